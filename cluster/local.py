@@ -1,0 +1,211 @@
+"""A Ray cluster of several nodes on this machine: ``python -m cluster.local up | down | status | env``.
+
+It starts and ends only its own processes. The dashboard listens on loopback and every call needs the token in
+``~/.rayworks/cluster/token``; ``eval "$(python -m cluster.local env)"`` gives it to a shell.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+UP_SECONDS = 120
+DOWN_SECONDS = 30
+OBJECT_STORE_BYTES = 300 * 2**20
+DASHBOARD_PORT = 8265
+
+
+def folder() -> Path:
+    """Where the cluster keeps its token, its state and its log."""
+    return Path(os.environ.get("RAYWORKS_CLUSTER", "~/.rayworks/cluster")).expanduser()
+
+
+def environment() -> dict[str, str]:
+    """Variables that let a process, started with them, talk to the cluster. Empty when none is up."""
+    state = read_state()
+    if state is None:
+        return {}
+    return {
+        "RAY_ADDRESS": state["address"],
+        "RAY_DASHBOARD_ADDRESS": state["dashboard"],
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(_token_file()),
+    }
+
+
+def read_state() -> dict[str, Any] | None:
+    """The running cluster's addresses, or ``None``."""
+    try:
+        state: dict[str, Any] = json.loads(_state_file().read_text())
+        keeper = psutil.Process(state["pid"])
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return None
+    return state if keeper.create_time() == state["created"] else None
+
+
+def up(nodes: int, cpus_per_node: float, dashboard_port: int) -> int:
+    """Start the cluster and return once all nodes have joined."""
+    state = read_state()
+    if state is not None:
+        print(f"already up: {state['nodes']} nodes at {state['address']}, dashboard {state['dashboard']}")
+        return 0
+    _write_token()
+    _state_file().unlink(missing_ok=True)
+    log = folder() / "cluster.log"
+    with log.open("w") as output:
+        command = [sys.executable, "-m", "cluster.local", "keep", str(nodes), str(cpus_per_node), str(dashboard_port)]
+        keeper = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True, env=_keeper_environment()
+        )
+    deadline = time.monotonic() + UP_SECONDS
+    while time.monotonic() < deadline and keeper.poll() is None:
+        state = read_state()
+        if state is not None:
+            _say(state)
+            return 0
+        time.sleep(0.2)
+    if keeper.poll() is None:
+        keeper.terminate()
+    print(f"infrastructure error: the cluster did not come up; see {log}", file=sys.stderr)
+    return 75
+
+
+def down() -> int:
+    """End the cluster's processes, and only those."""
+    state = read_state()
+    if state is None:
+        print("no local cluster is up")
+        return 0
+    keeper = psutil.Process(state["pid"])
+    started = [keeper, *keeper.children(recursive=True)]
+    keeper.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(started, timeout=DOWN_SECONDS)
+    for process in alive:
+        process.kill()
+    _state_file().unlink(missing_ok=True)
+    print("the local cluster is down")
+    return 0
+
+
+def status() -> int:
+    """Print the addresses, and whether each process is alive."""
+    state = read_state()
+    if state is None:
+        print("no local cluster is up")
+        return 1
+    _say(state)
+    alive = len(psutil.Process(state["pid"]).children(recursive=True))
+    print(f"  processes  {alive} below pid {state['pid']}")
+    return 0
+
+
+def keep(nodes: int, cpus_per_node: float, dashboard_port: int) -> None:
+    """Own the cluster until SIGTERM. Runs in a process of its own, started by :func:`up`."""
+    from ray.cluster_utils import Cluster
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    size = {"num_cpus": cpus_per_node, "object_store_memory": OBJECT_STORE_BYTES}
+    head = {**size, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard_port}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(nodes - 1):
+            cluster.add_node(**size)
+        state = {
+            "pid": os.getpid(),
+            "created": psutil.Process().create_time(),
+            "address": cluster.address,
+            "dashboard": f"http://{cluster.webui_url}",
+            "nodes": nodes,
+            "cpus_per_node": cpus_per_node,
+        }
+        partial = _state_file().with_suffix(".partial")
+        partial.write_text(json.dumps(state))
+        partial.rename(_state_file())
+        while True:
+            signal.pause()
+    finally:
+        cluster.shutdown()
+
+
+def _say(state: dict[str, Any]) -> None:
+    print(f"local cluster: {state['nodes']} nodes x {state['cpus_per_node']:g} CPUs")
+    print(f"  address    {state['address']}")
+    print(f"  dashboard  {state['dashboard']}  (token: {_token_file()})")
+    print('  use it     eval "$(python -m cluster.local env)"')
+
+
+def _keeper_environment() -> dict[str, str]:
+    paths = [str(ROOT), str(ROOT / "lib"), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(_token_file()),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DISABLE_IMPORT_WARNING": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+
+
+def _write_token() -> None:
+    folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not _token_file().exists():
+        descriptor = os.open(_token_file(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+
+
+def _token_file() -> Path:
+    return folder() / "token"
+
+
+def _state_file() -> Path:
+    return folder() / "state.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command."""
+    parser = argparse.ArgumentParser(prog="python -m cluster.local", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    starting = commands.add_parser("up", help="start it")
+    starting.add_argument("--nodes", type=int, default=2, metavar="N")
+    starting.add_argument("--cpus-per-node", type=float, default=2, metavar="C")
+    starting.add_argument("--dashboard-port", type=int, default=DASHBOARD_PORT, metavar="PORT")
+    commands.add_parser("down", help="end it")
+    commands.add_parser("status", help="show it")
+    commands.add_parser("env", help="print export lines for a shell")
+    keeping = commands.add_parser("keep")
+    for name, kind in (("nodes", int), ("cpus_per_node", float), ("dashboard_port", int)):
+        keeping.add_argument(name, type=kind)
+    options = parser.parse_args(arguments)
+    if options.command == "up":
+        if options.nodes < 1 or options.cpus_per_node <= 0:
+            parser.error("--nodes must be at least 1 and --cpus-per-node above 0")
+        return up(options.nodes, options.cpus_per_node, options.dashboard_port)
+    if options.command == "keep":
+        keep(options.nodes, options.cpus_per_node, options.dashboard_port)
+        return 0
+    if options.command == "env":
+        variables = environment()
+        if not variables:
+            print("no local cluster is up; start one: python -m cluster.local up", file=sys.stderr)
+            return 1
+        print("\n".join(f"export {name}={value}" for name, value in variables.items()))
+        return 0
+    return down() if options.command == "down" else status()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

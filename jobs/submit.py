@@ -1,0 +1,198 @@
+"""Supervised ``ray job submit``: ``python -m jobs.submit SYSTEM [the arguments of jobs.run]``.
+
+The submission id is a function of system, run and config, so repeating the command joins a job that is still running. A
+job that ends with exit code 75 is submitted again and resumes; Ray itself never retries a job's driver.
+"""
+
+import argparse
+import asyncio
+import fnmatch
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.run import parser as run_parser
+from jobs.run import resolve
+from rayworks.core import manifest
+from rayworks.core.config import SystemConfig
+from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError
+from rayworks.core.registry import SystemSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+UPLOAD_LIMIT_BYTES = 100 * 2**20
+"""What the job server's HTTP body takes in Ray 2.55, whatever the package store would."""
+BACKOFF_SECONDS = 5.0
+RETRY_EXIT_CODE = InfrastructureError.exit_code
+FINAL = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Submit, stream the log, and end with the job's exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.submit", description=__doc__, parents=[_run_options()], allow_abbrev=False
+    )
+    parser.add_argument("--attempts", type=int, default=4, help="submissions in all after infrastructure failures")
+    parser.add_argument("--no-wait", action="store_true", help="return once the job is submitted")
+    options, overrides = parser.parse_known_args(arguments)
+    try:
+        spec, config = resolve(options, overrides)
+        check_upload_size(ROOT)
+        client = _connect()
+        entrypoint = _entrypoint(options, overrides)
+        return _supervise(client, spec, config, entrypoint, options.attempts, wait=not options.no_wait)
+    except RayworksError as error:
+        print(f"{error.kind} error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def submission_id(spec: SystemSpec, config: SystemConfig) -> str:
+    """The stable id of a run's job, without the attempt."""
+    return f"{spec.name}-{config.run.name}-{manifest.config_hash(config)[:8]}"
+
+
+def check_upload_size(folder: Path, limit: int = UPLOAD_LIMIT_BYTES) -> int:
+    """Bytes that the working directory would upload.
+
+    Raises:
+        ConfigError: more than the job server takes, naming the largest files.
+    """
+    sizes = {file: file.stat().st_size for file in _uploaded_files(folder)}
+    total = sum(sizes.values())
+    if total > limit:
+        largest = sorted(sizes, key=lambda file: -sizes[file])[:3]
+        names = ", ".join(f"{file.relative_to(folder)} ({sizes[file] / 2**20:.0f} MiB)" for file in largest)
+        raise ConfigError(
+            f"working directory {folder}: {total / 2**20:.0f} MiB to upload, the job server takes {limit / 2**20:.0f}; "
+            f"largest: {names}; move them away or list them in .rayignore"
+        )
+    return total
+
+
+def _run_options() -> argparse.ArgumentParser:
+    """The options of ``jobs.run``, without its help, to be a parent."""
+    parent = run_parser()
+    parent.add_help = False
+    kept = [action for action in parent._actions if action.dest in ("system", "smoke", "config")]
+    options = argparse.ArgumentParser(add_help=False)
+    for action in kept:
+        options._add_action(action)
+    return options
+
+
+def _uploaded_files(folder: Path) -> Iterator[Path]:
+    patterns = [
+        line.strip().rstrip("/")
+        for name in (".gitignore", ".rayignore")
+        if (folder / name).exists()
+        for line in (folder / name).read_text().splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+    for directory, names, files in os.walk(folder):
+        here = Path(directory)
+        names[:] = [name for name in names if not _ignored(here / name, folder, patterns)]
+        yield from (here / file for file in files if not _ignored(here / file, folder, patterns))
+
+
+def _ignored(path: Path, folder: Path, patterns: list[str]) -> bool:
+    relative = str(path.relative_to(folder))
+    return any(fnmatch.fnmatch(relative, pattern) or fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
+
+
+def _connect() -> Any:
+    """A client of the job server that ``RAY_DASHBOARD_ADDRESS`` names, or of the local cluster."""
+    from cluster import local
+
+    # Ray reads its authentication mode when it is first imported.
+    os.environ.update({name: value for name, value in local.environment().items() if name not in os.environ})
+    from ray.job_submission import JobSubmissionClient
+
+    address = os.environ.get("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:8265")
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InfrastructureError(
+            f"RAY_DASHBOARD_ADDRESS {address}: no job server answers ({reason}); start a cluster with make cluster"
+        ) from None
+
+
+def _entrypoint(options: argparse.Namespace, overrides: Sequence[str]) -> str:
+    words = ["python", "-m", "jobs.run", options.system, *(["--smoke"] if options.smoke else [])]
+    if options.config is not None:
+        file = options.config.resolve()
+        if not file.is_relative_to(ROOT):
+            raise ConfigError(f"--config {file}: is outside {ROOT}, which is what is uploaded; move it there")
+        words += ["--config", str(file.relative_to(ROOT))]
+    return shlex.join([*words, *overrides])
+
+
+def _supervise(
+    client: Any, spec: SystemSpec, config: SystemConfig, entrypoint: str, attempts: int, *, wait: bool
+) -> int:
+    base = submission_id(spec, config)
+    taken = {job.submission_id: str(job.status) for job in client.list_jobs() if job.submission_id}
+    mine = [name for name in taken if name.rpartition("-")[0] == base]
+    number = max((int(name.rpartition("-")[2]) for name in mine), default=0)
+    running = [name for name in mine if taken[name] not in FINAL]
+    for attempt in range(1, attempts + 1):
+        if running:
+            job = running.pop()
+            print(f"joining {job}, which is running already")
+        else:
+            number += 1
+            job = _submit(client, f"{base}-{number}", spec, config, entrypoint)
+        if not wait:
+            return 0
+        code = _follow(client, job)
+        if code != RETRY_EXIT_CODE or attempt == attempts:
+            return code
+        pause = min(BACKOFF_SECONDS * 2 ** (attempt - 1), 60.0)
+        print(f"{job} ended with exit code {code} (infrastructure); submitting again in {pause:g} s", file=sys.stderr)
+        time.sleep(pause)
+    return RETRY_EXIT_CODE
+
+
+def _submit(client: Any, job: str, spec: SystemSpec, config: SystemConfig, entrypoint: str) -> str:
+    commit = manifest.commit() or "unknown"
+    metadata = {"system": spec.name, "run": config.run.name, "config": manifest.config_hash(config), "commit": commit}
+    variables = {"PYTHONPATH": "lib", "RAYWORKS_COMMIT": commit, "RAYWORKS_SUBMISSION": job, "OMP_NUM_THREADS": "1"}
+    client.submit_job(
+        entrypoint=entrypoint,
+        submission_id=job,
+        metadata=metadata,
+        runtime_env={"working_dir": str(ROOT), "env_vars": variables},
+    )
+    print(f"submitted {job}: {entrypoint}", flush=True)
+    return job
+
+
+def _follow(client: Any, job: str) -> int:
+    """Print the job's log until it ends; its exit code. Ctrl-C leaves the job running."""
+    try:
+        asyncio.run(_print_log(client, job))
+    except KeyboardInterrupt:
+        print(f"\n{job} goes on; repeat the command to join it, or: ray job stop {job}", file=sys.stderr)
+        return 128 + signal.SIGINT
+    while str(client.get_job_status(job)) not in FINAL:
+        time.sleep(0.5)
+    details = client.get_job_info(job)
+    if str(details.status) == "SUCCEEDED":
+        return 0
+    print(f"{job} {str(details.status).lower()}: {(details.message or '').strip().splitlines()[0:1]}", file=sys.stderr)
+    # A driver that was killed has no exit code of its own: the machine failed, not the work.
+    code = details.driver_exit_code
+    return code if code is not None and code > 0 else RETRY_EXIT_CODE
+
+
+async def _print_log(client: Any, job: str) -> None:
+    async for text in client.tail_job_logs(job):
+        print(text, end="", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""Typed configs: one default per field, unknown keys refused, and errors of one line.
+
+Precedence, lowest first: field defaults, the system's smoke values, a YAML file, ``--section.field value``.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from rayworks.core.errors import ConfigError
+
+HARMLESS: dict[str, Any] = {"resume": "harmless"}
+"""Put in ``json_schema_extra`` of a field whose change can not alter the results of a run that goes on."""
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, closed to unknown keys, checked when made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+
+class RunSection(Section):
+    """Who the run is and where it lives."""
+
+    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="folder of the run")
+    seed: int = Field(0, ge=0, lt=2**63, description="the one source of every random choice")
+    storage: str = Field(
+        "~/rayworks/runs",
+        min_length=1,
+        description="path or fsspec URI that every node can write",
+        json_schema_extra=HARMLESS,
+    )
+    resume: Literal["auto", "never"] = Field(
+        "auto",
+        description="auto: go on where the same command stopped; never: refuse a run directory that exists",
+        json_schema_extra=HARMLESS,
+    )
+    max_failures: int = Field(
+        3, ge=0, description="infrastructure failures to survive", json_schema_extra=HARMLESS
+    )
+
+
+class ComputeSection(Section):
+    """What one worker asks of the cluster. Results do not depend on it."""
+
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs per model actor", json_schema_extra=HARMLESS)
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per model actor", json_schema_extra=HARMLESS)
+    memory_gib_per_worker: float = Field(
+        0.0, ge=0, description="memory to reserve per model actor; 0 reserves none", json_schema_extra=HARMLESS
+    )
+    generation_workers: int = Field(
+        2, ge=1, le=1024, description="model actors that generate and score", json_schema_extra=HARMLESS
+    )
+    placement_timeout_seconds: float = Field(
+        60.0, gt=0, description="how long to wait for the cluster to offer this", json_schema_extra=HARMLESS
+    )
+
+
+class SystemConfig(Section):
+    """The sections every system has; a system's own config extends it."""
+
+    run: RunSection = RunSection()
+    compute: ComputeSection = ComputeSection()
+
+
+ConfigT = TypeVar("ConfigT", bound=SystemConfig)
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def resolve(
+    config_class: type[ConfigT],
+    *,
+    smoke: Mapping[str, Any] | None = None,
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> ConfigT:
+    """Merge the four layers and validate the result.
+
+    Args:
+        config_class: the system's config.
+        smoke: dotted field to value, applied above the defaults; ``None`` when not asked for.
+        file: a YAML file that holds only what differs.
+        overrides: dotted field to value, from the command line.
+
+    Raises:
+        ConfigError: with one line per problem, each naming the field.
+    """
+    values = config_class().model_dump(mode="json")
+    for field, value in (smoke or {}).items():
+        _assign(values, field, value, "--smoke")
+    if file is not None:
+        _merge(values, _read_yaml(file))
+    for field, value in (overrides or {}).items():
+        _assign(values, field, value, "command line")
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, config_class)) from None
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """``["--a.b", "3", "--c.d=x"]`` to ``{"a.b": 3, "c.d": "x"}``; values are read as YAML scalars or lists."""
+    overrides: dict[str, Any] = {}
+    remaining = iter(arguments)
+    for argument in remaining:
+        if not argument.startswith("--") or "." not in argument:
+            raise ConfigError(f"{argument}: not an option; settings are written --section.field value")
+        field, separator, text = argument[2:].partition("=")
+        if not separator:
+            try:
+                text = next(remaining)
+            except StopIteration:
+                raise ConfigError(f"--{field}: needs a value, as in --{field} VALUE") from None
+        try:
+            overrides[field] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            overrides[field] = text
+    return overrides
+
+
+def explain(error: ValidationError, config_class: type[BaseModel]) -> str:
+    """A pydantic error as one line: each field, what is wrong with it, and what would be right."""
+    problems = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"]) or "config"
+        if item["type"] == "extra_forbidden":
+            known = sorted(_fields_beside(config_class, item["loc"]))
+            problems.append(f"{field}: unknown field; known here: {', '.join(known)}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = repr(item["input"])
+            given = "" if item["type"] == "value_error" or len(given) > 60 else f" (given {given})"
+            problems.append(f"{field}: {message[0].lower()}{message[1:]}{given}")
+    return "; ".join(problems)
+
+
+def differences(old: Mapping[str, Any], new: SystemConfig) -> list[str]:
+    """Fields whose value differs between a stored config and ``new`` and whose change is not harmless."""
+    before, after = dict(_leaves(old)), dict(_leaves(new.model_dump(mode="json")))
+    changed = {field for field in before.keys() | after.keys() if before.get(field) != after.get(field)}
+    return sorted(field for field in changed if not _is_harmless(type(new), field.split(".")))
+
+
+def commented_yaml(config: BaseModel) -> str:
+    """The config as YAML, each field above its description and bounds."""
+    return "\n".join(_commented_lines(config, 0)) + "\n"
+
+
+def to_yaml(config: BaseModel) -> str:
+    """The config as plain YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {file}: can not be read ({error.strerror}); give the path of a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {file}: is not YAML ({' '.join(str(error).split())})") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"--config {file}: must hold a mapping of sections, not a {type(loaded).__name__}")
+    return loaded
+
+
+def _merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        elif value is None and isinstance(base.get(key), dict):
+            del base[key]
+        else:
+            base[key] = value
+
+
+def _assign(values: dict[str, Any], field: str, value: Any, source: str) -> None:
+    *parents, last = field.split(".")
+    layer: dict[str, Any] = {last: value}
+    for parent in reversed(parents):
+        layer = {parent: layer}
+    at: Any = values
+    for parent in parents:
+        if not isinstance(at, dict):
+            raise ConfigError(f"{field}: {parent} is not a section (from {source})")
+        at = at.get(parent, {})
+    _merge(values, layer)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section class behind an annotation: the class itself, or the value type of ``dict[str, Section]``."""
+    for candidate in (annotation, *reversed(getattr(annotation, "__args__", ()))):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _walk(config_class: type[BaseModel], path: Sequence[str | int]) -> Iterator[tuple[type[BaseModel], FieldInfo]]:
+    at: type[BaseModel] | None = config_class
+    for part in path:
+        if at is None or str(part) not in at.model_fields:
+            continue
+        field = at.model_fields[str(part)]
+        yield at, field
+        at = _section_of(field.annotation)
+
+
+def _is_harmless(config_class: type[BaseModel], path: Sequence[str]) -> bool:
+    steps = list(_walk(config_class, path))
+    extra = steps[-1][1].json_schema_extra if steps else None
+    return isinstance(extra, dict) and extra.get("resume") == "harmless"
+
+
+def _fields_beside(config_class: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    at: type[BaseModel] = config_class
+    for _, field in _walk(config_class, path[:-1]):
+        at = _section_of(field.annotation) or at
+    return list(at.model_fields)
+
+
+def _commented_lines(config: BaseModel, depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if field.description:
+            yield f"{indent}# {field.description}{_bounds(field)}"
+        if isinstance(value, BaseModel):
+            yield f"{indent}{name}:"
+            yield from _commented_lines(value, depth + 1)
+        elif isinstance(value, Mapping) and any(isinstance(entry, BaseModel) for entry in value.values()):
+            yield f"{indent}{name}:"
+            for key, entry in value.items():
+                yield f"{indent}  {key}:"
+                yield from _commented_lines(entry, depth + 2)
+        else:
+            plain = config.model_dump(mode="json")[name]
+            text = yaml.safe_dump(plain, default_flow_style=True, width=10_000).strip().removesuffix("\n...")
+            yield f"{indent}{name}: {text}"
+
+
+def _bounds(field: FieldInfo) -> str:
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    bounds = [
+        f"{sign} {getattr(rule, name)}"
+        for rule in field.metadata
+        for name, sign in signs.items()
+        if getattr(rule, name, None) is not None
+    ]
+    choices = getattr(field.annotation, "__args__", ()) if getattr(field.annotation, "__origin__", None) is Literal else ()
+    parts = [*bounds, *([" | ".join(map(str, choices))] if choices else [])]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+__all__ = [
+    "HARMLESS",
+    "ComputeSection",
+    "ConfigT",
+    "Fraction",
+    "RunSection",
+    "Section",
+    "SystemConfig",
+    "commented_yaml",
+    "differences",
+    "explain",
+    "parse_overrides",
+    "resolve",
+    "to_yaml",
+]

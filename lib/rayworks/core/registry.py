@@ -1,0 +1,51 @@
+"""What a system declares about itself, and how one is found by name."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayworks.core.config import SystemConfig
+from rayworks.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SystemSpec:
+    """Everything a job, a sweep, a test or a page needs to know of a system before ray or torch is loaded."""
+
+    name: str
+    title: str
+    paper: str
+    config: type[SystemConfig]
+    system: str
+    """``"module:Class"`` of the ``runtime.System`` subclass."""
+    smoke: Mapping[str, Any]
+    """Dotted config field to value: the smallest run that is still real."""
+    headline: tuple[str, ...]
+    """The keys of ``report.json``'s ``headline``, all of them, in order."""
+    figures: tuple[str, ...] = ()
+    """File names under ``figures/`` that a finished run has."""
+    needs: tuple[str, ...] = field(default=())
+    """Data sets and models of the packaged catalogues that the smoke run reads."""
+
+    def load_system(self) -> Any:
+        """Import the system class (loads ray, and torch where the system needs it)."""
+        return load(self.system)
+
+
+def load(reference: str) -> Any:
+    """The object named by ``"module:attribute"``."""
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def find(registry: Mapping[str, str], name: str) -> SystemSpec:
+    """The spec registered under ``name``.
+
+    Raises:
+        ConfigError: no such system.
+    """
+    if name not in registry:
+        raise ConfigError(f"SYSTEM {name!r}: unknown; choose one of {', '.join(registry)}")
+    spec: SystemSpec = load(registry[name])
+    return spec

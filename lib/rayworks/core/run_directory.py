@@ -1,0 +1,126 @@
+"""``STORAGE/SYSTEM/RUN/``: the one folder a run writes, on a local path or any fsspec URI.
+
+Files appear whole: each is written under a temporary name and renamed.
+"""
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from rayworks.core.errors import ConfigError
+
+MANIFEST = "manifest.json"
+CONFIG = "config.yaml"
+REPORT_JSON = "report.json"
+REPORT_HTML = "report.html"
+EXPORT = "export"
+FIGURES = "figures"
+
+
+class RunDirectory:
+    """Files of one run, by path relative to its folder.
+
+    Args:
+        storage: local path (``~`` allowed) or fsspec URI such as ``s3://bucket/prefix``.
+        system: name of the system.
+        run: name of the run.
+
+    Raises:
+        ConfigError: the URI's protocol is unknown or its driver is not installed.
+    """
+
+    def __init__(self, storage: str, system: str, run: str) -> None:
+        from fsspec.core import url_to_fs
+
+        self.storage = storage if "://" in storage else str(Path(storage).expanduser().absolute())
+        self.system, self.run = system, run
+        self.is_local = "://" not in self.storage
+        try:
+            self._files, base = url_to_fs(self.storage)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"run.storage {storage!r}: {error}") from None
+        self._folder = f"{base.rstrip('/')}/{system}/{run}"
+
+    @property
+    def uri(self) -> str:
+        """The run's folder as a path or URI."""
+        return f"{self.storage.rstrip('/')}/{self.system}/{self.run}"
+
+    def path(self, relative: str) -> str:
+        """A file of the run as a path or URI."""
+        return f"{self.uri}/{relative}"
+
+    def exists(self, relative: str = "") -> bool:
+        """Whether the file or folder is there."""
+        return bool(self._files.exists(f"{self._folder}/{relative}".rstrip("/")))
+
+    def read(self, relative: str) -> bytes:
+        """The file's bytes."""
+        data: bytes = self._files.cat_file(f"{self._folder}/{relative}")
+        return data
+
+    def read_json(self, relative: str) -> Any:
+        """The file's contents as JSON."""
+        return json.loads(self.read(relative))
+
+    def write(self, relative: str, data: bytes | str) -> str:
+        """Write a file whole and return its path."""
+        target = f"{self._folder}/{relative}"
+        staging = f"{target}.{uuid.uuid4().hex[:8]}.partial"
+        self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
+        self._files.pipe_file(staging, data.encode() if isinstance(data, str) else data)
+        if self.is_local:
+            os.replace(staging, target)
+        else:
+            self._files.mv(staging, target)
+        return self.path(relative)
+
+    def write_json(self, relative: str, value: Any) -> str:
+        """Write a JSON file whole; refuses what JSON can not hold (NaN, infinities)."""
+        return self.write(relative, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+    def put_folder(self, local: Path, relative: str) -> str:
+        """Copy a local folder in, replacing what is there once the copy is complete."""
+        target = f"{self._folder}/{relative}"
+        staging = f"{target}.{uuid.uuid4().hex[:8]}.partial"
+        self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
+        self._files.put(f"{local}/", f"{staging}/", recursive=True)
+        if self._files.exists(target):
+            self._files.rm(target, recursive=True)
+        self._files.mv(staging, target, recursive=True)
+        return self.path(relative)
+
+    def get_folder(self, relative: str, local: Path) -> Path:
+        """Copy a folder of the run to ``local``; on local storage nothing is copied and its own path is returned."""
+        if self.is_local:
+            return Path(self._folder) / relative
+        self._files.get(f"{self._folder}/{relative}/", f"{local}/", recursive=True)
+        return local
+
+    def remove_folder(self, relative: str) -> None:
+        """Remove a folder of the run; nothing happens when it is not there."""
+        if self.exists(relative):
+            self._files.rm(f"{self._folder}/{relative}", recursive=True)
+
+    def list(self, relative: str = "") -> list[str]:
+        """Names directly below a folder of the run, sorted; empty when it does not exist."""
+        folder = f"{self._folder}/{relative}".rstrip("/")
+        if not self._files.exists(folder):
+            return []
+        return sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in self._files.ls(folder, detail=False))
+
+    def require_writable(self) -> None:
+        """Create the folder and write a file in it.
+
+        Raises:
+            ConfigError: naming ``run.storage``, when that fails.
+        """
+        probe = f".writable-{uuid.uuid4().hex[:8]}"
+        try:
+            self.write(probe, b"")
+            self._files.rm_file(f"{self._folder}/{probe}")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(f"run.storage {self.storage!r}: not writable ({reason}); choose a folder you own") from None

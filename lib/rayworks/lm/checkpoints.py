@@ -1,0 +1,112 @@
+"""Loading models and tokenizers by name: packaged GGUF converted once, local folders, hub ids, and truncated copies."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from rayworks.core import cache, models
+from rayworks.core.errors import DataError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+transformers_logging.disable_progress_bar()
+
+
+def prepare(name: str) -> str:
+    """What transformers can load for ``name``: a folder, or a hub id. A packaged GGUF is converted at the first call.
+
+    Raises:
+        DataError: no such model.
+    """
+    source = models.locate(name)
+    if source.kind != "gguf":
+        return source.location
+    gguf = Path(source.location)
+    return str(cache.make_once(cache.root() / "models" / source.name, lambda folder: _convert_gguf(gguf, folder)))
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        DataError: it can not be loaded.
+    """
+    location = prepare(name)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, **_offline(name))
+    except (OSError, ValueError) as error:
+        raise DataError(f"model {name!r}: its tokenizer can not be loaded ({_first_line(error)})") from None
+    return tokenizer
+
+
+def load_model(name: str, dtype: str = "float32", layers: int | None = None) -> PreTrainedModel:
+    """The causal LM, on the accelerator that Ray gave this process or on the CPU.
+
+    Args:
+        name: packaged name, local folder or ``hub:OWNER/NAME``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        layers: keep only the first ``layers`` layers.
+
+    Raises:
+        DataError: it can not be loaded, or has fewer layers.
+    """
+    location = prepare(name)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(location, dtype=DTYPES[dtype], **_offline(name))
+    except (OSError, ValueError) as error:
+        raise DataError(f"model {name!r}: can not be loaded ({_first_line(error)})") from None
+    if layers is not None:
+        truncate(model, layers, name)
+    return model.to("cuda") if torch.cuda.is_available() else model
+
+
+def truncate(model: PreTrainedModel, layers: int, name: str = "model") -> PreTrainedModel:
+    """Keep the first ``layers`` layers, with the final norm and the output embeddings: a small model of the same ids.
+
+    Raises:
+        DataError: the model has fewer layers, or keeps them elsewhere than in ``base_model.layers``.
+    """
+    decoder: Any = model.base_model
+    if not hasattr(decoder, "layers"):
+        raise DataError(f"model {name!r}: a {type(decoder).__name__} keeps no list of layers that could be cut")
+    if layers > len(decoder.layers):
+        raise DataError(f"model {name!r}: has {len(decoder.layers)} layers, {layers} were asked for")
+    decoder.layers = decoder.layers[:layers]
+    config = model.config.get_text_config()
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    return model
+
+
+def limit_torch_threads() -> None:
+    """One thread per process, and never the pool's own choice: two processes on two cores otherwise spin-wait."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    from transformers import GgufConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _offline(name: str) -> dict[str, bool]:
+    return {} if name.startswith("hub:") else {"local_files_only": True}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        print(f"{argument}: {prepare(argument)}")

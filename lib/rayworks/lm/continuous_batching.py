@@ -1,0 +1,230 @@
+"""The decode loop: rows of any length, finished rows leave at once, waiting rows take their slots.
+
+One loop serves a single model and a base with guides: a :class:`LogitMixer` says which models a row needs at this token
+and how their logits become one law.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rayworks.core import seeds
+from rayworks.core.errors import DataError
+from rayworks.lm.causal_model import CausalModel
+from rayworks.lm.engine import FinishReason, GenerationRequest
+from rayworks.lm.sampling import SamplingParameters, sample
+
+
+@dataclass
+class Row:
+    """A request on its way: its ids in every model's own prompt, and what was drawn so far."""
+
+    request: GenerationRequest
+    prompts: tuple[tuple[int, ...], ...]
+    """Prompt ids, one entry per model: templates may differ."""
+    context: Any = None
+    """What the mixer keeps for the row."""
+    on_token: Callable[["Row"], None] | None = None
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    sampling_logprobs: list[float] = field(default_factory=list)
+    reports: list[dict[str, float]] = field(default_factory=list)
+    """What the mixer reported at each drawn token, the end token included."""
+    finish_reason: FinishReason | None = None
+    slot: int = -1
+    uniforms: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def sequence(self, model: int) -> list[int]:
+        """All ids that ``model`` has seen or must see."""
+        return [*self.prompts[model], *self.tokens]
+
+
+@dataclass
+class Mixed:
+    """The law of the next token, and how to report it once tokens are drawn."""
+
+    logits: Tensor
+    """``[rows, vocabulary]`` float32."""
+    report: Callable[[Tensor], dict[str, Tensor]]
+    """Tokens ``[rows]`` to named values ``[rows]``."""
+
+
+class LogitMixer(Protocol):
+    """Turns the logits of several models into one law per row."""
+
+    def guides(self, row: Row) -> Sequence[int]:
+        """Models beside the base that this row needs for its next token."""
+
+    def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
+        """Mix.
+
+        Args:
+            base: ``[rows, vocabulary]``.
+            guides: model to (indices of the rows that asked for it, logits ``[those rows, vocabulary]``).
+            rows: the rows, in order.
+        """
+
+
+class SingleModel:
+    """The mixer of one model alone: its own law."""
+
+    def guides(self, row: Row) -> Sequence[int]:
+        """None."""
+        return ()
+
+    def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
+        """The base's logits, reporting each token's log-probability."""
+
+        def report(tokens: Tensor) -> dict[str, Tensor]:
+            return {"logprob": base.gather(-1, tokens[:, None])[:, 0] - base.logsumexp(dim=-1)}
+
+        return Mixed(base, report)
+
+
+class ContinuousBatching:
+    """Decodes submitted rows, up to ``slots`` at a time. Not thread-safe: one thread submits and steps.
+
+    A row's result does not depend on the rows beside it, up to the rounding of batched products.
+
+    Args:
+        models: the base first, then the guides.
+        tokenizer: of the base.
+        mixer: how their logits combine.
+        slots: most rows decoded together; all models were made for that many.
+    """
+
+    def __init__(
+        self, models: Sequence[CausalModel], tokenizer: PreTrainedTokenizerBase, mixer: LogitMixer, slots: int
+    ) -> None:
+        self._models, self._tokenizer, self._mixer = models, tokenizer, mixer
+        self._free = list(range(slots))
+        self._active: list[Row] = []
+        self._waiting: deque[Row] = deque()
+        self._end_ids = end_ids(tokenizer, models[0])
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._active and not self._waiting
+
+    @property
+    def load(self) -> int:
+        """Rows decoding or waiting."""
+        return len(self._active) + len(self._waiting)
+
+    def submit(self, row: Row) -> Row:
+        """Queue a row.
+
+        Raises:
+            DataError: an empty prompt, or one that does not leave room for the tokens asked for.
+        """
+        for model, prompt in zip(self._models, row.prompts, strict=True):
+            if not prompt:
+                raise DataError("prompt: is empty; give at least one token")
+            needed = len(prompt) + row.request.max_new_tokens
+            if needed > model.max_length:
+                raise DataError(
+                    f"prompt: {len(prompt)} tokens and max_new_tokens {row.request.max_new_tokens} exceed the model's "
+                    f"{model.max_length}; shorten either"
+                )
+        row.uniforms = torch.from_numpy(seeds.uniforms(row.request.seed, row.request.max_new_tokens, "sampling"))
+        self._waiting.append(row)
+        return row
+
+    def cancel(self, row: Row) -> None:
+        """End a row now; what was drawn stays in it."""
+        if row in self._waiting:
+            self._waiting.remove(row)
+            row.finish_reason = "cancelled"
+        elif row in self._active:
+            self._leave(row, "cancelled")
+
+    def run(self) -> None:
+        """Step until idle."""
+        while not self.idle:
+            self.step()
+
+    def step(self) -> list[Row]:
+        """Draw one token for every row that has a slot; the rows that this finished."""
+        while self._waiting and self._free:
+            row = self._waiting.popleft()
+            row.slot = self._free.pop(0)
+            self._active.append(row)
+        self._active.sort(key=lambda row: row.slot)
+        rows = list(self._active)
+        if not rows:
+            return []
+        mixed = self._next_law(rows)
+        tokens, logprobs = sample(mixed.logits, _parameters(rows), self._uniforms(rows))
+        reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
+        for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
+            row.sampling_logprobs.append(logprob)
+            row.reports.append({name: values[index] for name, values in reports.items()})
+            self._take(row, token)
+        return [row for row in rows if row.finish_reason is not None]
+
+    def _next_law(self, rows: list[Row]) -> Mixed:
+        base = self._models[0].next_logits([row.sequence(0) for row in rows], [row.slot for row in rows])
+        asking: dict[int, list[int]] = {}
+        for index, row in enumerate(rows):
+            for model in self._mixer.guides(row):
+                asking.setdefault(model, []).append(index)
+        guides = {
+            model: (
+                torch.tensor(indices),
+                self._models[model].next_logits(
+                    [rows[index].sequence(model) for index in indices], [rows[index].slot for index in indices]
+                ),
+            )
+            for model, indices in asking.items()
+        }
+        return self._mixer.mix(base, guides, rows)
+
+    def _uniforms(self, rows: list[Row]) -> Tensor:
+        return torch.stack([row.uniforms[len(row.tokens)] for row in rows])
+
+    def _take(self, row: Row, token: int) -> None:
+        if token in self._end_ids:
+            self._leave(row, "stop")
+        else:
+            row.tokens.append(token)
+            if row.request.stop or row.on_token is not None:
+                row.text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
+            cut = [at for at in (row.text.find(stop) for stop in row.request.stop) if at >= 0]
+            if cut:
+                row.text = row.text[: min(cut)]
+                self._leave(row, "stop")
+            elif len(row.tokens) >= row.request.max_new_tokens:
+                self._leave(row, "length")
+        if row.on_token is not None:
+            row.on_token(row)
+
+    def _leave(self, row: Row, reason: FinishReason) -> None:
+        row.finish_reason = reason
+        self._active.remove(row)
+        self._free.append(row.slot)
+        self._free.sort()
+        for model in self._models:
+            model.release(row.slot)
+        if not row.request.stop:
+            row.text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase, model: CausalModel) -> frozenset[int]:
+    """Ids that end a text: the tokenizer's end token and those of the model's generation config."""
+    configured = getattr(model.model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(index for index in (*ids, tokenizer.eos_token_id) if isinstance(index, int))
+
+
+def _parameters(rows: list[Row]) -> SamplingParameters:
+    return SamplingParameters(
+        temperature=torch.tensor([row.request.temperature for row in rows]),
+        top_k=torch.tensor([row.request.top_k for row in rows]),
+        top_p=torch.tensor([row.request.top_p for row in rows]),
+    )

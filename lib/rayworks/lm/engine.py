@@ -1,0 +1,91 @@
+"""What every language-model engine offers, whoever runs the model: ``generate`` and ``score``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from rayworks.core.errors import DataError
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """One continuation to draw.
+
+    Raises:
+        DataError: a value is outside its bounds.
+    """
+
+    prompt: str
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    """0 takes the most likely token."""
+    top_k: int = 0
+    """0 keeps all."""
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    """The text ends before the first of these."""
+    seed: int = 0
+    uid: str = ""
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"max_new_tokens: is {self.max_new_tokens}, must be at least 1": self.max_new_tokens >= 1,
+            f"temperature: is {self.temperature}, must be at least 0": self.temperature >= 0,
+            f"top_k: is {self.top_k}, must be at least 0": self.top_k >= 0,
+            f"top_p: is {self.top_p}, must be in (0, 1]": 0 < self.top_p <= 1,
+            "stop: a stop text must not be empty": all(self.stop),
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise DataError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One continuation that was drawn."""
+
+    uid: str
+    text: str
+    token_ids: tuple[int, ...]
+    """Without the end token."""
+    finish_reason: FinishReason
+    logprobs: tuple[float, ...]
+    """log-probability of each token (and of the end token, when that ended it) under the model itself."""
+    sampling_logprobs: tuple[float, ...]
+    """The same under the law drawn from, after temperature and truncation."""
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class ScoringRequest:
+    """A response whose probability after a prompt is asked."""
+
+    prompt: str
+    response: str
+    ends: bool = True
+    """Whether the end token belongs to the response."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """log-probability of each response token, in order, and the ids they belong to."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+    @property
+    def total(self) -> float:
+        """The log-probability of the whole response."""
+        return sum(self.logprobs)
+
+
+class Engine(Protocol):
+    """An engine answers whole batches; results come in the order of the requests."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """Draw one continuation per request."""
+
+    def score(self, requests: Sequence[ScoringRequest]) -> list[Score]:
+        """Score one response per request."""

@@ -1,0 +1,107 @@
+"""Log-probabilities of responses after prompts, batched and padded on the right."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rayworks.core.errors import DataError
+from rayworks.lm.engine import Score, ScoringRequest
+
+PADDED_TOKENS_PER_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class EncodedResponse:
+    """A prompt and its response as ids; the response holds its end token when it has one."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, response: str, *, ends: bool = True, response_tokens: int | None = None
+) -> EncodedResponse:
+    """Tokenise both apart, so that the prompt's ids are those of generation.
+
+    Args:
+        tokenizer: of the model.
+        prompt: special tokens are added as the tokenizer does for a prompt.
+        response: nothing is added but the end token.
+        ends: append the end token.
+        response_tokens: cut the response to this many tokens before the end token.
+    """
+    prompt_ids = tuple(tokenizer(prompt)["input_ids"])
+    response_ids = tuple(tokenizer(response, add_special_tokens=False)["input_ids"])[:response_tokens]
+    end = (tokenizer.eos_token_id,) if ends and isinstance(tokenizer.eos_token_id, int) else ()
+    return EncodedResponse(prompt_ids, response_ids + end)
+
+
+def response_logprobs(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> tuple[Tensor, Tensor]:
+    """Log-probability of every response token; differentiable when gradients are on.
+
+    The output layer is evaluated at response positions only, which is most of the cost of a small model.
+
+    Args:
+        model: any causal LM.
+        batch: rows, ragged; each has a prompt and a response of at least one token.
+
+    Returns:
+        ``[rows, longest response]`` log-probabilities, 0 where there is no token, and the mask of tokens.
+
+    Raises:
+        DataError: a row has an empty prompt or response.
+    """
+    if any(not row.prompt or not row.response for row in batch):
+        raise DataError("response: prompt and response must each have at least one token")
+    device = model.device
+    ids = torch.zeros((len(batch), max(map(len, batch))), dtype=torch.long)
+    attended = torch.zeros_like(ids)
+    longest = max(len(row.response) for row in batch)
+    at = torch.zeros((len(batch), longest), dtype=torch.long)
+    targets = torch.zeros((len(batch), longest), dtype=torch.long)
+    mask = torch.zeros((len(batch), longest), dtype=torch.bool)
+    for index, row in enumerate(batch):
+        count = len(row.response)
+        ids[index, : len(row)] = torch.tensor(row.prompt + row.response)
+        attended[index, : len(row)] = 1
+        at[index, :count] = torch.arange(len(row.prompt) - 1, len(row) - 1)
+        targets[index, :count] = torch.tensor(row.response)
+        mask[index, :count] = True
+    mask, targets = mask.to(device), targets.to(device)
+    hidden = model.base_model(input_ids=ids.to(device), attention_mask=attended.to(device), use_cache=False)[0]
+    picked = hidden.gather(1, at.to(device)[:, :, None].expand(-1, -1, hidden.shape[-1]))[mask]
+    logits = model.get_output_embeddings()(picked).float()
+    values = logits.gather(-1, targets[mask][:, None])[:, 0] - logits.logsumexp(dim=-1)
+    logprobs = torch.zeros(mask.shape, dtype=values.dtype, device=device).masked_scatter(mask, values)
+    return logprobs, mask
+
+
+@torch.inference_mode()
+def score_responses(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[ScoringRequest]
+) -> list[Score]:
+    """Score one response per request, in their order; rows of like length share a batch."""
+    encoded = [encode(tokenizer, request.prompt, request.response, ends=request.ends) for request in requests]
+    scores: dict[int, Score] = {}
+    for indices in length_batches(encoded, PADDED_TOKENS_PER_BATCH):
+        logprobs, mask = response_logprobs(model, [encoded[index] for index in indices])
+        for index, values, kept in zip(indices, logprobs, mask, strict=True):
+            scores[index] = Score(encoded[index].response, tuple(values[kept].tolist()))
+    return [scores[index] for index in range(len(encoded))]
+
+
+def length_batches(rows: Sequence[EncodedResponse], padded_tokens: int) -> list[list[int]]:
+    """Indices of rows in batches of like length, each at most ``padded_tokens`` with its padding (or one row)."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(rows)), key=lambda index: (-len(rows[index]), index)):
+        if batches and (len(batches[-1]) + 1) * len(rows[batches[-1][0]]) <= padded_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

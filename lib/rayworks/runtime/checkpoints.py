@@ -1,0 +1,71 @@
+"""Complete or not there: a checkpoint folder is sealed by a list of its files and their digests, written last."""
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayworks.core.errors import DataError
+
+SEAL = "complete.json"
+RANDOM_STATE = "random_state.pkl"
+
+
+def seal(folder: Path) -> None:
+    """Declare the folder complete."""
+    files = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    partial = folder / f"{SEAL}.partial"
+    partial.write_text(json.dumps(files, indent=1))
+    os.replace(partial, folder / SEAL)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every sealed file is there unchanged."""
+    try:
+        files = json.loads((folder / SEAL).read_text())
+        return all(_digest(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError):
+        return False
+
+
+def newest_complete(folders: list[Path]) -> Path:
+    """The last complete checkpoint of ``folders``, which are given oldest first.
+
+    Raises:
+        DataError: none is complete.
+    """
+    for folder in reversed(folders):
+        if is_complete(folder):
+            return folder
+    names = ", ".join(folder.name for folder in folders) or "none found"
+    raise DataError(f"checkpoints {names}: none is complete; start the run under another run.name")
+
+
+def save_random_state(folder: Path) -> None:
+    """Keep the state of the process-wide generators (streams by name need none)."""
+    states: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state()}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        states["torch"] = torch.get_rng_state().numpy()
+    (folder / RANDOM_STATE).write_bytes(pickle.dumps(states))
+
+
+def load_random_state(folder: Path) -> None:
+    """Put the process-wide generators back to where :func:`save_random_state` saw them."""
+    states = pickle.loads((folder / RANDOM_STATE).read_bytes())
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch = sys.modules.get("torch")
+    if torch is not None and "torch" in states:
+        torch.set_rng_state(torch.from_numpy(states["torch"]))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

@@ -1,0 +1,192 @@
+"""A job is a ``Tuner`` with one trial: started, resumed by repeating the command, and ended with an exit code."""
+
+import logging
+import os
+import sys
+import time
+from typing import Any, Literal
+
+import ray
+from ray import tune
+
+from rayworks.core import config as configs
+from rayworks.core import manifest
+from rayworks.core.config import SystemConfig
+from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError, ResumeMismatch
+from rayworks.core.registry import SystemSpec
+from rayworks.core.run_directory import CONFIG, REPORT_HTML, RunDirectory
+from rayworks.runtime import placement
+from rayworks.runtime.failures import Failure, classify
+from rayworks.runtime.progress import ProgressLines
+from rayworks.runtime.system import DONE, FAILURE, TRIAL
+
+RAY_ENVIRONMENT = {
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+BACKOFF_SECONDS = 2.0
+CREATION_ERROR = "error raised in its creation task"
+"""How Ray words an exception in an actor's constructor, which is a defect and no lost machine."""
+
+
+class _Failed(Exception):
+    """Carries a failure that was classed in an actor out of the retry loop."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def launch(spec: SystemSpec, config: SystemConfig) -> int:
+    """Run the system to its end and return the exit code of the process.
+
+    The same call on a run directory that exists goes on from the newest complete checkpoint; on a finished run it only
+    says where the report is. 0 done, 2 bad config, 3 resume mismatch, 4 bad data, 75 infrastructure, 1 anything else.
+    """
+    directory: RunDirectory | None = None
+    try:
+        directory = RunDirectory(config.run.storage, spec.name, config.run.name)
+        directory.require_writable()
+        if _state(directory, config) == "done":
+            print(f"{spec.name}/{config.run.name} is finished already; report: {directory.path(REPORT_HTML)}")
+            return 0
+        attach(spec, config)
+        bundles = spec.load_system().bundles(config)
+        placement.require(bundles, config.compute.placement_timeout_seconds)
+        manifest.begin_attempt(directory, spec.name, config)
+        directory.write(CONFIG, configs.to_yaml(config))
+        _run(spec, config, directory, bundles)
+    except KeyboardInterrupt:
+        _record(directory, "stopped by the user")
+        print("stopped; repeat the command to go on", file=sys.stderr)
+        return 130
+    except _Failed as failed:
+        return _end_with(failed.failure, directory)
+    except Exception as error:
+        return _end_with(classify(error), directory)
+    manifest.end_attempt(directory, "done")
+    print(f"done; report: {directory.path(REPORT_HTML)}")
+    return 0
+
+
+def check_resume(directory: RunDirectory, config: SystemConfig) -> None:
+    """Refuse to go on with a run of another config.
+
+    Raises:
+        ResumeMismatch: naming each field that differs and is not harmless.
+    """
+    stored = manifest.read(directory)
+    if stored is None:
+        return
+    if config.run.resume == "never":
+        raise ResumeMismatch(f"run.resume: {directory.uri} exists; choose another run.name or run.resume=auto")
+    changed = configs.differences(stored["config"], config)
+    if changed:
+        raise ResumeMismatch(
+            f"{', '.join(changed)}: not as in {directory.uri}; restore the value{'s' if len(changed) > 1 else ''} "
+            "to resume, or choose another run.name"
+        )
+
+
+def _state(directory: RunDirectory, config: SystemConfig) -> Literal["new", "started", "done"]:
+    check_resume(directory, config)
+    stored = manifest.read(directory)
+    if stored is None:
+        return "new"
+    return "done" if stored["state"] == "done" and directory.exists(REPORT_HTML) else "started"
+
+
+def attach(spec: SystemSpec, config: SystemConfig) -> None:
+    """Join the cluster that ``RAY_ADDRESS`` names; without one, a private Ray that lives as long as this command."""
+    os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
+    for name in ("ray.tune", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, namespace="rayworks", logging_level=logging.WARNING)
+        else:
+            asked = sum(bundle.get("CPU", 0.0) for bundle in spec.load_system().bundles(config))
+            cpus = max(os.cpu_count() or 1, min(int(asked), 4))
+            ray.init(address="local", num_cpus=cpus, namespace="rayworks", logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InfrastructureError(f"RAY_ADDRESS {address or 'not set'}: no cluster there ({reason})") from None
+
+
+def _run(
+    spec: SystemSpec, config: SystemConfig, directory: RunDirectory, bundles: list[dict[str, float]]
+) -> None:
+    """Fit, and after an infrastructure failure fit again from the last checkpoint, at most ``max_failures`` times."""
+    trainable = tune.with_resources(spec.load_system(), tune.PlacementGroupFactory([dict(bundle) for bundle in bundles]))
+    for attempt in range(config.run.max_failures + 1):
+        if directory.exists(FAILURE):
+            directory.write(FAILURE, "null")
+        failure = _fit(trainable, spec, config, directory)
+        if failure is None:
+            return
+        last_one = attempt == config.run.max_failures
+        if not failure.retriable or last_one:
+            raise _Failed(failure)
+        pause = min(BACKOFF_SECONDS * 2**attempt, 60.0)
+        print(f"infrastructure: {failure.message}; going on from the last checkpoint in {pause:g} s", file=sys.stderr)
+        time.sleep(pause)
+
+
+def _fit(trainable: Any, spec: SystemSpec, config: SystemConfig, directory: RunDirectory) -> Failure | None:
+    """One fit of the one trial; the failure it ended with, if any."""
+    if tune.Tuner.can_restore(directory.uri):
+        tuner = tune.Tuner.restore(directory.uri, trainable, resume_unfinished=True, resume_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"config": config.model_dump(mode="json"), "storage": directory.storage},
+            tune_config=tune.TuneConfig(
+                trial_name_creator=lambda trial: f"{spec.name}-{config.run.name}",
+                trial_dirname_creator=lambda trial: TRIAL,
+            ),
+            run_config=tune.RunConfig(
+                name=config.run.name,
+                storage_path=directory.uri.rpartition("/")[0],
+                stop={DONE: True},
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1),
+                failure_config=tune.FailureConfig(max_failures=0),
+                callbacks=[ProgressLines()],
+                verbose=0,
+            ),
+        )
+    result = tuner.fit()[0]
+    if result.error is None and (result.metrics or {}).get(DONE):
+        return None
+    if result.error is None:
+        raise KeyboardInterrupt
+    stored = directory.read_json(FAILURE) if directory.exists(FAILURE) else None
+    if stored:
+        return Failure(**stored)
+    kind = RayworksError.kind if CREATION_ERROR in str(result.error) else InfrastructureError.kind
+    return Failure(kind, f"the run's actor died ({_head(result.error)})", str(result.error))
+
+
+def _end_with(failure: Failure, directory: RunDirectory | None) -> int:
+    error = failure.as_error()
+    print(f"{failure.kind} error: {failure.message}", file=sys.stderr)
+    if type(error) is RayworksError:
+        print(failure.where, file=sys.stderr)
+    if not isinstance(error, ConfigError | ResumeMismatch):
+        _record(directory, failure.message)
+    return error.exit_code
+
+
+def _record(directory: RunDirectory | None, reason: str) -> None:
+    if directory is not None:
+        manifest.end_attempt(directory, "failed", reason)
+
+
+def _head(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,81 @@
+"""Asking the cluster for what a run needs, with a deadline and an answer a person can act on."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from rayworks.core.config import ComputeSection
+from rayworks.core.errors import ConfigError
+
+Bundle = Mapping[str, float]
+
+
+def worker_bundle(compute: ComputeSection) -> dict[str, float]:
+    """The bundle of one model actor."""
+    bundle = {"CPU": compute.cpus_per_worker}
+    if compute.gpus_per_worker:
+        bundle["GPU"] = compute.gpus_per_worker
+    if compute.memory_gib_per_worker:
+        bundle["memory"] = compute.memory_gib_per_worker * 2**30
+    return bundle
+
+
+def worker_options(compute: ComputeSection) -> dict[str, float]:
+    """The same as options of an actor."""
+    names = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+    return {names[resource]: amount for resource, amount in worker_bundle(compute).items()}
+
+
+def require(bundles: Sequence[Bundle], timeout_seconds: float) -> None:
+    """Wait until the cluster can hold ``bundles`` at once, then let go of them again.
+
+    An autoscaling cluster is told by the request to grow.
+
+    Raises:
+        ConfigError: it can not within the timeout; the message says what was asked and what is free.
+    """
+    group = placement_group([dict(bundle) for bundle in bundles if any(bundle.values())])
+    try:
+        if not group.wait(timeout_seconds):
+            raise ConfigError(
+                f"compute: asked for {describe(bundles)}; free now: {_amounts(ray.available_resources())} on "
+                f"{_node_count()} (in all {_amounts(ray.cluster_resources())}); not offered within {timeout_seconds:g} s. "
+                "Lower compute.* or add nodes"
+            )
+    finally:
+        remove_placement_group(group)
+        _wait_until_removed(group)
+
+
+def describe(bundles: Sequence[Bundle]) -> str:
+    """``3 x (CPU 1, GPU 1), 1 x (CPU 0.5)``."""
+    counts: dict[str, int] = {}
+    for bundle in filter(lambda bundle: any(bundle.values()), bundles):
+        text = _amounts(bundle)
+        counts[text] = counts.get(text, 0) + 1
+    return ", ".join(f"{count} x ({text})" for text, count in counts.items())
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    shown = {name: resources.get(name, 0.0) for name in ("CPU", "GPU", "memory")}
+    return ", ".join(
+        f"{name} {amount / 2**30:.1f} GiB" if name == "memory" else f"{name} {amount:g}"
+        for name, amount in shown.items()
+        if amount or name == "CPU"
+    )
+
+
+def _node_count() -> str:
+    alive = sum(node["Alive"] for node in ray.nodes())
+    return f"{alive} node{'s' if alive != 1 else ''}"
+
+
+def _wait_until_removed(group: object) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        table = ray.util.placement_group_table(group)
+        if table.get("state") in ("REMOVED", None):
+            return
+        time.sleep(0.05)

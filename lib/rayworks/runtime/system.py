@@ -1,0 +1,149 @@
+"""``System``: the base of all ten. A Ray Tune ``Trainable`` with a typed config, sealed checkpoints and classed failures.
+
+A subclass says what one restartable unit of work is (:meth:`advance`), what it must remember (:meth:`save_state`,
+:meth:`load_state`) and what it leaves behind (:meth:`export`, :meth:`report`).
+"""
+
+import abc
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar, Generic
+
+from ray import tune
+
+from rayworks.core.config import ConfigT
+from rayworks.core.errors import DataError
+from rayworks.core.registry import SystemSpec
+from rayworks.core.report import Report
+from rayworks.core.run_directory import RunDirectory
+from rayworks.runtime import checkpoints
+from rayworks.runtime.failures import classify
+
+Metrics = dict[str, Any]
+DONE = "run_done"
+FAILURE = "failure.json"
+TRIAL = "trial"
+"""Folder of the one trial inside the run directory: curves, results and checkpoints."""
+
+
+class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
+    """One run of a system.
+
+    Tune's ``config`` carries two plain values: ``config`` (the validated config as a mapping) and ``storage`` (the run
+    directory's root as the launcher resolved it).
+    """
+
+    spec: ClassVar[SystemSpec]
+    settings: ConfigT
+    """The typed config; ``Trainable.config`` is Tune's raw dict."""
+
+    @classmethod
+    @abc.abstractmethod
+    def bundles(cls, config: ConfigT) -> list[dict[str, float]]:
+        """What the run asks of the cluster: first the bundle of the run itself, then one per worker."""
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Make actors and read data; called once per process, before :meth:`load_state`."""
+
+    @abc.abstractmethod
+    def advance(self) -> Metrics:
+        """Do one unit of work. Doing it twice from the same state gives the same result.
+
+        Returns:
+            scalars for the curves; ``progress`` in [0, 1] and ``phase`` for the person watching.
+        """
+
+    @property
+    @abc.abstractmethod
+    def finished(self) -> bool:
+        """Whether nothing is left to do but the export and the report."""
+
+    @abc.abstractmethod
+    def save_state(self, folder: Path) -> None:
+        """Write all that is needed to go on."""
+
+    @abc.abstractmethod
+    def load_state(self, folder: Path) -> None:
+        """Go back to where :meth:`save_state` was called."""
+
+    @abc.abstractmethod
+    def export(self) -> None:
+        """Write what Serve loads, with a model card, below ``export/`` of :attr:`run_directory`."""
+
+    @abc.abstractmethod
+    def report(self) -> Report:
+        """Headline, tables and figures of the finished run."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Called by Tune in the run's actor. What fails here is raised by the first step, where it can be classed."""
+        for name in ("ray.train", "ray.tune", "ray.air"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self._broken: Exception | None = None
+        self.settings = type(self).spec.config.model_validate(config["config"])  # type: ignore[assignment]
+        self.run_directory = RunDirectory(config["storage"], self.spec.name, self.settings.run.name)
+        try:
+            self.start()
+        except Exception as error:
+            self._broken = error
+
+    def step(self) -> Metrics:
+        """Called by Tune until a result says it is done. A failure is left, classed, in the run directory."""
+        try:
+            if self._broken is not None:
+                raise self._broken
+            return self._advance()
+        except Exception as error:
+            self.run_directory.write_json(FAILURE, vars(classify(error)))
+            raise
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Called by Tune after every step."""
+        folder = Path(checkpoint_dir)
+        self.save_state(folder)
+        checkpoints.save_random_state(folder)
+        checkpoints.seal(folder)
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Called by Tune on resume with the newest checkpoint it knows; an incomplete one gives way to an older one."""
+        if self._broken is not None:
+            return
+        try:
+            folder = Path(checkpoint)
+            if not checkpoints.is_complete(folder):
+                folder = self._older_complete()
+            self.load_state(folder)
+            checkpoints.load_random_state(folder)
+        except Exception as error:
+            self._broken = error
+
+    def _advance(self) -> Metrics:
+        metrics = {} if self.finished else self.advance()
+        if not self.finished:
+            return {**metrics, DONE: False}
+        self.export()
+        report = self.report()
+        missing = [key for key in self.spec.headline if key not in report.headline]
+        if missing:
+            raise DataError(f"report headline: {', '.join(missing)} missing; the system's report() must fill its spec")
+        report.write(self.run_directory)
+        return {**metrics, **_scalars(report.headline), DONE: True, "phase": "done", "progress": 1.0}
+
+    def _older_complete(self) -> Path:
+        """The newest complete checkpoint in the run directory; Tune hands over a copy without its siblings."""
+        names = [name for name in self.run_directory.list(TRIAL) if name.startswith("checkpoint_")]
+        scratch = Path(tempfile.mkdtemp(prefix="rayworks-checkpoints-"))
+        folders = [self.run_directory.get_folder(f"{TRIAL}/{name}", scratch / name) for name in names]
+        return checkpoints.newest_complete(folders)
+
+
+def limit_threads(count: int = 1) -> None:
+    """Cap the numeric libraries of this process; two cores thrash when every actor takes both."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(count)
+
+
+def _scalars(values: Any) -> Metrics:
+    return {key: value for key, value in values.items() if isinstance(value, int | float)}

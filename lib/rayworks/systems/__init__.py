@@ -1,0 +1,5 @@
+"""The registry: each system's name to where its ``SPEC`` is. Alphabetical; a new system adds one line."""
+
+REGISTRY: dict[str, str] = {
+    "alignment": "rayworks.systems.alignment:SPEC",
+}

@@ -1,0 +1,120 @@
+"""The system's two kinds of actor: one trains a reward model, the other decodes under guidance."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+
+from rayworks.core.run_directory import EXPORT, RunDirectory
+from rayworks.lm.checkpoints import limit_torch_threads, load_model, load_tokenizer
+from rayworks.lm.engine import Score, ScoringRequest
+from rayworks.systems.alignment import pairs as preference_pairs
+from rayworks.systems.alignment.autoregressive_reward import RewardModelTrainer
+from rayworks.systems.alignment.config import Config
+from rayworks.systems.alignment.guided_decoding import GuidedEngine, GuidedGeneration, GuidedRequest
+
+STATES = "states"
+STATES_KEPT = 3
+
+
+class RewardModelActor:
+    """Trains one objective's reward model. Its state lives in the run directory, never in the actor alone."""
+
+    def __init__(self, config: Config, storage: str, objective: str) -> None:
+        limit_torch_threads()
+        self._config, self._objective = config, objective
+        self._directory = RunDirectory(storage, "alignment", config.run.name)
+        section = config.objectives[objective]
+        start = config.model.reward or config.model.base
+        tokenizer = load_tokenizer(start)
+        split = preference_pairs.build(section.pairs, objective, config.run.seed, tokenizer)
+        training, self._held_out = (
+            [preference_pairs.encode_pair(pair, tokenizer, section.pairs.response_tokens) for pair in side]
+            for side in (split.training, split.held_out)
+        )
+        prompts = [pair.prompt for pair in split.held_out]
+        self._facts = {
+            "training": len(training),
+            "held_out": len(self._held_out),
+            "dropped": split.dropped,
+            "prompts": sorted(set(prompts), key=lambda prompt: (-prompts.count(prompt), prompt)),
+        }
+        self._trainer = RewardModelTrainer(
+            load_model(start, "float32", config.model.reward_layers),
+            tokenizer,
+            training,
+            config.training,
+            beta=section.beta,
+            seed=config.run.seed,
+            name=objective,
+        )
+
+    def facts(self) -> dict[str, object]:
+        """Counts of pairs, and the held-out prompts, commonest first."""
+        return {**self._facts, "steps": self._trainer.total_steps}
+
+    def restore(self, step: int) -> None:
+        """Go back to the state kept at a step."""
+        if step:
+            with tempfile.TemporaryDirectory() as scratch:
+                self._trainer.load(self._directory.get_folder(self._state(step), Path(scratch) / "state"))
+
+    def train(self, start: int, steps: int) -> dict[str, float]:
+        """Take steps and keep the state reached. Repeating a call that is behind the trainer first goes back."""
+        if self._trainer.step != start:
+            self.restore(start)
+        metrics = self._trainer.train(steps)
+        with tempfile.TemporaryDirectory() as scratch:
+            self._trainer.save(Path(scratch))
+            self._directory.put_folder(Path(scratch), self._state(self._trainer.step))
+        self._forget_old_states()
+        return {**metrics, "step": float(self._trainer.step)}
+
+    def finish(self, step: int) -> dict[str, float]:
+        """Accuracy on held-out pairs at a step, then export of the model to the run directory."""
+        if self._trainer.step != step:
+            self.restore(step)
+        scores = self._trainer.evaluate(self._held_out)
+        with tempfile.TemporaryDirectory() as scratch:
+            self._trainer.export(Path(scratch))
+            self._directory.put_folder(Path(scratch), arm_path(self._objective))
+        return scores
+
+    def _state(self, step: int) -> str:
+        return f"{STATES}/{self._objective}/{step:08d}"
+
+    def _forget_old_states(self) -> None:
+        folder = f"{STATES}/{self._objective}"
+        for name in [name for name in self._directory.list(folder) if name.isdigit()][:-STATES_KEPT]:
+            self._directory.remove_folder(f"{folder}/{name}")
+
+
+class GuidedActor:
+    """Decodes batches under guidance: the base and all reward models in one process."""
+
+    def __init__(self, config: Config, storage: str) -> None:
+        limit_torch_threads()
+        directory = RunDirectory(storage, "alignment", config.run.name)
+        self._scratch = tempfile.TemporaryDirectory()
+        arms = {
+            name: str(directory.get_folder(arm_path(name), Path(self._scratch.name) / name)) for name in config.objectives
+        }
+        self._engine = GuidedEngine(config.model.base, arms, config.model.dtype, config.decoding.slots)
+
+    def ready(self) -> bool:
+        """Answers once the models are loaded."""
+        return bool(self._engine.objectives)
+
+    def generate(self, requests: Sequence[GuidedRequest]) -> list[GuidedGeneration]:
+        """One continuation per request."""
+        return self._engine.generate(requests)
+
+    def score(self, batch: tuple[str, Sequence[ScoringRequest]]) -> list[Score]:
+        """Rewards of responses: (objective, requests)."""
+        objective, requests = batch
+        return self._engine.score(requests, objective)
+
+
+def arm_path(objective: str) -> str:
+    """Where the run directory keeps an objective's trained reward model."""
+    return f"{EXPORT}/arms/{objective}"

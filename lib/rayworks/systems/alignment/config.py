@@ -1,0 +1,136 @@
+"""Every setting of the alignment system, with its default and bounds."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from rayworks.core.config import HARMLESS, Fraction, Section, SystemConfig
+
+PackagedPairs = Literal["titles-by-rating", "shorter-title", "bodies-by-rating"]
+Judge = Literal["vader", "imdb", "brevity"]
+
+
+class PairsSection(Section):
+    """Where preference pairs come from and which of them are kept."""
+
+    source: str = Field(
+        "titles-by-rating",
+        description="titles-by-rating | shorter-title | bodies-by-rating (clothing reviews), "
+        "a .jsonl or .parquet file, or hub:OWNER/NAME",
+    )
+    split: str = Field("train", description="split of a hub data set")
+    prompt_column: str = Field("prompt", description="column of a file or hub data set")
+    chosen_column: str = Field("chosen", description="column of a file or hub data set")
+    rejected_column: str = Field("rejected", description="column of a file or hub data set")
+    max_pairs: int | None = Field(None, ge=2, description="use at most this many training pairs; null: all")
+    response_tokens: int | None = Field(12, ge=1, description="cut responses to this many tokens; null: whole")
+    length_filter: Literal["tokens", "chars", "none"] = Field(
+        "tokens", description="what max_length counts; chars is what the authors' code does"
+    )
+    max_length: int = Field(1024, ge=2, description="a pair is dropped when prompt + either response is longer")
+    held_out: float = Field(0.15, gt=0, lt=1, description="share of texts kept from training to measure accuracy")
+
+
+class ObjectiveSection(Section):
+    """One thing to want, its pairs, and who judges it."""
+
+    pairs: PairsSection = PairsSection()
+    judges: tuple[Judge, ...] = Field(
+        ("vader", "imdb"), min_length=1, description="scorers that never saw the training; the first is the reward"
+    )
+    beta: float = Field(0.1, gt=0, description="scale of the reward in the pair loss (beta_r)")
+
+
+class ModelSection(Section):
+    """The frozen base and what its reward models start from."""
+
+    base: str = Field("smollm2-135m-instruct", description="packaged name, local folder or hub:OWNER/NAME")
+    reward: str | None = Field(None, description="start of the reward models; null: the base")
+    reward_layers: int | None = Field(8, ge=1, description="keep only the first layers of it; null: all")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="weights of the frozen base")
+
+
+class TrainingSection(Section):
+    """How an autoregressive reward model is fitted to its pairs."""
+
+    tuning: Literal["full", "lora"] = Field("full", description="train all weights, or low-rank adapters")
+    train_embeddings: bool = Field(False, description="full tuning: train the token embeddings too")
+    lora_rank: int = Field(8, ge=1, description="rank of the adapters")
+    lora_alpha: float = Field(16.0, gt=0, description="scale of the adapters")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="dropout before the adapters")
+    lora_targets: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj"), description="layers that get adapters")
+    loss: Literal["sigmoid", "hinge"] = Field("sigmoid", description="loss of the pair's lead")
+    margin: float = Field(0.0, ge=0, description="lead that is asked for")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="probability that a label is wrong")
+    learning_rate: float = Field(3e-4, gt=0, lt=1, description="peak of the cosine schedule")
+    warmup_steps: int = Field(5, ge=0, description="optimiser steps of linear warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    max_gradient_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    epochs: int = Field(1, ge=1, description="passes over the pairs")
+    pairs_per_step: int = Field(8, ge=1, description="pairs per optimiser step")
+    pairs_per_pass: int = Field(8, ge=1, description="pairs per forward; the rest of a step is accumulated")
+    steps_per_checkpoint: int = Field(20, ge=1, description="optimiser steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _smoothing_needs_sigmoid(self) -> Self:
+        if self.label_smoothing and self.loss == "hinge":
+            raise ValueError("training.label_smoothing: only the sigmoid loss has it; set training.loss=sigmoid")
+        return self
+
+
+class DecodingSection(Section):
+    """How texts are drawn, guided or not."""
+
+    max_new_tokens: int = Field(12, ge=1, le=100_000, description="longest continuation")
+    temperature: float = Field(1.0, gt=0, description="applied to the mixed logits")
+    top_k: int = Field(0, ge=0, description="0 keeps all")
+    top_p: float = Field(1.0, gt=0, le=1, description="1 keeps all")
+    stop: tuple[str, ...] = Field(("\n",), description="texts that end a continuation")
+    slots: int = Field(16, ge=1, le=4096, description="rows decoded together per model actor", json_schema_extra=HARMLESS)
+
+
+class EvaluationSection(Section):
+    """What the report measures."""
+
+    weights: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="guidance weights of the frontier")
+    headline_weight: float = Field(1.0, gt=0, description="the weight whose numbers make the headline")
+    prompts: tuple[str, ...] = Field((), description="prompts to continue; empty: the commonest of the held-out pairs")
+    prompt_count: int = Field(8, ge=1, description="how many prompts are taken from the held-out pairs")
+    samples: int = Field(256, ge=2, description="continuations per point, spread over the prompts")
+    best_of: int = Field(16, ge=2, description="n of the best-of-n baseline")
+    bootstrap: int = Field(2000, ge=100, description="resamples behind each interval")
+    confidence: Fraction = Field(0.95, description="coverage of the intervals")
+
+    @model_validator(mode="after")
+    def _headline_is_measured(self) -> Self:
+        if any(weight <= 0 for weight in self.weights):
+            raise ValueError("evaluation.weights: must be above 0; the unguided base is measured anyway")
+        if self.headline_weight not in self.weights:
+            raise ValueError(f"evaluation.headline_weight: {self.headline_weight} is not among evaluation.weights; add it")
+        return self
+
+
+def _default_objectives() -> dict[str, ObjectiveSection]:
+    return {
+        "sentiment": ObjectiveSection(),
+        "brevity": ObjectiveSection(pairs=PairsSection(source="shorter-title"), judges=("brevity",)),
+    }
+
+
+class Config(SystemConfig):
+    """Train one reward model per objective, guide the base with them, measure, export."""
+
+    model: ModelSection = ModelSection()
+    objectives: dict[str, ObjectiveSection] = Field(
+        default_factory=_default_objectives, min_length=1, description="the first is the headline's"
+    )
+    training: TrainingSection = TrainingSection()
+    decoding: DecodingSection = DecodingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _names_are_keys(self) -> Self:
+        for name in self.objectives:
+            if not name.isidentifier():
+                raise ValueError(f"objectives.{name}: a name is letters, digits and _; rename it")
+        return self

@@ -1,0 +1,229 @@
+"""Guided decoding: ``pi(v|s) ~ pi_b(v|s) prod_i pi_r,i(v|s)^a_i``, token by token (GenARM, arXiv 2410.08193, equation 7).
+
+In logits it is a weighted sum, taken in float32 before temperature and truncation. Each step also reports
+
+* ``log_z``: log of the step's normaliser ``Z_t = sum_v pi_b(v) prod_i pi_r,i(v)^a_i``, and
+* ``kl``: KL(pi(.|s_t) || pi_b(.|s_t)), exact over the vocabulary; its sum over tokens is an unbiased estimate of the KL
+  of the sequence laws.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from rayworks.core.errors import ConfigError
+from rayworks.lm.causal_model import CausalModel
+from rayworks.lm.checkpoints import load_model, load_tokenizer
+from rayworks.lm.continuous_batching import ContinuousBatching, Mixed, Row
+from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
+from rayworks.lm.scoring import score_responses
+from rayworks.lm.transformers_engine import as_generation
+from rayworks.lm.vocabulary import common_id_range, describe
+from rayworks.systems.alignment.guidance import Guidance
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedRequest(GenerationRequest):
+    """A continuation to draw under guidance."""
+
+    guidance: Guidance = field(default_factory=Guidance)
+    guide_prompts: Mapping[str, str] = field(default_factory=dict)
+    """Objective to the prompt in that reward model's own template; the base's prompt where not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedGeneration(Generation):
+    """A continuation with what guidance did to it; all sequences have one entry per drawn token, end token included."""
+
+    base_logprobs: tuple[float, ...]
+    reward_logprobs: Mapping[str, tuple[float, ...]]
+    """Objective to log pi_r of each token; 0 where its weight was 0 and the model did not run."""
+    weights: Mapping[str, tuple[float, ...]]
+    """Objective to the strength that was used at each token."""
+    log_z: float
+    kl_to_base: float
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A reward model's part in one step."""
+
+    objective: str
+    rows: Tensor
+    """Indices of the rows it guides, ``[n]``."""
+    strengths: Tensor
+    """Their ``a_i``, ``[n]``, above 0."""
+    logits: Tensor
+    """``[n, vocabulary]``."""
+
+
+def mix_logits(base: Tensor, guides: Sequence[Guide]) -> Tensor:
+    """``base + sum_i a_i guide_i`` for each row; a row that no guide names keeps the base's logits bit for bit.
+
+    Args:
+        base: ``[rows, vocabulary]`` float32; -inf (a forbidden token) stays -inf.
+        guides: the reward models of this step.
+
+    Returns:
+        unnormalised log-probabilities, ``[rows, vocabulary]``.
+    """
+    mixed = base
+    for guide in guides:
+        if len(guide.rows) == len(base):
+            mixed = torch.addcmul(mixed, guide.strengths[:, None], guide.logits)
+        else:
+            mixed = mixed.index_add(0, guide.rows, guide.strengths[:, None] * guide.logits)
+    return mixed
+
+
+def describe_step(base: Tensor, guides: Sequence[Guide], mixed: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    """What one step of guidance did.
+
+    Args:
+        base: ``[rows, vocabulary]`` logits.
+        guides: the reward models of this step.
+        mixed: what :func:`mix_logits` made of them.
+        tokens: ``[rows]``, drawn.
+
+    Returns:
+        ``[rows]`` each: log-probability of the token under the guided law and under the base, ``log_z``, ``kl``, and per
+        objective ``reward_logprob:NAME`` and ``weight:NAME``. Rows without guidance have exactly 0 for the last four.
+    """
+    base_log_norm = base.logsumexp(dim=-1)
+    base_logprob = base.gather(-1, tokens[:, None])[:, 0] - base_log_norm
+    zeros = torch.zeros_like(base_logprob)
+    if not guides:
+        return {"logprob": base_logprob, "base_logprob": base_logprob, "log_z": zeros, "kl": zeros}
+    guided = torch.zeros_like(zeros, dtype=torch.bool)
+    log_z = mixed.logsumexp(dim=-1) - base_log_norm
+    values = {}
+    for guide in guides:
+        guided[guide.rows] = True
+        log_norm = guide.logits.logsumexp(dim=-1)
+        log_z = log_z.index_add(0, guide.rows, -guide.strengths * log_norm)
+        logprob = guide.logits.gather(-1, tokens[guide.rows][:, None])[:, 0] - log_norm
+        values[f"reward_logprob:{guide.objective}"] = zeros.index_copy(0, guide.rows, logprob)
+        values[f"weight:{guide.objective}"] = zeros.index_copy(0, guide.rows, guide.strengths)
+    law = mixed.log_softmax(dim=-1)
+    # A forbidden token has no mass and adds nothing, where 0 * (-inf + inf) would be no number.
+    ratio = torch.where(law > -torch.inf, law - (base - base_log_norm[:, None]), 0.0)
+    kl = (law.exp() * ratio).sum(dim=-1).clamp_(min=0.0)
+    return {
+        "logprob": torch.where(guided, law.gather(-1, tokens[:, None])[:, 0], base_logprob),
+        "base_logprob": base_logprob,
+        "log_z": torch.where(guided, log_z, zeros),
+        "kl": torch.where(guided, kl, zeros),
+        **values,
+    }
+
+
+class RewardMixer:
+    """Mixes the base with the reward models that a row's guidance names.
+
+    Args:
+        objectives: names of the reward models, in the order of the models after the base.
+        id_range: ids common to all models; the law is over these.
+    """
+
+    def __init__(self, objectives: Sequence[str], id_range: int) -> None:
+        self._objectives = list(objectives)
+        self._range = id_range
+
+    def guides(self, row: Row) -> Sequence[int]:
+        """Reward models of non-zero weight at the row's next token. The weights are read here, once per token."""
+        strengths = row.context.guidance.at(len(row.tokens))
+        row.context.strengths = strengths
+        return [1 + self._objectives.index(objective) for objective in strengths]
+
+    def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
+        """See :class:`~rayworks.lm.continuous_batching.LogitMixer`."""
+        base = base[:, : self._range]
+        used = []
+        for model, (which, logits) in sorted(guides.items()):
+            objective = self._objectives[model - 1]
+            strengths = torch.tensor([rows[index].context.strengths[objective] for index in which.tolist()])
+            used.append(Guide(objective, which, strengths.to(base.device), logits[:, : self._range]))
+        mixed = mix_logits(base, used)
+        return Mixed(mixed, lambda tokens: describe_step(base, used, mixed, tokens))
+
+
+@dataclass
+class _Context:
+    guidance: Guidance
+    strengths: dict[str, float] = field(default_factory=dict)
+
+
+class GuidedEngine:
+    """A frozen base and its reward models in one process, decoded in lock-step with a cache each.
+
+    Args:
+        base: packaged name, local folder or ``hub:OWNER/NAME``.
+        rewards: objective to the model of its ARM.
+        dtype: of the base; reward models are float32 unless the base is not.
+        slots: most rows decoded together.
+
+    Raises:
+        ConfigError: a reward model's tokenizer does not fit the base's.
+        DataError: a model can not be loaded.
+    """
+
+    def __init__(self, base: str, rewards: Mapping[str, str], dtype: str = "float32", slots: int = 16) -> None:
+        self.tokenizer = load_tokenizer(base)
+        self.objectives = list(rewards)
+        self.models = [CausalModel(load_model(name, dtype), slots) for name in (base, *rewards.values())]
+        vocabulary = describe(base, self.tokenizer, self.models[0].vocabulary_size)
+        ranges = [
+            common_id_range(vocabulary, describe(name, load_tokenizer(name), model.vocabulary_size))
+            for name, model in zip(rewards.values(), self.models[1:], strict=True)
+        ]
+        self.id_range = min([self.models[0].vocabulary_size, *ranges])
+        mixer = RewardMixer(self.objectives, self.id_range)
+        self.decoding = ContinuousBatching(self.models, self.tokenizer, mixer, slots)
+
+    def row(self, request: GenerationRequest) -> Row:
+        """The request as a row of :attr:`decoding`, for callers that step themselves.
+
+        Raises:
+            ConfigError: its guidance names an objective without a reward model.
+        """
+        guidance = request.guidance if isinstance(request, GuidedRequest) else Guidance()
+        self.require_known(guidance.objectives)
+        own = request.guide_prompts if isinstance(request, GuidedRequest) else {}
+        texts = [request.prompt, *(own.get(objective, request.prompt) for objective in self.objectives)]
+        encoded = {text: tuple(self.tokenizer(text)["input_ids"]) for text in dict.fromkeys(texts)}
+        return Row(request, tuple(encoded[text] for text in texts), _Context(guidance))
+
+    def require_known(self, objectives: Sequence[str]) -> None:
+        """Raise :class:`ConfigError` when one of ``objectives`` has no reward model."""
+        unknown = sorted(set(objectives) - set(self.objectives))
+        if unknown:
+            raise ConfigError(f"guidance.{unknown[0]}: unknown objective; known: {', '.join(self.objectives) or 'none'}")
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[GuidedGeneration]:  # type: ignore[override]
+        """Draw one continuation per request, in the order of the requests."""
+        rows = [self.decoding.submit(self.row(request)) for request in requests]
+        self.decoding.run()
+        return [as_guided_generation(row, self.objectives) for row in rows]
+
+    def score(self, requests: Sequence[ScoringRequest], objective: str | None = None) -> list[Score]:
+        """Score responses with the base, or with the reward model of an objective."""
+        model = self.models[0 if objective is None else 1 + self.objectives.index(objective)]
+        return score_responses(model.model, self.tokenizer, requests)
+
+
+def as_guided_generation(row: Row, objectives: Sequence[str]) -> GuidedGeneration:
+    """The result of a finished row."""
+
+    def values(name: str) -> tuple[float, ...]:
+        return tuple(report.get(name, 0.0) for report in row.reports)
+
+    return GuidedGeneration(
+        **vars(as_generation(row)),
+        base_logprobs=values("base_logprob"),
+        reward_logprobs={name: values(f"reward_logprob:{name}") for name in objectives},
+        weights={name: values(f"weight:{name}") for name in objectives},
+        log_z=sum(values("log_z")),
+        kl_to_base=sum(values("kl")),
+    )

@@ -1,0 +1,255 @@
+"""The run: reward models trained side by side, then one point of the evaluation after the other, then the report."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayworks.core import seeds
+from rayworks.core.report import Report
+from rayworks.core.run_directory import EXPORT
+from rayworks.lm.checkpoints import limit_torch_threads, load_tokenizer
+from rayworks.lm.engine import ScoringRequest
+from rayworks.runtime.actor_pool import ActorPool
+from rayworks.runtime.placement import worker_bundle, worker_options
+from rayworks.runtime.system import Metrics, System
+from rayworks.systems.alignment import SPEC
+from rayworks.systems.alignment.actors import GuidedActor, RewardModelActor
+from rayworks.systems.alignment.baselines import keep_best, sharpened_temperature
+from rayworks.systems.alignment.config import Config
+from rayworks.systems.alignment.evaluation import Measurement, Point, measure, points
+from rayworks.systems.alignment.guidance import Guidance
+from rayworks.systems.alignment.guided_decoding import GuidedGeneration, GuidedRequest
+from rayworks.systems.alignment.judges import load_judge
+from rayworks.systems.alignment.reporting import build_report
+
+STATE = "state.json"
+CARD = "guidance.json"
+TRAINING_SHARE = 0.6
+"""Of the progress shown, for want of a better guess."""
+
+
+class AlignmentSystem(System[Config]):
+    """Trains autoregressive reward models and measures what they do to a frozen base."""
+
+    spec = SPEC
+
+    @classmethod
+    def bundles(cls, config: Config) -> list[dict[str, float]]:
+        """The run itself asks for nothing; training and generation share the workers, one after the other."""
+        workers = max(len(config.objectives), config.compute.generation_workers)
+        return [{}, *[worker_bundle(config.compute)] * workers]
+
+    def start(self) -> None:
+        """Make the trainers and the plan of the evaluation."""
+        limit_torch_threads()
+        self._plan = points(self.settings)
+        self._curves: dict[str, list[dict[str, float]]] = {name: [] for name in self.settings.objectives}
+        self._held_out: dict[str, dict[str, float]] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
+        self._measurements: list[Measurement] = []
+        self._steps = dict.fromkeys(self.settings.objectives, 0)
+        self._trainers: dict[str, ActorPool[Any, Any]] = {}
+        self._guides: ActorPool[Any, Any] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every point is measured."""
+        return len(self._measurements) == len(self._plan)
+
+    def advance(self) -> Metrics:
+        """A few optimiser steps of every reward model, or one point of the evaluation."""
+        return self._evaluate_next() if self._held_out else self._train_next()
+
+    def save_state(self, folder: Path) -> None:
+        """Positions and results; the weights themselves are in the run directory, one folder per kept step."""
+        state = {
+            "steps": self._steps,
+            "curves": self._curves,
+            "facts": self._facts,
+            "held_out": self._held_out,
+            "measurements": [measurement.as_dict() for measurement in self._measurements],
+        }
+        (folder / STATE).write_text(json.dumps(state))
+
+    def load_state(self, folder: Path) -> None:
+        """Go back; trainers fetch their weights when they next train."""
+        state = json.loads((folder / STATE).read_text())
+        self._steps, self._curves, self._facts = state["steps"], state["curves"], state["facts"]
+        self._held_out = state["held_out"]
+        self._measurements = [Measurement.from_dict(values) for values in state["measurements"]]
+
+    def export(self) -> None:
+        """Beside the reward models, which their trainers have written: what base they belong to, and a model card."""
+        card = {
+            "base": self.settings.model.base,
+            "dtype": self.settings.model.dtype,
+            "objectives": list(self.settings.objectives),
+            "pair_accuracy": {name: scores["accuracy"] for name, scores in self._held_out.items()},
+            "prompts": self._prompts(),
+        }
+        self.run_directory.write(f"{EXPORT}/README.md", _model_card(self.settings, self._held_out))
+        self.run_directory.write_json(f"{EXPORT}/{CARD}", card)
+
+    def report(self) -> Report:
+        """See :func:`~rayworks.systems.alignment.reporting.build_report`."""
+        facts = {"pairs": self._facts, "prompts": self._prompts()}
+        return build_report(self.settings, self._measurements, self._held_out, self._curves, facts, SPEC.title)
+
+    def cleanup(self) -> None:
+        """End the actors."""
+        for pool in (*self._trainers.values(), *([self._guides] if self._guides else [])):
+            pool.shutdown()
+
+    def _train_next(self) -> Metrics:
+        self._ensure_trainers()
+        wanted = self.settings.training.steps_per_checkpoint
+        calls = {
+            name: trainer.submit("train", self._steps[name], wanted)
+            for name, trainer in self._trainers.items()
+            if self._steps[name] < self._facts[name]["steps"]
+        }
+        metrics: Metrics = {}
+        for name, call in calls.items():
+            result = call.result()
+            self._steps[name] = int(result["step"])
+            self._curves[name].append(result)
+            metrics |= {f"{name}_{key}": result[key] for key in ("loss", "accuracy")}
+        if all(self._steps[name] >= facts["steps"] for name, facts in self._facts.items()):
+            self._finish_training()
+            metrics |= {f"{name}_held_out_accuracy": scores["accuracy"] for name, scores in self._held_out.items()}
+        done = sum(self._steps.values()) / sum(facts["steps"] for facts in self._facts.values())
+        return {**metrics, "phase": "train", "progress": TRAINING_SHARE * done}
+
+    def _ensure_trainers(self) -> None:
+        if self._trainers:
+            return
+        for name in self.settings.objectives:
+            self._trainers[name] = ActorPool(
+                RewardModelActor,
+                self.settings,
+                self.run_directory.storage,
+                name,
+                size=1,
+                name=f"alignment/{self.settings.run.name}/train-{name}",
+                options=self._worker_options(),
+            )
+        calls = {name: trainer.submit("facts") for name, trainer in self._trainers.items()}
+        self._facts = {name: call.result() for name, call in calls.items()}
+
+    def _finish_training(self) -> None:
+        """Measure and export all reward models, then give their workers to generation."""
+        calls = {
+            name: trainer.submit("finish", self._steps[name]) for name, trainer in self._trainers.items()
+        }
+        self._held_out = {name: call.result() for name, call in calls.items()}
+        for trainer in self._trainers.values():
+            trainer.shutdown()
+        self._trainers = {}
+
+    def _evaluate_next(self) -> Metrics:
+        if self._guides is None:
+            self._guides = ActorPool(
+                GuidedActor,
+                self.settings,
+                self.run_directory.storage,
+                size=self.settings.compute.generation_workers,
+                name=f"alignment/{self.settings.run.name}/guide",
+                options=self._worker_options(),
+            )
+            self._guides.broadcast("ready")
+            self._judges = self._load_judges()
+        point = self._plan[len(self._measurements)]
+        started = time.perf_counter()
+        generations, drawn = self._generate(point)
+        tokens_per_second = drawn / (time.perf_counter() - started)
+        texts = [generation.text for generation in generations]
+        rewards = {name: judge(texts) for name, judge in self._judges.items()}
+        measurement = measure(point, generations, rewards, tokens_per_second, self.settings.evaluation.best_of)
+        self._measurements.append(measurement)
+        done = len(self._measurements) / len(self._plan)
+        shown = {name: float(np.mean(scores)) for name, scores in rewards.items()}
+        return {
+            **shown,
+            "kl": measurement.kl,
+            "perplexity": measurement.perplexity,
+            "tokens_per_second": measurement.tokens_per_second,
+            "phase": point.label,
+            "progress": TRAINING_SHARE + (1 - TRAINING_SHARE) * done,
+        }
+
+    def _generate(self, point: Point) -> tuple[list[GuidedGeneration], int]:
+        """One continuation per sample, and how many tokens were drawn for them."""
+        assert self._guides is not None
+        requests = self._requests(point)
+        size = self._batch_size(len(requests))
+        generations = [found for batch in self._guides.map("generate", _batches(requests, size)) for found in batch]
+        drawn = sum(len(generation.base_logprobs) for generation in generations)
+        if point.method != "best-of-n":
+            return generations, drawn
+        candidates = [ScoringRequest(r.prompt, g.text) for r, g in zip(requests, generations, strict=True)]
+        calls = [(point.objective, batch) for batch in _batches(candidates, size)]
+        rewards = [score.total for batch in self._guides.map("score", calls) for score in batch]
+        return keep_best(generations, rewards, self.settings.evaluation.best_of), drawn
+
+    def _requests(self, point: Point) -> list[GuidedRequest]:
+        decoding, prompts = self.settings.decoding, self._prompts()
+        temperature = decoding.temperature
+        if point.method == "sharpened":
+            temperature = sharpened_temperature(temperature, point.strength)
+        repeats = self.settings.evaluation.best_of if point.method == "best-of-n" else 1
+        return [
+            GuidedRequest(
+                prompt=prompts[sample % len(prompts)],
+                max_new_tokens=decoding.max_new_tokens,
+                temperature=temperature,
+                top_k=decoding.top_k,
+                top_p=decoding.top_p,
+                stop=decoding.stop,
+                seed=seeds.derive_small(self.settings.run.seed, "evaluation", sample, repeat),
+                uid=f"{sample}.{repeat}",
+                guidance=Guidance(point.weights),
+            )
+            for sample in range(self.settings.evaluation.samples)
+            for repeat in range(repeats)
+        ]
+
+    def _prompts(self) -> list[str]:
+        given = list(self.settings.evaluation.prompts)
+        first = next(iter(self.settings.objectives))
+        return given or self._facts[first]["prompts"][: self.settings.evaluation.prompt_count]
+
+    def _batch_size(self, requests: int) -> int:
+        """Long enough batches to keep all slots busy, and at least two per worker."""
+        workers = self.settings.compute.generation_workers
+        return max(1, min(4 * self.settings.decoding.slots, -(-requests // (2 * workers))))
+
+    def _load_judges(self) -> dict[str, Any]:
+        tokenizer = load_tokenizer(self.settings.model.base)
+        names = dict.fromkeys(judge for section in self.settings.objectives.values() for judge in section.judges)
+        return {name: load_judge(name, tokenizer) for name in names}
+
+    def _worker_options(self) -> dict[str, Any]:
+        return {**worker_options(self.settings.compute), "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _model_card(config: Config, held_out: dict[str, dict[str, float]]) -> str:
+    rows = "\n".join(
+        f"| {name} | {config.objectives[name].pairs.source} | {scores['accuracy']:.3f} |" for name, scores in held_out.items()
+    )
+    return (
+        f"# Reward models of run {config.run.name}\n\n"
+        f"Autoregressive reward models (arXiv 2410.08193) for `{config.model.base}`: add their logits, times a weight, to "
+        "the base's before temperature.\n\n"
+        f"| objective | pairs | held-out pair accuracy |\n|---|---|---|\n{rows}\n\n"
+        f"Trained with seed {config.run.seed}, {config.model.reward_layers or 'all'} layers, {config.training.tuning} tuning, "
+        f"at most {config.objectives[next(iter(held_out))].pairs.response_tokens} response tokens. A weight far above those "
+        "in the report's frontier buys reward with broken text.\n"
+    )

@@ -1,0 +1,1 @@
+"""One Serve application per system."""

@@ -1,0 +1,1 @@
+"""What all applications share: API keys, errors, streaming."""

@@ -1,0 +1,58 @@
+"""Who may call, and how much at once: bearer keys and a limit of requests under way per key."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .application import Problem
+from .keys import ApiKeys
+
+
+class Access:
+    """Checks keys and counts requests under way.
+
+    Args:
+        keys: accepted keys.
+        concurrent_per_key: most requests of one key at a time.
+    """
+
+    def __init__(self, keys: ApiKeys, concurrent_per_key: int) -> None:
+        self._keys, self._limit = keys, concurrent_per_key
+        self._under_way: Counter[str] = Counter()
+
+    def owner(self, authorization: str | None) -> str:
+        """Whose key the ``Authorization`` header carries.
+
+        Raises:
+            Problem: 401 without a bearer key, 403 with one that is not known.
+        """
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise Problem(401, "Authorization: is missing; send 'Authorization: Bearer KEY'")
+        owner = self._keys.owner(key.strip())
+        if owner is None:
+            raise Problem(403, "Authorization: the key is not known; ask the operator for one")
+        return owner
+
+    def enter(self, owner: str) -> None:
+        """Count a request in; pair with :meth:`leave`.
+
+        Raises:
+            Problem: 429 when the owner has too many under way.
+        """
+        if self._under_way[owner] >= self._limit:
+            raise Problem(429, f"{owner} has {self._limit} requests under way, the most for one key; wait", retry_after=1)
+        self._under_way[owner] += 1
+
+    def leave(self, owner: str) -> None:
+        """Count a request out."""
+        self._under_way[owner] -= 1
+
+    @contextmanager
+    def entered(self, owner: str) -> Iterator[None]:
+        """Count a request for the time of a block."""
+        self.enter(owner)
+        try:
+            yield
+        finally:
+            self.leave(owner)

@@ -1,0 +1,133 @@
+"""Deploy a Serve config on the running cluster: ``python -m serve.deploy FILE``.
+
+Ray's own schema accepts unknown keys silently; here a key that nothing reads is an error.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rayworks.core import config as configs
+from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError
+
+DEPLOY_SECONDS = 300
+
+
+def load_config(file: Path) -> dict[str, Any]:
+    """Read and check a Serve config: every key known to Ray's schema, every ``args`` valid for its builder.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    from ray.serve.schema import ServeDeploySchema
+
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: can not be read ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: must hold a mapping")
+    _require_known_keys(values, ServeDeploySchema, str(file))
+    try:
+        ServeDeploySchema.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {configs.explain(error, ServeDeploySchema)}") from None
+    for application in values["applications"]:
+        _check_args(application, file)
+    return values
+
+
+def deploy(file: Path) -> list[str]:
+    """Deploy and wait until every application runs; their URLs.
+
+    Raises:
+        ConfigError: the file is wrong.
+        InfrastructureError: no cluster answers, or an application does not come up.
+    """
+    from cluster import local
+
+    # Ray reads its authentication mode when it is first imported.
+    os.environ.update({name: value for name, value in local.environment().items() if name not in os.environ})
+    values = load_config(file)
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    address = os.environ.get("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:8265")
+    try:
+        client = ServeSubmissionClient(address)
+        client.deploy_applications(values)
+    except (ConnectionError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InfrastructureError(f"RAY_DASHBOARD_ADDRESS {address}: can not deploy ({reason})") from None
+    _wait(client, [application["name"] for application in values["applications"]])
+    http = values.get("http_options", {})
+    root = f"http://{http.get('host', '127.0.0.1').replace('0.0.0.0', '127.0.0.1')}:{http.get('port', 8000)}"
+    return [root + application["route_prefix"] for application in values["applications"]]
+
+
+def _wait(client: Any, names: list[str]) -> None:
+    deadline = time.monotonic() + DEPLOY_SECONDS
+    while True:
+        applications = client.get_serve_details().get("applications", {})
+        states = {name: applications.get(name, {}) for name in names}
+        for name, state in states.items():
+            if state.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise InfrastructureError(f"application {name}: {state['status']}: {_reason(state)}")
+        if all(state.get("status") == "RUNNING" for state in states.values()):
+            return
+        if time.monotonic() > deadline:
+            waiting = {name: state.get("status") for name, state in states.items()}
+            raise InfrastructureError(f"applications {waiting}: not running after {DEPLOY_SECONDS} s")
+        time.sleep(0.5)
+
+
+def _reason(state: dict[str, Any]) -> str:
+    messages = [state.get("message", ""), *(d.get("message", "") for d in state.get("deployments", {}).values())]
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line]
+    return (errors or lines or ["no message"])[-1]
+
+
+def _require_known_keys(values: Any, schema: Any, path: str) -> None:
+    model = next((kind for kind in (schema, *get_args(schema)) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    if isinstance(values, list):
+        for index, entry in enumerate(values):
+            _require_known_keys(entry, model, f"{path}[{index}]")
+    elif isinstance(values, dict) and model is not None:
+        for key, value in values.items():
+            if key not in model.model_fields:
+                raise ConfigError(f"{path}: {key} is not a key; known here: {', '.join(sorted(model.model_fields))}")
+            _require_known_keys(value, model.model_fields[key].annotation, f"{path}: {key}")
+
+
+def _check_args(application: dict[str, Any], file: Path) -> None:
+    module = importlib.import_module(application["import_path"].partition(":")[0])
+    try:
+        module.Args.model_validate(application.get("args", {}))
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {application['name']}: args: {configs.explain(error, module.Args)}") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Deploy one file and print the URLs."""
+    parser = argparse.ArgumentParser(prog="python -m serve.deploy", description=__doc__)
+    parser.add_argument("file", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    try:
+        for url in deploy(options.file):
+            print(f"serving {url}")
+    except RayworksError as error:
+        print(f"{error.kind} error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
