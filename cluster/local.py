@@ -11,6 +11,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,8 +119,9 @@ def keep(nodes: int, cpus_per_node: float, dashboard_port: int) -> None:
     head = {**size, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard_port}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        for _ in range(nodes - 1):
-            cluster.add_node(**size)
+        for index in range(1, nodes):
+            # Nodes that share a folder delete and unpack each other's working directories under a running job.
+            cluster.add_node(**size, temp_dir=f"{tempfile.gettempdir()}/ray-node-{index}")
         state = {
             "pid": os.getpid(),
             "created": psutil.Process().create_time(),

@@ -7,6 +7,7 @@ job that ends with exit code 75 is submitted again and resumes; Ray itself never
 import argparse
 import asyncio
 import fnmatch
+import logging
 import os
 import shlex
 import signal
@@ -110,6 +111,8 @@ def _connect() -> Any:
     # Ray reads its authentication mode when it is first imported.
     os.environ.update({name: value for name, value in local.environment().items() if name not in os.environ})
     from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
 
     address = os.environ.get("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:8265")
     try:

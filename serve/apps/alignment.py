@@ -121,12 +121,12 @@ class Alignment:
         """The base model and the objectives that can guide it."""
         return ModelList(data=[Model(id=self._model, created=self._created, objectives=self._engine.objectives)])
 
-    @api.post("/v1/completions", response_model=Completion)
+    @api.post("/v1/completions", response_model=Completion, response_model_exclude_none=True)
     async def completions(self, body: CompletionBody, request: Request, owner: Caller) -> Any:
         """Continue a prompt."""
         return await self._answer(body, body.prompt, body.max_tokens, request, owner, chat=False)
 
-    @api.post("/v1/chat/completions", response_model=Completion)
+    @api.post("/v1/chat/completions", response_model=Completion, response_model_exclude_none=True)
     async def chat_completions(self, body: ChatBody, request: Request, owner: Caller) -> Any:
         """Answer a chat."""
         messages = [message.model_dump() for message in body.messages]

@@ -68,23 +68,20 @@ def new_application(title: str, description: str, version: str) -> FastAPI:
 
 
 async def _identify_and_limit(request: Request, following: Callable[[Request], Awaitable[Response]]) -> Response:
+    # Serve's proxy gives every request an id and returns it as a header.
     request.state.request_id = request.headers.get(REQUEST_ID, "")[:64] or uuid.uuid4().hex
     length = request.headers.get("content-length")
     if request.method in ("POST", "PATCH", "PUT") and length is None:
         return _answer(request, 413, "body: send Content-Length; chunked bodies are not taken")
     if length is not None and int(length) > MAX_BODY_BYTES:
         return _answer(request, 413, f"body: is {length} bytes, at most {MAX_BODY_BYTES} are taken; shorten it")
-    response = await following(request)
-    response.headers[REQUEST_ID] = request.state.request_id
-    return response
+    return await following(request)
 
 
 def _answer(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     request_id = getattr(request.state, "request_id", "")
     body = problem_body(status, detail, request_id)
-    return JSONResponse(
-        body, status, headers={REQUEST_ID: request_id, **(headers or {})}, media_type="application/problem+json"
-    )
+    return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:

@@ -186,9 +186,9 @@ def _assign(values: dict[str, Any], field: str, value: Any, source: str) -> None
         layer = {parent: layer}
     at: Any = values
     for parent in parents:
+        at = at.get(parent, {})
         if not isinstance(at, dict):
             raise ConfigError(f"{field}: {parent} is not a section (from {source})")
-        at = at.get(parent, {})
     _merge(values, layer)
 
 

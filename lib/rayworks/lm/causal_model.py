@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rayworks.core.errors import DataError
@@ -50,6 +51,8 @@ def grouped_attention(
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, grouped_attention)
+# Without a mask function of its own, an attention that transformers does not know would see the future.
+ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, eager_mask)
 
 
 class CausalModel:

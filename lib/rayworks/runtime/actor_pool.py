@@ -53,6 +53,8 @@ class _Member:
     handle: ActorHandle
     slot: int
     in_flight: set[ray.ObjectRef] = field(default_factory=set)
+    alone: bool = False
+    """Whether what is in flight must stay the only call."""
 
 
 class ActorPool(Generic[Item, Result]):
@@ -163,10 +165,14 @@ class ActorPool(Generic[Item, Result]):
         running: dict[ray.ObjectRef, tuple[_Member, _Task]],
     ) -> None:
         while True:
-            member = min(self._members, key=lambda candidate: len(candidate.in_flight))
-            if len(member.in_flight) >= self._in_flight_per_actor:
+            open_to_calls = [member for member in self._members if not member.alone]
+            member = min(open_to_calls, key=lambda candidate: len(candidate.in_flight), default=None)
+            if member is None or len(member.in_flight) >= self._in_flight_per_actor:
                 return
             if retry:
+                # Several calls die with an actor. A suspect runs alone, so that the next death names the culprit.
+                if member.in_flight:
+                    return
                 task = retry.popleft()
             else:
                 following = next(source, None)
@@ -176,6 +182,8 @@ class ActorPool(Generic[Item, Result]):
             reference = member.handle.call.remote(method, task.item)
             member.in_flight.add(reference)
             running[reference] = (member, task)
+            if task.attempts:
+                member.alone = True
 
     def _settle(
         self,
@@ -185,6 +193,7 @@ class ActorPool(Generic[Item, Result]):
     ) -> tuple[int, Result] | None:
         member, task = running.pop(reference)
         member.in_flight.discard(reference)
+        member.alone = False
         try:
             result, failure = ray.get(reference)
         except ray.exceptions.RayError as error:

@@ -18,7 +18,7 @@ from rayworks.core.run_directory import CONFIG, REPORT_HTML, RunDirectory
 from rayworks.runtime import placement
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.progress import ProgressLines
-from rayworks.runtime.system import DONE, FAILURE, TRIAL
+from rayworks.runtime.system import DONE, EXPERIMENT, FAILURE, TRIAL
 
 RAY_ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -141,19 +141,20 @@ def _run(
 
 def _fit(trainable: Any, spec: SystemSpec, config: SystemConfig, directory: RunDirectory) -> Failure | None:
     """One fit of the one trial; the failure it ended with, if any."""
-    if tune.Tuner.can_restore(directory.uri):
-        tuner = tune.Tuner.restore(directory.uri, trainable, resume_unfinished=True, resume_errored=True)
+    experiment = directory.path(EXPERIMENT)
+    if tune.Tuner.can_restore(experiment):
+        tuner = tune.Tuner.restore(experiment, trainable, resume_unfinished=True, resume_errored=True)
     else:
         tuner = tune.Tuner(
             trainable,
-            param_space={"config": config.model_dump(mode="json"), "storage": directory.storage},
+            param_space={"storage": directory.storage, "run": directory.run},
             tune_config=tune.TuneConfig(
                 trial_name_creator=lambda trial: f"{spec.name}-{config.run.name}",
                 trial_dirname_creator=lambda trial: TRIAL,
             ),
             run_config=tune.RunConfig(
-                name=config.run.name,
-                storage_path=directory.uri.rpartition("/")[0],
+                name=EXPERIMENT,
+                storage_path=directory.uri,
                 stop={DONE: True},
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1),
                 failure_config=tune.FailureConfig(max_failures=0),

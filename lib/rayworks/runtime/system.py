@@ -17,22 +17,26 @@ from rayworks.core.config import ConfigT
 from rayworks.core.errors import DataError
 from rayworks.core.registry import SystemSpec
 from rayworks.core.report import Report
-from rayworks.core.run_directory import RunDirectory
+from rayworks.core.run_directory import MANIFEST, RunDirectory
 from rayworks.runtime import checkpoints
 from rayworks.runtime.failures import classify
 
 Metrics = dict[str, Any]
 DONE = "run_done"
 FAILURE = "failure.json"
+EXPERIMENT = "tune"
+"""Tune's own folder inside the run directory. On resume Tune copies every ``*.json`` of it away and later back, stale, so
+none of ours may lie there."""
 TRIAL = "trial"
-"""Folder of the one trial inside the run directory: curves, results and checkpoints."""
+TRIAL_FOLDER = f"{EXPERIMENT}/{TRIAL}"
+"""Folder of the one trial: curves, results and checkpoints."""
 
 
 class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
     """One run of a system.
 
-    Tune's ``config`` carries two plain values: ``config`` (the validated config as a mapping) and ``storage`` (the run
-    directory's root as the launcher resolved it).
+    Tune's ``config`` only says where the run directory is. The system's own config is read from its manifest, so that a
+    resumed run takes up what was harmlessly changed since it was started.
     """
 
     spec: ClassVar[SystemSpec]
@@ -82,8 +86,9 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
         for name in ("ray.train", "ray.tune", "ray.air"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self._broken: Exception | None = None
-        self.settings = type(self).spec.config.model_validate(config["config"])  # type: ignore[assignment]
-        self.run_directory = RunDirectory(config["storage"], self.spec.name, self.settings.run.name)
+        self.run_directory = RunDirectory(config["storage"], self.spec.name, config["run"])
+        stored = self.run_directory.read_json(MANIFEST)["config"]
+        self.settings = type(self).spec.config.model_validate(stored)  # type: ignore[assignment]
         try:
             self.start()
         except Exception as error:
@@ -133,9 +138,9 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
 
     def _older_complete(self) -> Path:
         """The newest complete checkpoint in the run directory; Tune hands over a copy without its siblings."""
-        names = [name for name in self.run_directory.list(TRIAL) if name.startswith("checkpoint_")]
+        names = [name for name in self.run_directory.list(TRIAL_FOLDER) if name.startswith("checkpoint_")]
         scratch = Path(tempfile.mkdtemp(prefix="rayworks-checkpoints-"))
-        folders = [self.run_directory.get_folder(f"{TRIAL}/{name}", scratch / name) for name in names]
+        folders = [self.run_directory.get_folder(f"{TRIAL_FOLDER}/{name}", scratch / name) for name in names]
         return checkpoints.newest_complete(folders)
 
 

@@ -18,6 +18,7 @@ SPEC = SystemSpec(
         "run.name": "smoke",
         "objectives.sentiment.pairs.max_pairs": 1200,
         "objectives.brevity.pairs.max_pairs": 600,
+        "objectives.brevity.pairs.max_held_out": 300,
         "evaluation.samples": 64,
         "evaluation.best_of": 4,
     },

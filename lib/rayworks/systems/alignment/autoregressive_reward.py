@@ -69,7 +69,8 @@ class RewardModelTrainer:
         self.settings, self._pairs, self._tokenizer = settings, pairs, tokenizer
         self._beta, self._seed, self._name = beta, seed, name
         torch.manual_seed(seeds.derive_small(seed, "adapters", name))
-        self.model: Any = _prepare_for_tuning(model, settings)
+        self._adapted = _prepare_for_tuning(model, settings)
+        self.model = model
         self._trained = {key: value for key, value in self.model.named_parameters() if value.requires_grad}
         self._optimizer = torch.optim.AdamW(
             self._trained.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -125,7 +126,7 @@ class RewardModelTrainer:
 
     def export(self, folder: Path) -> None:
         """Write a plain transformers model and its tokenizer; adapters are merged. Training can not go on after it."""
-        model = self.model.merge_and_unload() if self.settings.tuning == "lora" else self.model
+        model = self.model if self._adapted is None else self._adapted.merge_and_unload()
         model.save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
 
@@ -134,11 +135,12 @@ class RewardModelTrainer:
         torch.manual_seed(seeds.derive_small(self._seed, "dropout", self._name, self.step))
         batch = self._batch(self.step)
         self._optimizer.zero_grad(set_to_none=True)
+        chosen_tokens = sum(len(pair.chosen.response) for pair in batch)
         chosen, rejected = [], []
         total = 0.0
         for start in range(0, len(batch), self.settings.pairs_per_pass):
             scores = score_pairs(self.model, batch[start : start + self.settings.pairs_per_pass])
-            loss = bradley_terry_loss(
+            pair_loss = bradley_terry_loss(
                 scores.chosen,
                 scores.rejected,
                 beta=self._beta,
@@ -146,8 +148,9 @@ class RewardModelTrainer:
                 margin=self.settings.margin,
                 label_smoothing=self.settings.label_smoothing,
             ).sum() / len(batch)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation for it
-            total += float(loss.detach())
+            language_loss = -scores.chosen.sum() / chosen_tokens
+            (pair_loss + self.settings.language_weight * language_loss).backward()  # type: ignore[no-untyped-call]
+            total += float(pair_loss.detach())
             chosen.append(scores.chosen.detach())
             rejected.append(scores.rejected.detach())
         norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self.settings.max_gradient_norm)
@@ -169,12 +172,13 @@ class RewardModelTrainer:
 
 
 def _prepare_for_tuning(model: PreTrainedModel, settings: TrainingSection) -> Any:
+    """Mark what is trained; with adapters, put them into ``model`` in place and return the object that can merge them."""
     if settings.tuning == "full":
         model.requires_grad_(True)
         if not settings.train_embeddings:
             model.get_input_embeddings().requires_grad_(False)
             model.get_output_embeddings().requires_grad_(False)
-        return model
+        return None
     from peft import LoraConfig, get_peft_model
 
     adapters = LoraConfig(

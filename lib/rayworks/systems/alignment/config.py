@@ -23,6 +23,7 @@ class PairsSection(Section):
     chosen_column: str = Field("chosen", description="column of a file or hub data set")
     rejected_column: str = Field("rejected", description="column of a file or hub data set")
     max_pairs: int | None = Field(None, ge=2, description="use at most this many training pairs; null: all")
+    max_held_out: int | None = Field(1000, ge=2, description="measure on at most this many held-out pairs; null: all")
     response_tokens: int | None = Field(12, ge=1, description="cut responses to this many tokens; null: whole")
     length_filter: Literal["tokens", "chars", "none"] = Field(
         "tokens", description="what max_length counts; chars is what the authors' code does"
@@ -62,6 +63,12 @@ class TrainingSection(Section):
     loss: Literal["sigmoid", "hinge"] = Field("sigmoid", description="loss of the pair's lead")
     margin: float = Field(0.0, ge=0, description="lead that is asked for")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="probability that a label is wrong")
+    language_weight: float = Field(
+        0.1,
+        ge=0,
+        description="weight of the chosen responses' mean negative log-probability per token, beside the pair loss; the "
+        "paper has 0, but the first layers of a checkpoint are no language model until they are trained to be one",
+    )
     learning_rate: float = Field(3e-4, gt=0, lt=1, description="peak of the cosine schedule")
     warmup_steps: int = Field(5, ge=0, description="optimiser steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
@@ -85,7 +92,7 @@ class DecodingSection(Section):
     temperature: float = Field(1.0, gt=0, description="applied to the mixed logits")
     top_k: int = Field(0, ge=0, description="0 keeps all")
     top_p: float = Field(1.0, gt=0, le=1, description="1 keeps all")
-    stop: tuple[str, ...] = Field(("\n",), description="texts that end a continuation")
+    stop: tuple[str, ...] = Field((), description="texts that end a continuation")
     slots: int = Field(16, ge=1, le=4096, description="rows decoded together per model actor", json_schema_extra=HARMLESS)
 
 

@@ -72,7 +72,7 @@ def build(section: PairsSection, name: str, seed: int, tokenizer: PreTrainedToke
             f"objectives.{name}.pairs: no {which} pair is left of {sum(map(len, sides))} from {section.source!r}; "
             "raise max_length or give more pairs"
         )
-    return SplitPairs(training[: section.max_pairs], held_out, dropped)
+    return SplitPairs(training[: section.max_pairs], held_out[: section.max_held_out], dropped)
 
 
 def encode_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, response_tokens: int | None) -> EncodedPair:

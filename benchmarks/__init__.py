@@ -1,0 +1,1 @@
+"""One file per question asked; ``python -m benchmarks.run`` answers all of them."""

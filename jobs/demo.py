@@ -1,0 +1,135 @@
+"""The whole story on this machine: cluster, job, report, HTTP. ``make demo``; ``--keep`` leaves it running."""
+
+import argparse
+import json
+import os
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster import local
+from jobs import submit
+from rayworks.core.run_directory import RunDirectory
+from serve import deploy
+from serve.common import keys
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVE_CONFIG = ROOT / "serve" / "config.smoke.yaml"
+STORAGE = "~/rayworks/runs"
+PROMPT = "Title of a customer review of Dresses:"
+WEIGHTS = (0.0, 0.5, 1.0)
+SEEDS = (1, 2, 3)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run every step, clean up what was started, and end with the first exit code that is not 0."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave the cluster and the server running")
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+    had_cluster = local.read_state() is not None
+    kept = False
+    try:
+        code = demo(started)
+        kept = options.keep and code == 0
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        if not kept and not had_cluster:
+            local.down()
+    print_next_steps(kept or had_cluster)
+    return code
+
+
+def demo(started: float) -> int:
+    """Cluster, job, server, three completions per weight."""
+    say(started, "a Ray cluster of two nodes on this machine")
+    code = local.up(nodes=2, cpus_per_node=2, dashboard_port=local.DASHBOARD_PORT)
+    if code:
+        return code
+    os.environ.update(local.environment())
+    say(started, "ray job submit: train two reward models, guide the frozen base with them, measure")
+    code = submit.main(["alignment", "--smoke"])
+    if code:
+        return code
+    directory = RunDirectory(STORAGE, "alignment", "smoke")
+    show_headline(directory.read_json("report.json")["headline"])
+    say(started, "Ray Serve: the exported reward models behind the OpenAI protocol")
+    key = keys.create("demo")
+    code = deploy.main([str(SERVE_CONFIG)])
+    if code:
+        return code
+    say(started, f"the same prompt over HTTP at three weights: {PROMPT!r}")
+    show_completions(key)
+    say(started, "done")
+    return 0
+
+
+def show_headline(headline: dict[str, Any]) -> None:
+    """The report's numbers, one per line."""
+    for name, value in headline.items():
+        print(f"    {name:<26} {value:8.3f}" if isinstance(value, float) else f"    {name:<26} {value}")
+
+
+def show_completions(key: str) -> None:
+    """Completions of equal seeds at growing weights, side by side with their scores."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    judge = SentimentIntensityAnalyzer()
+    for weight in WEIGHTS:
+        for seed in SEEDS:
+            choice = complete(key, weight, seed)["choices"][0]
+            text = " ".join(choice["text"].split())
+            score = judge.polarity_scores(text)["compound"]
+            kl = choice["guidance"]["kl_to_base"]
+            print(f"    sentiment {weight:3.1f}  seed {seed}  vader {score:+.2f}  KL {kl:5.1f}  {text}")
+
+
+def complete(key: str, weight: float, seed: int) -> dict[str, Any]:
+    """One ``POST /v1/completions``."""
+    body = {
+        "model": "smollm2-135m-instruct",
+        "prompt": PROMPT,
+        "max_tokens": 12,
+        "seed": seed,
+        "guidance": {"sentiment": weight},
+    }
+    request = urllib.request.Request(
+        "http://127.0.0.1:8000/alignment/v1/completions",
+        json.dumps(body).encode(),
+        {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def print_next_steps(running: bool) -> None:
+    """Where to look and what to type next."""
+    report = RunDirectory(STORAGE, "alignment", "smoke").path("report.html")
+    print(f"\nreport       {report}")
+    print(f"curves       .venv/bin/tensorboard --logdir {STORAGE}")
+    if not running:
+        print("keep it up   make demo KEEP=1   (goes on where this one ended)")
+        return
+    print(f"dashboard    http://127.0.0.1:{local.DASHBOARD_PORT}   (token: {local.folder() / 'token'})")
+    print("key          .venv/bin/python -m serve.common.keys new me")
+    print(
+        'call it      curl http://127.0.0.1:8000/alignment/v1/completions -H "Authorization: Bearer $KEY" '
+        "-H 'Content-Type: application/json' -d '"
+        '{"model": "smollm2-135m-instruct", "prompt": "' + PROMPT + '", "max_tokens": 12, "guidance": {"sentiment": 1}}\''
+    )
+    print("stop it      make down")
+
+
+def say(started: float, what: str) -> None:
+    """A step's heading with the time since the start."""
+    minutes, seconds = divmod(int(time.monotonic() - started), 60)
+    print(f"\n[{minutes}:{seconds:02d}] {what}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

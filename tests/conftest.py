@@ -1,0 +1,139 @@
+"""Shared fixtures. One Ray cluster of three nodes, in token mode, serves the whole session."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Ray reads its authentication mode when it is first imported, which collecting the tests does.
+_CLUSTER_FOLDER = tempfile.mkdtemp(prefix="rayworks-tests-")
+os.environ.update(
+    RAYWORKS_CLUSTER=_CLUSTER_FOLDER,
+    RAY_AUTH_MODE="token",
+    RAY_AUTH_TOKEN_PATH=f"{_CLUSTER_FOLDER}/token",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+    HF_HUB_OFFLINE="1",
+    OMP_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+for _name in ("RAY_ADDRESS", "RAY_DASHBOARD_ADDRESS"):
+    os.environ.pop(_name, None)
+
+import pytest  # noqa: E402  # the environment above comes first
+import torch  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+
+from cluster import local  # noqa: E402
+from tests import smallest  # noqa: E402
+from tests.tiny_models import make_tokenizer, save_tiny_model  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that is done: the command's arguments, its directory, the folder of its inputs, what it printed."""
+
+    arguments: list[str]
+    directory: Path
+    inputs: Path
+    output: str
+
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random two-layer Llama with a trained byte-level tokenizer, as a folder."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny-model"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_arm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another random model of the same vocabulary."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny-arm"), seed=1)
+
+
+@pytest.fixture
+def random_llama() -> Callable[..., LlamaForCausalLM]:
+    """Makes small Llamas whose every distribution can be enumerated."""
+
+    def make(vocabulary: int = 12, seed: int = 0, **options: int) -> LlamaForCausalLM:
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=options.pop("layers", 2),
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            **options,
+        )
+        model = LlamaForCausalLM(config).eval()
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[dict[str, str]]:
+    """Three nodes on this machine, the test process attached to them; yields the variables a subprocess needs."""
+    import ray
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert local.up(nodes=3, cpus_per_node=2, dashboard_port=port) == 0
+    variables = local.environment()
+    ray.init(address=variables["RAY_ADDRESS"], namespace="rayworks", log_to_driver=False, logging_level="ERROR")
+    yield variables
+    ray.shutdown()
+    assert local.down() == 0
+
+
+@pytest.fixture(scope="session")
+def run_job(cluster: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``python -m jobs.run`` on the shared cluster."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "jobs.run", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **cluster}, capture_output=True, text=True, timeout=240, check=False
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_runs(
+    run_job: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], "FinishedRun"]:
+    """The smallest run of each system, made when first asked for."""
+    made: dict[str, FinishedRun] = {}
+
+    def finished(system: str) -> FinishedRun:
+        if system not in made:
+            folder = tmp_path_factory.mktemp(system)
+            settings = getattr(smallest, system)(folder)
+            arguments = [system, *settings, "--run.storage", str(folder / "runs"), "--run.name", "straight"]
+            done = run_job(*arguments)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            made[system] = FinishedRun(arguments, folder / "runs" / system / "straight", folder, done.stdout)
+        return made[system]
+
+    return finished

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from rayworks.core import config as configs
+from rayworks.core.config import HARMLESS, Section, SystemConfig
+from rayworks.core.errors import ConfigError
+
+
+class Part(Section):
+    rate: float = Field(0.5, gt=0, lt=1, description="how fast")
+    label: str = Field("a", json_schema_extra=HARMLESS)
+
+
+class Example(SystemConfig):
+    part: Part = Part()
+    parts: dict[str, Part] = Field(default_factory=lambda: {"one": Part()})
+
+
+def test_layers_take_precedence_in_order(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("part: {rate: 0.3}\nrun: {name: from-file}\n")
+    smoke = {"part.rate": 0.2, "part.label": "smoke", "run.seed": 1}
+    config = configs.resolve(Example, smoke=smoke, file=file, overrides={"run.seed": 2})
+    assert (config.part.rate, config.part.label, config.run.name, config.run.seed) == (0.3, "smoke", "from-file", 2)
+
+
+def test_entry_of_a_mapping_is_added_changed_and_removed() -> None:
+    config = configs.resolve(Example, overrides={"parts.two.rate": 0.1, "parts.one.rate": 0.9})
+    assert {name: part.rate for name, part in config.parts.items()} == {"one": 0.9, "two": 0.1}
+    assert configs.resolve(Example, overrides={"parts.two.rate": 0.1, "parts.one": None}).parts.keys() == {"two"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"part.rat": 1}, ["part.rat", "unknown field", "rate"]),
+        ({"part.rate": "fast"}, ["part.rate", "number"]),
+        ({"part.rate": 2}, ["part.rate", "less than 1"]),
+        ({"run.name": "../x"}, ["run.name", "pattern"]),
+        ({"part.rate.deep": 1}, ["part.rate.deep", "not a section"]),
+        ({"parts.one.rat": 1}, ["parts.one.rat", "rate"]),
+    ],
+)
+def test_errors_are_one_line_that_names_the_field(overrides: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configs.resolve(Example, overrides=overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{unclosed", ""])
+def test_bad_files_are_config_errors(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    if text:
+        with pytest.raises(ConfigError, match=r"c\.yaml"):
+            configs.resolve(Example, file=file)
+    else:
+        assert configs.resolve(Example, file=file) == Example()
+    with pytest.raises(ConfigError, match="can not be read"):
+        configs.resolve(Example, file=tmp_path / "missing.yaml")
+
+
+def test_overrides_are_parsed_as_yaml() -> None:
+    parsed = configs.parse_overrides(["--a.b", "3", "--c.d=[x, y]", "--e.f", "null", "--g.h", "-1"])
+    assert parsed == {"a.b": 3, "c.d": ["x", "y"], "e.f": None, "g.h": -1}
+    for wrong in (["--a.b"], ["a.b", "3"], ["--smok"]):
+        with pytest.raises(ConfigError):
+            configs.parse_overrides(wrong)
+
+
+def test_differences_name_what_changed_unless_harmless() -> None:
+    old = Example().model_dump(mode="json")
+    changed = configs.resolve(Example, overrides={"part.rate": 0.1, "part.label": "b", "compute.cpus_per_worker": 2})
+    assert configs.differences(old, changed) == ["part.rate"]
+    assert configs.differences(old, configs.resolve(Example, overrides={"parts.one.rate": 0.1})) == ["parts.one.rate"]
+
+
+@given(rate=st.floats(0.01, 0.99), seed=st.integers(0, 2**63 - 1), label=st.text(max_size=20))
+def test_printed_config_reads_back_as_itself(rate: float, seed: int, label: str) -> None:
+    config = configs.resolve(Example, overrides={"part.rate": rate, "run.seed": seed})
+    config = Example.model_validate({**config.model_dump(), "part": {"rate": rate, "label": label}})
+    for text in (configs.commented_yaml(config), configs.to_yaml(config)):
+        assert Example.model_validate(yaml.safe_load(text)) == config
+
+
+def test_configs_are_immutable() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Example().part.rate = 0.1  # type: ignore[misc]

@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from rayworks.core.errors import DataError
+from rayworks.lm.background_decoding import BackgroundDecoding
+from rayworks.lm.checkpoints import load_model, load_tokenizer, truncate
+from rayworks.lm.continuous_batching import Row
+from rayworks.lm.engine import GenerationRequest, ScoringRequest
+from rayworks.lm.scoring import EncodedResponse, encode, length_batches, response_logprobs
+from rayworks.lm.transformers_engine import TransformersEngine
+
+PROMPTS = ["a dress:", "a", "the fabric of the shirt is good and the colour", "Title of a customer"]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: str) -> TransformersEngine:
+    return TransformersEngine(tiny_model, slots=3)
+
+
+def requests(**options: object) -> list[GenerationRequest]:
+    return [
+        GenerationRequest(prompt=prompt, max_new_tokens=4 + 5 * n, seed=n, uid=str(n), **options)  # type: ignore[arg-type]
+        for n, prompt in enumerate(PROMPTS * 2)
+    ]
+
+
+def test_ragged_rows_in_few_slots_equal_each_row_alone(engine: TransformersEngine, tiny_model: str) -> None:
+    together = engine.generate(requests())
+    alone = TransformersEngine(tiny_model, slots=1)
+    for request, found in zip(requests(), together, strict=True):
+        expected = alone.generate([request])[0]
+        assert found.token_ids == expected.token_ids
+        assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+        assert found.uid == request.uid
+
+
+def test_logprobs_equal_those_of_a_full_recomputation(engine: TransformersEngine) -> None:
+    for found, request in zip(engine.generate(requests()), requests(), strict=True):
+        ids = engine.tokenizer(request.prompt)["input_ids"]
+        ended = (engine.tokenizer.eos_token_id,) if found.finish_reason == "stop" else ()
+        row = EncodedResponse(tuple(ids), found.token_ids + ended)
+        with torch.inference_mode():
+            logprobs, mask = response_logprobs(engine.model.model, [row])
+        assert found.logprobs == pytest.approx(logprobs[mask].tolist(), abs=1e-4)
+        assert found.sampling_logprobs == pytest.approx(found.logprobs, abs=1e-5)
+
+
+def test_greedy_equals_transformers_generate(engine: TransformersEngine, tiny_model: str) -> None:
+    reference = load_model(tiny_model)
+    found = engine.generate(requests(temperature=0.0))
+    for request, mine in zip(requests(), found, strict=True):
+        ids = torch.tensor([engine.tokenizer(request.prompt)["input_ids"]])
+        theirs = reference.generate(ids, do_sample=False, max_new_tokens=request.max_new_tokens, pad_token_id=0)
+        new = [token for token in theirs[0, ids.shape[1] :].tolist() if token != engine.tokenizer.eos_token_id]
+        assert list(mine.token_ids) == new
+
+
+def test_stop_texts_end_the_text_before_themselves(engine: TransformersEngine) -> None:
+    free = engine.generate([GenerationRequest(prompt="a dress:", max_new_tokens=30, seed=3)])[0]
+    stop = free.text[3:5]
+    cut = engine.generate([GenerationRequest(prompt="a dress:", max_new_tokens=30, seed=3, stop=(stop,))])[0]
+    assert cut.text == free.text[: free.text.find(stop)]
+    assert cut.finish_reason == "stop"
+
+
+def test_slots_are_reused_and_no_row_is_left(engine: TransformersEngine) -> None:
+    before = engine.generate(requests())
+    assert engine.generate(requests()) == before
+    assert engine.model._held == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_new_tokens": -1}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"stop": ("",)}]
+)
+def test_requests_outside_their_bounds_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(DataError, match=next(iter(options))):
+        GenerationRequest(prompt="x", **options)  # type: ignore[arg-type]
+
+
+def test_prompts_that_do_not_fit_are_refused(engine: TransformersEngine) -> None:
+    with pytest.raises(DataError, match="exceed the model's 256"):
+        engine.generate([GenerationRequest(prompt="a", max_new_tokens=256)])
+    with pytest.raises(DataError, match="empty"):
+        engine.generate([GenerationRequest(prompt="")])
+
+
+def test_scores_are_those_of_single_rows(engine: TransformersEngine) -> None:
+    asked = [ScoringRequest(prompt, " good" * n) for n, prompt in enumerate(PROMPTS, 1)]
+    together = engine.score(asked)
+    for request, score in zip(asked, together, strict=True):
+        alone = engine.score([request])[0]
+        assert score.token_ids[-1] == engine.tokenizer.eos_token_id
+        assert score.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+        assert score.total == pytest.approx(sum(alone.logprobs), abs=1e-3)
+
+
+def test_length_batches_cover_every_row_once() -> None:
+    rows = [EncodedResponse((1,) * n, (2,)) for n in (5, 1, 9, 3, 30, 2)]
+    batches = length_batches(rows, 20)
+    assert sorted(index for batch in batches for index in batch) == list(range(6))
+    assert all(len(batch) == 1 or len(batch) * max(len(rows[i]) for i in batch) <= 20 for batch in batches)
+
+
+def test_responses_are_cut_before_their_end_token(engine: TransformersEngine) -> None:
+    row = encode(engine.tokenizer, "a", " good lovely fine", response_tokens=2)
+    assert len(row.response) == 3
+    assert row.response[-1] == engine.tokenizer.eos_token_id
+    with pytest.raises(DataError, match="at least one token"):
+        response_logprobs(engine.model.model, [EncodedResponse((1,), ())])
+
+
+def test_truncated_models_are_the_first_layers(tiny_model: str) -> None:
+    whole, short = load_model(tiny_model), load_model(tiny_model, layers=1)
+    ids = torch.tensor([[1, 2, 3]])
+    hidden = whole(ids, output_hidden_states=True).hidden_states[1]
+    expected = whole.lm_head(whole.model.norm(hidden))
+    assert torch.allclose(short(ids).logits, expected, atol=1e-5)
+    with pytest.raises(DataError, match="2 layers"):
+        truncate(whole, 3)
+
+
+def test_models_and_tokenizers_that_are_not_there_are_data_errors(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(DataError, match="can not be loaded"):
+            load(str(tmp_path))
+
+
+def test_rows_from_other_threads_get_their_tokens_and_can_be_cancelled(engine: TransformersEngine) -> None:
+    from rayworks.lm.continuous_batching import ContinuousBatching, SingleModel
+
+    background = BackgroundDecoding(ContinuousBatching([engine.model], engine.tokenizer, SingleModel(), 3))
+    ids = tuple(engine.tokenizer("a dress:")["input_ids"])
+    seen: list[str] = []
+    row = Row(GenerationRequest(prompt="a dress:", max_new_tokens=8, seed=1), (ids,), on_token=lambda r: seen.append(r.text))
+    expected = engine.generate([row.request])[0]
+    assert background.submit(row).result(timeout=30).text == expected.text
+    assert seen[-1] == expected.text
+    long = Row(GenerationRequest(prompt="a dress:", max_new_tokens=200, seed=1), (ids,))
+    future = background.submit(long)
+    background.cancel(long)
+    assert future.result(timeout=30).finish_reason == "cancelled"
+    with pytest.raises(DataError):
+        background.submit(Row(GenerationRequest(prompt="a", max_new_tokens=999), (ids,))).result(timeout=30)
+    background.stop()
