@@ -8,6 +8,7 @@ import argparse
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedEngine, GuidedRequest
 
 BASE, LAYERS, WEIGHT, BATCH = "smollm2-135m-instruct", 8, 1.0, 8
-WORDS = "the dress is warm and the colour of this shirt was lovely but its fabric felt thin after one wash".split()
+WORDS = """the dress is warm and the colour of this shirt was lovely but its fabric felt thin after one wash""".split()
 
 
 class SecondModel(LogitsProcessor):
@@ -49,7 +50,8 @@ class SecondModel(LogitsProcessor):
             use_cache=True,
             logits_to_keep=1,
         )
-        return scores + self._weight * output.logits[:, -1].float()
+        mixed: torch.Tensor = scores + self._weight * output.logits[:, -1].float()
+        return mixed
 
 
 def workload(prompts: int) -> list[tuple[str, int]]:
@@ -60,7 +62,9 @@ def workload(prompts: int) -> list[tuple[str, int]]:
     ]
 
 
-def peer(base: PreTrainedModel, arm: PreTrainedModel, tokenizer: Any, work: Sequence[tuple[str, int]], batch: int) -> int:
+def peer(
+    base: PreTrainedModel, arm: PreTrainedModel, tokenizer: Any, work: Sequence[tuple[str, int]], batch: int
+) -> int:
     """Static batches of left-padded prompts; a batch ends with its longest row. Returns the tokens asked for."""
     tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "left"
     for start in range(0, len(work), batch):
@@ -82,7 +86,7 @@ def peer(base: PreTrainedModel, arm: PreTrainedModel, tokenizer: Any, work: Sequ
 def ours(engine: GuidedEngine, work: Sequence[tuple[str, int]], weight: float) -> int:
     """Continuous batches; the end token is not drawn, so that both sides write the same lengths."""
     requests = [
-        GuidedRequest(prompt=prompt, max_new_tokens=length, seed=n, guidance=Guidance({"arm": weight}))
+        GuidedRequest(prompt=prompt, max_new_tokens=length, seed=n, ignore_end=True, guidance=Guidance({"arm": weight}))
         for n, (prompt, length) in enumerate(work)
     ]
     return sum(len(found.token_ids) for found in engine.generate(requests))
@@ -107,16 +111,22 @@ def step_seconds(engine: GuidedEngine, models: Sequence[int], steps: int = 24) -
         for model in models:
             engine.models[model].next_logits(ids, slots)
     elapsed = (time.perf_counter() - started) / steps
-    for model in engine.models:
+    for used in engine.models:
         for slot in slots:
-            model.release(slot)
+            used.release(slot)
     return elapsed
 
 
 def guided_step_seconds(engine: GuidedEngine, steps: int = 24) -> float:
     """Seconds per step of a full guided batch, sampling and report included, prefill not."""
     for row in range(BATCH):
-        request = GuidedRequest(prompt=f"{WORDS[row]} dress", max_new_tokens=steps + 2, seed=row, guidance=Guidance({"arm": WEIGHT}))
+        request = GuidedRequest(
+            prompt=f"{WORDS[row]} dress",
+            max_new_tokens=steps + 2,
+            seed=row,
+            ignore_end=True,
+            guidance=Guidance({"arm": WEIGHT}),
+        )
         engine.decoding.submit(engine.row(request))
     engine.decoding.step()
     started = time.perf_counter()
@@ -137,9 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokenizer = load_tokenizer(BASE)
     work = workload(options.prompts)
     base, arm = load_model(BASE), load_model(BASE, layers=LAYERS)
-    engine = GuidedEngine(BASE, {"arm": BASE}, slots=BATCH)
-    engine.models[1].__init__(load_model(BASE, layers=LAYERS), BATCH)  # type: ignore[misc]
-    engine.decoding._end_ids = frozenset()
+    with tempfile.TemporaryDirectory() as folder:
+        arm.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        engine = GuidedEngine(BASE, {"arm": folder}, slots=BATCH)
     values: dict[str, list[float]] = {name: [] for name in ("ours", "peer_batch_1", "peer_batch_8", "overhead")}
     ours(engine, work[:2], WEIGHT)
     peer(base, arm, tokenizer, work[:1], 1)
@@ -149,7 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values["peer_batch_1"].append(timed(lambda: peer(base, arm, tokenizer, work[:8], 1)))
         alone = step_seconds(engine, [0]) + step_seconds(engine, [1])
         values["overhead"].append(guided_step_seconds(engine) / alone)
-        print(f"repeat {repeat + 1}: " + "  ".join(f"{name} {seen[-1]:.2f}" for name, seen in values.items()), flush=True)
+        print(
+            f"repeat {repeat + 1}: " + "  ".join(f"{name} {seen[-1]:.2f}" for name, seen in values.items()), flush=True
+        )
     memory = {
         "weights_and_cache_mib": sum(model.nbytes() for model in engine.models) / 2**20,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
@@ -163,7 +176,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store("guided_decoding", __doc__ or "", rows, {**values, **memory})
     for name, value in rows.items():
         print(f"{name}: {value:.2f}")
-    print(f"memory: {memory['weights_and_cache_mib']:.0f} MiB weights and cache, {memory['peak_rss_mib']:.0f} MiB peak (both sides loaded)")
+    print(
+        f"memory, both sides loaded: {memory['weights_and_cache_mib']:.0f} MiB weights and cache, "
+        f"{memory['peak_rss_mib']:.0f} MiB peak"
+    )
     return 0
 
 

@@ -115,7 +115,7 @@ def keep(nodes: int, cpus_per_node: float, dashboard_port: int) -> None:
     from ray.cluster_utils import Cluster
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    size = {"num_cpus": cpus_per_node, "object_store_memory": OBJECT_STORE_BYTES}
+    size: dict[str, Any] = {"num_cpus": cpus_per_node, "object_store_memory": OBJECT_STORE_BYTES}
     head = {**size, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard_port}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:

@@ -120,7 +120,9 @@ def print_next_steps(running: bool) -> None:
     print(
         'call it      curl http://127.0.0.1:8000/alignment/v1/completions -H "Authorization: Bearer $KEY" '
         "-H 'Content-Type: application/json' -d '"
-        '{"model": "smollm2-135m-instruct", "prompt": "' + PROMPT + '", "max_tokens": 12, "guidance": {"sentiment": 1}}\''
+        '{"model": "smollm2-135m-instruct", "prompt": "'
+        + PROMPT
+        + '", "max_tokens": 12, "guidance": {"sentiment": 1}}\''
     )
     print("stop it      make down")
 

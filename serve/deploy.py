@@ -92,11 +92,13 @@ def _reason(state: dict[str, Any]) -> str:
     messages = [state.get("message", ""), *(d.get("message", "") for d in state.get("deployments", {}).values())]
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line]
-    return (errors or lines or ["no message"])[-1]
+    return str((errors or lines or ["no message"])[-1])
 
 
 def _require_known_keys(values: Any, schema: Any, path: str) -> None:
-    model = next((kind for kind in (schema, *get_args(schema)) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    model = next(
+        (kind for kind in (schema, *get_args(schema)) if isinstance(kind, type) and issubclass(kind, BaseModel)), None
+    )
     if isinstance(values, list):
         for index, entry in enumerate(values):
             _require_known_keys(entry, model, f"{path}[{index}]")

@@ -35,6 +35,14 @@ from tests.tiny_models import make_tokenizer, save_tiny_model  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """A run that is done: the command's arguments, its directory, the folder of its inputs, what it printed."""
@@ -95,10 +103,7 @@ def cluster() -> Iterator[dict[str, str]]:
     """Three nodes on this machine, the test process attached to them; yields the variables a subprocess needs."""
     import ray
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    assert local.up(nodes=3, cpus_per_node=2, dashboard_port=port) == 0
+    assert local.up(nodes=3, cpus_per_node=2, dashboard_port=free_port()) == 0
     variables = local.environment()
     ray.init(address=variables["RAY_ADDRESS"], namespace="rayworks", log_to_driver=False, logging_level="ERROR")
     yield variables

@@ -90,4 +90,6 @@ class Counting(System[Config]):
         with draw() as drawing:
             drawing.ax.plot(range(self.count))
         headline = {"count": self.count, "total": self.total}
-        return Report("counting", self.settings.run.name, "Counting", headline, figures={"count.png": (drawing.png, "")})
+        return Report(
+            "counting", self.settings.run.name, "Counting", headline, figures={"count.png": (drawing.png, "")}
+        )

@@ -13,7 +13,10 @@ CORPUS = [
     "Title of a customer review of Dresses: Love it! Terrible quality.",
 ]
 END = "<|end|>"
-TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
 
 
 def make_tokenizer(corpus: list[str] | None = None, end: str = END) -> PreTrainedTokenizerFast:
@@ -33,7 +36,9 @@ def make_tokenizer(corpus: list[str] | None = None, end: str = END) -> PreTraine
     return fast
 
 
-def save_tiny_model(folder: Path, seed: int, tokenizer: PreTrainedTokenizerFast | None = None, extra_ids: int = 0) -> str:
+def save_tiny_model(
+    folder: Path, seed: int, tokenizer: PreTrainedTokenizerFast | None = None, extra_ids: int = 0
+) -> str:
     """Save a random two-layer Llama and its tokenizer; ``extra_ids`` widens the logits beyond the tokenizer."""
     tokenizer = tokenizer or make_tokenizer()
     torch.manual_seed(seed)
@@ -62,7 +67,11 @@ def save_pairs(path: Path) -> str:
     """Preference pairs that a tiny model can learn: the chosen response names what is good."""
     good, bad = ("good", "lovely", "fine", "warm"), ("bad", "ugly", "torn", "cold")
     rows = [
-        {"prompt": f"a {thing}:", "chosen": f" {good[n % 4]} {thing} {n}", "rejected": f" {bad[n // 4 % 4]} {thing} {n}"}
+        {
+            "prompt": f"a {thing}:",
+            "chosen": f" {good[n % 4]} {thing} {n}",
+            "rejected": f" {bad[n // 4 % 4]} {thing} {n}",
+        }
         for n in range(64)
         for thing in ("dress", "shirt")
     ]

@@ -1,9 +1,9 @@
-"""Guided generation over the OpenAI protocol: a frozen base, and reward models whose weights each request chooses.
+r"""Guided generation over the OpenAI protocol: a frozen base, and reward models whose weights each request chooses.
 
-    curl http://127.0.0.1:8000/alignment/v1/completions -H "Authorization: Bearer $KEY" \\
-      -H 'Content-Type: application/json' \\
+    curl http://127.0.0.1:8000/alignment/v1/completions -H "Authorization: Bearer $KEY" \
+      -H 'Content-Type: application/json' \
       -d '{"model": "smollm2-135m-instruct", "prompt": "Title of a customer review of Dresses:",
-           "max_tokens": 12, "stop": "\\n", "seed": 1, "guidance": {"sentiment": 1.0}}'
+           "max_tokens": 12, "seed": 1, "guidance": {"sentiment": 1.0}}'
 
 A stock OpenAI client works unchanged; ``guidance`` goes in its ``extra_body``. While a stream runs, its weights can be
 changed: ``PATCH /v1/completions/ID/guidance``.
@@ -72,7 +72,7 @@ class Args(BaseModel):
 
 def caller(authorization: Annotated[str | None, Header()] = None) -> str:
     """Whose request it is; refuses requests without a known key."""
-    return replica().access.owner(authorization)
+    return str(replica().access.owner(authorization))
 
 
 def replica() -> Any:
@@ -192,10 +192,14 @@ class Alignment:
             raise Problem(422, str(error)) from None
         length = len(rows[0].prompts[0])
         if length > self._args.max_prompt_tokens:
-            raise Problem(413, f"prompt: is {length} tokens, at most {self._args.max_prompt_tokens} are taken; shorten it")
+            raise Problem(
+                413, f"prompt: is {length} tokens, at most {self._args.max_prompt_tokens} are taken; shorten it"
+            )
         room = min(model.max_length for model in self._engine.models)
         if length + max_tokens > room:
-            raise Problem(422, f"max_tokens: {length} prompt tokens and {max_tokens} exceed the model's {room}; lower it")
+            raise Problem(
+                422, f"max_tokens: {length} prompt tokens and {max_tokens} exceed the model's {room}; lower it"
+            )
         return rows
 
     async def _finish(self, rows: list[Row]) -> None:
@@ -238,7 +242,11 @@ class Alignment:
                 await asyncio.gather(*map(asyncio.wrap_future, futures))
             whole = self._completion(rows, completion, chat=chat)
             if body.stream_options is not None and body.stream_options.include_usage:
-                last = {**self._chunk(completion, 0, "", None, chat=chat), "choices": [], "usage": whole.usage.model_dump()}
+                last = {
+                    **self._chunk(completion, 0, "", None, chat=chat),
+                    "choices": [],
+                    "usage": whole.usage.model_dump(),
+                }
                 yield event(last)
             yield DONE
         except TimeoutError:
@@ -281,7 +289,7 @@ class Alignment:
         self, completion: str, index: int, piece: str, reason: str | None, *, chat: bool, first: bool = False
     ) -> dict[str, Any]:
         delta = {**({"role": "assistant"} if first else {}), "content": piece}
-        content = {"delta": delta} if chat else {"text": piece, "logprobs": None}
+        content: dict[str, Any] = {"delta": delta} if chat else {"text": piece, "logprobs": None}
         return {
             "id": completion,
             "object": "chat.completion.chunk" if chat else "text_completion",

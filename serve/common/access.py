@@ -41,7 +41,9 @@ class Access:
             Problem: 429 when the owner has too many under way.
         """
         if self._under_way[owner] >= self._limit:
-            raise Problem(429, f"{owner} has {self._limit} requests under way, the most for one key; wait", retry_after=1)
+            raise Problem(
+                429, f"{owner} has {self._limit} requests under way, the most for one key; wait", retry_after=1
+            )
         self._under_way[owner] += 1
 
     def leave(self, owner: str) -> None:

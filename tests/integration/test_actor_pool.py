@@ -68,7 +68,13 @@ def make_pool(tmp_path: Path) -> Iterator[MakePool]:
 
     def make(size: int = 2, **options: Any) -> ActorPool[int, int]:
         pool: ActorPool[int, int] = ActorPool(
-            Worker, str(tmp_path), size=size, name="test/pool", options={"num_cpus": 0.5}, backoff_seconds=0.1, **options
+            Worker,
+            str(tmp_path),
+            size=size,
+            name="test/pool",
+            options={"num_cpus": 0.5},
+            backoff_seconds=0.1,
+            **options,
         )
         pools.append(pool)
         return pool

@@ -64,7 +64,9 @@ def test_another_config_is_refused_by_field_and_a_harmless_change_is_not(
     assert [attempt["outcome"] for attempt in manifest["attempts"]] == ["failed", "failed", "done"]
 
 
-def test_a_killed_run_actor_goes_on_from_its_checkpoint(start: Launch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_run_actor_goes_on_from_its_checkpoint(
+    start: Launch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert start(counting__trouble="kill-once", counting__at=3) == 0
     seen = capfd.readouterr()
     assert "infrastructure" in seen.err
@@ -72,7 +74,9 @@ def test_a_killed_run_actor_goes_on_from_its_checkpoint(start: Launch, tmp_path:
     assert json.loads((run_folder(tmp_path) / "report.json").read_text())["headline"]["total"] == 10.0
 
 
-@pytest.mark.parametrize(("trouble", "code", "words"), [("bug", 1, "ZeroDivisionError"), ("not-finite", 4, "headline total")])
+@pytest.mark.parametrize(
+    ("trouble", "code", "words"), [("bug", 1, "ZeroDivisionError"), ("not-finite", 4, "headline total")]
+)
 def test_defects_and_bad_values_are_not_retried(
     start: Launch, trouble: str, code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,7 +108,9 @@ def test_a_cluster_that_is_too_small_says_what_is_asked_and_what_is_free(
     assert not (run_folder(tmp_path) / "manifest.json").exists()
 
 
-def test_storage_that_can_not_be_written_is_refused_first(start: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_storage_that_can_not_be_written_is_refused_first(
+    start: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     assert start(run__storage=str(tmp_path / "file")) == 2
     assert "run.storage" in capsys.readouterr().err

@@ -28,7 +28,7 @@ from rayworks.systems.alignment.guided_decoding import RewardMixer
 from rayworks.systems.alignment.pairs import EncodedPair
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-from trl.experimental.cpo import CPOTrainer  # noqa: E402  # it warns unless it is told not to
+from trl.experimental.cpo import CPOTrainer  # it warns unless it is told not to
 
 logps = st.lists(st.tuples(st.floats(-80, 0), st.floats(-80, 0)), min_size=1, max_size=6)
 
@@ -131,7 +131,10 @@ def test_12_toy_task_is_learnt_and_guidance_raises_reward_and_kl(random_llama: C
     rewards, kls = [], []
     for weight in (0.0, 0.25, 0.5, 1.0):
         decoding = ContinuousBatching(
-            [CausalModel(base, 64), CausalModel(learning.model, 64)], _Tokenizer(), RewardMixer(["r"], SIZE), 64  # type: ignore[arg-type]
+            [CausalModel(base, 64), CausalModel(learning.model, 64)],
+            _Tokenizer(),
+            RewardMixer(["r"], SIZE),
+            64,  # type: ignore[arg-type]
         )
 
         class Context:
@@ -173,7 +176,8 @@ def test_training_goes_on_bit_for_bit_from_a_saved_state(
 
 def test_accumulated_passes_equal_one_large_pass(random_llama: Callable[..., LlamaForCausalLM]) -> None:
     whole, parts = (
-        trainer(random_llama(SIZE, seed=5), toy_pairs(16, 0), pairs_per_pass=size, max_gradient_norm=1e9) for size in (16, 3)
+        trainer(random_llama(SIZE, seed=5), toy_pairs(16, 0), pairs_per_pass=size, max_gradient_norm=1e9)
+        for size in (16, 3)
     )
     assert whole.train(1)["loss"] == pytest.approx(parts.train(1)["loss"], abs=1e-5)
     for mine, theirs in zip(whole.model.parameters(), parts.model.parameters(), strict=True):

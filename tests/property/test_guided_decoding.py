@@ -226,7 +226,9 @@ def test_15_forbidden_tokens_stay_forbidden_at_every_weight() -> None:
         assert all(bool(value.isfinite().all()) for value in values.values())
 
 
-def test_15_wider_vocabularies_are_cut_to_the_common_ids(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> None:
+def test_15_wider_vocabularies_are_cut_to_the_common_ids(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: str
+) -> None:
     wide = save_tiny_model(tmp_path_factory.mktemp("wide"), seed=1, extra_ids=1)
     engine = GuidedEngine(tiny_model, {"a": wide}, slots=2)
     assert engine.models[1].vocabulary_size == engine.models[0].vocabulary_size + 1
@@ -236,17 +238,25 @@ def test_15_wider_vocabularies_are_cut_to_the_common_ids(tmp_path_factory: pytes
 
 def test_rows_with_their_own_templates_per_model(engine: GuidedEngine) -> None:
     own = GuidedRequest(
-        prompt="a dress:", guide_prompts={"a": "a shirt: the fit"}, max_new_tokens=5, seed=1, guidance=Guidance({"a": 1.0})
+        prompt="a dress:",
+        guide_prompts={"a": "a shirt: the fit"},
+        max_new_tokens=5,
+        seed=1,
+        guidance=Guidance({"a": 1.0}),
     )
     found = engine.generate([own])[0]
     first = found.token_ids[0]
     base, reward = (engine.tokenizer(text)["input_ids"] for text in ("a dress:", "a shirt: the fit"))
     with torch.inference_mode():
-        expected = [m.model(torch.tensor([ids])).logits[0, -1] for m, ids in zip(engine.models, (base, reward), strict=False)]
+        expected = [
+            m.model(torch.tensor([ids])).logits[0, -1] for m, ids in zip(engine.models, (base, reward), strict=False)
+        ]
     assert found.logprobs[0] == pytest.approx(float((expected[0] + expected[1]).log_softmax(-1)[first]), abs=1e-4)
 
 
-def test_a_mixer_reports_rows_by_their_own_weights(random_llama: Callable[..., LlamaForCausalLM], tiny_tokenizer: object) -> None:
+def test_a_mixer_reports_rows_by_their_own_weights(
+    random_llama: Callable[..., LlamaForCausalLM], tiny_tokenizer: object
+) -> None:
     """Rows of one batch with different weights, one of them zero: each as if it were alone."""
     size = len(tiny_tokenizer)  # type: ignore[arg-type]
     models = [CausalModel(random_llama(size, seed=n), 3) for n in range(2)]

@@ -134,7 +134,9 @@ def test_rows_from_other_threads_get_their_tokens_and_can_be_cancelled(engine: T
     background = BackgroundDecoding(ContinuousBatching([engine.model], engine.tokenizer, SingleModel(), 3))
     ids = tuple(engine.tokenizer("a dress:")["input_ids"])
     seen: list[str] = []
-    row = Row(GenerationRequest(prompt="a dress:", max_new_tokens=8, seed=1), (ids,), on_token=lambda r: seen.append(r.text))
+    row = Row(
+        GenerationRequest(prompt="a dress:", max_new_tokens=8, seed=1), (ids,), on_token=lambda r: seen.append(r.text)
+    )
     expected = engine.generate([row.request])[0]
     assert background.submit(row).result(timeout=30).text == expected.text
     assert seen[-1] == expected.text

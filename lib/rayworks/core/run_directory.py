@@ -4,7 +4,6 @@ Files appear whole: each is written under a temporary name and renamed.
 """
 
 import json
-import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ class RunDirectory:
         self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
         self._files.pipe_file(staging, data.encode() if isinstance(data, str) else data)
         if self.is_local:
-            os.replace(staging, target)
+            Path(staging).replace(target)
         else:
             self._files.mv(staging, target)
         return self.path(relative)
@@ -123,4 +122,6 @@ class RunDirectory:
             self._files.rm_file(f"{self._folder}/{probe}")
         except OSError as error:
             reason = error.strerror or str(error)
-            raise ConfigError(f"run.storage {self.storage!r}: not writable ({reason}); choose a folder you own") from None
+            raise ConfigError(
+                f"run.storage {self.storage!r}: not writable ({reason}); choose a folder you own"
+            ) from None

@@ -69,7 +69,9 @@ class CausalModel:
     def __init__(self, model: PreTrainedModel, slots: int) -> None:
         config = model.config.get_text_config()
         if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
-            raise DataError(f"model {model.config.model_type}: has sliding-window layers, which this engine does not run")
+            raise DataError(
+                f"model {model.config.model_type}: has sliding-window layers, which this engine does not run"
+            )
         self.model = model.eval().requires_grad_(False)
         self.model.set_attn_implementation(ATTENTION)
         self.vocabulary_size: int = model.get_output_embeddings().weight.shape[0]
@@ -112,7 +114,7 @@ class CausalModel:
     def nbytes(self) -> int:
         """Bytes of weights and cache."""
         weights = {p.data_ptr(): p.numel() * p.element_size() for p in self.model.parameters()}
-        return sum(weights.values()) + self.cache.nbytes()
+        return int(sum(weights.values())) + self.cache.nbytes()
 
     def _prefill(self, prompts: list[tuple[int, ...]], slots: list[int]) -> Tensor:
         distinct = list(dict.fromkeys(prompts))
@@ -126,7 +128,7 @@ class CausalModel:
         # Padding stands right of each prompt, where causal attention never looks.
         positions = torch.arange(longest)
         allowed = (positions[None, :] <= positions[:, None]).expand(len(distinct), 1, longest, longest)
-        last, which = (lengths - 1).unique(return_inverse=True)
+        last, which = torch.unique(lengths - 1, return_inverse=True)
         self.cache.prepare_prefill(torch.tensor(slots), copies, longest)
         logits = self._forward(ids, positions.expand_as(ids), allowed, last)
         return logits[torch.arange(len(distinct)), which][copies]
@@ -140,7 +142,9 @@ class CausalModel:
     @torch.inference_mode()
     def _forward(self, ids: Tensor, positions: Tensor, allowed: Tensor, keep: Tensor | int) -> Tensor:
         self.forwards += 1
-        mask = torch.zeros(allowed.shape, dtype=self.model.dtype).masked_fill_(~allowed, torch.finfo(self.model.dtype).min)
+        mask = torch.zeros(allowed.shape, dtype=self.model.dtype).masked_fill_(
+            ~allowed, torch.finfo(self.model.dtype).min
+        )
         device = self.model.device
         output = self.model(
             input_ids=ids.to(device),

@@ -189,7 +189,7 @@ class ContinuousBatching:
         return torch.stack([row.uniforms[len(row.tokens)] for row in rows])
 
     def _take(self, row: Row, token: int) -> None:
-        if token in self._end_ids:
+        if token in self._end_ids and not row.request.ignore_end:
             self._leave(row, "stop")
         else:
             row.tokens.append(token)

@@ -27,6 +27,8 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     """The text ends before the first of these."""
     seed: int = 0
+    ignore_end: bool = False
+    """Go on past end tokens, as benchmarks of equal lengths do."""
     uid: str = ""
 
     def __post_init__(self) -> None:

@@ -25,7 +25,12 @@ class EncodedResponse:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, response: str, *, ends: bool = True, response_tokens: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    response: str,
+    *,
+    ends: bool = True,
+    response_tokens: int | None = None,
 ) -> EncodedResponse:
     """Tokenise both apart, so that the prompt's ids are those of generation.
 

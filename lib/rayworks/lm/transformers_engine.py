@@ -53,4 +53,3 @@ def as_generation(row: Row) -> Generation:
         sampling_logprobs=tuple(row.sampling_logprobs),
         prompt_tokens=len(row.prompts[0]),
     )
-

@@ -154,7 +154,7 @@ class ActorPool(Generic[Item, Result]):
 
     def _make(self, slot: int) -> _Member:
         name = f"{self._name}-{slot}-{os.urandom(2).hex()}"
-        actor = _Host.options(name=name, **self._options)
+        actor: Any = _Host.options(name=name, **self._options)  # type: ignore[attr-defined]  # added by ray.remote
         return _Member(actor.remote(self._factory, self._arguments, self._keywords), slot)
 
     def _fill(
@@ -179,7 +179,7 @@ class ActorPool(Generic[Item, Result]):
                 if following is None:
                     return
                 task = _Task(*following)
-            reference = member.handle.call.remote(method, task.item)
+            reference: ray.ObjectRef = member.handle.call.remote(method, task.item)
             member.in_flight.add(reference)
             running[reference] = (member, task)
             if task.attempts:
@@ -233,6 +233,8 @@ class Call:
         Raises:
             RayworksError: data failures at once, infrastructure after the pool's retries.
         """
+        result: Any
+        failure: Failure | None
         for attempt in range(self._pool._retries + 1):
             try:
                 result, failure = ray.get(self._reference)
@@ -247,4 +249,4 @@ class Call:
 
     def _start(self) -> None:
         self._member = self._pool._members[self._slot]
-        self._reference = self._member.handle.call.remote(self._method, *self._arguments)
+        self._reference: ray.ObjectRef = self._member.handle.call.remote(self._method, *self._arguments)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import pickle
 import random
 import sys
@@ -22,7 +21,7 @@ def seal(folder: Path) -> None:
     files = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     partial = folder / f"{SEAL}.partial"
     partial.write_text(json.dumps(files, indent=1))
-    os.replace(partial, folder / SEAL)
+    partial.replace(folder / SEAL)
 
 
 def is_complete(folder: Path) -> bool:

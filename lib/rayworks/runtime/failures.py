@@ -52,7 +52,9 @@ def classify(error: BaseException) -> Failure:
     if isinstance(cause, RayworksError):
         return Failure(cause.kind, str(cause), where)
     if isinstance(cause, OSError) and cause.errno in (DISK_FULL, STALE_HANDLE):
-        return Failure(InfrastructureError.kind, f"{cause.strerror}: {cause.filename}; free some space and repeat", where)
+        return Failure(
+            InfrastructureError.kind, f"{cause.strerror}: {cause.filename}; free some space and repeat", where
+        )
     if isinstance(cause, INFRASTRUCTURE) or isinstance(error, INFRASTRUCTURE):
         return Failure(InfrastructureError.kind, _first_line(error), where)
     return Failure(RayworksError.kind, f"{type(cause).__name__}: {_first_line(cause)}", where)

@@ -120,11 +120,11 @@ def attach(spec: SystemSpec, config: SystemConfig) -> None:
         raise InfrastructureError(f"RAY_ADDRESS {address or 'not set'}: no cluster there ({reason})") from None
 
 
-def _run(
-    spec: SystemSpec, config: SystemConfig, directory: RunDirectory, bundles: list[dict[str, float]]
-) -> None:
+def _run(spec: SystemSpec, config: SystemConfig, directory: RunDirectory, bundles: list[dict[str, float]]) -> None:
     """Fit, and after an infrastructure failure fit again from the last checkpoint, at most ``max_failures`` times."""
-    trainable = tune.with_resources(spec.load_system(), tune.PlacementGroupFactory([dict(bundle) for bundle in bundles]))
+    trainable = tune.with_resources(
+        spec.load_system(), tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
+    )
     for attempt in range(config.run.max_failures + 1):
         if directory.exists(FAILURE):
             directory.write(FAILURE, "null")

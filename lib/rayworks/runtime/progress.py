@@ -7,10 +7,10 @@ from typing import Any
 from ray.tune import Callback
 
 HIDDEN = frozenset(
-    "date done episodes_total hostname iterations_since_restore node_ip pid time_since_restore time_this_iter_s "
-    "time_total_s timestamp timesteps_total training_iteration trial_id experiment_tag config checkpoint_dir_name "
-    "should_checkpoint phase progress run_done".split()
+    """date done hostname iterations_since_restore node_ip pid time_since_restore time_this_iter_s time_total_s timestamp
+    training_iteration trial_id experiment_tag config checkpoint_dir_name should_checkpoint phase progress run_done""".split()
 )
+"""What Tune adds to every result, and what has its own place in the line."""
 
 
 class ProgressLines(Callback):
@@ -19,12 +19,16 @@ class ProgressLines(Callback):
     def __init__(self) -> None:
         self._started = time.monotonic()
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """Called by Tune in the driver."""
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
         share = f"{100 * result['progress']:3.0f} %" if "progress" in result else "     "
         shown = {name: value for name, value in result.items() if name not in HIDDEN and "/" not in name}
-        metrics = "  ".join(f"{name} {_short(value)}" for name, value in shown.items() if isinstance(value, int | float))
+        metrics = "  ".join(
+            f"{name} {_short(value)}" for name, value in shown.items() if isinstance(value, int | float)
+        )
         print(f"{share} {minutes:3d}:{seconds:02d}  {result.get('phase', ''):<10} {metrics}", flush=True)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -19,7 +19,7 @@ SPEC = SystemSpec(
         "objectives.sentiment.pairs.max_pairs": 1200,
         "objectives.brevity.pairs.max_pairs": 600,
         "objectives.brevity.pairs.max_held_out": 300,
-        "evaluation.samples": 64,
+        "evaluation.samples": 48,
         "evaluation.best_of": 4,
     },
     headline=(

@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-
 from rayworks.core.run_directory import EXPORT, RunDirectory
 from rayworks.lm.checkpoints import limit_torch_threads, load_model, load_tokenizer
 from rayworks.lm.engine import Score, ScoringRequest
@@ -97,7 +96,8 @@ class GuidedActor:
         directory = RunDirectory(storage, "alignment", config.run.name)
         self._scratch = tempfile.TemporaryDirectory()
         arms = {
-            name: str(directory.get_folder(arm_path(name), Path(self._scratch.name) / name)) for name in config.objectives
+            name: str(directory.get_folder(arm_path(name), Path(self._scratch.name) / name))
+            for name in config.objectives
         }
         self._engine = GuidedEngine(config.model.base, arms, config.model.dtype, config.decoding.slots)
 

@@ -183,7 +183,7 @@ def _prepare_for_tuning(model: PreTrainedModel, settings: TrainingSection) -> An
 
     adapters = LoraConfig(
         r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # peft annotates int and accepts any number
+        lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=list(settings.lora_targets),
         task_type="CAUSAL_LM",

@@ -93,7 +93,9 @@ class DecodingSection(Section):
     top_k: int = Field(0, ge=0, description="0 keeps all")
     top_p: float = Field(1.0, gt=0, le=1, description="1 keeps all")
     stop: tuple[str, ...] = Field((), description="texts that end a continuation")
-    slots: int = Field(16, ge=1, le=4096, description="rows decoded together per model actor", json_schema_extra=HARMLESS)
+    slots: int = Field(
+        16, ge=1, le=4096, description="rows decoded together per model actor", json_schema_extra=HARMLESS
+    )
 
 
 class EvaluationSection(Section):
@@ -113,7 +115,9 @@ class EvaluationSection(Section):
         if any(weight <= 0 for weight in self.weights):
             raise ValueError("evaluation.weights: must be above 0; the unguided base is measured anyway")
         if self.headline_weight not in self.weights:
-            raise ValueError(f"evaluation.headline_weight: {self.headline_weight} is not among evaluation.weights; add it")
+            raise ValueError(
+                f"evaluation.headline_weight: {self.headline_weight} is not among evaluation.weights; add it"
+            )
         return self
 
 

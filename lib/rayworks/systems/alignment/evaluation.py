@@ -139,7 +139,5 @@ def paired_bootstrap(
 def _kl(point: Point, generations: Sequence[GuidedGeneration]) -> float:
     if point.method == "sharpened":
         # The control is drawn at a temperature: its law is that of sampling, and its KL is estimated by its own samples.
-        return float(
-            np.mean([sum(g.sampling_logprobs) - sum(g.base_logprobs) for g in generations])
-        )
+        return float(np.mean([sum(g.sampling_logprobs) - sum(g.base_logprobs) for g in generations]))
     return float(np.mean([generation.kl_to_base for generation in generations]))

@@ -57,7 +57,9 @@ class Guidance:
         """
         with self._lock:
             schedules = self._schedules
-        values = {objective: _value(objective, schedule, token) / self._beta for objective, schedule in schedules.items()}
+        values = {
+            objective: _value(objective, schedule, token) / self._beta for objective, schedule in schedules.items()
+        }
         return {objective: value for objective, value in values.items() if value != 0.0}
 
 

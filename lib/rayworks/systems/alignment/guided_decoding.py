@@ -199,9 +199,11 @@ class GuidedEngine:
         """Raise :class:`ConfigError` when one of ``objectives`` has no reward model."""
         unknown = sorted(set(objectives) - set(self.objectives))
         if unknown:
-            raise ConfigError(f"guidance.{unknown[0]}: unknown objective; known: {', '.join(self.objectives) or 'none'}")
+            raise ConfigError(
+                f"guidance.{unknown[0]}: unknown objective; known: {', '.join(self.objectives) or 'none'}"
+            )
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[GuidedGeneration]:  # type: ignore[override]
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[GuidedGeneration]:
         """Draw one continuation per request, in the order of the requests."""
         rows = [self.decoding.submit(self.row(request)) for request in requests]
         self.decoding.run()

@@ -18,8 +18,9 @@ def load_judge(name: str, tokenizer: PreTrainedTokenizerBase) -> Scorer:
     Raises:
         ConfigError: its package is not installed.
     """
+    judges: dict[str, Callable[[], Scorer]] = {"vader": _vader, "imdb": _imdb, "brevity": lambda: _brevity(tokenizer)}
     try:
-        return {"vader": _vader, "imdb": _imdb, "brevity": lambda: _brevity(tokenizer)}[name]()
+        return judges[name]()
     except ImportError as error:
         raise ConfigError(f"judges: {name} needs {error.name}; pip install 'rayworks[alignment]'") from None
 

@@ -182,7 +182,9 @@ def _read(section: PairsSection) -> list[Pair]:
     rows = table[list(columns)]
     bad = rows.index[~rows.map(lambda value: isinstance(value, str) and bool(value)).all(axis=1)]
     if len(bad):
-        raise DataError(f"pairs.source {section.source!r}: row {bad[0]} has an empty or non-text field; mend or drop it")
+        raise DataError(
+            f"pairs.source {section.source!r}: row {bad[0]} has an empty or non-text field; mend or drop it"
+        )
     return [Pair(*map(str, row)) for row in rows.itertuples(index=False)]
 
 

@@ -91,7 +91,12 @@ def _points_table(config: Config, measurements: Sequence[Measurement]) -> Table:
         for judge in judges:
             row.append(_mean(entry, judge))
         row += [_gain_text(config, measurements, entry), entry.perplexity, entry.distinct_1, entry.distinct_2]
-        row += [entry.tokens, f"<= {entry.kl:.3g}" if entry.kl_is_bound else entry.kl, entry.log_z, entry.tokens_per_second]
+        row += [
+            entry.tokens,
+            f"<= {entry.kl:.3g}" if entry.kl_is_bound else entry.kl,
+            entry.log_z,
+            entry.tokens_per_second,
+        ]
         rows.append(row)
     columns = ("point", *judges, "gain over control", "perplexity", "distinct-1", "distinct-2", "tokens")
     return Table(
@@ -151,7 +156,9 @@ def _frontier(config: Config, measurements: Sequence[Measurement]) -> bytes:
     return drawing.png
 
 
-def _training(curves: Mapping[str, Sequence[Mapping[str, float]]], held_out: Mapping[str, Mapping[str, float]]) -> bytes:
+def _training(
+    curves: Mapping[str, Sequence[Mapping[str, float]]], held_out: Mapping[str, Mapping[str, float]]
+) -> bytes:
     with draw(columns=2) as drawing:
         loss, accuracy = drawing.axes
         for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):

@@ -142,9 +142,7 @@ class AlignmentSystem(System[Config]):
 
     def _finish_training(self) -> None:
         """Measure and export all reward models, then give their workers to generation."""
-        calls = {
-            name: trainer.submit("finish", self._steps[name]) for name, trainer in self._trainers.items()
-        }
+        calls = {name: trainer.submit("finish", self._steps[name]) for name, trainer in self._trainers.items()}
         self._held_out = {name: call.result() for name, call in calls.items()}
         for trainer in self._trainers.values():
             trainer.shutdown()
@@ -242,14 +240,15 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 def _model_card(config: Config, held_out: dict[str, dict[str, float]]) -> str:
     rows = "\n".join(
-        f"| {name} | {config.objectives[name].pairs.source} | {scores['accuracy']:.3f} |" for name, scores in held_out.items()
+        f"| {name} | {config.objectives[name].pairs.source} | {scores['accuracy']:.3f} |"
+        for name, scores in held_out.items()
     )
     return (
         f"# Reward models of run {config.run.name}\n\n"
         f"Autoregressive reward models (arXiv 2410.08193) for `{config.model.base}`: add their logits, times a weight, to "
         "the base's before temperature.\n\n"
         f"| objective | pairs | held-out pair accuracy |\n|---|---|---|\n{rows}\n\n"
-        f"Trained with seed {config.run.seed}, {config.model.reward_layers or 'all'} layers, {config.training.tuning} tuning, "
-        f"at most {config.objectives[next(iter(held_out))].pairs.response_tokens} response tokens. A weight far above those "
+        f"Trained with seed {config.run.seed}, {config.model.reward_layers or 'all'} layers, {config.training.tuning} "
+        f"tuning, at most {config.objectives[next(iter(held_out))].pairs.response_tokens} response tokens. A weight far above those "
         "in the report's frontier buys reward with broken text.\n"
     )

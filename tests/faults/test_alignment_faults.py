@@ -1,0 +1,121 @@
+"""What dies in the middle of an alignment run, and that nothing finished is lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ray
+
+from rayworks.core.config import ComputeSection
+from rayworks.lm.actors import engine_pool
+from rayworks.lm.engine import GenerationRequest
+from rayworks.lm.transformers_engine import TransformersEngine
+from tests.conftest import ROOT, FinishedRun
+
+TIMED = ("tokens_per_second_base", "tokens_per_second_guided")
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def test_killed_driver_and_repeated_command_give_the_metrics_of_a_straight_run(
+    finished_runs: Callable[[str], FinishedRun], cluster: dict[str, str]
+) -> None:
+    straight = finished_runs("alignment")
+    directory = straight.directory.parent / "killed"
+    arguments = [*straight.arguments[:-1], "killed"]
+    command = [sys.executable, "-m", "jobs.run", *arguments]
+    environment = {**os.environ, **cluster}
+    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for(lambda: (directory / "tune/trial/checkpoint_000001").exists())
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert not (directory / "report.json").exists()
+    state = json.loads((directory / "manifest.json").read_text())["state"]
+    assert state == "running"
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
+    expected, found = (json.loads((folder / "report.json").read_text()) for folder in (straight.directory, directory))
+    for name, value in expected["headline"].items():
+        if name not in TIMED:
+            assert found["headline"][name] == value, name
+    assert found["tables"][1] == expected["tables"][1]
+    assert len(json.loads((directory / "manifest.json").read_text())["attempts"]) == 2
+
+
+def test_killed_model_actor_loses_no_finished_prompt(tiny_model: str, cluster: dict[str, str]) -> None:
+    requests = [GenerationRequest(prompt="a dress:", max_new_tokens=24, seed=seed, uid=str(seed)) for seed in range(40)]
+    expected = TransformersEngine(tiny_model, slots=4).generate(requests)
+    pool = engine_pool(tiny_model, ComputeSection(), name="faults/base", size=2, slots=4)
+    batches = [requests[start : start + 4] for start in range(0, 40, 4)]
+    results = pool.map("generate", batches)
+    found = next(results)
+    victims = [
+        entry for entry in ray.util.state.list_actors(filters=[("state", "=", "ALIVE")]) if "faults/base" in entry.name
+    ]
+    os.kill(victims[0].pid, signal.SIGKILL)
+    found += [generation for batch in results for generation in batch]
+    assert [(g.uid, g.token_ids) for g in found] == [(g.uid, g.token_ids) for g in expected]
+    assert pool.replaced == 1
+    pool.shutdown()
+
+
+def test_missing_model_and_broken_pairs_end_with_code_4_and_lose_nothing(
+    finished_runs: Callable[[str], FinishedRun],
+    run_job: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    straight = finished_runs("alignment")
+    moved = tmp_path / "pairs.jsonl"
+    shutil.copy(straight.inputs / "pairs.jsonl", moved)
+    moved.write_text(moved.read_text() + '{"prompt": "a", "chosen": "b"}\n')
+    storage = ["--run.storage", str(tmp_path), "--run.name", "broken"]
+    bad_pairs = run_job(*straight.arguments, *storage, "--objectives.sentiment.pairs.source", str(moved))
+    assert bad_pairs.returncode == 4
+    assert "row 128" in bad_pairs.stderr
+    assert (tmp_path / "alignment/broken/manifest.json").exists()
+    bad_model = run_job(*straight.arguments, *storage[:-1], "nomodel", "--model.base", "/nowhere")
+    assert bad_model.returncode == 4
+    assert "/nowhere" in bad_model.stderr
+
+
+def test_a_run_of_another_model_family_is_refused_by_name(
+    finished_runs: Callable[[str], FinishedRun],
+    run_job: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    from tests.tiny_models import make_tokenizer, save_tiny_model
+
+    other = save_tiny_model(tmp_path / "other", seed=3, tokenizer=make_tokenizer(["another corpus of other words"]))
+    straight = finished_runs("alignment")
+    done = run_job(*straight.arguments, "--run.storage", str(tmp_path), "--model.reward", other)
+    assert done.returncode == 2
+    assert "tokenizer differs" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["alignmen"], "alignment"),
+        (["alignment", "--training.epochs", "zero"], "training.epochs"),
+        (["alignment", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_bad_command_lines_end_with_code_2_and_one_line(arguments: list[str], words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,199 @@
+"""The law of the land: who may import whom, where files may lie, how long they may be, what they may be called."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayworks.systems import REGISTRY
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = ROOT / "lib" / "rayworks"
+MAX_LINES = 420
+FORBIDDEN_NAMES = re.compile(r"^(utils?|helpers?|misc|common_utils|.*_?v\d+)$")
+STANDARD = set(sys.stdlib_module_names)
+
+MAY_IMPORT = {
+    "core": {"pydantic", "numpy", "yaml", "matplotlib", "cycler", "fsspec", "rayworks.core"},
+    "runtime": {"pydantic", "numpy", "ray", "rayworks.core", "rayworks.runtime"},
+    "lm": {"numpy", "torch", "transformers", "peft", "rayworks.core", "rayworks.lm"},
+}
+"""Beside the standard library. ``lm/actors.py`` may import ray and the runtime too."""
+ONLY_WHERE_USED = {"matplotlib", "fsspec", "cycler"}
+"""Imported by core inside functions only."""
+WIRED_TO_RAY = {"system.py", "actors.py"}
+"""The modules of a system that may import ray."""
+NEVER_IMPORTED = {"jobs", "serve", "benchmarks", "tests", "cluster"}
+
+
+def modules(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text())
+    nodes = _top_level(tree.body) if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _top_level(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    for node in body:
+        is_typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        if isinstance(node, ast.If) and not is_typing:
+            yield from _top_level(node.body)
+        elif not is_typing:
+            yield node
+
+
+def is_allowed(name: str, allowed: set[str]) -> bool:
+    return name.split(".")[0] in STANDARD or any(name == entry or name.startswith(f"{entry}.") for entry in allowed)
+
+
+@pytest.mark.parametrize("layer", MAY_IMPORT)
+def test_layers_import_only_what_lies_below_them(layer: str) -> None:
+    for path in modules(LIBRARY / layer):
+        allowed = set(MAY_IMPORT[layer])
+        if layer == "lm" and path.name == "actors.py":
+            allowed |= {"ray", "rayworks.runtime"}
+        wrong = [name for name in imports(path) if not is_allowed(name, allowed)]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_core_loads_heavy_packages_only_where_they_are_used() -> None:
+    for path in modules(LIBRARY / "core"):
+        wrong = [name for name in imports(path, top_level_only=True) if name.split(".")[0] in ONLY_WHERE_USED]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong} at its top"
+
+
+def test_systems_do_not_know_each_other() -> None:
+    for path in modules(LIBRARY / "systems"):
+        own = path.relative_to(LIBRARY / "systems").parts[0]
+        others = [n for n in imports(path) if n.startswith("rayworks.systems.") and n.split(".")[2] != own]
+        assert not others, f"{path.relative_to(ROOT)} imports {others}"
+
+
+def test_mathematics_never_imports_ray() -> None:
+    for path in modules(LIBRARY / "systems"):
+        if path.name in WIRED_TO_RAY:
+            continue
+        wrong = [
+            n
+            for n in imports(path)
+            if n.split(".")[0] == "ray" or n.startswith(("rayworks.runtime", "rayworks.lm.actors"))
+        ]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}; wire it in system.py or actors.py"
+
+
+def test_nothing_in_the_library_imports_what_stands_on_it() -> None:
+    for path in modules(LIBRARY):
+        wrong = [name for name in imports(path) if name.split(".")[0] in NEVER_IMPORTED]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_serve_imports_its_own_relatively() -> None:
+    for path in modules(ROOT / "serve"):
+        wrong = [name for name in imports(path) if name.split(".")[0] == "serve"]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}; inside serve/ the word means ray.serve"
+
+
+def test_there_are_no_import_cycles() -> None:
+    names = {path: "rayworks." + ".".join(path.relative_to(LIBRARY).with_suffix("").parts) for path in modules(LIBRARY)}
+    known = {name.removesuffix(".__init__") for name in names.values()}
+    graph = {
+        name.removesuffix(".__init__"): {
+            target
+            for imported in imports(path, top_level_only=True)
+            for target in (imported, imported.rpartition(".")[0])
+            if target in known and target != name.removesuffix(".__init__")
+        }
+        for path, name in names.items()
+    }
+    visiting: list[str] = []
+    done: set[str] = set()
+
+    def visit(name: str) -> None:
+        # Importing a package's own module from the package is Python's order, not a cycle.
+        assert name not in visiting, f"cycle: {' -> '.join([*visiting[visiting.index(name) :], name])}"
+        if name in done:
+            return
+        visiting.append(name)
+        for target in graph[name]:
+            if not name.startswith(f"{target}."):
+                visit(target)
+        visiting.pop()
+        done.add(name)
+
+    for name in graph:
+        visit(name)
+
+
+@pytest.mark.parametrize("folder", ["lib", "jobs", "cluster", "serve", "benchmarks", "tests"])
+def test_files_are_short_and_named_for_what_they_hold(folder: str) -> None:
+    for path in modules(ROOT / folder):
+        lines = len(path.read_text().splitlines())
+        assert lines <= MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines; split it by idea"
+        assert not FORBIDDEN_NAMES.match(path.stem), f"{path.relative_to(ROOT)}: name it for what it holds"
+
+
+def test_the_library_is_no_deeper_than_a_system_module() -> None:
+    for path in modules(LIBRARY):
+        assert len(path.relative_to(LIBRARY).parts) <= 3, path
+
+
+def test_every_public_definition_of_the_library_is_documented() -> None:
+    for path in modules(LIBRARY):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), f"{path.relative_to(ROOT)} has no docstring"
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.relative_to(ROOT)}: {node.name} has no docstring"
+
+
+def test_the_registry_is_a_literal_in_alphabetical_order() -> None:
+    tree = ast.parse((LIBRARY / "systems" / "__init__.py").read_text())
+    literal = next(node.value for node in tree.body if isinstance(node, ast.AnnAssign))
+    assert literal is not None
+    assert ast.literal_eval(literal) == REGISTRY
+    assert list(REGISTRY) == sorted(REGISTRY)
+    packages = {path.name for path in (LIBRARY / "systems").iterdir() if (path / "__init__.py").exists()}
+    assert packages == set(REGISTRY)
+
+
+@pytest.mark.parametrize("command", [["--help"], *([name, "--print-config"] for name in REGISTRY)])
+def test_help_and_configs_load_neither_ray_nor_torch(command: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from jobs.run import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "loaded = {'ray', 'torch', 'transformers', 'matplotlib'} & set(sys.modules)\n"
+        "print('LOADED', sorted(loaded))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "LOADED []" in done.stdout
+
+
+def test_versions_agree_between_pyproject_and_lock() -> None:
+    lock = dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    pinned = re.findall(r'"([a-z0-9-]+)(?:\[[^\]]*\])?==([^"]+)"', (ROOT / "pyproject.toml").read_text())
+    assert pinned
+    for name, version in pinned:
+        if not name.startswith("vllm"):
+            assert lock[name] == version, f"{name}: pyproject {version}, lock {lock.get(name)}"
+    assert not {"torchvision", "torchaudio", "torchcodec"} & lock.keys()
+
+
+def test_no_registry_host_is_named() -> None:
+    hosts = re.compile(r"pypi\.org|pythonhosted|registry\.npmjs|deb\.debian")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in tracked:
+        if name != "tests/test_architecture.py":
+            assert not hosts.search((ROOT / name).read_text(errors="ignore")), name

@@ -1,0 +1,132 @@
+"""What every registered system has, checked by looping over the registry."""
+
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rayworks.core import config as configs
+from rayworks.core import datasets, models
+from rayworks.core.config import Section, SystemConfig
+from rayworks.core.registry import SystemSpec, find
+from rayworks.systems import REGISTRY
+from tests import smallest
+from tests.conftest import FinishedRun
+
+ROOT = Path(__file__).resolve().parent.parent
+SYSTEMS = list(REGISTRY)
+
+
+@pytest.fixture(params=SYSTEMS)
+def spec(request: pytest.FixtureRequest) -> SystemSpec:
+    return find(REGISTRY, request.param)
+
+
+def test_spec_is_complete(spec: SystemSpec) -> None:
+    assert spec.name in REGISTRY
+    assert issubclass(spec.config, SystemConfig)
+    assert spec.title
+    assert spec.paper
+    assert spec.headline
+    assert spec.figures
+    from rayworks.runtime.system import System
+
+    assert issubclass(spec.load_system(), System)
+    assert spec.load_system().spec is spec
+    for name in spec.needs:
+        assert name in datasets.CATALOGUE or name in models.CATALOGUE
+
+
+def test_every_setting_is_described_and_has_a_default(spec: SystemSpec) -> None:
+    def check(section: type[Section], path: str) -> None:
+        for name, field in section.model_fields.items():
+            inner = next((kind for kind in _kinds(field.annotation) if issubclass(kind, Section)), None)
+            assert not field.is_required(), f"{path}{name} has no default"
+            assert inner is not None or field.description, f"{path}{name} has no description"
+            if inner is not None:
+                check(inner, f"{path}{name}.")
+
+    check(spec.config, "")
+
+
+def _kinds(annotation: object) -> list[type]:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return [kind for kind in candidates if inspect.isclass(kind)]
+
+
+def test_smoke_values_are_valid_and_named(spec: SystemSpec) -> None:
+    smoke = configs.resolve(spec.config, smoke=spec.smoke)
+    assert smoke.run.name == "smoke"
+
+
+def test_job_configs_hold_only_what_differs(spec: SystemSpec) -> None:
+    file = ROOT / "jobs" / "configs" / f"{spec.name}.yaml"
+    config = configs.resolve(spec.config, file=file)
+    defaults = spec.config().model_dump(mode="json")
+    for path, value in _leaves(yaml.safe_load(file.read_text())):
+        at = defaults
+        for part in path[:-1]:
+            at = at.get(part, {})
+        assert at.get(path[-1], object()) != value, f"{file.name}: {'.'.join(path)} is the default"
+    assert config.run.name != "smoke"
+
+
+def _leaves(values: dict[str, object], prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:
+    found = []
+    for key, value in values.items():
+        found += _leaves(value, (*prefix, key)) if isinstance(value, dict) else [((*prefix, key), value)]
+    return found
+
+
+def test_serve_application_follows_the_shape(spec: SystemSpec) -> None:
+    module = importlib.import_module(f"serve.apps.{spec.name}")
+    assert "curl " in (module.__doc__ or "")
+    assert inspect.signature(module.build).parameters["args"].annotation is module.Args
+    module.Args()
+    paths = module.api.openapi()["paths"]
+    assert "/healthz" in paths
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            assert operation.get("description"), f"{method} {path} is not described"
+    for name in ("config.yaml", "config.smoke.yaml"):
+        applications = yaml.safe_load((ROOT / "serve" / name).read_text())["applications"]
+        assert any(entry["import_path"] == f"serve.apps.{spec.name}:build" for entry in applications), name
+
+
+def test_readme_and_documentation_have_their_place(spec: SystemSpec) -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert re.search(rf"^\| \[?\**{spec.name}\b", readme, re.MULTILINE), "no row in the README's table of systems"
+    assert (ROOT / "docs" / f"{spec.name}.md").is_file()
+    assert hasattr(smallest, spec.name), "tests/smallest.py has no smallest run"
+
+
+def test_smallest_run_leaves_what_was_promised(
+    spec: SystemSpec, finished_runs: Callable[[str], FinishedRun], run_job: Callable[..., object]
+) -> None:
+    run = finished_runs(spec.name)
+    report = json.loads((run.directory / "report.json").read_text())
+    assert list(report["headline"]) == list(spec.headline)
+    assert all(value is not None for value in report["headline"].values())
+    for name in ("manifest.json", "config.yaml", "report.html", *(f"figures/{figure}" for figure in spec.figures)):
+        assert (run.directory / name).stat().st_size > 0, name
+    assert (run.directory / "export" / "README.md").is_file()
+    assert list(run.directory.glob("tune/trial/events.out.tfevents.*"))
+    assert json.loads((run.directory / "manifest.json").read_text())["state"] == "done"
+    assert str(run.directory / "report.html") in run.output
+
+
+def test_repeating_the_command_of_a_finished_run_does_nothing(
+    spec: SystemSpec, finished_runs: Callable[[str], FinishedRun], run_job: Callable[..., object]
+) -> None:
+    run = finished_runs(spec.name)
+    again = run_job(*run.arguments)
+    assert again.returncode == 0  # type: ignore[attr-defined]
+    assert "finished already" in again.stdout  # type: ignore[attr-defined]
+    changed = run_job(*run.arguments, "--run.seed", "77")
+    assert changed.returncode == 3  # type: ignore[attr-defined]
+    assert "run.seed" in changed.stderr  # type: ignore[attr-defined]
