@@ -19,7 +19,7 @@ def alignment(folder: Path) -> list[str]:
         "training.learning_rate": 0.01,
         "training.steps_per_checkpoint": 6,
         "training.train_embeddings": "true",
-        "decoding.max_new_tokens": 6,
+        "objectives.sentiment.pairs.response_tokens": 6,
         "decoding.slots": 4,
         "evaluation.weights": "[1.0]",
         "evaluation.samples": 8,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ray
+from ray.util.state import list_actors
 
 from rayworks.core.config import ComputeSection
 from rayworks.lm.actors import engine_pool
@@ -61,9 +61,7 @@ def test_killed_model_actor_loses_no_finished_prompt(tiny_model: str, cluster: d
     batches = [requests[start : start + 4] for start in range(0, 40, 4)]
     results = pool.map("generate", batches)
     found = next(results)
-    victims = [
-        entry for entry in ray.util.state.list_actors(filters=[("state", "=", "ALIVE")]) if "faults/base" in entry.name
-    ]
+    victims = [entry for entry in list_actors(filters=[("state", "=", "ALIVE")]) if "faults/base" in entry.name]
     os.kill(victims[0].pid, signal.SIGKILL)
     found += [generation for batch in results for generation in batch]
     assert [(g.uid, g.token_ids) for g in found] == [(g.uid, g.token_ids) for g in expected]

@@ -20,7 +20,7 @@ from rayworks.systems.alignment.evaluation import Measurement, Point, distinct_n
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedGeneration
 from rayworks.systems.alignment.judges import load_judge
-from rayworks.systems.alignment.pairs import bodies_by_rating, build, encode_pair, shorter_title, titles_by_rating
+from rayworks.systems.alignment.pairs import Pair, bodies_by_rating, build, encode_pair, shorter_title, titles_by_rating
 from tests.tiny_models import save_pairs
 
 
@@ -118,10 +118,16 @@ def test_length_filters_count_what_they_say(tmp_path: Path, tiny_tokenizer: PreT
     chars = build(PairsSection(source=file, length_filter="chars", max_length=22), "x", 0, tiny_tokenizer)
     assert 0 < len(chars.training) < len(whole.training)
     assert all(len(p.prompt) + max(len(p.chosen), len(p.rejected)) <= 22 for p in chars.training)
-    tokens = build(PairsSection(source=file, length_filter="tokens", max_length=10), "x", 0, tiny_tokenizer)
-    for pair in tokens.training:
+
+    def length(pair: Pair) -> int:
         counts = [len(tiny_tokenizer(text)["input_ids"]) for text in (pair.prompt, pair.chosen, pair.rejected)]
-        assert counts[0] + max(counts[1:]) <= 10
+        return counts[0] + max(counts[1:])
+
+    limit = sorted(length(pair) for pair in whole.training)[len(whole.training) // 2]
+    tokens = build(
+        PairsSection(source=file, length_filter="tokens", max_length=limit, held_out=0.3), "x", 0, tiny_tokenizer
+    )
+    assert all(length(pair) <= limit for pair in tokens.training)
     assert tokens.dropped > 0
     with pytest.raises(DataError, match=r"objectives\.x\.pairs: no training pair is left"):
         build(PairsSection(source=file, max_length=2), "x", 0, tiny_tokenizer)
@@ -213,6 +219,10 @@ def test_points_hold_every_control_of_what_they_compare() -> None:
     guided = [point for point in plan if point.method == "guided"]
     assert {point.strength for point in guided} <= {point.strength for point in plan if point.method == "sharpened"}
     assert len({point.label for point in plan}) == len(plan)
+    own = configs.resolve(Config, overrides={"objectives.brevity.measured_with": None})
+    assert {point.suite for point in points(own)} == {"sentiment", "brevity"}
+    for suite in ("sentiment", "brevity"):
+        assert {"base", "sharpened", "guided", "best-of-n"} == {p.method for p in points(own) if p.suite == suite}
 
 
 def test_measurements_survive_a_checkpoint() -> None:
@@ -230,7 +240,9 @@ def test_measurements_survive_a_checkpoint() -> None:
         log_z=-3.0,
         kl_to_base=0.4,
     )
-    found = measure(Point("sharpened", strength=1.0), [generation] * 2, {"vader": np.array([0.5, 0.1])}, 9.0, 4)
+    found = measure(
+        Point("sharpened", "sentiment", strength=1.0), [generation] * 2, {"vader": np.array([0.5, 0.1])}, 9.0, 4
+    )
     assert found.kl == pytest.approx(1.8)
     assert found.perplexity == pytest.approx(math.exp(3.5 / 3))
     assert found.tokens == 3
@@ -250,6 +262,8 @@ def test_judges_rank_what_anyone_would(tiny_tokenizer: PreTrainedTokenizerFast) 
     [
         ({"training.loss": "hinge", "training.label_smoothing": 0.1}, r"training\.label_smoothing"),
         ({"evaluation.headline_weight": 3.0}, r"evaluation\.headline_weight"),
+        ({"objectives.brevity.measured_with": "nobody"}, r"objectives\.brevity\.measured_with"),
+        ({"objectives.sentiment.measured_with": "brevity"}, "measured_with"),
         ({"evaluation.weights": [0.0, 1.0]}, r"evaluation\.weights"),
         ({"objectives.not-a-name.beta": 0.1}, r"objectives\.not-a-name"),
         ({"objectives.sentiment": None, "objectives.brevity": None}, "objectives"),

@@ -124,7 +124,7 @@ h1{{margin:0}} .sub{{color:#6b7280;margin:0 0 1.2rem}} h2{{margin:2rem 0 .5rem;f
 figure{{margin:1.5rem 0}} img{{max-width:100%}} figcaption,.note{{color:#6b7280;font-size:.9rem}}
 .wide{{overflow-x:auto}} table{{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem}}
 th,td{{text-align:left;padding:.3rem .7rem;border-bottom:1px solid #e5e7eb;vertical-align:top}}
-th{{white-space:nowrap}} pre{{background:#f9fafb;padding:1rem;overflow-x:auto;font-size:.8rem}}
+th,td:first-child{{white-space:nowrap}} pre{{background:#f9fafb;padding:1rem;overflow-x:auto;font-size:.8rem}}
 </style></head><body>
 <h1>{title}</h1><p class="sub">{subtitle}</p>
 <div class="cards">{cards}</div>

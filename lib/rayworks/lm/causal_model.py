@@ -11,6 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rayworks.core.errors import DataError
 from rayworks.lm.key_value_cache import SlotCache
+from rayworks.lm.packed_linear import PackedLinear, pack
 
 ATTENTION = "rayworks_grouped"
 
@@ -23,6 +24,7 @@ def grouped_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None]:
     """Attention whose key-value heads are shared by groups of query heads without being copied for each.
@@ -34,10 +36,18 @@ def grouped_attention(
         value: as ``key``.
         attention_mask: additive, ``[rows, 1, queries, keys]``.
         scaling: factor on the scores; ``size ** -0.5`` when ``None``.
+        dropout: not used, models are frozen.
+        softcap: refused.
+        unused: what transformers passes to every attention.
 
     Returns:
         ``[rows, queries, heads, size]`` and no weights.
+
+    Raises:
+        DataError: the model caps its scores.
     """
+    if softcap is not None:
+        raise DataError("model: caps its attention scores (softcap), which this engine does not do")
     rows, heads, queries, size = query.shape
     groups = key.shape[1]
     scaling = size**-0.5 if scaling is None else scaling
@@ -59,7 +69,8 @@ class CausalModel:
     """A frozen causal LM with a slot cache that is brought up to date by what it is asked.
 
     Args:
-        model: any transformers decoder that uses the attention interface; put in eval mode.
+        model: any transformers decoder that uses the attention interface; frozen in place, and on a CPU in float32 its
+            linear layers are packed.
         slots: most rows decoded together.
 
     Raises:
@@ -68,13 +79,15 @@ class CausalModel:
 
     def __init__(self, model: PreTrainedModel, slots: int) -> None:
         config = model.config.get_text_config()
-        if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
-            raise DataError(
-                f"model {model.config.model_type}: has sliding-window layers, which this engine does not run"
-            )
+        window = getattr(config, "sliding_window", None) or config.max_position_embeddings
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"} or window < config.max_position_embeddings:
+            raise DataError(f"model {model.config.model_type}: has a sliding window, which this engine does not run")
         self.model = model.eval().requires_grad_(False)
         self.model.set_attn_implementation(ATTENTION)
-        self.vocabulary_size: int = model.get_output_embeddings().weight.shape[0]
+        output: Any = model.get_output_embeddings()
+        self.vocabulary_size: int = output.out_features
+        pack(self.model)
         self.max_length: int = config.max_position_embeddings
         self.cache = SlotCache(model.config, slots)
         self.forwards = 0
@@ -114,7 +127,8 @@ class CausalModel:
     def nbytes(self) -> int:
         """Bytes of weights and cache."""
         weights = {p.data_ptr(): p.numel() * p.element_size() for p in self.model.parameters()}
-        return int(sum(weights.values())) + self.cache.nbytes()
+        packed = sum(module.nbytes() for module in self.model.modules() if isinstance(module, PackedLinear))
+        return int(sum(weights.values())) + packed + self.cache.nbytes()
 
     def _prefill(self, prompts: list[tuple[int, ...]], slots: list[int]) -> Tensor:
         distinct = list(dict.fromkeys(prompts))

@@ -40,6 +40,9 @@ class ObjectiveSection(Section):
         ("vader", "imdb"), min_length=1, description="scorers that never saw the training; the first is the reward"
     )
     beta: float = Field(0.1, gt=0, description="scale of the reward in the pair loss (beta_r)")
+    measured_with: str | None = Field(
+        None, description="objective whose prompts, lengths and controls this one shares; null: its own"
+    )
 
 
 class ModelSection(Section):
@@ -88,7 +91,9 @@ class TrainingSection(Section):
 class DecodingSection(Section):
     """How texts are drawn, guided or not."""
 
-    max_new_tokens: int = Field(12, ge=1, le=100_000, description="longest continuation")
+    max_new_tokens: int = Field(
+        64, ge=1, le=100_000, description="longest continuation, for objectives that do not set response_tokens"
+    )
     temperature: float = Field(1.0, gt=0, description="applied to the mixed logits")
     top_k: int = Field(0, ge=0, description="0 keeps all")
     top_p: float = Field(1.0, gt=0, le=1, description="1 keeps all")
@@ -124,7 +129,9 @@ class EvaluationSection(Section):
 def _default_objectives() -> dict[str, ObjectiveSection]:
     return {
         "sentiment": ObjectiveSection(),
-        "brevity": ObjectiveSection(pairs=PairsSection(source="shorter-title"), judges=("brevity",)),
+        "brevity": ObjectiveSection(
+            pairs=PairsSection(source="shorter-title"), judges=("brevity",), measured_with="sentiment"
+        ),
     }
 
 
@@ -144,4 +151,13 @@ class Config(SystemConfig):
         for name in self.objectives:
             if not name.isidentifier():
                 raise ValueError(f"objectives.{name}: a name is letters, digits and _; rename it")
+            shared = self.objectives[name].measured_with
+            if shared is not None and (
+                shared not in self.objectives or self.objectives[shared].measured_with is not None
+            ):
+                raise ValueError(
+                    f"objectives.{name}.measured_with: {shared!r} is no objective with prompts of its own; set it to null"
+                )
+        if self.objectives[next(iter(self.objectives))].measured_with is not None:
+            raise ValueError("objectives: the first one makes the headline and needs measured_with: null")
         return self

@@ -20,6 +20,8 @@ class Point:
     """One row of the table: a method at a strength."""
 
     method: Method
+    suite: str
+    """Objective whose prompts and lengths are used; points are compared within a suite."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Objective to weight; for the control, the weight that it is the control of, under no objective's name."""
     strength: float = 0.0
@@ -67,16 +69,22 @@ class Measurement:
 
 def points(config: Config) -> list[Point]:
     """Every point of the run, in the order they are measured."""
-    objectives = list(config.objectives)
-    grid = config.evaluation.weights
-    plan = [Point("base")]
-    plan += [Point("sharpened", strength=weight) for weight in grid]
-    plan += [Point("guided", {name: weight}, weight) for name in objectives for weight in grid]
-    if len(objectives) > 1:
-        both = config.evaluation.headline_weight
-        plan += [Point("guided", dict.fromkeys(objectives, both), both)]
-    plan += [Point("best-of-n", objective=name) for name in objectives]
+    grid, headline = config.evaluation.weights, config.evaluation.headline_weight
+    plan: list[Point] = []
+    for suite in suites(config):
+        members = [name for name, section in config.objectives.items() if (section.measured_with or name) == suite]
+        plan += [Point("base", suite)]
+        plan += [Point("sharpened", suite, strength=weight) for weight in grid]
+        plan += [Point("guided", suite, {name: weight}, weight) for name in members for weight in grid]
+        if len(members) > 1:
+            plan += [Point("guided", suite, dict.fromkeys(members, headline), headline)]
+        plan += [Point("best-of-n", suite, objective=name) for name in members]
     return plan
+
+
+def suites(config: Config) -> list[str]:
+    """Objectives with prompts and controls of their own."""
+    return [name for name, section in config.objectives.items() if section.measured_with is None]
 
 
 def measure(
@@ -85,6 +93,7 @@ def measure(
     rewards: Mapping[str, np.ndarray],
     tokens_per_second: float,
     best_of: int,
+    plain: bool = True,
 ) -> Measurement:
     """Sum up one point's continuations.
 
@@ -94,6 +103,7 @@ def measure(
         rewards: judge to ``[samples]`` scores.
         tokens_per_second: drawn tokens, kept or not, over wall time, all workers together.
         best_of: n, where the point is best-of-n.
+        plain: whether texts were drawn at temperature 1 without truncation.
     """
     base = np.concatenate([np.asarray(generation.base_logprobs) for generation in generations])
     texts = [generation.text for generation in generations]
@@ -102,7 +112,7 @@ def measure(
     return Measurement(
         point=point,
         rewards={name: scores.tolist() for name, scores in rewards.items()},
-        kl=best_of_n_kl_bound(best_of) if is_best_of else _kl(point, generations),
+        kl=best_of_n_kl_bound(best_of) if is_best_of else _kl(point, generations, plain),
         log_z=float(np.mean([generation.log_z for generation in generations])),
         perplexity=math.exp(-float(base.mean())),
         distinct_1=distinct_n(texts, 1),
@@ -136,8 +146,8 @@ def paired_bootstrap(
     return float(difference.mean()), float(low), float(high)
 
 
-def _kl(point: Point, generations: Sequence[GuidedGeneration]) -> float:
-    if point.method == "sharpened":
-        # The control is drawn at a temperature: its law is that of sampling, and its KL is estimated by its own samples.
+def _kl(point: Point, generations: Sequence[GuidedGeneration], plain: bool) -> float:
+    """KL of the law that was drawn from to the base: exact per step where that is the mixed law, else by its samples."""
+    if point.method == "sharpened" or not plain:
         return float(np.mean([sum(g.sampling_logprobs) - sum(g.base_logprobs) for g in generations]))
     return float(np.mean([generation.kl_to_base for generation in generations]))

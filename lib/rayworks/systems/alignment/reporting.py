@@ -46,7 +46,10 @@ def build_report(
         figures={
             "frontier.png": (_frontier(config, measurements), "Reward against KL to the base, with 95 % intervals"),
             "training.png": (_training(curves, held_out), "Loss and pair accuracy of each reward model in training"),
-            "objectives.png": (_objectives(config, measurements), "What each guide does to every objective's judge"),
+            "objectives.png": (
+                _objectives(config, measurements),
+                "What each guide does to every judge, on the first objective's prompts",
+            ),
         },
         notes=[
             "Sharpened: the base mixed with a copy of itself at the same weight. Reward gain is over this control.",
@@ -64,9 +67,9 @@ def headline(
     objective = next(iter(config.objectives))
     judge = config.objectives[objective].judges[0]
     weight = config.evaluation.headline_weight
-    base = _find(measurements, "base")
-    sharpened = _find(measurements, "sharpened", strength=weight)
-    guided = _find(measurements, "guided", weights={objective: weight})
+    base = _find(measurements, "base", objective)
+    sharpened = _find(measurements, "sharpened", objective, strength=weight)
+    guided = _find(measurements, "guided", objective, weights={objective: weight})
     gain, low, _ = _gain(config, guided, sharpened, judge)
     return {
         "pair_accuracy": held_out[objective]["accuracy"],
@@ -87,7 +90,7 @@ def _points_table(config: Config, measurements: Sequence[Measurement]) -> Table:
     judges = _judges(config)
     rows: list[list[Cell]] = []
     for entry in measurements:
-        row: list[Cell] = [entry.point.label]
+        row: list[Cell] = [entry.point.suite, entry.point.label]
         for judge in judges:
             row.append(_mean(entry, judge))
         row += [_gain_text(config, measurements, entry), entry.perplexity, entry.distinct_1, entry.distinct_2]
@@ -98,7 +101,7 @@ def _points_table(config: Config, measurements: Sequence[Measurement]) -> Table:
             entry.tokens_per_second,
         ]
         rows.append(row)
-    columns = ("point", *judges, "gain over control", "perplexity", "distinct-1", "distinct-2", "tokens")
+    columns = ("prompts of", "point", *judges, "gain over control", "perplexity", "distinct-1", "distinct-2", "tokens")
     return Table(
         "Guidance, control and baselines",
         (*columns, "KL to base", "log Z", "tokens/s"),
@@ -110,7 +113,7 @@ def _points_table(config: Config, measurements: Sequence[Measurement]) -> Table:
 
 def _examples_table(measurements: Sequence[Measurement]) -> Table:
     count = min(4, *(len(entry.examples) for entry in measurements))
-    rows = [[entry.point.label, *entry.examples[:count]] for entry in measurements]
+    rows = [[f"{entry.point.suite}: {entry.point.label}", *entry.examples[:count]] for entry in measurements]
     return Table("The same prompts and random numbers", ("point", *(f"sample {n + 1}" for n in range(count))), rows)
 
 
@@ -137,11 +140,13 @@ def _frontier(config: Config, measurements: Sequence[Measurement]) -> bytes:
     with draw(columns=len(objectives), squeeze=False) as drawing:
         for ax, objective in zip(drawing.axes[0], objectives, strict=True):
             judge = config.objectives[objective].judges[0]
+            suite = config.objectives[objective].measured_with or objective
+            measured = [entry for entry in measurements if entry.point.suite == suite]
             for method, (colour, style) in METHOD_STYLE.items():
-                chosen = [m for m in measurements if m.point.method == method and _concerns(m, objective)]
+                chosen = [m for m in measured if m.point.method == method and _concerns(m, objective)]
                 if not chosen:
                     continue
-                base = [] if method in ("base", "best-of-n") else [_find(measurements, "base")]
+                base = [] if method in ("base", "best-of-n") else [_find(measured, "base", suite)]
                 line = [*base, *chosen]
                 means = [_mean(entry, judge) for entry in line]
                 errors = [_half_interval(entry, judge) for entry in line]
@@ -175,7 +180,8 @@ def _training(
 
 
 def _objectives(config: Config, measurements: Sequence[Measurement]) -> bytes:
-    shown = [m for m in measurements if m.point.method in ("base", "guided", "sharpened")]
+    first = next(iter(config.objectives))
+    shown = [m for m in measurements if m.point.method in ("base", "guided", "sharpened") and m.point.suite == first]
     judges = _judges(config)
     with draw(columns=len(judges), squeeze=False, sharey=True) as drawing:
         for ax, judge in zip(drawing.axes[0], judges, strict=True):
@@ -192,7 +198,7 @@ def _gain_text(config: Config, measurements: Sequence[Measurement], entry: Measu
     if entry.point.method != "guided":
         return None
     judge = config.objectives[next(iter(entry.point.weights))].judges[0]
-    control = _find(measurements, "sharpened", strength=entry.point.strength)
+    control = _find(measurements, "sharpened", entry.point.suite, strength=entry.point.strength)
     gain, low, high = _gain(config, entry, control, judge)
     return f"{gain:+.3f} [{low:+.3f}, {high:+.3f}] {judge}"
 
@@ -207,11 +213,15 @@ def _gain(config: Config, guided: Measurement, control: Measurement, judge: str)
     )
 
 
-def _find(measurements: Sequence[Measurement], method: Method, **criteria: Any) -> Measurement:
+def _find(measurements: Sequence[Measurement], method: Method, suite: str, **criteria: Any) -> Measurement:
     for entry in measurements:
-        if entry.point.method == method and all(getattr(entry.point, key) == value for key, value in criteria.items()):
+        if (entry.point.method, entry.point.suite) == (method, suite) and all(
+            getattr(entry.point, key) == value for key, value in criteria.items()
+        ):
             return entry
-    raise DataError(f"evaluation: no point {method} with {criteria}; the run's checkpoint is of another plan")
+    raise DataError(
+        f"evaluation: no point {method} of {suite} with {criteria}; the run's checkpoint is of another plan"
+    )
 
 
 def _concerns(entry: Measurement, objective: str) -> bool:

@@ -20,7 +20,7 @@ from rayworks.systems.alignment import SPEC
 from rayworks.systems.alignment.actors import GuidedActor, RewardModelActor
 from rayworks.systems.alignment.baselines import keep_best, sharpened_temperature
 from rayworks.systems.alignment.config import Config
-from rayworks.systems.alignment.evaluation import Measurement, Point, measure, points
+from rayworks.systems.alignment.evaluation import Measurement, Point, measure, points, suites
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedGeneration, GuidedRequest
 from rayworks.systems.alignment.judges import load_judge
@@ -89,14 +89,15 @@ class AlignmentSystem(System[Config]):
             "dtype": self.settings.model.dtype,
             "objectives": list(self.settings.objectives),
             "pair_accuracy": {name: scores["accuracy"] for name, scores in self._held_out.items()},
-            "prompts": self._prompts(),
+            "prompts": {suite: self._prompts(suite) for suite in suites(self.settings)},
         }
         self.run_directory.write(f"{EXPORT}/README.md", _model_card(self.settings, self._held_out))
         self.run_directory.write_json(f"{EXPORT}/{CARD}", card)
 
     def report(self) -> Report:
         """See :func:`~rayworks.systems.alignment.reporting.build_report`."""
-        facts = {"pairs": self._facts, "prompts": self._prompts()}
+        prompts = {suite: self._prompts(suite) for suite in suites(self.settings)}
+        facts = {"pairs": self._facts, "prompts": prompts}
         return build_report(self.settings, self._measurements, self._held_out, self._curves, facts, SPEC.title)
 
     def cleanup(self) -> None:
@@ -166,7 +167,10 @@ class AlignmentSystem(System[Config]):
         tokens_per_second = drawn / (time.perf_counter() - started)
         texts = [generation.text for generation in generations]
         rewards = {name: judge(texts) for name, judge in self._judges.items()}
-        measurement = measure(point, generations, rewards, tokens_per_second, self.settings.evaluation.best_of)
+        decoding = self.settings.decoding
+        plain = decoding.temperature == 1 and decoding.top_k == 0 and decoding.top_p == 1
+        best_of = self.settings.evaluation.best_of
+        measurement = measure(point, generations, rewards, tokens_per_second, best_of, plain)
         self._measurements.append(measurement)
         done = len(self._measurements) / len(self._plan)
         shown = {name: float(np.mean(scores)) for name, scores in rewards.items()}
@@ -194,7 +198,8 @@ class AlignmentSystem(System[Config]):
         return keep_best(generations, rewards, self.settings.evaluation.best_of), drawn
 
     def _requests(self, point: Point) -> list[GuidedRequest]:
-        decoding, prompts = self.settings.decoding, self._prompts()
+        decoding, prompts = self.settings.decoding, self._prompts(point.suite)
+        limit = self.settings.objectives[point.suite].pairs.response_tokens or decoding.max_new_tokens
         temperature = decoding.temperature
         if point.method == "sharpened":
             temperature = sharpened_temperature(temperature, point.strength)
@@ -202,7 +207,7 @@ class AlignmentSystem(System[Config]):
         return [
             GuidedRequest(
                 prompt=prompts[sample % len(prompts)],
-                max_new_tokens=decoding.max_new_tokens,
+                max_new_tokens=limit,
                 temperature=temperature,
                 top_k=decoding.top_k,
                 top_p=decoding.top_p,
@@ -215,10 +220,9 @@ class AlignmentSystem(System[Config]):
             for repeat in range(repeats)
         ]
 
-    def _prompts(self) -> list[str]:
+    def _prompts(self, suite: str) -> list[str]:
         given = list(self.settings.evaluation.prompts)
-        first = next(iter(self.settings.objectives))
-        return given or self._facts[first]["prompts"][: self.settings.evaluation.prompt_count]
+        return given or self._facts[suite]["prompts"][: self.settings.evaluation.prompt_count]
 
     def _batch_size(self, requests: int) -> int:
         """Long enough batches to keep all slots busy, and at least two per worker."""
@@ -249,6 +253,6 @@ def _model_card(config: Config, held_out: dict[str, dict[str, float]]) -> str:
         "the base's before temperature.\n\n"
         f"| objective | pairs | held-out pair accuracy |\n|---|---|---|\n{rows}\n\n"
         f"Trained with seed {config.run.seed}, {config.model.reward_layers or 'all'} layers, {config.training.tuning} "
-        f"tuning, at most {config.objectives[next(iter(held_out))].pairs.response_tokens} response tokens. A weight far above those "
-        "in the report's frontier buys reward with broken text.\n"
+        f"tuning, at most {config.objectives[next(iter(held_out))].pairs.response_tokens} response tokens. A weight far "
+        "above those in the report's frontier buys reward with broken text.\n"
     )
