@@ -8,7 +8,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 NODES ?= 2
 CPUS ?= 2
 
-.PHONY: help setup demo test test-slow lint serve cluster down bench docs-check clean
+.PHONY: help setup demo test lint serve cluster down bench docs-check clean
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -30,9 +30,6 @@ demo: $(READY)  ## Watch it: cluster, training, guided decoding, report, HTTP; K
 
 test: $(READY)  ## The whole test suite
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
-
-test-slow: $(READY)  ## What takes longer than the suite allows
-	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
 	@echo "lint: ruff"

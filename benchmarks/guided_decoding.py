@@ -133,7 +133,7 @@ def guided_step_seconds(engine: GuidedEngine, steps: int = 24) -> float:
     for _ in range(steps):
         engine.decoding.step()
     elapsed = (time.perf_counter() - started) / steps
-    engine.decoding.run()
+    engine.decoding.drain()
     return elapsed
 
 

@@ -39,6 +39,7 @@ def environment() -> dict[str, str]:
     return {
         "RAY_ADDRESS": state["address"],
         "RAY_DASHBOARD_ADDRESS": state["dashboard"],
+        "RAY_API_SERVER_ADDRESS": state["dashboard"],
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token_file()),
     }

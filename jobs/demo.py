@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import os
+import subprocess
 import sys
 import time
 import urllib.request
@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster import local
-from jobs import submit
 from rayworks.core.run_directory import RunDirectory
-from serve import deploy
-from serve.common import keys
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVE_CONFIG = ROOT / "serve" / "config.smoke.yaml"
 STORAGE = "~/rayworks/runs"
 PROMPT = "Title of a customer review of Dresses:"
 WEIGHTS = (0.0, 0.5, 1.0)
@@ -34,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = False
     try:
         code = demo(started)
-        kept = options.keep and code == 0
+        kept = options.keep
     except KeyboardInterrupt:
         code = 130
     finally:
@@ -47,25 +43,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def demo(started: float) -> int:
     """Cluster, job, server, three completions per weight."""
     say(started, "a Ray cluster of two nodes on this machine")
-    code = local.up(nodes=2, cpus_per_node=2, dashboard_port=local.DASHBOARD_PORT)
+    code = command("cluster.local", "up")
     if code:
         return code
-    os.environ.update(local.environment())
     say(started, "ray job submit: train two reward models, guide the frozen base with them, measure")
-    code = submit.main(["alignment", "--smoke"])
+    code = command("jobs.submit", "alignment", "--smoke")
     if code:
         return code
     directory = RunDirectory(STORAGE, "alignment", "smoke")
     show_headline(directory.read_json("report.json")["headline"])
     say(started, "Ray Serve: the exported reward models behind the OpenAI protocol")
-    key = keys.create("demo")
-    code = deploy.main([str(SERVE_CONFIG)])
+    made = subprocess.run(
+        [sys.executable, "-m", "serve.common.keys", "new", "demo"], cwd=ROOT, capture_output=True, text=True
+    )
+    key = made.stdout.strip()
+    code = made.returncode or command("serve.deploy", "serve/config.smoke.yaml")
     if code:
         return code
     say(started, f"the same prompt over HTTP at three weights: {PROMPT!r}")
     show_completions(key)
     say(started, "done")
     return 0
+
+
+def command(module: str, *arguments: str) -> int:
+    """Run what a user would type, after saying it; its exit code."""
+    print(f"    $ python -m {module} {' '.join(arguments)}", flush=True)
+    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, check=False).returncode
 
 
 def show_headline(headline: dict[str, Any]) -> None:
@@ -115,7 +119,7 @@ def print_next_steps(running: bool) -> None:
     if not running:
         print("keep it up   make demo KEEP=1   (goes on where this one ended)")
         return
-    print(f"dashboard    http://127.0.0.1:{local.DASHBOARD_PORT}   (token: {local.folder() / 'token'})")
+    print(f"dashboard    {(local.read_state() or {}).get('dashboard')}   (token: {local.folder() / 'token'})")
     print("key          .venv/bin/python -m serve.common.keys new me")
     print(
         'call it      curl http://127.0.0.1:8000/alignment/v1/completions -H "Authorization: Bearer $KEY" '

@@ -1,12 +1,13 @@
 """Supervised ``ray job submit``: ``python -m jobs.submit SYSTEM [the arguments of jobs.run]``.
 
-The submission id is a function of system, run and config, so repeating the command joins a job that is still running. A
+The submission id is a function of system, run and storage, so repeating the command joins a job that still runs. A
 job that ends with exit code 75 is submitted again and resumes; Ray itself never retries a job's driver.
 """
 
 import argparse
 import asyncio
 import fnmatch
+import hashlib
 import logging
 import os
 import shlex
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 UPLOAD_LIMIT_BYTES = 100 * 2**20
 """What the job server's HTTP body takes in Ray 2.55, whatever the package store would."""
 BACKOFF_SECONDS = 5.0
+RECONNECTS, RECONNECT_SECONDS = 10, 3.0
 RETRY_EXIT_CODE = InfrastructureError.exit_code
 FINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 
@@ -37,11 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m jobs.submit", description=__doc__, parents=[_run_options()], allow_abbrev=False
     )
-    parser.add_argument("--attempts", type=int, default=4, help="submissions in all after infrastructure failures")
+    parser.add_argument(
+        "--attempts",
+        type=int,
+        default=4,
+        choices=range(1, 101),
+        metavar="N",
+        help="submissions in all after infrastructure failures",
+    )
     parser.add_argument("--no-wait", action="store_true", help="return once the job is submitted")
     options, overrides = parser.parse_known_args(arguments)
     try:
         spec, config = resolve(options, overrides)
+        check_storage(config)
         check_upload_size(ROOT)
         client = _connect()
         entrypoint = _entrypoint(options, overrides)
@@ -52,8 +62,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def submission_id(spec: SystemSpec, config: SystemConfig) -> str:
-    """The stable id of a run's job, without the attempt."""
-    return f"{spec.name}-{config.run.name}-{manifest.config_hash(config)[:8]}"
+    """The stable id of a run's job, without the attempt: one run directory, one id."""
+    place = hashlib.sha256(config.run.storage.encode()).hexdigest()[:8]
+    return f"{spec.name}-{config.run.name}-{place}"
+
+
+def check_storage(config: SystemConfig) -> None:
+    """Refuse a relative run directory, which would lie in the job's unpacked upload and be lost with it.
+
+    Raises:
+        ConfigError: naming ``run.storage``.
+    """
+    storage = config.run.storage
+    if "://" not in storage and not Path(storage).expanduser().is_absolute():
+        raise ConfigError(f"run.storage {storage!r}: is relative; a submitted job needs an absolute path or a URI")
 
 
 def check_upload_size(folder: Path, limit: int = UPLOAD_LIMIT_BYTES) -> int:
@@ -175,21 +197,41 @@ def _submit(client: Any, job: str, spec: SystemSpec, config: SystemConfig, entry
 
 
 def _follow(client: Any, job: str) -> int:
-    """Print the job's log until it ends; its exit code. Ctrl-C leaves the job running."""
-    try:
-        asyncio.run(_print_log(client, job))
-    except KeyboardInterrupt:
-        print(f"\n{job} goes on; repeat the command to join it, or: ray job stop {job}", file=sys.stderr)
-        return 128 + signal.SIGINT
-    while str(client.get_job_status(job)) not in FINAL:
+    """Print the job's log until it ends; its exit code. Ctrl-C leaves the job running; a lost connection is taken up."""
+    lost = 0
+    while True:
+        try:
+            asyncio.run(_print_log(client, job))
+            status = str(client.get_job_status(job))
+            lost = 0
+        except KeyboardInterrupt:
+            print(f"\n{job} goes on; repeat the command to join it, or: ray job stop {job}", file=sys.stderr)
+            return 128 + signal.SIGINT
+        except (OSError, RuntimeError) as error:
+            lost += 1
+            if lost > RECONNECTS:
+                raise InfrastructureError(
+                    f"{job}: the job server does not answer ({error}); repeat the command"
+                ) from None
+            time.sleep(RECONNECT_SECONDS)
+            continue
+        if status in FINAL:
+            return _exit_code(client.get_job_info(job), job)
         time.sleep(0.5)
-    details = client.get_job_info(job)
-    if str(details.status) == "SUCCEEDED":
+
+
+def _exit_code(details: Any, job: str) -> int:
+    """What the job's end means: 0, its driver's code, 130 when somebody stopped it, 75 when it was killed."""
+    status = str(details.status)
+    if status == "SUCCEEDED":
         return 0
-    print(f"{job} {str(details.status).lower()}: {(details.message or '').strip().splitlines()[0:1]}", file=sys.stderr)
+    reason = next(iter((details.message or "no message").strip().splitlines()), "")
+    print(f"{job} {status.lower()}: {reason}", file=sys.stderr)
+    if status == "STOPPED":
+        return 128 + signal.SIGINT
     # A driver that was killed has no exit code of its own: the machine failed, not the work.
     code = details.driver_exit_code
-    return code if code is not None and code > 0 else RETRY_EXIT_CODE
+    return int(code) if code is not None and code > 0 else RETRY_EXIT_CODE
 
 
 async def _print_log(client: Any, job: str) -> None:

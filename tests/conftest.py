@@ -21,7 +21,7 @@ os.environ.update(
     OMP_NUM_THREADS="1",
     TOKENIZERS_PARALLELISM="false",
 )
-for _name in ("RAY_ADDRESS", "RAY_DASHBOARD_ADDRESS"):
+for _name in ("RAY_ADDRESS", "RAY_DASHBOARD_ADDRESS", "RAY_API_SERVER_ADDRESS"):
     os.environ.pop(_name, None)
 
 import pytest  # noqa: E402  # the environment above comes first

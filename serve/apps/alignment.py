@@ -14,18 +14,20 @@ import json
 import secrets
 import time
 import uuid
+import weakref
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Header, Response
 from fastapi.responses import StreamingResponse
+from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
 from rayworks import __version__
-from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 from rayworks.lm.background_decoding import BackgroundDecoding
 from rayworks.lm.checkpoints import limit_torch_threads
 from rayworks.lm.continuous_batching import Row
@@ -50,6 +52,9 @@ from ..common.openai import (
 from ..common.streaming import DONE, MEDIA_TYPE, GrowingText, event
 
 HEALTH_SECONDS = 30.0
+"""A replica that has drawn no token for this long, although asked, is replaced."""
+WAITING_BEYOND_ROWS = 64
+"""Requests that Serve lets in beyond the rows, so that it is this code that answers 503, and health checks get through."""
 
 api = new_application("Rayworks alignment", "Guided generation with live objective weights.", __version__)
 
@@ -65,6 +70,7 @@ class Args(BaseModel):
     max_waiting: int = Field(64, ge=0, description="rows that may wait for a slot; beyond that: 503")
     max_prompt_tokens: int = Field(2048, ge=1, description="longer prompts: 413")
     concurrent_per_key: int = Field(16, ge=1, description="requests of one key under way; beyond that: 429")
+    max_total_tokens: int = Field(4096, ge=2, description="prompt and max_tokens together; more: 422. Bounds the cache")
     deadline_seconds: float = Field(120.0, gt=0, description="longer requests: 504")
     num_cpus: float = Field(1.0, ge=0)
     num_gpus: float = Field(0.0, ge=0)
@@ -83,7 +89,7 @@ def replica() -> Any:
 Caller = Annotated[str, Depends(caller)]
 
 
-@serve.deployment(name="guided-generation", health_check_period_s=10, health_check_timeout_s=HEALTH_SECONDS)
+@serve.deployment(name="guided-generation", health_check_period_s=10, health_check_timeout_s=HEALTH_SECONDS + 5)
 @serve.ingress(api)
 class Alignment:
     """One base and its reward models behind the OpenAI protocol."""
@@ -101,20 +107,23 @@ class Alignment:
             ) from None
         self._model, self._created = card["base"], int((folder / "guidance.json").stat().st_mtime)
         arms = {name: str(folder / "arms" / name) for name in card["objectives"]}
-        self._engine = GuidedEngine(card["base"], arms, card["dtype"], args.slots)
+        device = "cuda" if args.num_gpus else "cpu"
+        self._engine = GuidedEngine(card["base"], arms, card["dtype"], args.slots, device)
         self._decoding = BackgroundDecoding(self._engine.decoding)
-        self._streams: dict[str, list[Guidance]] = {}
+        self._running: dict[str, tuple[str, list[Guidance]]] = {}
+        self._probe: asyncio.Task[None] | None = None
 
     async def check_health(self) -> None:
         """Called by Serve: a real token, or the replica is replaced."""
-        await self._one_token()
+        await self._draw_a_token()
 
     @api.get("/healthz")
     async def healthz(self) -> dict[str, Any]:
-        """Open to all: draws one real token and says how long it took."""
+        """Open to all: whether tokens are being drawn. An idle replica draws one; a busy one says when it last did."""
         started = time.perf_counter()
-        await self._one_token()
-        return {"status": "ok", "token_seconds": round(time.perf_counter() - started, 4)}
+        await self._draw_a_token()
+        seconds = round(time.perf_counter() - started, 4)
+        return {"status": "ok", "answered_in_seconds": seconds, "rows": self._decoding.load}
 
     @api.get("/v1/models")
     async def models(self, owner: Caller) -> ModelList:
@@ -122,42 +131,49 @@ class Alignment:
         return ModelList(data=[Model(id=self._model, created=self._created, objectives=self._engine.objectives)])
 
     @api.post("/v1/completions", response_model=Completion, response_model_exclude_none=True)
-    async def completions(self, body: CompletionBody, request: Request, owner: Caller) -> Any:
+    async def completions(self, body: CompletionBody, owner: Caller) -> Any:
         """Continue a prompt."""
-        return await self._answer(body, body.prompt, body.max_tokens, request, owner, chat=False)
+        return await self._answer(body, body.prompt, body.max_tokens, owner, chat=False)
 
     @api.post("/v1/chat/completions", response_model=Completion, response_model_exclude_none=True)
-    async def chat_completions(self, body: ChatBody, request: Request, owner: Caller) -> Any:
+    async def chat_completions(self, body: ChatBody, owner: Caller) -> Any:
         """Answer a chat."""
         messages = [message.model_dump() for message in body.messages]
-        prompt = self._engine.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return await self._answer(body, str(prompt), body.token_limit, request, owner, chat=True)
+        try:
+            prompt = self._engine.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except (ValueError, TemplateError) as error:
+            raise Problem(422, f"messages: the model's chat template does not take them ({error})") from None
+        return await self._answer(body, str(prompt), body.token_limit, owner, chat=True)
 
     @api.patch("/v1/completions/{completion}/guidance", status_code=204)
     async def change_guidance(self, completion: str, body: GuidanceBody, owner: Caller) -> Response:
         """Change the weights of a completion that is under way, from its next token on."""
-        running = self._streams.get(completion)
-        if running is None:
-            raise Problem(404, f"completion {completion}: is not under way on this replica")
-        self._require_known(list(body.guidance))
+        starter, running = self._running.get(completion, ("", []))
+        if starter != owner:
+            raise Problem(404, f"completion {completion}: is not under way on this replica, or is another key's")
+        try:
+            self._engine.require_known(list(body.guidance))
+            Guidance(body.guidance)
+        except ConfigError as error:
+            raise Problem(422, str(error)) from None
         for guidance in running:
             guidance.update(body.guidance)
         return Response(status_code=204)
 
-    async def _answer(
-        self, body: SamplingBody, prompt: str, max_tokens: int, request: Request, owner: str, *, chat: bool
-    ) -> Any:
+    async def _answer(self, body: SamplingBody, prompt: str, max_tokens: int, owner: str, *, chat: bool) -> Any:
         rows = self._rows(body, prompt, max_tokens)
         completion = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.access.enter(owner)
-        self._streams[completion] = [row.context.guidance for row in rows]
+        self._running[completion] = (owner, [row.context.guidance for row in rows])
 
         def leave() -> None:
-            self._streams.pop(completion, None)
-            self.access.leave(owner)
+            if self._running.pop(completion, None) is not None:
+                self.access.leave(owner)
 
         if body.stream:
             events = self._stream(body, rows, completion, chat=chat, leave=leave)
+            # A client that is gone before the first event leaves a generator that never starts and so never ends.
+            weakref.finalize(events, leave)
             return StreamingResponse(events, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store"})
         try:
             await self._finish(rows)
@@ -169,48 +185,46 @@ class Alignment:
         """The request's rows, checked against every limit before anything is queued."""
         if body.model != self._model:
             raise Problem(404, f"model {body.model!r}: is not served here; use {self._model!r}")
-        self._require_known(list(body.guidance))
         if self._decoding.load + body.n > self._args.slots + self._args.max_waiting:
             raise Problem(503, f"{self._decoding.load} rows are decoding or waiting; try again", retry_after=2)
         seed = secrets.randbits(62) if body.seed is None else body.seed
+        request = GuidedRequest(
+            prompt=prompt,
+            max_new_tokens=max_tokens,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            stop=body.stops,
+            seed=seed,
+        )
         try:
-            rows = [
-                self._engine.row(
-                    GuidedRequest(
-                        prompt=prompt,
-                        max_new_tokens=max_tokens,
-                        temperature=body.temperature,
-                        top_p=body.top_p,
-                        stop=body.stops,
-                        seed=seed + index,
-                        guidance=Guidance(body.guidance),
-                    )
-                )
-                for index in range(body.n)
-            ]
+            first = self._engine.row(replace(request, guidance=Guidance(body.guidance)))
         except (ConfigError, DataError) as error:
             raise Problem(422, str(error)) from None
-        length = len(rows[0].prompts[0])
+        length = len(first.prompts[0])
         if length > self._args.max_prompt_tokens:
             raise Problem(
                 413, f"prompt: is {length} tokens, at most {self._args.max_prompt_tokens} are taken; shorten it"
             )
-        room = min(model.max_length for model in self._engine.models)
+        room = min(self._args.max_total_tokens, *(model.max_length for model in self._engine.models))
         if length + max_tokens > room:
-            raise Problem(
-                422, f"max_tokens: {length} prompt tokens and {max_tokens} exceed the model's {room}; lower it"
-            )
-        return rows
+            raise Problem(422, f"max_tokens: {length} prompt tokens and {max_tokens} exceed {room}; lower it")
+        others = [replace(request, seed=seed + n, guidance=Guidance(body.guidance)) for n in range(1, body.n)]
+        return [first, *(self._engine.row(other, first.prompts) for other in others)]
 
     async def _finish(self, rows: list[Row]) -> None:
-        futures = [asyncio.wrap_future(self._decoding.submit(row)) for row in rows]
         try:
             async with asyncio.timeout(self._args.deadline_seconds):
-                await asyncio.gather(*futures)
+                await asyncio.gather(*(asyncio.wrap_future(self._decoding.submit(row)) for row in rows))
         except TimeoutError:
-            raise Problem(504, f"not finished after {self._args.deadline_seconds:g} s; ask for fewer tokens") from None
+            raise Problem(504, self._late) from None
+        except InfrastructureError as error:
+            raise Problem(503, f"{error}; the replica is being replaced", retry_after=10) from None
         finally:
             self._cancel(rows)
+
+    @property
+    def _late(self) -> str:
+        return f"not finished after {self._args.deadline_seconds:g} s; ask for fewer tokens"
 
     async def _stream(
         self, body: SamplingBody, rows: list[Row], completion: str, *, chat: bool, leave: Any
@@ -219,39 +233,39 @@ class Alignment:
         arrived: asyncio.Queue[tuple[int, str, str | None]] = asyncio.Queue()
         texts = [GrowingText(row.request.stop) for row in rows]
 
-        def publish(index: int) -> Any:
-            def on_token(row: Row) -> None:
-                piece = texts[index].piece(row.text, row.finish_reason is not None)
-                loop.call_soon_threadsafe(arrived.put_nowait, (index, piece, row.finish_reason))
+        def tell(index: int, piece: str, reason: str | None) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, (index, piece, reason))
 
-            return on_token
+        def follow(index: int, row: Row) -> None:
+            row.on_token = lambda row: tell(
+                index, texts[index].piece(row.text, row.finish_reason is not None), row.finish_reason
+            )
+            future = self._decoding.submit(row)
+            future.add_done_callback(lambda done: tell(index, "", "failed") if done.exception() else None)
 
-        for index, row in enumerate(rows):
-            row.on_token = publish(index)
-        futures = [self._decoding.submit(row) for row in rows]
+        deadline = loop.time() + self._args.deadline_seconds
         try:
-            unfinished = len(rows)
-            async with asyncio.timeout(self._args.deadline_seconds):
-                for index in range(len(rows)) if chat else ():
+            for index, row in enumerate(rows):
+                follow(index, row)
+                if chat:
                     yield event(self._chunk(completion, index, "", None, chat=chat, first=True))
-                while unfinished:
+            unfinished = len(rows)
+            while unfinished:
+                async with asyncio.timeout_at(deadline):
                     index, piece, reason = await arrived.get()
-                    unfinished -= reason is not None
-                    if piece or reason:
-                        yield event(self._chunk(completion, index, piece, reason, chat=chat))
-                await asyncio.gather(*map(asyncio.wrap_future, futures))
-            whole = self._completion(rows, completion, chat=chat)
+                if reason == "failed":
+                    raise InfrastructureError("the replica failed and is being replaced; try again")
+                unfinished -= reason is not None
+                if piece or reason:
+                    yield event(self._chunk(completion, index, piece, reason, chat=chat))
             if body.stream_options is not None and body.stream_options.include_usage:
-                last = {
-                    **self._chunk(completion, 0, "", None, chat=chat),
-                    "choices": [],
-                    "usage": whole.usage.model_dump(),
-                }
-                yield event(last)
+                usage = self._completion(rows, completion, chat=chat).usage.model_dump()
+                yield event({**self._chunk(completion, 0, "", None, chat=chat), "choices": [], "usage": usage})
             yield DONE
         except TimeoutError:
-            message = f"not finished after {self._args.deadline_seconds:g} s; ask for fewer tokens"
-            yield event({"error": {"message": message, "type": "deadline", "code": "deadline"}})
+            yield event({"error": {"message": self._late, "type": "deadline", "code": "deadline"}})
+        except InfrastructureError as error:
+            yield event({"error": {"message": str(error), "type": "busy", "code": "busy"}})
         finally:
             self._cancel(rows)
             leave()
@@ -298,16 +312,26 @@ class Alignment:
             "choices": [{"index": index, "finish_reason": reason, **content}],
         }
 
-    def _require_known(self, objectives: list[str]) -> None:
-        try:
-            self._engine.require_known(objectives)
-        except ConfigError as error:
-            raise Problem(422, str(error)) from None
+    async def _draw_a_token(self) -> None:
+        """Return once a token has been drawn lately; all callers share one probe, and none is needed while rows decode.
 
-    async def _one_token(self) -> None:
+        Raises:
+            TimeoutError: none was drawn in ``HEALTH_SECONDS``.
+            InfrastructureError: the decoding thread has ended.
+        """
+        if self._decoding.load and self._decoding.seconds_since_step < HEALTH_SECONDS:
+            return
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._probe_once())
+        await asyncio.shield(self._probe)
+
+    async def _probe_once(self) -> None:
         row = self._engine.row(GuidedRequest(prompt="Hello", max_new_tokens=1, temperature=0.0))
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.wrap_future(self._decoding.submit(row)), HEALTH_SECONDS)
+        try:
+            async with asyncio.timeout(HEALTH_SECONDS):
+                await asyncio.wrap_future(self._decoding.submit(row))
+        finally:
+            self._cancel([row])
 
     def _cancel(self, rows: list[Row]) -> None:
         for row in rows:
@@ -319,6 +343,8 @@ def build(args: Args) -> serve.Application:
     """The application, as the Serve config names it: ``serve.apps.alignment:build``."""
     options = {"num_cpus": args.num_cpus, "num_gpus": args.num_gpus}
     application: serve.Application = Alignment.options(  # type: ignore[attr-defined]  # added by the decorators
-        ray_actor_options=options, max_ongoing_requests=args.slots + args.max_waiting
+        ray_actor_options=options,
+        max_ongoing_requests=args.slots + args.max_waiting + WAITING_BEYOND_ROWS,
+        max_queued_requests=WAITING_BEYOND_ROWS,
     ).bind(args)
     return application

@@ -1,8 +1,6 @@
 """Who may call, and how much at once: bearer keys and a limit of requests under way per key."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from .application import Problem
 from .keys import ApiKeys
@@ -49,12 +47,3 @@ class Access:
     def leave(self, owner: str) -> None:
         """Count a request out."""
         self._under_way[owner] -= 1
-
-    @contextmanager
-    def entered(self, owner: str) -> Iterator[None]:
-        """Count a request for the time of a block."""
-        self.enter(owner)
-        try:
-            yield
-        finally:
-            self.leave(owner)

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import sys
@@ -10,27 +11,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 DEFAULT_FILE = "~/.rayworks/api-keys"
+logger = logging.getLogger("rayworks.serve")
 
 
 class ApiKeys:
     """The keys that are accepted.
 
     Args:
-        file: read at every change of its modification time, so a key can be added or withdrawn while serving.
+        file: read at every change of its modification time, so a key can be added or withdrawn while serving; a file
+            that has become unreadable leaves the keys as they were.
 
     Raises:
-        ValueError: the file is missing or a line is malformed.
+        ValueError: the file is missing or a line is malformed at the start.
     """
 
     def __init__(self, file: str) -> None:
         self._file = Path(file).expanduser()
         self._read_at = -1.0
         self._names: dict[str, str] = {}
-        self._refresh()
+        self._read()
 
     def owner(self, key: str) -> str | None:
         """Whose key it is; ``None`` when nobody's. Every stored hash is compared, each in constant time."""
-        self._refresh()
+        try:
+            self._read()
+        except ValueError:
+            logger.exception("the API keys were changed and can not be read; going on with those read before")
         digest = hash_key(key)
         found = None
         for stored, name in self._names.items():
@@ -38,7 +44,7 @@ class ApiKeys:
                 found = name
         return found
 
-    def _refresh(self) -> None:
+    def _read(self) -> None:
         try:
             modified = self._file.stat().st_mtime
             if modified == self._read_at:

@@ -100,7 +100,7 @@ class GuidanceReport(BaseModel):
     """What guidance did to one continuation."""
 
     log_z: float = Field(description="sum over tokens of the log-normaliser")
-    kl_to_base: float = Field(description="sum over tokens of KL(guided || base), nats")
+    kl_to_base: float = Field(description="sum over tokens of KL(guided || base) before temperature and top_p, nats")
     base_logprob: float = Field(description="log-probability of the text under the unguided base")
     reward_logprobs: dict[str, float] = Field(description="objective to log pi_r of the text, where it guided")
     weights: dict[str, list[float]] = Field(description="objective to the strength used at each token")

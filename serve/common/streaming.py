@@ -38,8 +38,9 @@ class GrowingText:
     def _safe_length(self, text: str) -> int:
         safe = len(text.rstrip(REPLACEMENT))
         for stop in self._stop:
+            settled = text[:safe]
             for length in range(min(len(stop) - 1, safe), 0, -1):
-                if text.endswith(stop[:length]):
-                    safe = min(safe, len(text) - length)
+                if settled.endswith(stop[:length]):
+                    safe -= length
                     break
         return safe

@@ -17,6 +17,11 @@ from rayworks.core.config import ComputeSection
 from rayworks.lm.actors import engine_pool
 from rayworks.lm.engine import GenerationRequest
 from rayworks.lm.transformers_engine import TransformersEngine
+from rayworks.runtime.actor_pool import ActorPool
+from rayworks.systems.alignment import Config
+from rayworks.systems.alignment.actors import GuidedActor
+from rayworks.systems.alignment.guidance import Guidance
+from rayworks.systems.alignment.guided_decoding import GuidedGeneration, GuidedRequest
 from tests.conftest import ROOT, FinishedRun
 
 TIMED = ("tokens_per_second_base", "tokens_per_second_guided")
@@ -61,10 +66,38 @@ def test_killed_model_actor_loses_no_finished_prompt(tiny_model: str, cluster: d
     batches = [requests[start : start + 4] for start in range(0, 40, 4)]
     results = pool.map("generate", batches)
     found = next(results)
-    victims = [entry for entry in list_actors(filters=[("state", "=", "ALIVE")]) if "faults/base" in entry.name]
+    victims = [entry for entry in list_actors(filters=[("state", "=", "ALIVE")]) if "faults/base" in (entry.name or "")]
     os.kill(victims[0].pid, signal.SIGKILL)
     found += [generation for batch in results for generation in batch]
     assert [(g.uid, g.token_ids) for g in found] == [(g.uid, g.token_ids) for g in expected]
+    assert pool.replaced == 1
+    pool.shutdown()
+
+
+def test_killed_guiding_actor_loses_no_finished_prompt(finished_runs: Callable[[str], FinishedRun]) -> None:
+    run = finished_runs("alignment")
+    config = Config.model_validate(json.loads((run.directory / "manifest.json").read_text())["config"])
+    storage = str(run.directory.parent.parent)
+    requests = [
+        GuidedRequest(
+            prompt="a dress:", max_new_tokens=20, seed=seed, uid=str(seed), guidance=Guidance({"sentiment": 1.0})
+        )
+        for seed in range(40)
+    ]
+    batches = [requests[start : start + 4] for start in range(0, 40, 4)]
+    alone = GuidedActor(config, storage)
+    expected = [found for batch in batches for found in alone.generate(batch)]
+    pool: ActorPool[list[GuidedRequest], list[GuidedGeneration]] = ActorPool(
+        GuidedActor, config, storage, size=2, name="faults/guide", options={"num_cpus": 1}
+    )
+    results = pool.map("generate", batches)
+    found = next(results)
+    victims = [
+        entry for entry in list_actors(filters=[("state", "=", "ALIVE")]) if "faults/guide" in (entry.name or "")
+    ]
+    os.kill(victims[0].pid, signal.SIGKILL)
+    found += [generation for batch in results for generation in batch]
+    assert [(g.uid, g.token_ids, g.kl_to_base) for g in found] == [(g.uid, g.token_ids, g.kl_to_base) for g in expected]
     assert pool.replaced == 1
     pool.shutdown()
 

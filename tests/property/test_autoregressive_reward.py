@@ -144,7 +144,7 @@ def test_12_toy_task_is_learnt_and_guidance_raises_reward_and_kl(random_llama: C
             decoding.submit(Row(GenerationRequest(prompt="-", max_new_tokens=4, seed=n), (PROMPT, PROMPT), Context()))
             for n in range(400)
         ]
-        decoding.run()
+        decoding.drain()
         rewards.append(sum(true_reward(row.tokens) for row in rows) / len(rows))
         kls.append(sum(report["kl"] for row in rows for report in row.reports) / len(rows))
     assert rewards == sorted(rewards)

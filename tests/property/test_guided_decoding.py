@@ -14,6 +14,8 @@ from transformers import LlamaForCausalLM
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.continuous_batching import ContinuousBatching, Row
 from rayworks.lm.engine import GenerationRequest
+from rayworks.lm.sampling import SamplingParameters, sampling_logits
+from rayworks.systems.alignment.baselines import sharpened_temperature
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import (
     Guide,
@@ -100,10 +102,15 @@ def test_4_raw_logits_mix_as_log_probabilities_do(seed: int, strength: float, sh
 
 @given(seeds, strengths, st.floats(0.3, 3.0))
 def test_5_dividing_by_one_plus_a_is_a_change_of_temperature(seed: int, strength: float, temperature: float) -> None:
+    """The authors' code divides by 1 + a and is asked for temperature / (1 + a); ours mixes first and tempers then."""
     mixed = mix_logits(logits(seed), [guide(logits(seed + 1), strength)])
-    normalised = mixed / (1 + strength)
-    lower = normalised / (temperature / (1 + strength))
-    assert torch.allclose(lower.softmax(-1), (mixed / temperature).softmax(-1), atol=1e-5)
+
+    def drawn_from(values: Tensor, at: float) -> Tensor:
+        keep_all = torch.zeros(ROWS, dtype=torch.long), torch.ones(ROWS)
+        return sampling_logits(values, SamplingParameters(torch.full((ROWS,), at), *keep_all)).softmax(-1)
+
+    theirs = drawn_from(mixed / (1 + strength), sharpened_temperature(temperature, strength))
+    assert torch.allclose(theirs, drawn_from(mixed, temperature), atol=1e-5)
 
 
 # 6 -------------------------------------------------------------------------------------------------------------------
@@ -151,7 +158,7 @@ def test_9_live_update_takes_effect_at_the_next_token(engine: GuidedEngine) -> N
     row = engine.row(GuidedRequest(prompt="a dress:", max_new_tokens=9, seed=5, guidance=live))
     row.on_token = lambda r: live.update({"a": 3.0}) if len(r.tokens) == 4 else None
     engine.decoding.submit(row)
-    engine.decoding.run()
+    engine.decoding.drain()
     expected = engine.generate([GuidedRequest(prompt="a dress:", max_new_tokens=9, seed=5, guidance=planned)])[0]
     assert tuple(row.tokens) == expected.token_ids
     assert [report.get("weight:a", 0.0) for report in row.reports] == list(expected.weights["a"])
@@ -270,7 +277,7 @@ def test_a_mixer_reports_rows_by_their_own_weights(
         decoding.submit(Row(GenerationRequest(prompt="-", max_new_tokens=4, seed=9), ((1, 2), (1, 2)), Context(weight)))
         for weight in (0.0, 1.0, 2.0)
     ]
-    decoding.run()
+    decoding.drain()
     assert [row.reports[0].get("weight:r") for row in rows] == [0.0, 1.0, 2.0]
     assert rows[0].reports[0]["kl"] == 0.0 < rows[1].reports[0]["kl"] < rows[2].reports[0]["kl"]
 

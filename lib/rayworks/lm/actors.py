@@ -7,15 +7,15 @@ from rayworks.lm.checkpoints import limit_torch_threads
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.actor_pool import ActorPool
-from rayworks.runtime.placement import worker_options
+from rayworks.runtime.placement import device_of, worker_options
 
 
 class EngineActor:
     """Holds one engine in its own process: a base model or a reward model."""
 
-    def __init__(self, model: str, dtype: str, slots: int, layers: int | None) -> None:
+    def __init__(self, model: str, dtype: str, slots: int, layers: int | None, device: str) -> None:
         limit_torch_threads()
-        self._engine = TransformersEngine(model, dtype, slots, layers)
+        self._engine = TransformersEngine(model, dtype, slots, layers, device)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Draw one continuation per request."""
@@ -43,7 +43,8 @@ def engine_pool(
         dtype,
         slots,
         layers,
+        device_of(compute),
         size=size,
         name=name,
-        options={**worker_options(compute), "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}},
+        options=worker_options(compute),
     )

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -19,7 +20,10 @@ class BackgroundDecoding:
     def __init__(self, decoding: ContinuousBatching) -> None:
         self._decoding = decoding
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._rows: dict[int, tuple[Row, Future[Row]]] = {}
+        self._ended: Exception | None = None
+        self._stepped_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
@@ -28,11 +32,28 @@ class BackgroundDecoding:
         """Rows decoding or waiting."""
         return len(self._rows)
 
+    @property
+    def seconds_since_step(self) -> float:
+        """How long ago the last token was drawn."""
+        return time.monotonic() - self._stepped_at
+
     def submit(self, row: Row) -> "Future[Row]":
-        """Queue a row; the future resolves to it when it has finished, with its ``on_token`` called on the way."""
+        """Queue a row.
+
+        Returns:
+            resolves to the row once it has finished, with its ``on_token`` called on the way; it can not be cancelled
+            itself, use :meth:`cancel`.
+
+        Raises:
+            InfrastructureError: the thread has ended.
+        """
         future: Future[Row] = Future()
-        self._rows[id(row)] = (row, future)
-        self._inbox.put(lambda: self._admit(row, future))
+        future.set_running_or_notify_cancel()
+        with self._lock:
+            if self._ended is not None:
+                raise InfrastructureError(f"the decoding thread has ended: {self._ended}") from self._ended
+            self._rows[id(row)] = (row, future)
+        self._inbox.put(lambda: self._admit(row))
         return future
 
     def cancel(self, row: Row) -> None:
@@ -45,38 +66,44 @@ class BackgroundDecoding:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._loop()
+            self._end(InfrastructureError("it was stopped"))
+        except Exception as error:
+            self._end(error)
+
+    def _loop(self) -> None:
         while True:
             try:
                 message = self._inbox.get(block=self._decoding.idle)
-                while message is not None:
-                    message()
-                    self._settle()
-                    message = self._inbox.get(block=self._decoding.idle)
-                self._fail_all(InfrastructureError("the decoding thread was stopped"))
-                return
             except queue.Empty:
-                pass
-            try:
                 self._decoding.step()
-            except Exception as error:
-                self._fail_all(error)
-                return
+                self._stepped_at = time.monotonic()
+            else:
+                if message is None:
+                    return
+                message()
             self._settle()
 
-    def _admit(self, row: Row, future: "Future[Row]") -> None:
+    def _admit(self, row: Row) -> None:
         try:
             self._decoding.submit(row)
         except Exception as error:
-            del self._rows[id(row)]
-            future.set_exception(error)
+            self._take(row).set_exception(error)
 
     def _settle(self) -> None:
-        for key, (row, future) in list(self._rows.items()):
+        for row, _ in list(self._rows.values()):
             if row.finish_reason is not None:
-                del self._rows[key]
-                future.set_result(row)
+                self._take(row).set_result(row)
 
-    def _fail_all(self, error: Exception) -> None:
-        for key, (_, future) in list(self._rows.items()):
-            del self._rows[key]
+    def _take(self, row: Row) -> "Future[Row]":
+        with self._lock:
+            return self._rows.pop(id(row))[1]
+
+    def _end(self, error: Exception) -> None:
+        with self._lock:
+            self._ended = error
+            futures = [future for _, future in self._rows.values()]
+            self._rows.clear()
+        for future in futures:
             future.set_exception(error)

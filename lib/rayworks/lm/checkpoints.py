@@ -13,6 +13,8 @@ from rayworks.core import cache, models
 from rayworks.core.errors import DataError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LOGIT_SCALES = ("logits_scaling", "logit_scale", "final_logit_softcapping")
+"""What some families do to logits after the output layer; scoring evaluates that layer alone."""
 transformers_logging.disable_progress_bar()
 
 
@@ -38,30 +40,38 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     location = prepare(name)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, **_offline(name))
+    except (ConnectionError, TimeoutError):
+        raise
     except (OSError, ValueError) as error:
         raise DataError(f"model {name!r}: its tokenizer can not be loaded ({_first_line(error)})") from None
     return tokenizer
 
 
-def load_model(name: str, dtype: str = "float32", layers: int | None = None) -> PreTrainedModel:
-    """The causal LM, on the accelerator that Ray gave this process or on the CPU.
+def load_model(name: str, dtype: str = "float32", layers: int | None = None, device: str = "cpu") -> PreTrainedModel:
+    """The causal LM.
 
     Args:
         name: packaged name, local folder or ``hub:OWNER/NAME``.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         layers: keep only the first ``layers`` layers.
+        device: ``cpu`` or ``cuda``.
 
     Raises:
-        DataError: it can not be loaded, or has fewer layers.
+        DataError: it can not be loaded, has fewer layers, or scales its logits.
     """
     location = prepare(name)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(location, dtype=DTYPES[dtype], **_offline(name))
+    except (ConnectionError, TimeoutError):
+        raise
     except (OSError, ValueError) as error:
         raise DataError(f"model {name!r}: can not be loaded ({_first_line(error)})") from None
+    scaled = [key for key in LOGIT_SCALES if getattr(model.config.get_text_config(), key, None) not in (None, 1, 1.0)]
+    if scaled:
+        raise DataError(f"model {name!r}: changes its logits by {', '.join(scaled)}, which scoring here leaves out")
     if layers is not None:
         truncate(model, layers, name)
-    return model.to("cuda") if torch.cuda.is_available() else model
+    return model.to(device)
 
 
 def truncate(model: PreTrainedModel, layers: int, name: str = "model") -> PreTrainedModel:

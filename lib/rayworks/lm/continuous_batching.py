@@ -20,7 +20,7 @@ from rayworks.lm.engine import FinishReason, GenerationRequest
 from rayworks.lm.sampling import SamplingParameters, sample
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """A request on its way: its ids in every model's own prompt, and what was drawn so far."""
 
@@ -112,11 +112,6 @@ class ContinuousBatching:
         """Whether there is nothing to do."""
         return not self._active and not self._waiting
 
-    @property
-    def load(self) -> int:
-        """Rows decoding or waiting."""
-        return len(self._active) + len(self._waiting)
-
     def submit(self, row: Row) -> Row:
         """Queue a row.
 
@@ -144,8 +139,24 @@ class ContinuousBatching:
         elif row in self._active:
             self._leave(row, "cancelled")
 
-    def run(self) -> None:
-        """Step until idle."""
+    def run(self, rows: Sequence[Row]) -> None:
+        """Decode rows to their end, those that may become longest first, so that few slots idle at the end.
+
+        Raises:
+            DataError: a row does not fit; none is left behind in a slot.
+        """
+        try:
+            for row in sorted(rows, key=lambda row: -row.request.max_new_tokens):
+                self.submit(row)
+            while not self.idle:
+                self.step()
+        except BaseException:
+            for row in rows:
+                self.cancel(row)
+            raise
+
+    def drain(self) -> None:
+        """Step until nothing is left."""
         while not self.idle:
             self.step()
 
@@ -154,13 +165,15 @@ class ContinuousBatching:
         while self._waiting and self._free:
             row = self._waiting.popleft()
             row.slot = self._free.pop(0)
+            for model in self._models:
+                model.release(row.slot)
             self._active.append(row)
         self._active.sort(key=lambda row: row.slot)
         rows = list(self._active)
         if not rows:
             return []
         mixed = self._next_law(rows)
-        tokens, logprobs = sample(mixed.logits, _parameters(rows), self._uniforms(rows))
+        tokens, logprobs = sample(mixed.logits, _parameters(rows, mixed.logits.device), self._uniforms(rows))
         reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
         for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
             row.sampling_logprobs.append(logprob)
@@ -222,9 +235,9 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, model: CausalModel) -> frozenset
     return frozenset(index for index in (*ids, tokenizer.eos_token_id) if isinstance(index, int))
 
 
-def _parameters(rows: list[Row]) -> SamplingParameters:
+def _parameters(rows: list[Row], device: torch.device) -> SamplingParameters:
     return SamplingParameters(
-        temperature=torch.tensor([row.request.temperature for row in rows]),
-        top_k=torch.tensor([row.request.top_k for row in rows]),
-        top_p=torch.tensor([row.request.top_p for row in rows]),
+        temperature=torch.tensor([row.request.temperature for row in rows], device=device),
+        top_k=torch.tensor([row.request.top_k for row in rows], device=device),
+        top_p=torch.tensor([row.request.top_p for row in rows], device=device),
     )

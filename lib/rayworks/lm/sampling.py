@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-GREEDY = 0.0
+GREEDY = 1e-6
+"""Temperatures up to this take the most likely token; smaller ones would overflow."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class SamplingParameters:
     """How rows are drawn, one entry per row."""
 
     temperature: Tensor
-    """``[rows]``; 0 takes the most likely token."""
+    """``[rows]``; 0 (up to ``GREEDY``) takes the most likely token."""
     top_k: Tensor
     """``[rows]``; 0 keeps all."""
     top_p: Tensor

@@ -24,6 +24,12 @@ class EncodedResponse:
         return len(self.prompt) + len(self.response)
 
 
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ...]:
+    """Ids of a prompt; a text that a chat template has begun with the begin token does not get a second one."""
+    begins = bool(tokenizer.bos_token) and prompt.startswith(str(tokenizer.bos_token))
+    return tuple(tokenizer(prompt, add_special_tokens=not begins)["input_ids"])
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
@@ -41,7 +47,7 @@ def encode(
         ends: append the end token.
         response_tokens: cut the response to this many tokens before the end token.
     """
-    prompt_ids = tuple(tokenizer(prompt)["input_ids"])
+    prompt_ids = encode_prompt(tokenizer, prompt)
     response_ids = tuple(tokenizer(response, add_special_tokens=False)["input_ids"])[:response_tokens]
     end = (tokenizer.eos_token_id,) if ends and isinstance(tokenizer.eos_token_id, int) else ()
     return EncodedResponse(prompt_ids, response_ids + end)

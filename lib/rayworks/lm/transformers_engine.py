@@ -6,7 +6,7 @@ from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.continuous_batching import ContinuousBatching, Row, SingleModel
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
-from rayworks.lm.scoring import score_responses
+from rayworks.lm.scoring import encode_prompt, score_responses
 
 
 class TransformersEngine:
@@ -17,23 +17,24 @@ class TransformersEngine:
         dtype: of the weights.
         slots: most rows decoded together. On a CPU a step of 16 rows costs little more than one of 8.
         layers: use only the first layers.
+        device: where the model runs.
 
     Raises:
         DataError: the model can not be loaded.
     """
 
-    def __init__(self, model: str, dtype: str = "float32", slots: int = 16, layers: int | None = None) -> None:
+    def __init__(
+        self, model: str, dtype: str = "float32", slots: int = 16, layers: int | None = None, device: str = "cpu"
+    ) -> None:
         self.tokenizer = load_tokenizer(model)
-        self.model = CausalModel(load_model(model, dtype, layers), slots)
+        self.model = CausalModel(load_model(model, dtype, layers, device), slots)
         self._slots = slots
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Draw one continuation per request; see :class:`~rayworks.lm.engine.Engine`."""
         decoding = ContinuousBatching([self.model], self.tokenizer, SingleModel(), self._slots)
-        rows = [
-            decoding.submit(Row(request, (tuple(self.tokenizer(request.prompt)["input_ids"]),))) for request in requests
-        ]
-        decoding.run()
+        rows = [Row(request, (encode_prompt(self.tokenizer, request.prompt),)) for request in requests]
+        decoding.run(rows)
         return [as_generation(row) for row in rows]
 
     def score(self, requests: Sequence[ScoringRequest]) -> list[Score]:

@@ -90,11 +90,6 @@ class ActorPool(Generic[Item, Result]):
         self._members = [self._make(slot) for slot in range(size)]
 
     @property
-    def handles(self) -> list[ActorHandle]:
-        """The living actors, by slot."""
-        return [member.handle for member in self._members]
-
-    @property
     def replaced(self) -> int:
         """How many actors were replaced so far."""
         return sum(self._replacements)

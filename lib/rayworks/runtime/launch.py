@@ -48,6 +48,7 @@ def launch(spec: SystemSpec, config: SystemConfig) -> int:
     says where the report is. 0 done, 2 bad config, 3 resume mismatch, 4 bad data, 75 infrastructure, 1 anything else.
     """
     directory: RunDirectory | None = None
+    begun = False
     try:
         directory = RunDirectory(config.run.storage, spec.name, config.run.name)
         directory.require_writable()
@@ -58,16 +59,18 @@ def launch(spec: SystemSpec, config: SystemConfig) -> int:
         bundles = spec.load_system().bundles(config)
         placement.require(bundles, config.compute.placement_timeout_seconds)
         manifest.begin_attempt(directory, spec.name, config)
+        begun = True
         directory.write(CONFIG, configs.to_yaml(config))
         _run(spec, config, directory, bundles)
     except KeyboardInterrupt:
-        _record(directory, "stopped by the user")
+        if begun and directory is not None:
+            manifest.end_attempt(directory, "failed", "stopped by the user")
         print("stopped; repeat the command to go on", file=sys.stderr)
         return 130
     except _Failed as failed:
-        return _end_with(failed.failure, directory)
+        return _end_with(failed.failure, directory if begun else None)
     except Exception as error:
-        return _end_with(classify(error), directory)
+        return _end_with(classify(error), directory if begun else None)
     manifest.end_attempt(directory, "done")
     print(f"done; report: {directory.path(REPORT_HTML)}")
     return 0
@@ -137,6 +140,10 @@ def _run(spec: SystemSpec, config: SystemConfig, directory: RunDirectory, bundle
         pause = min(BACKOFF_SECONDS * 2**attempt, 60.0)
         print(f"infrastructure: {failure.message}; going on from the last checkpoint in {pause:g} s", file=sys.stderr)
         time.sleep(pause)
+        try:
+            placement.require(bundles, config.compute.placement_timeout_seconds)
+        except ConfigError as error:
+            raise InfrastructureError(str(error)) from None
 
 
 def _fit(trainable: Any, spec: SystemSpec, config: SystemConfig, directory: RunDirectory) -> Failure | None:
@@ -179,14 +186,9 @@ def _end_with(failure: Failure, directory: RunDirectory | None) -> int:
     print(f"{failure.kind} error: {failure.message}", file=sys.stderr)
     if type(error) is RayworksError:
         print(failure.where, file=sys.stderr)
-    if not isinstance(error, ConfigError | ResumeMismatch):
-        _record(directory, failure.message)
-    return error.exit_code
-
-
-def _record(directory: RunDirectory | None, reason: str) -> None:
     if directory is not None:
-        manifest.end_attempt(directory, "failed", reason)
+        manifest.end_attempt(directory, "failed", failure.message)
+    return error.exit_code
 
 
 def _head(error: BaseException) -> str:

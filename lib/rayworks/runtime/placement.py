@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -22,10 +23,16 @@ def worker_bundle(compute: ComputeSection) -> dict[str, float]:
     return bundle
 
 
-def worker_options(compute: ComputeSection) -> dict[str, float]:
-    """The same as options of an actor."""
+def worker_options(compute: ComputeSection) -> dict[str, Any]:
+    """The same as options of an actor, whose numeric libraries take one thread: two processes on two cores thrash else."""
     names = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
-    return {names[resource]: amount for resource, amount in worker_bundle(compute).items()}
+    options: dict[str, Any] = {names[resource]: amount for resource, amount in worker_bundle(compute).items()}
+    return {**options, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
+
+
+def device_of(compute: ComputeSection) -> str:
+    """Where a model actor's tensors live."""
+    return "cuda" if compute.gpus_per_worker else "cpu"
 
 
 def require(bundles: Sequence[Bundle], timeout_seconds: float) -> None:

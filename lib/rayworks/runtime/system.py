@@ -85,6 +85,8 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
         """Called by Tune in the run's actor. What fails here is raised by the first step, where it can be classed."""
         for name in ("ray.train", "ray.tune", "ray.air"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        # Tune moves into the trial's folder, where relative paths of the config would mean something else.
+        os.chdir(os.environ.get("TUNE_ORIG_WORKING_DIR", "."))
         self._broken: Exception | None = None
         self.run_directory = RunDirectory(config["storage"], self.spec.name, config["run"])
         stored = self.run_directory.read_json(MANIFEST)["config"]
@@ -105,11 +107,15 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
             raise
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Called by Tune after every step."""
+        """Called by Tune after every step. A failure is left, classed, in the run directory."""
         folder = Path(checkpoint_dir)
-        self.save_state(folder)
-        checkpoints.save_random_state(folder)
-        checkpoints.seal(folder)
+        try:
+            self.save_state(folder)
+            checkpoints.save_random_state(folder)
+            checkpoints.seal(folder)
+        except Exception as error:
+            self.run_directory.write_json(FAILURE, vars(classify(error)))
+            raise
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Called by Tune on resume with the newest checkpoint it knows; an incomplete one gives way to an older one."""
@@ -142,12 +148,6 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
         scratch = Path(tempfile.mkdtemp(prefix="rayworks-checkpoints-"))
         folders = [self.run_directory.get_folder(f"{TRIAL_FOLDER}/{name}", scratch / name) for name in names]
         return checkpoints.newest_complete(folders)
-
-
-def limit_threads(count: int = 1) -> None:
-    """Cap the numeric libraries of this process; two cores thrash when every actor takes both."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(count)
 
 
 def _scalars(values: Any) -> Metrics:

@@ -7,6 +7,7 @@ from pathlib import Path
 from rayworks.core.run_directory import EXPORT, RunDirectory
 from rayworks.lm.checkpoints import limit_torch_threads, load_model, load_tokenizer
 from rayworks.lm.engine import Score, ScoringRequest
+from rayworks.runtime.placement import device_of
 from rayworks.systems.alignment import pairs as preference_pairs
 from rayworks.systems.alignment.autoregressive_reward import RewardModelTrainer
 from rayworks.systems.alignment.config import Config
@@ -26,6 +27,7 @@ class RewardModelActor:
         section = config.objectives[objective]
         start = config.model.reward or config.model.base
         tokenizer = load_tokenizer(start)
+        self._tokenizer, self._start = tokenizer, start
         split = preference_pairs.build(section.pairs, objective, config.run.seed, tokenizer)
         training, self._held_out = (
             [preference_pairs.encode_pair(pair, tokenizer, section.pairs.response_tokens) for pair in side]
@@ -38,23 +40,18 @@ class RewardModelActor:
             "dropped": split.dropped,
             "prompts": sorted(set(prompts), key=lambda prompt: (-prompts.count(prompt), prompt)),
         }
-        self._trainer = RewardModelTrainer(
-            load_model(start, "float32", config.model.reward_layers),
-            tokenizer,
-            training,
-            config.training,
-            beta=section.beta,
-            seed=config.run.seed,
-            name=objective,
-        )
+        self._training = training
+        self._trainer = self._new_trainer()
 
     def facts(self) -> dict[str, object]:
         """Counts of pairs, and the held-out prompts, commonest first."""
         return {**self._facts, "steps": self._trainer.total_steps}
 
     def restore(self, step: int) -> None:
-        """Go back to the state kept at a step."""
-        if step:
+        """Go back to the state kept at a step; step 0 is the untrained model."""
+        if step == 0:
+            self._trainer = self._new_trainer()
+        else:
             with tempfile.TemporaryDirectory() as scratch:
                 self._trainer.load(self._directory.get_folder(self._state(step), Path(scratch) / "state"))
 
@@ -79,6 +76,18 @@ class RewardModelActor:
             self._directory.put_folder(Path(scratch), arm_path(self._objective))
         return scores
 
+    def _new_trainer(self) -> RewardModelTrainer:
+        config = self._config
+        return RewardModelTrainer(
+            load_model(self._start, "float32", config.model.reward_layers, device_of(config.compute)),
+            self._tokenizer,
+            self._training,
+            config.training,
+            beta=config.objectives[self._objective].beta,
+            seed=config.run.seed,
+            name=self._objective,
+        )
+
     def _state(self, step: int) -> str:
         return f"{STATES}/{self._objective}/{step:08d}"
 
@@ -99,7 +108,8 @@ class GuidedActor:
             name: str(directory.get_folder(arm_path(name), Path(self._scratch.name) / name))
             for name in config.objectives
         }
-        self._engine = GuidedEngine(config.model.base, arms, config.model.dtype, config.decoding.slots)
+        device = device_of(config.compute)
+        self._engine = GuidedEngine(config.model.base, arms, config.model.dtype, config.decoding.slots, device)
 
     def ready(self) -> bool:
         """Answers once the models are loaded."""

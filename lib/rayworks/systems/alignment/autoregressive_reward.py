@@ -116,7 +116,7 @@ class RewardModelTrainer:
 
     def load(self, folder: Path) -> None:
         """Go back to where :meth:`save` was called."""
-        state = torch.load(folder / STATE, weights_only=True)
+        state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
         with torch.no_grad():
             for key, value in self._trained.items():
                 value.copy_(state["weights"][key])

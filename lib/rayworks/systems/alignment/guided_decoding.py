@@ -3,8 +3,8 @@
 In logits it is a weighted sum, taken in float32 before temperature and truncation. Each step also reports
 
 * ``log_z``: log of the step's normaliser ``Z_t = sum_v pi_b(v) prod_i pi_r,i(v)^a_i``, and
-* ``kl``: KL(pi(.|s_t) || pi_b(.|s_t)), exact over the vocabulary; its sum over tokens is an unbiased estimate of the KL
-  of the sequence laws.
+* ``kl``: KL(pi(.|s_t) || pi_b(.|s_t)), exact over the vocabulary, of the law before temperature and truncation. At
+  temperature 1 without truncation its sum over tokens is an unbiased estimate of the KL of the sequence laws.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.continuous_batching import ContinuousBatching, Mixed, Row
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
-from rayworks.lm.scoring import score_responses
+from rayworks.lm.scoring import encode_prompt, score_responses
 from rayworks.lm.transformers_engine import as_generation
 from rayworks.lm.vocabulary import common_id_range, describe
 from rayworks.systems.alignment.guidance import Guidance
@@ -144,7 +144,8 @@ class RewardMixer:
         for model, (which, logits) in sorted(guides.items()):
             objective = self._objectives[model - 1]
             strengths = torch.tensor([rows[index].context.strengths[objective] for index in which.tolist()])
-            used.append(Guide(objective, which, strengths.to(base.device), logits[:, : self._range]))
+            device = base.device
+            used.append(Guide(objective, which.to(device), strengths.to(device), logits[:, : self._range]))
         mixed = mix_logits(base, used)
         return Mixed(mixed, lambda tokens: describe_step(base, used, mixed, tokens))
 
@@ -163,16 +164,19 @@ class GuidedEngine:
         rewards: objective to the model of its ARM.
         dtype: of the base; reward models are float32 unless the base is not.
         slots: most rows decoded together.
+        device: where all models run.
 
     Raises:
         ConfigError: a reward model's tokenizer does not fit the base's.
         DataError: a model can not be loaded.
     """
 
-    def __init__(self, base: str, rewards: Mapping[str, str], dtype: str = "float32", slots: int = 16) -> None:
+    def __init__(
+        self, base: str, rewards: Mapping[str, str], dtype: str = "float32", slots: int = 16, device: str = "cpu"
+    ) -> None:
         self.tokenizer = load_tokenizer(base)
         self.objectives = list(rewards)
-        self.models = [CausalModel(load_model(name, dtype), slots) for name in (base, *rewards.values())]
+        self.models = [CausalModel(load_model(name, dtype, device=device), slots) for name in (base, *rewards.values())]
         vocabulary = describe(base, self.tokenizer, self.models[0].vocabulary_size)
         ranges = [
             common_id_range(vocabulary, describe(name, load_tokenizer(name), model.vocabulary_size))
@@ -182,17 +186,23 @@ class GuidedEngine:
         mixer = RewardMixer(self.objectives, self.id_range)
         self.decoding = ContinuousBatching(self.models, self.tokenizer, mixer, slots)
 
-    def row(self, request: GenerationRequest) -> Row:
+    def row(self, request: GenerationRequest, prompts: tuple[tuple[int, ...], ...] | None = None) -> Row:
         """The request as a row of :attr:`decoding`, for callers that step themselves.
+
+        Args:
+            request: what to draw.
+            prompts: its ids per model where they are known already, as from another row of the same prompt.
 
         Raises:
             ConfigError: its guidance names an objective without a reward model.
         """
         guidance = request.guidance if isinstance(request, GuidedRequest) else Guidance()
         self.require_known(guidance.objectives)
+        if prompts is not None:
+            return Row(request, prompts, _Context(guidance))
         own = request.guide_prompts if isinstance(request, GuidedRequest) else {}
         texts = [request.prompt, *(own.get(objective, request.prompt) for objective in self.objectives)]
-        encoded = {text: tuple(self.tokenizer(text)["input_ids"]) for text in dict.fromkeys(texts)}
+        encoded = {text: encode_prompt(self.tokenizer, text) for text in dict.fromkeys(texts)}
         return Row(request, tuple(encoded[text] for text in texts), _Context(guidance))
 
     def require_known(self, objectives: Sequence[str]) -> None:
@@ -205,8 +215,8 @@ class GuidedEngine:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[GuidedGeneration]:
         """Draw one continuation per request, in the order of the requests."""
-        rows = [self.decoding.submit(self.row(request)) for request in requests]
-        self.decoding.run()
+        rows = [self.row(request) for request in requests]
+        self.decoding.run(rows)
         return [as_guided_generation(row, self.objectives) for row in rows]
 
     def score(self, requests: Sequence[ScoringRequest], objective: str | None = None) -> list[Score]:

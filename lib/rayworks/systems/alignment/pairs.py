@@ -137,20 +137,24 @@ def _is_held_out(reviews: pd.DataFrame, section: PairsSection) -> "pd.Series[boo
 
 
 def _split_by_responses(pairs: Iterable[Pair], held_out: float) -> list[list[Pair]]:
-    """Pairs whose responses both hash to one side; the few that would straddle the split are left out."""
+    """Pairs by what their chosen response hashes to; held-out pairs with any response that was trained on are left out."""
     sides: list[list[Pair]] = [[], []]
     for pair in pairs:
-        side = _share(pair.prompt + pair.chosen) < held_out
+        side = _share(pair.chosen) < held_out
         sides[side].append(pair)
-    trained = {(pair.prompt, text) for pair in sides[False] for text in (pair.chosen, pair.rejected)}
-    unseen = [p for p in sides[True] if (p.prompt, p.chosen) not in trained and (p.prompt, p.rejected) not in trained]
+    trained = {_plain(text) for pair in sides[False] for text in (pair.chosen, pair.rejected)}
+    unseen = [pair for pair in sides[True] if not trained & {_plain(pair.chosen), _plain(pair.rejected)}]
     return [sides[False], unseen]
 
 
 def _share(text: str) -> float:
     """A number in [0, 1) that the text alone decides, whatever its case and punctuation."""
-    plain = "".join(character for character in text.casefold() if character.isalnum())
-    return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=7).digest()) / 2**56
+    return int.from_bytes(hashlib.blake2b(_plain(text).encode(), digest_size=7).digest()) / 2**56
+
+
+def _plain(text: str) -> str:
+    """The text without case, spaces and punctuation; texts of nothing else stay as they are."""
+    return "".join(character for character in text.casefold() if character.isalnum()) or text
 
 
 def _filter(pairs: list[Pair], section: PairsSection, tokenizer: PreTrainedTokenizerBase) -> list[Pair]:
@@ -191,7 +195,7 @@ def _read(section: PairsSection) -> list[Pair]:
 def _file(source: str) -> pd.DataFrame:
     path = Path(source).expanduser()
     readers: dict[str, Callable[[Path], Any]] = {
-        ".jsonl": lambda file: pd.read_json(file, lines=True),
+        ".jsonl": lambda file: pd.read_json(file, lines=True, dtype=False, convert_dates=False),
         ".parquet": pd.read_parquet,
     }
     if path.suffix not in readers:
@@ -213,6 +217,8 @@ def _hub(section: PairsSection) -> pd.DataFrame:
         raise DataError("pairs.source hub:...: needs the datasets package; pip install rayworks[alignment]") from None
     try:
         loaded = load_dataset(section.source.removeprefix("hub:"), split=section.split)
+    except (ConnectionError, TimeoutError):
+        raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"pairs.source {section.source!r}: can not be loaded ({reason})") from None

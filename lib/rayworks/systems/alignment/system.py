@@ -40,7 +40,7 @@ class AlignmentSystem(System[Config]):
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
         """The run itself asks for nothing; training and generation share the workers, one after the other."""
-        workers = max(len(config.objectives), config.compute.generation_workers)
+        workers = max(len(config.objectives), config.compute.workers)
         return [{}, *[worker_bundle(config.compute)] * workers]
 
     def start(self) -> None:
@@ -136,7 +136,7 @@ class AlignmentSystem(System[Config]):
                 name,
                 size=1,
                 name=f"alignment/{self.settings.run.name}/train-{name}",
-                options=self._worker_options(),
+                options=worker_options(self.settings.compute),
             )
         calls = {name: trainer.submit("facts") for name, trainer in self._trainers.items()}
         self._facts = {name: call.result() for name, call in calls.items()}
@@ -155,9 +155,9 @@ class AlignmentSystem(System[Config]):
                 GuidedActor,
                 self.settings,
                 self.run_directory.storage,
-                size=self.settings.compute.generation_workers,
+                size=self.settings.compute.workers,
                 name=f"alignment/{self.settings.run.name}/guide",
-                options=self._worker_options(),
+                options=worker_options(self.settings.compute),
             )
             self._guides.broadcast("ready")
             self._judges = self._load_judges()
@@ -226,16 +226,13 @@ class AlignmentSystem(System[Config]):
 
     def _batch_size(self, requests: int) -> int:
         """Long enough batches to keep all slots busy, and at least two per worker."""
-        workers = self.settings.compute.generation_workers
+        workers = self.settings.compute.workers
         return max(1, min(4 * self.settings.decoding.slots, -(-requests // (2 * workers))))
 
     def _load_judges(self) -> dict[str, Any]:
         tokenizer = load_tokenizer(self.settings.model.base)
         names = dict.fromkeys(judge for section in self.settings.objectives.values() for judge in section.judges)
         return {name: load_judge(name, tokenizer) for name in names}
-
-    def _worker_options(self) -> dict[str, Any]:
-        return {**worker_options(self.settings.compute), "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
