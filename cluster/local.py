@@ -117,7 +117,14 @@ def keep(nodes: int, cpus_per_node: float, dashboard_port: int) -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     size: dict[str, Any] = {"num_cpus": cpus_per_node, "object_store_memory": OBJECT_STORE_BYTES}
-    head = {**size, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard_port}
+    head = {
+        **size,
+        "include_dashboard": True,
+        "dashboard_host": "127.0.0.1",
+        "dashboard_port": dashboard_port,
+        # The default port is taken when another Ray runs on this machine, and then no job can be submitted.
+        "dashboard_agent_listen_port": 0,
+    }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for index in range(1, nodes):

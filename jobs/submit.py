@@ -186,12 +186,21 @@ def _submit(client: Any, job: str, spec: SystemSpec, config: SystemConfig, entry
     commit = manifest.commit() or "unknown"
     metadata = {"system": spec.name, "run": config.run.name, "config": manifest.config_hash(config), "commit": commit}
     variables = {"PYTHONPATH": "lib", "RAYWORKS_COMMIT": commit, "RAYWORKS_SUBMISSION": job, "OMP_NUM_THREADS": "1"}
-    client.submit_job(
-        entrypoint=entrypoint,
-        submission_id=job,
-        metadata=metadata,
-        runtime_env={"working_dir": str(ROOT), "env_vars": variables},
-    )
+    for attempt in range(RECONNECTS + 1):
+        try:
+            client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=job,
+                metadata=metadata,
+                runtime_env={"working_dir": str(ROOT), "env_vars": variables},
+            )
+        except (OSError, RuntimeError) as error:
+            # A job server that has just come up, or is coming back, has no agent to give the job to yet.
+            if attempt == RECONNECTS:
+                raise InfrastructureError(f"{job}: the job server does not take it ({error})") from None
+            time.sleep(RECONNECT_SECONDS)
+        else:
+            break
     print(f"submitted {job}: {entrypoint}", flush=True)
     return job
 

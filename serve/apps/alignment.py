@@ -148,14 +148,14 @@ class Alignment:
     @api.patch("/v1/completions/{completion}/guidance", status_code=204)
     async def change_guidance(self, completion: str, body: GuidanceBody, owner: Caller) -> Response:
         """Change the weights of a completion that is under way, from its next token on."""
-        starter, running = self._running.get(completion, ("", []))
-        if starter != owner:
-            raise Problem(404, f"completion {completion}: is not under way on this replica, or is another key's")
         try:
             self._engine.require_known(list(body.guidance))
             Guidance(body.guidance)
         except ConfigError as error:
             raise Problem(422, str(error)) from None
+        starter, running = self._running.get(completion, ("", []))
+        if starter != owner:
+            raise Problem(404, f"completion {completion}: is not under way on this replica, or is another key's")
         for guidance in running:
             guidance.update(body.guidance)
         return Response(status_code=204)

@@ -22,7 +22,10 @@ from tests.counting_system import SPEC, Config
 class FakeClient:
     """A job server whose jobs end as they are told to, one after the other."""
 
-    def __init__(self, *ends: tuple[str, int | None], running: str | None = None, broken_tails: int = 0) -> None:
+    def __init__(
+        self, *ends: tuple[str, int | None], running: str | None = None, broken_tails: int = 0, refusals: int = 0
+    ) -> None:
+        self.refusals = refusals
         self.ends, self.submitted, self.broken_tails = list(ends), [], broken_tails
         self.jobs: dict[str, str] = {running: "RUNNING"} if running else {}
 
@@ -30,6 +33,9 @@ class FakeClient:
         return [types.SimpleNamespace(submission_id=name, status=status) for name, status in self.jobs.items()]
 
     def submit_job(self, *, submission_id: str, metadata: dict[str, str], **options: Any) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise RuntimeError("No available agent to submit job, please try again later")
         self.submitted.append((submission_id, metadata, options))
         self.jobs[submission_id] = "RUNNING"
 
@@ -78,6 +84,9 @@ def test_what_can_not_succeed_or_was_stopped_is_not_resubmitted(end: tuple[str, 
 def test_attempts_are_bounded_and_lost_logs_are_taken_up() -> None:
     assert supervise(FakeClient(("FAILED", 75), ("FAILED", 75)), attempts=2) == 75
     assert supervise(FakeClient(("SUCCEEDED", 0), broken_tails=3)) == 0
+    assert supervise(FakeClient(("SUCCEEDED", 0), refusals=2)) == 0
+    with pytest.raises(InfrastructureError, match="does not take it"):
+        supervise(FakeClient(refusals=99))
     with pytest.raises(InfrastructureError, match="does not answer"):
         supervise(FakeClient(broken_tails=99))
 
