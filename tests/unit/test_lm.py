@@ -19,7 +19,14 @@ from rayworks.lm.checkpoints import load_model, load_tokenizer, truncate
 from rayworks.lm.continuous_batching import ContinuousBatching, Mixed, Row, SingleModel
 from rayworks.lm.engine import GenerationRequest, ScoringRequest
 from rayworks.lm.packed_linear import PackedLinear
-from rayworks.lm.scoring import EncodedResponse, encode, encode_prompt, length_batches, response_logprobs
+from rayworks.lm.scoring import (
+    EncodedResponse,
+    encode,
+    encode_prompt,
+    length_batches,
+    response_logprobs,
+    shared_prompt_logprobs,
+)
 from rayworks.lm.transformers_engine import TransformersEngine
 from tests.tiny_models import make_tokenizer
 
@@ -106,6 +113,25 @@ def test_scores_are_those_of_single_rows(engine: TransformersEngine) -> None:
         assert score.token_ids[-1] == engine.tokenizer.eos_token_id
         assert score.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
         assert score.total == pytest.approx(sum(alone.logprobs), abs=1e-3)
+
+
+def test_responses_that_share_a_prompt_score_as_if_they_did_not(tiny_model: str) -> None:
+    model = load_model(tiny_model)
+    prompts = [(3, 4, 5), (6,), (7, 8, 9, 10)]
+    responses = [((11, 12), (13,)), ((14, 15, 16, 17), (14, 15)), ((18,), (19, 20, 21))]
+    rows = [EncodedResponse(p, r) for p, group in zip(prompts, responses, strict=True) for r in group]
+    alone, _ = response_logprobs(model, rows)
+    shared = shared_prompt_logprobs(model, prompts, responses)
+    assert torch.allclose(shared, alone.sum(-1).view(3, 2), atol=1e-4)
+    gradients = []
+    for total in (shared, alone.sum(-1).view(3, 2)):
+        model.zero_grad()
+        (total[:, 0] - 0.3 * total[:, 1]).sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for mine, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-3)
+    with pytest.raises(DataError):
+        shared_prompt_logprobs(model, [(1,)], [((), (2,))])
 
 
 def test_length_batches_cover_every_row_once() -> None:

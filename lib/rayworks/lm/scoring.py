@@ -93,6 +93,62 @@ def response_logprobs(model: PreTrainedModel, batch: Sequence[EncodedResponse]) 
     return logprobs, mask
 
 
+def shared_prompt_logprobs(
+    model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], responses: Sequence[Sequence[tuple[int, ...]]]
+) -> Tensor:
+    """Log-probability of several responses to each prompt, the prompt computed once; differentiable.
+
+    A row is a prompt and all its responses, one behind the other; a response sees the prompt and itself, at the positions
+    it would have alone. Pairs of short responses cost little more than half of what two rows each would.
+
+    Args:
+        model: any causal LM with full attention.
+        prompts: ids, none empty.
+        responses: the same number of responses for every prompt, none empty.
+
+    Returns:
+        ``[rows, responses]``, sums over response tokens.
+
+    Raises:
+        DataError: an empty prompt or response.
+    """
+    if not all(prompts) or not all(response for group in responses for response in group):
+        raise DataError("response: prompt and response must each have at least one token")
+    longest = max(len(prompt) + sum(map(len, group)) for prompt, group in zip(prompts, responses, strict=True))
+    ids, positions, segment = (torch.zeros((len(prompts), longest), dtype=torch.long) for _ in range(3))
+    segment.fill_(-1)
+    rows: list[int] = []
+    places: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    for row, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
+        start = len(prompt)
+        ids[row, :start], positions[row, :start], segment[row, :start] = torch.tensor(prompt), torch.arange(start), 0
+        for owner, response in enumerate(group):
+            end = start + len(response)
+            ids[row, start:end] = torch.tensor(response)
+            positions[row, start:end] = torch.arange(len(prompt), len(prompt) + len(response))
+            segment[row, start:end] = owner + 1
+            rows += [row] * len(response)
+            places += [len(prompt) - 1, *range(start, end - 1)]
+            targets += response
+            owners += [owner] * len(response)
+            start = end
+    order = torch.arange(longest)
+    seen = (segment[:, None, :] == 0) | (segment[:, :, None] == segment[:, None, :])
+    allowed = (seen & (order[:, None] >= order))[:, None]
+    mask = torch.zeros(allowed.shape, dtype=model.dtype).masked_fill_(~allowed, torch.finfo(model.dtype).min)
+    device = model.device
+    hidden = model.base_model(
+        input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), use_cache=False
+    )[0]
+    logits = model.get_output_embeddings()(hidden[rows, places]).float()
+    values = logits.gather(-1, torch.tensor(targets, device=device)[:, None])[:, 0] - logits.logsumexp(dim=-1)
+    totals = torch.zeros((len(prompts), len(responses[0])), dtype=values.dtype, device=device)
+    at = torch.tensor(rows, device=device), torch.tensor(owners, device=device)
+    return totals.index_put(at, values, accumulate=True)
+
+
 @torch.inference_mode()
 def score_responses(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[ScoringRequest]

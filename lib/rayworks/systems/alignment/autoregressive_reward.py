@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_sc
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.lm.preference_losses import bradley_terry_loss
-from rayworks.lm.scoring import response_logprobs
+from rayworks.lm.scoring import shared_prompt_logprobs
 from rayworks.systems.alignment.config import TrainingSection
 from rayworks.systems.alignment.pairs import EncodedPair
 
@@ -36,9 +36,9 @@ class PairScores:
 
 
 def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair]) -> PairScores:
-    """``log pi_r(y|x)`` of both responses of every pair, in one forward of ``2 * pairs`` rows."""
-    logprobs, _ = response_logprobs(model, [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)])
-    chosen, rejected = logprobs.sum(dim=-1).chunk(2)
+    """``log pi_r(y|x)`` of both responses of every pair, in one forward."""
+    responses = [(pair.chosen.response, pair.rejected.response) for pair in pairs]
+    chosen, rejected = shared_prompt_logprobs(model, [pair.chosen.prompt for pair in pairs], responses).unbind(dim=-1)
     return PairScores(chosen, rejected)
 
 
