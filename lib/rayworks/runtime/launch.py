@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import time
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray import tune
@@ -52,7 +52,8 @@ def launch(spec: SystemSpec, config: SystemConfig) -> int:
     try:
         directory = RunDirectory(config.run.storage, spec.name, config.run.name)
         directory.require_writable()
-        if _state(directory, config) == "done":
+        check_resume(directory, config)
+        if _is_finished(directory):
             print(f"{spec.name}/{config.run.name} is finished already; report: {directory.path(REPORT_HTML)}")
             return 0
         attach(spec, config)
@@ -95,12 +96,9 @@ def check_resume(directory: RunDirectory, config: SystemConfig) -> None:
         )
 
 
-def _state(directory: RunDirectory, config: SystemConfig) -> Literal["new", "started", "done"]:
-    check_resume(directory, config)
+def _is_finished(directory: RunDirectory) -> bool:
     stored = manifest.read(directory)
-    if stored is None:
-        return "new"
-    return "done" if stored["state"] == "done" and directory.exists(REPORT_HTML) else "started"
+    return stored is not None and stored["state"] == "done" and directory.exists(REPORT_HTML)
 
 
 def attach(spec: SystemSpec, config: SystemConfig) -> None:
