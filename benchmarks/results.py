@@ -14,12 +14,17 @@ from rayworks.core import manifest
 FOLDER = Path(__file__).parent / "results"
 
 
-def ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median of the ratios of runs that were measured side by side."""
-    return statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+def ratios(mine: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Ratio of each pair of runs that were measured side by side."""
+    return [a / b for a, b in zip(mine, theirs, strict=True)]
 
 
-def store(name: str, question: str, rows: Mapping[str, float], values: Mapping[str, Any]) -> Path:
+def spread(repeats: Sequence[float]) -> str:
+    """Median and range, as people read it."""
+    return f"{statistics.median(repeats):.3g} ({min(repeats):.3g} to {max(repeats):.3g})"
+
+
+def store(name: str, question: str, rows: Mapping[str, Sequence[float]], values: Mapping[str, Any]) -> Path:
     """Write one benchmark's result."""
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{name}.json"
@@ -30,7 +35,7 @@ def store(name: str, question: str, rows: Mapping[str, float], values: Mapping[s
         "commit": manifest.commit(),
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "load_average": os.getloadavg()[0]},
         "versions": manifest.versions(),
-        "rows": {key: round(value, 3) for key, value in rows.items()},
+        "rows": {key: spread(repeats) for key, repeats in rows.items()},
         "values": values,
     }
     path.write_text(json.dumps(result, indent=2) + "\n")
@@ -39,11 +44,11 @@ def store(name: str, question: str, rows: Mapping[str, float], values: Mapping[s
 
 def table() -> str:
     """All stored results as a Markdown table."""
-    lines = ["| question | measured | |", "|---|---|---|"]
+    lines = ["| question | measured | median (range) |", "|---|---|---|"]
     for path in sorted(FOLDER.glob("*.json")):
         result = json.loads(path.read_text())
         for index, (name, value) in enumerate(result["rows"].items()):
-            lines.append(f"| {result['question'] if index == 0 else ''} | {name} | {value:g} |")
+            lines.append(f"| {result['question'] if index == 0 else ''} | {name} | {value} |")
     return "\n".join(lines)
 
 

@@ -45,6 +45,20 @@ def environment() -> dict[str, str]:
     }
 
 
+def join() -> str:
+    """Take the local cluster's variables into this process and return the address of its job server.
+
+    Ray reads its authentication mode when it is first imported, so call this before. Variables that are set already win.
+
+    Raises:
+        LookupError: no local cluster is up and ``RAY_DASHBOARD_ADDRESS`` names no other.
+    """
+    os.environ.update({name: value for name, value in environment().items() if name not in os.environ})
+    if "RAY_DASHBOARD_ADDRESS" not in os.environ:
+        raise LookupError("no local cluster is up and RAY_DASHBOARD_ADDRESS is not set; start one with make cluster")
+    return os.environ["RAY_DASHBOARD_ADDRESS"]
+
+
 def read_state() -> dict[str, Any] | None:
     """The running cluster's addresses, or ``None``."""
     try:

@@ -67,10 +67,11 @@ def dry_run(spec: SystemSpec, config: SystemConfig) -> int:
     from rayworks.runtime import launch, placement
 
     directory = RunDirectory(config.run.storage, spec.name, config.run.name)
-    directory.require_writable()
     launch.check_resume(directory, config)
-    bundles = spec.load_system().bundles(config)
-    print(f"{spec.name}: config is valid; run directory {directory.uri}")
+    system = spec.load_system()
+    system.check_inputs(config)
+    bundles = system.bundles(config)
+    print(f"{spec.name}: config and inputs are valid; run directory {directory.uri}")
     print(f"asks for {placement.describe(bundles)}")
     if "RAY_ADDRESS" in os.environ:
         launch.attach(spec, config)

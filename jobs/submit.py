@@ -130,13 +130,14 @@ def _connect() -> Any:
     """A client of the job server that ``RAY_DASHBOARD_ADDRESS`` names, or of the local cluster."""
     from cluster import local
 
-    # Ray reads its authentication mode when it is first imported.
-    os.environ.update({name: value for name, value in local.environment().items() if name not in os.environ})
+    try:
+        address = local.join()
+    except LookupError as error:
+        raise InfrastructureError(str(error)) from None
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray").setLevel(logging.ERROR)
 
-    address = os.environ.get("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:8265")
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError) as error:

@@ -5,7 +5,6 @@ Ray's own schema accepts unknown keys silently; here a key that nothing reads is
 
 import argparse
 import importlib
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -54,12 +53,13 @@ def deploy(file: Path) -> list[str]:
     """
     from cluster import local
 
-    # Ray reads its authentication mode when it is first imported.
-    os.environ.update({name: value for name, value in local.environment().items() if name not in os.environ})
+    try:
+        address = local.join()
+    except LookupError as error:
+        raise InfrastructureError(str(error)) from None
     values = load_config(file)
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-    address = os.environ.get("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:8265")
     try:
         client = ServeSubmissionClient(address)
         client.deploy_applications(values)
@@ -83,8 +83,8 @@ def _wait(client: Any, names: list[str]) -> None:
         if all(state.get("status") == "RUNNING" for state in states.values()):
             return
         if time.monotonic() > deadline:
-            waiting = {name: state.get("status") for name, state in states.items()}
-            raise InfrastructureError(f"applications {waiting}: not running after {DEPLOY_SECONDS} s")
+            waiting = "; ".join(f"{name} {state.get('status')}: {_reason(state)}" for name, state in states.items())
+            raise InfrastructureError(f"not running after {DEPLOY_SECONDS} s: {waiting}")
         time.sleep(0.5)
 
 

@@ -50,6 +50,10 @@ class Counting(System[Config]):
     def bundles(cls, config: Config) -> list[dict[str, float]]:
         return [{}, *[{"CPU": 1.0}] * config.counting.workers]
 
+    @classmethod
+    def check_inputs(cls, config: Config) -> None:
+        """It has none."""
+
     def start(self) -> None:
         self.count, self.total = 0, 0.0
 

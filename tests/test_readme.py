@@ -1,5 +1,6 @@
 """What the README and the documentation tell people to type is checked to exist and to be accepted."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import table
-from benchmarks.run import BEGIN, END
+from benchmarks.results import FOLDER, table
+from benchmarks.run import BEGIN, BENCHMARKS, END
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -82,6 +83,8 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_benchmark_table_is_the_stored_one() -> None:
+    for name in BENCHMARKS:
+        assert json.loads((FOLDER / f"{name}.json").read_text())["rows"], name
     text = (ROOT / "README.md").read_text()
     assert text.partition(BEGIN)[2].partition(END)[0].strip() == table().strip(), "make bench writes it"
 

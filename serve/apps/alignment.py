@@ -257,7 +257,10 @@ class Alignment:
                     raise InfrastructureError("the replica failed and is being replaced; try again")
                 unfinished -= reason is not None
                 if piece or reason:
-                    yield event(self._chunk(completion, index, piece, reason, chat=chat))
+                    chunk = self._chunk(completion, index, piece, reason, chat=chat)
+                    if reason:
+                        chunk["choices"][0]["guidance"] = self._guidance_report(rows[index]).model_dump()
+                    yield event(chunk)
             if body.stream_options is not None and body.stream_options.include_usage:
                 usage = self._completion(rows, completion, chat=chat).usage.model_dump()
                 yield event({**self._chunk(completion, 0, "", None, chat=chat), "choices": [], "usage": usage})
@@ -280,15 +283,9 @@ class Alignment:
                 finish_reason=result.finish_reason,
                 text=None if chat else result.text,
                 message={"role": "assistant", "content": result.text} if chat else None,
-                guidance=GuidanceReport(
-                    log_z=result.log_z,
-                    kl_to_base=result.kl_to_base,
-                    base_logprob=sum(result.base_logprobs),
-                    reward_logprobs={name: sum(v) for name, v in result.reward_logprobs.items() if any(v)},
-                    weights={name: list(values) for name, values in result.weights.items() if any(values)},
-                ),
+                guidance=self._guidance_report(row),
             )
-            for index, result in enumerate(results)
+            for index, (row, result) in enumerate(zip(rows, results, strict=True))
         ]
         return Completion(
             id=completion,
@@ -297,6 +294,16 @@ class Alignment:
             model=self._model,
             choices=choices,
             usage=Usage(prompt_tokens=asked, completion_tokens=used, total_tokens=asked + used),
+        )
+
+    def _guidance_report(self, row: Row) -> GuidanceReport:
+        result = as_guided_generation(row, self._engine.objectives)
+        return GuidanceReport(
+            log_z=result.log_z,
+            kl_to_base=result.kl_to_base,
+            base_logprob=sum(result.base_logprobs),
+            reward_logprobs={name: sum(v) for name, v in result.reward_logprobs.items() if any(v)},
+            weights={name: list(values) for name, values in result.weights.items() if any(values)},
         )
 
     def _chunk(

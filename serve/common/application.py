@@ -101,7 +101,12 @@ async def _answer_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = []
     for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"] if part != "body") or "body"
+        if item["type"] == "json_invalid":
+            problems.append("body: is not JSON")
+            continue
+        # Alternatives of a union stand in the location under names of pydantic's own.
+        parts = [str(part) for part in item["loc"] if part != "body" and not set("[-") & set(str(part))]
+        field = ".".join(parts) or "body"
         given = json.dumps(item.get("input"), default=str)
         shown = f" (given {given})" if len(given) <= 60 and item["type"] != "missing" else ""
         problems.append(f"{field}: {item['msg'][0].lower()}{item['msg'][1:]}{shown}")

@@ -89,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.name.isidentifier():
         parser.error("NAME must be letters, digits and _")
+    path = Path(options.file).expanduser()
+    if path.exists() and any(line.split()[:1] == [options.name] for line in path.read_text().splitlines()):
+        print(f"note: the older key of {options.name} is withdrawn", file=sys.stderr)
     print(create(options.name, options.file))
     return 0
 

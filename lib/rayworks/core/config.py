@@ -68,7 +68,6 @@ class SystemConfig(Section):
 
 
 ConfigT = TypeVar("ConfigT", bound=SystemConfig)
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 def resolve(
@@ -130,10 +129,12 @@ def explain(error: ValidationError, config_class: type[BaseModel]) -> str:
         if item["type"] == "extra_forbidden":
             known = sorted(_fields_beside(config_class, item["loc"]))
             problems.append(f"{field}: unknown field; known here: {', '.join(known)}")
+        elif item["type"] == "value_error":
+            problems.append(item["msg"].removeprefix("Value error, "))
         else:
-            message = item["msg"].removeprefix("Value error, ")
+            message = item["msg"]
             given = repr(item["input"])
-            given = "" if item["type"] == "value_error" or len(given) > 60 else f" (given {given})"
+            given = "" if len(given) > 60 else f" (given {given})"
             problems.append(f"{field}: {message[0].lower()}{message[1:]}{given}")
     return "; ".join(problems)
 
@@ -272,7 +273,6 @@ __all__ = [
     "HARMLESS",
     "ComputeSection",
     "ConfigT",
-    "Fraction",
     "RunSection",
     "Section",
     "SystemConfig",

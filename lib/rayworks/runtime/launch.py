@@ -115,7 +115,14 @@ def attach(spec: SystemSpec, config: SystemConfig) -> None:
         else:
             asked = sum(bundle.get("CPU", 0.0) for bundle in spec.load_system().bundles(config))
             cpus = max(os.cpu_count() or 1, min(int(asked), 4))
-            ray.init(address="local", num_cpus=cpus, namespace="rayworks", logging_level=logging.WARNING)
+            # Its dashboard would take the usual port and let anybody on this machine in.
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                namespace="rayworks",
+                logging_level=logging.WARNING,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InfrastructureError(f"RAY_ADDRESS {address or 'not set'}: no cluster there ({reason})") from None

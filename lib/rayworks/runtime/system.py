@@ -48,6 +48,11 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
     def bundles(cls, config: ConfigT) -> list[dict[str, float]]:
         """What the run asks of the cluster: first the bundle of the run itself, then one per worker."""
 
+    @classmethod
+    @abc.abstractmethod
+    def check_inputs(cls, config: ConfigT) -> None:
+        """Look for the models and data the config names, without loading them; raises what the run would."""
+
     @abc.abstractmethod
     def start(self) -> None:
         """Make actors and read data; called once per process, before :meth:`load_state`."""
@@ -131,16 +136,15 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
             self._broken = error
 
     def _advance(self) -> Metrics:
-        metrics = {} if self.finished else self.advance()
         if not self.finished:
-            return {**metrics, DONE: False}
+            return {**self.advance(), DONE: False}
         self.export()
         report = self.report()
         missing = [key for key in self.spec.headline if key not in report.headline]
         if missing:
             raise DataError(f"report headline: {', '.join(missing)} missing; the system's report() must fill its spec")
         report.write(self.run_directory)
-        return {**metrics, **_scalars(report.headline), DONE: True, "phase": "done", "progress": 1.0}
+        return {**_scalars(report.headline), DONE: True, "phase": "done", "progress": 1.0}
 
     def _older_complete(self) -> Path:
         """The newest complete checkpoint in the run directory; Tune hands over a copy without its siblings."""

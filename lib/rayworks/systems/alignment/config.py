@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import HARMLESS, Fraction, Section, SystemConfig
+from rayworks.core.config import HARMLESS, Section, SystemConfig
 
 PackagedPairs = Literal["titles-by-rating", "shorter-title", "bodies-by-rating"]
 Judge = Literal["vader", "imdb", "brevity"]
@@ -113,7 +113,7 @@ class EvaluationSection(Section):
     samples: int = Field(256, ge=2, description="continuations per point, spread over the prompts")
     best_of: int = Field(16, ge=2, description="n of the best-of-n baseline")
     bootstrap: int = Field(2000, ge=100, description="resamples behind each interval")
-    confidence: Fraction = Field(0.95, description="coverage of the intervals")
+    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
 
     @model_validator(mode="after")
     def _headline_is_measured(self) -> Self:

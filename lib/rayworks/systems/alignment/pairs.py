@@ -75,6 +75,24 @@ def build(section: PairsSection, name: str, seed: int, tokenizer: PreTrainedToke
     return SplitPairs(training[: section.max_pairs], held_out[: section.max_held_out], dropped)
 
 
+def check_source(section: PairsSection) -> None:
+    """Whether the source is one that can be read; a file is looked for, not read.
+
+    Raises:
+        DataError: naming ``pairs.source``.
+    """
+    path = Path(section.source).expanduser()
+    if section.source in _BUILDERS or section.source.startswith("hub:"):
+        return
+    if path.suffix not in _READERS:
+        raise DataError(
+            f"pairs.source {section.source!r}: unknown; give {', '.join(_BUILDERS)}, "
+            f"a {' or '.join(_READERS)} file, or hub:OWNER/NAME"
+        )
+    if not path.is_file():
+        raise DataError(f"pairs.source {section.source!r}: can not be read (no such file); mend the path")
+
+
 def encode_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, response_tokens: int | None) -> EncodedPair:
     """Ids of both responses, cut and ended by the end token."""
     chosen, rejected = (
@@ -110,6 +128,11 @@ _BUILDERS: dict[str, Callable[[pd.DataFrame, np.random.Generator], list[Pair]]] 
     "titles-by-rating": titles_by_rating,
     "shorter-title": shorter_title,
     "bodies-by-rating": bodies_by_rating,
+}
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".jsonl": lambda file: pd.read_json(file, lines=True, dtype=False, convert_dates=False),
+    ".parquet": pd.read_parquet,
 }
 
 
@@ -175,6 +198,7 @@ def _shuffled(items: list[T], random: np.random.Generator) -> list[T]:
 
 
 def _read(section: PairsSection) -> list[Pair]:
+    check_source(section)
     columns = (section.prompt_column, section.chosen_column, section.rejected_column)
     table = _hub(section) if section.source.startswith("hub:") else _file(section.source)
     missing = [column for column in columns if column not in table.columns]
@@ -194,16 +218,8 @@ def _read(section: PairsSection) -> list[Pair]:
 
 def _file(source: str) -> pd.DataFrame:
     path = Path(source).expanduser()
-    readers: dict[str, Callable[[Path], Any]] = {
-        ".jsonl": lambda file: pd.read_json(file, lines=True, dtype=False, convert_dates=False),
-        ".parquet": pd.read_parquet,
-    }
-    if path.suffix not in readers:
-        raise DataError(
-            f"pairs.source {source!r}: unknown; give {', '.join(_BUILDERS)}, a .jsonl or .parquet file, or hub:OWNER/NAME"
-        )
     try:
-        table: pd.DataFrame = readers[path.suffix](path)
+        table: pd.DataFrame = _READERS[path.suffix](path)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"pairs.source {source!r}: can not be read ({reason})") from None

@@ -52,6 +52,7 @@ def build_report(
             ),
         },
         notes=[
+            "Reward gain low is the lower end of the gain's interval; above 0 the reward model did it, not sharpening.",
             "Sharpened: the base mixed with a copy of itself at the same weight. Reward gain is over this control.",
             "Perplexity is that of the drawn texts under the unguided base: reward bought with broken text shows here.",
             "KL of guided rows is exact per step and averaged over samples; of best-of-n it is the bound log n - (n-1)/n.",
@@ -97,7 +98,7 @@ def _points_table(config: Config, measurements: Sequence[Measurement]) -> Table:
         row += [
             entry.tokens,
             f"<= {entry.kl:.3g}" if entry.kl_is_bound else entry.kl,
-            entry.log_z,
+            entry.log_z if entry.point.method == "guided" else None,
             entry.tokens_per_second,
         ]
         rows.append(row)
@@ -168,8 +169,8 @@ def _training(
         loss, accuracy = drawing.axes
         for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
             steps = [entry["step"] for entry in curve]
-            loss.plot(steps, [entry["loss"] for entry in curve], color=colour, label=name)
-            accuracy.plot(steps, [entry["accuracy"] for entry in curve], color=colour, label=f"{name}, training")
+            loss.plot(steps, [entry["loss"] for entry in curve], ".-", color=colour, label=name)
+            accuracy.plot(steps, [entry["accuracy"] for entry in curve], ".-", color=colour, label=f"{name}, training")
             score = held_out[name]["accuracy"]
             accuracy.axhline(score, color=colour, linestyle=":", label=f"{name}, held out {score:.2f}")
         loss.set(xlabel="optimiser step", ylabel="loss", title="Loss")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rayworks.core import seeds
+from rayworks.core.models import locate
 from rayworks.core.report import Report
 from rayworks.core.run_directory import EXPORT
 from rayworks.lm.checkpoints import limit_torch_threads, load_tokenizer
@@ -24,6 +25,7 @@ from rayworks.systems.alignment.evaluation import Measurement, Point, measure, p
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedGeneration, GuidedRequest
 from rayworks.systems.alignment.judges import load_judge
+from rayworks.systems.alignment.pairs import check_source
 from rayworks.systems.alignment.reporting import build_report
 
 STATE = "state.json"
@@ -42,6 +44,14 @@ class AlignmentSystem(System[Config]):
         """The run itself asks for nothing; training and generation share the workers, one after the other."""
         workers = max(len(config.objectives), config.compute.workers)
         return [{}, *[worker_bundle(config.compute)] * workers]
+
+    @classmethod
+    def check_inputs(cls, config: Config) -> None:
+        """Models by name, and pairs by source."""
+        for name in filter(None, (config.model.base, config.model.reward)):
+            locate(name)
+        for section in config.objectives.values():
+            check_source(section.pairs)
 
     def start(self) -> None:
         """Make the trainers and the plan of the evaluation."""
