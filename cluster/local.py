@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -69,17 +70,21 @@ def read_state() -> dict[str, Any] | None:
     return state if keeper.create_time() == state["created"] else None
 
 
-def up(nodes: int, cpus_per_node: float, dashboard_port: int) -> int:
-    """Start the cluster and return once all nodes have joined."""
+def up(nodes: int, cpus_per_node: float, dashboard_port: int | None = None) -> int:
+    """Start the cluster and return once all nodes have joined. Without a port: the usual one, or a free one."""
     state = read_state()
     if state is not None:
         print(f"already up: {state['nodes']} nodes at {state['address']}, dashboard {state['dashboard']}")
         return 0
+    port = _usable_port(dashboard_port)
+    if port is None:
+        print(f"config error: --dashboard-port {dashboard_port}: is taken; give another or none", file=sys.stderr)
+        return 2
     _write_token()
     _state_file().unlink(missing_ok=True)
     log = folder() / "cluster.log"
     with log.open("w") as output:
-        command = [sys.executable, "-m", "cluster.local", "keep", str(nodes), str(cpus_per_node), str(dashboard_port)]
+        command = [sys.executable, "-m", "cluster.local", "keep", str(nodes), str(cpus_per_node), str(port)]
         keeper = subprocess.Popen(
             command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True, env=_keeper_environment()
         )
@@ -161,6 +166,17 @@ def keep(nodes: int, cpus_per_node: float, dashboard_port: int) -> None:
         cluster.shutdown()
 
 
+def _usable_port(asked: int | None) -> int | None:
+    for port in [DASHBOARD_PORT, 0] if asked is None else [asked]:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    return None
+
+
 def _say(state: dict[str, Any]) -> None:
     print(f"local cluster: {state['nodes']} nodes x {state['cpus_per_node']:g} CPUs")
     print(f"  address    {state['address']}")
@@ -206,7 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     starting = commands.add_parser("up", help="start it")
     starting.add_argument("--nodes", type=int, default=2, metavar="N")
     starting.add_argument("--cpus-per-node", type=float, default=2, metavar="C")
-    starting.add_argument("--dashboard-port", type=int, default=DASHBOARD_PORT, metavar="PORT")
+    starting.add_argument(
+        "--dashboard-port", type=int, metavar="PORT", help=f"default: {DASHBOARD_PORT}, or a free one"
+    )
     commands.add_parser("down", help="end it")
     commands.add_parser("status", help="show it")
     commands.add_parser("env", help="print export lines for a shell")

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if not kept and not had_cluster:
             local.down()
-    print_next_steps(kept or had_cluster)
+    print_next_steps(local.read_state())
     return code
 
 
@@ -111,15 +111,15 @@ def complete(key: str, weight: float, seed: int) -> dict[str, Any]:
     return found
 
 
-def print_next_steps(running: bool) -> None:
+def print_next_steps(cluster: dict[str, Any] | None) -> None:
     """Where to look and what to type next."""
     report = RunDirectory(STORAGE, "alignment", "smoke").path("report.html")
     print(f"\nreport       {report}")
     print(f"curves       .venv/bin/tensorboard --logdir {STORAGE}")
-    if not running:
+    if cluster is None:
         print("keep it up   make demo KEEP=1   (goes on where this one ended)")
         return
-    print(f"dashboard    {(local.read_state() or {}).get('dashboard')}   (token: {local.folder() / 'token'})")
+    print(f"dashboard    {cluster['dashboard']}   (token: {local.folder() / 'token'})")
     print("key          .venv/bin/python -m serve.common.keys new me")
     print(
         'call it      curl http://127.0.0.1:8000/alignment/v1/completions -H "Authorization: Bearer $KEY" '
