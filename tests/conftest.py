@@ -24,13 +24,13 @@ os.environ.update(
 for _name in ("RAY_ADDRESS", "RAY_DASHBOARD_ADDRESS", "RAY_API_SERVER_ADDRESS"):
     os.environ.pop(_name, None)
 
-import pytest  # noqa: E402  # the environment above comes first
-import torch  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cluster import local  # noqa: E402
-from tests import smallest  # noqa: E402
-from tests.tiny_models import make_tokenizer, save_tiny_model  # noqa: E402
+from cluster import local
+from tests import smallest
+from tests.tiny_models import make_tokenizer, save_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 

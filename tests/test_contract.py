@@ -125,8 +125,8 @@ def test_repeating_the_command_of_a_finished_run_does_nothing(
 ) -> None:
     run = finished_runs(spec.name)
     again = run_job(*run.arguments)
-    assert again.returncode == 0  # type: ignore[attr-defined]
-    assert "finished already" in again.stdout  # type: ignore[attr-defined]
+    assert again.returncode == 0
+    assert "finished already" in again.stdout
     changed = run_job(*run.arguments, "--run.seed", "77")
-    assert changed.returncode == 3  # type: ignore[attr-defined]
-    assert "run.seed" in changed.stderr  # type: ignore[attr-defined]
+    assert changed.returncode == 3
+    assert "run.seed" in changed.stderr

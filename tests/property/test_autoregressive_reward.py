@@ -117,8 +117,8 @@ class _Tokenizer:
 
 
 def trainer(model: LlamaForCausalLM, pairs: list[EncodedPair], **changes: object) -> RewardModelTrainer:
-    settings = TrainingSection(**{"learning_rate": 0.01, "pairs_per_step": 16, "train_embeddings": True, **changes})  # type: ignore[arg-type]
-    return RewardModelTrainer(model, None, pairs, settings, beta=0.5, seed=3, name="toy")  # type: ignore[arg-type]
+    settings = TrainingSection(**{"learning_rate": 0.01, "pairs_per_step": 16, "train_embeddings": True, **changes})
+    return RewardModelTrainer(model, None, pairs, settings, beta=0.5, seed=3, name="toy")
 
 
 def test_12_toy_task_is_learnt_and_guidance_raises_reward_and_kl(random_llama: Callable[..., LlamaForCausalLM]) -> None:
@@ -134,7 +134,7 @@ def test_12_toy_task_is_learnt_and_guidance_raises_reward_and_kl(random_llama: C
             [CausalModel(base, 64), CausalModel(learning.model, 64)],
             _Tokenizer(),
             RewardMixer(["r"], SIZE),
-            64,  # type: ignore[arg-type]
+            64,
         )
 
         class Context:

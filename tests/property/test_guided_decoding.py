@@ -54,7 +54,7 @@ def engine(tiny_model: str, tiny_arm: str, tmp_path_factory: pytest.TempPathFact
 def ask(engine: GuidedEngine, weights: dict[str, object], count: int = 5, tokens: int = 8) -> list[GuidedGeneration]:
     return engine.generate(
         [
-            GuidedRequest(prompt="a dress:"[: 3 + n], max_new_tokens=tokens, seed=n, guidance=Guidance(weights))  # type: ignore[arg-type]
+            GuidedRequest(prompt="a dress:"[: 3 + n], max_new_tokens=tokens, seed=n, guidance=Guidance(weights))
             for n in range(count)
         ]
     )
@@ -265,9 +265,9 @@ def test_a_mixer_reports_rows_by_their_own_weights(
     random_llama: Callable[..., LlamaForCausalLM], tiny_tokenizer: object
 ) -> None:
     """Rows of one batch with different weights, one of them zero: each as if it were alone."""
-    size = len(tiny_tokenizer)  # type: ignore[arg-type]
+    size = len(tiny_tokenizer)
     models = [CausalModel(random_llama(size, seed=n), 3) for n in range(2)]
-    decoding = ContinuousBatching(models, tiny_tokenizer, RewardMixer(["r"], size), 3)  # type: ignore[arg-type]
+    decoding = ContinuousBatching(models, tiny_tokenizer, RewardMixer(["r"], size), 3)
 
     class Context:
         def __init__(self, weight: float) -> None:
@@ -302,4 +302,4 @@ def _walk(
     tokens, steps = ids[0, 1:], torch.arange(len(sequence))
     guides = [Guide("r", steps, torch.full((len(sequence),), strength, dtype=torch.double), reward_logits)]
     values = describe_step(base_logits, guides, mix_logits(base_logits, guides), tokens)
-    return tuple(float(values[key].sum()) for key in ("base_logprob", "reward_logprob:r", "logprob", "log_z", "kl"))  # type: ignore[return-value]
+    return tuple(float(values[key].sum()) for key in ("base_logprob", "reward_logprob:r", "logprob", "log_z", "kl"))

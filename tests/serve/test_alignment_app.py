@@ -131,7 +131,7 @@ def test_stock_openai_client_works_unchanged(service: tuple[str, str], model: st
         == chat.choices[0].message.content
     )
     assert chunks[-1].usage is not None
-    assert chunks[-1].usage.completion_tokens == chat.usage.completion_tokens  # type: ignore[union-attr]
+    assert chunks[-1].usage.completion_tokens == chat.usage.completion_tokens
     with pytest.raises(openai.PermissionDeniedError):
         openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0).models.list()
     with pytest.raises(openai.UnprocessableEntityError, match="temperature"):

@@ -156,7 +156,7 @@ def test_guidance_is_constant_scheduled_or_called() -> None:
 def test_bad_weights_are_refused_and_change_nothing(weights: dict[str, object]) -> None:
     guidance = Guidance({"a": 1.0, "b": 2.0})
     with pytest.raises(ConfigError, match=r"guidance\.a"):
-        guidance.update({"b": 5.0, **weights})  # type: ignore[dict-item]
+        guidance.update({"b": 5.0, **weights})
     assert guidance.at(0) == {"a": 1.0, "b": 2.0}
     with pytest.raises(ConfigError, match="beta"):
         Guidance({}, beta=0.0)

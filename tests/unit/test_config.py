@@ -92,4 +92,4 @@ def test_printed_config_reads_back_as_itself(rate: float, seed: int, label: str)
 
 def test_configs_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Example().part.rate = 0.1  # type: ignore[misc]
+        Example().part.rate = 0.1

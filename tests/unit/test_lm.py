@@ -40,7 +40,7 @@ def engine(tiny_model: str) -> TransformersEngine:
 
 def requests(**options: object) -> list[GenerationRequest]:
     return [
-        GenerationRequest(prompt=prompt, max_new_tokens=4 + 5 * n, seed=n, uid=str(n), **options)  # type: ignore[arg-type]
+        GenerationRequest(prompt=prompt, max_new_tokens=4 + 5 * n, seed=n, uid=str(n), **options)
         for n, prompt in enumerate(PROMPTS * 2)
     ]
 
@@ -95,7 +95,7 @@ def test_slots_are_reused_and_no_row_is_left(engine: TransformersEngine) -> None
 )
 def test_requests_outside_their_bounds_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(DataError, match=next(iter(options))):
-        GenerationRequest(prompt="x", **options)  # type: ignore[arg-type]
+        GenerationRequest(prompt="x", **options)
 
 
 def test_prompts_that_do_not_fit_are_refused(engine: TransformersEngine) -> None:
@@ -207,7 +207,7 @@ def test_a_waiter_that_gives_up_leaves_the_decoding_thread_alive(engine: Transfo
 
 def test_a_failed_step_fails_its_rows_and_every_later_one(engine: TransformersEngine) -> None:
     class Broken(SingleModel):
-        def mix(self, *arguments: object) -> Mixed:  # type: ignore[override]
+        def mix(self, *arguments: object) -> Mixed:
             raise ZeroDivisionError("a defect")
 
     background = BackgroundDecoding(ContinuousBatching([engine.model], engine.tokenizer, Broken(), 3))

@@ -35,7 +35,7 @@ def pack(model: nn.Module) -> None:
 
     An output layer tied to the embeddings gets a packed copy, since the embeddings need their own layout.
     """
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch does not annotate it
         return
     for module in list(model.modules()):
         for name, child in module.named_children():

@@ -95,7 +95,7 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
         self._broken: Exception | None = None
         self.run_directory = RunDirectory(config["storage"], self.spec.name, config["run"])
         stored = self.run_directory.read_json(MANIFEST)["config"]
-        self.settings = type(self).spec.config.model_validate(stored)  # type: ignore[assignment]
+        self.settings = type(self).spec.config.model_validate(stored)  # type: ignore[assignment]  # the spec's config is ConfigT
         try:
             self.start()
         except Exception as error:

@@ -149,7 +149,7 @@ class RewardModelTrainer:
                 label_smoothing=self.settings.label_smoothing,
             ).sum() / len(batch)
             language_loss = -scores.chosen.sum() / chosen_tokens
-            (pair_loss + self.settings.language_weight * language_loss).backward()  # type: ignore[no-untyped-call]
+            (pair_loss + self.settings.language_weight * language_loss).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             total += float(pair_loss.detach())
             chosen.append(scores.chosen.detach())
             rejected.append(scores.rejected.detach())
