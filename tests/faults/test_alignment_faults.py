@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.util.state import list_actors
@@ -32,6 +33,16 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
+
+
+def killing(batches: list[Any], actor: str, *, before: int) -> Iterator[Any]:
+    """The batches; the actor is killed when the pool asks for number ``before``, so that work for it always remains."""
+    for index, batch in enumerate(batches):
+        if index == before:
+            alive = list_actors(filters=[("state", "=", "ALIVE")])
+            (victim,) = [entry for entry in alive if (entry.name or "").startswith(actor)]
+            os.kill(victim.pid, signal.SIGKILL)
+        yield batch
 
 
 def test_killed_driver_and_repeated_command_give_the_metrics_of_a_straight_run(
@@ -64,11 +75,9 @@ def test_killed_model_actor_loses_no_finished_prompt(tiny_model: str, cluster: d
     expected = TransformersEngine(tiny_model, slots=4).generate(requests)
     pool = engine_pool(tiny_model, ComputeSection(), name="faults/base", size=2, slots=4)
     batches = [requests[start : start + 4] for start in range(0, 40, 4)]
-    results = pool.map("generate", batches)
-    found = next(results)
-    victims = [entry for entry in list_actors(filters=[("state", "=", "ALIVE")]) if "faults/base" in (entry.name or "")]
-    os.kill(victims[0].pid, signal.SIGKILL)
-    found += [generation for batch in results for generation in batch]
+    pool.broadcast("generate", [])
+    results = pool.map("generate", killing(batches, "faults/base-0", before=5))
+    found = [generation for batch in results for generation in batch]
     assert [(g.uid, g.token_ids) for g in found] == [(g.uid, g.token_ids) for g in expected]
     assert pool.replaced == 1
     pool.shutdown()
@@ -90,13 +99,9 @@ def test_killed_guiding_actor_loses_no_finished_prompt(finished_runs: Callable[[
     pool: ActorPool[list[GuidedRequest], list[GuidedGeneration]] = ActorPool(
         GuidedActor, config, storage, size=2, name="faults/guide", options={"num_cpus": 1}
     )
-    results = pool.map("generate", batches)
-    found = next(results)
-    victims = [
-        entry for entry in list_actors(filters=[("state", "=", "ALIVE")]) if "faults/guide" in (entry.name or "")
-    ]
-    os.kill(victims[0].pid, signal.SIGKILL)
-    found += [generation for batch in results for generation in batch]
+    pool.broadcast("generate", [])
+    results = pool.map("generate", killing(batches, "faults/guide-0", before=5))
+    found = [generation for batch in results for generation in batch]
     assert [(g.uid, g.token_ids, g.kl_to_base) for g in found] == [(g.uid, g.token_ids, g.kl_to_base) for g in expected]
     assert pool.replaced == 1
     pool.shutdown()
