@@ -1,0 +1,122 @@
+"""Item response curves of one to four parameters, their information, and the ability grid they are integrated over.
+
+``P(theta) = c + (d - c) * sigmoid(a * theta + e)`` with discrimination ``a``, intercept ``e``, guessing ``c`` and ceiling
+``d``; difficulty is ``b = -e / a``. Abilities are N(0, 1), and in the 1PL, where ``a = 1``, N(0, ``population_sd**2``).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from scipy.special import expit
+
+Model = Literal["1PL", "2PL", "3PL", "4PL"]
+MODELS: tuple[Model, ...] = ("1PL", "2PL", "3PL", "4PL")
+GRID_EDGE = 4.5
+"""Population standard deviations on either side that the equispaced grid covers."""
+
+
+@dataclass(frozen=True, eq=False)
+class ItemParameters:
+    """Parameters of ``I`` items, each an array of shape (I,)."""
+
+    model: Model
+    discrimination: np.ndarray
+    intercept: np.ndarray
+    guessing: np.ndarray
+    ceiling: np.ndarray
+    population_sd: float = 1.0
+
+    @classmethod
+    def from_difficulty(
+        cls,
+        model: Model,
+        difficulty: np.ndarray,
+        discrimination: np.ndarray | float = 1.0,
+        guessing: np.ndarray | float = 0.0,
+        ceiling: np.ndarray | float = 1.0,
+        population_sd: float = 1.0,
+    ) -> "ItemParameters":
+        """From ``b`` instead of the intercept; scalars are spread over the items."""
+        b = np.asarray(difficulty, dtype=float)
+        a, c, d = (np.broadcast_to(np.asarray(v, dtype=float), b.shape).copy() for v in (discrimination, guessing, ceiling))
+        return cls(model, a, -a * b, c, d, population_sd)
+
+    def __len__(self) -> int:
+        return len(self.discrimination)
+
+    @property
+    def difficulty(self) -> np.ndarray:
+        """``b``, in units of ability: where the curve is half way between guessing and ceiling."""
+        return -self.intercept / self.discrimination
+
+    @property
+    def count(self) -> int:
+        """Free parameters, the population's included."""
+        return {"1PL": 1, "2PL": 2, "3PL": 3, "4PL": 4}[self.model] * len(self) + (self.model == "1PL")
+
+    def take(self, items: np.ndarray) -> "ItemParameters":
+        """Those of some items, by position or mask."""
+        names = ("discrimination", "intercept", "guessing", "ceiling")
+        return replace(self, **{name: getattr(self, name)[items] for name in names})
+
+    def probability(self, ability: np.ndarray) -> np.ndarray:
+        """``P(theta)`` of every item at every ability: abilities (N,) to (I, N)."""
+        curve = expit(self.discrimination[:, None] * np.asarray(ability) + self.intercept[:, None])
+        return self.guessing[:, None] + (self.ceiling - self.guessing)[:, None] * curve
+
+    def slope(self, ability: np.ndarray) -> np.ndarray:
+        """``dP/dtheta``, shape (I, N)."""
+        curve = expit(self.discrimination[:, None] * np.asarray(ability) + self.intercept[:, None])
+        return (self.discrimination * (self.ceiling - self.guessing))[:, None] * curve * (1 - curve)
+
+    def information(self, ability: np.ndarray) -> np.ndarray:
+        """Fisher information ``P'(theta)**2 / (P (1 - P))`` of every item at every ability, shape (I, N)."""
+        p = self.probability(ability)
+        return self.slope(ability) ** 2 / np.maximum(p * (1 - p), 1e-300)
+
+    def expected_score(self, ability: np.ndarray) -> np.ndarray:
+        """Test characteristic curve: expected number solved at each ability, shape (N,)."""
+        total: np.ndarray = self.probability(ability).sum(0)
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class Quadrature:
+    """Nodes and normalised weights of the standard normal population, both of shape (Q,)."""
+
+    nodes: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def log_weights(self) -> np.ndarray:
+        """Logarithms of the weights."""
+        return np.log(self.weights)
+
+
+def equispaced(count: int, edge: float = GRID_EDGE) -> Quadrature:
+    """``count`` equispaced nodes on ``[-edge, edge]`` with normal density weights."""
+    nodes = np.linspace(-edge, edge, count)
+    density = np.exp(-0.5 * nodes**2)
+    return Quadrature(nodes, density / density.sum())
+
+
+def gauss_hermite(count: int) -> Quadrature:
+    """The nodes and weights exact for polynomials up to degree ``2 count - 1``."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    kept = weights > 1e-300
+    return Quadrature(nodes[kept], weights[kept] / weights[kept].sum())
+
+
+def fitting_grid(items: int, slope: float = 1.2) -> Quadrature:
+    """A grid fine enough for the posterior of one subject: spacing at most 0.7 of its smallest standard deviation.
+
+    Long tests know a subject's ability far better than 41 nodes can tell apart.
+    """
+    smallest_sd = 1.0 / np.sqrt(1.0 + items * slope**2 / 4)
+    return equispaced(max(41, int(np.ceil(2 * GRID_EDGE / (0.7 * smallest_sd))) | 1))
+
+
+def simulate(parameters: ItemParameters, ability: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Scores 0 or 1 of abilities (J,) on the items from uniforms (J, I)."""
+    return (uniform < parameters.probability(ability).T).astype(np.int8)

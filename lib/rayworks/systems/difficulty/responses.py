@@ -1,0 +1,265 @@
+"""The response store: who answered which item with what score. Everything else of this system derives from it.
+
+Row schema: subject, item, score in [0, 1], weight, period, split, and the family a subject belongs to (fine-tunes of one
+base model answer alike). Memory is linear in the observed responses.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from rayworks.core.errors import DataError
+
+Duplicates = Literal["error", "mean", "first", "last"]
+COLUMNS = ("subject", "item", "score", "weight", "period", "split", "family")
+SHOWN = 5
+"""Names shown in an error before it says how many more there are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """Observed cells of a subjects x items table, in coordinate form.
+
+    ``subject``, ``item``, ``score``, ``weight`` have one entry per observed cell; ids are positions in ``subjects`` and
+    ``items``. ``family`` has one entry per subject.
+    """
+
+    subjects: np.ndarray
+    items: np.ndarray
+    subject: np.ndarray
+    item: np.ndarray
+    score: np.ndarray
+    weight: np.ndarray
+    family: np.ndarray
+    period: np.ndarray | None = None
+    split: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Subjects, items."""
+        return len(self.subjects), len(self.items)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether all scores are 0 or 1 and all weights 1, so that one byte holds a cell."""
+        return bool(np.all((self.score == 0) | (self.score == 1)) and np.all(self.weight == 1))
+
+    @property
+    def density(self) -> float:
+        """Observed share of the table."""
+        return len(self.score) / max(1, self.shape[0] * self.shape[1])
+
+    def solve_rates(self) -> np.ndarray:
+        """Weighted mean score per item; NaN where none is observed."""
+        return self._mean_by(self.item, len(self.items))
+
+    def subject_means(self) -> np.ndarray:
+        """Weighted mean score per subject."""
+        return self._mean_by(self.subject, len(self.subjects))
+
+    def where(self, cells: np.ndarray) -> "Responses":
+        """The same table with only the cells of a mask; subjects and items keep their places."""
+        chosen = {name: getattr(self, name)[cells] for name in ("subject", "item", "score", "weight")}
+        optional = {
+            name: None if getattr(self, name) is None else getattr(self, name)[cells] for name in ("period", "split")
+        }
+        return replace(self, **chosen, **optional)
+
+    def take_subjects(self, kept: np.ndarray) -> "Responses":
+        """The table of some subjects, given by position, renumbered in that order."""
+        place = np.full(len(self.subjects), -1, dtype=np.int64)
+        place[kept] = np.arange(len(kept))
+        part = self.where(place[self.subject] >= 0)
+        return replace(
+            part, subjects=self.subjects[kept], family=self.family[kept], subject=place[part.subject].astype(np.int32)
+        )
+
+    def take_items(self, kept: np.ndarray) -> "Responses":
+        """The table of some items, given by position, renumbered in that order."""
+        place = np.full(len(self.items), -1, dtype=np.int64)
+        place[kept] = np.arange(len(kept))
+        part = self.where(place[self.item] >= 0)
+        return replace(part, items=self.items[kept], item=place[part.item].astype(np.int32))
+
+    def table(self) -> pd.DataFrame:
+        """Back to rows of the schema."""
+        columns = {
+            "subject": self.subjects[self.subject],
+            "item": self.items[self.item],
+            "score": self.score,
+            "weight": self.weight,
+            "family": self.family[self.subject],
+        }
+        optional = {name: getattr(self, name) for name in ("period", "split") if getattr(self, name) is not None}
+        return pd.DataFrame({**columns, **optional})
+
+    def components(self) -> list[np.ndarray]:
+        """Items by connected component of the design: two items are linked when one subject answered both."""
+        subjects, items = self.shape
+        graph = coo_matrix((np.ones(len(self.item)), (self.subject, self.item + subjects)), shape=(subjects + items,) * 2)
+        count, label = connected_components(graph, directed=False)
+        parts = [np.flatnonzero(label[subjects:] == number) for number in range(count)] if count > 1 else []
+        return sorted((part for part in parts if len(part)), key=len, reverse=True) or [np.arange(items)]
+
+    def _mean_by(self, groups: np.ndarray, count: int) -> np.ndarray:
+        total = np.bincount(groups, weights=self.weight * self.score, minlength=count)
+        weight = np.bincount(groups, weights=self.weight, minlength=count)
+        return np.divide(total, weight, out=np.full(count, np.nan), where=weight > 0)
+
+
+def from_table(
+    table: pd.DataFrame,
+    source: str = "responses",
+    *,
+    items: Sequence[str] | None = None,
+    duplicates: Duplicates = "error",
+    allow_disconnected: bool = False,
+) -> Responses:
+    """Check a table in the row schema and make it a store. Only ``subject``, ``item`` and ``score`` must be there.
+
+    Args:
+        table: one row per response.
+        source: name in errors.
+        items: all items that should be there; an item nobody saw is an error.
+        duplicates: what two rows of one subject and item mean.
+        allow_disconnected: take designs whose parts share no subject; their scales then rest on the population alone.
+
+    Raises:
+        DataError: names the column, the first row or the ids at fault.
+    """
+    missing = [column for column in COLUMNS[:3] if column not in table.columns]
+    if missing:
+        raise DataError(f"{source}: has no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
+    if not len(table):
+        raise DataError(f"{source}: holds no response")
+    table = _deduplicated(_checked(table.reset_index(drop=True), source), source, duplicates)
+    subject, subjects = pd.factorize(table["subject"].astype(str), sort=True)
+    item, seen = pd.factorize(table["item"].astype(str), sort=True)
+    _require_seen(seen, items, source)
+    if len(subjects) < 2:
+        raise DataError(f"{source}: has one subject ({subjects[0]}); a difficulty needs at least two")
+    responses = Responses(
+        subjects=np.asarray(subjects, dtype=object),
+        items=np.asarray(seen, dtype=object),
+        subject=subject.astype(np.int32),
+        item=item.astype(np.int32),
+        score=table["score"].to_numpy(np.float64, copy=True),
+        weight=table["weight"].to_numpy(np.float64, copy=True),
+        family=_families(table, subject, np.asarray(subjects, dtype=object), source),
+        period=table["period"].astype(str).to_numpy(object) if "period" in table else None,
+        split=table["split"].astype(str).to_numpy(object) if "split" in table else None,
+    )
+    if not allow_disconnected:
+        _require_connected(responses, source)
+    return responses
+
+
+def from_matrix(
+    matrix: np.ndarray, subjects: Sequence[str] | None = None, items: Sequence[str] | None = None
+) -> Responses:
+    """A store from a dense table of scores, NaN (or -1 in an integer table) where nothing was observed.
+
+    Raises:
+        DataError: a score outside [0, 1], or a shape that is not that of the names.
+    """
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2:
+        raise DataError(f"matrix: has {matrix.ndim} axes; give subjects x items")
+    names = [
+        [f"{kind}{n:06d}" for n in range(size)] if given is None else [str(name) for name in given]
+        for kind, size, given in zip(("s", "i"), matrix.shape, (subjects, items), strict=True)
+    ]
+    if (len(names[0]), len(names[1])) != matrix.shape:
+        raise DataError(f"matrix: is {matrix.shape}, but there are {len(names[0])} subjects and {len(names[1])} items")
+    observed = ~np.isnan(matrix) if matrix.dtype.kind == "f" else matrix >= 0
+    subject, item = np.nonzero(observed)
+    frame = pd.DataFrame(
+        {"subject": np.array(names[0])[subject], "item": np.array(names[1])[item], "score": matrix[observed]}
+    )
+    return from_table(frame, "matrix", items=names[1])
+
+
+def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    for column in ("subject", "item"):
+        empty = table[column].isna().to_numpy()
+        if empty.any():
+            raise DataError(f"{source}: row {int(empty.argmax()) + 1} has no {column}; give every response an id")
+    kept = table[[column for column in COLUMNS if column in table.columns]].copy()
+    for column, low, high in (("score", 0.0, 1.0), ("weight", 0.0, np.inf)):
+        if column not in kept:
+            kept[column] = 1.0
+        kept[column] = pd.to_numeric(kept[column], errors="coerce").astype(float)
+        values = kept[column].to_numpy()
+        wrong = ~((values >= low) & (values <= high) & np.isfinite(values))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(
+                f"{source}: row {row + 1} ({kept['subject'].iloc[row]}, {kept['item'].iloc[row]}) has {column} "
+                f"{table[column].iloc[row]!r}; must be a number "
+                + ("in [0, 1]; leave an unobserved cell out" if column == "score" else ">= 0")
+                + f" ({int(wrong.sum())} such rows)"
+            )
+    return kept
+
+
+def _deduplicated(table: pd.DataFrame, source: str, duplicates: Duplicates) -> pd.DataFrame:
+    keys = ["subject", "item"]
+    repeated = table.duplicated(keys)
+    if not repeated.any():
+        return table
+    if duplicates == "error":
+        row = int(repeated.to_numpy().argmax())
+        raise DataError(
+            f"{source}: row {row + 1} repeats subject {table['subject'].iloc[row]}, item {table['item'].iloc[row]} "
+            f"({int(repeated.sum())} such rows); say data.duplicates: mean, first or last"
+        )
+    if duplicates != "mean":
+        return table.drop_duplicates(keys, keep=duplicates).reset_index(drop=True)
+    weighted = table.assign(score=table["score"] * table["weight"])
+    others = {column: "first" for column in table.columns if column not in (*keys, "score", "weight")}
+    merged = weighted.groupby(keys, sort=False).agg({"score": "sum", "weight": "sum", **others}).reset_index()
+    total = merged["weight"].to_numpy()
+    merged["score"] = np.divide(merged["score"], total, out=np.zeros(len(merged)), where=total > 0)
+    counts = table.groupby(keys, sort=False)["weight"].size().to_numpy()
+    merged["weight"] = total / counts
+    return merged
+
+
+def _require_seen(seen: pd.Index, items: Sequence[str] | None, source: str) -> None:
+    unseen = [] if items is None else sorted(set(map(str, items)) - set(seen))
+    if unseen:
+        raise DataError(f"{source}: nobody saw item {_shown(unseen)}; leave it out of the list or add a response")
+
+
+def _families(table: pd.DataFrame, subject: np.ndarray, subjects: np.ndarray, source: str) -> np.ndarray:
+    if "family" not in table:
+        return subjects
+    family = table["family"].astype(str).to_numpy(object)
+    first = np.zeros(len(subjects), dtype=np.int64)
+    first[subject[::-1]] = np.arange(len(subject))[::-1]
+    of_subject: np.ndarray = family[first]
+    torn = of_subject[subject] != family
+    if torn.any():
+        name = subjects[subject[int(torn.argmax())]]
+        raise DataError(f"{source}: subject {name} stands in two families; give it one")
+    return of_subject
+
+
+def _require_connected(responses: Responses, source: str) -> None:
+    parts = responses.components()
+    if len(parts) > 1:
+        shown = "; ".join(f"{len(part)} items ({_shown(list(responses.items[part]))})" for part in parts[:SHOWN])
+        raise DataError(
+            f"{source}: the design falls into {len(parts)} parts that share no subject: {shown}. Fit them apart, add "
+            "subjects who answered items of both, or say data.allow_disconnected: true (one population for all)"
+        )
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(str, names[:SHOWN])) + more
