@@ -143,8 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     upsets = volatilities(peer)
     for name, (mine, its) in upsets.items():
-        rows[f"volatility where {name}: ours, textbook"] = [mine]
-        rows[f"the same: {PEER}"] = [its]
+        rows[f"volatility after {name}: ours, as in the paper"] = [mine]
+        rows[f"volatility after {name}: {PEER}"] = [its]
     difference = np.abs(after.rating[: options.problems] - theirs)
     extra = {
         "peer": PEER,
