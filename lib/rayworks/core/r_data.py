@@ -67,5 +67,3 @@ def _decompress(block: bytes) -> bytes:
     if block[4:5] == b"Z":
         return lzma.decompress(block[5:], lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2}])
     return zlib.decompress(block[4:])
-
-
