@@ -16,6 +16,8 @@ from rayworks.systems.difficulty.maximisation import Counts, Working, maximise
 from rayworks.systems.difficulty.priors import Priors
 from rayworks.systems.difficulty.response_matrix import ResponseMatrix
 
+STEEPEST = 8.0
+"""A discrimination that grows beyond it has no finite maximum: solvers and failures are separated by ability."""
 SUSPECT_SLOPE = 0.05
 """A discrimination below it in the unconstrained fit marks an item as a suspected label error."""
 
@@ -24,8 +26,8 @@ SUSPECT_SLOPE = 0.05
 class FitOptions:
     """How to fit.
 
-    ``estimator`` "mml" puts the priors only on items that have no finite estimate without them (solved by all or none, or
-    of negative discrimination) and on the asymptotes of the 3PL and 4PL; "map" puts them on every item.
+    ``estimator`` "mml" puts the priors only on items that have no finite estimate without them: solved by all or none, of
+    negative discrimination, or separating solvers from failures. "map" puts them on every item, as the 3PL and 4PL always do.
     """
 
     model: Model = "2PL"
@@ -186,19 +188,27 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions) -> Calibration:
     if len(unseen):
         raise DataError(f"items: nobody saw item number {int(unseen[0])} ({len(unseen)} in all); leave them out")
     quadrature = fitting_grid(len(totals.seen)) if options.nodes == 0 else equispaced(options.nodes)
-    held = _needs_prior(totals) if options.estimator == "mml" else np.ones(len(totals.seen), dtype=bool)
+    everywhere = options.estimator == "map" or options.model in ("3PL", "4PL")
+    held = np.ones(len(totals.seen), dtype=bool) if everywhere else _needs_prior(totals)
     start = _start(totals, options)
     suspects = np.zeros(len(totals.seen), dtype=bool)
     working, trace, iterations, converged = _iterate(expect, start, quadrature, totals, options, held)
-    if options.model != "1PL":
+    while options.model != "1PL":
         if working.slope.sum() < 0:
             working = replace(working, slope=-working.slope)
-        suspects = (working.slope < SUSPECT_SLOPE) & ~held
-        if suspects.any():
-            held = held | suspects
-            working = replace(working, slope=np.where(suspects, 0.3, working.slope), intercept=start.intercept)
-            working, trace, more, converged = _iterate(expect, working, quadrature, totals, options, held)
-            iterations += more
+        reversed_now = (working.slope < SUSPECT_SLOPE) & ~held & converged
+        unbounded = ~(np.abs(working.slope) <= STEEPEST) & ~held
+        if not (reversed_now | unbounded).any():
+            break
+        suspects |= reversed_now
+        held = held | reversed_now | unbounded
+        again = replace(
+            working,
+            slope=np.where(held, np.clip(np.nan_to_num(working.slope, nan=1.0), 0.3, 1.5), working.slope),
+            intercept=np.where(held, start.intercept, working.intercept),
+        )
+        working, trace, more, converged = _iterate(expect, again, quadrature, totals, options, held)
+        iterations += more
     log_likelihood = expect(working, quadrature).log_likelihood
     if not np.isfinite(log_likelihood):
         raise DataError(f"fit: the {options.model} left the finite numbers after {iterations} iterations; use estimator map")
@@ -234,7 +244,7 @@ def _iterate(
 
     trace: list[float] = []
     following, objective = em(working)
-    while evaluations < options.max_iterations:
+    while evaluations < options.max_iterations and not _runs_off(following, held):
         trace.append(objective)
         step = following.vector - working.vector
         if np.abs(step).max() < options.tolerance:
@@ -257,6 +267,11 @@ def _iterate(
         working, following, objective = following, second, second_objective
     trace.append(objective)
     return following, trace, evaluations, False
+
+
+def _runs_off(at: Working, held: np.ndarray) -> bool:
+    """Whether some item has no finite estimate, so that going on is no use."""
+    return at.model != "1PL" and bool((~(np.abs(at.slope) <= STEEPEST) & ~held).any())
 
 
 def _needs_prior(totals: Counts) -> np.ndarray:

@@ -1,0 +1,261 @@
+"""Everything one response set is put through: fit, errors, abilities, diagnostics, stability, labels."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from rayworks.core import seeds
+from rayworks.systems.difficulty import bayesian
+from rayworks.systems.difficulty.abilities import posterior_means, weighted_likelihood
+from rayworks.systems.difficulty.config import Config
+from rayworks.systems.difficulty.item_fit import aberrant_share, local_dependence, residual_fit, score_fit
+from rayworks.systems.difficulty.item_response import ItemParameters, fitting_grid
+from rayworks.systems.difficulty.labels import label
+from rayworks.systems.difficulty.marginal_likelihood import Calibration, FitOptions, expectation, fit, working_of
+from rayworks.systems.difficulty.model_fit import criteria, differential_functioning, held_out, likelihood_ratio
+from rayworks.systems.difficulty.priors import Priors
+from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
+from rayworks.systems.difficulty.responses import Responses
+from rayworks.systems.difficulty.sources import ResponseSet
+from rayworks.systems.difficulty.standard_errors import StandardErrors, standard_errors
+
+DEPENDENT_PAIRS = 5
+"""Most dependent item pairs kept for the report."""
+LARGEST_SPLIT = 60
+"""Items above which the likelihood-ratio test of differential functioning, one refit each, is left to the statistic."""
+
+
+def fit_options(config: Config) -> FitOptions:
+    """The estimator's options from the config."""
+    model = config.model
+    return FitOptions(
+        model=model.name,
+        estimator="map" if model.estimator == "map" else "mml",
+        priors=Priors(model.difficulty_prior_sd, model.discrimination_prior_sd, model.guessing_prior),
+        tolerance=model.tolerance,
+        max_iterations=model.max_iterations,
+        nodes=model.nodes,
+        estimate_population=model.estimate_population,
+        guessing=() if model.guessing is None else (model.guessing,),
+    )
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """A fit with its errors and the seconds both took."""
+
+    calibration: Calibration
+    errors: StandardErrors
+    seconds: float
+    convergence: str
+
+
+def estimate(responses: Responses, matrix: ResponseMatrix, config: Config) -> Estimates:
+    """Fit the configured model by the configured estimator."""
+    options, started = fit_options(config), time.perf_counter()
+    if config.model.estimator in ("mml", "map"):
+        calibration = fit(matrix, options)
+        errors = standard_errors(matrix, calibration, config.uncertainty.standard_errors, responses.family)
+        converged = "converged" if calibration.converged else "stopped at max_iterations"
+        return Estimates(
+            calibration, errors, time.perf_counter() - started, f"{converged} after {calibration.iterations} E-steps"
+        )
+    inference: bayesian.Inference = "variational" if config.model.estimator == "variational" else "nuts"
+    found = bayesian.posterior(responses, options.model, inference, seed=config.run.seed)
+    seconds = time.perf_counter() - started
+    grid = fitting_grid(len(found.parameters))
+    log_likelihood = expectation(matrix)(working_of(found.parameters), grid).log_likelihood
+    everywhere = np.ones(len(found.parameters), dtype=bool)
+    calibration = Calibration(
+        found.parameters, grid, log_likelihood, 0, found.converged is not False, [], everywhere, ~everywhere, options
+    )
+    zero = np.zeros(len(everywhere))
+    errors = StandardErrors(found.difficulty_sd, found.discrimination_sd, zero, zero, 0.0, inference)
+    told = "" if found.r_hat is None else f", R-hat {found.r_hat:.3f}, {found.effective_samples:.0f} effective samples"
+    return Estimates(calibration, errors, seconds, f"{inference}{told}")
+
+
+def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
+    """All that is reported of one set, as plain values (arrays as lists): what the run keeps in its checkpoint."""
+    responses = found.responses
+    matrix = as_matrix(responses)
+    estimates = estimate(responses, matrix, config)
+    calibration, errors = estimates.calibration, estimates.errors
+    parameters = calibration.parameters
+    ability = posterior_means(matrix, calibration)
+    halves = split_half_correlations(matrix, calibration.options, config.run.seed, config.uncertainty.split_halves)
+    evidence = np.bincount(responses.item, minlength=len(responses.items))
+    labels = label(
+        responses.items,
+        parameters.difficulty,
+        errors.difficulty,
+        evidence,
+        {"method": f"{parameters.model} by {config.model.estimator}", "errors": errors.method, "set": found.provenance},
+        bins=config.labels.bins,
+        normalisation=config.labels.normalisation,
+    )
+    return {
+        "name": name,
+        "provenance": found.provenance,
+        "subjects": matrix.shape[0],
+        "subjects_without_response": len(found.subjects) - matrix.shape[0],
+        "items": list(map(str, responses.items)),
+        "texts": [found.texts.get(str(item), "") for item in responses.items],
+        "cells": len(responses.score),
+        "families": len(np.unique(responses.family.astype(str))),
+        "parameters": parameters_as_dict(parameters),
+        "errors": {
+            "difficulty": errors.difficulty.tolist(),
+            "discrimination": errors.discrimination.tolist(),
+            "population_sd": errors.population_sd,
+            "method": errors.method,
+        },
+        "log_likelihood": calibration.log_likelihood,
+        "seconds": estimates.seconds,
+        "convergence": estimates.convergence,
+        "with_prior": np.flatnonzero(calibration.with_prior).tolist(),
+        "solve_rates": responses.solve_rates().tolist(),
+        "abilities": {"ability": ability.ability.tolist(), "error": ability.error.tolist()},
+        "reliability": ability.reliability,
+        "split_half": {"mean": float(halves.mean()), "sd": float(halves.std(ddof=1)) if len(halves) > 1 else 0.0},
+        "labels": labels.table.to_dict("list"),
+        "label_provenance": labels.provenance,
+        **_compare(matrix, calibration, config),
+        **_diagnose(responses, matrix, calibration, config),
+        "functioning": _functioning(name, found, calibration, config),
+    }
+
+
+def split_half_correlations(matrix: ResponseMatrix, options: FitOptions, seed: int, repeats: int) -> np.ndarray:
+    """Correlation of difficulties from two random halves of the subjects, once per halving; priors everywhere.
+
+    Halves are frequency weights of zero and one over the same matrix, so nothing is copied.
+    """
+    options = replace(options, estimator="map")
+    subjects = matrix.shape[0]
+    found = np.empty(repeats)
+    for repeat in range(repeats):
+        order = seeds.stream(seed, "split-half", repeat).permutation(subjects)
+        half = np.zeros(subjects)
+        half[order[: subjects // 2]] = 1.0
+        sides = [side for side in (half, 1 - half)]
+        seen = [matrix.item_counts(side[:, None])[:, 0] > 0 for side in sides]
+        both = np.broadcast_to(seen[0] & seen[1], matrix.shape[1:])
+        if not both.all():
+            found[repeat] = np.nan
+            continue
+        first, second = (fit(matrix, options, side).parameters.difficulty for side in sides)
+        found[repeat] = np.corrcoef(first, second)[0, 1]
+    kept = found[np.isfinite(found)]
+    return kept if len(kept) else np.zeros(1)
+
+
+def bootstrap_refit(responses: Responses, matrix: ResponseMatrix, options: FitOptions, seed: int, number: int) -> np.ndarray:
+    """Difficulties from the ``number``-th resample of the families (each subject its own where none is given), shape (I,).
+
+    An item that no resampled subject saw is NaN in that resample.
+    """
+    names, member = np.unique(responses.family.astype(str), return_inverse=True)
+    generator = seeds.stream(seed, "bootstrap", number)
+    frequency = generator.multinomial(len(names), np.full(len(names), 1 / len(names)))[member].astype(float)
+    seen = np.broadcast_to(matrix.item_counts(frequency[:, None])[:, 0] > 0, matrix.shape[1:])
+    difficulty = np.full(matrix.shape[1], np.nan)
+    if seen.all():
+        return np.asarray(fit(matrix, options, frequency).parameters.difficulty)
+    if seen.any():
+        kept = np.flatnonzero(seen)
+        difficulty[kept] = fit(as_matrix(responses.take_items(kept)), options, frequency).parameters.difficulty
+    return difficulty
+
+
+def parameters_as_dict(parameters: ItemParameters) -> dict[str, Any]:
+    """As plain values: discrimination, difficulty, guessing, ceiling per item, and the population's spread."""
+    return {
+        "model": parameters.model,
+        "discrimination": parameters.discrimination.tolist(),
+        "difficulty": parameters.difficulty.tolist(),
+        "guessing": parameters.guessing.tolist(),
+        "ceiling": parameters.ceiling.tolist(),
+        "population_sd": parameters.population_sd,
+    }
+
+
+def parameters_from_dict(values: Mapping[str, Any]) -> ItemParameters:
+    """The inverse of :func:`parameters_as_dict`."""
+    return ItemParameters.from_difficulty(
+        values["model"],
+        np.array(values["difficulty"], dtype=float),
+        np.array(values["discrimination"], dtype=float),
+        np.array(values["guessing"], dtype=float),
+        np.array(values["ceiling"], dtype=float),
+        float(values["population_sd"]),
+    )
+
+
+def _compare(matrix: ResponseMatrix, calibration: Calibration, config: Config) -> dict[str, Any]:
+    """Criteria of all models asked for, the likelihood-ratio tests of neighbours, and suspected label errors."""
+    options = replace(calibration.options, guessing=())
+    fits = {
+        model: calibration if model == calibration.parameters.model else fit(matrix, replace(options, model=model))
+        for model in sorted({*config.model.compare, config.model.name})
+    }
+    models = list(fits)
+    tests = {
+        f"{small} in {large}": asdict(likelihood_ratio(fits[small], fits[large]))
+        for small, large in zip(models, models[1:], strict=False)
+    }
+    free = fits.get("2PL") or fit(matrix, replace(options, model="2PL", estimator="mml"))
+    return {
+        "criteria": [asdict(criteria(found, matrix.shape[0])) for found in fits.values()],
+        "ratio_tests": tests,
+        "suspects": np.flatnonzero(free.suspects).tolist(),
+    }
+
+
+def _diagnose(responses: Responses, matrix: ResponseMatrix, calibration: Calibration, config: Config) -> dict[str, Any]:
+    parameters = calibration.parameters
+    ability = weighted_likelihood(responses, parameters).ability
+    residual = residual_fit(responses, parameters, ability)
+    scores = score_fit(matrix, parameters, calibration.quadrature)
+    dependence = local_dependence(responses, parameters, ability)
+    centred = dependence - np.nanmean(dependence)
+    pairs = np.dstack(np.triu_indices(len(parameters), 1))[0]
+    strength = np.nan_to_num(np.abs(centred[pairs[:, 0], pairs[:, 1]]), nan=0.0)
+    strongest = pairs[np.argsort(-strength)[:DEPENDENT_PAIRS]]
+    options = replace(calibration.options, estimator="map")
+    masked = held_out(responses, options, config.run.seed, config.uncertainty.held_out_share)
+    grid = np.linspace(-4, 4, 81) * parameters.population_sd
+    return {
+        "infit": residual.infit.tolist(),
+        "outfit": residual.outfit.tolist(),
+        "misfitting": np.flatnonzero(residual.flagged).tolist(),
+        "aberrant_subjects": aberrant_share(residual.person),
+        "score_fit": {
+            "statistic": _plain(scores.statistic),
+            "degrees": _plain(scores.degrees),
+            "p_adjusted": _plain(scores.p_adjusted),
+            "subjects": scores.subjects,
+        },
+        "dependence": {
+            "largest": float(strength.max(initial=0.0)),
+            "mean": float(np.nanmean(dependence)),
+            "pairs": [[int(i), int(j), float(dependence[i, j])] for i, j in strongest],
+        },
+        "held_out": {name: None if value != value else value for name, value in asdict(masked).items()},
+        "information": {"ability": grid.tolist(), "test": parameters.information(grid).sum(0).tolist()},
+    }
+
+
+def _functioning(name: str, found: ResponseSet, calibration: Calibration, config: Config) -> dict[str, Any] | None:
+    rule = config.data.focal.get(name)
+    if rule is None or len(found.responses.items) > LARGEST_SPLIT:
+        return None
+    result = differential_functioning(found.responses, calibration, found.focal(rule))
+    return {"focal": rule, **{key: _plain(values) for key, values in vars(result).items()}}
+
+
+def _plain(values: np.ndarray) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]

@@ -1,0 +1,153 @@
+"""Settings of a difficulty run."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rayworks.core.config import HARMLESS, ComputeSection, RunSection, Section, SystemConfig
+from rayworks.systems.difficulty.glicko2 import Glicko2Options
+
+
+class DataSection(Section):
+    """Where the evidence comes from."""
+
+    responses: tuple[str, ...] = Field(
+        ("champ", "ability", "math-exam", "verbal-aggression", "lsat6", "lsat7"),
+        description="response sets; the first one makes the headline. Each an embedded set, hub:OWNER/NAME:SPLIT, or a CSV, "
+        "Parquet or JSON-lines file with columns subject, item, score",
+    )
+    games: tuple[str, ...] = Field(
+        ("bundesliga",),
+        description="game sets: an embedded set, or a file with columns period, player, opponent, score",
+    )
+    duplicates: Literal["error", "mean", "first", "last"] = Field(
+        "error", description="what two rows of one subject and item mean"
+    )
+    allow_disconnected: bool = Field(
+        False, description="take a design whose parts share no subject; their scales then rest on the population alone"
+    )
+    reader: Literal["memory", "ray-data"] = Field(
+        "memory", description="ray-data: shards of subjects in the workers, for Parquet that exceeds one memory"
+    )
+    focal: dict[str, str] = Field(
+        {"math-exam": "gender=female"},
+        description="set: attribute=value of the subjects to test for differential item functioning",
+    )
+
+
+class ModelSection(Section):
+    """The item response model."""
+
+    name: Literal["1PL", "2PL", "3PL", "4PL"] = Field(
+        "1PL", description="model of the labels; which one the paper took for its LLM sets is unverified"
+    )
+    compare: tuple[Literal["1PL", "2PL", "3PL", "4PL"], ...] = Field(
+        ("1PL", "2PL"), description="models fitted beside it for the criteria and the likelihood-ratio test"
+    )
+    estimator: Literal["mml", "map", "variational", "nuts"] = Field(
+        "mml", description="mml: priors only where no estimate is finite without; the last two need rayworks[bayesian]"
+    )
+    difficulty_prior_sd: float = Field(2.0, gt=0, description="of the normal prior on difficulty")
+    discrimination_prior_sd: float = Field(0.5, gt=0, description="of the normal prior on log discrimination")
+    guessing_prior: tuple[float, float] = Field((5.0, 17.0), description="beta prior of guessing (3PL, 4PL)")
+    guessing: float | None = Field(
+        None, ge=0, lt=1, description="3PL: fix guessing at the chance rate instead of estimating it"
+    )
+    estimate_population: bool = Field(True, description="1PL: estimate the spread of abilities; else it is 1")
+    nodes: int = Field(0, ge=0, le=2001, description="of the ability grid; 0 chooses by the number of items")
+    tolerance: float = Field(1e-5, gt=0, description="largest change of a parameter at which EM stops")
+    max_iterations: int = Field(500, ge=1, description="E-steps at most")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelSection":
+        if self.guessing is not None and self.name != "3PL":
+            raise ValueError("model.guessing: fixes the asymptote of a 3PL; set model.name: 3PL or leave it out")
+        if self.estimator in ("variational", "nuts") and self.name == "4PL":
+            raise ValueError("model.estimator: the 4PL has no variational or NUTS posterior; use map")
+        return self
+
+
+class UncertaintySection(Section):
+    """How sure the labels are."""
+
+    standard_errors: Literal["auto", "observed", "cross-product", "sandwich"] = Field(
+        "auto", description="sandwich clusters subjects by family: fine-tunes of one model are not independent"
+    )
+    bootstrap: int = Field(200, ge=0, le=100_000, description="refits on resampled subjects, or families where given")
+    refits_per_call: int = Field(25, ge=1, description="refits in one call of a worker", json_schema_extra=HARMLESS)
+    split_halves: int = Field(20, ge=1, description="random halvings of the subjects for the split-half correlation")
+    held_out_share: float = Field(0.1, gt=0, lt=0.9, description="cells masked for the held-out log-loss")
+
+
+class LabelSection(Section):
+    """From raw difficulties to labels."""
+
+    bins: int = Field(5, ge=2, le=100, description="difficulty tiers of equal size")
+    normalisation: Literal["minmax", "percentile"] = Field(
+        "minmax", description="raw value to [0, 1]; the paper's formula is unverified"
+    )
+
+
+class RatingSection(Section):
+    """Ratings from games."""
+
+    system: Literal["glicko2", "glicko1", "elo"] = Field("glicko2", description="rating system")
+    mode: Literal["chronological", "converged"] = Field(
+        "chronological", description="chronological: the published algorithm; converged: calibrated deviations"
+    )
+    glicko2: Glicko2Options = Glicko2Options()
+
+
+class SubsetSection(Section):
+    """Items that stand for all."""
+
+    sizes: tuple[int, ...] = Field((5, 10, 20, 40), description="subset sizes to try; larger ones than the set are left out")
+    folds: int = Field(4, ge=2, description="parts of the subjects, by family where given; each is new once")
+    random_draws: int = Field(20, ge=1, description="random subsets to compare with")
+
+
+class EvaluationSection(Section):
+    """Language models against difficulty."""
+
+    models: tuple[str, ...] = Field((), description="models to evaluate: catalogue name, hub id or folder; none by default")
+    benchmark: str = Field(
+        "champ", description="champ, or a set of Easy2Hard-Bench: amc, codeforces, lichess, gsm8k, arc, winogrande"
+    )
+    source: str | None = Field(None, description="local file or folder of an Easy2Hard-Bench set; else the hub")
+    max_items: int = Field(0, ge=0, description="the first items only; 0 takes all")
+    max_new_tokens: int = Field(256, ge=1, description="length of an answer")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the models")
+    slots: int = Field(8, ge=1, description="answers decoded side by side in one worker", json_schema_extra=HARMLESS)
+    guessing: float = Field(0.0, ge=0, lt=1, description="chance rate of the benchmark, for the fitted curve")
+
+
+class Config(SystemConfig):
+    """A difficulty run: calibrate response sets, rate players, and say how sure all of it is."""
+
+    run: RunSection = RunSection()
+    compute: ComputeSection = ComputeSection()
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    uncertainty: UncertaintySection = UncertaintySection()
+    labels: LabelSection = LabelSection()
+    ratings: RatingSection = RatingSection()
+    subsets: SubsetSection = SubsetSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if not self.data.responses:
+            raise ValueError("data.responses: is empty; name at least one set, the first makes the headline")
+        names = [set_name(source) for source in (*self.data.responses, *self.data.games)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"data: two sets are called {', '.join(twice)}; rename a file")
+        unknown = sorted(set(self.data.focal) - set(names) - set(type(self.data)().focal))
+        if unknown:
+            raise ValueError(f"data.focal: {', '.join(unknown)} is no set of data.responses")
+        return self
+
+
+def set_name(source: str) -> str:
+    """What a set is called in tables and files: the embedded name, or the last part of a path or hub id."""
+    return source.rstrip("/").rsplit("/", 1)[-1].split(":")[0].rsplit(".", 1)[0] if "/" in source or "." in source else source

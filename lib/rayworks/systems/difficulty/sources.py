@@ -1,0 +1,166 @@
+"""Reading evidence: embedded sets by name, CSV, Parquet and JSON-lines files by path, hub data sets by id."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rayworks.core import datasets
+from rayworks.core.errors import ConfigError, DataError
+from rayworks.systems.difficulty import evidence
+from rayworks.systems.difficulty.config import DataSection
+from rayworks.systems.difficulty.rating_periods import Games
+from rayworks.systems.difficulty.responses import Responses, from_table
+
+HUB = "hub:"
+SUFFIXES = (".csv", ".parquet", ".jsonl")
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseSet:
+    """A response store with what is known of its items and subjects."""
+
+    responses: Responses
+    texts: dict[str, str]
+    """Item to its text, where the source has one."""
+    subjects: pd.DataFrame
+    provenance: str
+
+    def focal(self, rule: str) -> np.ndarray:
+        """Mask of the subjects for which ``attribute=value`` holds.
+
+        Raises:
+            ConfigError: the attribute is unknown, or holds for all or none.
+        """
+        attribute, _, value = rule.partition("=")
+        if attribute not in self.subjects:
+            known = ", ".join(column for column in self.subjects.columns if column != "subject") or "none"
+            raise ConfigError(f"data.focal {rule!r}: subjects have no attribute {attribute}; known: {known}")
+        by_subject = self.subjects.astype({"subject": str}).set_index("subject")[attribute].astype(str)
+        mask = by_subject.reindex(self.responses.subjects.astype(str)).to_numpy() == value
+        if mask.all() or not mask.any():
+            raise ConfigError(f"data.focal {rule!r}: holds for {'all' if mask.all() else 'no'} subjects; choose another value")
+        return np.asarray(mask)
+
+
+def check_responses(source: str) -> None:
+    """Look for a response set without reading it.
+
+    Raises:
+        DataError: it is neither embedded nor a readable path; hub ids are not looked up.
+    """
+    _check(source, tuple(evidence.RESPONSES))
+
+
+def check_games(source: str) -> None:
+    """Look for a game set without reading it.
+
+    Raises:
+        DataError: as :func:`check_responses`.
+    """
+    _check(source, tuple(evidence.GAMES))
+
+
+def read_responses(source: str, data: DataSection) -> ResponseSet:
+    """A response set, checked.
+
+    Raises:
+        DataError: it can not be read, or the store refuses it.
+    """
+    if source in evidence.RESPONSES:
+        found = evidence.read_responses(source)
+        store = from_table(
+            found.responses,
+            source,
+            items=found.items["item"].tolist(),
+            duplicates=data.duplicates,
+            allow_disconnected=data.allow_disconnected,
+        )
+        texts = dict(zip(found.items["item"].astype(str), found.items["text"].astype(str), strict=True))
+        return ResponseSet(store, texts, found.subjects, found.provenance)
+    table = read_table(source)
+    store = from_table(table, source, duplicates=data.duplicates, allow_disconnected=data.allow_disconnected)
+    texts = {}
+    if "text" in table:
+        texts = dict(zip(table["item"].astype(str), table["text"].astype(str), strict=True))
+    attributes = [column for column in table.columns if column not in ("item", "score", "weight", "period", "split", "text")]
+    return ResponseSet(store, texts, table[attributes].drop_duplicates("subject"), source)
+
+
+def read_games(source: str) -> tuple[list[str], list[str], Games]:
+    """Names of players, names of periods, and the games between them by position.
+
+    Raises:
+        DataError: it can not be read, a column is missing, or periods go backwards.
+    """
+    table = evidence.read_games(source) if source in evidence.GAMES else read_table(source)
+    missing = [column for column in ("period", "player", "opponent", "score") if column not in table.columns]
+    if missing:
+        raise DataError(f"{source}: has no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
+    names = pd.Index(pd.unique(pd.concat([table["player"], table["opponent"]]).astype(str))).sort_values()
+    period, periods = pd.factorize(table["period"], sort=True)
+    back = np.flatnonzero(np.diff(period) < 0)
+    if len(back):
+        row = int(back[0]) + 1
+        raise DataError(
+            f"{source}: row {row + 1} is of period {table['period'].iloc[row]}, after one of {table['period'].iloc[row - 1]}; "
+            "sort the games by period"
+        )
+    score = pd.to_numeric(table["score"], errors="coerce").to_numpy(float)
+    wrong = ~((score >= 0) & (score <= 1))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(f"{source}: row {row + 1} has score {table['score'].iloc[row]!r}; must be in [0, 1]")
+    games = Games(
+        names.get_indexer(table["player"].astype(str)), names.get_indexer(table["opponent"].astype(str)), score, period
+    )
+    return list(names), [str(name) for name in periods], games
+
+
+def read_table(source: str) -> pd.DataFrame:
+    """A CSV, Parquet or JSON-lines file, a folder of Parquet, or ``hub:OWNER/NAME:SPLIT``, as a table.
+
+    Raises:
+        DataError: it can not be read.
+    """
+    if source.startswith(HUB):
+        return _from_hub(source)
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir() or path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        elif path.suffix == ".csv":
+            table = pd.read_csv(path, dtype={"subject": str, "item": str, "player": str, "opponent": str})
+        elif path.suffix == ".jsonl":
+            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+        else:
+            raise DataError(f"{source}: is neither an embedded set nor a {', '.join(SUFFIXES)} file")
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{source}: can not be read ({reason})") from None
+    return table
+
+
+def _from_hub(source: str) -> pd.DataFrame:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise DataError(f"{source}: needs the datasets package; pip install rayworks[difficulty]") from None
+    name, _, split = source.removeprefix(HUB).partition(":")
+    try:
+        loaded = load_dataset(name, split=split or "train")
+    except (ConnectionError, TimeoutError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{source}: can not be loaded ({reason})") from None
+    table: pd.DataFrame = loaded.to_pandas()
+    return table
+
+
+def _check(source: str, embedded: tuple[str, ...]) -> None:
+    if source in embedded:
+        datasets.fetch(source)
+    elif not source.startswith(HUB) and not Path(source).expanduser().exists():
+        raise DataError(f"data {source}: is neither an embedded set ({', '.join(embedded)}), hub:OWNER/NAME nor a path")
