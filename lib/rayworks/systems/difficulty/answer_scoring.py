@@ -76,7 +76,7 @@ def score_program(output: str, row: Row, limits: Limits | None = None) -> float:
     """
     blocks = _FENCE.findall(output)
     source = blocks[-1] if blocks else output
-    names = ("inputs", "answers") if len(row.get("inputs", ())) else ("sample_inputs", "sample_outputs")
+    names = ("inputs", "answers") if row.get("inputs") is not None else ("sample_inputs", "sample_outputs")
     inputs, outputs = (list(_field(row, name)) for name in names)
     if not inputs or len(inputs) != len(outputs):
         raise DataError(f"{names[0]}, {names[1]}: {len(inputs)} and {len(outputs)} tests; drop the row")
@@ -176,7 +176,7 @@ def _first(moves: object) -> str:
 
 def _move(board: "chess.Board", word: str) -> "chess.Move | None":
     """The legal move that a word names in UCI or standard notation, whatever dots and numbers surround it."""
-    bare = re.sub(r"^\d+\.+", "", word.strip("\"'`*_$,;:()[]{}")).rstrip(".!?,")
+    bare = re.sub(r"^\d+\.+", "", word.strip("\"'`*_$,;:.!?()[]{}"))
     for parse in (board.parse_uci, board.parse_san):
         try:
             return parse(bare.lower() if parse == board.parse_uci else bare)

@@ -12,6 +12,7 @@ import re
 import resource
 import subprocess
 import sys
+from fractions import Fraction
 from importlib.util import find_spec
 from typing import Any
 
@@ -62,10 +63,11 @@ def equal(first: str, second: str, seconds: float = 5.0) -> bool:
     if find_spec("sympy") is None:
         raise ModuleNotFoundError("symbolic equality: needs the sympy package; pip install rayworks[difficulty]")
     translated = [translate(text) for text in (first, second)]
-    if None in translated:
+    if translated[0] is None or translated[1] is None:
         return False
-    if translated[0] == translated[1]:
-        return True
+    plain = [_plain(text) for text in translated]
+    if translated[0] == translated[1] or None not in plain:
+        return translated[0] == translated[1] or plain[0] == plain[1]
     try:
         done = subprocess.run(
             [sys.executable, __file__],
@@ -113,6 +115,14 @@ def translate(latex: str) -> str | None:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
     return result
+
+
+def _plain(translated: str | None) -> Fraction | None:
+    """The value of a single integer, decimal or fraction, which needs no process to compare."""
+    try:
+        return Fraction((translated or "").replace("(", "").replace(")", ""))
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 def _build(node: ast.AST) -> Any:
