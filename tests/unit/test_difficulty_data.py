@@ -142,6 +142,25 @@ def test_schema_faults_are_named(tmp_path: Path) -> None:
         easy2hard.load("E2H-ARC", "eval", str(tmp_path))
 
 
+def test_the_hub_is_asked_for_the_config_and_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[tuple[str, ...]] = []
+
+    def load_dataset(name: str, config: str, split: str) -> datasets.Dataset:
+        asked.append((name, config, split))
+        if name == "no/where":
+            raise ValueError("there is no such set\nat all")
+        return datasets.Dataset.from_pandas(synthetic_table("E2H-ARC"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert len(easy2hard.load("E2H-ARC").table) == 4
+    easy2hard.load("E2H-ARC", source="hub:a/b:other")
+    with pytest.raises(DataError, match=r"no/where E2H-ARC eval: can not be loaded \(there is no such set\)"):
+        easy2hard.load("E2H-ARC", source="hub:no/where")
+    assert asked[:2] == [("furonghuang-lab/Easy2Hard-Bench", "E2H-ARC", "eval"), ("a/b", "other", "eval")]
+
+
 def test_columns_that_are_only_reported_may_be_absent_or_new() -> None:
     table = synthetic_table("E2H-GSM8K").drop(columns="model_avg_acc").assign(colour="red")
     loaded = easy2hard.check(easy2hard.SCHEMAS["E2H-GSM8K"], table, "file")

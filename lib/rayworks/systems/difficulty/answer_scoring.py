@@ -45,7 +45,7 @@ def last_box(text: str) -> str | None:
 
 
 def score_expression(output: str, row: Row, seconds: float = 5.0) -> float:
-    """AMC: the boxed answer equals ``answer`` symbolically; the comparison is given up after ``seconds``."""
+    """AMC: the boxed answer equals ``answer`` symbolically; the comparison may take ``seconds`` of CPU."""
     given, gold = last_box(output), str(_field(row, "answer")).strip()
     if given is None:
         return 0.0

@@ -7,6 +7,7 @@ this file, as a script that knows nothing of rayworks.
 
 import ast
 import json
+import math
 import operator
 import re
 import resource
@@ -55,7 +56,7 @@ _TOKEN = re.compile(rf"\d+\.?\d*|\.\d+|{'|'.join(_FUNCTIONS)}|pi|oo|[a-zA-Z]|\*\
 
 
 def equal(first: str, second: str, seconds: float = 5.0) -> bool:
-    """Whether both are the same value; False too where one is not understood or no answer comes within ``seconds``.
+    """Whether both are the same value; False too where one is not understood, or ``seconds`` of CPU do not suffice.
 
     Raises:
         ModuleNotFoundError: ``sympy`` is not installed.
@@ -70,11 +71,11 @@ def equal(first: str, second: str, seconds: float = 5.0) -> bool:
         return translated[0] == translated[1] or plain[0] == plain[1]
     try:
         done = subprocess.run(
-            [sys.executable, __file__],
+            [sys.executable, __file__, str(math.ceil(seconds))],
             input=json.dumps(translated),
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=4 * seconds + 2,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -156,6 +157,8 @@ def _same(first: Any, second: Any) -> bool:
 
 
 def _main() -> None:
+    processor = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_CPU, (processor, processor))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     first, second = (_build(ast.parse(text, mode="eval")) for text in json.load(sys.stdin))
     print(_same(first, second))
