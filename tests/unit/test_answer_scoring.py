@@ -125,12 +125,19 @@ def test_the_last_box_keeps_its_braces(content: str) -> None:
         (r"\text{5 cm}", "5", False),
         (r"5\text{ cm}", "5", True),
         ("1/0", "1", False),
+        ("1 1/2", "11/2", False),
         ("", "", False),
         ("import os", "1", False),
     ],
 )
 def test_symbolic_equality(first: str, second: str, same: bool) -> None:
     assert symbolic_equality.equal(first, second) is same
+
+
+@pytest.mark.parametrize("part", ["\\boxed{", "```", "```\n", "answer", "1,234", "{", " ", "####", "(", "h1h8 ", "9"])
+def test_long_outputs_are_read_in_linear_time(part: str) -> None:
+    for benchmark, row in ROWS.items():
+        assert score(benchmark, "```" + part * 20_000 + "\nanswer" + " " * 50_000, row) == 0.0
 
 
 def test_a_comparison_without_end_is_given_up() -> None:

@@ -176,8 +176,16 @@ def _unpack(archive: Path, members: tuple[str, ...], folder: Path) -> None:
 def _unpack_tar(stream: IO[bytes], members: tuple[str, ...], folder: Path) -> None:
     with tarfile.open(fileobj=stream, mode="r|*") as tar:
         for entry in tar:
-            if entry.isfile() and _is_kept(entry.name.removeprefix("./"), members):
-                tar.extract(entry, folder, filter="data")
+            name = entry.name.removeprefix("./")
+            contents = tar.extractfile(entry) if entry.isfile() and _is_kept(name, members) else None
+            if contents is None:
+                continue
+            target = folder / name
+            if ".." in target.parts:
+                raise tarfile.TarError(f"{name} leaves its folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                shutil.copyfileobj(contents, file)
 
 
 def _is_kept(name: str, members: tuple[str, ...]) -> bool:

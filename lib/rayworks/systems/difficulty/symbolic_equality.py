@@ -84,12 +84,13 @@ def equal(first: str, second: str, seconds: float = 5.0) -> bool:
 
 
 def translate(latex: str) -> str | None:
-    """The answer in the grammar above, with every multiplication written out; None where it does not fit.
+    """The answer in the grammar above, with every multiplication written out; None where it does not fit, as two
+    numbers side by side.
 
     Of an equation only the right side is kept: ``x=5`` is 5.
     """
     text = latex.rstrip(" .$").rpartition("=")[2]
-    if not text or len(text) > _LONGEST:
+    if not text or len(text) > _LONGEST or re.search(r"\d\s+\d", text):
         return None
     text = _DROPPED.sub("", text)
     for pattern, replacement in _RENAMED:
