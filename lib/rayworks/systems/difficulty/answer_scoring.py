@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 Scorer = Callable[[str, Row], float]
 
 _NUMBER = re.compile(r"(?<![\w.)\]}])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+(?!\.?\d))?|(?<![\w.])-?\.\d+")
-_FENCE = re.compile(r"```[^\S\n]*(?:python\d*|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+_FENCE = re.compile(r"```[^\S\n]*(?:py(?:thon[\d.]*)?[^\S\n]*)?\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 _LAST_CHARACTERS = 400
 
 
@@ -35,17 +35,20 @@ def last_number(text: str) -> Fraction | None:
 
 def last_box(text: str) -> str | None:
     r"""What is in the last complete ``\boxed{...}`` of a text, with braces balanced; None where there is none."""
-    for start in reversed([match.end() for match in re.finditer(r"\\f?boxed\s*\{", text)]):
-        depth = 1
-        for brace in re.finditer(r"[{}]", text[start:]):
-            depth += 1 if brace[0] == "{" else -1
-            if depth == 0:
-                return text[start : start + brace.start()].strip()
-    return None
+    last: tuple[int, int] | None = None
+    opened: list[tuple[bool, int]] = []
+    for brace in re.finditer(r"(\\f?boxed\s*)?\{|\}", text):
+        if brace[0] != "}":
+            opened.append((brace[1] is not None, brace.end()))
+        elif opened:
+            is_box, start = opened.pop()
+            if is_box and (last is None or start > last[0]):
+                last = (start, brace.start())
+    return text[slice(*last)].strip() if last else None
 
 
 def score_expression(output: str, row: Row, seconds: float = 5.0) -> float:
-    """AMC: the boxed answer equals ``answer`` symbolically; the comparison is given up after ``seconds``."""
+    """AMC: the boxed answer equals ``answer`` symbolically; the comparison may take ``seconds`` of CPU."""
     given, gold = last_box(output), str(_field(row, "answer")).strip()
     if given is None:
         return 0.0
@@ -76,7 +79,7 @@ def score_program(output: str, row: Row, limits: Limits | None = None) -> float:
     """
     blocks = _FENCE.findall(output)
     source = blocks[-1] if blocks else output
-    names = ("inputs", "answers") if len(row.get("inputs", ())) else ("sample_inputs", "sample_outputs")
+    names = ("inputs", "answers") if row.get("inputs") is not None else ("sample_inputs", "sample_outputs")
     inputs, outputs = (list(_field(row, name)) for name in names)
     if not inputs or len(inputs) != len(outputs):
         raise DataError(f"{names[0]}, {names[1]}: {len(inputs)} and {len(outputs)} tests; drop the row")
@@ -154,7 +157,7 @@ def _chosen(output: str, labels: list[str], answer: str) -> float:
     """A label in the last box, else after the last "answer is" or "answer:", else the last that stands alone."""
     label = "|".join(map(re.escape, labels))
     alone = rf"(?<![\w.])(?:{label})(?!\w|\.\d)"
-    named = re.findall(rf"(?i:answer(?:\s+is)?)\s*:?\s*[(*\"]*({alone})", output)
+    named = re.findall(rf"(?i:answer(?:\s{{1,3}}is)?)\s{{0,3}}:?\s{{0,3}}[(*\"]{{0,3}}({alone})", output)
     found = re.findall(alone, last_box(output) or "") or named or re.findall(alone, output)
     return float(bool(found) and found[-1] == answer)
 
@@ -176,7 +179,7 @@ def _first(moves: object) -> str:
 
 def _move(board: "chess.Board", word: str) -> "chess.Move | None":
     """The legal move that a word names in UCI or standard notation, whatever dots and numbers surround it."""
-    bare = re.sub(r"^\d+\.+", "", word.strip("\"'`*_$,;:()[]{}")).rstrip(".!?,")
+    bare = re.sub(r"^\d+\.+", "", word.strip("\"'`*_$,;:.!?()[]{}"))
     for parse in (board.parse_uci, board.parse_san):
         try:
             return parse(bare.lower() if parse == board.parse_uci else bare)

@@ -145,8 +145,8 @@ class LoadedSet:
 def load(config: str, split: Split = "eval", source: str | None = None) -> LoadedSet:
     """One split of a set, from the hub or from a local Parquet or JSON-lines file, or a folder of such files.
 
-    ``source`` is ``hub:OWNER/NAME`` or ``hub:OWNER/NAME:CONFIG``, a path, or None for the published set. In a folder the files are those whose name
-    or path below it holds the split's name, and below a folder named like the config if there is one.
+    ``source`` is ``hub:OWNER/NAME`` or ``hub:OWNER/NAME:CONFIG``, a path, or None for the published set. Of a folder,
+    or of the folder in it that is named like the config, those files are read whose path holds the split's name.
 
     Raises:
         ConfigError: no such set, or it has no such split.

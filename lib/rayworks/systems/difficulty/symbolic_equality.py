@@ -7,11 +7,13 @@ this file, as a script that knows nothing of rayworks.
 
 import ast
 import json
+import math
 import operator
 import re
 import resource
 import subprocess
 import sys
+from fractions import Fraction
 from importlib.util import find_spec
 from typing import Any
 
@@ -54,7 +56,7 @@ _TOKEN = re.compile(rf"\d+\.?\d*|\.\d+|{'|'.join(_FUNCTIONS)}|pi|oo|[a-zA-Z]|\*\
 
 
 def equal(first: str, second: str, seconds: float = 5.0) -> bool:
-    """Whether both are the same value; False too where one is not understood or no answer comes within ``seconds``.
+    """Whether both are the same value; False too where one is not understood, or ``seconds`` of CPU do not suffice.
 
     Raises:
         ModuleNotFoundError: ``sympy`` is not installed.
@@ -62,17 +64,18 @@ def equal(first: str, second: str, seconds: float = 5.0) -> bool:
     if find_spec("sympy") is None:
         raise ModuleNotFoundError("symbolic equality: needs the sympy package; pip install rayworks[difficulty]")
     translated = [translate(text) for text in (first, second)]
-    if None in translated:
+    if translated[0] is None or translated[1] is None:
         return False
-    if translated[0] == translated[1]:
-        return True
+    plain = [_plain(text) for text in translated]
+    if translated[0] == translated[1] or None not in plain:
+        return translated[0] == translated[1] or plain[0] == plain[1]
     try:
         done = subprocess.run(
-            [sys.executable, __file__],
+            [sys.executable, __file__, str(math.ceil(seconds))],
             input=json.dumps(translated),
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=4 * seconds + 2,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -81,12 +84,13 @@ def equal(first: str, second: str, seconds: float = 5.0) -> bool:
 
 
 def translate(latex: str) -> str | None:
-    """The answer in the grammar above, with every multiplication written out; None where it does not fit.
+    """The answer in the grammar above, with every multiplication written out; None where it does not fit, as two
+    numbers side by side.
 
     Of an equation only the right side is kept: ``x=5`` is 5.
     """
     text = latex.rstrip(" .$").rpartition("=")[2]
-    if not text or len(text) > _LONGEST:
+    if not text or len(text) > _LONGEST or re.search(r"\d\s+\d", text):
         return None
     text = _DROPPED.sub("", text)
     for pattern, replacement in _RENAMED:
@@ -113,6 +117,14 @@ def translate(latex: str) -> str | None:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
     return result
+
+
+def _plain(translated: str | None) -> Fraction | None:
+    """The value of a single integer, decimal or fraction, which needs no process to compare."""
+    try:
+        return Fraction((translated or "").replace("(", "").replace(")", ""))
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 def _build(node: ast.AST) -> Any:
@@ -146,6 +158,8 @@ def _same(first: Any, second: Any) -> bool:
 
 
 def _main() -> None:
+    processor = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_CPU, (processor, processor))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     first, second = (_build(ast.parse(text, mode="eval")) for text in json.load(sys.stdin))
     print(_same(first, second))
