@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def split_half_correlations(matrix: ResponseMatrix, options: FitOptions, seed: i
         order = seeds.stream(seed, "split-half", repeat).permutation(subjects)
         half = np.zeros(subjects)
         half[order[: subjects // 2]] = 1.0
-        sides = [side for side in (half, 1 - half)]
+        sides = (half, 1 - half)
         seen = [matrix.item_counts(side[:, None])[:, 0] > 0 for side in sides]
         both = np.broadcast_to(seen[0] & seen[1], matrix.shape[1:])
         if not both.all():
@@ -153,7 +154,9 @@ def split_half_correlations(matrix: ResponseMatrix, options: FitOptions, seed: i
     return kept if len(kept) else np.zeros(1)
 
 
-def bootstrap_refit(responses: Responses, matrix: ResponseMatrix, options: FitOptions, seed: int, number: int) -> np.ndarray:
+def bootstrap_refit(
+    responses: Responses, matrix: ResponseMatrix, options: FitOptions, seed: int, number: int
+) -> np.ndarray:
     """Difficulties from the ``number``-th resample of the families (each subject its own where none is given), shape (I,).
 
     An item that no resampled subject saw is NaN in that resample.
@@ -204,8 +207,7 @@ def _compare(matrix: ResponseMatrix, calibration: Calibration, config: Config) -
     }
     models = list(fits)
     tests = {
-        f"{small} in {large}": asdict(likelihood_ratio(fits[small], fits[large]))
-        for small, large in zip(models, models[1:], strict=False)
+        f"{small} in {large}": asdict(likelihood_ratio(fits[small], fits[large])) for small, large in pairwise(models)
     }
     free = fits.get("2PL") or fit(matrix, replace(options, model="2PL", estimator="mml"))
     return {

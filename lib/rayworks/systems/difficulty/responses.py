@@ -6,7 +6,7 @@ base model answer alike). Memory is linear in the observed responses.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -64,8 +64,8 @@ class Responses:
 
     def where(self, cells: np.ndarray) -> "Responses":
         """The same table with only the cells of a mask; subjects and items keep their places."""
-        chosen = {name: getattr(self, name)[cells] for name in ("subject", "item", "score", "weight")}
-        optional = {
+        chosen: dict[str, Any] = {name: getattr(self, name)[cells] for name in ("subject", "item", "score", "weight")}
+        optional: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[cells] for name in ("period", "split")
         }
         return replace(self, **chosen, **optional)
@@ -101,7 +101,9 @@ class Responses:
     def components(self) -> list[np.ndarray]:
         """Items by connected component of the design: two items are linked when one subject answered both."""
         subjects, items = self.shape
-        graph = coo_matrix((np.ones(len(self.item)), (self.subject, self.item + subjects)), shape=(subjects + items,) * 2)
+        graph = coo_matrix(
+            (np.ones(len(self.item)), (self.subject, self.item + subjects)), shape=(subjects + items,) * 2
+        )
         count, label = connected_components(graph, directed=False)
         parts = [np.flatnonzero(label[subjects:] == number) for number in range(count)] if count > 1 else []
         return sorted((part for part in parts if len(part)), key=len, reverse=True) or [np.arange(items)]
@@ -109,7 +111,7 @@ class Responses:
     def _mean_by(self, groups: np.ndarray, count: int) -> np.ndarray:
         total = np.bincount(groups, weights=self.weight * self.score, minlength=count)
         weight = np.bincount(groups, weights=self.weight, minlength=count)
-        return np.divide(total, weight, out=np.full(count, np.nan), where=weight > 0)
+        return np.asarray(np.divide(total, weight, out=np.full(count, np.nan), where=weight > 0))
 
 
 def from_table(

@@ -78,7 +78,9 @@ def standard_errors(
         return _from_covariance(bread, calibration, working, method)
     if family is None:
         raise ConfigError("standard_errors sandwich: needs the family of each subject; give the column family")
-    return _from_covariance(_sandwich(bread, marginal_scores(matrix, calibration, working), family), calibration, working, method)
+    return _from_covariance(
+        _sandwich(bread, marginal_scores(matrix, calibration, working), family), calibration, working, method
+    )
 
 
 def marginal_scores(matrix: ResponseMatrix, calibration: Calibration, working: Working) -> np.ndarray:
@@ -99,7 +101,7 @@ def observed_information(
 ) -> np.ndarray:
     """Negative second derivative of the marginal log-likelihood (plus log-prior) by the free parameters, shape (K, K)."""
     exact = _louis if working.is_logistic else _oakes
-    return exact(matrix, calibration, working, frequency) + _prior_information(calibration, working)
+    return np.asarray(exact(matrix, calibration, working, frequency) + _prior_information(calibration, working))
 
 
 def _louis(
@@ -107,10 +109,7 @@ def _louis(
 ) -> np.ndarray:
     """Complete information minus the posterior covariance of the complete-data score, node by node."""
     weights, _ = posterior(matrix, working, calibration.quadrature)
-    if frequency is not None:
-        counted = weights * frequency[:, None]
-    else:
-        counted = weights
+    counted = weights if frequency is None else weights * frequency[:, None]
     x = calibration.quadrature.nodes
     scored, seen = matrix.dense()
     p = expit(working.slope[:, None] * x + working.intercept[:, None])
@@ -145,7 +144,7 @@ def _oakes(
         found = expect(at, calibration.quadrature)
         assert found.scored is not None
         p, derivatives = curve_derivatives(at, calibration.quadrature.nodes)
-        return ((found.scored - found.seen * p) / (p * (1 - p)) * derivatives).sum(2).ravel()
+        return np.asarray(((found.scored - found.seen * p) / (p * (1 - p)) * derivatives).sum(2).ravel())
 
     centre = working.vector
     rows = [gradient(centre + step) - gradient(centre - step) for step in STEP * np.eye(len(centre))]
@@ -236,9 +235,7 @@ def _sandwich(bread: np.ndarray, scores: np.ndarray, family: np.ndarray) -> np.n
     return np.asarray(bread @ meat @ bread)
 
 
-def _from_covariance(
-    covariance: np.ndarray, calibration: Calibration, working: Working, method: str
-) -> StandardErrors:
+def _from_covariance(covariance: np.ndarray, calibration: Calibration, working: Working, method: str) -> StandardErrors:
     """Delta method from the working parameters to difficulty, guessing and ceiling."""
     items = len(calibration.parameters)
     variance = np.maximum(np.diag(covariance), 0)
@@ -270,4 +267,3 @@ def intervals(estimate: np.ndarray, error: np.ndarray, confidence: float = 0.95)
     """Normal intervals, lower and upper ends."""
     reach = float(ndtri(0.5 + confidence / 2)) * error
     return estimate - reach, estimate + reach
-
