@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from rayworks.core.config import HARMLESS, ComputeSection, RunSection, Section, SystemConfig
 from rayworks.systems.difficulty.glicko2 import Glicko2Options
+from rayworks.systems.difficulty.rating_baselines import EloOptions, GlickoOptions
 
 
 class DataSection(Section):
@@ -96,6 +97,8 @@ class RatingSection(Section):
         "chronological", description="chronological: the published algorithm; converged: calibrated deviations"
     )
     glicko2: Glicko2Options = Glicko2Options()
+    glicko1: GlickoOptions = GlickoOptions()
+    elo: EloOptions = EloOptions()
 
 
 class SubsetSection(Section):

@@ -77,7 +77,7 @@ class ItemParameters:
     def information(self, ability: FloatArray) -> FloatArray:
         """Fisher information ``P'(theta)**2 / (P (1 - P))`` of every item at every ability, shape (I, N)."""
         p = self.probability(ability)
-        return self.slope(ability) ** 2 / np.maximum(p * (1 - p), 1e-300)
+        return np.asarray(self.slope(ability) ** 2 / np.maximum(p * (1 - p), 1e-300))
 
     def expected_score(self, ability: FloatArray) -> FloatArray:
         """Test characteristic curve: expected number solved at each ability, shape (N,)."""

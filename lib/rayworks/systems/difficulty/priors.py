@@ -44,7 +44,7 @@ class Priors:
     def logistic_terms(
         self, at: "Working", held: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Gradient by ``a`` and ``e``, and (Gauss-Newton) curvature ``aa``, ``ae``, ``ee``, each (I,), zero where not held."""
+        """Gradient by ``a`` and ``e``, and (Gauss-Newton) curvature ``aa``, ``ae``, ``ee``, each (I,); 0 where not held."""
         a, e = np.where(held, at.slope, 1.0), at.intercept
         precision = held / self.difficulty_sd**2
         if at.model == "1PL":

@@ -121,6 +121,7 @@ def from_table(
     items: Sequence[str] | None = None,
     duplicates: Duplicates = "error",
     allow_disconnected: bool = False,
+    least_subjects: int = 2,
 ) -> Responses:
     """Check a table in the row schema and make it a store. Only ``subject``, ``item`` and ``score`` must be there.
 
@@ -129,6 +130,7 @@ def from_table(
         source: name in errors.
         items: all items that should be there; an item nobody saw is an error.
         duplicates: what two rows of one subject and item mean.
+        least_subjects: fewer are refused; a shard of a larger table may hold one.
         allow_disconnected: take designs whose parts share no subject; their scales then rest on the population alone.
 
     Raises:
@@ -143,7 +145,7 @@ def from_table(
     subject, subjects = pd.factorize(table["subject"].astype(str), sort=True)
     item, seen = pd.factorize(table["item"].astype(str), sort=True)
     _require_seen(seen, items, source)
-    if len(subjects) < 2:
+    if len(subjects) < least_subjects:
         raise DataError(f"{source}: has one subject ({subjects[0]}); a difficulty needs at least two")
     responses = Responses(
         subjects=np.asarray(subjects, dtype=object),

@@ -69,9 +69,9 @@ def standard_errors(
         )
     if method == "cross-product":
         scores = marginal_scores(matrix, calibration, working)
-        information = scores.T @ (scores if frequency is None else scores * frequency[:, None])
-        information += _prior_information(calibration, working)
-        return _from_covariance(_inverse(information), calibration, working, method)
+        return from_information(
+            scores.T @ (scores if frequency is None else scores * frequency[:, None]), calibration, method
+        )
     information = observed_information(matrix, calibration, working, frequency)
     bread = _inverse(information)
     if method == "observed":
@@ -81,6 +81,12 @@ def standard_errors(
     return _from_covariance(
         _sandwich(bread, marginal_scores(matrix, calibration, working), family), calibration, working, method
     )
+
+
+def from_information(information: np.ndarray, calibration: Calibration, method: str) -> StandardErrors:
+    """Standard errors from the information (K, K) of the data alone; that of the priors is added here."""
+    working = replace(working_of(calibration.parameters), fixed_lower=bool(calibration.options.guessing))
+    return _from_covariance(_inverse(information + _prior_information(calibration, working)), calibration, working, method)
 
 
 def marginal_scores(matrix: ResponseMatrix, calibration: Calibration, working: Working) -> np.ndarray:
