@@ -91,8 +91,10 @@ def test_a_trial_whose_actor_is_killed_goes_on_from_its_checkpoint(
 ) -> None:
     file = sweep_file({"counting.trouble": ["none", "kill-once"]}, at=3)
     assert run_sweep(read_sweep(SPEC, file)) == 0
-    assert "infrastructure stopped 1 trials" in capfd.readouterr().err
+    assert "infrastructure stopped 1 trial(s)" in capfd.readouterr().err
     assert attempts_of(tmp_path) == [1, 2]
+    results = (sweep_folder(tmp_path) / "tune" / "0001-seed-0" / "result.json").read_text().splitlines()
+    assert [json.loads(line)["count"] for line in results] == [1, 2, 3, 4, 4]
     report = json.loads((sweep_folder(tmp_path) / "report.json").read_text())
     assert [row[-1] for row in report["tables"][1]["rows"]] == [10.0, 10.0]
     assert run_sweep(read_sweep(SPEC, file)) == 0

@@ -107,13 +107,16 @@ def test_an_option_that_the_sweep_varies_is_refused(tmp_path: Path) -> None:
         sweep_of(tmp_path, GRID, overrides={"counting.to": 3})
 
 
-def test_optuna_that_is_missing_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rayworks.runtime.sweep_search import optuna_search
+def test_optuna_that_is_missing_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rayworks.runtime.sweep import run_sweep
 
     monkeypatch.setitem(sys.modules, "optuna", None)
     settings = {"search": "optuna", "samples": 2, "space": {"counting.to": {"randint": [1, 4]}}}
-    with pytest.raises(ConfigError, match=r"rayworks\[sweep\]"):
-        optuna_search(sweep_of(tmp_path, GRID | settings))
+    options = {"run.storage": str(tmp_path)}
+    assert run_sweep(sweep_of(tmp_path, GRID | settings, overrides=options)) == 2
+    assert "pip install 'rayworks[sweep]'" in capsys.readouterr().err
 
 
 def test_a_learning_search_hears_the_mean_over_seeds_and_survives_a_restart(tmp_path: Path) -> None:

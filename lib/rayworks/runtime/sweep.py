@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from ray import tune
 
 from rayworks.core import config as configs
@@ -17,10 +16,11 @@ from rayworks.core.sweep_report import CSV, sweep_report, trials_csv
 from rayworks.runtime import launch, placement
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.progress import TrialLines
+from rayworks.runtime.sweep_search import DesignSearch, require_optuna
 from rayworks.runtime.sweep_trial import DESIGN, TRIALS, trial_class, trial_directory
 from rayworks.runtime.system import DONE, EXPERIMENT, FAILURE
 
-SWEEP = "sweep.json"
+SWEEP, SWEEP_YAML = "sweep.json", "sweep.yaml"
 """What was asked for and how far it is; beside it lie ``trials/``, Tune's folder and the report."""
 
 
@@ -38,6 +38,8 @@ def run_sweep(sweep: Sweep[Any]) -> int:
         if _state(directory) == "done":
             print(f"sweep {sweep.base.run.name} is finished already; report: {directory.path(REPORT_HTML)}")
             return 0
+        if sweep.settings.search == "optuna":
+            require_optuna()
         launch.attach(sweep.spec, sweep.base)
         system = sweep.spec.load_system()
         for bundles in _distinct(
@@ -116,7 +118,7 @@ def _fit_until_settled(sweep: Sweep[Any], directory: RunDirectory) -> None:
             return
         pause = min(launch.BACKOFF_SECONDS * 2**attempt, 60.0)
         print(
-            f"infrastructure stopped {len(lost)} trials ({lost[0].failure}); going on from their last checkpoints in "
+            f"infrastructure stopped {len(lost)} trial(s) ({lost[0].failure}); going on from their last checkpoints in "
             f"{pause:g} s",
             file=sys.stderr,
         )
@@ -176,8 +178,6 @@ def _search(sweep: Sweep[Any], directory: RunDirectory) -> dict[str, Any]:
     concurrent = {"max_concurrent_trials": sweep.settings.concurrent or None}
     if sweep.settings.search != "optuna":
         return concurrent
-    from rayworks.runtime.sweep_search import DesignSearch
-
     samples = (sweep.settings.samples or 1) * len(sweep.seeds)
     return {**concurrent, "search_alg": DesignSearch(sweep, directory, write_design), "num_samples": samples}
 
@@ -249,4 +249,5 @@ def _write_state(directory: RunDirectory, sweep: Sweep[Any], state: str) -> None
             "written": manifest.now(),
         },
     )
-    directory.write("sweep.yaml", yaml.safe_dump({**asked["settings"], "base": asked["base"]}, sort_keys=False))
+    resolved = sweep.settings.model_copy(update={"base": asked["base"]})
+    directory.write(SWEEP_YAML, configs.to_yaml(resolved))

@@ -1,5 +1,7 @@
 """Designs that learn from the finished trials: Optuna through Ray Tune, each design repeated over the sweep's seeds."""
 
+import importlib.util
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,21 +19,22 @@ MAX_REFUSED = 20
 """Designs in a row that may break a rule between fields before the sweep gives up."""
 
 
+def require_optuna() -> None:
+    """Raises ``ConfigError``, naming the extra, when Optuna is not installed."""
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError("search: optuna is not installed; install the extra with pip install 'rayworks[sweep]'")
+
+
 def optuna_search(sweep: Sweep[Any]) -> Searcher:
     """Optuna's sampler over the sweep's space, seeded by the base's seed.
 
     Raises:
         ConfigError: Optuna is not installed.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise ConfigError(
-            "search: optuna is not installed; install the extra with pip install 'rayworks[sweep]'"
-        ) from None
+    require_optuna()
     from ray.tune.search.optuna import OptunaSearch
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("optuna").setLevel(logging.WARNING)
     metric, mode = list(sweep.settings.metric), [str(mode) for mode in sweep.settings.mode]
     space = {name: _domain(dimension) for name, dimension in sweep.settings.space.items()}
     return OptunaSearch(
