@@ -50,7 +50,12 @@ def subset_errors(responses: Responses, config: Config) -> list[dict[str, Any]]:
             error = measure(calibration.parameters, calibration.quadrature, responses.take_subjects(new), size, draws)
             found[size].append(error)
     return [
-        {"size": size, **{name: float(np.mean([getattr(e, name) for e in errors])) for name in asdict(errors[0]) if name != "size"}}
+        {
+            "size": size,
+            **{
+                name: float(np.mean([getattr(e, name) for e in errors])) for name in asdict(errors[0]) if name != "size"
+            },
+        }
         for size, errors in found.items()
     ]
 
@@ -74,7 +79,9 @@ def group_profiles(responses: Responses, config: Config) -> list[dict[str, Any]]
     else:
         rank = np.argsort(np.argsort(responses.subject_means(), kind="stable"), kind="stable")
         third = rank * 3 // len(rank)
-        groups = [(f"{part} third by score", third == number) for number, part in enumerate(("lowest", "middle", "highest"))]
+        groups = [
+            (f"{part} third by score", third == number) for number, part in enumerate(("lowest", "middle", "highest"))
+        ]
         honest = False
     options = _for_few_subjects(fit_options(config))
     found = []

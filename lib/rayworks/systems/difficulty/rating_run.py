@@ -25,7 +25,9 @@ def rate_of(section: RatingSection, system: str) -> RatePeriod:
     return partial(rate_elo, options=section.elo)
 
 
-def rate_games(name: str, players: Sequence[str], periods: Sequence[str], games: Games, section: RatingSection) -> dict[str, Any]:
+def rate_games(
+    name: str, players: Sequence[str], periods: Sequence[str], games: Games, section: RatingSection
+) -> dict[str, Any]:
     """Ratings of a game set as plain values.
 
     Periods without games do not exist: the numbering of the set's own periods is what passes as time.

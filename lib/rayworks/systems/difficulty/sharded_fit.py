@@ -31,7 +31,9 @@ Half = tuple[int, int, int]
 class Shard:
     """The subjects of one shard, their items numbered as in the whole table."""
 
-    def __init__(self, table: pd.DataFrame, items: np.ndarray, source: str, number: int, duplicates: Duplicates) -> None:
+    def __init__(
+        self, table: pd.DataFrame, items: np.ndarray, source: str, number: int, duplicates: Duplicates
+    ) -> None:
         part = from_table(table, source, duplicates=duplicates, allow_disconnected=True, least_subjects=1)
         place = np.searchsorted(items, part.items.astype(str))
         self.responses: Responses = replace(part, items=items, item=place[part.item].astype(np.int32))

@@ -86,7 +86,9 @@ def standard_errors(
 def from_information(information: np.ndarray, calibration: Calibration, method: str) -> StandardErrors:
     """Standard errors from the information (K, K) of the data alone; that of the priors is added here."""
     working = replace(working_of(calibration.parameters), fixed_lower=bool(calibration.options.guessing))
-    return _from_covariance(_inverse(information + _prior_information(calibration, working)), calibration, working, method)
+    return _from_covariance(
+        _inverse(information + _prior_information(calibration, working)), calibration, working, method
+    )
 
 
 def marginal_scores(matrix: ResponseMatrix, calibration: Calibration, working: Working) -> np.ndarray:
