@@ -9,6 +9,7 @@ import pandas as pd
 
 from rayworks.core import seeds
 from rayworks.systems.difficulty.abilities import Abilities, posterior_means
+from rayworks.systems.difficulty.item_response import Quadrature
 from rayworks.systems.difficulty.marginal_likelihood import (
     Calibration,
     Expectation,
@@ -19,7 +20,6 @@ from rayworks.systems.difficulty.marginal_likelihood import (
     working_of,
 )
 from rayworks.systems.difficulty.maximisation import Counts, Working
-from rayworks.systems.difficulty.item_response import Quadrature
 from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
 from rayworks.systems.difficulty.responses import Duplicates, Responses, from_table
 from rayworks.systems.difficulty.standard_errors import marginal_scores
@@ -81,13 +81,16 @@ class ShardedFit:
         def expect(working: Working, quadrature: Quadrature) -> Expectation:
             return _summed(self.everywhere("expect", working, quadrature, half))
 
-        totals: list[Counts] = self.everywhere("totals", half)
-        together = Counts(
-            np.sum([part.scored for part in totals], axis=0),
-            np.sum([part.seen for part in totals], axis=0),
-            float(sum(part.subjects for part in totals)),
+        return fit_by(expect, self.totals(half), options)
+
+    def totals(self, half: Half | None = None) -> Counts:
+        """Item totals of all shards."""
+        parts: list[Counts] = self.everywhere("totals", half)
+        return Counts(
+            np.sum([part.scored for part in parts], axis=0),
+            np.sum([part.seen for part in parts], axis=0),
+            float(sum(part.subjects for part in parts)),
         )
-        return fit_by(expect, together, options)
 
     def information(self, calibration: Calibration) -> np.ndarray:
         """Cross-product information of the free parameters, shape (K, K)."""
