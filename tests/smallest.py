@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.small_evidence import save_games, save_responses
 from tests.tiny_models import save_pairs, save_tiny_model
 
 
@@ -26,5 +27,21 @@ def alignment(folder: Path) -> list[str]:
         "evaluation.best_of": 2,
         "evaluation.prompt_count": 2,
         "evaluation.bootstrap": 100,
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def difficulty(folder: Path) -> list[str]:
+    """Forty subjects of four families on twelve items, six players over three periods, one tiny model."""
+    settings = {
+        "data.responses": f"[{save_responses(folder / 'exam.csv')}]",
+        "data.games": f"[{save_games(folder / 'league.csv')}]",
+        "uncertainty.bootstrap": 8,
+        "uncertainty.refits_per_call": 2,
+        "uncertainty.split_halves": 2,
+        "subsets.sizes": "[3, 6]",
+        "subsets.folds": 2,
+        "subsets.random_draws": 2,
+        "labels.bins": 3,
     }
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]

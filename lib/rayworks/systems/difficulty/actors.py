@@ -1,11 +1,14 @@
 """What runs on the cluster: calibrations and refits in a pool, shards of subjects, and models answering through Ray Data."""
 
+import zlib
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import ray
+from ray.util import get_current_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rayworks.core.config import ComputeSection
 from rayworks.core.errors import DataError
@@ -23,8 +26,6 @@ from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matri
 from rayworks.systems.difficulty.responses import Duplicates
 from rayworks.systems.difficulty.sharded_fit import Everywhere, Shard
 from rayworks.systems.difficulty.sources import ResponseSet, read_games, read_responses
-
-SHARDS_PER_WORKER = 2
 
 
 class CalibrationActor:
@@ -73,11 +74,12 @@ class ShardActor:
     def __init__(self) -> None:
         self._shards: dict[int, Shard] = {}
 
-    def call(self, number: int, table: list[Any], origin: tuple[Any, ...], method: str, *arguments: Any) -> Any:
-        """A method of a shard, which is made from its table at the first call."""
+    def call(self, number: int, tables: list[Any], origin: tuple[Any, ...], method: str, *arguments: Any) -> Any:
+        """A method of a shard, which is made from its parts at the first call."""
         if number not in self._shards:
             items, source, duplicates = origin
-            self._shards[number] = Shard(ray.get(table[0]), items, source, number, duplicates)
+            whole = pd.concat(ray.get(tables), ignore_index=True)
+            self._shards[number] = Shard(whole, items, source, number, duplicates)
         return getattr(self._shards[number], method)(*arguments)
 
 
@@ -92,15 +94,17 @@ def shards(source: str, config: Config, name: str) -> tuple[np.ndarray, Everywhe
     """
     read = ray.data.read_csv if source.endswith(".csv") else ray.data.read_parquet
     _stay_in_the_placement_group()
-    data = read(source)
+    data = read(source).materialize()
     columns = data.columns() or []
     missing = [column for column in ("subject", "item", "score") if column not in columns]
     if missing:
         raise DataError(f"{source}: has no column {', '.join(missing)}; found {', '.join(columns)}")
-    items = np.array(sorted(str(item) for item in data.unique("item")))
-    count = SHARDS_PER_WORKER * config.compute.workers
-    tables = data.repartition(count, keys=["subject"]).materialize().to_pandas_refs()
-    filled = [ref for ref, rows in zip(tables, ray.get([_rows.remote(ref) for ref in tables]), strict=True) if rows]
+    count = config.data.shards
+    parted = [_part.options(num_returns=count + 1).remote(block, count) for block in data.to_arrow_refs()]
+    facts = ray.get([parts[0] for parts in parted])
+    items = np.unique(np.concatenate([names for names, _ in facts]))
+    filled = np.sum([sizes for _, sizes in facts], axis=0)
+    tables = [[parts[1 + number] for parts in parted] for number in range(count) if filled[number]]
     pool: ActorPool[Any, Any] = ActorPool(
         ShardActor, size=config.compute.workers, name=name, options=worker_options(config.compute)
     )
@@ -108,19 +112,24 @@ def shards(source: str, config: Config, name: str) -> tuple[np.ndarray, Everywhe
     origin = (items, source, duplicates)
 
     def everywhere(method: str, *arguments: Any) -> list[Any]:
-        # The table's reference stays wrapped: Ray would resolve a bare one at every call.
+        # References inside a list stay references: Ray would resolve bare ones at every call.
         calls = [
-            pool.submit("call", number, [table], origin, method, *arguments, slot=number % config.compute.workers)
-            for number, table in enumerate(filled)
+            pool.submit("call", number, parts, origin, method, *arguments, slot=number % config.compute.workers)
+            for number, parts in enumerate(tables)
         ]
         return [call.result() for call in calls]
 
     return items, everywhere, pool
 
 
-@ray.remote(num_cpus=0)
-def _rows(table: pd.DataFrame) -> int:
-    return len(table)
+@ray.remote
+def _part(table: Any, shards: int) -> list[Any]:
+    """Item names and rows per shard of a block, then its rows by shard: a subject is in one shard, whatever its block."""
+    block: pd.DataFrame = table.to_pandas()
+    subjects, names = pd.factorize(block["subject"].astype(str))
+    shard = np.array([zlib.crc32(name.encode()) % shards for name in names], dtype=int)[subjects]
+    sizes = np.bincount(shard, minlength=shards)
+    return [(block["item"].astype(str).unique(), sizes), *(block[shard == number] for number in range(shards))]
 
 
 class Answering:
@@ -176,14 +185,16 @@ def answer(model: str, rows: list[Row], config: Config) -> list[Row]:
         row = ray.get(kept)[int(record["number"])]
         return {"number": record["number"], **score_answer(benchmark, row, str(record["output"]))}
 
-    found = outputs.map(scored, num_cpus=0.01).take_all()
+    found = outputs.map(scored, num_cpus=0).take_all()
     found.sort(key=lambda record: int(record["number"]))
     return [{key: value for key, value in record.items() if key != "number"} for record in found]
 
 
 def _stay_in_the_placement_group() -> None:
-    """Ray Data spreads its tasks over the whole cluster by default, where the run has reserved nothing and might wait."""
+    """Ray Data spreads its tasks over the whole cluster by default, where this run has reserved nothing and might wait."""
     context = ray.data.DataContext.get_current()
-    context.scheduling_strategy = "DEFAULT"
-    context.scheduling_strategy_large_args = "DEFAULT"
+    group = get_current_placement_group()
+    if group is not None:
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
+        context.scheduling_strategy = context.scheduling_strategy_large_args = strategy
     context.enable_progress_bars = False

@@ -30,6 +30,9 @@ class DataSection(Section):
     reader: Literal["memory", "ray-data"] = Field(
         "memory", description="ray-data: shards of subjects in the workers, for Parquet that exceeds one memory"
     )
+    shards: int = Field(
+        8, ge=1, le=4096, description="ray-data: parts the subjects are cut into; sums are taken in their order"
+    )
     focal: dict[str, str] = Field(
         {"math-exam": "gender=female"},
         description="set: attribute=value of the subjects to test for differential item functioning",

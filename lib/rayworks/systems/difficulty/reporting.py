@@ -291,8 +291,8 @@ def _interval(low: float | None, high: float | None) -> str | None:
 def _notes(first: Mapping[str, Any]) -> list[str]:
     notes = [
         "rating compares items within a set only. Across sets use a common scale through shared solvers.",
-        "flags: prior, solved by none or all, so that the estimate is the prior's doing; misfit, infit or outfit outside .7 to 1.3; key?, the item is solved "
-        "less by the abler (a wrong key, or an ambiguous text).",
+        "flags: prior, solved by none or all, so that the estimate is the prior's doing; misfit, infit or outfit outside "
+        ".7 to 1.3; key?, the item is solved less by the abler (a wrong key, or an ambiguous text).",
     ]
     if first["families"] < first["subjects"]:
         notes.append(
