@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks.results import ratios, spread, store
 from rayworks.core import seeds
 from rayworks.core.errors import InfrastructureError
-from rayworks.systems.difficulty.glicko2 import GLICKO2, Ratings, rate_period
-from rayworks.systems.difficulty.rating_games import FloatArray, IndexArray
+from rayworks.systems.difficulty.glicko2 import GLICKO2, rate_period
+from rayworks.systems.difficulty.rating_games import FloatArray, IndexArray, Ratings
 
 PEER = "glicko2==2.1.0"
 PEER_FOLDER = Path(__file__).resolve().parent.parent / ".venv-peers" / "glicko2"
@@ -59,7 +59,7 @@ def load_peer() -> ModuleType:
         return importlib.import_module("glicko2")
 
 
-def workload(problems: int, games: int) -> tuple[Ratings, IndexArray, IndexArray, FloatArray]:
+def workload(problems: int, games: int) -> tuple[Ratings, tuple[IndexArray, IndexArray, FloatArray]]:
     """New problems met by known contestants, each attempt drawn at random."""
     draw = seeds.stream(0, "benchmark", "rating-period")
     ratings = GLICKO2.start(problems + CONTESTANTS)
@@ -69,7 +69,7 @@ def workload(problems: int, games: int) -> tuple[Ratings, IndexArray, IndexArray
     player, contestant = draw.integers(0, problems, games), draw.integers(0, CONTESTANTS, games)
     gap = ratings.rating[problems + contestant] - difficulty[player]
     unsolved = (draw.random(games) < 1 / (1 + 10 ** (gap / 400))).astype(np.float64)
-    return ratings, player, problems + contestant, unsolved
+    return ratings, (player, problems + contestant, unsolved)
 
 
 def peer_period(peer: ModuleType, problems: int, games: Sequence[Sequence[list[float]]]) -> list[float]:
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
     peer = load_peer()
-    ratings, *games = workload(options.problems, options.games)
+    ratings, games = workload(options.problems, options.games)
     lists = lists_of(options.problems, ratings, *games)
     fixed = np.arange(len(ratings)) >= options.problems
     after, report = rate_period(ratings, *games, fixed=fixed)

@@ -50,6 +50,9 @@ def test_documented_command_is_accepted(command: str, tmp_path: Path) -> None:
     if words[1:3] == ["-m", "jobs.run"] or words[1:3] == ["-m", "jobs.submit"]:
         given = [word for word in words[3:] if word not in ("--no-wait", "--print-config", "--dry-run")]
         done = run(sys.executable, "-m", "jobs.run", *given, "--run.storage", str(tmp_path), "--print-config")
+    elif words[1:3] == ["-m", "jobs.sweep"]:
+        given = [word for word in words[3:] if word != "--dry-run"]
+        done = run(sys.executable, "-m", "jobs.sweep", *given, "--run.storage", str(tmp_path), "--dry-run")
     elif words[1] == "-m":
         done = run(sys.executable, "-m", words[2], "--help") if words[2] != "rayworks.lm.checkpoints" else run("true")
     else:

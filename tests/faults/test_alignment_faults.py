@@ -15,6 +15,7 @@ import pytest
 from ray.util.state import list_actors
 
 from rayworks.core.config import ComputeSection
+from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.actors import engine_pool
 from rayworks.lm.engine import GenerationRequest
 from rayworks.lm.transformers_engine import TransformersEngine
@@ -86,7 +87,7 @@ def test_killed_model_actor_loses_no_finished_prompt(tiny_model: str, cluster: d
 def test_killed_guiding_actor_loses_no_finished_prompt(finished_runs: Callable[[str], FinishedRun]) -> None:
     run = finished_runs("alignment")
     config = Config.model_validate(json.loads((run.directory / "manifest.json").read_text())["config"])
-    storage = str(run.directory.parent.parent)
+    directory = RunDirectory(str(run.directory.parent.parent), "alignment", run.directory.name)
     requests = [
         GuidedRequest(
             prompt="a dress:", max_new_tokens=20, seed=seed, uid=str(seed), guidance=Guidance({"sentiment": 1.0})
@@ -94,10 +95,10 @@ def test_killed_guiding_actor_loses_no_finished_prompt(finished_runs: Callable[[
         for seed in range(40)
     ]
     batches = [requests[start : start + 4] for start in range(0, 40, 4)]
-    alone = GuidedActor(config, storage)
+    alone = GuidedActor(config, directory)
     expected = [found for batch in batches for found in alone.generate(batch)]
     pool: ActorPool[list[GuidedRequest], list[GuidedGeneration]] = ActorPool(
-        GuidedActor, config, storage, size=2, name="faults/guide", options={"num_cpus": 1}
+        GuidedActor, config, directory, size=2, name="faults/guide", options={"num_cpus": 1}
     )
     pool.broadcast("generate", [])
     results = pool.map("generate", killing(batches, "faults/guide-0", before=5))

@@ -74,7 +74,7 @@ def resolve(
     config_class: type[ConfigT],
     *,
     smoke: Mapping[str, Any] | None = None,
-    file: Path | None = None,
+    file: Path | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> ConfigT:
     """Merge the four layers and validate the result.
@@ -82,7 +82,7 @@ def resolve(
     Args:
         config_class: the system's config.
         smoke: dotted field to value, applied above the defaults; ``None`` when not asked for.
-        file: a YAML file that holds only what differs.
+        file: a YAML file that holds only what differs, or what one held.
         overrides: dotted field to value, from the command line.
 
     Raises:
@@ -92,7 +92,7 @@ def resolve(
     for field, value in (smoke or {}).items():
         _assign(values, field, value, "--smoke")
     if file is not None:
-        _merge(values, _read_yaml(file))
+        _merge(values, read_yaml(file) if isinstance(file, Path) else file)
     for field, value in (overrides or {}).items():
         _assign(values, field, value, "command line")
     try:
@@ -156,7 +156,12 @@ def to_yaml(config: BaseModel) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; empty for an empty file.
+
+    Raises:
+        ConfigError: it can not be read, or holds something else.
+    """
     try:
         loaded = yaml.safe_load(file.read_text())
     except OSError as error:
@@ -280,6 +285,7 @@ __all__ = [
     "differences",
     "explain",
     "parse_overrides",
+    "read_yaml",
     "resolve",
     "to_yaml",
 ]

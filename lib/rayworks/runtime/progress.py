@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ray.tune import Callback
@@ -34,6 +35,29 @@ class ProgressLines(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Tune when a step failed and may be retried."""
         print("       the run's actor failed; going on from the last checkpoint if retries are left", file=sys.stderr)
+
+
+class TrialLines(Callback):
+    """Prints ``  3/8  1:07  0002-seed-0  accuracy 0.84`` when a trial of a sweep has ended."""
+
+    def __init__(self, metrics: Sequence[str]) -> None:
+        self._metrics = metrics
+        self._started = time.monotonic()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Tune in the driver."""
+        result = trial.last_result
+        shown = "  ".join(f"{name} {_short(result[name])}" for name in self._metrics if name in result)
+        self._print(trials, trial, shown)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Tune when a trial failed."""
+        self._print(trials, trial, "failed")
+
+    def _print(self, trials: list[Any], trial: Any, text: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        ended = sum(other.is_finished() or other is trial for other in trials)
+        print(f"{ended:4d}/{len(trials)} {minutes:3d}:{seconds:02d}  {trial}  {text}", flush=True)
 
 
 def _short(value: float) -> str:

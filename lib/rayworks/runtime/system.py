@@ -8,6 +8,7 @@ import abc
 import logging
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -16,8 +17,9 @@ from ray import tune
 from rayworks.core.config import ConfigT
 from rayworks.core.errors import DataError
 from rayworks.core.registry import SystemSpec
-from rayworks.core.report import Report
+from rayworks.core.report import Report, Table
 from rayworks.core.run_directory import MANIFEST, RunDirectory
+from rayworks.core.sweep import TrialResult
 from rayworks.runtime import checkpoints
 from rayworks.runtime.failures import classify
 
@@ -86,6 +88,11 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
     def report(self) -> Report:
         """Headline, tables and figures of the finished run."""
 
+    @classmethod
+    def summarise_sweep(cls, trials: Sequence[TrialResult]) -> tuple[Sequence[Table], Mapping[str, tuple[bytes, str]]]:
+        """Tables, and figures by file name (PNG bytes, caption), that only this system can make of a sweep's trials."""
+        return (), {}
+
     def setup(self, config: dict[str, Any]) -> None:
         """Called by Tune in the run's actor. What fails here is raised by the first step, where it can be classed."""
         for name in ("ray.train", "ray.tune", "ray.air"):
@@ -144,15 +151,21 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
         if missing:
             raise DataError(f"report headline: {', '.join(missing)} missing; the system's report() must fill its spec")
         report.write(self.run_directory)
-        return {**_scalars(report.headline), DONE: True, "phase": "done", "progress": 1.0}
+        return {**scalars(report.headline), DONE: True, "phase": "done", "progress": 1.0}
 
     def _older_complete(self) -> Path:
         """The newest complete checkpoint in the run directory; Tune hands over a copy without its siblings."""
-        names = [name for name in self.run_directory.list(TRIAL_FOLDER) if name.startswith("checkpoint_")]
+        directory, folder = self._checkpoint_folder()
+        names = [name for name in directory.list(folder) if name.startswith("checkpoint_")]
         scratch = Path(tempfile.mkdtemp(prefix="rayworks-checkpoints-"))
-        folders = [self.run_directory.get_folder(f"{TRIAL_FOLDER}/{name}", scratch / name) for name in names]
+        folders = [directory.get_folder(f"{folder}/{name}", scratch / name) for name in names]
         return checkpoints.newest_complete(folders)
 
+    def _checkpoint_folder(self) -> tuple[RunDirectory, str]:
+        """Where Tune keeps this trial's checkpoints."""
+        return self.run_directory, TRIAL_FOLDER
 
-def _scalars(values: Any) -> Metrics:
+
+def scalars(values: Any) -> Metrics:
+    """The numbers among a report's headline, for the curves."""
     return {key: value for key, value in values.items() if isinstance(value, int | float)}

@@ -2,4 +2,5 @@
 
 REGISTRY: dict[str, str] = {
     "alignment": "rayworks.systems.alignment:SPEC",
+    "difficulty": "rayworks.systems.difficulty:SPEC",
 }

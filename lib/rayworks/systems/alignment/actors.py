@@ -20,10 +20,10 @@ STATES_KEPT = 3
 class RewardModelActor:
     """Trains one objective's reward model. Its state lives in the run directory, never in the actor alone."""
 
-    def __init__(self, config: Config, storage: str, objective: str) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, objective: str) -> None:
         limit_torch_threads()
         self._config, self._objective = config, objective
-        self._directory = RunDirectory(storage, "alignment", config.run.name)
+        self._directory = directory
         section = config.objectives[objective]
         start = config.model.reward or config.model.base
         tokenizer = load_tokenizer(start)
@@ -100,9 +100,8 @@ class RewardModelActor:
 class GuidedActor:
     """Decodes batches under guidance: the base and all reward models in one process."""
 
-    def __init__(self, config: Config, storage: str) -> None:
+    def __init__(self, config: Config, directory: RunDirectory) -> None:
         limit_torch_threads()
-        directory = RunDirectory(storage, "alignment", config.run.name)
         self._scratch = tempfile.TemporaryDirectory()
         arms = {
             name: str(directory.get_folder(arm_path(name), Path(self._scratch.name) / name))

@@ -142,7 +142,7 @@ class AlignmentSystem(System[Config]):
             self._trainers[name] = ActorPool(
                 RewardModelActor,
                 self.settings,
-                self.run_directory.storage,
+                self.run_directory,
                 name,
                 size=1,
                 name=f"alignment/{self.settings.run.name}/train-{name}",
@@ -164,7 +164,7 @@ class AlignmentSystem(System[Config]):
             self._guides = ActorPool(
                 GuidedActor,
                 self.settings,
-                self.run_directory.storage,
+                self.run_directory,
                 size=self.settings.compute.workers,
                 name=f"alignment/{self.settings.run.name}/guide",
                 options=worker_options(self.settings.compute),

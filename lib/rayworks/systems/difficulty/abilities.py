@@ -1,4 +1,4 @@
-"""Abilities of subjects given calibrated items: posterior mean (EAP), posterior mode (MAP), weighted likelihood (Warm 1989)."""
+"""Abilities of subjects on calibrated items: posterior mean (EAP), posterior mode (MAP), weighted likelihood (Warm 1989)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +56,9 @@ def posterior_modes(responses: Responses, parameters: ItemParameters) -> Abiliti
     """MAP: mode and curvature of the posterior, by Fisher scoring over all subjects at once."""
     precision = 1 / parameters.population_sd**2
 
-    def equation(score: np.ndarray, information: np.ndarray, _: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def equation(
+        score: np.ndarray, information: np.ndarray, _: np.ndarray, at: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         return score - at * precision, information + precision
 
     return _solve(responses, parameters, equation, "MAP")
@@ -65,7 +67,9 @@ def posterior_modes(responses: Responses, parameters: ItemParameters) -> Abiliti
 def weighted_likelihood(responses: Responses, parameters: ItemParameters) -> Abilities:
     """WLE: the likelihood's maximum with its first-order bias removed; finite for all-or-nothing subjects, needs no prior."""
 
-    def equation(score: np.ndarray, information: np.ndarray, third: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def equation(
+        score: np.ndarray, information: np.ndarray, third: np.ndarray, _: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         return score + third / (2 * np.maximum(information, 1e-12)), np.maximum(information, 1e-6)
 
     return _solve(responses, parameters, equation, "WLE")
@@ -112,7 +116,11 @@ def _solve(responses: Responses, parameters: ItemParameters, equation: Equation,
 
 
 def estimate(
-    responses: Responses, matrix: ResponseMatrix, parameters: ItemParameters, quadrature: Quadrature, estimator: Estimator
+    responses: Responses,
+    matrix: ResponseMatrix,
+    parameters: ItemParameters,
+    quadrature: Quadrature,
+    estimator: Estimator,
 ) -> Abilities:
     """Abilities by the named estimator."""
     if estimator == "EAP":

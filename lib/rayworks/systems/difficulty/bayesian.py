@@ -80,11 +80,18 @@ def posterior(
         return _summary(draws, model, inference, None, None)
     kernel = numpyro.infer.NUTS(density)
     machine = numpyro.infer.MCMC(
-        kernel, num_warmup=samples, num_samples=samples, num_chains=chains, chain_method="sequential", progress_bar=False
+        kernel,
+        num_warmup=samples,
+        num_samples=samples,
+        num_chains=chains,
+        chain_method="sequential",
+        progress_bar=False,
     )
     machine.run(key, *arguments)
     grouped = machine.get_samples(group_by_chain=True)
-    diagnostics = numpyro.diagnostics.summary({name: grouped[name] for name in grouped if not name.startswith("ability")})
+    diagnostics = numpyro.diagnostics.summary(
+        {name: grouped[name] for name in grouped if not name.startswith("ability")}
+    )
     r_hat = max(float(np.max(entry["r_hat"])) for entry in diagnostics.values())
     effective = min(float(np.min(entry["n_eff"])) for entry in diagnostics.values())
     return _summary(machine.get_samples(), model, inference, r_hat, effective)

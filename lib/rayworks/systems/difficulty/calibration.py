@@ -3,13 +3,15 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from rayworks.core import seeds
+from rayworks.core.errors import ConfigError
 from rayworks.systems.difficulty import bayesian
-from rayworks.systems.difficulty.abilities import posterior_means, weighted_likelihood
+from rayworks.systems.difficulty.abilities import Abilities, posterior_means, weighted_likelihood
 from rayworks.systems.difficulty.config import Config
 from rayworks.systems.difficulty.item_fit import aberrant_share, local_dependence, residual_fit, score_fit
 from rayworks.systems.difficulty.item_response import ItemParameters, fitting_grid
@@ -19,9 +21,12 @@ from rayworks.systems.difficulty.model_fit import criteria, differential_functio
 from rayworks.systems.difficulty.priors import Priors
 from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
 from rayworks.systems.difficulty.responses import Responses
+from rayworks.systems.difficulty.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.sources import ResponseSet
-from rayworks.systems.difficulty.standard_errors import StandardErrors, standard_errors
+from rayworks.systems.difficulty.standard_errors import StandardErrors, from_information, standard_errors
 
+SHARDED_HALVINGS = 3
+"""Of the split-half correlation over shards, where each costs two whole fits."""
 DEPENDENT_PAIRS = 5
 """Most dependent item pairs kept for the report."""
 LARGEST_SPLIT = 60
@@ -106,7 +111,76 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
         "texts": [found.texts.get(str(item), "") for item in responses.items],
         "cells": len(responses.score),
         "families": len(np.unique(responses.family.astype(str))),
-        "parameters": parameters_as_dict(parameters),
+        **_fit_as_dict(calibration, errors, ability),
+        "seconds": estimates.seconds,
+        "convergence": estimates.convergence,
+        "solve_rates": responses.solve_rates().tolist(),
+        "split_half": {"mean": float(halves.mean()), "sd": float(halves.std(ddof=1)) if len(halves) > 1 else 0.0},
+        "labels": labels.table.to_dict("list"),
+        "label_provenance": labels.provenance,
+        **_compare(matrix, calibration, config),
+        **_diagnose(responses, matrix, calibration, config),
+        "functioning": _functioning(name, found, calibration, config),
+    }
+
+
+def calibrate_shards(name: str, items: np.ndarray, sharded: ShardedFit, config: Config) -> dict[str, Any]:
+    """The same over shards of subjects: what needs all cells side by side is left out, as None or empty.
+
+    Standard errors are those of the cross-product.
+
+    Raises:
+        ConfigError: the estimator needs the table in one memory.
+    """
+    if config.model.estimator not in ("mml", "map"):
+        raise ConfigError(f"model.estimator {config.model.estimator}: needs data.reader: memory")
+    options, started = fit_options(config), time.perf_counter()
+    calibration = sharded.fit(options)
+    errors = from_information(sharded.information(calibration), calibration, "cross-product")
+    seconds = time.perf_counter() - started
+    parameters, ability = calibration.parameters, sharded.abilities(calibration)
+    cautious = replace(options, estimator="map")
+    halves = np.array(
+        [
+            np.corrcoef(*(sharded.fit(cautious, (config.run.seed, n, side)).parameters.difficulty for side in (0, 1)))[
+                0, 1
+            ]
+            for n in range(SHARDED_HALVINGS)
+        ]
+    )
+    totals = sharded.totals()
+    provenance = {"method": f"{parameters.model} by {config.model.estimator}", "errors": errors.method, "set": name}
+    settings = {"bins": config.labels.bins, "normalisation": config.labels.normalisation}
+    labels = label(items, parameters.difficulty, errors.difficulty, totals.seen, provenance, **settings)
+    grid = np.linspace(-4, 4, 81) * parameters.population_sd
+    return {
+        "name": name,
+        "provenance": name,
+        "subjects": len(ability.ability),
+        "subjects_without_response": 0,
+        "items": list(map(str, items)),
+        "texts": [""] * len(items),
+        "cells": int(totals.seen.sum()),
+        "families": len(ability.ability),
+        **_fit_as_dict(calibration, errors, ability),
+        "seconds": seconds,
+        "convergence": f"{'converged' if calibration.converged else 'stopped'} after {calibration.iterations} E-steps",
+        "solve_rates": (totals.scored / totals.seen).tolist(),
+        "split_half": {"mean": float(halves.mean()), "sd": float(halves.std(ddof=1))},
+        "labels": labels.table.to_dict("list"),
+        "label_provenance": labels.provenance,
+        "criteria": [asdict(criteria(calibration, len(ability.ability)))],
+        "ratio_tests": {},
+        "suspects": np.flatnonzero(calibration.suspects).tolist(),
+        "misfitting": [],
+        "information": {"ability": grid.tolist(), "test": parameters.information(grid).sum(0).tolist()},
+        **dict.fromkeys(("infit", "outfit", "aberrant_subjects", "score_fit", "dependence", "held_out", "functioning")),
+    }
+
+
+def _fit_as_dict(calibration: Calibration, errors: StandardErrors, ability: Abilities) -> dict[str, Any]:
+    return {
+        "parameters": parameters_as_dict(calibration.parameters),
         "errors": {
             "difficulty": errors.difficulty.tolist(),
             "discrimination": errors.discrimination.tolist(),
@@ -114,18 +188,9 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
             "method": errors.method,
         },
         "log_likelihood": calibration.log_likelihood,
-        "seconds": estimates.seconds,
-        "convergence": estimates.convergence,
         "with_prior": np.flatnonzero(calibration.with_prior).tolist(),
-        "solve_rates": responses.solve_rates().tolist(),
         "abilities": {"ability": ability.ability.tolist(), "error": ability.error.tolist()},
         "reliability": ability.reliability,
-        "split_half": {"mean": float(halves.mean()), "sd": float(halves.std(ddof=1)) if len(halves) > 1 else 0.0},
-        "labels": labels.table.to_dict("list"),
-        "label_provenance": labels.provenance,
-        **_compare(matrix, calibration, config),
-        **_diagnose(responses, matrix, calibration, config),
-        "functioning": _functioning(name, found, calibration, config),
     }
 
 
@@ -141,7 +206,7 @@ def split_half_correlations(matrix: ResponseMatrix, options: FitOptions, seed: i
         order = seeds.stream(seed, "split-half", repeat).permutation(subjects)
         half = np.zeros(subjects)
         half[order[: subjects // 2]] = 1.0
-        sides = [side for side in (half, 1 - half)]
+        sides = (half, 1 - half)
         seen = [matrix.item_counts(side[:, None])[:, 0] > 0 for side in sides]
         both = np.broadcast_to(seen[0] & seen[1], matrix.shape[1:])
         if not both.all():
@@ -153,7 +218,9 @@ def split_half_correlations(matrix: ResponseMatrix, options: FitOptions, seed: i
     return kept if len(kept) else np.zeros(1)
 
 
-def bootstrap_refit(responses: Responses, matrix: ResponseMatrix, options: FitOptions, seed: int, number: int) -> np.ndarray:
+def bootstrap_refit(
+    responses: Responses, matrix: ResponseMatrix, options: FitOptions, seed: int, number: int
+) -> np.ndarray:
     """Difficulties from the ``number``-th resample of the families (each subject its own where none is given), shape (I,).
 
     An item that no resampled subject saw is NaN in that resample.
@@ -204,8 +271,7 @@ def _compare(matrix: ResponseMatrix, calibration: Calibration, config: Config) -
     }
     models = list(fits)
     tests = {
-        f"{small} in {large}": asdict(likelihood_ratio(fits[small], fits[large]))
-        for small, large in zip(models, models[1:], strict=False)
+        f"{small} in {large}": asdict(likelihood_ratio(fits[small], fits[large])) for small, large in pairwise(models)
     }
     free = fits.get("2PL") or fit(matrix, replace(options, model="2PL", estimator="mml"))
     return {

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from rayworks.core.config import HARMLESS, ComputeSection, RunSection, Section, SystemConfig
 from rayworks.systems.difficulty.glicko2 import Glicko2Options
+from rayworks.systems.difficulty.rating_baselines import EloOptions, GlickoOptions
 
 
 class DataSection(Section):
@@ -96,12 +97,16 @@ class RatingSection(Section):
         "chronological", description="chronological: the published algorithm; converged: calibrated deviations"
     )
     glicko2: Glicko2Options = Glicko2Options()
+    glicko1: GlickoOptions = GlickoOptions()
+    elo: EloOptions = EloOptions()
 
 
 class SubsetSection(Section):
     """Items that stand for all."""
 
-    sizes: tuple[int, ...] = Field((5, 10, 20, 40), description="subset sizes to try; larger ones than the set are left out")
+    sizes: tuple[int, ...] = Field(
+        (5, 10, 20, 40), description="subset sizes to try; larger ones than the set are left out"
+    )
     folds: int = Field(4, ge=2, description="parts of the subjects, by family where given; each is new once")
     random_draws: int = Field(20, ge=1, description="random subsets to compare with")
 
@@ -109,7 +114,9 @@ class SubsetSection(Section):
 class EvaluationSection(Section):
     """Language models against difficulty."""
 
-    models: tuple[str, ...] = Field((), description="models to evaluate: catalogue name, hub id or folder; none by default")
+    models: tuple[str, ...] = Field(
+        (), description="models to evaluate: catalogue name, hub id or folder; none by default"
+    )
     benchmark: str = Field(
         "champ", description="champ, or a set of Easy2Hard-Bench: amc, codeforces, lichess, gsm8k, arc, winogrande"
     )
@@ -150,4 +157,8 @@ class Config(SystemConfig):
 
 def set_name(source: str) -> str:
     """What a set is called in tables and files: the embedded name, or the last part of a path or hub id."""
-    return source.rstrip("/").rsplit("/", 1)[-1].split(":")[0].rsplit(".", 1)[0] if "/" in source or "." in source else source
+    return (
+        source.rstrip("/").rsplit("/", 1)[-1].split(":")[0].rsplit(".", 1)[0]
+        if "/" in source or "." in source
+        else source
+    )

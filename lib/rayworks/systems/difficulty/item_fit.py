@@ -139,7 +139,7 @@ def local_dependence(responses: Responses, parameters: ItemParameters, ability: 
         correlation = product / np.sqrt(square * square.T)
     correlation[both < 3] = np.nan
     np.fill_diagonal(correlation, np.nan)
-    return correlation
+    return np.asarray(correlation)
 
 
 def benjamini_hochberg(p_value: np.ndarray) -> np.ndarray:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import expit
 
+FloatArray = npt.NDArray[np.float64]
 Model = Literal["1PL", "2PL", "3PL", "4PL"]
 MODELS: tuple[Model, ...] = ("1PL", "2PL", "3PL", "4PL")
 GRID_EDGE = 4.5
@@ -21,32 +23,34 @@ class ItemParameters:
     """Parameters of ``I`` items, each an array of shape (I,)."""
 
     model: Model
-    discrimination: np.ndarray
-    intercept: np.ndarray
-    guessing: np.ndarray
-    ceiling: np.ndarray
+    discrimination: FloatArray
+    intercept: FloatArray
+    guessing: FloatArray
+    ceiling: FloatArray
     population_sd: float = 1.0
 
     @classmethod
     def from_difficulty(
         cls,
         model: Model,
-        difficulty: np.ndarray,
-        discrimination: np.ndarray | float = 1.0,
-        guessing: np.ndarray | float = 0.0,
-        ceiling: np.ndarray | float = 1.0,
+        difficulty: FloatArray,
+        discrimination: FloatArray | float = 1.0,
+        guessing: FloatArray | float = 0.0,
+        ceiling: FloatArray | float = 1.0,
         population_sd: float = 1.0,
     ) -> "ItemParameters":
         """From ``b`` instead of the intercept; scalars are spread over the items."""
         b = np.asarray(difficulty, dtype=float)
-        a, c, d = (np.broadcast_to(np.asarray(v, dtype=float), b.shape).copy() for v in (discrimination, guessing, ceiling))
+        a, c, d = (
+            np.broadcast_to(np.asarray(v, dtype=float), b.shape).copy() for v in (discrimination, guessing, ceiling)
+        )
         return cls(model, a, -a * b, c, d, population_sd)
 
     def __len__(self) -> int:
         return len(self.discrimination)
 
     @property
-    def difficulty(self) -> np.ndarray:
+    def difficulty(self) -> FloatArray:
         """``b``, in units of ability: where the curve is half way between guessing and ceiling."""
         return -self.intercept / self.discrimination
 
@@ -55,29 +59,29 @@ class ItemParameters:
         """Free parameters, the population's included."""
         return {"1PL": 1, "2PL": 2, "3PL": 3, "4PL": 4}[self.model] * len(self) + (self.model == "1PL")
 
-    def take(self, items: np.ndarray) -> "ItemParameters":
+    def take(self, items: FloatArray) -> "ItemParameters":
         """Those of some items, by position or mask."""
         names = ("discrimination", "intercept", "guessing", "ceiling")
         return replace(self, **{name: getattr(self, name)[items] for name in names})
 
-    def probability(self, ability: np.ndarray) -> np.ndarray:
+    def probability(self, ability: FloatArray) -> FloatArray:
         """``P(theta)`` of every item at every ability: abilities (N,) to (I, N)."""
         curve = expit(self.discrimination[:, None] * np.asarray(ability) + self.intercept[:, None])
         return self.guessing[:, None] + (self.ceiling - self.guessing)[:, None] * curve
 
-    def slope(self, ability: np.ndarray) -> np.ndarray:
+    def slope(self, ability: FloatArray) -> FloatArray:
         """``dP/dtheta``, shape (I, N)."""
         curve = expit(self.discrimination[:, None] * np.asarray(ability) + self.intercept[:, None])
         return (self.discrimination * (self.ceiling - self.guessing))[:, None] * curve * (1 - curve)
 
-    def information(self, ability: np.ndarray) -> np.ndarray:
+    def information(self, ability: FloatArray) -> FloatArray:
         """Fisher information ``P'(theta)**2 / (P (1 - P))`` of every item at every ability, shape (I, N)."""
         p = self.probability(ability)
-        return self.slope(ability) ** 2 / np.maximum(p * (1 - p), 1e-300)
+        return np.asarray(self.slope(ability) ** 2 / np.maximum(p * (1 - p), 1e-300))
 
-    def expected_score(self, ability: np.ndarray) -> np.ndarray:
+    def expected_score(self, ability: FloatArray) -> FloatArray:
         """Test characteristic curve: expected number solved at each ability, shape (N,)."""
-        total: np.ndarray = self.probability(ability).sum(0)
+        total: FloatArray = self.probability(ability).sum(0)
         return total
 
 
@@ -85,11 +89,11 @@ class ItemParameters:
 class Quadrature:
     """Nodes and normalised weights of the standard normal population, both of shape (Q,)."""
 
-    nodes: np.ndarray
-    weights: np.ndarray
+    nodes: FloatArray
+    weights: FloatArray
 
     @property
-    def log_weights(self) -> np.ndarray:
+    def log_weights(self) -> FloatArray:
         """Logarithms of the weights."""
         return np.log(self.weights)
 
@@ -117,6 +121,6 @@ def fitting_grid(items: int, slope: float = 1.2) -> Quadrature:
     return equispaced(max(41, int(np.ceil(2 * GRID_EDGE / (0.7 * smallest_sd))) | 1))
 
 
-def simulate(parameters: ItemParameters, ability: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+def simulate(parameters: ItemParameters, ability: FloatArray, uniform: FloatArray) -> npt.NDArray[np.int8]:
     """Scores 0 or 1 of abilities (J,) on the items from uniforms (J, I)."""
     return (uniform < parameters.probability(ability).T).astype(np.int8)

@@ -4,6 +4,7 @@ What the paper leaves open (linking, priors, rating periods, normalisation) is a
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -51,7 +52,11 @@ def from_responses(responses: Responses, fitting: FitOptions | None = None, **op
     calibration = fit(matrix, fitting)
     errors = standard_errors(matrix, calibration)
     evidence = np.bincount(responses.item, minlength=len(responses.items))
-    provenance = {"method": f"{fitting.model} {fitting.estimator}", "errors": errors.method, "subjects": matrix.shape[0]}
+    provenance = {
+        "method": f"{fitting.model} {fitting.estimator}",
+        "errors": errors.method,
+        "subjects": matrix.shape[0],
+    }
     return label(responses.items, calibration.parameters.difficulty, errors.difficulty, evidence, provenance, **options)
 
 
@@ -109,8 +114,7 @@ def from_attempts(
     )
     fixed = np.arange(len(start)) >= len(problems)
 
-    def rate(*arguments: Any, **keywords: Any) -> Any:
-        return rate_period(*arguments, options=options, **keywords)
+    rate = partial(rate_period, options=options)
 
     if mode == "converged":
         ratings = converged(start, games, rate, fixed=fixed).ratings
@@ -122,7 +126,12 @@ def from_attempts(
     evidence = np.bincount(games.player, minlength=count)[:count]
     provenance = {"method": f"Glicko-2 {mode}", "tau": options.tau, "unattempted_unsolved": unattempted_unsolved}
     return label(
-        np.array(problems, dtype=object), ratings.rating[:count], ratings.deviation[:count], evidence, provenance, **label_options
+        np.array(problems, dtype=object),
+        ratings.rating[:count],
+        ratings.deviation[:count],
+        evidence,
+        provenance,
+        **label_options,
     )
 
 

@@ -46,7 +46,9 @@ def link_by_items(
         DataError: fewer than two anchors, or anchors of one difficulty.
     """
     if len(source) != len(target) or len(source) < 2:
-        raise DataError(f"linking: needs the same two or more anchor items on both sides, not {len(source)} and {len(target)}")
+        raise DataError(
+            f"linking: needs the same two or more anchor items on both sides, not {len(source)} and {len(target)}"
+        )
     b_source, b_target = source.difficulty, target.difficulty
     if b_source.std() < 1e-9 or b_target.std() < 1e-9:
         raise DataError("linking: all anchors have one difficulty, which leaves the scale open; add another anchor")
@@ -85,10 +87,14 @@ def link_by_solvers(source: Abilities, target: Abilities) -> Link:
         DataError: fewer than three shared subjects, or abilities that do not differ beyond their errors.
     """
     if len(source.ability) != len(target.ability) or len(source.ability) < 3:
-        raise DataError(f"linking: needs three or more shared solvers, not {len(source.ability)} and {len(target.ability)}")
+        raise DataError(
+            f"linking: needs three or more shared solvers, not {len(source.ability)} and {len(target.ability)}"
+        )
     spread = [_true_variance(side) for side in (source, target)]
     if min(spread) <= 0:
-        raise DataError("linking: the shared solvers' abilities differ by no more than their errors; add solvers or items")
+        raise DataError(
+            "linking: the shared solvers' abilities differ by no more than their errors; add solvers or items"
+        )
     scale = float(np.sqrt(spread[1] / spread[0]))
     shift = float(target.ability.mean() - scale * source.ability.mean())
     return Link(scale, shift, scale * source.ability + shift - target.ability, "shared-solvers")

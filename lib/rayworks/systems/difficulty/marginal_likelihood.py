@@ -105,9 +105,7 @@ def item_totals(matrix: ResponseMatrix, frequency: np.ndarray | None = None) -> 
     return Counts(np.asarray(matrix.item_scores(each)[:, 0]), seen.copy(), float(each.sum()))
 
 
-def posterior(
-    matrix: ResponseMatrix, working: Working, quadrature: Quadrature
-) -> tuple[np.ndarray, np.ndarray]:
+def posterior(matrix: ResponseMatrix, working: Working, quadrature: Quadrature) -> tuple[np.ndarray, np.ndarray]:
     """Posterior weights (J, Q) of the abilities and marginal log-likelihoods (J,)."""
     z = working.slope[:, None] * quadrature.nodes + working.intercept[:, None]
     if working.is_logistic:
@@ -211,9 +209,19 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions) -> Calibration:
         iterations += more
     log_likelihood = expect(working, quadrature).log_likelihood
     if not np.isfinite(log_likelihood):
-        raise DataError(f"fit: the {options.model} left the finite numbers after {iterations} iterations; use estimator map")
+        raise DataError(
+            f"fit: the {options.model} left the finite numbers after {iterations} iterations; use estimator map"
+        )
     return Calibration(
-        _as_parameters(working, options.model), quadrature, log_likelihood, iterations, converged, trace, held, suspects, options
+        _as_parameters(working, options.model),
+        quadrature,
+        log_likelihood,
+        iterations,
+        converged,
+        trace,
+        held,
+        suspects,
+        options,
     )
 
 
@@ -298,4 +306,3 @@ def _as_parameters(working: Working, model: Model) -> ItemParameters:
         return ItemParameters(model, ones, working.intercept, 0 * ones, ones, float(abs(working.slope[0])))
     upper = working.lower + (1 - working.lower) * working.share
     return ItemParameters(model, working.slope, working.intercept, working.lower, upper)
-

@@ -114,9 +114,7 @@ def _common_slope_step(
     slope_step = (slope_gradient - (border * gradient / diagonal).sum()) / max(schur, 1e-9)
     slope_step = float(np.clip(slope_step, -0.5 * at.slope[0], LONGEST_STEP))
     step = (gradient - border * slope_step) / diagonal
-    return replace(
-        at, slope=at.slope + slope_step, intercept=at.intercept + np.clip(step, -LONGEST_STEP, LONGEST_STEP)
-    )
+    return replace(at, slope=at.slope + slope_step, intercept=at.intercept + np.clip(step, -LONGEST_STEP, LONGEST_STEP))
 
 
 def _logistic_step(

@@ -30,7 +30,11 @@ def criteria(calibration: Calibration, subjects: int) -> Criteria:
     count, log_likelihood = calibration.parameters.count, calibration.log_likelihood
     penalty = count * float(np.log(subjects))
     return Criteria(
-        calibration.parameters.model, log_likelihood, count, 2 * count - 2 * log_likelihood, penalty - 2 * log_likelihood
+        calibration.parameters.model,
+        log_likelihood,
+        count,
+        2 * count - 2 * log_likelihood,
+        penalty - 2 * log_likelihood,
     )
 
 
@@ -86,7 +90,9 @@ def held_out(responses: Responses, options: FitOptions, seed: int, share: float 
     z = found.discrimination[test.item] * ability[test.subject] + found.intercept[test.item]
     p = found.guessing[test.item] + (found.ceiling - found.guessing)[test.item] / (1 + np.exp(-z))
     rates = (training.solve_rates() * 20 + 0.5) / 21
-    return HeldOut(_log_loss(test, p), _log_loss(test, rates[test.item]), area_under_curve(test.score, p), len(test.score))
+    return HeldOut(
+        _log_loss(test, p), _log_loss(test, rates[test.item]), area_under_curve(test.score, p), len(test.score)
+    )
 
 
 def _log_loss(test: Responses, p: np.ndarray) -> float:
@@ -121,7 +127,9 @@ class DifferentialFunctioning:
     likelihood_ratio_adjusted: np.ndarray
 
 
-def differential_functioning(responses: Responses, calibration: Calibration, focal: np.ndarray) -> DifferentialFunctioning:
+def differential_functioning(
+    responses: Responses, calibration: Calibration, focal: np.ndarray
+) -> DifferentialFunctioning:
     """DIF by Mantel-Haenszel over total-score strata, and by likelihood ratio; ``focal`` (J,) marks the focal group.
 
     The likelihood ratio refits once per item, with the item split in two: items x one fit.

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Priors:
-    """``b ~ N(0, difficulty_sd**2)``, ``ln a ~ N(0, discrimination_sd**2)``, ``c ~ Beta(*guessing)``, share ``~ Beta(*ceiling)``.
+    """``b ~ N(0, difficulty_sd**2)``, ``ln a ~ N(0, discrimination_sd**2)``, ``c ~ Beta(*guessing)``.
 
-    The ceiling's prior is on the share ``(d - c) / (1 - c)`` of the way from guessing to one.
+    The ceiling's beta prior is on the share ``(d - c) / (1 - c)`` of the way from guessing to one.
     """
 
     difficulty_sd: float = 2.0
@@ -30,7 +30,9 @@ class Priors:
         elif len(a):
             if (a <= 0).any():
                 return -np.inf
-            total -= 0.5 * float(np.sum((e / (a * self.difficulty_sd)) ** 2 + (np.log(a) / self.discrimination_sd) ** 2))
+            total -= 0.5 * float(
+                np.sum((e / (a * self.difficulty_sd)) ** 2 + (np.log(a) / self.discrimination_sd) ** 2)
+            )
         for values, (alpha, beta), estimated in (
             (at.lower, self.guessing, at.estimates_lower),
             (at.share, self.ceiling, at.estimates_share),
@@ -39,8 +41,10 @@ class Priors:
                 total += float(np.sum((alpha - 1) * np.log(values) + (beta - 1) * np.log1p(-values)))
         return total
 
-    def logistic_terms(self, at: "Working", held: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Gradient by ``a`` and ``e``, and (Gauss-Newton) curvature ``aa``, ``ae``, ``ee``, each (I,), zero where not held."""
+    def logistic_terms(
+        self, at: "Working", held: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Gradient by ``a`` and ``e``, and (Gauss-Newton) curvature ``aa``, ``ae``, ``ee``, each (I,); 0 where not held."""
         a, e = np.where(held, at.slope, 1.0), at.intercept
         precision = held / self.difficulty_sd**2
         if at.model == "1PL":

@@ -63,8 +63,8 @@ class ByteMatrix:
         unseen = np.flatnonzero(self.codes < 0)
         self._complete = not len(unseen)
         if len(unseen) < FEW_UNSEEN * self.codes.size:
-            where = np.unravel_index(unseen, self.codes.shape)
-            self._unseen = csr_matrix((np.ones(len(unseen)), where), shape=self.codes.shape)
+            rows, columns = np.unravel_index(unseen, self.codes.shape)
+            self._unseen = csr_matrix((np.ones(len(unseen)), (rows, columns)), shape=self.codes.shape)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -82,7 +82,7 @@ class ByteMatrix:
 
     def subject_counts(self, values: np.ndarray) -> np.ndarray:
         """``M @ values``."""
-        total = values.sum(0, keepdims=True)
+        total = np.asarray(values.sum(0, keepdims=True))
         if self._complete:
             return total
         if self._unseen is not None:
@@ -95,7 +95,7 @@ class ByteMatrix:
 
     def item_counts(self, values: np.ndarray) -> np.ndarray:
         """``M.T @ values``."""
-        total = values.sum(0, keepdims=True)
+        total = np.asarray(values.sum(0, keepdims=True))
         if self._complete:
             return total
         if self._unseen is not None:

@@ -6,7 +6,7 @@ base model answer alike). Memory is linear in the observed responses.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -64,8 +64,8 @@ class Responses:
 
     def where(self, cells: np.ndarray) -> "Responses":
         """The same table with only the cells of a mask; subjects and items keep their places."""
-        chosen = {name: getattr(self, name)[cells] for name in ("subject", "item", "score", "weight")}
-        optional = {
+        chosen: dict[str, Any] = {name: getattr(self, name)[cells] for name in ("subject", "item", "score", "weight")}
+        optional: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[cells] for name in ("period", "split")
         }
         return replace(self, **chosen, **optional)
@@ -101,7 +101,9 @@ class Responses:
     def components(self) -> list[np.ndarray]:
         """Items by connected component of the design: two items are linked when one subject answered both."""
         subjects, items = self.shape
-        graph = coo_matrix((np.ones(len(self.item)), (self.subject, self.item + subjects)), shape=(subjects + items,) * 2)
+        graph = coo_matrix(
+            (np.ones(len(self.item)), (self.subject, self.item + subjects)), shape=(subjects + items,) * 2
+        )
         count, label = connected_components(graph, directed=False)
         parts = [np.flatnonzero(label[subjects:] == number) for number in range(count)] if count > 1 else []
         return sorted((part for part in parts if len(part)), key=len, reverse=True) or [np.arange(items)]
@@ -109,7 +111,7 @@ class Responses:
     def _mean_by(self, groups: np.ndarray, count: int) -> np.ndarray:
         total = np.bincount(groups, weights=self.weight * self.score, minlength=count)
         weight = np.bincount(groups, weights=self.weight, minlength=count)
-        return np.divide(total, weight, out=np.full(count, np.nan), where=weight > 0)
+        return np.asarray(np.divide(total, weight, out=np.full(count, np.nan), where=weight > 0))
 
 
 def from_table(
@@ -119,6 +121,7 @@ def from_table(
     items: Sequence[str] | None = None,
     duplicates: Duplicates = "error",
     allow_disconnected: bool = False,
+    least_subjects: int = 2,
 ) -> Responses:
     """Check a table in the row schema and make it a store. Only ``subject``, ``item`` and ``score`` must be there.
 
@@ -127,6 +130,7 @@ def from_table(
         source: name in errors.
         items: all items that should be there; an item nobody saw is an error.
         duplicates: what two rows of one subject and item mean.
+        least_subjects: fewer are refused; a shard of a larger table may hold one.
         allow_disconnected: take designs whose parts share no subject; their scales then rest on the population alone.
 
     Raises:
@@ -141,7 +145,7 @@ def from_table(
     subject, subjects = pd.factorize(table["subject"].astype(str), sort=True)
     item, seen = pd.factorize(table["item"].astype(str), sort=True)
     _require_seen(seen, items, source)
-    if len(subjects) < 2:
+    if len(subjects) < least_subjects:
         raise DataError(f"{source}: has one subject ({subjects[0]}); a difficulty needs at least two")
     responses = Responses(
         subjects=np.asarray(subjects, dtype=object),

@@ -98,7 +98,7 @@ def fit_solve_rates(
 
 def expected_rate(difficulty: np.ndarray, mean: float = 0.0, sd: float = 1.0) -> np.ndarray:
     """Share of a N(mean, sd**2) population that solves items of these difficulties, shape (I,)."""
-    return _moments(np.asarray(difficulty, float), np.float64(mean), np.float64(sd))[0]
+    return _moments(np.asarray(difficulty, float), np.array(mean), np.array(sd))[0]
 
 
 def _moments(b: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -120,7 +120,9 @@ def _checked(rates: pd.DataFrame) -> pd.DataFrame:
         wrong = ~((values >= low) & (values <= high) & np.isfinite(values))
         if wrong.any():
             row = int(wrong.argmax())
-            raise DataError(f"solve rates: row {row + 1} has {column} {rates[column].iloc[row]!r}; must be in [{low}, {high}]")
+            raise DataError(
+                f"solve rates: row {row + 1} has {column} {rates[column].iloc[row]!r}; must be in [{low}, {high}]"
+            )
     repeated = rates.duplicated(["item", "population"])
     if repeated.any():
         row = int(repeated.to_numpy().argmax())

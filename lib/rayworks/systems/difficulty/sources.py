@@ -40,7 +40,9 @@ class ResponseSet:
         by_subject = self.subjects.astype({"subject": str}).set_index("subject")[attribute].astype(str)
         mask = by_subject.reindex(self.responses.subjects.astype(str)).to_numpy() == value
         if mask.all() or not mask.any():
-            raise ConfigError(f"data.focal {rule!r}: holds for {'all' if mask.all() else 'no'} subjects; choose another value")
+            raise ConfigError(
+                f"data.focal {rule!r}: holds for {'all' if mask.all() else 'no'} subjects; choose another value"
+            )
         return np.asarray(mask)
 
 
@@ -84,7 +86,9 @@ def read_responses(source: str, data: DataSection) -> ResponseSet:
     texts = {}
     if "text" in table:
         texts = dict(zip(table["item"].astype(str), table["text"].astype(str), strict=True))
-    attributes = [column for column in table.columns if column not in ("item", "score", "weight", "period", "split", "text")]
+    attributes = [
+        column for column in table.columns if column not in ("item", "score", "weight", "period", "split", "text")
+    ]
     return ResponseSet(store, texts, table[attributes].drop_duplicates("subject"), source)
 
 
@@ -104,8 +108,8 @@ def read_games(source: str) -> tuple[list[str], list[str], Games]:
     if len(back):
         row = int(back[0]) + 1
         raise DataError(
-            f"{source}: row {row + 1} is of period {table['period'].iloc[row]}, after one of {table['period'].iloc[row - 1]}; "
-            "sort the games by period"
+            f"{source}: row {row + 1} is of period {table['period'].iloc[row]}, after one of "
+            f"{table['period'].iloc[row - 1]}; sort the games by period"
         )
     score = pd.to_numeric(table["score"], errors="coerce").to_numpy(float)
     wrong = ~((score >= 0) & (score <= 1))

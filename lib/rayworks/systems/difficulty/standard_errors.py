@@ -69,16 +69,26 @@ def standard_errors(
         )
     if method == "cross-product":
         scores = marginal_scores(matrix, calibration, working)
-        information = scores.T @ (scores if frequency is None else scores * frequency[:, None])
-        information += _prior_information(calibration, working)
-        return _from_covariance(_inverse(information), calibration, working, method)
+        return from_information(
+            scores.T @ (scores if frequency is None else scores * frequency[:, None]), calibration, method
+        )
     information = observed_information(matrix, calibration, working, frequency)
     bread = _inverse(information)
     if method == "observed":
         return _from_covariance(bread, calibration, working, method)
     if family is None:
         raise ConfigError("standard_errors sandwich: needs the family of each subject; give the column family")
-    return _from_covariance(_sandwich(bread, marginal_scores(matrix, calibration, working), family), calibration, working, method)
+    return _from_covariance(
+        _sandwich(bread, marginal_scores(matrix, calibration, working), family), calibration, working, method
+    )
+
+
+def from_information(information: np.ndarray, calibration: Calibration, method: str) -> StandardErrors:
+    """Standard errors from the information (K, K) of the data alone; that of the priors is added here."""
+    working = replace(working_of(calibration.parameters), fixed_lower=bool(calibration.options.guessing))
+    return _from_covariance(
+        _inverse(information + _prior_information(calibration, working)), calibration, working, method
+    )
 
 
 def marginal_scores(matrix: ResponseMatrix, calibration: Calibration, working: Working) -> np.ndarray:
@@ -99,7 +109,7 @@ def observed_information(
 ) -> np.ndarray:
     """Negative second derivative of the marginal log-likelihood (plus log-prior) by the free parameters, shape (K, K)."""
     exact = _louis if working.is_logistic else _oakes
-    return exact(matrix, calibration, working, frequency) + _prior_information(calibration, working)
+    return np.asarray(exact(matrix, calibration, working, frequency) + _prior_information(calibration, working))
 
 
 def _louis(
@@ -107,10 +117,7 @@ def _louis(
 ) -> np.ndarray:
     """Complete information minus the posterior covariance of the complete-data score, node by node."""
     weights, _ = posterior(matrix, working, calibration.quadrature)
-    if frequency is not None:
-        counted = weights * frequency[:, None]
-    else:
-        counted = weights
+    counted = weights if frequency is None else weights * frequency[:, None]
     x = calibration.quadrature.nodes
     scored, seen = matrix.dense()
     p = expit(working.slope[:, None] * x + working.intercept[:, None])
@@ -145,7 +152,7 @@ def _oakes(
         found = expect(at, calibration.quadrature)
         assert found.scored is not None
         p, derivatives = curve_derivatives(at, calibration.quadrature.nodes)
-        return ((found.scored - found.seen * p) / (p * (1 - p)) * derivatives).sum(2).ravel()
+        return np.asarray(((found.scored - found.seen * p) / (p * (1 - p)) * derivatives).sum(2).ravel())
 
     centre = working.vector
     rows = [gradient(centre + step) - gradient(centre - step) for step in STEP * np.eye(len(centre))]
@@ -236,9 +243,7 @@ def _sandwich(bread: np.ndarray, scores: np.ndarray, family: np.ndarray) -> np.n
     return np.asarray(bread @ meat @ bread)
 
 
-def _from_covariance(
-    covariance: np.ndarray, calibration: Calibration, working: Working, method: str
-) -> StandardErrors:
+def _from_covariance(covariance: np.ndarray, calibration: Calibration, working: Working, method: str) -> StandardErrors:
     """Delta method from the working parameters to difficulty, guessing and ceiling."""
     items = len(calibration.parameters)
     variance = np.maximum(np.diag(covariance), 0)
@@ -270,4 +275,3 @@ def intervals(estimate: np.ndarray, error: np.ndarray, confidence: float = 0.95)
     """Normal intervals, lower and upper ends."""
     reach = float(ndtri(0.5 + confidence / 2)) * error
     return estimate - reach, estimate + reach
-

@@ -1,0 +1,253 @@
+"""A sweep is a ``Tuner`` with a search space: every trial is an ordinary run of the system in its own run directory."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ray import tune
+
+from rayworks.core import config as configs
+from rayworks.core import manifest
+from rayworks.core.errors import CLASSES, InfrastructureError, RayworksError, ResumeMismatch
+from rayworks.core.run_directory import CONFIG, MANIFEST, REPORT_HTML, REPORT_JSON, RunDirectory
+from rayworks.core.sweep import Sweep, Trial, TrialResult
+from rayworks.core.sweep_report import CSV, sweep_report, trials_csv
+from rayworks.runtime import launch, placement
+from rayworks.runtime.failures import Failure, classify
+from rayworks.runtime.progress import TrialLines
+from rayworks.runtime.sweep_search import DesignSearch, require_optuna
+from rayworks.runtime.sweep_trial import DESIGN, TRIALS, trial_class, trial_directory
+from rayworks.runtime.system import DONE, EXPERIMENT, FAILURE
+
+SWEEP, SWEEP_YAML = "sweep.json", "sweep.yaml"
+"""What was asked for and how far it is; beside it lie ``trials/``, Tune's folder and the report."""
+
+
+def run_sweep(sweep: Sweep[Any]) -> int:
+    """Run all trials, write the report and return the exit code of the process.
+
+    The same call again goes on: finished trials are not run again, those that failed are tried from their last checkpoint.
+    0 when every trial finished, or those that did not are reported with a data or config error of their own; 75 when
+    infrastructure stopped one; the first failure's code when none finished.
+    """
+    directory = RunDirectory(sweep.base.run.storage, sweep.spec.name, sweep.base.run.name)
+    try:
+        directory.require_writable()
+        check_resume(directory, sweep)
+        if _state(directory) == "done":
+            print(f"sweep {sweep.base.run.name} is finished already; report: {directory.path(REPORT_HTML)}")
+            return 0
+        if sweep.settings.search == "optuna":
+            require_optuna()
+        launch.attach(sweep.spec, sweep.base)
+        system = sweep.spec.load_system()
+        for bundles in _distinct(
+            [system.bundles(config) for config in (sweep.base, *(t.config for t in sweep.trials()))]
+        ):
+            placement.require(bundles, sweep.base.compute.placement_timeout_seconds)
+        _write_state(directory, sweep, "running")
+        _fit_until_settled(sweep, directory)
+        return _report(sweep, directory)
+    except KeyboardInterrupt:
+        print("stopped; repeat the command to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        failure = classify(error)
+        print(f"{failure.kind} error: {failure.message}", file=sys.stderr)
+        if failure.kind == RayworksError.kind:
+            print(failure.where, file=sys.stderr)
+        return failure.as_error().exit_code
+
+
+def check_resume(directory: RunDirectory, sweep: Sweep[Any]) -> None:
+    """Refuse to go on with another sweep, or in the folder of a run.
+
+    Raises:
+        ResumeMismatch: naming what differs.
+    """
+    if directory.exists(MANIFEST):
+        raise ResumeMismatch(f"run.name: {directory.uri} holds a run, not a sweep; choose another base.run.name")
+    if not directory.exists(SWEEP):
+        return
+    if sweep.base.run.resume == "never":
+        raise ResumeMismatch(f"run.resume: {directory.uri} exists; choose another run.name or run.resume=auto")
+    stored, now = directory.read_json(SWEEP)["sweep"], _asked(sweep)
+    changed = [name for name in now["settings"] if stored["settings"].get(name) != now["settings"][name]]
+    changed += [f"base.{field}" for field in configs.differences(stored["base"], sweep.base)]
+    if changed:
+        raise ResumeMismatch(
+            f"{', '.join(changed)}: not as in {directory.uri}; restore it, or choose another base.run.name"
+        )
+
+
+def results(sweep: Sweep[Any], directory: RunDirectory) -> list[TrialResult]:
+    """How each trial that was begun ended, from its run directory, in the order of the designs."""
+    found = []
+    for name in directory.list(TRIALS):
+        run = trial_directory(directory, name)
+        if not run.exists(DESIGN):
+            continue
+        design = run.read_json(DESIGN)
+        failure = _stored_failure(run)
+        finished = run.exists(REPORT_HTML)
+        found.append(
+            TrialResult(
+                name,
+                design["design"],
+                design["seed"],
+                design["values"],
+                run.uri,
+                report=run.read_json(REPORT_JSON) if finished else None,
+                failure="" if finished else f"{failure.kind}: {failure.message}",
+                retriable=not finished and failure.retriable,
+            )
+        )
+    return sorted(found, key=lambda trial: (trial.design, trial.seed))
+
+
+def _fit_until_settled(sweep: Sweep[Any], directory: RunDirectory) -> None:
+    """Fit, and again from the last checkpoints while infrastructure stops trials, at most ``run.max_failures`` times."""
+    for trial in results(sweep, directory):
+        # Its data may have been mended since.
+        _forget_failure(trial_directory(directory, trial.name))
+    for attempt in range(sweep.base.run.max_failures + 1):
+        _fit(sweep, directory)
+        lost = [trial for trial in results(sweep, directory) if trial.retriable]
+        if not lost or attempt == sweep.base.run.max_failures:
+            return
+        pause = min(launch.BACKOFF_SECONDS * 2**attempt, 60.0)
+        print(
+            f"infrastructure stopped {len(lost)} trial(s) ({lost[0].failure}); going on from their last checkpoints in "
+            f"{pause:g} s",
+            file=sys.stderr,
+        )
+        time.sleep(pause)
+        for trial in lost:
+            _forget_failure(trial_directory(directory, trial.name))
+
+
+def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
+    system = sweep.spec.load_system()
+
+    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        stored = trial_directory(directory, config["trial"]).read_json(DESIGN)["config"]
+        bundles = system.bundles(sweep.spec.config.model_validate(stored))
+        return tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
+
+    trainable = tune.with_resources(trial_class(system), resources)
+    experiment = directory.path(EXPERIMENT)
+    if tune.Tuner.can_restore(experiment):
+        tuner = tune.Tuner.restore(experiment, trainable, resume_unfinished=True, resume_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=_param_space(sweep, directory),
+            tune_config=tune.TuneConfig(
+                trial_name_creator=lambda trial: str(trial.config["trial"]),
+                trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+                **_search(sweep, directory),
+            ),
+            run_config=tune.RunConfig(
+                name=EXPERIMENT,
+                storage_path=directory.uri,
+                stop={DONE: True},
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1),
+                failure_config=tune.FailureConfig(max_failures=0),
+                callbacks=[TrialLines(sweep.settings.metric)],
+                verbose=0,
+            ),
+        )
+    grid = tuner.fit()
+    ends = [grid[index] for index in range(len(grid))]
+    if any(end.error is None and not (end.metrics or {}).get(DONE) for end in ends):
+        raise KeyboardInterrupt
+
+
+def _param_space(sweep: Sweep[Any], directory: RunDirectory) -> dict[str, Any]:
+    """Where the trials are; their configs lie in their run directories."""
+    place = {"storage": directory.storage, "sweep": directory.run}
+    trials = sweep.trials()
+    for trial in trials:
+        write_design(directory, trial)
+    return {**place, "trial": tune.grid_search([trial.name for trial in trials])} if trials else place
+
+
+def _search(sweep: Sweep[Any], directory: RunDirectory) -> dict[str, Any]:
+    """The part of Tune's config that says in which order designs are tried."""
+    concurrent = {"max_concurrent_trials": sweep.settings.concurrent or None}
+    if sweep.settings.search != "optuna":
+        return concurrent
+    samples = (sweep.settings.samples or 1) * len(sweep.seeds)
+    return {**concurrent, "search_alg": DesignSearch(sweep, directory, write_design), "num_samples": samples}
+
+
+def write_design(directory: RunDirectory, trial: Trial[Any]) -> None:
+    """Leave in the trial's run directory what it is to run."""
+    run = trial_directory(directory, trial.name)
+    run.write(CONFIG, configs.to_yaml(trial.config))
+    values = {"design": trial.design, "seed": trial.seed, "values": dict(trial.values)}
+    run.write_json(DESIGN, {**values, "config": trial.config.model_dump(mode="json")})
+
+
+def _report(sweep: Sweep[Any], directory: RunDirectory) -> int:
+    trials = results(sweep, directory)
+    tables, figures = sweep.spec.load_system().summarise_sweep(trials)
+    directory.write(CSV, trials_csv(sweep, trials))
+    page = sweep_report(sweep, trials, tables, figures).write(directory)
+    failed = [trial for trial in trials if trial.failure]
+    for trial in failed:
+        print(f"{trial.name}: {trial.failure}", file=sys.stderr)
+    _write_state(directory, sweep, "failed" if failed else "done")
+    print(f"{len(trials) - len(failed)} of {len(trials)} trials finished; report: {page}")
+    return _exit_code(trials, failed)
+
+
+def _exit_code(trials: Sequence[TrialResult], failed: Sequence[TrialResult]) -> int:
+    if any(trial.retriable for trial in failed):
+        return InfrastructureError.exit_code
+    if failed and len(failed) == len(trials):
+        return CLASSES[failed[0].failure.partition(":")[0]].exit_code
+    return 0
+
+
+def _distinct(asked: Sequence[list[dict[str, float]]]) -> list[list[dict[str, float]]]:
+    return [bundles for at, bundles in enumerate(asked) if bundles not in asked[:at]]
+
+
+def _stored_failure(run: RunDirectory) -> Failure:
+    stored = run.read_json(FAILURE) if run.exists(FAILURE) else None
+    return Failure(**stored) if stored else Failure(InfrastructureError.kind, "the trial's actor died")
+
+
+def _forget_failure(run: RunDirectory) -> None:
+    if run.exists(FAILURE):
+        run.write(FAILURE, "null")
+
+
+def _asked(sweep: Sweep[Any]) -> dict[str, Any]:
+    return {
+        "settings": sweep.settings.model_dump(mode="json", exclude={"base"}),
+        "base": sweep.base.model_dump(mode="json"),
+    }
+
+
+def _state(directory: RunDirectory) -> str | None:
+    return directory.read_json(SWEEP)["state"] if directory.exists(SWEEP) else None
+
+
+def _write_state(directory: RunDirectory, sweep: Sweep[Any], state: str) -> None:
+    asked = _asked(sweep)
+    directory.write_json(
+        SWEEP,
+        {
+            "system": sweep.spec.name,
+            "state": state,
+            "sweep": asked,
+            "versions": manifest.versions(),
+            "commit": manifest.commit(),
+            "written": manifest.now(),
+        },
+    )
+    resolved = sweep.settings.model_copy(update={"base": asked["base"]})
+    directory.write(SWEEP_YAML, configs.to_yaml(resolved))

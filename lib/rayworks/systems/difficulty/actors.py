@@ -1,0 +1,191 @@
+"""What runs on the cluster: calibrations and refits in a pool, shards of subjects, and models answering through Ray Data."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray
+
+from rayworks.core.config import ComputeSection
+from rayworks.core.errors import DataError
+from rayworks.lm.checkpoints import limit_torch_threads
+from rayworks.lm.engine import GenerationRequest
+from rayworks.lm.transformers_engine import TransformersEngine
+from rayworks.runtime.actor_pool import ActorPool
+from rayworks.runtime.placement import device_of, worker_options
+from rayworks.systems.difficulty import new_subjects
+from rayworks.systems.difficulty.calibration import bootstrap_refit, calibrate, fit_options
+from rayworks.systems.difficulty.config import Config, EvaluationSection, set_name
+from rayworks.systems.difficulty.evaluation import Row, score_answer
+from rayworks.systems.difficulty.rating_run import rate_games
+from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
+from rayworks.systems.difficulty.responses import Duplicates
+from rayworks.systems.difficulty.sharded_fit import Everywhere, Shard
+from rayworks.systems.difficulty.sources import ResponseSet, read_games, read_responses
+
+SHARDS_PER_WORKER = 2
+
+
+class CalibrationActor:
+    """Reads sets and runs estimators on them; keeps nothing that another actor could not make again."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._read = lru_cache(maxsize=4)(self._read_set)
+
+    def calibrate(self, source: str) -> dict[str, Any]:
+        """See :func:`~.calibration.calibrate`."""
+        return calibrate(set_name(source), self._read(source)[0], self._config)
+
+    def refits(self, call: tuple[str, int, int]) -> np.ndarray:
+        """Difficulties of bootstrap refits number ``start`` to ``stop``, shape (stop - start, I)."""
+        source, start, stop = call
+        found, matrix = self._read(source)
+        options, seed = fit_options(self._config), self._config.run.seed
+        return np.array(
+            [bootstrap_refit(found.responses, matrix, options, seed, number) for number in range(start, stop)]
+        )
+
+    def new_subjects(self, source: str) -> dict[str, Any]:
+        """Subset errors, the subsets themselves, and the profiles of groups."""
+        responses = self._read(source)[0].responses
+        sizes = [size for size in self._config.subsets.sizes if size < len(responses.items)]
+        return {
+            "errors": new_subjects.subset_errors(responses, self._config),
+            "subsets": {str(size): new_subjects.best_subset(responses, self._config, size) for size in sizes},
+            "profiles": new_subjects.group_profiles(responses, self._config),
+        }
+
+    def rate(self, source: str) -> dict[str, Any]:
+        """See :func:`~.rating_run.rate_games`."""
+        players, periods, games = read_games(source)
+        return rate_games(set_name(source), players, periods, games, self._config.ratings)
+
+    def _read_set(self, source: str) -> tuple[ResponseSet, ResponseMatrix]:
+        found = read_responses(source, self._config.data)
+        return found, as_matrix(found.responses)
+
+
+class ShardActor:
+    """Holds shards; one that died starts empty and fetches its shards again when asked."""
+
+    def __init__(self) -> None:
+        self._shards: dict[int, Shard] = {}
+
+    def call(
+        self, number: int, table: list[ray.ObjectRef], origin: tuple[Any, ...], method: str, *arguments: Any
+    ) -> Any:
+        """A method of a shard, which is made from its table at the first call."""
+        if number not in self._shards:
+            items, source, duplicates = origin
+            self._shards[number] = Shard(ray.get(table[0]), items, source, number, duplicates)
+        return getattr(self._shards[number], method)(*arguments)
+
+
+def shards(source: str, config: Config, name: str) -> tuple[np.ndarray, Everywhere, ActorPool[Any, Any]]:
+    """Read a table by Ray Data, parted by subject, into actors.
+
+    Returns:
+        item names; a function that calls a method of every shard; the pool, to be shut down.
+
+    Raises:
+        DataError: the source has no such columns.
+    """
+    read = ray.data.read_csv if source.endswith(".csv") else ray.data.read_parquet
+    _stay_in_the_placement_group()
+    data = read(source)
+    columns = data.columns() or []
+    missing = [column for column in ("subject", "item", "score") if column not in columns]
+    if missing:
+        raise DataError(f"{source}: has no column {', '.join(missing)}; found {', '.join(columns)}")
+    items = np.array(sorted(str(item) for item in data.unique("item")))
+    count = SHARDS_PER_WORKER * config.compute.workers
+    tables = data.repartition(count, keys=["subject"]).materialize().to_pandas_refs()
+    filled = [ref for ref, rows in zip(tables, ray.get([_rows.remote(ref) for ref in tables]), strict=True) if rows]
+    pool: ActorPool[Any, Any] = ActorPool(
+        ShardActor, size=config.compute.workers, name=name, options=worker_options(config.compute)
+    )
+    duplicates: Duplicates = config.data.duplicates
+    origin = (items, source, duplicates)
+
+    def everywhere(method: str, *arguments: Any) -> list[Any]:
+        # The table's reference stays wrapped: Ray would resolve a bare one at every call.
+        calls = [
+            pool.submit("call", number, [table], origin, method, *arguments, slot=number % config.compute.workers)
+            for number, table in enumerate(filled)
+        ]
+        return [call.result() for call in calls]
+
+    return items, everywhere, pool
+
+
+@ray.remote(num_cpus=0)
+def _rows(table: pd.DataFrame) -> int:
+    return len(table)
+
+
+class Answering:
+    """A model as a Ray Data stage: batches of prompts in, outputs beside them."""
+
+    def __init__(self, model: str, section: EvaluationSection, compute: ComputeSection) -> None:
+        limit_torch_threads()
+        self._section = section
+        self._engine = TransformersEngine(model, section.dtype, section.slots, None, device_of(compute))
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Greedy answers to a batch."""
+        requests = [
+            GenerationRequest(
+                prompt=self._as_chat(str(prompt)),
+                max_new_tokens=self._section.max_new_tokens,
+                temperature=0.0,
+                seed=0,
+                uid=str(uid),
+            )
+            for uid, prompt in zip(batch["number"], batch["prompt"], strict=True)
+        ]
+        outputs = {generation.uid: generation.text for generation in self._engine.generate(requests)}
+        return {"number": batch["number"], "output": np.array([outputs[str(n)] for n in batch["number"]], dtype=object)}
+
+    def _as_chat(self, prompt: str) -> str:
+        tokenizer = self._engine.tokenizer
+        if not getattr(tokenizer, "chat_template", None):
+            return prompt
+        message = [{"role": "user", "content": prompt}]
+        return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
+def answer(model: str, rows: list[Row], config: Config) -> list[Row]:
+    """Prompt, engine, scorer as one Ray Data pipeline; result rows in the order of the items."""
+    _stay_in_the_placement_group()
+    section, compute = config.evaluation, config.compute
+    numbered = [{"number": number, "prompt": row["prompt"]} for number, row in enumerate(rows)]
+    size = max(1, min(4 * section.slots, -(-len(rows) // (2 * compute.workers))))
+    options = worker_options(compute)
+    outputs = ray.data.from_items(numbered, override_num_blocks=max(1, -(-len(rows) // size))).map_batches(
+        Answering,
+        fn_constructor_args=(model, section, compute),
+        batch_size=size,
+        compute=ray.data.ActorPoolStrategy(size=compute.workers),
+        **{key: value for key, value in options.items() if key != "runtime_env"},
+        runtime_env=options["runtime_env"],
+    )
+    kept = ray.put(rows)
+    benchmark = section.benchmark
+
+    def scored(record: dict[str, Any]) -> dict[str, Any]:
+        row = ray.get(kept)[int(record["number"])]
+        return {"number": record["number"], **score_answer(benchmark, row, str(record["output"]))}
+
+    found = outputs.map(scored, num_cpus=0.01).take_all()
+    found.sort(key=lambda record: int(record["number"]))
+    return [{key: value for key, value in record.items() if key != "number"} for record in found]
+
+
+def _stay_in_the_placement_group() -> None:
+    """Ray Data spreads its tasks over the whole cluster by default, where the run has reserved nothing and may wait forever."""
+    context = ray.data.DataContext.get_current()
+    context.scheduling_strategy = "DEFAULT"
+    context.scheduling_strategy_large_args = "DEFAULT"
+    context.enable_progress_bars = False

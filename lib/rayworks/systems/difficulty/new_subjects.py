@@ -1,0 +1,117 @@
+"""What labels say of subjects that had no part in them: score from a few items, accuracy against difficulty."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from rayworks.core import seeds
+from rayworks.systems.difficulty.adaptive_subset import SubsetError, choose, measure
+from rayworks.systems.difficulty.calibration import fit_options
+from rayworks.systems.difficulty.config import Config
+from rayworks.systems.difficulty.marginal_likelihood import FitOptions, fit
+from rayworks.systems.difficulty.profiles import Profile, profile
+from rayworks.systems.difficulty.response_matrix import as_matrix
+from rayworks.systems.difficulty.responses import Responses
+
+MOST_FAMILIES = 12
+"""More families than these are no groups a figure can show."""
+
+
+def folds(responses: Responses, count: int, seed: int) -> np.ndarray:
+    """A fold per subject, shape (J,); a family stays together where there are at least ``count`` of them."""
+    names, member = np.unique(responses.family.astype(str), return_inverse=True)
+    units = member if len(names) >= count else np.arange(len(member))
+    order = seeds.stream(seed, "folds").permutation(int(units.max()) + 1)
+    return np.asarray(order[units] % count)
+
+
+def subset_errors(responses: Responses, config: Config) -> list[dict[str, Any]]:
+    """Errors of the score of new subjects from subsets of each size, averaged over folds.
+
+    Only subjects who answered all items have a true score; without two of them in every fold the list is empty.
+    """
+    items = len(responses.items)
+    counts = np.bincount(responses.subject, minlength=len(responses.subjects))
+    fold = folds(responses, config.subsets.folds, config.run.seed)
+    sizes = [size for size in config.subsets.sizes if size < items]
+    found: dict[int, list[SubsetError]] = {size: [] for size in sizes}
+    draws = np.array(
+        [seeds.stream(config.run.seed, "subset", n).permutation(items) for n in range(config.subsets.random_draws)]
+    )
+    options = _for_few_subjects(fit_options(config))
+    for number in range(config.subsets.folds):
+        new = np.flatnonzero((fold == number) & (counts == items))
+        old = responses.take_subjects(np.flatnonzero(fold != number))
+        if len(new) < 2 or len(np.unique(old.item)) < items:
+            return []
+        calibration = fit(as_matrix(old), options)
+        for size in sizes:
+            error = measure(calibration.parameters, calibration.quadrature, responses.take_subjects(new), size, draws)
+            found[size].append(error)
+    return [
+        {
+            "size": size,
+            **{
+                name: float(np.mean([getattr(e, name) for e in errors])) for name in asdict(errors[0]) if name != "size"
+            },
+        }
+        for size, errors in found.items()
+    ]
+
+
+def best_subset(responses: Responses, config: Config, size: int) -> list[int]:
+    """The subset to use from now on: chosen on all subjects."""
+    calibration = fit(as_matrix(responses), _for_few_subjects(fit_options(config)))
+    return [int(item) for item in choose(calibration.parameters, calibration.quadrature, size).items]
+
+
+def group_profiles(responses: Responses, config: Config) -> list[dict[str, Any]]:
+    """Accuracy against difficulty of each family, with difficulties from the other families' responses only.
+
+    Where there are no families to tell apart, thirds of the subjects by score stand for them, with everybody's difficulties;
+    the name of the group says so.
+    """
+    names, member = np.unique(responses.family.astype(str), return_inverse=True)
+    if 2 <= len(names) <= MOST_FAMILIES and len(names) < len(responses.subjects):
+        groups = [(str(name), member == number) for number, name in enumerate(names)]
+        honest = True
+    else:
+        rank = np.argsort(np.argsort(responses.subject_means(), kind="stable"), kind="stable")
+        third = rank * 3 // len(rank)
+        groups = [
+            (f"{part} third by score", third == number) for number, part in enumerate(("lowest", "middle", "highest"))
+        ]
+        honest = False
+    options = _for_few_subjects(fit_options(config))
+    found = []
+    for name, mask in groups:
+        others = responses.take_subjects(np.flatnonzero(~mask)) if honest else responses
+        seen = np.unique(others.item)
+        if len(others.subjects) < 2 or len(seen) < 4:
+            continue
+        difficulty = np.full(len(responses.items), np.nan)
+        difficulty[seen] = fit(as_matrix(others.take_items(seen)), options).parameters.difficulty
+        part = responses.take_subjects(np.flatnonzero(mask))
+        rates = part.solve_rates()
+        kept = np.isfinite(rates) & np.isfinite(difficulty)
+        curve = profile(difficulty[kept], rates[kept], seed=config.run.seed)
+        found.append({"group": name, "subjects": int(mask.sum()), "held_out": honest, **profile_as_dict(curve)})
+    return found
+
+
+def profile_as_dict(found: Profile) -> dict[str, Any]:
+    """As plain values; what is not finite is None."""
+    values: dict[str, Any] = {name: vars(found)[name] for name in vars(found) if name != "curve"}
+    values |= {"curve": {name: array.tolist() for name, array in vars(found.curve).items()}}
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            values[name] = value.tolist()
+        elif isinstance(value, float) and not np.isfinite(value):
+            values[name] = None
+    return values
+
+
+def _for_few_subjects(options: FitOptions) -> FitOptions:
+    """Priors on all items: parts of the subjects are few."""
+    return replace(options, estimator="map")

@@ -1,0 +1,101 @@
+"""One game set: ratings by period, their history, what was capped, and how well each rating system foretells results."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from rayworks.systems.difficulty.config import RatingSection
+from rayworks.systems.difficulty.glicko2 import SCALE, deviation_impact, rate_period
+from rayworks.systems.difficulty.rating_baselines import rate_elo, rate_glicko1
+from rayworks.systems.difficulty.rating_games import Ratings
+from rayworks.systems.difficulty.rating_periods import Games, RatePeriod, chronological, converged, rating_history
+
+HISTORY = 8
+"""Players whose history is kept: those with the most games."""
+
+
+def rate_of(section: RatingSection, system: str) -> RatePeriod:
+    """The rating system by its name, with the section's starting values."""
+    if system == "glicko2":
+        return partial(rate_period, options=section.glicko2)
+    if system == "glicko1":
+        return partial(rate_glicko1, options=section.glicko1)
+    return partial(rate_elo, options=section.elo)
+
+
+def rate_games(
+    name: str, players: Sequence[str], periods: Sequence[str], games: Games, section: RatingSection
+) -> dict[str, Any]:
+    """Ratings of a game set as plain values.
+
+    Periods without games do not exist: the numbering of the set's own periods is what passes as time.
+    """
+    start = section.glicko2.start(len(players))
+    rate = rate_of(section, section.system)
+    snapshots = list(chronological(start, games, rate))
+    ratings, passes, unanimous = snapshots[-1].ratings, 1, np.zeros(0, dtype=int)
+    if section.mode == "converged":
+        found = converged(start, games, rate)
+        ratings, passes, unanimous = found.ratings, found.passes, found.unanimous
+    count = np.bincount(games.player, minlength=len(players)) + np.bincount(games.opponent, minlength=len(players))
+    kept = np.argsort(-count, kind="stable")[:HISTORY]
+    numbers, rating, deviation = rating_history(snapshots, kept)
+    order = np.argsort(-ratings.rating, kind="stable")
+    return {
+        "name": name,
+        "system": section.system,
+        "mode": section.mode,
+        "passes": passes,
+        "games": len(games.score),
+        "periods": len(snapshots),
+        "unanimous": [players[index] for index in unanimous],
+        "capped": {
+            kind: int(sum(len(snapshot.report.capped.get(kind, ())) for snapshot in snapshots))
+            for kind in sorted({kind for snapshot in snapshots for kind in snapshot.report.capped})
+        },
+        "table": {
+            "player": [players[index] for index in order],
+            "rating": ratings.rating[order].tolist(),
+            "deviation": ratings.deviation[order].tolist(),
+            "volatility": ratings.volatility[order].tolist(),
+            "games": count[order].tolist(),
+        },
+        "history": {
+            "period": [periods[number] for number in numbers],
+            "player": [players[index] for index in kept],
+            "rating": rating.T.tolist(),
+            "deviation": deviation.T.tolist(),
+        },
+        "foretold": {
+            system: prequential_log_loss(start, games, rate_of(section, system), certain=system == "elo")
+            for system in ("glicko2", "glicko1", "elo")
+        },
+    }
+
+
+def prequential_log_loss(start: Ratings, games: Games, rate: RatePeriod, *, certain: bool = False) -> float:
+    """Mean log-loss of every result, foretold from the ratings before its period; the first period is left out.
+
+    A draw counts as half a win and half a loss. ``certain`` takes ratings at face value, as Elo does.
+    """
+    total, count = 0.0, 0
+    ratings = start
+    parts = dict(games.periods())
+    for snapshot in chronological(start, games, rate):
+        played = parts[snapshot.period]
+        if snapshot.period != next(iter(parts)):
+            expected = expected_score(ratings, played.player, played.opponent, certain=certain)
+            loss = -(played.score * np.log(expected) + (1 - played.score) * np.log1p(-expected))
+            total, count = total + float(loss.sum()), count + len(loss)
+        ratings = snapshot.ratings
+    return total / max(count, 1)
+
+
+def expected_score(ratings: Ratings, player: np.ndarray, opponent: np.ndarray, *, certain: bool = False) -> np.ndarray:
+    """Expected score of each game, both sides' uncertainty taken in (Glickman 1999, equation 16)."""
+    variance = (ratings.deviation[player] ** 2 + ratings.deviation[opponent] ** 2) / SCALE**2
+    impact = 1.0 if certain else deviation_impact(np.sqrt(variance))
+    z = impact * (ratings.rating[player] - ratings.rating[opponent]) / SCALE
+    return np.asarray(np.clip(1 / (1 + np.exp(-z)), 1e-9, 1 - 1e-9))

@@ -1,0 +1,111 @@
+"""The same fit over shards of subjects, for responses that exceed one memory: sums of sums, wherever the shards are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rayworks.core import seeds
+from rayworks.systems.difficulty.abilities import Abilities, posterior_means
+from rayworks.systems.difficulty.item_response import Quadrature
+from rayworks.systems.difficulty.marginal_likelihood import (
+    Calibration,
+    Expectation,
+    FitOptions,
+    expectation,
+    fit_by,
+    item_totals,
+    working_of,
+)
+from rayworks.systems.difficulty.maximisation import Counts, Working
+from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
+from rayworks.systems.difficulty.responses import Duplicates, Responses, from_table
+from rayworks.systems.difficulty.standard_errors import marginal_scores
+
+Half = tuple[int, int, int]
+"""Seed, number of the halving, and which half: 0 or 1."""
+
+
+class Shard:
+    """The subjects of one shard, their items numbered as in the whole table."""
+
+    def __init__(
+        self, table: pd.DataFrame, items: np.ndarray, source: str, number: int, duplicates: Duplicates
+    ) -> None:
+        part = from_table(table, source, duplicates=duplicates, allow_disconnected=True, least_subjects=1)
+        place = np.searchsorted(items, part.items.astype(str))
+        self.responses: Responses = replace(part, items=items, item=place[part.item].astype(np.int32))
+        self.matrix: ResponseMatrix = as_matrix(self.responses)
+        self._number = number
+
+    def totals(self, half: Half | None = None) -> Counts:
+        """Item totals of the shard, or of a random half of its subjects."""
+        return item_totals(self.matrix, self._frequency(half))
+
+    def expect(self, working: Working, quadrature: Quadrature, half: Half | None = None) -> Expectation:
+        """The shard's part of the E-step."""
+        return expectation(self.matrix, self._frequency(half))(working, quadrature)
+
+    def score_products(self, calibration: Calibration) -> np.ndarray:
+        """Sum of products of per-subject scores, shape (K, K): the shard's part of the cross-product information."""
+        scores = marginal_scores(self.matrix, calibration, working_of(calibration.parameters))
+        return np.asarray(scores.T @ scores)
+
+    def abilities(self, calibration: Calibration) -> Abilities:
+        """Posterior means of the shard's subjects."""
+        return posterior_means(self.matrix, calibration)
+
+    def _frequency(self, half: Half | None) -> np.ndarray | None:
+        if half is None:
+            return None
+        seed, repeat, side = half
+        drawn = seeds.stream(seed, "split-half", repeat, self._number).random(self.matrix.shape[0]) < 0.5
+        return np.asarray(drawn if side == 0 else ~drawn).astype(float)
+
+
+Everywhere = Callable[..., list[Any]]
+"""Calls a method of every shard with the same arguments and returns the results in the order of the shards."""
+
+
+@dataclass(frozen=True)
+class ShardedFit:
+    """Fits whose E-steps are sums over shards; the result does not depend on where the shards are."""
+
+    everywhere: Everywhere
+
+    def fit(self, options: FitOptions, half: Half | None = None) -> Calibration:
+        """Fit all subjects, or one half of a random halving."""
+
+        def expect(working: Working, quadrature: Quadrature) -> Expectation:
+            return _summed(self.everywhere("expect", working, quadrature, half))
+
+        return fit_by(expect, self.totals(half), options)
+
+    def totals(self, half: Half | None = None) -> Counts:
+        """Item totals of all shards."""
+        parts: list[Counts] = self.everywhere("totals", half)
+        return Counts(
+            np.sum([part.scored for part in parts], axis=0),
+            np.sum([part.seen for part in parts], axis=0),
+            float(sum(part.subjects for part in parts)),
+        )
+
+    def information(self, calibration: Calibration) -> np.ndarray:
+        """Cross-product information of the free parameters, shape (K, K)."""
+        return np.asarray(np.sum(self.everywhere("score_products", calibration), axis=0))
+
+    def abilities(self, calibration: Calibration) -> Abilities:
+        """Of all subjects, shard after shard."""
+        parts: list[Abilities] = self.everywhere("abilities", calibration)
+        return Abilities(
+            np.concatenate([part.ability for part in parts]), np.concatenate([part.error for part in parts]), "EAP"
+        )
+
+
+def _summed(parts: list[Expectation]) -> Expectation:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
