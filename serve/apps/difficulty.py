@@ -29,6 +29,7 @@ from ray import serve
 
 from rayworks import __version__
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
+from rayworks.core.run_directory import EXPORT, REPORT_JSON
 from rayworks.systems.difficulty.item_response import MODELS
 from rayworks.systems.difficulty.responses import Responses
 
@@ -210,8 +211,8 @@ class Difficulty:
         if status.state != "succeeded":
             return answer
         directory = self._jobs.run_directory(job, owner)
-        found = read_set(directory.read_json(f"export/{RESPONSES}/calibration.json"))
-        headline = directory.read_json("report.json")["headline"]
+        found = read_set(directory.read_json(f"{EXPORT}/{RESPONSES}/calibration.json"))
+        headline = directory.read_json(REPORT_JSON)["headline"]
         return answer.model_copy(update={"headline": headline, "model": found.parameters.model, "items": found.items})
 
 

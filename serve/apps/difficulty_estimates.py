@@ -52,7 +52,7 @@ def read_responses(body: FitBody) -> Responses:
     """
     names: Sequence[str] | None = None
     if body.matrix is not None:
-        matrix = np.array(body.matrix, dtype=float).reshape(len(body.matrix), -1)
+        matrix = np.array(body.matrix, dtype=float, ndmin=2)
         subjects = body.subjects or [f"subject-{number}" for number in range(matrix.shape[0])]
         names = body.items or [f"item-{number}" for number in range(matrix.shape[1])]
         subject, item = np.nonzero(~np.isnan(matrix))

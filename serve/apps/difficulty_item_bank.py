@@ -86,7 +86,7 @@ def read_set(values: Mapping[str, Any]) -> CalibratedSet:
     return CalibratedSet(values["set"], str(values["provenance"]), parameters, items, place)
 
 
-def label_fields(labels: Mapping[str, Any] | pd.DataFrame) -> dict[str, dict[str, Any]]:
+def label_fields(labels: Mapping[Any, Any] | pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Item to the fields of ``LabelledItem``, from the columns of a label table."""
     columns = {str(name): list(labels[name]) for name in labels}
     bins = sum(name.startswith("p_bin_") for name in columns)

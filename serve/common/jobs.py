@@ -20,7 +20,7 @@ import ray
 
 from rayworks.core import manifest
 from rayworks.core.errors import CLASSES, InfrastructureError
-from rayworks.core.run_directory import REPORT_JSON, RunDirectory
+from rayworks.core.run_directory import MANIFEST, RunDirectory
 
 from .application import Problem
 
@@ -120,7 +120,7 @@ class Jobs:
             InfrastructureError: the job server does not answer.
         """
         directory = self.run_directory(job, owner)
-        if directory.exists(REPORT_JSON):
+        if directory.exists(MANIFEST) and directory.read_json(MANIFEST)["state"] == "done":
             return JobStatus("succeeded")
         try:
             details = _client().get_job_info(job)
