@@ -73,9 +73,7 @@ class ShardActor:
     def __init__(self) -> None:
         self._shards: dict[int, Shard] = {}
 
-    def call(
-        self, number: int, table: list[ray.ObjectRef], origin: tuple[Any, ...], method: str, *arguments: Any
-    ) -> Any:
+    def call(self, number: int, table: list[Any], origin: tuple[Any, ...], method: str, *arguments: Any) -> Any:
         """A method of a shard, which is made from its table at the first call."""
         if number not in self._shards:
             items, source, duplicates = origin
@@ -184,7 +182,7 @@ def answer(model: str, rows: list[Row], config: Config) -> list[Row]:
 
 
 def _stay_in_the_placement_group() -> None:
-    """Ray Data spreads its tasks over the whole cluster by default, where the run has reserved nothing and may wait forever."""
+    """Ray Data spreads its tasks over the whole cluster by default, where the run has reserved nothing and might wait."""
     context = ray.data.DataContext.get_current()
     context.scheduling_strategy = "DEFAULT"
     context.scheduling_strategy_large_args = "DEFAULT"

@@ -75,7 +75,16 @@ def estimate(responses: Responses, matrix: ResponseMatrix, config: Config) -> Es
     log_likelihood = expectation(matrix)(working_of(found.parameters), grid).log_likelihood
     everywhere = np.ones(len(found.parameters), dtype=bool)
     calibration = Calibration(
-        found.parameters, grid, log_likelihood, 0, found.converged is not False, [], everywhere, ~everywhere, options
+        parameters=found.parameters,
+        quadrature=grid,
+        log_likelihood=log_likelihood,
+        iterations=0,
+        converged=found.converged is not False,
+        trace=[],
+        with_prior=everywhere,
+        unbounded=np.isin(responses.solve_rates(), (0.0, 1.0)),
+        suspects=~everywhere,
+        options=options,
     )
     zero = np.zeros(len(everywhere))
     errors = StandardErrors(found.difficulty_sd, found.discrimination_sd, zero, zero, 0.0, inference)
@@ -140,18 +149,19 @@ def calibrate_shards(name: str, items: np.ndarray, sharded: ShardedFit, config: 
     seconds = time.perf_counter() - started
     parameters, ability = calibration.parameters, sharded.abilities(calibration)
     cautious = replace(options, estimator="map")
-    halves = np.array(
-        [
-            np.corrcoef(*(sharded.fit(cautious, (config.run.seed, n, side)).parameters.difficulty for side in (0, 1)))[
-                0, 1
-            ]
-            for n in range(SHARDED_HALVINGS)
-        ]
-    )
+    pairs = [[sharded.fit(cautious, (config.run.seed, n, side)) for side in (0, 1)] for n in range(SHARDED_HALVINGS)]
+    halves = np.array([_correlation(*(half.parameters.difficulty for half in pair)) for pair in pairs])
     totals = sharded.totals()
     provenance = {"method": f"{parameters.model} by {config.model.estimator}", "errors": errors.method, "set": name}
-    settings = {"bins": config.labels.bins, "normalisation": config.labels.normalisation}
-    labels = label(items, parameters.difficulty, errors.difficulty, totals.seen, provenance, **settings)
+    labels = label(
+        items,
+        parameters.difficulty,
+        errors.difficulty,
+        totals.seen,
+        provenance,
+        bins=config.labels.bins,
+        normalisation=config.labels.normalisation,
+    )
     grid = np.linspace(-4, 4, 81) * parameters.population_sd
     return {
         "name": name,
@@ -188,7 +198,7 @@ def _fit_as_dict(calibration: Calibration, errors: StandardErrors, ability: Abil
             "method": errors.method,
         },
         "log_likelihood": calibration.log_likelihood,
-        "with_prior": np.flatnonzero(calibration.with_prior).tolist(),
+        "unbounded": np.flatnonzero(calibration.unbounded).tolist(),
         "abilities": {"ability": ability.ability.tolist(), "error": ability.error.tolist()},
         "reliability": ability.reliability,
     }
@@ -213,7 +223,7 @@ def split_half_correlations(matrix: ResponseMatrix, options: FitOptions, seed: i
             found[repeat] = np.nan
             continue
         first, second = (fit(matrix, options, side).parameters.difficulty for side in sides)
-        found[repeat] = np.corrcoef(first, second)[0, 1]
+        found[repeat] = _correlation(first, second)
     kept = found[np.isfinite(found)]
     return kept if len(kept) else np.zeros(1)
 
@@ -321,6 +331,10 @@ def _functioning(name: str, found: ResponseSet, calibration: Calibration, config
         return None
     result = differential_functioning(found.responses, calibration, found.focal(rule))
     return {"focal": rule, **{key: _plain(values) for key, values in vars(result).items()}}
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _plain(values: np.ndarray) -> list[float | None]:

@@ -12,6 +12,8 @@ from rayworks.systems.difficulty.profiles import WILSON
 Result = Mapping[str, Any]
 CURVES = 7
 """Item curves drawn: a spread over the scale, for more can not be told apart."""
+NEWCOMER = 150
+"""Rating deviation from which on a rating says nothing worth drawing."""
 LISTED = 24
 """Items named in the caterpillar plot: the hardest and the easiest."""
 
@@ -20,12 +22,12 @@ def difficulties(result: Result, bootstrap: Result | None) -> bytes:
     """Items from easy to hard with 95 % intervals; those that no plain estimate exists for are marked."""
     b, error = np.array(result["parameters"]["difficulty"]), np.array(result["errors"]["difficulty"])
     order = np.argsort(b)
-    held = np.isin(order, result["with_prior"])
+    held = np.isin(order, result["unbounded"])
     place = np.arange(len(b))
     with draw() as drawing:
         ax = drawing.ax
         if bootstrap is not None:
-            wide = WILSON * np.array(bootstrap["difficulty"])[order]
+            wide = np.where(held, 0.0, WILSON * np.array(bootstrap["difficulty"])[order])
             ax.vlines(
                 place,
                 b[order] - wide,
@@ -40,7 +42,7 @@ def difficulties(result: Result, bootstrap: Result | None) -> bytes:
             place, b[order], WILSON * error[order], fmt=".", color=COLOURS[0], linewidth=1, label="95 % interval"
         )
         if held.any():
-            ax.plot(place[held], b[order][held], "s", color=COLOURS[1], markersize=5, label="held by a prior")
+            ax.plot(place[held], b[order][held], "s", color=COLOURS[1], markersize=5, label="solved by none or all")
         ax.set(xlabel="item, easiest first", ylabel="difficulty (logits)", title=f"{result['name']}: {len(b)} items")
         if len(b) <= LISTED:
             ax.set_xticks(place, [result["items"][index] for index in order], rotation=60, ha="right", fontsize=7)
@@ -76,7 +78,7 @@ def wright_map(result: Result) -> bytes:
     """Abilities of subjects and difficulties of items on one scale."""
     ability = np.array(result["abilities"]["ability"])
     b = np.array(result["parameters"]["difficulty"])
-    edges = np.linspace(min(ability.min(), b.min()) - 0.1, max(ability.max(), b.max()) + 0.1, 33)
+    edges = np.linspace(min(ability.min(), b.min()) - 0.1, max(ability.max(), b.max()) + 0.1, 22)
     with draw(columns=2, sharey=True) as drawing:
         left, right = drawing.axes
         left.hist(ability, edges, orientation="horizontal", color=COLOURS[0])
@@ -139,7 +141,9 @@ def rating_history(rated: Sequence[Result]) -> bytes:
             for colour, name, rating, deviation in zip(
                 COLOURS, history["player"], history["rating"], history["deviation"], strict=False
             ):
-                middle, reach = np.array(rating), WILSON * np.array(deviation)
+                known = np.array(deviation) < NEWCOMER
+                middle = np.where(known, rating, np.nan)
+                reach = WILSON * np.array(deviation)
                 ax.plot(x, middle, color=colour, label=str(name)[:24])
                 ax.fill_between(x, middle - reach, middle + reach, color=colour, alpha=0.08, linewidth=0)
             step = max(1, len(x) // 8)

@@ -125,7 +125,10 @@ def without_item(distribution: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def local_dependence(responses: Responses, parameters: ItemParameters, ability: np.ndarray) -> np.ndarray:
-    """Yen's Q3: correlations of the items' residuals over the subjects who saw both, shape (I, I), NaN on the diagonal."""
+    """Yen's Q3: correlations of the items' residuals over the subjects who saw both, shape (I, I).
+
+    NaN on the diagonal and for items that nobody or everybody solved.
+    """
     residual = np.zeros(responses.shape)
     seen = np.zeros(responses.shape)
     place = (responses.subject, responses.item)
@@ -138,6 +141,10 @@ def local_dependence(responses: Responses, parameters: ItemParameters, ability: 
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = product / np.sqrt(square * square.T)
     correlation[both < 3] = np.nan
+    # What nobody or everybody solved has residuals of the abilities alone, alike for all such items.
+    rates = responses.solve_rates()
+    constant = (rates <= 0) | (rates >= 1)
+    correlation[constant, :] = correlation[:, constant] = np.nan
     np.fill_diagonal(correlation, np.nan)
     return np.asarray(correlation)
 

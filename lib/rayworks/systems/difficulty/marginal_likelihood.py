@@ -27,7 +27,8 @@ class FitOptions:
     """How to fit.
 
     ``estimator`` "mml" puts the priors only on items that have no finite estimate without them: solved by all or none, of
-    negative discrimination, or separating solvers from failures. "map" puts them on every item, as the 3PL and 4PL always do.
+    negative discrimination, or separating solvers from failures. One such item brings the prior to all items of a 1PL, whose
+    difficulties would else not fall with the solve rate. "map" puts them on every item, as the 3PL and 4PL always do.
     """
 
     model: Model = "2PL"
@@ -88,6 +89,8 @@ class Calibration:
     """The objective (log-likelihood plus log-prior) of every accepted step."""
     with_prior: np.ndarray
     """Items that a prior holds, shape (I,)."""
+    unbounded: np.ndarray
+    """Items that have no finite estimate of their own, shape (I,)."""
     suspects: np.ndarray
     """Items whose unconstrained discrimination is not positive: suspected label errors, shape (I,)."""
     options: FitOptions
@@ -186,8 +189,10 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions) -> Calibration:
     if len(unseen):
         raise DataError(f"items: nobody saw item number {int(unseen[0])} ({len(unseen)} in all); leave them out")
     quadrature = fitting_grid(len(totals.seen)) if options.nodes == 0 else equispaced(options.nodes)
-    everywhere = options.estimator == "map" or options.model in ("3PL", "4PL")
-    held = np.ones(len(totals.seen), dtype=bool) if everywhere else _needs_prior(totals)
+    unbounded = _needs_prior(totals)
+    together = options.model == "1PL" and bool(unbounded.any())
+    everywhere = options.estimator == "map" or options.model in ("3PL", "4PL") or together
+    held = np.ones(len(totals.seen), dtype=bool) if everywhere else unbounded
     start = _start(totals, options)
     suspects = np.zeros(len(totals.seen), dtype=bool)
     working, trace, iterations, converged = _iterate(expect, start, quadrature, totals, options, held)
@@ -195,11 +200,12 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions) -> Calibration:
         if working.slope.sum() < 0:
             working = replace(working, slope=-working.slope)
         reversed_now = (working.slope < SUSPECT_SLOPE) & ~held & converged
-        unbounded = ~(np.abs(working.slope) <= STEEPEST) & ~held
-        if not (reversed_now | unbounded).any():
+        steep_now = ~(np.abs(working.slope) <= STEEPEST) & ~held
+        if not (reversed_now | steep_now).any():
             break
         suspects |= reversed_now
-        held = held | reversed_now | unbounded
+        unbounded = unbounded | reversed_now | steep_now
+        held = held | unbounded
         again = replace(
             working,
             slope=np.where(held, np.clip(np.nan_to_num(working.slope, nan=1.0), 0.3, 1.5), working.slope),
@@ -220,6 +226,7 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions) -> Calibration:
         converged,
         trace,
         held,
+        unbounded,
         suspects,
         options,
     )

@@ -110,7 +110,7 @@ def _hard_items(result: Mapping[str, Any], bootstrap: Mapping[str, Any] | None) 
                 result["items"][index],
                 float(b[index]),
                 f"{b[index] - reach:.2f} to {b[index] + reach:.2f}",
-                None if bootstrap is None else bootstrap["difficulty"][index],
+                None if bootstrap is None or index in result["unbounded"] else bootstrap["difficulty"][index],
                 result["solve_rates"][index],
                 result["labels"]["rating"][place],
                 f"{result['labels']['bin'][place] + 1} ({result['labels']['bin_probability'][place]:.0%})",
@@ -128,7 +128,7 @@ def _hard_items(result: Mapping[str, Any], bootstrap: Mapping[str, Any] | None) 
 
 
 def _flags(result: Mapping[str, Any], index: int) -> str:
-    flags = {"prior": result["with_prior"], "misfit": result["misfitting"], "key?": result["suspects"]}
+    flags = {"prior": result["unbounded"], "misfit": result["misfitting"], "key?": result["suspects"]}
     return ", ".join(flag for flag, items in flags.items() if index in items)
 
 
@@ -142,7 +142,7 @@ def _sets(calibrated: Mapping[str, Any], bootstrap: Mapping[str, Any]) -> Table:
         "split-half r",
         "median se",
         "bootstrap sd",
-        "held by prior",
+        "no own estimate",
     )
     rows: list[list[Cell]] = [
         [
@@ -154,7 +154,7 @@ def _sets(calibrated: Mapping[str, Any], bootstrap: Mapping[str, Any]) -> Table:
             f"{found['split_half']['mean']:.3f} +- {found['split_half']['sd']:.3f}",
             float(np.median(found["errors"]["difficulty"])),
             float(np.median(bootstrap[name]["difficulty"])) if name in bootstrap else None,
-            len(found["with_prior"]),
+            len(found["unbounded"]),
             found["convergence"],
             found["seconds"],
         ]
@@ -291,7 +291,7 @@ def _interval(low: float | None, high: float | None) -> str | None:
 def _notes(first: Mapping[str, Any]) -> list[str]:
     notes = [
         "rating compares items within a set only. Across sets use a common scale through shared solvers.",
-        "flags: prior, the estimate rests on a prior; misfit, infit or outfit outside .7 to 1.3; key?, the item is solved "
+        "flags: prior, solved by none or all, so that the estimate is the prior's doing; misfit, infit or outfit outside .7 to 1.3; key?, the item is solved "
         "less by the abler (a wrong key, or an ambiguous text).",
     ]
     if first["families"] < first["subjects"]:
