@@ -124,6 +124,7 @@ def fit(body: FitBody, responses: Responses) -> FitAnswer:
             ceiling=float(parameters.ceiling[place]),
             solve_rate=float(rates[place]),
             held_by_prior=bool(calibration.with_prior[place]),
+            unbounded=bool(calibration.unbounded[place]),
             suspected_label_error=bool(suspects[place]),
         )
         for place, name in enumerate(responses.items)
@@ -307,12 +308,13 @@ def _suspects(matrix: ResponseMatrix, found: Estimates) -> np.ndarray:
 
 def _fit_warnings(body: FitBody, responses: Responses, found: Estimates, suspects: np.ndarray) -> list[str]:
     warnings = []
-    held = found.calibration.with_prior
-    if held.all() and (body.estimator == "map" or body.model in ("3PL", "4PL")):
-        warnings.append("all items have a prior, as the estimator asks")
+    held, unbounded = found.calibration.with_prior, found.calibration.unbounded
+    if unbounded.any():
+        whom = "all items" if held.all() else "them"
+        names = _shown(responses.items[unbounded])
+        warnings.append(f"no finite difficulty from the responses alone, so a prior holds {whom}: {names}")
     elif held.any():
-        names = _shown(responses.items[held])
-        warnings.append(f"held by a prior, for the responses alone give no finite difficulty: {names}")
+        warnings.append("all items have a prior, as the estimator or the model asks")
     if suspects.any():
         names = _shown(responses.items[suspects])
         warnings.append(f"suspected label errors, for the more able solve them less often: {names}")

@@ -99,7 +99,8 @@ class FittedItem(LabelledItem):
     guessing: float
     ceiling: float
     solve_rate: float
-    held_by_prior: bool = Field(description="the data alone give no finite estimate, or all items have a prior")
+    held_by_prior: bool
+    unbounded: bool = Field(description="the responses alone give no finite estimate: solved by all or none, say")
     suspected_label_error: bool = Field(description="the more able solve it less often")
 
 

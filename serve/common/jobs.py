@@ -136,7 +136,7 @@ class Jobs:
         failure = codes.get(details.driver_exit_code or 0, InfrastructureError.kind)
         said = re.findall(rf"^{failure} error: (.*)$", details.message or "", re.MULTILINE)
         hint = "; send the data again" if failure == InfrastructureError.kind else ""
-        detail = said[-1] if said else _first_line(details.message)
+        detail = said[-1] if said else _first_line(details.message).partition(", last available logs")[0]
         return JobStatus("failed", failure, detail.replace(f"{self._spool / job}/", "") + hint)
 
 

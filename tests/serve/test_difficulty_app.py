@@ -144,9 +144,10 @@ def test_a_fit_says_what_it_can_not_vouch_for(send: Send) -> None:
     scores[:, 0] = 1
     scores[:, 5] = 1 - scores[:, 5]
     found = send("fit", matrix=scores.tolist()).json()
-    held = [item["item"] for item in found["items"] if item["held_by_prior"]]
+    assert all(item["held_by_prior"] for item in found["items"])
+    unbounded = [item["item"] for item in found["items"] if item["unbounded"]]
     suspected = [item["item"] for item in found["items"] if item["suspected_label_error"]]
-    assert (held, suspected) == (["item-0"], ["item-5"])
+    assert (unbounded, suspected) == (["item-0"], ["item-5"])
     assert any("prior" in warning and "item-0" in warning for warning in found["warnings"])
     assert any("label errors" in warning and "item-5" in warning for warning in found["warnings"])
     parts = [[1, 0, None, None], [0, 1, None, None], [None, None, 1, 0], [None, None, 0, 1], [None, None, 1, 1]]
