@@ -9,10 +9,13 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 MAX_BODY_BYTES = 1 * 2**20
 REQUEST_ID = "x-request-id"
+FIELDS_SHOWN = 8
+"""Wrong fields that one answer names before it says how many more there are."""
 logger = logging.getLogger("rayworks.serve")
 
 TITLES = {
@@ -27,6 +30,12 @@ TITLES = {
     503: ("busy", "The queue is full"),
     504: ("deadline", "The deadline has passed"),
 }
+
+
+class Body(BaseModel):
+    """A request body: unknown fields are refused, not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Problem(Exception):
@@ -56,10 +65,27 @@ def problem_body(status: int, detail: str, request_id: str) -> dict[str, Any]:
     }
 
 
-def new_application(title: str, description: str, version: str) -> FastAPI:
-    """An application with the shared middleware and error handlers."""
+Admit = Callable[[Request], object]
+
+
+def new_application(
+    title: str, description: str, version: str, max_body_bytes: int = MAX_BODY_BYTES, admit: Admit | None = None
+) -> FastAPI:
+    """An application with the shared middleware and error handlers.
+
+    Args:
+        title: of the OpenAPI document.
+        description: of the OpenAPI document.
+        version: of the OpenAPI document.
+        max_body_bytes: longer bodies: 413.
+        admit: asked before a body beyond the usual ``MAX_BODY_BYTES`` is read; raises ``Problem`` to refuse it.
+    """
     application = FastAPI(title=title, description=description, version=version, docs_url=None, redoc_url=None)
-    application.middleware("http")(_identify_and_limit)
+
+    @application.middleware("http")
+    async def identify_and_limit(request: Request, following: Callable[[Request], Awaitable[Response]]) -> Response:
+        return await _identify_and_limit(request, following, max_body_bytes, admit)
+
     application.add_exception_handler(Problem, _answer_problem)
     application.add_exception_handler(HTTPException, _answer_http)
     application.add_exception_handler(RequestValidationError, _answer_validation)
@@ -67,14 +93,24 @@ def new_application(title: str, description: str, version: str) -> FastAPI:
     return application
 
 
-async def _identify_and_limit(request: Request, following: Callable[[Request], Awaitable[Response]]) -> Response:
+async def _identify_and_limit(
+    request: Request,
+    following: Callable[[Request], Awaitable[Response]],
+    max_body_bytes: int,
+    admit: Admit | None,
+) -> Response:
     # Serve's proxy gives every request an id and returns it as a header.
     request.state.request_id = request.headers.get(REQUEST_ID, "")[:64] or uuid.uuid4().hex
     length = request.headers.get("content-length")
     if request.method in ("POST", "PATCH", "PUT") and length is None:
         return _answer(request, 413, "body: send Content-Length; chunked bodies are not taken")
-    if length is not None and int(length) > MAX_BODY_BYTES:
-        return _answer(request, 413, f"body: is {length} bytes, at most {MAX_BODY_BYTES} are taken; shorten it")
+    if length is not None and int(length) > max_body_bytes:
+        return _answer(request, 413, f"body: is {length} bytes, at most {max_body_bytes} are taken; shorten it")
+    if admit is not None and length is not None and int(length) > MAX_BODY_BYTES:
+        try:
+            admit(request)
+        except Problem as problem:
+            return await _answer_problem(request, problem)
     return await following(request)
 
 
@@ -99,8 +135,8 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 async def _answer_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    problems = []
-    for item in error.errors():
+    problems, found = [], error.errors()
+    for item in found[:FIELDS_SHOWN]:
         if item["type"] == "json_invalid":
             problems.append("body: is not JSON")
             continue
@@ -110,6 +146,8 @@ async def _answer_validation(request: Request, error: Exception) -> Response:
         given = json.dumps(item.get("input"), default=str)
         shown = f" (given {given})" if len(given) <= 60 and item["type"] != "missing" else ""
         problems.append(f"{field}: {item['msg'][0].lower()}{item['msg'][1:]}{shown}")
+    if len(found) > FIELDS_SHOWN:
+        problems.append(f"and {len(found) - FIELDS_SHOWN} more")
     return _answer(request, 422, "; ".join(problems))
 
 

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+from .application import Body
 
 MAX_PROMPT_CHARACTERS = 200_000
 
@@ -15,12 +17,6 @@ GuidanceField = Annotated[
         examples=[{"sentiment": 1.0}, {"sentiment": [[0, 0.0], [4, 1.5]]}],
     ),
 ]
-
-
-class Body(BaseModel):
-    """A request body: unknown fields are refused, not ignored."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class StreamOptions(Body):

@@ -20,7 +20,8 @@ from serve.common import keys
 from serve.common.access import Access
 from serve.common.application import Problem
 from serve.common.streaming import GrowingText
-from tests.conftest import FinishedRun, free_port
+from tests.conftest import FinishedRun
+from tests.serve.deployment import deployed
 
 PROMPT = "a dress:"
 
@@ -43,27 +44,8 @@ def service(
         "deadline_seconds": 8,
         "num_cpus": 1,
     }
-    values = {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": free_port()},
-        "applications": [
-            {
-                "name": "alignment",
-                "route_prefix": "/alignment",
-                "import_path": "serve.apps.alignment:build",
-                "args": args,
-            }
-        ],
-    }
-    file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump(values))
-    os.environ["RAY_DASHBOARD_ADDRESS"] = cluster["RAY_DASHBOARD_ADDRESS"]
-    (url,) = deploy.deploy(file)
-    yield url, key
-    from ray import serve as ray_serve
-
-    ray_serve.shutdown()
-    del os.environ["RAY_DASHBOARD_ADDRESS"]
+    with deployed(cluster, folder, "alignment", {"alignment": args}) as (url,):
+        yield url, key
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,397 @@
+"""From requests to answers: calls of the library, without HTTP."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rayworks.core import config as configs
+from rayworks.core.errors import DataError
+from rayworks.systems.difficulty import abilities
+from rayworks.systems.difficulty.adaptive_subset import predict_score
+from rayworks.systems.difficulty.calibration import Estimates, estimate
+from rayworks.systems.difficulty.config import Config
+from rayworks.systems.difficulty.glicko2 import rate_period
+from rayworks.systems.difficulty.item_response import ItemParameters
+from rayworks.systems.difficulty.labels import label
+from rayworks.systems.difficulty.marginal_likelihood import fit as fit_items
+from rayworks.systems.difficulty.rating_baselines import rate_elo, rate_glicko1
+from rayworks.systems.difficulty.rating_games import PeriodReport, Ratings
+from rayworks.systems.difficulty.rating_periods import Games, RatePeriod, chronological, converged
+from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
+from rayworks.systems.difficulty.responses import Responses, from_table
+
+from .difficulty_item_bank import CalibratedSet, interval, label_fields
+from .difficulty_schemas import (
+    FitAnswer,
+    FitBody,
+    FittedItem,
+    NextItemAnswer,
+    RateAnswer,
+    RateBody,
+    RatedPlayer,
+    ScoreAnswer,
+    ScoreBody,
+)
+
+MOST_UPDATES = 2_000_000
+"""Players times periods: a period's report has an entry per player."""
+SHOWN = 5
+"""Names in a warning before it says how many more there are."""
+
+
+def read_responses(body: FitBody) -> Responses:
+    """The store of a request, checked.
+
+    Raises:
+        DataError: naming the row or the items at fault.
+    """
+    names: Sequence[str] | None = None
+    if body.matrix is not None:
+        matrix = np.array(body.matrix, dtype=float, ndmin=2)
+        subjects = body.subjects or [f"subject-{number}" for number in range(matrix.shape[0])]
+        names = body.items or [f"item-{number}" for number in range(matrix.shape[1])]
+        subject, item = np.nonzero(~np.isnan(matrix))
+        columns = {"subject": np.take(subjects, subject), "item": np.take(names, item), "score": matrix[subject, item]}
+        table = pd.DataFrame(columns)
+    else:
+        rows = body.responses or []
+        table = pd.DataFrame(
+            {
+                "subject": [row.subject for row in rows],
+                "item": [row.item for row in rows],
+                "score": [row.score for row in rows],
+                "weight": [row.weight for row in rows],
+                "family": [row.family or row.subject for row in rows],
+            }
+        )
+    return from_table(
+        table,
+        "matrix" if body.matrix is not None else "responses",
+        items=names,
+        duplicates=body.duplicates,
+        allow_disconnected=body.allow_disconnected,
+    )
+
+
+def run_settings(body: FitBody) -> dict[str, Any]:
+    """The settings of a difficulty run that does what the request asks: dotted field to value."""
+    guessing = {} if body.guessing is None else {"model.guessing": body.guessing}
+    return {
+        "data.allow_disconnected": body.allow_disconnected,
+        "model.name": body.model,
+        "model.estimator": body.estimator,
+        **guessing,
+        "uncertainty.standard_errors": body.standard_errors,
+        "labels.bins": body.bins,
+        "labels.normalisation": body.normalisation,
+    }
+
+
+def fit(body: FitBody, responses: Responses) -> FitAnswer:
+    """Calibrate the items.
+
+    Raises:
+        DataError, ConfigError: the data do not allow what is asked.
+    """
+    config = configs.resolve(Config, overrides=run_settings(body))
+    matrix = as_matrix(responses)
+    found = estimate(responses, matrix, config)
+    calibration, errors, parameters = found.calibration, found.errors, found.calibration.parameters
+    evidence = np.bincount(responses.item, minlength=len(responses.items))
+    labels = label(
+        responses.items,
+        parameters.difficulty,
+        errors.difficulty,
+        evidence,
+        {},
+        bins=config.labels.bins,
+        normalisation=config.labels.normalisation,
+    )
+    fields, rates = label_fields(labels.table), responses.solve_rates()
+    suspects = _suspects(matrix, found)
+    reliability = abilities.posterior_means(matrix, calibration).reliability
+    items = {
+        str(name): FittedItem(
+            **fields[str(name)],
+            discrimination=float(parameters.discrimination[place]),
+            discrimination_error=float(errors.discrimination[place]),
+            guessing=float(parameters.guessing[place]),
+            ceiling=float(parameters.ceiling[place]),
+            solve_rate=float(rates[place]),
+            held_by_prior=bool(calibration.with_prior[place]),
+            unbounded=bool(calibration.unbounded[place]),
+            suspected_label_error=bool(suspects[place]),
+        )
+        for place, name in enumerate(responses.items)
+    }
+    return FitAnswer(
+        model=parameters.model,
+        estimator=body.estimator,
+        standard_errors=errors.method,
+        subjects=matrix.shape[0],
+        cells=len(responses.score),
+        log_likelihood=calibration.log_likelihood,
+        population_sd=parameters.population_sd,
+        reliability=float(reliability) if np.isfinite(reliability) else None,
+        converged=calibration.converged,
+        iterations=calibration.iterations,
+        seconds=found.seconds,
+        warnings=_fit_warnings(body, responses, found, suspects),
+        items=[items[name] for name in _order_of_request(body, responses)],
+    )
+
+
+def rate(body: RateBody, expires: float) -> RateAnswer:
+    """Rate the players.
+
+    Args:
+        body: the request.
+        expires: reading of ``time.monotonic`` at which to give up between two periods.
+
+    Raises:
+        DataError: the games can not be rated.
+        TimeoutError: past ``expires``.
+    """
+    rows, roles = _sides(body)
+    players = list(roles)
+    unknown = next((name for name in body.ratings if name not in roles), None)
+    if unknown is not None:
+        raise DataError(f"ratings: {unknown!r} has no game; leave it out or add one")
+    place = {name: number for number, name in enumerate(players)}
+    period, _ = pd.factorize(pd.Series([row[4] for row in rows], dtype=object).fillna(0), sort=True)
+    order = np.argsort(period, kind="stable")
+    games = Games(
+        player=np.array([place[row[0]] for row in rows])[order],
+        opponent=np.array([place[row[1]] for row in rows])[order],
+        score=np.array([row[2] for row in rows], dtype=float)[order],
+        period=period[order],
+        weight=np.array([row[3] for row in rows], dtype=float)[order],
+    )
+    periods = len(np.unique(period))
+    if periods * len(players) > MOST_UPDATES:
+        raise DataError(
+            f"period: {len(players)} players in {periods} periods are {periods * len(players)} updates, at most "
+            f"{MOST_UPDATES} are taken; send longer periods, or the games in parts with the ratings of the part before"
+        )
+    start, fixed = _start(body, players)
+    itself = np.flatnonzero(games.player == games.opponent)
+    if len(itself):
+        raise DataError(f"opponent: {players[games.player[itself[0]]]!r} meets itself; drop the game")
+    rate_one = _until(expires, _rating_system(body))
+    warnings, passes, settled = [], 1, True
+    if body.mode == "chronological":
+        ratings, reports = start, list[PeriodReport]()
+        for snapshot in chronological(start, games, rate_one, fixed=fixed):
+            ratings = snapshot.ratings
+            reports.append(snapshot.report)
+    else:
+        result = converged(start, games, rate_one, fixed=fixed)
+        ratings, reports, passes, settled = result.ratings, list(result.reports), result.passes, not len(result.moving)
+        warnings = _rating_warnings(players, fixed, result.unanimous, result.moving)
+    capped = _capped(reports)
+    counts = np.bincount(np.concatenate([games.player, games.opponent]), minlength=len(players))
+    return RateAnswer(
+        system=body.system,
+        mode=body.mode,
+        periods=periods,
+        passes=passes,
+        converged=settled,
+        capped_updates=sum(report.capped_updates for report in reports),
+        warnings=warnings,
+        players=[
+            RatedPlayer(
+                player=name,
+                role=roles[name],
+                rating=float(ratings.rating[number]),
+                deviation=float(ratings.deviation[number]),
+                volatility=float(ratings.volatility[number]),
+                interval=interval(float(ratings.rating[number]), float(ratings.deviation[number])),
+                games=int(counts[number]),
+                fixed=bool(fixed[number]),
+                capped=capped.get(number, []),
+            )
+            for number, name in enumerate(players)
+        ],
+    )
+
+
+def score(body: ScoreBody, known: CalibratedSet | None) -> ScoreAnswer:
+    """A subject's ability on items of known parameters; ``known`` where the request brings none.
+
+    Raises:
+        DataError: a response is to no item.
+    """
+    if known is not None:
+        names, place, parameters = [item.item for item in known.items], known.place, known.parameters
+    else:
+        items = body.items or []
+        names = [item.item for item in items]
+        place = {name: number for number, name in enumerate(names)}
+        parameters = ItemParameters.from_difficulty(
+            "4PL",
+            np.array([item.difficulty for item in items]),
+            np.array([item.discrimination for item in items]),
+            np.array([item.guessing for item in items]),
+            np.array([item.ceiling for item in items]),
+            body.population_sd,
+        )
+        if not (parameters.guessing.any() or (parameters.ceiling < 1).any()):
+            parameters = replace(parameters, model="2PL")
+    unknown = next((item for item in body.responses if item not in place), None)
+    if unknown is not None:
+        raise DataError(f"responses: {unknown!r} is no item; known are {_shown(names)}")
+    if body.estimator == "WLE" and not body.responses:
+        raise DataError("responses: are none; the estimator WLE needs at least one, EAP and MAP need none")
+    asked = np.array([place[item] for item in body.responses], dtype=np.int32)
+    one = np.array(["subject"], dtype=object)
+    responses = Responses(
+        subjects=one,
+        items=np.array(names, dtype=object),
+        subject=np.zeros(len(asked), dtype=np.int32),
+        item=asked,
+        score=np.array(list(body.responses.values()), dtype=float),
+        weight=np.ones(len(asked)),
+        family=one,
+    )
+    grid = abilities.scoring_grid(len(names))
+    found = abilities.estimate(responses, as_matrix(responses), parameters, grid, body.estimator)
+    ability, error = float(found.ability[0]), float(found.error[0])
+    answered = np.zeros(len(names), dtype=bool)
+    answered[asked] = True
+    following = None if answered.all() else abilities.next_item(parameters, ability, error, answered)
+    expected, expected_error = predict_score(responses, parameters, grid, np.flatnonzero(answered))
+    return ScoreAnswer(
+        estimator=body.estimator,
+        ability=ability,
+        standard_error=error,
+        interval=interval(ability, error),
+        expected_score=float(expected[0]),
+        expected_score_error=float(expected_error[0]),
+        answered=len(asked),
+        items=len(names),
+        next_item=following
+        and NextItemAnswer(
+            item=names[following.item],
+            information=following.information,
+            expected_standard_error=following.error_after,
+        ),
+    )
+
+
+def smallest_fit() -> float:
+    """A real fit of three items, for the health check; its log-likelihood."""
+    body = FitBody(matrix=[[1, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 0]])
+    return fit(body, read_responses(body)).log_likelihood
+
+
+def _order_of_request(body: FitBody, responses: Responses) -> list[str]:
+    if body.responses is not None:
+        return list(dict.fromkeys(row.item for row in body.responses))
+    return list(body.items or (f"item-{number}" for number in range(len(responses.items))))
+
+
+def _suspects(matrix: ResponseMatrix, found: Estimates) -> np.ndarray:
+    """Items whose discrimination is not positive in a 2PL that no prior holds back."""
+    options = found.calibration.options
+    if (options.model, options.estimator) == ("2PL", "mml"):
+        return found.calibration.suspects
+    try:
+        return fit_items(matrix, replace(options, model="2PL", estimator="mml", guessing=())).suspects
+    except DataError:
+        return np.zeros(matrix.shape[1], dtype=bool)
+
+
+def _fit_warnings(body: FitBody, responses: Responses, found: Estimates, suspects: np.ndarray) -> list[str]:
+    warnings = []
+    held, unbounded = found.calibration.with_prior, found.calibration.unbounded
+    if unbounded.any():
+        whom = "all items" if held.all() else "them"
+        names = _shown(responses.items[unbounded])
+        warnings.append(f"no finite difficulty from the responses alone, so a prior holds {whom}: {names}")
+    elif held.any():
+        warnings.append("all items have a prior, as the estimator or the model asks")
+    if suspects.any():
+        names = _shown(responses.items[suspects])
+        warnings.append(f"suspected label errors, for the more able solve them less often: {names}")
+    if not found.calibration.converged:
+        warnings.append("the fit did not converge; take estimator map or a model with fewer parameters")
+    if body.allow_disconnected and (parts := len(responses.components())) > 1:
+        warnings.append(f"{parts} parts share no subject; their scales rest on one population for all")
+    return warnings
+
+
+def _sides(body: RateBody) -> tuple[list[tuple[str, str, float, float, Any]], dict[str, Any]]:
+    """Rows of player, opponent, score, weight, period; and players by name to their role."""
+    if body.games is not None:
+        rows = [(row.player, row.opponent, row.score, row.weight, row.period) for row in body.games]
+        return rows, dict.fromkeys(sorted({row[0] for row in rows} | {row[1] for row in rows}), "player")
+    attempts = body.attempts or []
+    # The problem wins when it is not solved.
+    rows = [(row.problem, row.contestant, 1 - row.solved, row.weight, row.period) for row in attempts]
+    problems, contestants = {row.problem for row in attempts}, {row.contestant for row in attempts}
+    if both := problems & contestants:
+        raise DataError(f"attempts: {min(both)!r} is problem and contestant; give them two names")
+    return rows, {**dict.fromkeys(sorted(problems), "problem"), **dict.fromkeys(sorted(contestants), "contestant")}
+
+
+def _start(body: RateBody, players: list[str]) -> tuple[Ratings, np.ndarray]:
+    fresh = body.glicko2.start(len(players))
+    fixed = np.zeros(len(players), dtype=bool)
+    for number, name in enumerate(players):
+        if (known := body.ratings.get(name)) is not None:
+            fresh.rating[number], fixed[number] = known.rating, known.fixed
+            fresh.deviation[number] = known.deviation or fresh.deviation[number]
+            fresh.volatility[number] = known.volatility or fresh.volatility[number]
+    return fresh, fixed
+
+
+def _rating_system(body: RateBody) -> RatePeriod:
+    systems: dict[str, RatePeriod] = {
+        "glicko2": partial(rate_period, options=body.glicko2),
+        "glicko1": partial(rate_glicko1, options=body.glicko1),
+        "elo": partial(rate_elo, options=body.elo),
+    }
+    return systems[body.system]
+
+
+def _until(expires: float, rate_one: RatePeriod) -> RatePeriod:
+    """The same, giving up past ``expires``: many periods are a long loop that a thread can not be stopped in."""
+
+    def rate_in_time(*arguments: Any, **options: Any) -> tuple[Ratings, PeriodReport]:
+        if time.monotonic() > expires:
+            raise TimeoutError
+        return rate_one(*arguments, **options)
+
+    return rate_in_time
+
+
+def _capped(reports: list[PeriodReport]) -> dict[int, list[str]]:
+    capped: dict[int, list[str]] = {}
+    for report in reports:
+        for guard, numbers in report.capped.items():
+            for number in numbers.tolist():
+                if guard not in capped.setdefault(number, []):
+                    capped[number].append(guard)
+    return capped
+
+
+def _rating_warnings(players: list[str], fixed: np.ndarray, unanimous: np.ndarray, moving: np.ndarray) -> list[str]:
+    names = np.array(players, dtype=object)
+    warnings = []
+    if not fixed.any():
+        warnings.append("no player is fixed: only differences of ratings mean something")
+    if len(unanimous):
+        warnings.append(f"only won or only lost, so half a draw was mixed in: {_shown(names[unanimous])}")
+    if len(moving):
+        warnings.append(f"still moving when the passes ran out: {_shown(names[moving])}")
+    return warnings
+
+
+def _shown(names: Sequence[str] | np.ndarray) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(str, names[:SHOWN])) + more

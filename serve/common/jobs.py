@@ -1,0 +1,155 @@
+"""Long work as jobs of the cluster a replica runs on: submitted through the Ray Jobs API, found again by id and owner.
+
+What a job reads lies in a folder of its own below the operator's spool, and so does its run directory. Who made it is
+written there too: a finished job outlives the cluster's memory of it.
+"""
+
+import json
+import logging
+import re
+import secrets
+import shlex
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+
+from rayworks.core import manifest
+from rayworks.core.errors import CLASSES, InfrastructureError
+from rayworks.core.run_directory import MANIFEST, RunDirectory
+
+from .application import Problem
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+"""The working directory of every job: where this code lies."""
+CARD = "job.json"
+State = Literal["pending", "running", "succeeded", "failed", "stopped", "lost"]
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """How far a job is; of one that failed, the kind of failure (see ``core.errors``) and what it said."""
+
+    state: State
+    failure: str | None = None
+    detail: str | None = None
+
+
+class Jobs:
+    """Jobs of one system.
+
+    Args:
+        system: what ``python -m jobs.run`` is called with.
+        spool: folder that all nodes see.
+        settings: dotted setting to value, for every job.
+        per_key: unfinished jobs that one key may have.
+    """
+
+    def __init__(self, system: str, spool: str, settings: Mapping[str, Any], per_key: int) -> None:
+        self._system, self._settings, self._per_key = system, dict(settings), per_key
+        self._spool = Path(spool).expanduser()
+        self._id = re.compile(rf"{re.escape(system)}-[0-9a-f]{{32}}")
+
+    def new_folder(self, owner: str) -> tuple[str, Path]:
+        """Id and folder of a job that is about to be submitted; put its input there.
+
+        Raises:
+            Problem: 429 when the owner has too many jobs under way.
+        """
+        unfinished = [
+            details
+            for details in _client().list_jobs()
+            if (details.metadata or {}).get("owner") == owner and not details.status.is_terminal()
+        ]
+        if len(unfinished) >= self._per_key:
+            raise Problem(
+                429, f"{owner} has {len(unfinished)} jobs under way, the most for one key; wait", retry_after=30
+            )
+        job = f"{self._system}-{secrets.token_hex(16)}"
+        folder = self._spool / job
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / CARD).write_text(json.dumps({"owner": owner, "submitted": time.time()}))
+        return job, folder
+
+    def submit(self, job: str, owner: str, settings: Mapping[str, Any]) -> None:
+        """Start a job whose folder is ready.
+
+        Raises:
+            InfrastructureError: the job server does not take it.
+        """
+        run = {"run.storage": str(self._spool / job), "run.name": "run"}
+        words = ["python", "-m", "jobs.run", self._system]
+        for name, value in {**settings, **self._settings, **run}.items():
+            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+        commit = manifest.commit() or "unknown"
+        variables = {"PYTHONPATH": "lib", "RAYWORKS_COMMIT": commit, "RAYWORKS_SUBMISSION": job, "OMP_NUM_THREADS": "1"}
+        try:
+            _client().submit_job(
+                entrypoint=shlex.join(words),
+                submission_id=job,
+                metadata={"system": self._system, "owner": owner, "commit": commit},
+                runtime_env={"working_dir": str(ROOT), "env_vars": variables},
+            )
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(self._spool / job, ignore_errors=True)
+            raise InfrastructureError(f"{job}: the job server does not take it ({_first_line(error)})") from None
+
+    def run_directory(self, job: str, owner: str) -> RunDirectory:
+        """Where a job of this owner leaves its results.
+
+        Raises:
+            Problem: 404 when there is no such job, or it is another's.
+        """
+        try:
+            card = json.loads((self._spool / job / CARD).read_text()) if self._id.fullmatch(job) else {}
+        except (OSError, ValueError):
+            card = {}
+        if card.get("owner") != owner:
+            raise Problem(404, f"job {job[:80]!r}: is not yours or does not exist; use the id of the answer 202")
+        return RunDirectory(str(self._spool / job), self._system, "run")
+
+    def status(self, job: str, owner: str) -> JobStatus:
+        """How far a job of this owner is.
+
+        Raises:
+            Problem: as :meth:`run_directory`.
+            InfrastructureError: the job server does not answer.
+        """
+        directory = self.run_directory(job, owner)
+        if directory.exists(MANIFEST) and directory.read_json(MANIFEST)["state"] == "done":
+            return JobStatus("succeeded")
+        try:
+            details = _client().get_job_info(job)
+        except RuntimeError as error:
+            if "404" in str(error):
+                return JobStatus("lost", InfrastructureError.kind, "the cluster was restarted; send the data again")
+            raise InfrastructureError(f"{job}: the job server does not answer ({_first_line(error)})") from None
+        state: State = str(details.status).lower()  # type: ignore[assignment]  # Ray's names, in upper case
+        if state != "failed":
+            return JobStatus(state)
+        codes = {error.exit_code: kind for kind, error in CLASSES.items()}
+        # A driver that was killed has no exit code of its own: the machine failed, not the work.
+        failure = codes.get(details.driver_exit_code or 0, InfrastructureError.kind)
+        said = re.findall(rf"^{failure} error: (.*)$", details.message or "", re.MULTILINE)
+        hint = "; send the data again" if failure == InfrastructureError.kind else ""
+        detail = said[-1] if said else _first_line(details.message).partition(", last available logs")[0]
+        return JobStatus("failed", failure, detail.replace(f"{self._spool / job}/", "") + hint)
+
+
+def _client() -> Any:
+    """A client of the job server of this process's cluster."""
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
+    try:
+        return JobSubmissionClient(ray.get_runtime_context().gcs_address)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InfrastructureError(f"jobs: no job server answers ({_first_line(error)})") from None
+
+
+def _first_line(message: object) -> str:
+    return next(iter(str(message or "no message").strip().splitlines()), "")
