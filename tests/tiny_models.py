@@ -37,7 +37,7 @@ def make_tokenizer(corpus: list[str] | None = None, end: str = END) -> PreTraine
 
 
 def save_tiny_model(
-    folder: Path, seed: int, tokenizer: PreTrainedTokenizerFast | None = None, extra_ids: int = 0
+    folder: Path, seed: int, tokenizer: PreTrainedTokenizerFast | None = None, extra_ids: int = 0, positions: int = 256
 ) -> str:
     """Save a random two-layer Llama and its tokenizer; ``extra_ids`` widens the logits beyond the tokenizer."""
     tokenizer = tokenizer or make_tokenizer()
@@ -49,7 +49,7 @@ def save_tiny_model(
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
         tie_word_embeddings=True,

@@ -1,5 +1,6 @@
 """What runs on the cluster: calibrations and refits in a pool, shards of subjects, and models answering through Ray Data."""
 
+import json
 import zlib
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,7 @@ from rayworks.lm.checkpoints import limit_torch_threads
 from rayworks.lm.engine import GenerationRequest
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.actor_pool import ActorPool
+from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.placement import device_of, worker_options
 from rayworks.systems.difficulty import new_subjects
 from rayworks.systems.difficulty.calibration import bootstrap_refit, calibrate, fit_options
@@ -100,7 +102,8 @@ def shards(source: str, config: Config, name: str) -> tuple[np.ndarray, Everywhe
     if missing:
         raise DataError(f"{source}: has no column {', '.join(missing)}; found {', '.join(columns)}")
     count = config.data.shards
-    parted = [_part.options(num_returns=count + 1).remote(block, count) for block in data.to_arrow_refs()]
+    part: Any = _part.options(num_returns=count + 1)
+    parted: list[list[Any]] = [part.remote(block, count) for block in data.to_arrow_refs()]
     facts = ray.get([parts[0] for parts in parted])
     items = np.unique(np.concatenate([names for names, _ in facts]))
     filled = np.sum([sizes for _, sizes in facts], axis=0)
@@ -141,19 +144,42 @@ class Answering:
         self._engine = TransformersEngine(model, section.dtype, section.slots, None, device_of(compute))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Greedy answers to a batch."""
+        """Greedy answers to a batch; a prompt the model can not take has none, and any other failure comes as a value."""
+        numbers, prompts = batch["number"], [str(prompt) for prompt in batch["prompt"]]
+        outputs, failure = [""] * len(prompts), ""
+        answered = [True] * len(prompts)
+        try:
+            outputs = self._generate(prompts)
+        except DataError:
+            for place, prompt in enumerate(prompts):
+                try:
+                    outputs[place] = self._generate([prompt])[0]
+                except DataError:
+                    answered[place] = False
+        except Exception as error:
+            # Ray Data passes on the text of an exception only: what kind it is would be lost.
+            failure = json.dumps(vars(classify(error)))
+        texts = np.array(outputs, dtype=object)
+        return {
+            "number": numbers,
+            "output": texts,
+            "answered": np.array(answered),
+            "failure": np.array([failure] * len(prompts)),
+        }
+
+    def _generate(self, prompts: list[str]) -> list[str]:
         requests = [
             GenerationRequest(
-                prompt=self._as_chat(str(prompt)),
+                prompt=self._as_chat(prompt),
                 max_new_tokens=self._section.max_new_tokens,
                 temperature=0.0,
                 seed=0,
-                uid=str(uid),
+                uid=str(place),
             )
-            for uid, prompt in zip(batch["number"], batch["prompt"], strict=True)
+            for place, prompt in enumerate(prompts)
         ]
         outputs = {generation.uid: generation.text for generation in self._engine.generate(requests)}
-        return {"number": batch["number"], "output": np.array([outputs[str(n)] for n in batch["number"]], dtype=object)}
+        return [outputs[str(place)] for place in range(len(prompts))]
 
     def _as_chat(self, prompt: str) -> str:
         tokenizer = self._engine.tokenizer
@@ -183,11 +209,15 @@ def answer(model: str, rows: list[Row], config: Config) -> list[Row]:
 
     def scored(record: dict[str, Any]) -> dict[str, Any]:
         row = ray.get(kept)[int(record["number"])]
-        return {"number": record["number"], **score_answer(benchmark, row, str(record["output"]))}
+        passed = {key: record[key] for key in ("number", "answered", "failure")}
+        return {**passed, **score_answer(benchmark, row, str(record["output"]))}
 
     found = outputs.map(scored, num_cpus=0).take_all()
+    failed = next((record["failure"] for record in found if record["failure"]), None)
+    if failed is not None:
+        raise Failure(**json.loads(failed)).as_error()
     found.sort(key=lambda record: int(record["number"]))
-    return [{key: value for key, value in record.items() if key != "number"} for record in found]
+    return [{key: value for key, value in record.items() if key not in ("number", "failure")} for record in found]
 
 
 def _stay_in_the_placement_group() -> None:

@@ -87,6 +87,7 @@ def summarise(model: str, rows: Sequence[Row], guessing: float, seed: int) -> di
     return {
         "model": model,
         "items": len(rows),
+        "unanswered": sum(not row["answered"] for row in rows),
         "accuracy": float(correct.mean()),
         "above_chance": float(above_chance(correct.mean(), guessing)),
         "tiers": [

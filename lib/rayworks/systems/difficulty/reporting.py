@@ -224,6 +224,7 @@ def _evaluations(evaluated: Any) -> list[Table]:
         [
             found["model"],
             found["items"],
+            found["unanswered"],
             found["accuracy"],
             *(
                 None if tier["accuracy"] is None else f"{tier['accuracy']:.2f} [{tier['low']:.2f}, {tier['high']:.2f}]"
@@ -237,9 +238,14 @@ def _evaluations(evaluated: Any) -> list[Table]:
     if not rows:
         return []
     tiers = [f"tier {tier['tier'] + 1}" for tier in evaluated[0]["tiers"]]
-    columns = ("model", "items", "accuracy", *tiers, "50 % point", "trend p")
+    columns = ("model", "items", "unanswered", "accuracy", *tiers, "50 % point", "trend p")
     return [
-        Table("Evaluated models by tier of difficulty", columns, rows, "Tier 1 is the easiest; Wilson 95 % intervals.")
+        Table(
+            "Evaluated models by tier of difficulty",
+            columns,
+            rows,
+            "Tier 1 is the easiest; Wilson 95 % intervals. Unanswered prompts were too long for the model; they count as wrong.",
+        )
     ]
 
 
