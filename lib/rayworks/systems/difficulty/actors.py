@@ -1,6 +1,7 @@
 """What runs on the cluster: calibrations and refits in a pool, shards of subjects, and models answering through Ray Data."""
 
 import json
+import logging
 import zlib
 from functools import lru_cache
 from typing import Any
@@ -221,10 +222,14 @@ def answer(model: str, rows: list[Row], config: Config) -> list[Row]:
 
 
 def _stay_in_the_placement_group() -> None:
-    """Ray Data spreads its tasks over the whole cluster by default, where this run has reserved nothing and might wait."""
+    """Keep Ray Data inside what the run has reserved, and quiet.
+
+    Ray Data spreads its tasks over the whole cluster by default, where this run has reserved nothing and might wait.
+    """
     context = ray.data.DataContext.get_current()
     group = get_current_placement_group()
     if group is not None:
         strategy = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
         context.scheduling_strategy = context.scheduling_strategy_large_args = strategy
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

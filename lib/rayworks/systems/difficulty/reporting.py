@@ -239,14 +239,8 @@ def _evaluations(evaluated: Any) -> list[Table]:
         return []
     tiers = [f"tier {tier['tier'] + 1}" for tier in evaluated[0]["tiers"]]
     columns = ("model", "items", "unanswered", "accuracy", *tiers, "50 % point", "trend p")
-    return [
-        Table(
-            "Evaluated models by tier of difficulty",
-            columns,
-            rows,
-            "Tier 1 is the easiest; Wilson 95 % intervals. Unanswered prompts were too long for the model; they count as wrong.",
-        )
-    ]
+    note = "Tier 1 is the easiest; Wilson 95 % intervals. Unanswered: the prompt was too long for the model; wrong."
+    return [Table("Evaluated models by tier of difficulty", columns, rows, note)]
 
 
 def _subsets(new: Mapping[str, Any]) -> list[Table]:

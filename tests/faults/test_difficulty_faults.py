@@ -1,0 +1,87 @@
+"""What dies in the middle of a difficulty run, and what bad evidence does to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import ROOT, FinishedRun
+from tests.small_evidence import response_table
+
+RunJob = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_killed_driver_and_repeated_command_give_the_report_of_a_straight_run(
+    finished_runs: Callable[[str], FinishedRun], cluster: dict[str, str]
+) -> None:
+    straight = finished_runs("difficulty")
+    directory = straight.directory.parent / "killed"
+    command = [sys.executable, "-m", "jobs.run", *straight.arguments[:-1], "killed", "--compute.workers", "1"]
+    environment = {**os.environ, **cluster}
+    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not (directory / "tune/trial/checkpoint_000001").exists():
+        assert time.monotonic() < deadline, "no checkpoint in time"
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert not (directory / "report.json").exists()
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
+    expected, found = (json.loads((folder / "report.json").read_text()) for folder in (straight.directory, directory))
+    for name, value in expected["headline"].items():
+        if name != "fit_seconds":
+            assert found["headline"][name] == value, name
+    assert found["tables"][0] == expected["tables"][0]
+    assert found["details"] == expected["details"]
+    assert len(json.loads((directory / "manifest.json").read_text())["attempts"]) == 2
+
+
+def _spoilt(name: str) -> pd.DataFrame:
+    table = response_table()
+    if name == "duplicate":
+        return pd.concat([table, table.iloc[[3]]])
+    if name == "outside":
+        table.loc[7, "score"] = 1.5
+    if name == "apart":
+        table["item"] = table["item"].where(table["subject"] < "model-020", table["item"] + "-b")
+    return table
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("duplicate", ("row 481", "model-000", "item-03", "data.duplicates")),
+        ("outside", ("row 8", "1.5", "[0, 1]")),
+        ("apart", ("2 parts", "item-00-b", "data.allow_disconnected")),
+    ],
+)
+def test_bad_evidence_ends_with_code_4_and_its_name(
+    fault: str, words: tuple[str, ...], run_job: RunJob, tmp_path: Path
+) -> None:
+    _spoilt(fault).to_csv(tmp_path / "exam.csv", index=False)
+    done = run_job(
+        *("difficulty", "--data.responses", f"[{tmp_path / 'exam.csv'}]", "--data.games", "[]"),
+        *("--run.storage", str(tmp_path / "runs"), "--run.name", "bad"),
+    )
+    assert done.returncode == 4, done.stderr[-2000:]
+    assert all(word in done.stderr for word in words), done.stderr[-2000:]
+
+
+def test_what_can_not_be_is_refused_before_anything_starts(run_job: RunJob, tmp_path: Path) -> None:
+    for arguments, words in (
+        (("--model.name", "2PL", "--model.guessing", "0.25"), "model.guessing"),
+        (("--data.responses", "[]"), "data.responses"),
+        (("--data.responses", "[/nowhere/a.csv]"), "/nowhere/a.csv"),
+        (("--data.focal", "{exam: gender=female}"), "data.focal"),
+    ):
+        done = run_job("difficulty", "--run.storage", str(tmp_path), *arguments)
+        assert done.returncode in (2, 4), arguments
+        assert words in done.stderr, done.stderr
