@@ -213,7 +213,7 @@ def answer(model: str, rows: list[Row], config: Config) -> list[Row]:
         passed = {key: record[key] for key in ("number", "answered", "failure")}
         return {**passed, **score_answer(benchmark, row, str(record["output"]))}
 
-    found = outputs.map(scored, num_cpus=0).take_all()
+    found = outputs.map(scored, num_cpus=0, concurrency=compute.workers).take_all()
     failed = next((record["failure"] for record in found if record["failure"]), None)
     if failed is not None:
         raise Failure(**json.loads(failed)).as_error()
