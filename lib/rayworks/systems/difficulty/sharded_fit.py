@@ -9,6 +9,7 @@ import pandas as pd
 
 from rayworks.core import seeds
 from rayworks.systems.difficulty.abilities import Abilities, posterior_means
+from rayworks.systems.difficulty.item_response import Quadrature
 from rayworks.systems.difficulty.marginal_likelihood import (
     Calibration,
     Expectation,
@@ -19,7 +20,6 @@ from rayworks.systems.difficulty.marginal_likelihood import (
     working_of,
 )
 from rayworks.systems.difficulty.maximisation import Counts, Working
-from rayworks.systems.difficulty.item_response import Quadrature
 from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
 from rayworks.systems.difficulty.responses import Duplicates, Responses, from_table
 from rayworks.systems.difficulty.standard_errors import marginal_scores

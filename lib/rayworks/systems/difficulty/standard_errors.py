@@ -78,9 +78,11 @@ def standard_errors(
         return _from_covariance(bread, calibration, working, method)
     if family is None:
         raise ConfigError("standard_errors sandwich: needs the family of each subject; give the column family")
-    return _from_covariance(
-        _sandwich(bread, marginal_scores(matrix, calibration, working), family), calibration, working, method
-    )
+    scores = marginal_scores(matrix, calibration, working)
+    if frequency is not None:
+        drawn = frequency > 0
+        scores, family = scores[drawn] * frequency[drawn, None], family[drawn]
+    return _from_covariance(_sandwich(bread, scores, family), calibration, working, method)
 
 
 def from_information(information: np.ndarray, calibration: Calibration, method: str) -> StandardErrors:
