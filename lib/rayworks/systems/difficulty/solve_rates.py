@@ -121,7 +121,7 @@ def _checked(rates: pd.DataFrame) -> pd.DataFrame:
         if wrong.any():
             row = int(wrong.argmax())
             raise DataError(
-                f"solve rates: row {row + 1} has {column} {rates[column].iloc[row]!r}; must be in [{low}, {high}]"
+                f"solve rates: row {row + 1} has {column} {rates[column].tolist()[row]!r}; must be in [{low}, {high}]"
             )
     repeated = rates.duplicated(["item", "population"])
     if repeated.any():
