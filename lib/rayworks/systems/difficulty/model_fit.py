@@ -8,9 +8,19 @@ from scipy.stats import chi2
 from rayworks.core import seeds
 from rayworks.systems.difficulty.abilities import posterior_means
 from rayworks.systems.difficulty.item_fit import benjamini_hochberg
-from rayworks.systems.difficulty.item_response import MODELS
-from rayworks.systems.difficulty.marginal_likelihood import Calibration, FitOptions, fit
-from rayworks.systems.difficulty.response_matrix import as_matrix
+from rayworks.systems.difficulty.item_response import MODELS, Quadrature
+from rayworks.systems.difficulty.marginal_likelihood import (
+    Calibration,
+    Expect,
+    Expectation,
+    FitOptions,
+    expectation,
+    fit,
+    fit_by,
+    item_totals,
+)
+from rayworks.systems.difficulty.maximisation import Working
+from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
 from rayworks.systems.difficulty.responses import Responses
 
 
@@ -132,13 +142,15 @@ def differential_functioning(
 ) -> DifferentialFunctioning:
     """DIF by Mantel-Haenszel over total-score strata, and by likelihood ratio; ``focal`` (J,) marks the focal group.
 
-    The likelihood ratio refits once per item, with the item split in two: items x one fit.
+    The likelihood ratio refits once per item, with the item split in two: items x one fit. The groups have populations of
+    their own, for a group that is less able is not one that an item is unfair to.
     """
     log_odds, p_value = _mantel_haenszel(responses, focal)
     items = len(responses.items)
     shift, ratio_p = np.full((2, items), np.nan)
-    options = replace(calibration.options, guessing=())
-    base = fit(as_matrix(responses), options)
+    # Plain EM: the acceleration would extrapolate past the focal population, which moves with every E-step.
+    options = replace(calibration.options, guessing=(), accelerate=False)
+    base = _fit_groups(responses, focal, options)
     free = {"1PL": 1, "2PL": 2, "3PL": 3, "4PL": 4}[options.model]
     for item in range(items):
         in_focal = (responses.item == item) & focal[responses.subject]
@@ -147,10 +159,33 @@ def differential_functioning(
             continue
         names = np.append(responses.items, f"{responses.items[item]}|focal")
         moved = np.where(in_focal, items, responses.item).astype(np.int32)
-        split = fit(as_matrix(replace(responses, items=names, item=moved)), options)
+        split = _fit_groups(replace(responses, items=names, item=moved), focal, options)
         shift[item] = split.parameters.difficulty[items] - split.parameters.difficulty[item]
         ratio_p[item] = chi2.sf(max(0.0, 2 * (split.log_likelihood - base.log_likelihood)), free)
     return DifferentialFunctioning(log_odds, p_value, shift, ratio_p, benjamini_hochberg(ratio_p))
+
+
+def _fit_groups(responses: Responses, focal: np.ndarray, options: FitOptions) -> Calibration:
+    parts = [as_matrix(responses.take_subjects(np.flatnonzero(mask))) for mask in (focal, ~focal)]
+    return fit_by(_two_populations(*parts), item_totals(as_matrix(responses)), options)
+
+
+def _two_populations(focal: ResponseMatrix, others: ResponseMatrix) -> Expect:
+    """The E-step where the focal group's mean and deviation are estimated too; each call takes one EM step in them."""
+    steps = expectation(focal), expectation(others)
+    mean, sd = 0.0, 1.0
+
+    def expect(working: Working, quadrature: Quadrature) -> Expectation:
+        nonlocal mean, sd
+        x = quadrature.nodes
+        density = np.exp(-0.5 * ((x - mean) / sd) ** 2) + 1e-300
+        found = steps[0](working, Quadrature(x, density / density.sum()))
+        share = found.mass / found.mass.sum()
+        mean = float(share @ x)
+        sd = float(np.sqrt(share @ (x - mean) ** 2))
+        return found + steps[1](working, quadrature)
+
+    return expect
 
 
 def _mantel_haenszel(responses: Responses, focal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
