@@ -180,15 +180,15 @@ def fit(matrix: ResponseMatrix, options: FitOptions, frequency: np.ndarray | Non
     return fit_by(expect, item_totals(matrix, frequency), options)
 
 
-def fit_by(expect: Expect, totals: Counts, options: FitOptions) -> Calibration:
-    """The same, given the E-step and the totals, wherever the subjects are."""
+def fit_by(expect: Expect, totals: Counts, options: FitOptions, start: Working | None = None) -> Calibration:
+    """The same, given the E-step and the totals, wherever the subjects are; ``start`` where a fit is known to be near."""
     unseen = np.flatnonzero(totals.seen <= 0)
     if len(unseen):
         raise DataError(f"items: nobody saw item number {int(unseen[0])} ({len(unseen)} in all); leave them out")
     quadrature = fitting_grid(len(totals.seen)) if options.nodes == 0 else equispaced(options.nodes)
     everywhere = options.estimator == "map" or options.model in ("3PL", "4PL")
     held = np.ones(len(totals.seen), dtype=bool) if everywhere else _needs_prior(totals)
-    start = _start(totals, options)
+    start = start or _start(totals, options)
     suspects = np.zeros(len(totals.seen), dtype=bool)
     working, trace, iterations, converged = _iterate(expect, start, quadrature, totals, options, held)
     while options.model != "1PL":

@@ -11,16 +11,16 @@ from rayworks.systems.difficulty.item_fit import benjamini_hochberg
 from rayworks.systems.difficulty.item_response import MODELS, Quadrature
 from rayworks.systems.difficulty.marginal_likelihood import (
     Calibration,
-    Expect,
     Expectation,
     FitOptions,
     expectation,
     fit,
     fit_by,
     item_totals,
+    working_of,
 )
 from rayworks.systems.difficulty.maximisation import Working
-from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
+from rayworks.systems.difficulty.response_matrix import as_matrix
 from rayworks.systems.difficulty.responses import Responses
 
 
@@ -150,7 +150,8 @@ def differential_functioning(
     shift, ratio_p = np.full((2, items), np.nan)
     # Plain EM: the acceleration would extrapolate past the focal population, which moves with every E-step.
     options = replace(calibration.options, guessing=(), accelerate=False)
-    base = _fit_groups(responses, focal, options)
+    together = _TwoPopulations(responses, focal)
+    base = fit_by(together, together.totals, options)
     free = {"1PL": 1, "2PL": 2, "3PL": 3, "4PL": 4}[options.model]
     for item in range(items):
         in_focal = (responses.item == item) & focal[responses.subject]
@@ -159,33 +160,39 @@ def differential_functioning(
             continue
         names = np.append(responses.items, f"{responses.items[item]}|focal")
         moved = np.where(in_focal, items, responses.item).astype(np.int32)
-        split = _fit_groups(replace(responses, items=names, item=moved), focal, options)
+        apart = _TwoPopulations(replace(responses, items=names, item=moved), focal, together.mean, together.sd)
+        split = fit_by(apart, apart.totals, options, _split_in_two(working_of(base.parameters), item))
         shift[item] = split.parameters.difficulty[items] - split.parameters.difficulty[item]
         ratio_p[item] = chi2.sf(max(0.0, 2 * (split.log_likelihood - base.log_likelihood)), free)
     return DifferentialFunctioning(log_odds, p_value, shift, ratio_p, benjamini_hochberg(ratio_p))
 
 
-def _fit_groups(responses: Responses, focal: np.ndarray, options: FitOptions) -> Calibration:
-    parts = [as_matrix(responses.take_subjects(np.flatnonzero(mask))) for mask in (focal, ~focal)]
-    return fit_by(_two_populations(*parts), item_totals(as_matrix(responses)), options)
-
-
-def _two_populations(focal: ResponseMatrix, others: ResponseMatrix) -> Expect:
+class _TwoPopulations:
     """The E-step where the focal group's mean and deviation are estimated too; each call takes one EM step in them."""
-    steps = expectation(focal), expectation(others)
-    mean, sd = 0.0, 1.0
 
-    def expect(working: Working, quadrature: Quadrature) -> Expectation:
-        nonlocal mean, sd
+    def __init__(self, responses: Responses, focal: np.ndarray, mean: float = 0.0, sd: float = 1.0) -> None:
+        masks = (focal, ~focal)
+        self._focal, self._others = (
+            expectation(as_matrix(responses.take_subjects(np.flatnonzero(mask)))) for mask in masks
+        )
+        self.totals = item_totals(as_matrix(responses))
+        self.mean, self.sd = mean, sd
+
+    def __call__(self, working: Working, quadrature: Quadrature) -> Expectation:
         x = quadrature.nodes
-        density = np.exp(-0.5 * ((x - mean) / sd) ** 2) + 1e-300
-        found = steps[0](working, Quadrature(x, density / density.sum()))
+        density = np.exp(-0.5 * ((x - self.mean) / self.sd) ** 2) + 1e-300
+        found = self._focal(working, Quadrature(x, density / density.sum()))
         share = found.mass / found.mass.sum()
-        mean = float(share @ x)
-        sd = float(np.sqrt(share @ (x - mean) ** 2))
-        return found + steps[1](working, quadrature)
+        self.mean = float(share @ x)
+        self.sd = float(np.sqrt(share @ (x - self.mean) ** 2))
+        return found + self._others(working, quadrature)
 
-    return expect
+
+def _split_in_two(working: Working, item: int) -> Working:
+    """The same parameters with those of ``item`` once more at the end."""
+    twice = np.append(np.arange(len(working.slope)), item)
+    values = {name: getattr(working, name)[twice] for name in ("slope", "intercept", "lower", "share")}
+    return replace(working, **values)
 
 
 def _mantel_haenszel(responses: Responses, focal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
