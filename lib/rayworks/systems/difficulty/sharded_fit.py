@@ -50,7 +50,8 @@ class Shard:
 
     def score_products(self, calibration: Calibration) -> np.ndarray:
         """Sum of products of per-subject scores, shape (K, K): the shard's part of the cross-product information."""
-        scores = marginal_scores(self.matrix, calibration, working_of(calibration.parameters))
+        working = replace(working_of(calibration.parameters), fixed_lower=bool(calibration.options.guessing))
+        scores = marginal_scores(self.matrix, calibration, working)
         return np.asarray(scores.T @ scores)
 
     def abilities(self, calibration: Calibration) -> Abilities:
