@@ -5,58 +5,26 @@ CPU seconds of one thread. ``python -m benchmarks.rating_period [--games N] [--p
 """
 
 import argparse
-import importlib
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
+from benchmarks import peers
 from benchmarks.results import ratios, spread, store
 from rayworks.core import seeds
-from rayworks.core.errors import InfrastructureError
 from rayworks.systems.difficulty.glicko2 import GLICKO2, rate_period
 from rayworks.systems.difficulty.rating_games import FloatArray, IndexArray, Ratings
 
 PEER = "glicko2==2.1.0"
-PEER_FOLDER = Path(__file__).resolve().parent.parent / ".venv-peers" / "glicko2"
 CONTESTANTS = 5_000
 UPSETS = {
     "2400/60 loses 8 games to 2300/50": ((2400.0, 60.0), (2300.0, 50.0), 0.0, 8),
     "1500/50 wins 29 games against 2500/50": ((1500.0, 50.0), (2500.0, 50.0), 1.0, 29),
 }
 """Where the peer, which uses the rating where the deviation belongs, gives another volatility than Glickman's paper."""
-
-
-def load_peer() -> ModuleType:
-    """The peer from our environment, or from a folder of its own that is filled when first asked for.
-
-    Raises:
-        InfrastructureError: it can not be installed.
-    """
-    try:
-        return importlib.import_module("glicko2")
-    except ImportError:
-        if not PEER_FOLDER.exists():
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-deps",
-                "--target",
-                str(PEER_FOLDER),
-                PEER,
-            ]
-            if subprocess.run(command, check=False).returncode:
-                raise InfrastructureError(f"{PEER}: can not be installed; install the bench extra") from None
-        sys.path.append(str(PEER_FOLDER))
-        importlib.invalidate_caches()
-        return importlib.import_module("glicko2")
 
 
 def workload(problems: int, games: int) -> tuple[Ratings, tuple[IndexArray, IndexArray, FloatArray]]:
@@ -121,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--problems", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
-    peer = load_peer()
+    peer = peers.module("glicko2", PEER)
     ratings, games = workload(options.problems, options.games)
     lists = lists_of(options.problems, ratings, *games)
     fixed = np.arange(len(ratings)) >= options.problems

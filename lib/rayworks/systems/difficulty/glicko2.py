@@ -18,7 +18,7 @@ from rayworks.systems.difficulty.rating_games import (
     MaskArray,
     PeriodReport,
     Ratings,
-    check_games,
+    check_columns,
     limit,
     sum_games,
 )
@@ -108,7 +108,7 @@ def rate_period(
     Raises:
         DataError: an index, score or weight is out of its range, or a player meets itself.
     """
-    check_games(ratings, player, opponent, score, weight, fixed)
+    check_columns(ratings, player, opponent, score, weight, fixed)
     free = np.ones(len(ratings), bool) if fixed is None else ~fixed
     mu, phi = (ratings.rating - options.start_rating) / SCALE, ratings.deviation / SCALE
     impact = deviation_impact(phi)

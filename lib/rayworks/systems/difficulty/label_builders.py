@@ -91,6 +91,10 @@ def from_attempts(
         missing = [column for column in columns if column not in table.columns]
         if missing:
             raise DataError(f"{name}: have no column {', '.join(missing)}; needed are {', '.join(columns)}")
+        for column in columns:
+            empty = table[column].isna().to_numpy()
+            if empty.any():
+                raise DataError(f"{name}: row {int(empty.argmax()) + 1} has no {column}; complete it or drop the row")
     options = options or Glicko2Options()
     if unattempted_unsolved:
         attempts = _with_unattempted(attempts)

@@ -183,8 +183,8 @@ def fit(matrix: ResponseMatrix, options: FitOptions, frequency: np.ndarray | Non
     return fit_by(expect, item_totals(matrix, frequency), options)
 
 
-def fit_by(expect: Expect, totals: Counts, options: FitOptions) -> Calibration:
-    """The same, given the E-step and the totals, wherever the subjects are."""
+def fit_by(expect: Expect, totals: Counts, options: FitOptions, start: Working | None = None) -> Calibration:
+    """The same, given the E-step and the totals, wherever the subjects are; ``start`` where a fit is known to be near."""
     unseen = np.flatnonzero(totals.seen <= 0)
     if len(unseen):
         raise DataError(f"items: nobody saw item number {int(unseen[0])} ({len(unseen)} in all); leave them out")
@@ -193,7 +193,7 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions) -> Calibration:
     together = options.model == "1PL" and bool(unbounded.any())
     everywhere = options.estimator == "map" or options.model in ("3PL", "4PL") or together
     held = np.ones(len(totals.seen), dtype=bool) if everywhere else unbounded
-    start = _start(totals, options)
+    start = start or _start(totals, options)
     suspects = np.zeros(len(totals.seen), dtype=bool)
     working, trace, iterations, converged = _iterate(expect, start, quadrature, totals, options, held)
     while options.model != "1PL":

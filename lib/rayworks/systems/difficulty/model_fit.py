@@ -8,8 +8,18 @@ from scipy.stats import chi2
 from rayworks.core import seeds
 from rayworks.systems.difficulty.abilities import posterior_means
 from rayworks.systems.difficulty.item_fit import benjamini_hochberg
-from rayworks.systems.difficulty.item_response import MODELS
-from rayworks.systems.difficulty.marginal_likelihood import Calibration, FitOptions, fit
+from rayworks.systems.difficulty.item_response import MODELS, Quadrature
+from rayworks.systems.difficulty.marginal_likelihood import (
+    Calibration,
+    Expectation,
+    FitOptions,
+    expectation,
+    fit,
+    fit_by,
+    item_totals,
+    working_of,
+)
+from rayworks.systems.difficulty.maximisation import Working
 from rayworks.systems.difficulty.response_matrix import as_matrix
 from rayworks.systems.difficulty.responses import Responses
 
@@ -132,13 +142,16 @@ def differential_functioning(
 ) -> DifferentialFunctioning:
     """DIF by Mantel-Haenszel over total-score strata, and by likelihood ratio; ``focal`` (J,) marks the focal group.
 
-    The likelihood ratio refits once per item, with the item split in two: items x one fit.
+    The likelihood ratio refits once per item, with the item split in two: items x one fit. The groups have populations of
+    their own, for a group that is less able is not one that an item is unfair to.
     """
     log_odds, p_value = _mantel_haenszel(responses, focal)
     items = len(responses.items)
     shift, ratio_p = np.full((2, items), np.nan)
-    options = replace(calibration.options, guessing=())
-    base = fit(as_matrix(responses), options)
+    # Plain EM: the acceleration would extrapolate past the focal population, which moves with every E-step.
+    options = replace(calibration.options, guessing=(), accelerate=False)
+    together = _TwoPopulations(responses, focal)
+    base = fit_by(together, together.totals, options)
     free = {"1PL": 1, "2PL": 2, "3PL": 3, "4PL": 4}[options.model]
     for item in range(items):
         in_focal = (responses.item == item) & focal[responses.subject]
@@ -147,10 +160,39 @@ def differential_functioning(
             continue
         names = np.append(responses.items, f"{responses.items[item]}|focal")
         moved = np.where(in_focal, items, responses.item).astype(np.int32)
-        split = fit(as_matrix(replace(responses, items=names, item=moved)), options)
+        apart = _TwoPopulations(replace(responses, items=names, item=moved), focal, together.mean, together.sd)
+        split = fit_by(apart, apart.totals, options, _split_in_two(working_of(base.parameters), item))
         shift[item] = split.parameters.difficulty[items] - split.parameters.difficulty[item]
         ratio_p[item] = chi2.sf(max(0.0, 2 * (split.log_likelihood - base.log_likelihood)), free)
     return DifferentialFunctioning(log_odds, p_value, shift, ratio_p, benjamini_hochberg(ratio_p))
+
+
+class _TwoPopulations:
+    """The E-step where the focal group's mean and deviation are estimated too; each call takes one EM step in them."""
+
+    def __init__(self, responses: Responses, focal: np.ndarray, mean: float = 0.0, sd: float = 1.0) -> None:
+        masks = (focal, ~focal)
+        self._focal, self._others = (
+            expectation(as_matrix(responses.take_subjects(np.flatnonzero(mask)))) for mask in masks
+        )
+        self.totals = item_totals(as_matrix(responses))
+        self.mean, self.sd = mean, sd
+
+    def __call__(self, working: Working, quadrature: Quadrature) -> Expectation:
+        x = quadrature.nodes
+        density = np.exp(-0.5 * ((x - self.mean) / self.sd) ** 2) + 1e-300
+        found = self._focal(working, Quadrature(x, density / density.sum()))
+        share = found.mass / found.mass.sum()
+        self.mean = float(share @ x)
+        self.sd = float(np.sqrt(share @ (x - self.mean) ** 2))
+        return found + self._others(working, quadrature)
+
+
+def _split_in_two(working: Working, item: int) -> Working:
+    """The same parameters with those of ``item`` once more at the end."""
+    twice = np.append(np.arange(len(working.slope)), item)
+    values = {name: getattr(working, name)[twice] for name in ("slope", "intercept", "lower", "share")}
+    return replace(working, **values)
 
 
 def _mantel_haenszel(responses: Responses, focal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from rayworks.systems.difficulty.rating_games import (
     MaskArray,
     PeriodReport,
     Ratings,
-    check_games,
+    check_columns,
     limit,
     sum_games,
 )
@@ -52,7 +52,7 @@ def rate_glicko1(
 
     Volatilities stay as they are. Arguments, results and errors as of :func:`glicko2.rate_period`.
     """
-    check_games(ratings, player, opponent, score, weight, fixed)
+    check_columns(ratings, player, opponent, score, weight, fixed)
     free = np.ones(len(ratings), bool) if fixed is None else ~fixed
     grown = np.minimum(np.sqrt(ratings.deviation**2 + options.growth**2), options.max_deviation)
     phi = np.where(free, grown, ratings.deviation) / SCALE
@@ -83,7 +83,7 @@ def rate_elo(
 
     Arguments, results and errors as of :func:`glicko2.rate_period`.
     """
-    check_games(ratings, player, opponent, score, weight, fixed)
+    check_columns(ratings, player, opponent, score, weight, fixed)
     free = np.ones(len(ratings), bool) if fixed is None else ~fixed
     information, surprise = sum_games(
         ratings.rating / SCALE, np.ones(len(ratings)), player, opponent, score, weight, free

@@ -78,6 +78,26 @@ def check_games(
     Raises:
         DataError: naming the column, the first game at fault and what would be right.
     """
+    check_columns(ratings, player, opponent, score, weight, fixed)
+    for start in range(0, len(score), BLOCK):
+        rows = slice(start, start + BLOCK)
+        part = None if weight is None else weight[rows]
+        _check_block(len(ratings), player[rows], opponent[rows], score[rows], part, start)
+
+
+def check_columns(
+    ratings: Ratings,
+    player: IndexArray,
+    opponent: IndexArray,
+    score: FloatArray,
+    weight: FloatArray | None,
+    fixed: MaskArray | None,
+) -> None:
+    """Refuse columns of the wrong shape or kind; their values are left to :func:`sum_games`, which reads them anyway.
+
+    Raises:
+        DataError: naming the column.
+    """
     players, games = len(ratings), len(score)
     columns = {"player": player, "opponent": opponent, "score": score, "weight": weight}
     for name, column in columns.items():
@@ -85,23 +105,40 @@ def check_games(
             raise DataError(f"{name}: has shape {column.shape}; give one value per game, ({games},)")
     if fixed is not None and fixed.shape != (players,):
         raise DataError(f"fixed: has shape {fixed.shape}; give one flag per player, ({players},)")
-    if not games:
-        return
     for name, column in (("player", player), ("opponent", opponent)):
-        if column.dtype.kind not in "iu":
+        if games and column.dtype.kind not in "iu":
             raise DataError(f"{name}: holds {column.dtype} values; give indices of players as integers")
-        if column.min() < 0 or column.max() >= players:
+
+
+def _check_block(
+    players: int,
+    player: IndexArray,
+    opponent: IndexArray,
+    score: FloatArray,
+    weight: FloatArray | None,
+    before: int,
+) -> tuple[slice, slice]:
+    """Refuse games at fault, numbered from ``before``; the ranges of players on either side."""
+    ranges = []
+    for name, column in (("player", player), ("opponent", opponent)):
+        low, high = int(column.min()), int(column.max())
+        if low < 0 or high >= players:
             game = int(np.flatnonzero((column < 0) | (column >= players))[0])
-            raise DataError(f"{name}: {column[game]} in game {game} is unknown; players are 0 to {players - 1}")
+            raise DataError(
+                f"{name}: {column[game]} in game {before + game} is unknown; players are 0 to {players - 1}"
+            )
+        ranges.append(slice(low, high + 1))
     if not (score.min() >= 0 and score.max() <= 1):
         game = int(np.flatnonzero(~((score >= 0) & (score <= 1)))[0])
-        raise DataError(f"score: is {score[game]} in game {game}; give a number in [0, 1]")
+        raise DataError(f"score: is {score[game]} in game {before + game}; give a number in [0, 1]")
     if weight is not None and not (weight.min() >= 0 and np.isfinite(weight.max())):
         game = int(np.flatnonzero(~((weight >= 0) & np.isfinite(weight)))[0])
-        raise DataError(f"weight: is {weight[game]} in game {game}; give a finite number that is not negative")
-    if (itself := player == opponent).any():
+        raise DataError(f"weight: is {weight[game]} in game {before + game}; give a finite number that is not negative")
+    apart = ranges[0].stop <= ranges[1].start or ranges[1].stop <= ranges[0].start
+    if not apart and (itself := player == opponent).any():
         game = int(np.flatnonzero(itself)[0])
-        raise DataError(f"opponent: player {player[game]} meets itself in game {game}; drop the game")
+        raise DataError(f"opponent: player {player[game]} meets itself in game {before + game}; drop the game")
+    return ranges[0], ranges[1]
 
 
 def sum_games(
@@ -126,27 +163,47 @@ def sum_games(
 
     Returns:
         (P,) information, sum of g^2 E (1 - E), which is 1 / v; and (P,) surprise, sum of g (s - E).
+
+    Raises:
+        DataError: as :func:`check_games`.
     """
     players = len(mu)
     information, surprise = np.zeros(players), np.zeros(players)
-    size = max(BLOCK, players)
-    for own, other, mirrored in ((player, opponent, False), (opponent, player, True)):
-        if not (free.all() or free[own].any()):
-            continue
-        for start in range(0, len(score), size):
-            block = slice(start, start + size)
-            one, two = own[block], other[block]
-            g = impact[two]
-            odds_against = np.exp(np.clip(g * (mu[two] - mu[one]), -LARGEST_EXPONENT, LARGEST_EXPONENT))
-            expected = 1 / (1 + odds_against)
-            scored = 1 - score[block] if mirrored else score[block]
-            difference = g * (scored - expected)
-            # E (1 - E), which must not vanish where E rounds to 1.
-            precision = g**2 * odds_against * expected**2
-            if weight is not None:
-                difference, precision = weight[block] * difference, weight[block] * precision
-            information += np.bincount(one, precision, players)
-            surprise += np.bincount(one, difference, players)
+    bounded = bool(len(mu)) and float(np.ptp(mu)) * float(impact.max()) < LARGEST_EXPONENT
+    size = min(max(BLOCK, players), len(score))
+    buffers = np.empty((4, size))
+    for start in range(0, len(score), max(size, 1)):
+        rows = slice(start, start + size)
+        one, two, scored = player[rows], opponent[rows], score[rows]
+        weighted = None if weight is None else weight[rows]
+        ranges = _check_block(players, one, two, scored, weighted, start)
+        gap, odds, g, part = buffers[:, : len(one)]
+        # Indices are in range, which spares take the slower mode that looks for others.
+        mu.take(two, out=gap, mode="clip")
+        mu.take(one, out=odds, mode="clip")
+        gap -= odds
+        for own, other, among, mirrored in ((one, two, ranges[0], False), (two, one, ranges[1], True)):
+            if not free[among].any():
+                continue
+            impact.take(other, out=g, mode="clip")
+            np.multiply(gap, g, out=odds)
+            if mirrored:
+                np.negative(odds, out=odds)
+            if not bounded:
+                np.clip(odds, -LARGEST_EXPONENT, LARGEST_EXPONENT, out=odds)
+            np.exp(odds, out=odds)
+            # part = g E; then odds becomes g^2 E (1 - E), which must not vanish where E rounds to 1; and g becomes g (s - E).
+            np.add(odds, 1.0, out=part)
+            np.divide(g, part, out=part)
+            odds *= part
+            odds *= part
+            g *= 1 - scored if mirrored else scored
+            g -= part
+            if weighted is not None:
+                odds *= weighted
+                g *= weighted
+            information += np.bincount(own, odds, players)
+            surprise += np.bincount(own, g, players)
     return np.where(free, information, 0.0), np.where(free, surprise, 0.0)
 
 

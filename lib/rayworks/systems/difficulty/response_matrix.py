@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from rayworks.systems.difficulty.responses import Responses
 
+ALL = slice(None)
 BLOCK = 1024
 """Subjects converted from bytes to floats at a time: the only memory beyond the bytes."""
 DENSE_FROM = 0.08
@@ -49,8 +50,8 @@ class ResponseMatrix(Protocol):
         """``M.T @ values``; of a complete table one row, the same for all items."""
         ...
 
-    def dense(self) -> tuple[np.ndarray, np.ndarray]:
-        """``Y`` and ``M`` as float arrays; memory is subjects x items."""
+    def dense(self, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray]:
+        """``Y`` and ``M`` of some subjects as float arrays; memory is subjects x items."""
         ...
 
 
@@ -102,9 +103,10 @@ class ByteMatrix:
             return np.asarray(total - self._unseen.T @ values)
         return np.asarray(sum((part >= 0).astype(float).T @ values[rows] for rows, part in self._blocks()))
 
-    def dense(self) -> tuple[np.ndarray, np.ndarray]:
+    def dense(self, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray]:
         """``Y`` and ``M``."""
-        return (self.codes == 1).astype(float), (self.codes >= 0).astype(float)
+        codes = self.codes[rows]
+        return (codes == 1).astype(float), (codes >= 0).astype(float)
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         for start in range(0, len(self.codes), BLOCK):
@@ -147,9 +149,9 @@ class SparseMatrix:
         """``M.T @ values``."""
         return values.sum(0, keepdims=True) if self._complete else np.asarray(self._seen.T @ values)
 
-    def dense(self) -> tuple[np.ndarray, np.ndarray]:
+    def dense(self, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray]:
         """``Y`` and ``M``."""
-        return self._scored.toarray(), self._seen.toarray()
+        return self._scored[rows].toarray(), self._seen[rows].toarray()
 
 
 def as_matrix(responses: Responses) -> ResponseMatrix:

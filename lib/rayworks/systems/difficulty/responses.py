@@ -17,6 +17,8 @@ from rayworks.core.errors import DataError
 
 Duplicates = Literal["error", "mean", "first", "last"]
 COLUMNS = ("subject", "item", "score", "weight", "period", "split", "family")
+UNOBSERVED = -1
+"""Stands for no response in integer matrices."""
 SHOWN = 5
 """Names shown in an error before it says how many more there are."""
 
@@ -158,6 +160,10 @@ def from_table(
         period=table["period"].astype(str).to_numpy(object) if "period" in table else None,
         split=table["split"].astype(str).to_numpy(object) if "split" in table else None,
     )
+    weightless = np.isnan(responses.solve_rates())
+    if weightless.any():
+        name = responses.items[int(weightless.argmax())]
+        raise DataError(f"{source}: item {name} has weight 0 in all its responses; leave it out or give one a weight")
     if not allow_disconnected:
         _require_connected(responses, source)
     return responses
@@ -180,7 +186,11 @@ def from_matrix(
     ]
     if (len(names[0]), len(names[1])) != matrix.shape:
         raise DataError(f"matrix: is {matrix.shape}, but there are {len(names[0])} subjects and {len(names[1])} items")
-    observed = ~np.isnan(matrix) if matrix.dtype.kind == "f" else matrix >= 0
+    observed = ~np.isnan(matrix) if matrix.dtype.kind == "f" else matrix != UNOBSERVED
+    silent = ~observed.any(axis=1)
+    if silent.any():
+        name = names[0][int(silent.argmax())]
+        raise DataError(f"matrix: subject {name} answered nothing ({int(silent.sum())} such rows); leave the row out")
     subject, item = np.nonzero(observed)
     frame = pd.DataFrame(
         {"subject": np.array(names[0])[subject], "item": np.array(names[1])[item], "score": matrix[observed]}
@@ -189,10 +199,10 @@ def from_matrix(
 
 
 def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    for column in ("subject", "item"):
-        empty = table[column].isna().to_numpy()
+    for column in ("subject", "item", "family"):
+        empty = table[column].isna().to_numpy() if column in table else np.zeros(0, dtype=bool)
         if empty.any():
-            raise DataError(f"{source}: row {int(empty.argmax()) + 1} has no {column}; give every response an id")
+            raise DataError(f"{source}: row {int(empty.argmax()) + 1} has no {column}; give every response one")
     kept = table[[column for column in COLUMNS if column in table.columns]].copy()
     for column, low, high in (("score", 0.0, 1.0), ("weight", 0.0, np.inf)):
         if column not in kept:
@@ -204,7 +214,7 @@ def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
             row = int(wrong.argmax())
             raise DataError(
                 f"{source}: row {row + 1} ({kept['subject'].iloc[row]}, {kept['item'].iloc[row]}) has {column} "
-                f"{table[column].iloc[row]!r}; must be a number "
+                f"{table[column].tolist()[row]!r}; must be a number "
                 + ("in [0, 1]; leave an unobserved cell out" if column == "score" else ">= 0")
                 + f" ({int(wrong.sum())} such rows)"
             )

@@ -22,7 +22,7 @@ from rayworks.systems.difficulty.marginal_likelihood import (
 from rayworks.systems.difficulty.maximisation import Counts, Working
 from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
 from rayworks.systems.difficulty.responses import Duplicates, Responses, from_table
-from rayworks.systems.difficulty.standard_errors import marginal_scores
+from rayworks.systems.difficulty.standard_errors import score_products
 
 Half = tuple[int, int, int]
 """Seed, number of the halving, and which half: 0 or 1."""
@@ -50,8 +50,8 @@ class Shard:
 
     def score_products(self, calibration: Calibration) -> np.ndarray:
         """Sum of products of per-subject scores, shape (K, K): the shard's part of the cross-product information."""
-        scores = marginal_scores(self.matrix, calibration, working_of(calibration.parameters))
-        return np.asarray(scores.T @ scores)
+        working = replace(working_of(calibration.parameters), fixed_lower=bool(calibration.options.guessing))
+        return score_products(self.matrix, calibration, working)
 
     def abilities(self, calibration: Calibration) -> Abilities:
         """Posterior means of the shard's subjects."""

@@ -54,6 +54,7 @@ def fit_solve_rates(
     item, items = pd.factorize(rates["item"].astype(str), sort=True)
     group, groups = pd.factorize(rates["population"].astype(str))
     known = dict(known or {str(groups[0]): (0.0, 1.0)})
+    _check_known(known, list(groups))
     free = np.array([name not in known for name in groups])
     links = _require_linked(item, group, free, list(groups), len(items))
     mean = np.array([known.get(name, (0.0, 1.0))[0] for name in groups])
@@ -114,20 +115,37 @@ def _checked(rates: pd.DataFrame) -> pd.DataFrame:
     missing = [column for column in COLUMNS if column not in rates.columns]
     if missing:
         raise DataError(f"solve rates: have no column {', '.join(missing)}; needed are {', '.join(COLUMNS)}")
+    if not len(rates):
+        raise DataError("solve rates: hold no row")
     rates = rates.reset_index(drop=True)
+    for column in ("item", "population"):
+        empty = rates[column].isna().to_numpy()
+        if empty.any():
+            raise DataError(f"solve rates: row {int(empty.argmax()) + 1} has no {column}; give every rate one")
     for column, low, high in (("solve_rate", 0, 1), ("solvers", 1, np.inf)):
         values = pd.to_numeric(rates[column], errors="coerce").to_numpy(float)
         wrong = ~((values >= low) & (values <= high) & np.isfinite(values))
         if wrong.any():
             row = int(wrong.argmax())
             raise DataError(
-                f"solve rates: row {row + 1} has {column} {rates[column].iloc[row]!r}; must be in [{low}, {high}]"
+                f"solve rates: row {row + 1} has {column} {rates[column].tolist()[row]!r}; must be in [{low}, {high}]"
             )
     repeated = rates.duplicated(["item", "population"])
     if repeated.any():
         row = int(repeated.to_numpy().argmax())
         raise DataError(f"solve rates: row {row + 1} repeats item {rates['item'].iloc[row]} in one population")
     return rates
+
+
+def _check_known(known: Mapping[str, tuple[float, float]], groups: list[str]) -> None:
+    for name, (mean, sd) in known.items():
+        if name not in groups:
+            raise DataError(f"solve rates: known population {name} has no rate; there are {', '.join(groups)}")
+        if not (np.isfinite(mean) and np.isfinite(sd) and sd > 0):
+            raise DataError(
+                f"solve rates: known population {name} has standard deviation {sd} and mean {mean}; give finite numbers, "
+                "the deviation above 0"
+            )
 
 
 def _require_linked(item: np.ndarray, group: np.ndarray, free: np.ndarray, groups: list[str], items: int) -> np.ndarray:

@@ -102,6 +102,14 @@ def read_games(source: str) -> tuple[list[str], list[str], Games]:
     missing = [column for column in ("period", "player", "opponent", "score") if column not in table.columns]
     if missing:
         raise DataError(f"{source}: has no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
+    for column in ("period", "player", "opponent"):
+        empty = table[column].isna().to_numpy()
+        if empty.any():
+            raise DataError(f"{source}: row {int(empty.argmax()) + 1} has no {column}; give every game one")
+    itself = (table["player"].astype(str) == table["opponent"].astype(str)).to_numpy()
+    if itself.any():
+        row = int(itself.argmax())
+        raise DataError(f"{source}: row {row + 1}: {table['player'].iloc[row]} meets itself; drop the game")
     names = pd.Index(pd.unique(pd.concat([table["player"], table["opponent"]]).astype(str))).sort_values()
     period, periods = pd.factorize(table["period"], sort=True)
     back = np.flatnonzero(np.diff(period) < 0)
@@ -115,7 +123,7 @@ def read_games(source: str) -> tuple[list[str], list[str], Games]:
     wrong = ~((score >= 0) & (score <= 1))
     if wrong.any():
         row = int(wrong.argmax())
-        raise DataError(f"{source}: row {row + 1} has score {table['score'].iloc[row]!r}; must be in [0, 1]")
+        raise DataError(f"{source}: row {row + 1} has score {table['score'].tolist()[row]!r}; must be in [0, 1]")
     games = Games(
         names.get_indexer(table["player"].astype(str)), names.get_indexer(table["opponent"].astype(str)), score, period
     )

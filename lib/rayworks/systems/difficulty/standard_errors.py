@@ -1,5 +1,6 @@
 """Standard errors of a calibration: observed information (Louis 1982, Oakes 1999), cross-product, clustered sandwich."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +16,7 @@ from rayworks.systems.difficulty.marginal_likelihood import (
     working_of,
 )
 from rayworks.systems.difficulty.maximisation import Working, curve_derivatives
-from rayworks.systems.difficulty.response_matrix import ResponseMatrix
+from rayworks.systems.difficulty.response_matrix import BLOCK, ResponseMatrix
 
 Method = Literal["auto", "observed", "cross-product", "sandwich"]
 LARGEST_OBSERVED = 4e11
@@ -68,19 +69,15 @@ def standard_errors(
             "use observed"
         )
     if method == "cross-product":
-        scores = marginal_scores(matrix, calibration, working)
-        return from_information(
-            scores.T @ (scores if frequency is None else scores * frequency[:, None]), calibration, method
-        )
+        return from_information(score_products(matrix, calibration, working, frequency), calibration, method)
     information = observed_information(matrix, calibration, working, frequency)
     bread = _inverse(information)
     if method == "observed":
         return _from_covariance(bread, calibration, working, method)
     if family is None:
         raise ConfigError("standard_errors sandwich: needs the family of each subject; give the column family")
-    return _from_covariance(
-        _sandwich(bread, marginal_scores(matrix, calibration, working), family), calibration, working, method
-    )
+    meat = _clustered_products(matrix, calibration, working, family, frequency)
+    return _from_covariance(np.asarray(bread @ meat @ bread), calibration, working, method)
 
 
 def from_information(information: np.ndarray, calibration: Calibration, method: str) -> StandardErrors:
@@ -91,17 +88,38 @@ def from_information(information: np.ndarray, calibration: Calibration, method: 
     )
 
 
-def marginal_scores(matrix: ResponseMatrix, calibration: Calibration, working: Working) -> np.ndarray:
-    """Derivative of each subject's marginal log-likelihood by the free parameters, shape (J, K), in ``vector``'s order."""
+def marginal_scores(
+    matrix: ResponseMatrix, calibration: Calibration, working: Working
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Derivative of each subject's marginal log-likelihood by the free parameters, in ``vector``'s order.
+
+    Yields:
+        blocks of subjects with their derivatives (J', K), for all of them at once may not fit the memory.
+    """
     weights, _ = posterior(matrix, working, calibration.quadrature)
-    scored, seen = matrix.dense()
     p, derivatives = curve_derivatives(working, calibration.quadrature.nodes)
-    parts = [
-        scored * (weights @ (part / (p * (1 - p))).T) - seen * (weights @ (part / (1 - p)).T) for part in derivatives
-    ]
-    if working.model == "1PL":
-        parts[0] = parts[0].sum(1, keepdims=True)
-    return np.concatenate(_estimated(parts, calibration), axis=1)
+    factors = [((part / (p * (1 - p))).T, (part / (1 - p)).T) for part in derivatives]
+    for rows in _row_blocks(matrix):
+        scored, seen = matrix.dense(rows)
+        parts = [scored * (weights[rows] @ solved) - seen * (weights[rows] @ failed) for solved, failed in factors]
+        if working.model == "1PL":
+            parts[0] = parts[0].sum(1, keepdims=True)
+        yield rows, np.concatenate(_estimated(parts, calibration), axis=1)
+
+
+def score_products(
+    matrix: ResponseMatrix, calibration: Calibration, working: Working, frequency: np.ndarray | None = None
+) -> np.ndarray:
+    """Sum over subjects of the products of their scores, shape (K, K)."""
+    total: np.ndarray = np.zeros(())
+    for rows, scores in marginal_scores(matrix, calibration, working):
+        total = total + scores.T @ (scores if frequency is None else scores * frequency[rows, None])
+    return total
+
+
+def _row_blocks(matrix: ResponseMatrix) -> Iterator[slice]:
+    for start in range(0, matrix.shape[0], BLOCK):
+        yield slice(start, start + BLOCK)
 
 
 def observed_information(
@@ -119,20 +137,21 @@ def _louis(
     weights, _ = posterior(matrix, working, calibration.quadrature)
     counted = weights if frequency is None else weights * frequency[:, None]
     x = calibration.quadrature.nodes
-    scored, seen = matrix.dense()
     p = expit(working.slope[:, None] * x + working.intercept[:, None])
-    complete = (seen.T @ counted) * p * (1 - p)
-    moments = np.zeros((3, matrix.shape[1], matrix.shape[1]))
-    for q, node in enumerate(x):
-        score = scored - seen * p[:, q]
-        product = score.T @ (score * counted[:, q : q + 1])
-        moments += product * np.array([1.0, node, node**2])[:, None, None]
-    mean_e = scored - seen * (weights @ p.T)
-    mean_a = scored * (weights @ x)[:, None] - seen * (weights @ (x * p).T)
-    each = 1.0 if frequency is None else frequency[:, None]
-    ee = np.diag(complete.sum(1)) - moments[0] + mean_e.T @ (mean_e * each)
-    ae = np.diag(complete @ x) - moments[1] + mean_a.T @ (mean_e * each)
-    aa = np.diag(complete @ x**2) - moments[2] + mean_a.T @ (mean_a * each)
+    curvature = matrix.item_counts(counted) * p * (1 - p)
+    ee, ae, aa = (np.diag(curvature @ x**power) for power in range(3))
+    for rows in _row_blocks(matrix):
+        scored, seen = matrix.dense(rows)
+        for q, node in enumerate(x):
+            score = scored - seen * p[:, q]
+            product = score.T @ (score * counted[rows, q : q + 1])
+            ee, ae, aa = ee - product, ae - node * product, aa - node**2 * product
+        mean_e = scored - seen * (weights[rows] @ p.T)
+        mean_a = scored * (weights[rows] @ x)[:, None] - seen * (weights[rows] @ (x * p).T)
+        each = 1.0 if frequency is None else frequency[rows, None]
+        ee += mean_e.T @ (mean_e * each)
+        ae += mean_a.T @ (mean_e * each)
+        aa += mean_a.T @ (mean_a * each)
     if working.model == "1PL":
         if not calibration.options.estimate_population:
             return np.asarray(ee)
@@ -232,15 +251,26 @@ def _inverse(information: np.ndarray) -> np.ndarray:
     return np.asarray((vectors / np.maximum(values, floor)) @ vectors.T)
 
 
-def _sandwich(bread: np.ndarray, scores: np.ndarray, family: np.ndarray) -> np.ndarray:
+def _clustered_products(
+    matrix: ResponseMatrix,
+    calibration: Calibration,
+    working: Working,
+    family: np.ndarray,
+    frequency: np.ndarray | None,
+) -> np.ndarray:
+    """Products of the scores summed within families, between which alone subjects are independent."""
+    each = np.ones(len(family)) if frequency is None else frequency
     names, member = np.unique(family.astype(str), return_inverse=True)
-    if len(names) < 2:
+    present = np.bincount(member, weights=each, minlength=len(names)) > 0
+    count = int(present.sum())
+    if count < 2:
         raise ConfigError("standard_errors sandwich: all subjects are of one family; use observed")
-    summed = np.zeros((len(names), scores.shape[1]))
-    np.add.at(summed, member, scores)
-    summed -= summed.mean(0)
-    meat = summed.T @ summed * len(names) / (len(names) - 1)
-    return np.asarray(bread @ meat @ bread)
+    fixed_population = working.model == "1PL" and not calibration.options.estimate_population
+    summed = np.zeros((len(names), working.vector.size - fixed_population))
+    for rows, scores in marginal_scores(matrix, calibration, working):
+        np.add.at(summed, member[rows], scores * each[rows, None])
+    summed = summed[present] - summed[present].mean(0)
+    return np.asarray(summed.T @ summed * count / (count - 1))
 
 
 def _from_covariance(covariance: np.ndarray, calibration: Calibration, working: Working, method: str) -> StandardErrors:
