@@ -7,6 +7,7 @@ The peers are ``py-irt`` 0.7.1 (variational, in an environment of its own, for i
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def fit_py_irt(python: Path, scores: np.ndarray, priors: str) -> dict[str, Any]:
         subprocess.run(
             [str(python), str(script), str(source), str(target), priors],
             check=True,
+            stdout=subprocess.DEVNULL,
             env={**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "OMP_NUM_THREADS": "1"},
         )
         found: dict[str, Any] = json.loads(target.read_text())
@@ -159,7 +161,8 @@ def bootstrap(refits: int) -> dict[str, Sequence[float]]:
 
     truth, scores = simulated("bootstrap", 500, 50, "2PL")
     options = FitOptions(model="2PL")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         pool: ActorPool[Sequence[int], list[np.ndarray]] = ActorPool(
             Refits, from_matrix(scores), options, size=2, name="refits", options={"num_cpus": 1}
