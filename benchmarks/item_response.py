@@ -73,6 +73,7 @@ def fit_py_irt(python: Path, scores: np.ndarray, priors: str) -> dict[str, Any]:
         subprocess.run(
             [str(python), str(script), str(source), str(target), priors],
             check=True,
+            stdout=subprocess.DEVNULL,
             env={**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "OMP_NUM_THREADS": "1"},
         )
         found: dict[str, Any] = json.loads(target.read_text())
@@ -160,6 +161,7 @@ def bootstrap(refits: int) -> dict[str, Sequence[float]]:
 
     truth, scores = simulated("bootstrap", 500, 50, "2PL")
     options = FitOptions(model="2PL")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         pool: ActorPool[Sequence[int], list[np.ndarray]] = ActorPool(
