@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rayworks.core.config import Section
 from rayworks.core.errors import DataError
@@ -25,6 +25,7 @@ from rayworks.systems.difficulty.rating_games import (
 
 SCALE = 173.7178
 """Rating points per unit of mu, as Glickman prints it (400 / ln 10)."""
+SMALLEST_TAU = 1e-3
 TOLERANCE = 1e-6
 MAX_ITERATIONS = 1000
 """Of the volatility's root search; a handful is usual."""
@@ -50,6 +51,12 @@ class Glicko2Options(Section):
     clueless_deviation: float | None = Field(
         None, gt=0, description="an opponent whose deviation is this or more does not move a rating"
     )
+
+    @model_validator(mode="after")
+    def _searchable(self) -> "Glicko2Options":
+        if 0 < self.tau < SMALLEST_TAU:
+            raise ValueError(f"tau: is 0, which keeps volatilities, or at least {SMALLEST_TAU}; the search steps by it")
+        return self
 
     def start(self, players: int) -> Ratings:
         """Ratings of ``players`` that nobody has seen."""

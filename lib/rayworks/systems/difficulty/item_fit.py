@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from scipy.special import ndtr
 from scipy.stats import chi2
 
 from rayworks.systems.difficulty.item_response import ItemParameters, Quadrature
-from rayworks.systems.difficulty.response_matrix import ResponseMatrix
+from rayworks.systems.difficulty.response_matrix import BLOCK, ResponseMatrix
 from rayworks.systems.difficulty.responses import Responses
 
 MISFIT = (0.7, 1.3)
 """Infit and outfit outside are flagged."""
+LARGEST_BLOCK = 4_000_000
+"""Numbers in one block of score distributions without an item."""
 SMALLEST_EXPECTED = 1.0
 """Expected count below which neighbouring score groups of S-X2 are joined."""
 
@@ -72,10 +75,13 @@ def score_fit(matrix: ResponseMatrix, parameters: ItemParameters, quadrature: Qu
     The score distribution without an item is that with it, divided by the item's factor: O(items**2 x nodes) in all.
     Complete rows of zeros and ones only.
     """
-    scored, seen = matrix.dense()
-    complete = np.all(seen == 1, axis=1) & np.all((scored == 0) | (scored == 1), axis=1)
-    scored = scored[complete]
-    count, items = scored.shape
+    items = matrix.shape[1]
+    parts = []
+    for start in range(0, matrix.shape[0], BLOCK):
+        part, seen = matrix.dense(slice(start, start + BLOCK))
+        parts.append(part[np.all(seen == 1, axis=1) & np.all((part == 0) | (part == 1), axis=1)].astype(np.int8))
+    scored = np.concatenate(parts)
+    count = len(scored)
     empty = np.full(items, np.nan)
     if count < 10 or items < 3:
         return ScoreFit(empty, empty, empty, empty, count)
@@ -84,7 +90,8 @@ def score_fit(matrix: ResponseMatrix, parameters: ItemParameters, quadrature: Qu
     share = _expected_shares(p, quadrature.weights)
     size = np.bincount(total, minlength=items + 1)[1:items].astype(float)
     solved = np.zeros((items, items + 1))
-    np.add.at(solved.T, total, scored)
+    for item in range(items):
+        solved[item] = np.bincount(total[scored[:, item] == 1], minlength=items + 1)
     solved = solved[:, 1:items]
     free = {"1PL": 1, "2PL": 2, "3PL": 3, "4PL": 4}[parameters.model]
     found = [_collapsed_chi_square(size, solved[item], share[item]) for item in range(items)]
@@ -106,15 +113,14 @@ def score_distribution(p: np.ndarray) -> np.ndarray:
 
 
 def without_item(distribution: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """The score distribution of the other items, for every item: (I + 1, Q) and (I, Q) to (I, I, Q) by item and score.
+    """The score distribution of the other items, for B items of I: (I + 1, Q) and (B, Q) to (B, I, Q) by item and score.
 
     Solved upwards where an item is hard and downwards where it is easy, which keeps errors from growing.
     """
-    items, nodes = p.shape
-    upwards, downwards = np.zeros((2, items, items, nodes))
+    items, nodes = len(distribution) - 1, p.shape[1]
+    upwards, downwards = np.zeros((2, len(p), items, nodes))
     small, large = np.minimum(p, 0.5), np.maximum(p, 0.5)
-    last_up = np.zeros((items, nodes))
-    last_down = np.zeros((items, nodes))
+    last_up, last_down = np.zeros((2, *p.shape))
     for score in range(items):
         last_up = (distribution[score] - small * last_up) / (1 - small)
         upwards[:, score] = last_up
@@ -129,15 +135,21 @@ def local_dependence(responses: Responses, parameters: ItemParameters, ability: 
 
     NaN on the diagonal and for items that nobody or everybody solved.
     """
-    residual = np.zeros(responses.shape)
-    seen = np.zeros(responses.shape)
     place = (responses.subject, responses.item)
-    residual[place] = responses.score - _cell_probability(responses, parameters, ability)
-    seen[place] = 1
-    both = seen.T @ seen
-    first = (residual.T @ seen) / np.maximum(both, 1)
-    product = (residual.T @ residual) / np.maximum(both, 1) - first * first.T
-    square = (residual**2).T @ seen / np.maximum(both, 1) - first**2
+    residuals = csr_matrix(
+        (responses.score - _cell_probability(responses, parameters, ability), place), shape=responses.shape
+    )
+    observed = csr_matrix((np.ones(len(responses.score)), place), shape=responses.shape)
+    both, first, product, square = np.zeros((4, len(responses.items), len(responses.items)))
+    for start in range(0, len(responses.subjects), BLOCK):
+        residual, seen = (table[start : start + BLOCK].toarray() for table in (residuals, observed))
+        both += seen.T @ seen
+        first += residual.T @ seen
+        product += residual.T @ residual
+        square += (residual**2).T @ seen
+    count = np.maximum(both, 1)
+    first = first / count
+    product, square = product / count - first * first.T, square / count - first**2
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = product / np.sqrt(square * square.T)
     correlation[both < 3] = np.nan
@@ -168,8 +180,13 @@ def _expected_shares(p: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Chance of solving item i given total score s = 1 .. I - 1, shape (I, I - 1)."""
     items = len(p)
     distribution = score_distribution(p)
-    rest = without_item(distribution, p)
-    numerator = np.einsum("isq,iq,q->is", rest[:, : items - 1], p, weights, optimize=True)
+    size = max(1, LARGEST_BLOCK // (items * p.shape[1]))
+    numerator = np.concatenate(
+        [
+            np.einsum("isq,iq->is", without_item(distribution, part)[:, : items - 1], part * weights, optimize=True)
+            for part in np.split(p, range(size, items, size))
+        ]
+    )
     share: np.ndarray = np.clip(numerator / (distribution[1:items] @ weights), 1e-9, 1 - 1e-9)
     return share
 
