@@ -46,7 +46,7 @@ def test_score_fit_is_uniform_under_the_model() -> None:
     for seed in range(20):
         data = simulated(seed, subjects=1500, items=20, model="2PL")
         found = fit(data.matrix, FitOptions(model="2PL"))
-        result = score_fit(data.matrix, found.parameters, found.quadrature)
+        result = score_fit(data.matrix, found)
         assert result.subjects == 1500
         p_values.extend(result.p_value)
     assert kstest(p_values, "uniform").statistic < 0.1
@@ -60,7 +60,7 @@ def test_score_fit_finds_an_item_of_another_shape() -> None:
     chance = np.where(np.abs(data.ability) < 0.7, 0.9, 0.3)
     scores[:, 11] = np.random.default_rng(0).random(3000) < chance
     found = fit(ByteMatrix(scores), FitOptions(model="2PL"))
-    result = score_fit(ByteMatrix(scores), found.parameters, found.quadrature)
+    result = score_fit(ByteMatrix(scores), found)
     assert result.p_adjusted[11] < 1e-6
     assert (np.delete(result.p_adjusted, 11) > 0.01).mean() > 0.8
 
@@ -70,11 +70,11 @@ def test_score_fit_counts_complete_rows_only() -> None:
     scores = data.scores.copy()
     scores[100:, 0] = -1
     found = fit(data.matrix, FitOptions(model="1PL"))
-    part = score_fit(ByteMatrix(scores), found.parameters, found.quadrature)
-    whole = score_fit(ByteMatrix(data.scores[:100]), found.parameters, found.quadrature)
+    part = score_fit(ByteMatrix(scores), found)
+    whole = score_fit(ByteMatrix(data.scores[:100]), found)
     assert part.subjects == 100
     np.testing.assert_allclose(part.statistic, whole.statistic)
-    few = score_fit(ByteMatrix(scores[95:]), found.parameters, found.quadrature)
+    few = score_fit(ByteMatrix(scores[95:]), found)
     assert few.subjects == 5 and np.isnan(few.p_value).all()
 
 

@@ -121,3 +121,17 @@ def test_mantel_and_haenszel_of_a_table_by_hand() -> None:
     from scipy.stats import chi2
 
     assert found.mantel_haenszel_p[0] == pytest.approx(chi2.sf((abs(6 - expected) - 0.5) ** 2 / variance, 1))
+
+
+def test_what_is_fixed_is_no_free_parameter() -> None:
+    scores = simulated(2, subjects=300, items=12, model="2PL").matrix
+    whole = fit(scores, FitOptions(model="3PL"))
+    fixed = fit(scores, FitOptions(model="3PL", guessing=(0.2,)))
+    assert (whole.free_parameters, fixed.free_parameters) == (36, 24)
+    assert criteria(fixed, 300).aic == pytest.approx(48 - 2 * fixed.log_likelihood)
+    assert fit(scores, FitOptions(model="1PL")).free_parameters == 13
+    assert fit(scores, FitOptions(model="1PL", estimate_population=False)).free_parameters == 12
+
+
+def test_nothing_is_held_out_where_no_cell_can_be_spared() -> None:
+    assert held_out(from_matrix(np.array([[1, 0], [0, 1]])), FitOptions(model="1PL", estimator="map"), 0) is None

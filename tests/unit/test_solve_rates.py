@@ -148,3 +148,14 @@ def test_bad_rates_are_refused_by_name(
         fit_solve_rates(pd.DataFrame({**GOOD, **changed}), known)
     with pytest.raises(DataError, match="have no column solvers"):
         fit_solve_rates(pd.DataFrame(GOOD).drop(columns="solvers"))
+
+
+def test_shared_items_of_one_difficulty_leave_the_spread_at_that_of_the_reference() -> None:
+    rows = [
+        (item, population, rate, 500)
+        for population, rates in (("g", (0.54, 0.54, 0.3)), ("h", (0.55, 0.55, 0.28)))
+        for item, rate in zip(("a", "b", population), rates, strict=True)
+    ]
+    found = fit_solve_rates(pd.DataFrame(rows, columns=["item", "population", "solve_rate", "solvers"]))
+    assert found.populations["h"][1] == pytest.approx(1.0, abs=0.05)
+    assert found.error.max() < 0.5

@@ -295,7 +295,7 @@ def _diagnose(responses: Responses, matrix: ResponseMatrix, calibration: Calibra
     parameters = calibration.parameters
     ability = weighted_likelihood(responses, parameters).ability
     residual = residual_fit(responses, parameters, ability)
-    scores = score_fit(matrix, parameters, calibration.quadrature)
+    scores = score_fit(matrix, calibration)
     dependence = local_dependence(responses, parameters, ability)
     centred = dependence - np.nanmean(dependence)
     pairs = np.dstack(np.triu_indices(len(parameters), 1))[0]
@@ -320,7 +320,7 @@ def _diagnose(responses: Responses, matrix: ResponseMatrix, calibration: Calibra
             "mean": float(np.nanmean(dependence)),
             "pairs": [[int(i), int(j), float(dependence[i, j])] for i, j in strongest],
         },
-        "held_out": {name: None if value != value else value for name, value in asdict(masked).items()},
+        "held_out": masked and {name: None if value != value else value for name, value in asdict(masked).items()},
         "information": {"ability": grid.tolist(), "test": parameters.information(grid).sum(0).tolist()},
     }
 

@@ -7,7 +7,8 @@ from scipy.sparse import csr_matrix
 from scipy.special import ndtr
 from scipy.stats import chi2
 
-from rayworks.systems.difficulty.item_response import ItemParameters, Quadrature
+from rayworks.systems.difficulty.item_response import ItemParameters
+from rayworks.systems.difficulty.marginal_likelihood import Calibration
 from rayworks.systems.difficulty.response_matrix import BLOCK, ResponseMatrix
 from rayworks.systems.difficulty.responses import Responses
 
@@ -69,12 +70,13 @@ class ScoreFit:
     """Subjects with a complete row, who alone count."""
 
 
-def score_fit(matrix: ResponseMatrix, parameters: ItemParameters, quadrature: Quadrature) -> ScoreFit:
+def score_fit(matrix: ResponseMatrix, calibration: Calibration) -> ScoreFit:
     """Observed against expected shares solved per total score (Orlando and Thissen 2000).
 
     The score distribution without an item is that with it, divided by the item's factor: O(items**2 x nodes) in all.
     Complete rows of zeros and ones only.
     """
+    parameters, quadrature = calibration.parameters, calibration.quadrature
     items = matrix.shape[1]
     parts = []
     for start in range(0, matrix.shape[0], BLOCK):
@@ -93,10 +95,9 @@ def score_fit(matrix: ResponseMatrix, parameters: ItemParameters, quadrature: Qu
     for item in range(items):
         solved[item] = np.bincount(total[scored[:, item] == 1], minlength=items + 1)
     solved = solved[:, 1:items]
-    free = {"1PL": 1, "2PL": 2, "3PL": 3, "4PL": 4}[parameters.model]
     found = [_collapsed_chi_square(size, solved[item], share[item]) for item in range(items)]
     statistic = np.array([value for value, _ in found])
-    degrees = np.maximum(np.array([cells for _, cells in found]) - free, 1).astype(float)
+    degrees = np.maximum(np.array([cells for _, cells in found]) - calibration.free_per_item, 1).astype(float)
     p_value = chi2.sf(statistic, degrees)
     return ScoreFit(statistic, degrees, p_value, benjamini_hochberg(p_value), count)
 

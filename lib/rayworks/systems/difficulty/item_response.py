@@ -54,11 +54,6 @@ class ItemParameters:
         """``b``, in units of ability: where the curve is half way between guessing and ceiling."""
         return -self.intercept / self.discrimination
 
-    @property
-    def count(self) -> int:
-        """Free parameters, the population's included."""
-        return {"1PL": 1, "2PL": 2, "3PL": 3, "4PL": 4}[self.model] * len(self) + (self.model == "1PL")
-
     def take(self, items: FloatArray) -> "ItemParameters":
         """Those of some items, by position or mask."""
         names = ("discrimination", "intercept", "guessing", "ceiling")

@@ -96,6 +96,17 @@ class Calibration:
     options: FitOptions
 
     @property
+    def free_per_item(self) -> int:
+        """Parameters estimated for each item."""
+        return {"1PL": 1, "2PL": 2, "3PL": 3, "4PL": 4}[self.parameters.model] - bool(self.options.guessing)
+
+    @property
+    def free_parameters(self) -> int:
+        """Parameters estimated in all, the population's spread included."""
+        spread = self.parameters.model == "1PL" and self.options.estimate_population
+        return self.free_per_item * len(self.parameters) + spread
+
+    @property
     def abilities(self) -> np.ndarray:
         """Ability at the nodes, shape (Q,)."""
         return self.quadrature.nodes * self.parameters.population_sd

@@ -37,7 +37,7 @@ class Criteria:
 
 def criteria(calibration: Calibration, subjects: int) -> Criteria:
     """AIC and BIC; the sample size of BIC is the number of subjects."""
-    count, log_likelihood = calibration.parameters.count, calibration.log_likelihood
+    count, log_likelihood = calibration.free_parameters, calibration.log_likelihood
     penalty = count * float(np.log(subjects))
     return Criteria(
         calibration.parameters.model,
@@ -66,7 +66,7 @@ def likelihood_ratio(smaller: Calibration, larger: Calibration) -> RatioTest:
     if MODELS.index(smaller.parameters.model) >= MODELS.index(larger.parameters.model):
         raise ValueError("likelihood_ratio: give the smaller model first")
     statistic = max(0.0, 2 * (larger.log_likelihood - smaller.log_likelihood))
-    degrees = larger.parameters.count - smaller.parameters.count
+    degrees = larger.free_parameters - smaller.free_parameters
     return RatioTest(statistic, degrees, float(chi2.sf(statistic, degrees)))
 
 
@@ -80,8 +80,11 @@ class HeldOut:
     cells: int
 
 
-def held_out(responses: Responses, options: FitOptions, seed: int, share: float = 0.1) -> HeldOut:
-    """Fit without a random share of the cells (never an item's or a subject's last one) and predict them."""
+def held_out(responses: Responses, options: FitOptions, seed: int, share: float = 0.1) -> HeldOut | None:
+    """Fit without a random share of the cells (never an item's or a subject's last one) and predict them.
+
+    None where no cell can be spared.
+    """
     order = seeds.stream(seed, "held-out").permutation(len(responses.score))
     wanted = np.zeros(len(order), dtype=bool)
     wanted[order[: int(share * len(order))]] = True
@@ -93,13 +96,16 @@ def held_out(responses: Responses, options: FitOptions, seed: int, share: float 
         np.maximum.at(highest, ids, rank)
         wanted[order[highest[highest >= 0]]] = False
     training, test = responses.where(~wanted), responses.where(wanted)
+    if not test.weight.sum() > 0:
+        return None
     matrix = as_matrix(training)
     calibration = fit(matrix, options)
     ability = posterior_means(matrix, calibration).ability
     found = calibration.parameters
     z = found.discrimination[test.item] * ability[test.subject] + found.intercept[test.item]
     p = found.guessing[test.item] + (found.ceiling - found.guessing)[test.item] / (1 + np.exp(-z))
-    rates = (training.solve_rates() * 20 + 0.5) / 21
+    totals = item_totals(matrix)
+    rates = (totals.scored + 0.5) / (totals.seen + 1)
     return HeldOut(
         _log_loss(test, p), _log_loss(test, rates[test.item]), area_under_curve(test.score, p), len(test.score)
     )

@@ -61,7 +61,9 @@ def fit_solve_rates(
     log_sd = np.log([known.get(name, (0.0, 1.0))[1] for name in groups])
     rate, count = rates["solve_rate"].to_numpy(float), rates["solvers"].to_numpy(float)
     # One shared item fixes a population's mean only; its spread is then taken as that of the reference.
+    # Shared items of one difficulty say nothing of a population's spread; a weak prior then keeps that of the reference.
     columns = [("mean", g) for g in np.flatnonzero(free)] + [("log_sd", g) for g in np.flatnonzero(free & (links > 1))]
+    spread = np.array([float(kind == "log_sd") for kind, _ in columns])
     pooled = np.bincount(item, rate * count) / np.bincount(item, count)
     b = -1.16 * logit(np.clip(pooled, 1e-4, 1 - 1e-4))
     for _ in range(STEPS):
@@ -75,9 +77,10 @@ def fit_solve_rates(
             slopes[:, place] = np.where(group == g, -by_b if kind == "mean" else by_log_sd, 0.0)
         border = np.zeros((len(items), len(columns)))
         np.add.at(border, item, slopes * (precision * by_b)[:, None])
-        corner = (slopes * precision[:, None]).T @ slopes
+        corner = (slopes * precision[:, None]).T @ slopes + np.diag(spread)
+        pull = -spread * np.array([log_sd[g] if kind == "log_sd" else 0.0 for kind, g in columns])
         schur = corner - border.T @ (border / diagonal[:, None])
-        step_populations = np.linalg.solve(schur, slopes.T @ residual - border.T @ (gradient / diagonal))
+        step_populations = np.linalg.solve(schur, slopes.T @ residual + pull - border.T @ (gradient / diagonal))
         step_b = (gradient - border @ step_populations) / diagonal
         longest = max(np.abs(step_b).max(), np.abs(step_populations).max(initial=0.0))
         shorten = min(1.0, 1.0 / max(longest, 1e-300))

@@ -60,7 +60,8 @@ def standard_errors(
     if method == "auto":
         cost = float(len(calibration.quadrature.nodes)) * items**2 * subjects
         free = calibration.options.model == "1PL" and matrix.is_complete
-        method = "observed" if free or cost < LARGEST_OBSERVED else "cross-product"
+        few = subjects <= working.vector.size
+        method = "observed" if free or few or cost < LARGEST_OBSERVED else "cross-product"
     if method == "observed" and working.model == "1PL" and matrix.is_complete:
         return _complete_rasch(matrix, calibration, working, frequency)
     if method == "cross-product" and subjects <= working.vector.size:
