@@ -95,7 +95,6 @@ def test_a_run_does_not_depend_on_workers_or_pieces(
     [
         ({"train_bin": 2, "bins": 2}, 2, "generalisation.train_bin: is 2; the last of 2 bins is 1"),
         ({"source": "nowhere.jsonl"}, 4, "nowhere.jsonl: can not be read"),
-        ({"train_items": 200, "bins": 2}, 4, "arithmetic: level 1 has about"),
     ],
 )
 def test_a_run_that_can_not_be_says_why(

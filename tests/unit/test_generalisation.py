@@ -11,15 +11,16 @@ import torch
 
 from rayworks.core import config as configs
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.core.sweep import TrialResult
+from rayworks.core.sweep import TrialResult, read_sweep
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.fine_tuning import FineTuner, FineTuningOptions
 from rayworks.lm.scoring import encode
-from rayworks.systems.difficulty import arithmetic, easy2hard
+from rayworks.systems.difficulty import SPEC, arithmetic, easy2hard
 from rayworks.systems.difficulty.config import Config, GeneralisationSection
 from rayworks.systems.difficulty.generalisation import heatmap, mean_estimate, ratio_estimate, summarise_gains
 from rayworks.systems.difficulty.generalisation_items import binned_items, quantile_bins
 from rayworks.systems.difficulty.generalisation_report import sweep_summary
+from tests.conftest import ROOT
 from tests.unit.test_difficulty_data import synthetic_table
 
 PROBLEMS = {
@@ -296,3 +297,11 @@ def test_what_can_not_be_tuned_is_refused(make_tuner: Any, tiny_model: str) -> N
         next(iter(broken.model.parameters())).fill_(float("nan"))
     with pytest.raises(DataError, match="loss is nan"):
         broken.train(1)
+
+
+def test_the_shipped_sweep_is_three_bins_by_three_seeds_of_equal_training() -> None:
+    sweep = read_sweep(SPEC, ROOT / "jobs" / "configs" / "difficulty.sweep.yaml")
+    sections = [trial.config.generalisation for trial in sweep.trials()]
+    assert len(sections) == 9 and sorted({section.train_bin for section in sections}) == [0, 1, 2]
+    assert len({section.model_copy(update={"train_bin": 0}) for section in sections}) == 1
+    assert sweep.settings.metric == ("gain_on_trained_bins",)

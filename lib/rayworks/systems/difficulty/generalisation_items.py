@@ -78,46 +78,43 @@ def binned_items(section: GeneralisationSection, seed: int) -> BinnedItems:
     Raises:
         DataError: the source can not be read, lacks a column, repeats a prompt, or has too few items in a bin.
     """
-    if section.source in BENCHMARKS:
-        name = BENCHMARKS[section.source]
-        training, evaluation = (
-            _binned(
-                [_benchmark_item(name, row) for row in _records(easy2hard.load(name, split, section.folder).table)],
-                section,
-            )
-            for split in SPLITS
-        )
-        parts = [
-            (_shuffled(items, seed, "train", n), _shuffled(others, seed, "eval", n))
-            for n, (items, others) in enumerate(zip(training, evaluation, strict=True))
-        ]
-    else:
-        if section.source == "arithmetic":
-            pool = [
-                [Item(question, question, answer, level) for question, answer in problems]
-                for level, problems in _ladder(section, seed).items()
-            ]
-        else:
-            pool = _binned(_read(section.source), section)
-        shuffled = [_shuffled(items, seed, "items", n) for n, items in enumerate(pool)]
-        parts = [(items[section.eval_items :], items[: section.eval_items]) for items in shuffled]
-    shares = _shares(section)
+    parts = _parts(section, seed)
     for number, (available, held_out) in enumerate(parts):
         # Every bin must do as a training bin: the rows of a heatmap are comparable at equal n only.
-        for kind, found, needed in (
-            ("train_items", len(available), section.train_items),
-            ("eval_items", len(held_out), section.eval_items),
-        ):
-            if found < needed:
-                raise DataError(
-                    f"generalisation.{kind}: {needed} asked for, bin {number} of {section.source} has {found}"
-                    f"{'' if section.source in BENCHMARKS else ' beside those of the other part'}; "
-                    "ask for fewer items or bins"
-                )
+        _require("train_items", section, number, len(available))
+        _require("eval_items", section, number, len(held_out))
+    shares = _shares(section)
     return BinnedItems(
         training=tuple(item for number, share in shares.items() for item in parts[number][0][:share]),
         evaluation=tuple(tuple(held_out[: section.eval_items]) for _, held_out in parts),
     )
+
+
+def _parts(section: GeneralisationSection, seed: int) -> list[tuple[list[Item], list[Item]]]:
+    """For each bin what may be trained on and what may be asked: the published splits, or a random cut of one pool."""
+    if section.source in BENCHMARKS:
+        name = BENCHMARKS[section.source]
+        tables = {split: easy2hard.load(name, split, section.folder).table for split in SPLITS}
+        train, held_out = (
+            _binned([_benchmark_item(name, row) for row in _records(table)], section) for table in tables.values()
+        )
+        return [
+            (_shuffled(train[n], seed, "train", n), _shuffled(held_out[n], seed, "eval", n))
+            for n in range(section.bins)
+        ]
+    pool = _ladder(section, seed) if section.source == "arithmetic" else _binned(_read(section.source), section)
+    shuffled = [_shuffled(items, seed, "items", n) for n, items in enumerate(pool)]
+    return [(items[section.eval_items :], items[: section.eval_items]) for items in shuffled]
+
+
+def _require(field: str, section: GeneralisationSection, number: int, found: int) -> None:
+    needed = getattr(section, field)
+    if found < needed:
+        beside = "" if section.source in BENCHMARKS else " beside those of the other part"
+        raise DataError(
+            f"generalisation.{field}: {needed} asked for, bin {number} of {section.source} has {found}{beside}; "
+            "ask for fewer items or bins"
+        )
 
 
 def _shares(section: GeneralisationSection) -> dict[int, int]:
@@ -128,13 +125,16 @@ def _shares(section: GeneralisationSection) -> dict[int, int]:
     return {n: section.train_items // count + (n < section.train_items % count) for n in range(count)}
 
 
-def _ladder(section: GeneralisationSection, seed: int) -> dict[int, list[arithmetic.Problem]]:
-    """Problems by rating, one level per bin."""
+def _ladder(section: GeneralisationSection, seed: int) -> list[list[Item]]:
+    """Arithmetic, one rating per bin."""
     count, easiest = section.train_items + section.eval_items, section.digits or 1
-    return {
-        level: arithmetic.problems(level, count, section.operations, seed, section.digits)
+    return [
+        [
+            Item(question, question, answer, level)
+            for question, answer in arithmetic.problems(level, count, section.operations, seed, section.digits)
+        ]
         for level in range(easiest, easiest + section.bins)
-    }
+    ]
 
 
 def _binned(items: Sequence[Item], section: GeneralisationSection) -> list[list[Item]]:
