@@ -23,6 +23,8 @@ class SystemSpec:
     """Dotted config field to value: the smallest run that is still real."""
     headline: tuple[str, ...]
     """The keys of ``report.json``'s ``headline``, all of them, in order."""
+    optional_headline: tuple[str, ...] = ()
+    """Keys that only some configs add to it; a sweep may compare its trials by them."""
     figures: tuple[str, ...] = ()
     """File names under ``figures/`` that a finished run has."""
     needs: tuple[str, ...] = field(default=())

@@ -226,11 +226,10 @@ def read_sweep(
         if settings.search == "optuna":
             for value in dimension.ends:
                 configs.resolve(spec.config, file=base.model_dump(mode="json"), overrides={name: value})
-    unknown = [metric for metric in settings.metric if metric not in spec.headline]
+    numbers = (*spec.headline, *spec.optional_headline)
+    unknown = [metric for metric in settings.metric if metric not in numbers]
     if unknown:
-        raise ConfigError(
-            f"metric: {unknown[0]!r} is no headline number of {spec.name}; one of {', '.join(spec.headline)}"
-        )
+        raise ConfigError(f"metric: {unknown[0]!r} is no headline number of {spec.name}; one of {', '.join(numbers)}")
     sweep = Sweep(spec, settings, base)
     sweep.trials()
     return sweep

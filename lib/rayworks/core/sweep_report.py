@@ -104,7 +104,7 @@ def sweep_report(
         run=sweep.base.run.name,
         title=f"{spec.title}: sweep over {', '.join(settings.space)}",
         headline=headline,
-        tables=[_design_table(sweep, designs), *tables, *_trial_tables(sweep, trials)],
+        tables=[_design_table(sweep, designs, _numbers(sweep, trials)), *tables, *_trial_tables(sweep, trials)],
         figures={**drawn, **(figures or {})},
         details={"sweep": settings.model_dump(mode="json"), "base": sweep.base.model_dump(mode="json")},
     )
@@ -112,7 +112,7 @@ def sweep_report(
 
 def trials_csv(sweep: Sweep[Any], trials: Sequence[TrialResult]) -> str:
     """One row per trial: its varied fields, seed, headline numbers and failure."""
-    fields, numbers = list(sweep.settings.space), list(sweep.spec.headline)
+    fields, numbers = list(sweep.settings.space), _numbers(sweep, trials)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["trial", *fields, "seed", *numbers, "failure", "directory"])
@@ -142,8 +142,15 @@ def _cell(value: Any) -> Cell:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def _design_table(sweep: Sweep[Any], designs: Sequence[Design]) -> Table:
-    fields, numbers = list(sweep.settings.space), list(sweep.spec.headline)
+def _numbers(sweep: Sweep[Any], trials: Sequence[TrialResult]) -> list[str]:
+    """The headline numbers of the system, but for those that its configs may leave out and no trial has."""
+    optional = sweep.spec.optional_headline
+    measured = [name for name in optional if any(trial.headline.get(name) is not None for trial in trials)]
+    return [*sweep.spec.headline, *measured]
+
+
+def _design_table(sweep: Sweep[Any], designs: Sequence[Design], numbers: Sequence[str]) -> Table:
+    fields = list(sweep.settings.space)
     rows: list[list[Cell]] = [
         [
             design.index,
@@ -165,7 +172,7 @@ def _mean(design: Design, name: str) -> str | None:
 
 
 def _trial_tables(sweep: Sweep[Any], trials: Sequence[TrialResult]) -> list[Table]:
-    fields, numbers = list(sweep.settings.space), list(sweep.spec.headline)
+    fields, numbers = list(sweep.settings.space), _numbers(sweep, trials)
     rows: list[list[Cell]] = [
         [
             trial.name,

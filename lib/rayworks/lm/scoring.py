@@ -30,6 +30,14 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int,
     return tuple(tokenizer(prompt, add_special_tokens=not begins)["input_ids"])
 
 
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, message: str) -> str:
+    """A user's message as the model's chat template puts it; the message itself where the tokenizer has none."""
+    if not getattr(tokenizer, "chat_template", None):
+        return message
+    messages = [{"role": "user", "content": message}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,

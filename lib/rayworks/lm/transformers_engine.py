@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.continuous_batching import ContinuousBatching, Row, SingleModel
@@ -29,6 +31,15 @@ class TransformersEngine:
         self.tokenizer = load_tokenizer(model)
         self.model = CausalModel(load_model(model, dtype, layers, device), slots)
         self._slots = slots
+
+    @classmethod
+    def holding(
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, slots: int = 16
+    ) -> "TransformersEngine":
+        """An engine of a model that is in memory already, which can not be trained further after it."""
+        engine = cls.__new__(cls)
+        engine.tokenizer, engine.model, engine._slots = tokenizer, CausalModel(model, slots), slots
+        return engine
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Draw one continuation per request; see :class:`~rayworks.lm.engine.Engine`."""

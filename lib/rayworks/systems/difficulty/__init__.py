@@ -24,6 +24,7 @@ SPEC = SystemSpec(
         "reliability",
         "fit_seconds",
     ),
+    optional_headline=("accuracy_base", "accuracy_tuned", "gain", "gain_on_trained_bins"),
     figures=(
         "difficulties.png",
         "item_curves.png",

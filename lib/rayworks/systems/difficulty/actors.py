@@ -2,8 +2,10 @@
 
 import json
 import logging
+import tempfile
 import zlib
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,15 @@ import pandas as pd
 import ray
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from transformers import PreTrainedModel
 
 from rayworks.core.config import ComputeSection
 from rayworks.core.errors import DataError
-from rayworks.lm.checkpoints import limit_torch_threads
+from rayworks.core.run_directory import RunDirectory
+from rayworks.lm.checkpoints import limit_torch_threads, load_model, load_tokenizer
 from rayworks.lm.engine import GenerationRequest
+from rayworks.lm.fine_tuning import FineTuner, FineTuningOptions
+from rayworks.lm.scoring import chat_prompt, encode
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.failures import Failure, classify
@@ -24,11 +30,16 @@ from rayworks.systems.difficulty import new_subjects
 from rayworks.systems.difficulty.calibration import bootstrap_refit, calibrate, fit_options
 from rayworks.systems.difficulty.config import Config, EvaluationSection, set_name
 from rayworks.systems.difficulty.evaluation import Row, score_answer
+from rayworks.systems.difficulty.generalisation_items import BinnedItems, Item
+from rayworks.systems.difficulty.generalisation_report import BASE
 from rayworks.systems.difficulty.rating_run import rate_games
 from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
 from rayworks.systems.difficulty.responses import Duplicates
 from rayworks.systems.difficulty.sharded_fit import Everywhere, Shard
 from rayworks.systems.difficulty.sources import ResponseSet, read_games, read_responses
+
+STATES = "states"
+STATES_KEPT = 3
 
 
 class CalibrationActor:
@@ -171,7 +182,7 @@ class Answering:
     def _generate(self, prompts: list[str]) -> list[str]:
         requests = [
             GenerationRequest(
-                prompt=self._as_chat(prompt),
+                prompt=chat_prompt(self._engine.tokenizer, prompt),
                 max_new_tokens=self._section.max_new_tokens,
                 temperature=0.0,
                 seed=0,
@@ -182,12 +193,77 @@ class Answering:
         outputs = {generation.uid: generation.text for generation in self._engine.generate(requests)}
         return [outputs[str(place)] for place in range(len(prompts))]
 
-    def _as_chat(self, prompt: str) -> str:
-        tokenizer = self._engine.tokenizer
-        if not getattr(tokenizer, "chat_template", None):
-            return prompt
-        message = [{"role": "user", "content": prompt}]
-        return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+class GeneralisationActor:
+    """Tunes a model on the items of a bin, and answers items with the untuned or the tuned one.
+
+    The state of training lives in the run directory, so that any actor can take it up or answer with it.
+    """
+
+    def __init__(self, config: Config, directory: RunDirectory, items: BinnedItems) -> None:
+        limit_torch_threads()
+        self._section, self._seed, self._device = config.generalisation, config.run.seed, device_of(config.compute)
+        self._directory, self._items = directory, items
+        self._asked = [item for bin_items in items.evaluation for item in bin_items]
+        self._tokenizer = load_tokenizer(self._section.model)
+        self._tuner: FineTuner | None = None
+        self._engine: tuple[str, TransformersEngine] | None = None
+
+    def train(self, call: tuple[int, int]) -> dict[str, float]:
+        """Go from step ``start`` up to ``steps`` further and keep the state reached; loss and step."""
+        start, steps = call
+        tuner = self._tuner_at(start)
+        metrics = tuner.train(steps)
+        with tempfile.TemporaryDirectory() as scratch:
+            tuner.save(Path(scratch))
+            self._directory.put_folder(Path(scratch), f"{STATES}/{tuner.step:08d}")
+        for name in [name for name in self._directory.list(STATES) if name.isdigit()][:-STATES_KEPT]:
+            self._directory.remove_folder(f"{STATES}/{name}")
+        return {**metrics, "step": tuner.step}
+
+    def answer(self, call: tuple[str, int, int]) -> list[str]:
+        """Greedy answers of the untuned or the tuned model to evaluation items number ``start`` to ``stop``."""
+        model, start, stop = call
+        # Where an answer is one line, what follows it can not make it right.
+        stops = () if any(item.content is not None or "\n" in item.answer for item in self._asked) else ("\n",)
+        requests = [
+            GenerationRequest(
+                prompt=self._prompt(item), max_new_tokens=self._section.max_new_tokens, temperature=0.0, stop=stops
+            )
+            for item in self._asked[start:stop]
+        ]
+        return [generation.text for generation in self._engine_of(model).generate(requests)]
+
+    def _engine_of(self, name: str) -> TransformersEngine:
+        if self._engine is None or self._engine[0] != name:
+            model = self._load() if name == BASE else self._tuner_at(self._section.steps).tuned()
+            # The engine repacks the weights.
+            self._tuner = None
+            self._engine = (name, TransformersEngine.holding(model, self._tokenizer, self._section.slots))
+        return self._engine[1]
+
+    def _tuner_at(self, step: int) -> FineTuner:
+        if self._tuner is None or self._tuner.step != step:
+            section = self._section
+            options = FineTuningOptions(
+                steps=section.steps,
+                batch_size=section.batch_size,
+                learning_rate=section.learning_rate,
+                tuning=section.tuning,
+            )
+            examples = [encode(self._tokenizer, self._prompt(item), item.answer) for item in self._items.training]
+            self._engine = None
+            self._tuner = FineTuner(self._load(), examples, options, seed=self._seed)
+            if step:
+                with tempfile.TemporaryDirectory() as scratch:
+                    self._tuner.load(self._directory.get_folder(f"{STATES}/{step:08d}", Path(scratch) / "state"))
+        return self._tuner
+
+    def _load(self) -> PreTrainedModel:
+        return load_model(self._section.model, "float32", self._section.layers, self._device)
+
+    def _prompt(self, item: Item) -> str:
+        return chat_prompt(self._tokenizer, item.prompt) if self._section.chat else item.prompt
 
 
 def answer(model: str, rows: list[Row], config: Config) -> list[Row]:

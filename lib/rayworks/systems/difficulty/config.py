@@ -8,6 +8,9 @@ from rayworks.core.config import HARMLESS, ComputeSection, RunSection, Section, 
 from rayworks.systems.difficulty.glicko2 import Glicko2Options
 from rayworks.systems.difficulty.rating_baselines import EloOptions, GlickoOptions
 
+TRAINABLE = ("arithmetic", "amc", "codeforces", "lichess")
+"""Named sources of the generalisation heatmap; the other sets of Easy2Hard-Bench have no train split."""
+
 
 class DataSection(Section):
     """Where the evidence comes from."""
@@ -131,6 +134,60 @@ class EvaluationSection(Section):
     guessing: float = Field(0.0, ge=0, lt=1, description="chance rate of the benchmark, for the fitted curve")
 
 
+class GeneralisationSection(Section):
+    """Train on one bin of difficulty, evaluate on all: one row of the generalisation heatmap. A run of its own."""
+
+    enabled: bool = Field(False, description="fine-tune and evaluate instead of everything else")
+    model: str = Field("smollm2-135m-instruct", description="model to tune: catalogue name, hub id or folder")
+    layers: int | None = Field(None, ge=1, description="keep the model's first layers only; null keeps all")
+    source: str = Field(
+        "arithmetic",
+        description="arithmetic; amc, codeforces or lichess of Easy2Hard-Bench; or a .jsonl or .parquet file with columns "
+        "prompt, answer, rating",
+    )
+    folder: str | None = Field(None, description="local file or folder of the Easy2Hard-Bench set; else the hub")
+    operations: tuple[Literal["addition", "subtraction", "multiplication"], ...] = Field(
+        ("addition", "subtraction", "multiplication"), min_length=1, description="kinds of arithmetic problems"
+    )
+    digits: int | None = Field(
+        None,
+        ge=1,
+        le=12,
+        description="of the longer operand, so that bins differ by carries alone; null: bin i holds problems of rating i + 1",
+    )
+    chat: bool = Field(False, description="put prompts into the model's chat template")
+    bins: int = Field(5, ge=2, le=20, description="bins of equal size, by difficulty")
+    train_bin: int = Field(0, ge=0, description="bin to train on; 0 is the easiest")
+    cumulative: bool = Field(False, description="train on the bins up to train_bin, with as many items in all")
+    train_items: int = Field(256, ge=1, description="items to train on")
+    eval_items: int = Field(64, ge=1, description="items per bin to evaluate on")
+    tuning: Literal["full", "lora"] = Field("full", description="all weights but the embeddings, or adapters")
+    steps: int = Field(200, ge=1, description="optimiser steps, the same for every bin")
+    steps_per_checkpoint: int = Field(50, ge=1, description="steps at risk", json_schema_extra=HARMLESS)
+    batch_size: int = Field(16, ge=1, description="items per step")
+    learning_rate: float = Field(5e-4, gt=0, description="of AdamW at its peak")
+    max_new_tokens: int = Field(16, ge=1, description="length of an answer")
+    slots: int = Field(16, ge=1, description="answers decoded side by side in one worker", json_schema_extra=HARMLESS)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "GeneralisationSection":
+        if self.train_bin >= self.bins:
+            raise ValueError(
+                f"generalisation.train_bin: is {self.train_bin}; the last of {self.bins} bins is {self.bins - 1}"
+            )
+        if self.source not in TRAINABLE and not self.source.endswith((".jsonl", ".parquet")):
+            raise ValueError(
+                f"generalisation.source: {self.source!r} is unknown; one of {', '.join(TRAINABLE)}, "
+                "or a .jsonl or .parquet file"
+            )
+        if self.digits is not None and self.bins > self.digits + 1:
+            raise ValueError(
+                f"generalisation.bins: {self.digits} digits carry 0 to {self.digits} times; "
+                f"set bins to at most {self.digits + 1}"
+            )
+        return self
+
+
 class Config(SystemConfig):
     """A difficulty run: calibrate response sets, rate players, and say how sure all of it is."""
 
@@ -143,6 +200,7 @@ class Config(SystemConfig):
     ratings: RatingSection = RatingSection()
     subsets: SubsetSection = SubsetSection()
     evaluation: EvaluationSection = EvaluationSection()
+    generalisation: GeneralisationSection = GeneralisationSection()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":

@@ -1,6 +1,7 @@
 """The run: calibrate every set, refit, look at new subjects, rate games, let models answer; then labels and a report."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +9,31 @@ import numpy as np
 import pandas as pd
 
 from rayworks.core.models import locate
-from rayworks.core.report import Report
+from rayworks.core.report import Report, Table
 from rayworks.core.run_directory import EXPORT
+from rayworks.core.sweep import TrialResult
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import worker_bundle, worker_options
 from rayworks.runtime.system import Metrics, System
 from rayworks.systems.difficulty import SPEC
-from rayworks.systems.difficulty.actors import CalibrationActor, answer, shards
+from rayworks.systems.difficulty.actors import STATES, CalibrationActor, GeneralisationActor, answer, shards
 from rayworks.systems.difficulty.calibration import calibrate_shards
 from rayworks.systems.difficulty.config import Config, set_name
 from rayworks.systems.difficulty.evaluation import benchmark_rows, summarise
+from rayworks.systems.difficulty.generalisation_items import binned_items, check_source
+from rayworks.systems.difficulty.generalisation_report import (
+    BASE,
+    TUNED,
+    generalisation_card,
+    run_report,
+    sweep_summary,
+)
 from rayworks.systems.difficulty.reporting import build_report, label_card
 from rayworks.systems.difficulty.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.sources import check_games, check_responses
 
 STATE = "state.json"
+ANSWERS_PER_CALL = 64
 WAVES = 2
 """Calls per worker in one step of the bootstrap: work lost with a dead driver is at most this."""
 
@@ -40,6 +51,10 @@ class DifficultySystem(System[Config]):
     @classmethod
     def check_inputs(cls, config: Config) -> None:
         """Sets by name or path, models by name."""
+        if config.generalisation.enabled:
+            check_source(config.generalisation)
+            locate(config.generalisation.model)
+            return
         for source in config.data.responses:
             check_responses(source)
         for source in config.data.games:
@@ -50,13 +65,16 @@ class DifficultySystem(System[Config]):
     def start(self) -> None:
         """Plan the stages: each is one restartable unit of work."""
         data = self.settings.data
-        self._stages: list[tuple[str, str]] = [
+        generalisation = [("answer", BASE), ("fine-tune", self.settings.generalisation.model), ("answer", TUNED)]
+        calibration = [
             *(("calibrate", source) for source in data.responses),
             *(("bootstrap", source) for source in data.responses if self._resamples),
             *(("new subjects", source) for source in data.responses if data.reader == "memory"),
             *(("rate", source) for source in data.games),
             *(("evaluate", model) for model in self.settings.evaluation.models),
         ]
+        self._stages: list[tuple[str, str]] = generalisation if self._generalises else calibration
+        self._items = binned_items(self.settings.generalisation, self.settings.run.seed) if self._generalises else None
         self._done: list[str] = []
         self._results: dict[str, dict[str, Any]] = {kind: {} for kind, _ in self._stages}
         self._moments: dict[str, Any] = {}
@@ -78,6 +96,13 @@ class DifficultySystem(System[Config]):
         elif kind == "bootstrap":
             if not self._refit(source):
                 return self._progress(kind, source, metrics)
+        elif kind == "fine-tune":
+            metrics = self._tune()
+            if self._results[kind]["step"] < self.settings.generalisation.steps:
+                return self._progress(kind, source, metrics)
+        elif kind == "answer":
+            self._results[kind][source] = correct = self._answer(source)
+            metrics = {"accuracy": float(np.mean(correct))}
         elif kind == "evaluate":
             result = self._evaluate(source)
             metrics = {"accuracy": result["accuracy"]}
@@ -101,6 +126,10 @@ class DifficultySystem(System[Config]):
 
     def export(self) -> None:
         """Per set: the calibration that Serve scores new subjects with, and the labels as Parquet; a card for people."""
+        if self._generalises:
+            self.run_directory.write(f"{EXPORT}/README.md", generalisation_card(self.settings))
+            self.run_directory.remove_folder(STATES)
+            return
         names = list(self._results["calibrate"])
         for name, result in self._results["calibrate"].items():
             keys = ("items", "texts", "parameters", "errors", "labels", "provenance", "label_provenance")
@@ -114,12 +143,24 @@ class DifficultySystem(System[Config]):
         self.run_directory.write(f"{EXPORT}/README.md", label_card(self.settings, self._results))
 
     def report(self) -> Report:
-        """See :func:`~rayworks.systems.difficulty.reporting.build_report`."""
+        """See :func:`~.reporting.build_report` and :func:`~.generalisation_report.run_report`."""
+        if self._items is not None:
+            found = self._results
+            return run_report(self.settings, self._items, found["answer"], found["fine-tune"]["losses"], SPEC.title)
         return build_report(self.settings, self._results, SPEC.title)
 
     def cleanup(self) -> None:
         """End the actors."""
         self._release()
+
+    @classmethod
+    def summarise_sweep(cls, trials: Sequence[TrialResult]) -> tuple[Sequence[Table], Mapping[str, tuple[bytes, str]]]:
+        """The generalisation heatmap, where the trials made one."""
+        return sweep_summary(trials)
+
+    @property
+    def _generalises(self) -> bool:
+        return self.settings.generalisation.enabled
 
     @property
     def _resamples(self) -> bool:
@@ -128,11 +169,13 @@ class DifficultySystem(System[Config]):
     @property
     def _workers(self) -> ActorPool[Any, Any]:
         if self._pool is None:
+            worker: tuple[Any, ...] = (CalibrationActor, self.settings)
+            if self._generalises:
+                worker = (GeneralisationActor, self.settings, self.run_directory, self._items)
             self._pool = ActorPool(
-                CalibrationActor,
-                self.settings,
+                *worker,
                 size=self.settings.compute.workers,
-                name=f"difficulty/{self.settings.run.name}/calibrate",
+                name=f"difficulty/{self.settings.run.name}/work",
                 options=worker_options(self.settings.compute),
             )
         return self._pool
@@ -194,8 +237,31 @@ class DifficultySystem(System[Config]):
         self.run_directory.write(f"evaluation/{set_name(model)}.parquet", table.to_parquet())
         return summarise(model, rows, section.guessing, seed)
 
+    def _tune(self) -> Metrics:
+        """A piece of training; one worker does it, whose state any other could take up."""
+        found = self._results["fine-tune"] or {"step": 0, "losses": []}
+        call = (found["step"], self.settings.generalisation.steps_per_checkpoint)
+        reached: dict[str, float] = self._workers.submit("train", call).result()
+        losses = [*found["losses"], reached["loss"]]
+        self._results["fine-tune"] = {"step": int(reached["step"]), "losses": losses}
+        return {"loss": reached["loss"]}
+
+    def _answer(self, model: str) -> list[float]:
+        """Which evaluation items a model gets right; calls are of a fixed size, whatever the number of workers."""
+        assert self._items is not None
+        items = [item for bin_items in self._items.evaluation for item in bin_items]
+        calls = [(model, start, start + ANSWERS_PER_CALL) for start in range(0, len(items), ANSWERS_PER_CALL)]
+        outputs = [output for batch in self._workers.map("answer", calls) for output in batch]
+        correct = [item.correct(output) for item, output in zip(items, outputs, strict=True)]
+        columns = {"item": [item.name for item in items], "rating": [item.rating for item in items]}
+        table = pd.DataFrame({**columns, "output": outputs, "correct": correct})
+        self.run_directory.write(f"evaluation/{model}.parquet", table.assign(model=model).to_parquet())
+        return correct
+
     def _progress(self, kind: str, source: str, metrics: Metrics) -> Metrics:
         moments = self._moments.get(set_name(source))
         part = moments["next"] / self.settings.uncertainty.bootstrap if moments else 0.0
+        if kind == "fine-tune" and f"{kind} {source}" not in self._done:
+            part = self._results[kind]["step"] / self.settings.generalisation.steps
         progress = (len(self._done) + part) / len(self._stages)
         return {**metrics, "phase": f"{kind} {set_name(source)}", "progress": progress}
