@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows[f"volatility after {name}: {PEER}"] = [its]
     difference = np.abs(after.rating[: options.problems] - theirs)
     extra = {
-        "peer": PEER,
+        "peer_package": PEER,
         "volatilities": upsets,
         "largest_difference_of_a_rating": float(difference.max()),
         "capped_updates": report.capped_updates,

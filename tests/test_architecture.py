@@ -18,12 +18,12 @@ FORBIDDEN_NAMES = re.compile(r"^(utils?|helpers?|misc|common_utils|.*_?v\d+)$")
 STANDARD = set(sys.stdlib_module_names)
 
 MAY_IMPORT = {
-    "core": {"pydantic", "numpy", "yaml", "matplotlib", "cycler", "fsspec", "rdata", "rayworks.core"},
+    "core": {"pydantic", "numpy", "yaml", "matplotlib", "cycler", "fsspec", "rayworks.core"},
     "runtime": {"pydantic", "numpy", "ray", "rayworks.core", "rayworks.runtime"},
     "lm": {"numpy", "torch", "transformers", "peft", "rayworks.core", "rayworks.lm"},
 }
 """Beside the standard library. ``lm/actors.py`` may import ray and the runtime too."""
-ONLY_WHERE_USED = {"matplotlib", "fsspec", "cycler", "rdata"}
+ONLY_WHERE_USED = {"matplotlib", "fsspec", "cycler"}
 """Imported by core inside functions only."""
 WIRED_TO_RAY = {"system.py", "actors.py"}
 """The modules of a system that may import ray."""

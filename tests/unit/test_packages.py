@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rayworks.core import cache, datasets, r_data
+from rayworks.core import cache, datasets
 from rayworks.core.cache import PackageSource
 from rayworks.core.errors import DataError
+from rayworks.systems.difficulty import r_data
 
 BACK_END = """
 from pathlib import Path

@@ -25,6 +25,8 @@ STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#e5e7eb",
     "font.size": 10,
+    # Names come from users: a dollar sign in one is no formula.
+    "text.parse_math": False,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 6,

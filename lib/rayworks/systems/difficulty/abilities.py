@@ -9,7 +9,7 @@ import numpy as np
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.item_response import ItemParameters, Quadrature, equispaced
 from rayworks.systems.difficulty.marginal_likelihood import Calibration, posterior, working_of
-from rayworks.systems.difficulty.response_matrix import ResponseMatrix
+from rayworks.systems.difficulty.response_matrix import ResponseMatrix, in_blocks
 from rayworks.systems.difficulty.responses import Responses
 
 Estimator = Literal["EAP", "MAP", "WLE"]
@@ -46,9 +46,11 @@ def posterior_means(matrix: ResponseMatrix, calibration: Calibration) -> Abiliti
 
 def expected_abilities(matrix: ResponseMatrix, parameters: ItemParameters, quadrature: Quadrature) -> Abilities:
     """EAP of subjects on items with known parameters."""
-    weights, _ = posterior(matrix, working_of(parameters), quadrature)
-    mean = weights @ quadrature.nodes
-    variance = np.maximum(weights @ quadrature.nodes**2 - mean**2, 0)
+    moments = np.stack([quadrature.nodes, quadrature.nodes**2], axis=1)
+    working = working_of(parameters)
+    found = np.concatenate([posterior(part, working, quadrature)[0] @ moments for _, part in in_blocks(matrix)])
+    mean = found[:, 0]
+    variance = np.maximum(found[:, 1] - mean**2, 0)
     return Abilities(mean * parameters.population_sd, np.sqrt(variance) * parameters.population_sd, "EAP")
 
 

@@ -56,13 +56,13 @@ def predict_score(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score over all items from answers to the chosen ones (p-IRT), and its standard error, shape (J,) each.
 
-    What was asked counts as it was answered, the rest as expected under the posterior of the ability.
+    What was asked counts as it was answered, the rest as expected at the posterior mean of the ability.
     """
     part = responses.take_items(chosen)
     asked = as_matrix(part)
     found = expected_abilities(asked, parameters.take(chosen), quadrature)
     rest = parameters.take(np.setdiff1d(np.arange(len(parameters)), chosen))
-    solved = np.bincount(part.subject, weights=part.weight * part.score, minlength=len(part.subjects))
+    solved = np.bincount(part.subject, weights=part.score, minlength=len(part.subjects))
     p = rest.probability(found.ability)
     slope = rest.slope(found.ability).sum(0)
     variance = (slope * found.error) ** 2 + (p * (1 - p)).sum(0)
@@ -88,7 +88,7 @@ def measure(
     calibrated: ItemParameters, quadrature: Quadrature, new: Responses, size: int, draws: np.ndarray
 ) -> SubsetError:
     """Errors on new subjects who answered all items; ``draws`` (R, I) orders the items of each random subset."""
-    truth = new.subject_means()
+    truth = np.bincount(new.subject, weights=new.score, minlength=len(new.subjects)) / len(new.items)
     subset = choose(calibrated, quadrature, size)
     predicted, error = predict_score(new, calibrated, quadrature, subset.items)
     at_random, plain = [], []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rayworks.core import seeds
-from rayworks.core.errors import ConfigError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.difficulty import bayesian
 from rayworks.systems.difficulty.abilities import Abilities, posterior_means, weighted_likelihood
 from rayworks.systems.difficulty.config import Config
@@ -20,7 +20,7 @@ from rayworks.systems.difficulty.marginal_likelihood import Calibration, FitOpti
 from rayworks.systems.difficulty.model_fit import criteria, differential_functioning, held_out, likelihood_ratio
 from rayworks.systems.difficulty.priors import Priors
 from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
-from rayworks.systems.difficulty.responses import Responses
+from rayworks.systems.difficulty.responses import Responses, describe_parts
 from rayworks.systems.difficulty.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.sources import ResponseSet
 from rayworks.systems.difficulty.standard_errors import StandardErrors, from_information, standard_errors
@@ -115,6 +115,7 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
         "name": name,
         "provenance": found.provenance,
         "subjects": matrix.shape[0],
+        "subject_names": list(map(str, responses.subjects)),
         "subjects_without_response": len(found.subjects) - matrix.shape[0],
         "items": list(map(str, responses.items)),
         "texts": [found.texts.get(str(item), "") for item in responses.items],
@@ -139,15 +140,21 @@ def calibrate_shards(name: str, items: np.ndarray, sharded: ShardedFit, config: 
     Standard errors are those of the cross-product.
 
     Raises:
-        ConfigError: the estimator needs the table in one memory.
+        DataError: the design is not connected.
+        ConfigError: fewer subjects than parameters, which leaves the cross-product without an inverse.
     """
-    if config.model.estimator not in ("mml", "map"):
-        raise ConfigError(f"model.estimator {config.model.estimator}: needs data.reader: memory")
     options, started = fit_options(config), time.perf_counter()
+    parts = sharded.components(len(items))
+    if len(parts) > 1 and not config.data.allow_disconnected:
+        raise DataError(f"{name}: {describe_parts(parts, items)}")
     calibration = sharded.fit(options)
     errors = from_information(sharded.information(calibration), calibration, "cross-product")
     seconds = time.perf_counter() - started
     parameters, ability = calibration.parameters, sharded.abilities(calibration)
+    if len(ability.ability) <= calibration.free_parameters:
+        raise ConfigError(
+            f"{name}: has no more subjects than parameters ({calibration.free_parameters}); read it by memory"
+        )
     cautious = replace(options, estimator="map")
     pairs = [[sharded.fit(cautious, (config.run.seed, n, side)) for side in (0, 1)] for n in range(SHARDED_HALVINGS)]
     halves = np.array([_correlation(*(half.parameters.difficulty for half in pair)) for pair in pairs])
@@ -167,6 +174,7 @@ def calibrate_shards(name: str, items: np.ndarray, sharded: ShardedFit, config: 
         "name": name,
         "provenance": name,
         "subjects": len(ability.ability),
+        "subject_names": sharded.subjects(),
         "subjects_without_response": 0,
         "items": list(map(str, items)),
         "texts": [""] * len(items),
@@ -184,7 +192,9 @@ def calibrate_shards(name: str, items: np.ndarray, sharded: ShardedFit, config: 
         "suspects": np.flatnonzero(calibration.suspects).tolist(),
         "misfitting": [],
         "information": {"ability": grid.tolist(), "test": parameters.information(grid).sum(0).tolist()},
-        **dict.fromkeys(("infit", "outfit", "aberrant_subjects", "score_fit", "dependence", "held_out", "functioning")),
+        **dict.fromkeys(
+            ("infit", "outfit", "aberrant_subjects", "person_fit", "score_fit", "dependence", "held_out", "functioning")
+        ),
     }
 
 
@@ -281,7 +291,9 @@ def _compare(matrix: ResponseMatrix, calibration: Calibration, config: Config) -
     }
     models = list(fits)
     tests = {
-        f"{small} in {large}": asdict(likelihood_ratio(fits[small], fits[large])) for small, large in pairwise(models)
+        large: {"against": small, **asdict(likelihood_ratio(fits[small], fits[large]))}
+        for small, large in pairwise(models)
+        if _comparable(fits[small], fits[large])
     }
     free = fits.get("2PL") or fit(matrix, replace(options, model="2PL", estimator="mml"))
     return {
@@ -289,6 +301,12 @@ def _compare(matrix: ResponseMatrix, calibration: Calibration, config: Config) -
         "ratio_tests": tests,
         "suspects": np.flatnonzero(free.suspects).tolist(),
     }
+
+
+def _comparable(smaller: Calibration, larger: Calibration) -> bool:
+    """Whether both are maxima of the likelihood, without a prior on any item, and the one is a special case of the other."""
+    penalised = bool(smaller.with_prior.any() or larger.with_prior.any())
+    return not penalised and larger.free_parameters > smaller.free_parameters
 
 
 def _diagnose(responses: Responses, matrix: ResponseMatrix, calibration: Calibration, config: Config) -> dict[str, Any]:
@@ -309,6 +327,7 @@ def _diagnose(responses: Responses, matrix: ResponseMatrix, calibration: Calibra
         "outfit": residual.outfit.tolist(),
         "misfitting": np.flatnonzero(residual.flagged).tolist(),
         "aberrant_subjects": aberrant_share(residual.person),
+        "person_fit": _plain(residual.person),
         "score_fit": {
             "statistic": _plain(scores.statistic),
             "degrees": _plain(scores.degrees),

@@ -71,6 +71,8 @@ class ModelSection(Section):
             raise ValueError("model.guessing: fixes the asymptote of a 3PL; set model.name: 3PL or leave it out")
         if self.estimator in ("variational", "nuts") and self.name == "4PL":
             raise ValueError("model.estimator: the 4PL has no variational or NUTS posterior; use map")
+        if self.estimator in ("variational", "nuts") and self.guessing is not None:
+            raise ValueError("model.guessing: variational and nuts estimate it; leave it out or use mml")
         return self
 
 
@@ -124,7 +126,8 @@ class EvaluationSection(Section):
         (), description="models to evaluate: catalogue name, hub id or folder; none by default"
     )
     benchmark: str = Field(
-        "champ", description="champ, or a set of Easy2Hard-Bench: amc, codeforces, lichess, gsm8k, arc, winogrande"
+        "champ",
+        description="champ, chess-mates, or a set of Easy2Hard-Bench: amc, codeforces, lichess, gsm8k, arc, winogrande",
     )
     source: str | None = Field(None, description="local file or folder of an Easy2Hard-Bench set; else the hub")
     max_items: int = Field(0, ge=0, description="the first items only; 0 takes all")
@@ -210,10 +213,30 @@ class Config(SystemConfig):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"data: two sets are called {', '.join(twice)}; rename a file")
+        models = [set_name(model) for model in self.evaluation.models]
+        if len(set(models)) < len(models):
+            raise ValueError("evaluation.models: two models have the same last name; their answers would share a file")
+        if self.data.reader == "ray-data":
+            self._refuse_what_needs_one_memory()
         unknown = sorted(set(self.data.focal) - set(names) - set(type(self.data)().focal))
         if unknown:
             raise ValueError(f"data.focal: {', '.join(unknown)} is no set of data.responses")
         return self
+
+    def _refuse_what_needs_one_memory(self) -> None:
+        wrong = [
+            name
+            for name in self.data.responses
+            if "/" not in name or name.endswith(".jsonl") or name.startswith("hub:")
+        ]
+        if wrong:
+            raise ValueError(
+                f"data.responses {wrong[0]}: ray-data reads CSV and Parquet by path; set data.reader: memory"
+            )
+        if self.uncertainty.standard_errors in ("observed", "sandwich"):
+            raise ValueError("uncertainty.standard_errors: shards have the cross-product only; leave it auto")
+        if self.model.estimator in ("variational", "nuts"):
+            raise ValueError("model.estimator: variational and nuts need data.reader: memory")
 
 
 def set_name(source: str) -> str:

@@ -15,7 +15,7 @@ from rayworks.systems.difficulty.profiles import above_chance, profile, tier_acc
 from rayworks.systems.difficulty.prompts import build
 
 TIERS = 5
-CHAMP = "champ"
+CHAMP, MATES = "champ", "chess-mates"
 Row = dict[str, Any]
 
 
@@ -36,10 +36,16 @@ def benchmark_rows(section: EvaluationSection, labels: Mapping[str, Mapping[str,
             raise ConfigError("evaluation.benchmark champ: takes its ratings from data.responses; add champ there")
         rated = pd.DataFrame({key: labels[CHAMP][key] for key in ("item", "rating", "rating_quantile")})
         table = evidence.read_responses(CHAMP).items.merge(rated, on="item")
+    elif name == MATES:
+        table = evidence.read_chess_mates().rename(columns={"puzzle": "item"})
+        longest = table["mate_in"].max() - 2
+        table = table.assign(rating=(table["mate_in"] - 2) / longest, rating_quantile=table["mate_in"].rank(pct=True))
     else:
         known = {config.lower().removeprefix("e2h-"): config for config in easy2hard.SCHEMAS}
         if name not in known:
-            raise ConfigError(f"evaluation.benchmark {name!r}: unknown; choose champ or one of {', '.join(known)}")
+            raise ConfigError(
+                f"evaluation.benchmark {name!r}: unknown; choose champ, chess-mates or one of {', '.join(known)}"
+            )
         name = known[name]
         table = easy2hard.load(name, "eval", section.source).table
     if section.max_items:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rayworks.core import datasets, r_data
+from rayworks.core import datasets
 from rayworks.core.errors import ConfigError, DataError
+from rayworks.systems.difficulty import r_data
 from rayworks.systems.difficulty.answer_scoring import last_number
 
 if TYPE_CHECKING:

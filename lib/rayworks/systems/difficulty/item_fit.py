@@ -97,8 +97,9 @@ def score_fit(matrix: ResponseMatrix, calibration: Calibration) -> ScoreFit:
     solved = solved[:, 1:items]
     found = [_collapsed_chi_square(size, solved[item], share[item]) for item in range(items)]
     statistic = np.array([value for value, _ in found])
-    degrees = np.maximum(np.array([cells for _, cells in found]) - calibration.free_per_item, 1).astype(float)
-    p_value = chi2.sf(statistic, degrees)
+    degrees = np.array([cells for _, cells in found], dtype=float) - calibration.free_per_item
+    statistic, degrees = (np.where(degrees > 0, values, np.nan) for values in (statistic, degrees))
+    p_value = np.asarray(chi2.sf(statistic, degrees))
     return ScoreFit(statistic, degrees, p_value, benjamini_hochberg(p_value), count)
 
 

@@ -14,7 +14,7 @@ from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.item_response import ItemParameters, Model, Quadrature, equispaced, fitting_grid
 from rayworks.systems.difficulty.maximisation import Counts, Working, maximise
 from rayworks.systems.difficulty.priors import Priors
-from rayworks.systems.difficulty.response_matrix import ResponseMatrix
+from rayworks.systems.difficulty.response_matrix import ResponseMatrix, in_blocks
 
 STEEPEST = 8.0
 """A discrimination that grows beyond it has no finite maximum: solvers and failures are separated by ability."""
@@ -166,21 +166,32 @@ def rasch_expectation(matrix: ResponseMatrix, frequency: np.ndarray | None = Non
 
 def expectation(matrix: ResponseMatrix, frequency: np.ndarray | None = None) -> Expect:
     """The E-step over one matrix; ``frequency`` (J,) counts each subject that often (bootstrap, family weights)."""
+    blocks = in_blocks(matrix)
 
     def expect(working: Working, quadrature: Quadrature) -> Expectation:
-        weights, marginal = posterior(matrix, working, quadrature)
-        total = float(marginal.sum() if frequency is None else marginal @ frequency)
-        if frequency is not None:
-            weights *= frequency[:, None]
-        return Expectation(
-            log_likelihood=total,
-            mass=weights.sum(0),
-            seen=matrix.item_counts(weights),
-            first_moment=matrix.item_scores(weights @ quadrature.nodes[:, None])[:, 0],
-            scored=None if working.is_logistic else matrix.item_scores(weights),
-        )
+        parts = [
+            _block_expectation(part, None if frequency is None else frequency[rows], working, quadrature)
+            for rows, part in blocks
+        ]
+        return sum(parts[1:], parts[0])
 
     return expect
+
+
+def _block_expectation(
+    matrix: ResponseMatrix, frequency: np.ndarray | None, working: Working, quadrature: Quadrature
+) -> Expectation:
+    weights, marginal = posterior(matrix, working, quadrature)
+    total = float(marginal.sum() if frequency is None else marginal @ frequency)
+    if frequency is not None:
+        weights *= frequency[:, None]
+    return Expectation(
+        log_likelihood=total,
+        mass=weights.sum(0),
+        seen=matrix.item_counts(weights),
+        first_moment=matrix.item_scores(weights @ quadrature.nodes[:, None])[:, 0],
+        scored=None if working.is_logistic else matrix.item_scores(weights),
+    )
 
 
 def fit(matrix: ResponseMatrix, options: FitOptions, frequency: np.ndarray | None = None) -> Calibration:

@@ -203,6 +203,10 @@ def _split_in_two(working: Working, item: int) -> Working:
 
 def _mantel_haenszel(responses: Responses, focal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     subjects, items = responses.shape
+    if len(responses.score) < subjects * items:
+        # Total scores of different items are no strata.
+        nothing = np.full(items, np.nan)
+        return nothing, nothing
     total = np.bincount(responses.subject, weights=responses.score, minlength=subjects)
     stratum = np.unique(np.round(total), return_inverse=True)[1]
     strata = int(stratum.max()) + 1

@@ -95,6 +95,8 @@ def group_profiles(responses: Responses, config: Config) -> list[dict[str, Any]]
         part = responses.take_subjects(np.flatnonzero(mask))
         rates = part.solve_rates()
         kept = np.isfinite(rates) & np.isfinite(difficulty)
+        if not kept.any():
+            continue
         curve = profile(difficulty[kept], rates[kept], seed=config.run.seed)
         found.append({"group": name, "subjects": int(mask.sum()), "held_out": honest, **profile_as_dict(curve)})
     return found

@@ -35,10 +35,12 @@ def rate_games(
     start = section.glicko2.start(len(players))
     rate = rate_of(section, section.system)
     snapshots = list(chronological(start, games, rate))
-    ratings, passes, unanimous = snapshots[-1].ratings, 1, np.zeros(0, dtype=int)
+    ratings, reports = snapshots[-1].ratings, [snapshot.report for snapshot in snapshots]
+    passes, unanimous, moving = 1, np.zeros(0, dtype=int), np.zeros(0, dtype=int)
     if section.mode == "converged":
         found = converged(start, games, rate)
-        ratings, passes, unanimous = found.ratings, found.passes, found.unanimous
+        ratings, reports = found.ratings, list(found.reports)
+        passes, unanimous, moving = found.passes, found.unanimous, found.moving
     count = np.bincount(games.player, minlength=len(players)) + np.bincount(games.opponent, minlength=len(players))
     kept = np.argsort(-count, kind="stable")[:HISTORY]
     numbers, rating, deviation = rating_history(snapshots, kept)
@@ -51,9 +53,10 @@ def rate_games(
         "games": len(games.score),
         "periods": len(snapshots),
         "unanimous": [players[index] for index in unanimous],
+        "moving": [players[index] for index in moving],
         "capped": {
-            kind: int(sum(len(snapshot.report.capped.get(kind, ())) for snapshot in snapshots))
-            for kind in sorted({kind for snapshot in snapshots for kind in snapshot.report.capped})
+            kind: int(sum(len(report.capped.get(kind, ())) for report in reports))
+            for kind in sorted({kind for report in reports for kind in report.capped})
         },
         "table": {
             "player": [players[index] for index in order],
@@ -69,18 +72,23 @@ def rate_games(
             "deviation": deviation.T.tolist(),
         },
         "foretold": {
-            system: prequential_log_loss(start, games, rate_of(section, system), certain=system == "elo")
+            system: _finite(prequential_log_loss(start, games, rate_of(section, system), certain=system == "elo"))
             for system in ("glicko2", "glicko1", "elo")
         },
     }
 
 
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
 def prequential_log_loss(start: Ratings, games: Games, rate: RatePeriod, *, certain: bool = False) -> float:
     """Mean log-loss of every result, foretold from the ratings before its period; the first period is left out.
 
-    A draw counts as half a win and half a loss. ``certain`` takes ratings at face value, as Elo does.
+    A draw counts as half a win and half a loss. NaN where there is one period only. ``certain`` takes ratings at face value,
+    as Elo does.
     """
-    total, count = 0.0, 0
+    total, count = 0.0, 0.0
     ratings = start
     parts = dict(games.periods())
     for snapshot in chronological(start, games, rate):
@@ -88,9 +96,10 @@ def prequential_log_loss(start: Ratings, games: Games, rate: RatePeriod, *, cert
         if snapshot.period != next(iter(parts)):
             expected = expected_score(ratings, played.player, played.opponent, certain=certain)
             loss = -(played.score * np.log(expected) + (1 - played.score) * np.log1p(-expected))
-            total, count = total + float(loss.sum()), count + len(loss)
+            weight = np.ones(len(loss)) if played.weight is None else played.weight
+            total, count = total + float(loss @ weight), count + float(weight.sum())
         ratings = snapshot.ratings
-    return total / max(count, 1)
+    return total / count if count > 0 else float("nan")
 
 
 def expected_score(ratings: Ratings, player: np.ndarray, opponent: np.ndarray, *, certain: bool = False) -> np.ndarray:

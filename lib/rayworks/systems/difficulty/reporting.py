@@ -29,7 +29,7 @@ def build_report(config: Config, results: Results, title: str) -> Report:
         _fits(calibrated),
         *_profiles(profiles, first["name"]),
         *_evaluations(evaluated),
-        *_subsets(new),
+        *_subsets(new, calibrated),
         *_ratings(rated),
         *_functioning(calibrated),
     ]
@@ -170,10 +170,10 @@ def _sets(calibrated: Mapping[str, Any], bootstrap: Mapping[str, Any]) -> Table:
 def _fits(calibrated: Mapping[str, Any]) -> Table:
     rows: list[list[Cell]] = []
     for name, found in calibrated.items():
-        test = next(iter(found["ratio_tests"].items()), None)
         masked, scores, dependence = found["held_out"], found["score_fit"], found["dependence"]
         for criterion in found["criteria"]:
             own = criterion["model"] == found["parameters"]["model"]
+            test = found["ratio_tests"].get(criterion["model"])
             misfit = None
             if own and scores is not None:
                 misfit = sum(p is not None and p < 0.05 for p in scores["p_adjusted"])
@@ -184,19 +184,21 @@ def _fits(calibrated: Mapping[str, Any]) -> Table:
                     criterion["log_likelihood"],
                     criterion["aic"],
                     criterion["bic"],
-                    f"{test[0]}: {test[1]['statistic']:.1f}, p {test[1]['p_value']:.2g}" if own and test else None,
+                    f"{test['statistic']:.1f} over {test['against']}, p {test['p_value']:.2g}" if test else None,
                     f"{masked['log_loss']:.3f} ({masked['log_loss_item_means']:.3f})" if own and masked else None,
                     masked["auc"] if own and masked else None,
                     misfit,
                     dependence["largest"] if own and dependence else None,
+                    found["aberrant_subjects"] if own else None,
                 ]
             )
     columns = ("set", "model", "log-likelihood", "AIC", "BIC", "ratio test", "held-out log-loss", "held-out AUC")
     return Table(
         "How well the models fit",
-        (*columns, "S-X2 misfits", "max |Q3 - mean|"),
+        (*columns, "S-X2 misfits", "max |Q3 - mean|", "aberrant subjects"),
         rows,
-        note="Held-out log-loss beside that of the item means alone. S-X2: items with p < .05, adjusted over items.",
+        note="Held-out log-loss beside that of the item means alone. S-X2: items with p < .05, adjusted over items. "
+        "Ratio tests only where no prior holds an item. Aberrant subjects: share with l_z below the 5 % point of a normal.",
     )
 
 
@@ -243,15 +245,25 @@ def _evaluations(evaluated: Any) -> list[Table]:
     return [Table("Evaluated models by tier of difficulty", columns, rows, note)]
 
 
-def _subsets(new: Mapping[str, Any]) -> list[Table]:
+def _subsets(new: Mapping[str, Any], calibrated: Mapping[str, Any]) -> list[Table]:
     rows = [
         [name, *(entry[key] for key in ("size", "chosen", "random", "plain", "expected", "coverage"))]
         for name, values in new.items()
         for entry in values["errors"]
     ]
+    chosen = []
+    for name, values in new.items():
+        if values["subsets"]:
+            size = min(values["subsets"], key=int)
+            names = [calibrated[name]["items"][place] for place in values["subsets"][size]]
+            chosen.append([name, size, ", ".join(names)])
     columns = ("set", "items asked", "chosen", "random, same estimator", "mean of random", "expected rms", "coverage")
     note = "Mean absolute error of new subjects' score on all items; coverage of the chosen items' 95 % intervals."
-    return [Table("Scores from few items", columns, rows, note)] if rows else []
+    told = "The smallest subset of each set, best item first; all sizes are in export/SET/subsets.json."
+    return [
+        *([Table("Scores from few items", columns, rows, note)] if rows else []),
+        *([Table("Items to ask a new subject", ("set", "size", "items"), chosen, told)] if chosen else []),
+    ]
 
 
 def _ratings(rated: Any) -> list[Table]:
@@ -260,14 +272,24 @@ def _ratings(rated: Any) -> list[Table]:
         table = found["table"]
         columns = ("player", "rating", "deviation", "volatility", "games")
         rows = [[table[column][n] for column in columns] for n in range(min(SHOWN, len(table["player"])))]
-        told = ", ".join(f"{system} {loss:.4f}" for system, loss in found["foretold"].items())
+        losses = [f"{system} {loss:.4f}" for system, loss in found["foretold"].items() if loss is not None]
+        told = ", ".join(losses) or "one period only"
         caps = ", ".join(f"{kind} {count}" for kind, count in found["capped"].items() if count) or "none"
         note = (
-            f"{found['games']:,} games in {found['periods']} periods, {found['mode']}; capped updates: {caps}. "
+            f"{found['games']:,} games in {found['periods']} periods, {found['mode']}{_settled(found)}; "
+            f"capped updates: {caps}. "
             f"Log-loss of the next period's results: {told} (0.693 is a coin)."
         )
         tables.append(Table(f"Ratings of {found['name']}", columns, rows, note))
     return tables
+
+
+def _settled(found: Mapping[str, Any]) -> str:
+    if found["mode"] != "converged":
+        return ""
+    moving, unanimous = len(found["moving"]), len(found["unanimous"])
+    told = f" in {found['passes']} passes" + (f", {moving} players still moving" if moving else "")
+    return told + (f", {unanimous} who only won or only lost kept finite by half a draw" if unanimous else "")
 
 
 def _functioning(calibrated: Mapping[str, Any]) -> list[Table]:

@@ -5,6 +5,7 @@ of all items at all nodes. Both are products of a subjects x items matrix with a
 """
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,8 @@ BLOCK = 1024
 """Subjects converted from bytes to floats at a time: the only memory beyond the bytes."""
 DENSE_FROM = 0.08
 """Observed share above which bytes take less room and time than coordinates."""
+POSTERIOR_BLOCK = 4096
+"""Subjects whose posterior over the ability nodes is held at a time."""
 FEW_UNSEEN = 0.04
 """Unobserved share below which subtracting those cells is faster than a product over all."""
 
@@ -52,6 +55,10 @@ class ResponseMatrix(Protocol):
 
     def dense(self, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray]:
         """``Y`` and ``M`` of some subjects as float arrays; memory is subjects x items."""
+        ...
+
+    def part(self, rows: slice) -> "ResponseMatrix":
+        """The subjects of a slice."""
         ...
 
 
@@ -108,6 +115,10 @@ class ByteMatrix:
         codes = self.codes[rows]
         return (codes == 1).astype(float), (codes >= 0).astype(float)
 
+    def part(self, rows: slice) -> "ByteMatrix":
+        """The subjects of a slice."""
+        return ByteMatrix(self.codes[rows])
+
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         for start in range(0, len(self.codes), BLOCK):
             yield slice(start, start + BLOCK), self.codes[start : start + BLOCK]
@@ -152,6 +163,20 @@ class SparseMatrix:
     def dense(self, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray]:
         """``Y`` and ``M``."""
         return self._scored[rows].toarray(), self._seen[rows].toarray()
+
+    def part(self, rows: slice) -> "SparseMatrix":
+        """The subjects of a slice."""
+        found = copy(self)
+        found._scored, found._seen = self._scored[rows], self._seen[rows]
+        return found
+
+
+def in_blocks(matrix: ResponseMatrix) -> list[tuple[slice, ResponseMatrix]]:
+    """The matrix as parts of few enough subjects for an array of subjects x nodes: views of bytes, copies of coordinates."""
+    if matrix.shape[0] <= POSTERIOR_BLOCK:
+        return [(ALL, matrix)]
+    slices = [slice(start, start + POSTERIOR_BLOCK) for start in range(0, matrix.shape[0], POSTERIOR_BLOCK)]
+    return [(rows, matrix.part(rows)) for rows in slices]
 
 
 def as_matrix(responses: Responses) -> ResponseMatrix:

@@ -204,7 +204,9 @@ def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
         if empty.any():
             raise DataError(f"{source}: row {int(empty.argmax()) + 1} has no {column}; give every response one")
     kept = table[[column for column in COLUMNS if column in table.columns]].copy()
-    for column, low, high in (("score", 0.0, 1.0), ("weight", 0.0, np.inf)):
+    # Files may hold one id as a number in one row and as text in another.
+    kept = kept.astype({"subject": str, "item": str})
+    for column, low, high in (("score", 0.0, 1.0), ("weight", np.nextafter(0, 1), np.inf)):
         if column not in kept:
             kept[column] = 1.0
         kept[column] = pd.to_numeric(kept[column], errors="coerce").astype(float)
@@ -215,7 +217,7 @@ def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
             raise DataError(
                 f"{source}: row {row + 1} ({kept['subject'].iloc[row]}, {kept['item'].iloc[row]}) has {column} "
                 f"{table[column].tolist()[row]!r}; must be a number "
-                + ("in [0, 1]; leave an unobserved cell out" if column == "score" else ">= 0")
+                + ("in [0, 1]; leave an unobserved cell out" if column == "score" else "above 0; leave out a response that does not count")
                 + f" ({int(wrong.sum())} such rows)"
             )
     return kept
@@ -267,11 +269,16 @@ def _families(table: pd.DataFrame, subject: np.ndarray, subjects: np.ndarray, so
 def _require_connected(responses: Responses, source: str) -> None:
     parts = responses.components()
     if len(parts) > 1:
-        shown = "; ".join(f"{len(part)} items ({_shown(list(responses.items[part]))})" for part in parts[:SHOWN])
-        raise DataError(
-            f"{source}: the design falls into {len(parts)} parts that share no subject: {shown}. Fit them apart, add "
-            "subjects who answered items of both, or say data.allow_disconnected: true (one population for all)"
-        )
+        raise DataError(f"{source}: {describe_parts(parts, responses.items)}")
+
+
+def describe_parts(parts: Sequence[np.ndarray], items: np.ndarray) -> str:
+    """What is wrong with a design that falls apart, and what to do."""
+    shown = "; ".join(f"{len(part)} items ({_shown(list(items[part]))})" for part in parts[:SHOWN])
+    return (
+        f"the design falls into {len(parts)} parts that share no subject: {shown}. Fit them apart, add subjects who answered "
+        "items of both, or say data.allow_disconnected: true (one population for all)"
+    )
 
 
 def _shown(names: Sequence[str]) -> str:

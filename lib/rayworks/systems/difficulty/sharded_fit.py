@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from rayworks.core import seeds
 from rayworks.systems.difficulty.abilities import Abilities, posterior_means
@@ -34,7 +36,13 @@ class Shard:
     def __init__(
         self, table: pd.DataFrame, items: np.ndarray, source: str, number: int, duplicates: Duplicates
     ) -> None:
-        part = from_table(table, source, duplicates=duplicates, allow_disconnected=True, least_subjects=1)
+        part = from_table(
+            table,
+            f"{source}, part {number} of its subjects",
+            duplicates=duplicates,
+            allow_disconnected=True,
+            least_subjects=1,
+        )
         place = np.searchsorted(items, part.items.astype(str))
         self.responses: Responses = replace(part, items=items, item=place[part.item].astype(np.int32))
         self.matrix: ResponseMatrix = as_matrix(self.responses)
@@ -52,6 +60,14 @@ class Shard:
         """Sum of products of per-subject scores, shape (K, K): the shard's part of the cross-product information."""
         working = replace(working_of(calibration.parameters), fixed_lower=bool(calibration.options.guessing))
         return score_products(self.matrix, calibration, working)
+
+    def subjects(self) -> list[str]:
+        """Names of the shard's subjects."""
+        return list(map(str, self.responses.subjects))
+
+    def parts(self) -> list[np.ndarray]:
+        """Items that subjects of this shard tie together, by position."""
+        return self.responses.components()
 
     def abilities(self, calibration: Calibration) -> Abilities:
         """Posterior means of the shard's subjects."""
@@ -95,6 +111,18 @@ class ShardedFit:
     def information(self, calibration: Calibration) -> np.ndarray:
         """Cross-product information of the free parameters, shape (K, K)."""
         return np.asarray(np.sum(self.everywhere("score_products", calibration), axis=0))
+
+    def subjects(self) -> list[str]:
+        """Names of all subjects, shard after shard."""
+        return [name for names in self.everywhere("subjects") for name in names]
+
+    def components(self, items: int) -> list[np.ndarray]:
+        """Items by connected component of the whole design."""
+        pairs = [(part[0], item) for parts in self.everywhere("parts") for part in parts for item in part]
+        rows, columns = np.array(pairs).T
+        graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(items, items))
+        count, label = connected_components(graph, directed=False)
+        return [np.flatnonzero(label == number) for number in range(count)]
 
     def abilities(self, calibration: Calibration) -> Abilities:
         """Of all subjects, shard after shard."""

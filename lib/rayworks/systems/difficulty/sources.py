@@ -14,6 +14,7 @@ from rayworks.systems.difficulty.rating_periods import Games
 from rayworks.systems.difficulty.responses import Responses, from_table
 
 HUB = "hub:"
+NUMBERS = ("score", "weight", "solved")
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 
 
@@ -95,10 +96,19 @@ def read_responses(source: str, data: DataSection) -> ResponseSet:
 def read_games(source: str) -> tuple[list[str], list[str], Games]:
     """Names of players, names of periods, and the games between them by position.
 
+    Columns ``period``, ``player``, ``opponent``, ``score`` or ``period``, ``problem``, ``contestant``, ``solved``; ``weight``
+    if games count differently.
+
     Raises:
         DataError: it can not be read, a column is missing, or periods go backwards.
     """
     table = evidence.read_games(source) if source in evidence.GAMES else read_table(source)
+    if {"problem", "contestant", "solved"} <= set(table.columns):
+        # A problem is a player that wins when it is not solved.
+        solved = pd.to_numeric(table["solved"], errors="coerce").astype(float)
+        table = table.assign(player=table["problem"], opponent=table["contestant"], score=1 - solved)
+    if not len(table):
+        raise DataError(f"{source}: holds no game")
     missing = [column for column in ("period", "player", "opponent", "score") if column not in table.columns]
     if missing:
         raise DataError(f"{source}: has no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
@@ -119,15 +129,21 @@ def read_games(source: str) -> tuple[list[str], list[str], Games]:
             f"{source}: row {row + 1} is of period {table['period'].iloc[row]}, after one of "
             f"{table['period'].iloc[row - 1]}; sort the games by period"
         )
-    score = pd.to_numeric(table["score"], errors="coerce").to_numpy(float)
-    wrong = ~((score >= 0) & (score <= 1))
+    score = _numbers(table, "score", 0.0, 1.0, source)
+    weight = _numbers(table, "weight", 0.0, np.inf, source) if "weight" in table else None
+    player, opponent = (names.get_indexer(table[side].astype(str)) for side in ("player", "opponent"))
+    return list(names), [str(name) for name in periods], Games(player, opponent, score, period, weight)
+
+
+def _numbers(table: pd.DataFrame, column: str, low: float, high: float, source: str) -> np.ndarray:
+    values = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+    wrong = ~((values >= low) & (values <= high) & np.isfinite(values))
     if wrong.any():
         row = int(wrong.argmax())
-        raise DataError(f"{source}: row {row + 1} has score {table['score'].tolist()[row]!r}; must be in [0, 1]")
-    games = Games(
-        names.get_indexer(table["player"].astype(str)), names.get_indexer(table["opponent"].astype(str)), score, period
-    )
-    return list(names), [str(name) for name in periods], games
+        raise DataError(
+            f"{source}: row {row + 1} has {column} {table[column].tolist()[row]!r}; must be in [{low:g}, {high:g}]"
+        )
+    return values
 
 
 def read_table(source: str) -> pd.DataFrame:
@@ -143,7 +159,16 @@ def read_table(source: str) -> pd.DataFrame:
         if path.is_dir() or path.suffix == ".parquet":
             table = pd.read_parquet(path)
         elif path.suffix == ".csv":
-            table = pd.read_csv(path, dtype={"subject": str, "item": str, "player": str, "opponent": str})
+            # An id may be called NA; a number may be missing.
+            ids = ("subject", "item", "family", "player", "opponent", "problem", "contestant", "text")
+            table = pd.read_csv(
+                path,
+                dtype=dict.fromkeys(ids, str),
+                keep_default_na=False,
+                na_values={name: ["", "NA", "nan"] for name in NUMBERS},
+            )
+            for name in set(ids) & set(table.columns):
+                table[name] = table[name].where(table[name] != "", None)
         elif path.suffix == ".jsonl":
             table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
         else:

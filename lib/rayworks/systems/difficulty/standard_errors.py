@@ -21,6 +21,8 @@ from rayworks.systems.difficulty.response_matrix import BLOCK, ResponseMatrix
 Method = Literal["auto", "observed", "cross-product", "sandwich"]
 LARGEST_OBSERVED = 4e11
 """Multiplications above which ``auto`` takes the cross-product instead of the exact observed information."""
+EXPENSIVE = 300
+"""How much dearer central differences are than products, per multiplication counted."""
 STEP = 1e-4
 """Of the central differences that Oakes' formula is evaluated by where there are asymptotes."""
 
@@ -59,6 +61,9 @@ def standard_errors(
     subjects, items = matrix.shape
     if method == "auto":
         cost = float(len(calibration.quadrature.nodes)) * items**2 * subjects
+        if not working.is_logistic:
+            # Two E-steps per parameter, each with exponentials where the other has products.
+            cost *= EXPENSIVE
         free = calibration.options.model == "1PL" and matrix.is_complete
         few = subjects <= working.vector.size
         method = "observed" if free or few or cost < LARGEST_OBSERVED else "cross-product"

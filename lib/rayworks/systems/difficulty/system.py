@@ -137,6 +137,14 @@ class DifficultySystem(System[Config]):
                 f"{EXPORT}/{name}/calibration.json", {"set": name, **{key: result[key] for key in keys}}
             )
             self.run_directory.write(f"{EXPORT}/{name}/labels.parquet", pd.DataFrame(result["labels"]).to_parquet())
+            abilities = {"subject": result["subject_names"], **result["abilities"]}
+            if result["person_fit"] is not None:
+                abilities["person_fit"] = result["person_fit"]
+            self.run_directory.write(f"{EXPORT}/{name}/abilities.parquet", pd.DataFrame(abilities).to_parquet())
+        for name, result in self._results.get("new subjects", {}).items():
+            items = self._results["calibrate"][name]["items"]
+            chosen = {size: [items[place] for place in places] for size, places in result["subsets"].items()}
+            self.run_directory.write_json(f"{EXPORT}/{name}/subsets.json", chosen)
         for name, result in self._results.get("rate", {}).items():
             self.run_directory.write(f"{EXPORT}/{name}/ratings.parquet", pd.DataFrame(result["table"]).to_parquet())
         self.run_directory.write_json(f"{EXPORT}/sets.json", names)
@@ -164,7 +172,8 @@ class DifficultySystem(System[Config]):
 
     @property
     def _resamples(self) -> bool:
-        return self.settings.uncertainty.bootstrap > 0 and self.settings.data.reader == "memory"
+        likelihood = self.settings.model.estimator in ("mml", "map")
+        return likelihood and self.settings.uncertainty.bootstrap > 0 and self.settings.data.reader == "memory"
 
     @property
     def _workers(self) -> ActorPool[Any, Any]:
