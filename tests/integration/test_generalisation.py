@@ -1,4 +1,4 @@
-"""The generalisation heatmap end to end: a grid of training bins on the cluster, and one run killed half way."""
+"""The generalisation heatmap end to end: a grid of training bins on the cluster, and runs cut into other pieces."""
 
 import json
 from collections.abc import Callable

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import t as student
 
 LEVEL = 0.95
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,17 @@ SUMMARIES = {
 
 
 def mean_estimate(values: np.ndarray) -> Estimate:
-    """Mean of one value per seed (S,) with Student's interval; no interval of one seed."""
+    """Mean of one value per seed (S,) with Student's interval.
+
+    No interval of one seed, nor of seeds that agree exactly, such as all at zero: those say nothing of the spread.
+    """
     count = len(values)
     if count == 0:
         return Estimate(None)
-    value = float(values.mean())
-    if count == 1:
-        return Estimate(value, seeds=1)
-    error = float(values.std(ddof=1) / np.sqrt(count))
+    value = float(values.mean().round(12))
+    error = float(values.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+    if error < ROUNDING:
+        return Estimate(value, seeds=count)
     reach = float(student.ppf((1 + LEVEL) / 2, count - 1)) * error
     return Estimate(value, value - reach, value + reach, error, count)
 
@@ -123,7 +127,8 @@ def _finite_mean(values: np.ndarray) -> Estimate:
 def ratio_estimate(numerator: np.ndarray, denominator: np.ndarray) -> Estimate:
     """Ratio of the means of one pair per seed, with Fieller's interval.
 
-    No value where the mean denominator is not positive; no interval where it can not be told from zero, or of one seed.
+    No value where the mean denominator is not positive; no interval where it can not be told from zero, nor of one seed
+    or of seeds that agree exactly.
     """
     count = len(numerator)
     top, bottom = float(numerator.mean()), float(denominator.mean())
@@ -139,4 +144,6 @@ def ratio_estimate(numerator: np.ndarray, denominator: np.ndarray) -> Estimate:
     if a <= 0:
         return Estimate(value, seeds=count)
     reach = float(np.sqrt(max(b * b - a * c, 0.0)) / a)
+    if reach < ROUNDING:
+        return Estimate(value, seeds=count)
     return Estimate(value, float(b / a) - reach, float(b / a) + reach, seeds=count)

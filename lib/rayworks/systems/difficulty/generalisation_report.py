@@ -8,7 +8,7 @@ import numpy as np
 from rayworks.core.figures import COLOURS, draw
 from rayworks.core.report import Cell, Report, Table
 from rayworks.core.sweep import TrialResult
-from rayworks.systems.difficulty.config import Config
+from rayworks.systems.difficulty.config import Config, GeneralisationSection
 from rayworks.systems.difficulty.generalisation import SUMMARIES, Estimate, Heatmap, heatmap
 from rayworks.systems.difficulty.generalisation_items import BinnedItems
 from rayworks.systems.difficulty.profiles import wilson
@@ -63,7 +63,7 @@ def run_report(
                 "Accuracy by bin of difficulty",
                 ("bin", "ratings", "items", BASE, TUNED, "gain"),
                 rows,
-                f"{section.model}, {section.steps} steps of {section.batch_size} on {len(items.training)} items of "
+                f"{_model(section)}, {section.steps} steps of {section.batch_size} on {len(items.training)} items of "
                 f"{trained}; bin 0 is the easiest; Wilson 95 % intervals over items.",
             )
         ],
@@ -81,7 +81,7 @@ def run_report(
                 "ranges": items.ranges,
                 "training_items": len(items.training),
                 "evaluation_items": int(sizes[0]),
-                "model": section.model,
+                "model": _model(section),
                 "losses": list(losses),
             }
         },
@@ -148,6 +148,10 @@ def draw_heatmap(result: Heatmap, about: str, sizes: str, cumulative: bool) -> b
     return drawing.png
 
 
+def _model(section: GeneralisationSection) -> str:
+    return section.model if section.layers is None else f"{section.model} (first {section.layers} layers)"
+
+
 def _others(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in values.items() if name != TRAIN_BIN)
 
@@ -168,7 +172,7 @@ def _summaries(result: Heatmap) -> Table:
     ]
     note = (
         "95 % intervals over seeds (Student; Fieller for the shares). A share has no value where a bin's own gain is not "
-        "positive, and no interval where that gain can not be told from zero."
+        "positive, and no interval where that gain can not be told from zero. Seeds that agree exactly give no interval."
     )
     return Table("Summaries of the heatmap", ("summary", "value", "95 % interval", "seeds", "what it is"), rows, note)
 
