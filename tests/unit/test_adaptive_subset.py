@@ -1,6 +1,7 @@
 """Few items that stand for all, and how wrong they are."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,3 +73,15 @@ def test_asking_everything_gives_the_score_itself() -> None:
 def test_impossible_sizes_are_refused(size: int) -> None:
     with pytest.raises(ConfigError, match=rf"subset size {size}: must be from 1 to the number of items, 9"):
         choose(simulated(4, items=9).truth, GRID, size)
+
+
+def test_a_weight_that_all_share_changes_nothing() -> None:
+    draw = np.random.default_rng(0)
+    truth = ItemParameters.from_difficulty("1PL", draw.normal(0, 1, 20))
+    new = from_matrix(simulate(truth, draw.normal(size=100), draw.random((100, 20))))
+    heavy = replace(new, weight=np.full(len(new.score), 3.0))
+    orders = np.array([draw.permutation(20)])
+    light_error, heavy_error = (measure(truth, equispaced(41), one, 8, orders) for one in (new, heavy))
+    assert heavy_error.plain == pytest.approx(light_error.plain)
+    predicted, _ = predict_score(heavy, truth, equispaced(41), np.arange(5))
+    assert predicted.max() <= 1

@@ -160,10 +160,6 @@ def from_table(
         period=table["period"].astype(str).to_numpy(object) if "period" in table else None,
         split=table["split"].astype(str).to_numpy(object) if "split" in table else None,
     )
-    weightless = np.isnan(responses.solve_rates())
-    if weightless.any():
-        name = responses.items[int(weightless.argmax())]
-        raise DataError(f"{source}: item {name} has weight 0 in all its responses; leave it out or give one a weight")
     if not allow_disconnected:
         _require_connected(responses, source)
     return responses
@@ -217,7 +213,11 @@ def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
             raise DataError(
                 f"{source}: row {row + 1} ({kept['subject'].iloc[row]}, {kept['item'].iloc[row]}) has {column} "
                 f"{table[column].tolist()[row]!r}; must be a number "
-                + ("in [0, 1]; leave an unobserved cell out" if column == "score" else "above 0; leave out a response that does not count")
+                + (
+                    "in [0, 1]; leave an unobserved cell out"
+                    if column == "score"
+                    else "above 0; leave out a response that does not count"
+                )
                 + f" ({int(wrong.sum())} such rows)"
             )
     return kept

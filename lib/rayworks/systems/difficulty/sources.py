@@ -14,7 +14,6 @@ from rayworks.systems.difficulty.rating_periods import Games
 from rayworks.systems.difficulty.responses import Responses, from_table
 
 HUB = "hub:"
-NUMBERS = ("score", "weight", "solved")
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 
 
@@ -159,16 +158,9 @@ def read_table(source: str) -> pd.DataFrame:
         if path.is_dir() or path.suffix == ".parquet":
             table = pd.read_parquet(path)
         elif path.suffix == ".csv":
-            # An id may be called NA; a number may be missing.
             ids = ("subject", "item", "family", "player", "opponent", "problem", "contestant", "text")
-            table = pd.read_csv(
-                path,
-                dtype=dict.fromkeys(ids, str),
-                keep_default_na=False,
-                na_values={name: ["", "NA", "nan"] for name in NUMBERS},
-            )
-            for name in set(ids) & set(table.columns):
-                table[name] = table[name].where(table[name] != "", None)
+            # An id may be called NA: only an empty cell is missing.
+            table = pd.read_csv(path, dtype=dict.fromkeys(ids, str), keep_default_na=False, na_values=[""])
         elif path.suffix == ".jsonl":
             table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
         else:
