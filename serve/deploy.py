@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rayworks.core import config as configs
-from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError
+from rayworks.core.errors import ConfigError, DataError, InfrastructureError, RayworksError
 
 DEPLOY_SECONDS = 300
 
@@ -77,9 +77,18 @@ def _wait(client: Any, names: list[str]) -> None:
     while True:
         applications = client.get_serve_details().get("applications", {})
         states = {name: applications.get(name, {}) for name in names}
-        for name, state in states.items():
-            if state.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise InfrastructureError(f"application {name}: {state['status']}: {_reason(state)}")
+        failed = {
+            name: state for name, state in states.items() if state.get("status") in ("DEPLOY_FAILED", "UNHEALTHY")
+        }
+        if failed and all(state.get("status") not in ("DEPLOYING", "NOT_STARTED", None) for state in states.values()):
+            reasons = {name: _reason(state) for name, state in failed.items()}
+            running = ", ".join(name for name in names if name not in failed) or "none"
+            told = "; ".join(
+                f"application {name}: {state['status']}: {reasons[name]}" for name, state in failed.items()
+            )
+            # What an application lacks it lacks the next time too.
+            kind = DataError if all("DataError" in reason for reason in reasons.values()) else InfrastructureError
+            raise kind(f"{told}; running: {running}")
         if all(state.get("status") == "RUNNING" for state in states.values()):
             return
         if time.monotonic() > deadline:

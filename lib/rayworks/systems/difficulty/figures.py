@@ -14,6 +14,8 @@ CURVES = 7
 """Item curves drawn: a spread over the scale, for more can not be told apart."""
 NEWCOMER = 150
 """Rating deviation from which on a rating says nothing worth drawing."""
+BEYOND = 2.5
+"""Logits shown beyond the extreme items: a wider interval says no more."""
 LISTED = 24
 """Items named in the caterpillar plot: the hardest and the easiest."""
 
@@ -42,7 +44,10 @@ def difficulties(result: Result, bootstrap: Result | None) -> bytes:
             place, b[order], WILSON * error[order], fmt=".", color=COLOURS[0], linewidth=1, label="95 % interval"
         )
         if held.any():
-            ax.plot(place[held], b[order][held], "s", color=COLOURS[1], markersize=5, label="solved by none or all")
+            ax.plot(
+                place[held], b[order][held], "s", color=COLOURS[1], markersize=5, label="no estimate without the prior"
+            )
+        ax.set_ylim(b.min() - BEYOND, b.max() + BEYOND)
         ax.set(xlabel="item, easiest first", ylabel="difficulty (logits)", title=f"{result['name']}: {len(b)} items")
         if len(b) <= LISTED:
             ax.set_xticks(place, [result["items"][index] for index in order], rotation=60, ha="right", fontsize=7)

@@ -60,9 +60,8 @@ def label(
     rank = np.empty(len(value))
     rank[order] = np.arange(1, len(value) + 1)
     quantile = rank / len(value)
-    edges = np.quantile(value, np.arange(1, bins) / bins)
-    probability = bin_probabilities(value, std, edges)
     hard = np.minimum((np.ceil(quantile * bins - 1e-9) - 1).astype(int), bins - 1)
+    probability = bin_probabilities(value, std, _edges(value[order], hard[order], bins))
     table = pd.DataFrame(
         {
             "item": np.asarray(items, dtype=str),
@@ -79,6 +78,16 @@ def label(
     )
     facts = {**provenance, "normalisation": normalisation, "low": float(low), "high": float(high), "bins": bins}
     return Labels(table.iloc[order].reset_index(drop=True), facts)
+
+
+def _edges(ascending: np.ndarray, hard: np.ndarray, bins: int) -> np.ndarray:
+    """Half way between the last item below each bin and the first of it or above, shape (bins - 1,).
+
+    A bin without items, of which there are some where items are fewer than bins, has no width.
+    """
+    first = np.searchsorted(hard, np.arange(1, bins))
+    fenced = np.concatenate([[-np.inf], ascending, [np.inf]])
+    return np.asarray((fenced[first] + fenced[first + 1]) / 2)
 
 
 def bin_probabilities(value: np.ndarray, std: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """From results to the report and the model card: headline, tables, figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ Results = Mapping[str, Mapping[str, Any]]
 SHOWN = 12
 """Items of either end in the table of the first set."""
 TEXT = 110
+LOOSE = 3.0
+"""Standard error in logits from which on a difficulty says nothing."""
 
 
 def build_report(config: Config, results: Results, title: str) -> Report:
@@ -40,21 +42,8 @@ def build_report(config: Config, results: Results, title: str) -> Report:
         title=title,
         headline=headline(first),
         tables=tables,
-        figures={
-            "difficulties.png": (figures.difficulties(first, bootstrap), f"Difficulty of the items of {first['name']}"),
-            "item_curves.png": (
-                figures.item_curves(first),
-                f"Some items of {first['name']}, and the information of all",
-            ),
-            "wright_map.png": (figures.wright_map(first), f"Subjects and items of {first['name']} on one scale"),
-            "accuracy_by_difficulty.png": (
-                figures.accuracy_by_difficulty(profiles, evaluated),
-                "Accuracy against difficulty, with 95 % intervals of the bins and of the curve",
-            ),
-            "subsets.png": (figures.subsets(errors), "How well a few items foretell the score on all of them"),
-            "rating_history.png": (figures.rating_history(rated), "Ratings over the periods, with 95 % bands"),
-        },
-        notes=_notes(first),
+        figures=_figures(first, bootstrap, profiles, evaluated, errors, rated),
+        notes=_notes(first, new),
         details={
             "labels": {name: result["labels"] for name, result in calibrated.items()},
             "diagnostics": {
@@ -63,6 +52,31 @@ def build_report(config: Config, results: Results, title: str) -> Report:
             },
         },
     )
+
+
+def _figures(
+    first: Mapping[str, Any],
+    bootstrap: Mapping[str, Any] | None,
+    profiles: Sequence[Mapping[str, Any]],
+    evaluated: Sequence[Mapping[str, Any]],
+    errors: Mapping[str, Any],
+    rated: Sequence[Mapping[str, Any]],
+) -> dict[str, tuple[bytes, str]]:
+    """File name to picture and caption; what there is nothing to draw of is left out."""
+    name = first["name"]
+    found = {
+        "difficulties.png": (figures.difficulties(first, bootstrap), f"Difficulty of the items of {name}"),
+        "item_curves.png": (figures.item_curves(first), f"Some items of {name}, and the information of all"),
+        "wright_map.png": (figures.wright_map(first), f"Subjects and items of {name} on one scale"),
+    }
+    if profiles or evaluated:
+        caption = "Accuracy against difficulty, with 95 % intervals of the bins and of the curve"
+        found["accuracy_by_difficulty.png"] = (figures.accuracy_by_difficulty(profiles, evaluated), caption)
+    if any(errors.values()):
+        found["subsets.png"] = (figures.subsets(errors), "How well a few items foretell the score on all of them")
+    if rated:
+        found["rating_history.png"] = (figures.rating_history(rated), "Ratings over the periods, with 95 % bands")
+    return found
 
 
 def headline(first: Mapping[str, Any]) -> dict[str, Cell]:
@@ -128,7 +142,8 @@ def _hard_items(result: Mapping[str, Any], bootstrap: Mapping[str, Any] | None) 
 
 
 def _flags(result: Mapping[str, Any], index: int) -> str:
-    flags = {"prior": result["unbounded"], "misfit": result["misfitting"], "key?": result["suspects"]}
+    loose = np.flatnonzero(np.array(result["errors"]["difficulty"]) > LOOSE)
+    flags = {"prior": result["unbounded"], "loose": loose, "misfit": result["misfitting"], "key?": result["suspects"]}
     return ", ".join(flag for flag, items in flags.items() if index in items)
 
 
@@ -310,12 +325,19 @@ def _interval(low: float | None, high: float | None) -> str | None:
     return None if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
-def _notes(first: Mapping[str, Any]) -> list[str]:
+def _notes(first: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     notes = [
         "rating compares items within a set only. Across sets use a common scale through shared solvers.",
-        "flags: prior, solved by none or all, so that the estimate is the prior's doing; misfit, infit or outfit outside "
-        ".7 to 1.3; key?, the item is solved less by the abler (a wrong key, or an ambiguous text).",
+        "flags: prior, no finite estimate without it (solved by none or all, separating solvers from failures, or solved "
+        f"less by the abler); loose, a standard error above {LOOSE:g}: use the 1PL or estimator map; misfit, infit or outfit "
+        "outside .7 to 1.3; key?, solved less by the abler (a wrong key, or an ambiguous text).",
     ]
+    silent = [name for name, values in new.items() if not values["errors"]]
+    if silent:
+        told = ", ".join(silent)
+        notes.append(
+            f"No subset errors of {told}: they need two subjects per fold who answered every item, and a smaller size."
+        )
     if first["families"] < first["subjects"]:
         notes.append(
             f"The {first['subjects']} subjects come from {first['families']} families. The plain intervals take them as "

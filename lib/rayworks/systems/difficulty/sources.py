@@ -46,22 +46,26 @@ class ResponseSet:
         return np.asarray(mask)
 
 
-def check_responses(source: str) -> None:
-    """Look for a response set without reading it.
+def check_responses(source: str, data: DataSection) -> None:
+    """Look for a response set, and read it where it is a file that fits one memory; hub ids are not looked up.
 
     Raises:
-        DataError: it is neither embedded nor a readable path; hub ids are not looked up.
+        DataError: it is neither embedded nor a readable path, or :func:`read_responses` refuses it.
     """
     _check(source, tuple(evidence.RESPONSES))
+    if data.reader == "memory" and source not in evidence.RESPONSES and not source.startswith(HUB):
+        read_responses(source, data)
 
 
 def check_games(source: str) -> None:
-    """Look for a game set without reading it.
+    """Look for a game set, and read it where it is a file.
 
     Raises:
         DataError: as :func:`check_responses`.
     """
     _check(source, tuple(evidence.GAMES))
+    if source not in evidence.GAMES and not source.startswith(HUB):
+        read_games(source)
 
 
 def read_responses(source: str, data: DataSection) -> ResponseSet:

@@ -56,7 +56,7 @@ class DifficultySystem(System[Config]):
             locate(config.generalisation.model)
             return
         for source in config.data.responses:
-            check_responses(source)
+            check_responses(source, config.data)
         for source in config.data.games:
             check_games(source)
         for model in config.evaluation.models:
