@@ -239,3 +239,10 @@ def test_bad_attempts_are_refused_by_name() -> None:
     ):
         with pytest.raises(DataError, match=message):
             from_attempts(changed, others)
+
+
+def test_the_bin_of_an_item_is_one_it_may_be_in() -> None:
+    items = np.array(["a", "b", "c"])
+    found = label(items, np.array([0.0, 0.0, 1.0]), np.full(3, 0.05), np.full(3, 9), {}, bins=5).table
+    assert (found["bin_probability"] > 0.45).all()
+    assert found.filter(like="p_bin_").sum(axis=1).to_numpy() == pytest.approx(1)
