@@ -15,6 +15,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,10 @@ def against_peers(repeats: int) -> tuple[dict[str, Sequence[float]], dict[str, A
         truth, scores = simulated(f"peers-{repeat}", 500, 50, "2PL")
         matrix, b = ByteMatrix(scores), truth.difficulty
         fit(matrix, options)
-        values["ours"].append(cpu_seconds(lambda matrix=matrix: fit(matrix, options)))  # type: ignore[misc]
+        values["ours"].append(cpu_seconds(partial(fit, matrix, options)))
         mine = fit(matrix, options)
         errors["ours"].append(rmse(mine.parameters.difficulty, b))
-        took = cpu_seconds(lambda matrix=matrix, mine=mine: standard_errors(matrix, mine))  # type: ignore[misc]
+        took = cpu_seconds(partial(standard_errors, matrix, mine))
         values["with_errors"].append(values["ours"][-1] + took)
         table = scores.T.astype(int)
         started = time.process_time()

@@ -32,7 +32,7 @@ def periods(draw: st.DrawFn, spread: float = 500) -> Period:
     return Ratings(*(np.array(column) for column in columns)), first, second, np.array(score, float)
 
 
-def close(one: Ratings, two: Ratings) -> None:
+def assert_close(one: Ratings, two: Ratings) -> None:
     """To the tolerance of the volatility's root search, which rounding may end one step earlier or later."""
     np.testing.assert_allclose(one.rating, two.rating, rtol=0, atol=1e-2)
     np.testing.assert_allclose(one.deviation, two.deviation, rtol=1e-6)
@@ -113,7 +113,7 @@ def test_the_order_and_the_side_of_games_do_not_count(period: Period, random: An
         np.where(turned, player, opponent)[order],
         np.where(turned, 1 - score, score)[order],
     )
-    close(found, rate_period(*period)[0])
+    assert_close(found, rate_period(*period)[0])
 
 
 @given(periods(), st.floats(-900, 900))
@@ -121,7 +121,7 @@ def test_the_order_and_the_side_of_games_do_not_count(period: Period, random: An
 def test_only_differences_of_ratings_count(period: Period, shift: float) -> None:
     ratings, *games = period
     found, _ = rate_period(replace(ratings, rating=ratings.rating + shift), *games)
-    close(replace(found, rating=found.rating - shift), rate_period(ratings, *games)[0])
+    assert_close(replace(found, rating=found.rating - shift), rate_period(ratings, *games)[0])
 
 
 @given(periods())
@@ -129,7 +129,7 @@ def test_only_differences_of_ratings_count(period: Period, shift: float) -> None
 def test_the_mirror_image(period: Period) -> None:
     ratings, player, opponent, score = period
     found, _ = rate_period(replace(ratings, rating=3000 - ratings.rating), player, opponent, 1 - score)
-    close(replace(found, rating=3000 - found.rating), rate_period(*period)[0])
+    assert_close(replace(found, rating=3000 - found.rating), rate_period(*period)[0])
 
 
 @given(periods())
@@ -138,7 +138,7 @@ def test_without_tau_the_volatility_stays_and_a_small_one_leads_there(period: Pe
     none, _ = rate_period(*period, options=UNCAPPED.model_copy(update={"tau": 0.0}))
     small, _ = rate_period(*period, options=UNCAPPED.model_copy(update={"tau": 1e-6}))
     assert (none.volatility == period[0].volatility).all()
-    close(small, none)
+    assert_close(small, none)
 
 
 @given(periods())
@@ -169,7 +169,7 @@ def test_a_weight_counts_games_and_none_is_no_game(period: Period, copies: int) 
     ratings, player, opponent, score = period
     weighted, _ = rate_period(*period, weight=np.full(len(score), float(copies)))
     repeated, _ = rate_period(ratings, np.repeat(player, copies), np.repeat(opponent, copies), np.repeat(score, copies))
-    close(weighted, repeated)
+    assert_close(weighted, repeated)
     none, report = rate_period(*period, weight=np.zeros(len(score)))
     idle, _ = rate_period(ratings, player[:0], opponent[:0], score[:0])
     assert (none.rating == idle.rating).all()
