@@ -55,9 +55,13 @@ class Glicko2Options(Section):
     @model_validator(mode="after")
     def _searchable(self) -> "Glicko2Options":
         if 0 < self.tau < SMALLEST_TAU:
-            raise ValueError(f"tau: is 0, which keeps volatilities, or at least {SMALLEST_TAU}; the search steps by it")
+            raise ValueError(
+                f"glicko2.tau: is 0, which keeps volatilities, or at least {SMALLEST_TAU}; the search steps by it"
+            )
         if self.min_deviation >= self.max_deviation:
-            raise ValueError(f"min_deviation: {self.min_deviation:g} is not below max_deviation {self.max_deviation:g}")
+            raise ValueError(
+                f"glicko2.min_deviation: {self.min_deviation:g} is not below max_deviation {self.max_deviation:g}"
+            )
         return self
 
     def start(self, players: int) -> Ratings:
