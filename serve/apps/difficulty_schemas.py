@@ -16,10 +16,6 @@ Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Interval = Annotated[tuple[float, float], Field(description="95 % interval")]
 
 
-SMALLEST_TAU = 0.001
-"""The search for a volatility goes in steps of tau."""
-
-
 class ResponseRow(Body):
     """One observed response."""
 
@@ -181,8 +177,6 @@ class RateBody(Body):
             raise ValueError("games: are none; send at least one")
         if len({type(row.period) for row in rows}) > 1:
             raise ValueError("period: must be an integer in all games, or a text in all, or nowhere")
-        if 0 < self.glicko2.tau < SMALLEST_TAU:
-            raise ValueError(f"glicko2.tau: is 0, which keeps volatilities, or at least {SMALLEST_TAU}")
         return self
 
 
