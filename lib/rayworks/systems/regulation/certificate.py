@@ -1,0 +1,130 @@
+"""How much could any builder gain by leaving its strategy: the exploitability of an equilibrium, on a grid that is stated."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from rayworks.systems.regulation.contests import pooled_win_probability, win_probability
+from rayworks.systems.regulation.entry import Entrants
+from rayworks.systems.regulation.equilibrium import Equilibrium
+from rayworks.systems.regulation.value_laws import FloatArray, PremiumLaw
+
+Against = Literal["premise", "entrants", "given"]
+Below = Callable[[Any], FloatArray]
+TYPES = DEVIATIONS = 2001
+BLOCK = 256
+"""Types compared with all deviations at a time."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The gains found, in units of value; 0 everywhere is a Nash equilibrium on this grid."""
+
+    against: Against
+    """``premise``: rivals are all with ``V >= price``, as the paper supposes. ``entrants``: those who enter under this very
+    strategy, the honest reading. ``given``: a population handed over."""
+    types: int
+    deviations: int
+    max_gain: float
+    """Of any type of that population, from any other bid."""
+    mean_gain: float
+    """Over that population."""
+    worst_type: float
+    """Worth of the premium to the type that gains most."""
+    entry_gain: float
+    """Of any type, from entering when it should stay out or the reverse."""
+
+    @property
+    def grid(self) -> str:
+        """``2001 types x 2003 deviations``."""
+        return f"{self.types} types x {self.deviations} deviations"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "grid": self.grid}
+
+
+def certify(
+    equilibrium: Equilibrium,
+    against: Literal["premise", "entrants"] | Entrants = "entrants",
+    types: int = TYPES,
+    deviations: int = DEVIATIONS,
+) -> Certificate:
+    """Search all deviations of all types.
+
+    Deviations are the bids of ``deviations`` equally spaced types, which cover every bid that somebody makes, a bid just
+    below a pool at the cap, and the cap. Below the price a builder spends in vain, which staying out beats; above the highest
+    bid it spends more for the same chance. ``O(types x deviations)``, about 30 ms.
+
+    Args:
+        equilibrium: the strategy of all.
+        against: who the rivals are, all of them bidding as ``equilibrium`` says.
+        types: equally spaced types whose gains are measured.
+        deviations: equally spaced types whose bids are tried.
+    """
+    auction = equilibrium.auction
+    premise = PremiumLaw(auction.law, auction.price, auction.top)
+    population = equilibrium.entrants() if isinstance(against, str) else against
+
+    def below(z: Any) -> FloatArray:
+        return np.asarray(
+            premise.cdf(z) if against == "premise" else np.interp(z, population.z, population.below), dtype=float
+        )
+
+    z, mimicked = np.linspace(0, auction.top, types), np.linspace(0, auction.top, deviations)
+    spent, won = _menu(equilibrium, mimicked, below)
+    parts = np.split(z, range(BLOCK, types, BLOCK))
+    best = np.concatenate([np.max(part[:, None] * won - spent, axis=1) for part in parts])
+    current = z * _chance(equilibrium, z, below) - equilibrium.bid(z)
+    gain = np.maximum(best - current, 0.0)
+    weight = premise.density(z) if against == "premise" else np.interp(z, population.z, population.density)
+    gain = np.where(weight > 0, gain, 0.0)
+    worst = int(np.argmax(gain))
+    return Certificate(
+        against if isinstance(against, str) else "given",
+        types,
+        len(spent),
+        float(gain[worst]),
+        float(gain @ weight / weight.sum()),
+        float(z[worst]),
+        _entry_gain(equilibrium, z, best, current),
+    )
+
+
+def _menu(equilibrium: Equilibrium, mimicked: FloatArray, below: Below) -> tuple[FloatArray, FloatArray]:
+    """Bids one can make and the chance of a prize with each."""
+    spent, won = equilibrium.bid(mimicked), _chance(equilibrium, mimicked, below)
+    if np.isfinite(equilibrium.pool):
+        auction, under = equilibrium.auction, below(equilibrium.pool)
+        assert auction.cap is not None
+        edge = auction.price + float(equilibrium.rivals.surplus(equilibrium.pool))
+        spent = np.append(spent, [edge, auction.cap])
+        won = np.append(won, [win_probability(under, auction.group_size, auction.prizes), _pooled(equilibrium, below)])
+    return spent, won
+
+
+def _chance(equilibrium: Equilibrium, z: FloatArray, below: Below) -> FloatArray:
+    auction = equilibrium.auction
+    won: FloatArray = np.asarray(win_probability(below(z), auction.group_size, auction.prizes))
+    if np.isfinite(equilibrium.pool):
+        won = np.where(z >= equilibrium.pool, _pooled(equilibrium, below), won)
+    return won
+
+
+def _pooled(equilibrium: Equilibrium, below: Below) -> float:
+    auction = equilibrium.auction
+    return float(pooled_win_probability(below(equilibrium.pool), auction.group_size, auction.prizes, auction.tie))
+
+
+def _entry_gain(equilibrium: Equilibrium, z: FloatArray, best: FloatArray, current: FloatArray) -> float:
+    """Largest gain at the margin: the last to enter may regret it, the first to stay out may too."""
+    auction = equilibrium.auction
+    marginal = equilibrium.entry_value(z)
+    exists = (marginal >= z / auction.top) & (marginal <= 1)
+    if not exists.any():
+        return 0.0
+    deployment = marginal - z / auction.premium_scale
+    staying_in, coming_in = -(deployment + current), deployment + best
+    return float(max(0.0, np.max(np.where(exists, np.maximum(staying_in, coming_in), 0.0))))

@@ -1,0 +1,51 @@
+"""Who wins a group: the chance of a prize from the rank of a score among its rivals."""
+
+from typing import Any, Literal
+
+import numpy as np
+from scipy import special
+
+TieRule = Literal["coin", "split", "void"]
+"""A prize that equal scores contest goes to one of them at random, is shared, or is not given."""
+
+
+def win_probability(below: Any, group_size: int, prizes: int) -> Any:
+    """Chance to be among the best ``prizes`` of a group when each rival is below with that probability.
+
+    ``sum_{j < prizes} C(n-1, j) (1-q)^j q^(n-1-j) = I_q(n - prizes, prizes)``; ``q`` itself for pairs.
+
+    Args:
+        below: ``q``, in [0, 1].
+        group_size: ``n``, at least 2.
+        prizes: at least 1 and below ``n``.
+    """
+    if group_size == 2:
+        return below
+    return special.betainc(group_size - prizes, prizes, below)
+
+
+def win_integral(below: Any, group_size: int, prizes: int) -> Any:
+    """Antiderivative of :func:`win_probability` that is 0 at 0: ``q G(q) - (n-k)/n I_q(n-k+1, k)``."""
+    if group_size == 2:
+        return np.asarray(below) ** 2 / 2
+    share = (group_size - prizes) / group_size
+    ranked = special.betainc(group_size - prizes + 1, prizes, below)
+    return below * win_probability(below, group_size, prizes) - share * ranked
+
+
+def pooled_win_probability(below: Any, group_size: int, prizes: int, tie: TieRule) -> Any:
+    """Chance to win with a score that every rival who is not below has too.
+
+    Args:
+        below: chance that a rival is below, in [0, 1].
+        group_size: ``n``.
+        prizes: ``k``.
+        tie: what becomes of prizes that equal scores contest.
+    """
+    below = np.asarray(below, dtype=float)
+    equals = np.arange(group_size)
+    chance = special.binom(group_size - 1, equals) * (
+        (1 - below[..., None]) ** equals * below[..., None] ** (group_size - 1 - equals)
+    )
+    contested = np.where(equals < prizes, 1.0, 0.0 if tie == "void" else prizes / (equals + 1))
+    return chance @ contested

@@ -1,0 +1,188 @@
+"""What the mechanism does when its assumptions fail: rings, false identities, other test data, values not known in advance.
+
+In all of it the others bid as the equilibrium says: what is measured is the first builder's temptation, and its harm.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from rayworks.core import seeds
+from rayworks.systems.regulation.contests import win_probability
+from rayworks.systems.regulation.equilibrium import Equilibrium
+from rayworks.systems.regulation.mechanism import BYE_LOST, BYE_WON, REJECTED, Rules, run_mechanism
+from rayworks.systems.regulation.price_curve import PriceCurve
+from rayworks.systems.regulation.simulation import draw_population
+from rayworks.systems.regulation.value_laws import FloatArray
+
+
+@dataclass(frozen=True)
+class RingPoint:
+    """A ring of entrants who all bid the bare price, not knowing whom they will meet."""
+
+    share: float
+    """Of those who enter."""
+    member_gain: float
+    """Mean change of a member's utility; below 0 the ring does not pay."""
+    outsider_gain: float
+    """Mean change for everybody else."""
+    mean_bid: float
+    """Of all who enter."""
+
+
+def rings(equilibrium: Equilibrium, shares: Sequence[float]) -> tuple[list[RingPoint], float]:
+    """The ring's gain by its share, and the share from which it pays (NaN if it never does).
+
+    A member loses to every outsider and shares with other members what is left, whatever it is worth to whom. Exact, by
+    quadrature over those who enter.
+    """
+    auction = equilibrium.auction
+    entering = equilibrium.entrants()
+    z = entering.z
+    worth, rent = entering.mean(z), entering.mean(equilibrium.rent(z))
+    won_before, spent = equilibrium.win(z), entering.mean(equilibrium.bid(z))
+    points = []
+    for share in shares:
+        inside = _last_place_chance(share, auction.group_size, auction.prizes)
+        # Among outsiders the order is as before; a rival from the ring is below for sure.
+        against = share + (1 - share) * np.asarray(equilibrium.rivals.below(z))
+        outside = win_probability(against, auction.group_size, auction.prizes)
+        points.append(
+            RingPoint(
+                share=share,
+                member_gain=worth * inside - rent,
+                outsider_gain=entering.mean(z * (outside - won_before)),
+                mean_bid=share * auction.price + (1 - share) * spent,
+            )
+        )
+    return points, _break_even(worth, rent, auction.group_size, auction.prizes)
+
+
+def _last_place_chance(share: float, group_size: int, prizes: int) -> float:
+    """Chance of a prize for one of those at the bottom, whose number among the rivals is binomial."""
+    equals = np.arange(group_size)
+    left = np.clip(prizes - (group_size - 1 - equals), 0, equals + 1)
+    return float(stats.binom.pmf(equals, group_size - 1, share) @ (left / (equals + 1)))
+
+
+def _break_even(worth: float, rent: float, group_size: int, prizes: int) -> float:
+    grid = np.linspace(0, 1, 1001)
+    gain = np.array([worth * _last_place_chance(share, group_size, prizes) - rent for share in grid])
+    return float(grid[np.argmax(gain >= 0)]) if (gain >= 0).any() else float("nan")
+
+
+@dataclass(frozen=True)
+class Sybils:
+    """A second identity of the same builder: its deployment brings nothing more, its premium does."""
+
+    rebuilt_gain: float
+    """Largest gain of any type that enters when the second model costs what it costs: ``rent(z) - price``, at least 0."""
+    rebuilt_share: float
+    """Share of those who enter that gains by it."""
+    copied_gain: float
+    """The same when the second model is a copy of the first and costs nothing: ``z win(z)``. Refuse copies."""
+
+
+def sybils(equilibrium: Equilibrium) -> Sybils:
+    """Temptation to enter twice; exact in a large population. Rebuilding never pays once ``rent(top) <= price``."""
+    entering = equilibrium.entrants()
+    inside = entering.density > 0
+    gain = equilibrium.rent(entering.z) - equilibrium.auction.price
+    copied = entering.z * equilibrium.win(entering.z)
+    return Sybils(
+        rebuilt_gain=float(max(0.0, np.max(gain[inside], initial=0.0))),
+        rebuilt_share=entering.mean((gain > 0).astype(float)),
+        copied_gain=float(np.max(copied[inside], initial=0.0)),
+    )
+
+
+@dataclass(frozen=True)
+class MeasuredRound:
+    """A round in which something is not as builders believed; means over those who enter."""
+
+    level: float
+    participation: float
+    rejected: float
+    """Share of those who enter that is not cleared."""
+    misranked: float
+    """Share of whole groups whose best model by true compliance got no premium."""
+    compliance: float
+    """True compliance of cleared models."""
+    utility: float
+    """Mean over those who enter."""
+    regret: float
+    """Share of those who enter that would rather have stayed out."""
+
+
+def other_test_data(
+    equilibrium: Equilibrium, curve: PriceCurve, rules: Rules, spreads: Sequence[float], builders: int, seed: int
+) -> list[MeasuredRound]:
+    """The regulator's data differ from a builder's own: what it reads is compliance plus ``Normal(0, spread)``."""
+    auction = equilibrium.auction
+    population = draw_population(auction.law, builders, auction.largest_share, seed)
+    deployment, premium = auction.types(population.value, population.share)
+    entered = equilibrium.participates(deployment, premium)
+    noise = seeds.stream(seed, "stress", "test data").standard_normal(builders)[entered]
+    spent = equilibrium.bid(premium[entered])
+    true = curve.compliance(spent, saturate=True)
+    return [
+        _measure(level, true, true + level * noise, spent, deployment[entered], premium[entered], rules, builders, seed)
+        for level in spreads
+    ]
+
+
+def uncertain_values(
+    equilibrium: Equilibrium, curve: PriceCurve, rules: Rules, spreads: Sequence[float], builders: int, seed: int
+) -> list[MeasuredRound]:
+    """Builders act on a guess of their total value, off by a factor ``exp(Normal(-spread^2 / 2, spread))``, cut at 1."""
+    auction = equilibrium.auction
+    population = draw_population(auction.law, builders, auction.largest_share, seed)
+    deployment, premium = auction.types(population.value, population.share)
+    noise = seeds.stream(seed, "stress", "values").standard_normal(builders)
+    rounds = []
+    for level in spreads:
+        guess = np.minimum(population.value * np.exp(level * noise - level**2 / 2), 1.0)
+        guessed = auction.types(guess, population.share)
+        entered = equilibrium.participates(*guessed)
+        spent = equilibrium.bid(guessed[1][entered])
+        true = curve.compliance(spent, saturate=True)
+        rounds.append(_measure(level, true, true, spent, deployment[entered], premium[entered], rules, builders, seed))
+    return rounds
+
+
+def _measure(
+    level: float,
+    true: FloatArray,
+    reading: FloatArray,
+    spent: FloatArray,
+    deployment: FloatArray,
+    premium: FloatArray,
+    rules: Rules,
+    builders: int,
+    seed: int,
+) -> MeasuredRound:
+    count = len(true)
+    pairing, ties = (seeds.uniforms(seed, count, "mechanism", what) for what in ("pairing", "ties"))
+    outcome = run_mechanism(reading, rules, pairing, ties)
+    cleared = outcome.cleared
+    utility = np.where(cleared, deployment, 0.0) + outcome.premium * premium - spent
+    # Members of whole groups, group by group.
+    whole = np.flatnonzero(cleared & (outcome.status != BYE_LOST) & (outcome.status != BYE_WON))
+    members = whole[np.argsort(outcome.group[whole], kind="stable")].reshape(-1, rules.group_size)
+    best = np.argmax(true[members], axis=1) if len(members) else np.zeros(0, dtype=int)
+    awarded = outcome.premium[members[np.arange(len(members)), best]]
+    return MeasuredRound(
+        level=level,
+        participation=count / builders,
+        rejected=_mean(outcome.status == REJECTED),
+        misranked=_mean(awarded == 0),
+        compliance=_mean(true[cleared]),
+        utility=_mean(utility),
+        regret=_mean(utility < 0),
+    )
+
+
+def _mean(column: np.ndarray) -> float:
+    return float(column.mean()) if len(column) else 0.0
