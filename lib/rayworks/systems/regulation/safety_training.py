@@ -1,0 +1,279 @@
+"""The price of safety, measured: the smaller the minority's share of the training data, the less even a model's errors are.
+
+The protocol of the paper's fairness study (arXiv 2410.01871; FairFace, gender from a face, race as the group) on a table:
+the majority's rows stay as many, the minority's grow with its share, validation is skewed alike, the test set is balanced.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional
+
+from rayworks.core import datasets, seeds
+from rayworks.core.errors import DataError
+
+SHARES = tuple(round(0.05 * step, 2) for step in range(1, 11))
+"""The paper's minority shares."""
+LEVELS = 64
+"""Values of a text column that get an input of their own, the most frequent first; the rest share the value of no input."""
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What is learned by whom from what; the defaults are the paper's task on the adult census table.
+
+    ``dropped`` are columns that no model sees: in adult a survey weight, and one that spells the gender out
+    (husband, wife). Counts of rows are those of one training run; test rows are per group and label.
+    """
+
+    source: str = "adult"
+    label: str = "income"
+    positive: str = ">50K"
+    group: str = "gender"
+    majority: str = "Male"
+    minority: str = "Female"
+    dropped: tuple[str, ...] = ("fnlwgt",)
+    group_visible: bool = False
+    majority_rows: int = 2000
+    validation_rows: int = 200
+    test_rows: int = 600
+    hidden: int = 64
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How one model fared on the balanced test set; pairs of rates are majority first."""
+
+    share: float
+    seed: int
+    accuracy: float
+    gap: float
+    """Equalised-odds gap in percentage points."""
+    true_positive_rate: tuple[float, float]
+    false_positive_rate: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Inputs (rows, columns) of which the first ``numeric`` are unscaled numbers, with label and group of every row."""
+
+    inputs: np.ndarray
+    numeric: int
+    label: np.ndarray
+    minority: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of one run, by position in the table."""
+
+    training: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def measure(options: TrainingOptions, share: float, seed: int) -> TrainingOutcome:
+    """Train one model with this share of the minority among its training rows, and look at its errors in both groups.
+
+    Raises:
+        DataError: naming the ``price`` field at fault: no such table, column, label or group, or too few rows.
+    """
+    table = read_table(options)
+    split = draw_rows(table, options, share, seed)
+    numbers = table.inputs[split.training, : table.numeric]
+    centre, scale = numbers.mean(0), np.maximum(numbers.std(0), 1e-6)
+
+    def tensors(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = table.inputs[rows]
+        inputs[:, : table.numeric] = (inputs[:, : table.numeric] - centre) / scale
+        return torch.from_numpy(inputs), torch.from_numpy(table.label[rows].astype(np.float32))
+
+    inputs, _ = tensors(split.test)
+    key = seeds.derive_small(seed, "price", "training", f"{share:.6f}")
+    model = _train(tensors(split.training), tensors(split.validation), options, key)
+    with torch.no_grad():
+        predicted = (model(inputs)[:, 0] > 0).numpy()
+    label, minority = table.label[split.test], table.minority[split.test]
+    true_positive, false_positive = rates(predicted, label, minority)
+    return TrainingOutcome(
+        share=share,
+        seed=seed,
+        accuracy=float((predicted == label).mean()),
+        gap=equalised_odds_gap(true_positive, false_positive),
+        true_positive_rate=true_positive,
+        false_positive_rate=false_positive,
+    )
+
+
+def rates(
+    predicted: np.ndarray, label: np.ndarray, minority: np.ndarray
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """True and false positive rates, each of the majority and of the minority; all arguments are masks (rows,)."""
+
+    def rate(positive: bool, in_minority: bool) -> float:
+        return float(predicted[(label == positive) & (minority == in_minority)].mean())
+
+    return (rate(True, False), rate(True, True)), (rate(False, False), rate(False, True))
+
+
+def equalised_odds_gap(true_positive: tuple[float, float], false_positive: tuple[float, float]) -> float:
+    """|difference of true positive rates| + |difference of false positive rates|, in percentage points."""
+    return 100 * (abs(true_positive[0] - true_positive[1]) + abs(false_positive[0] - false_positive[1]))
+
+
+def draw_rows(table: Table, options: TrainingOptions, share: float, seed: int) -> Split:
+    """Rows of a run: labels balanced within both groups, the test set and the majority's rows the same at every share.
+
+    The rows of a smaller share are among those of a larger one, so that shares of one seed differ by what is added.
+
+    Raises:
+        DataError: a share outside (0, 1/2], or a group too small for the rows asked for.
+    """
+    if not 0 < share <= 0.5:
+        raise DataError(f"price.shares: {share:g} is not a minority's share; give numbers in (0, 0.5]")
+    ratio = share / (1 - share)
+    parts: list[list[np.ndarray]] = [[], [], []]
+    for in_minority in (False, True):
+        held, used = (
+            round(rows * (ratio if in_minority else 1) / 2) for rows in (options.validation_rows, options.majority_rows)
+        )
+        if min(held, used) < 1:
+            raise DataError(
+                f"price.shares: {share:g} leaves no minority row of each label in training or validation; "
+                "raise price.majority_rows or price.validation_rows"
+            )
+        # What the largest share would use is set aside at all shares: every row has one role per seed.
+        first = options.test_rows + options.validation_rows // 2
+        for positive in (False, True):
+            rows = np.flatnonzero((table.minority == in_minority) & (table.label == positive))
+            needed = first + options.majority_rows // 2
+            if len(rows) < needed:
+                raise DataError(
+                    f"price.majority_rows: {needed} rows of {options.label} {'' if positive else 'not '}"
+                    f"{options.positive} among {options.minority if in_minority else options.majority} are needed for "
+                    f"training, validation and test, {options.source} has {len(rows)}; lower majority_rows or test_rows"
+                )
+            rows = seeds.stream(seed, "price", "rows", int(in_minority), int(positive)).permutation(rows)
+            parts[0].append(rows[first : first + used])
+            parts[1].append(rows[options.test_rows : options.test_rows + held])
+            parts[2].append(rows[: options.test_rows])
+    return Split(*map(np.concatenate, parts))
+
+
+def read_table(options: TrainingOptions) -> Table:
+    """The table as inputs, label and group; read once per process.
+
+    Raises:
+        DataError: it can not be read, or lacks a column, a label or a group.
+    """
+    return _encoded(
+        options.source,
+        (options.label, options.positive),
+        (options.group, options.majority, options.minority),
+        options.dropped,
+        options.group_visible,
+    )
+
+
+@lru_cache(maxsize=2)
+def _encoded(
+    source: str, task: tuple[str, str], groups: tuple[str, str, str], dropped: tuple[str, ...], group_visible: bool
+) -> Table:
+    (label, positive), (group, majority, minority) = task, groups
+    frame = _frame(source)
+    for field, column in [("label", label), ("group", group), *(("dropped", name) for name in dropped)]:
+        if column not in frame:
+            raise DataError(f"price.{field}: {source} has no column {column!r}; it has {', '.join(map(str, frame))}")
+    member = frame[group].astype(str)
+    for field, value in (("majority", majority), ("minority", minority)):
+        if not (member == value).any():
+            known = ", ".join(member.value_counts().index[:8])
+            raise DataError(f"price.{field}: no row of {source} has {group} {value!r}; it has {known}")
+    if majority == minority:
+        raise DataError(f"price.minority: is {minority!r} like price.majority; two groups are compared")
+    frame = frame[member.isin((majority, minority))].reset_index(drop=True)
+    target = (frame[label].astype(str) == positive).to_numpy()
+    if target.all() or not target.any():
+        known = ", ".join(frame[label].astype(str).value_counts().index[:8])
+        raise DataError(f"price.positive: {positive!r} is the {label} of all or no rows; {source} has {known}")
+    in_minority = (frame[group].astype(str) == minority).to_numpy()
+    seen = frame.drop(columns=[label, *dropped, *([] if group_visible or group in dropped else [group])])
+    numbers = seen.select_dtypes("number").astype(np.float32)
+    texts = seen.drop(columns=numbers.columns).astype(str)
+    columns = [numbers.fillna(numbers.mean()).to_numpy()]
+    for name in texts:
+        levels = texts[name].value_counts().index[:LEVELS]
+        columns.append((texts[name].to_numpy()[:, None] == levels.to_numpy()[None, :]).astype(np.float32))
+    return Table(np.concatenate(columns, axis=1), numbers.shape[1], target, in_minority)
+
+
+def _frame(source: str) -> pd.DataFrame:
+    if source == "adult":
+        return pd.read_parquet(datasets.fetch("adult"))
+    path = Path(source).expanduser()
+    if path.suffix not in _READERS:
+        raise DataError(f"price.source {source!r}: is neither adult nor a {' or '.join(_READERS)} file")
+    try:
+        frame = _READERS[path.suffix](path)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"price.source {source!r}: can not be read ({reason}); mend the path or the file") from None
+    return frame
+
+
+def _classifier(columns: int, hidden: int, generator: torch.Generator) -> torch.nn.Sequential:
+    """Logit of the positive label, (rows, columns) to (rows, 1): one hidden layer of rectifiers, or none."""
+    sizes = [columns, hidden, 1] if hidden else [columns, 1]
+    layers: list[torch.nn.Module] = []
+    for fan_in, fan_out in pairwise(sizes):
+        # The layer's own start would draw from the process-wide generator.
+        layer = torch.nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")
+        torch.nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+        torch.nn.init.zeros_(layer.bias)
+        layers += [layer, torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def _train(
+    training: tuple[torch.Tensor, torch.Tensor],
+    validation: tuple[torch.Tensor, torch.Tensor],
+    options: TrainingOptions,
+    seed: int,
+) -> torch.nn.Sequential:
+    """Minibatch gradient descent; the weights of the epoch with the best validation accuracy, the first of equals."""
+    generator = torch.Generator().manual_seed(seed)
+    (inputs, label), (held_inputs, held_label) = training, validation
+    model = _classifier(inputs.shape[1], options.hidden, generator)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=options.learning_rate,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+    )
+    best, kept = -1.0, model.state_dict()
+    for _ in range(options.epochs):
+        order = torch.randperm(len(label), generator=generator)
+        for start in range(0, len(label), options.batch_size):
+            rows = order[start : start + options.batch_size]
+            optimizer.zero_grad()
+            loss = functional.binary_cross_entropy_with_logits(model(inputs[rows])[:, 0], label[rows])
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            optimizer.step()
+        with torch.no_grad():
+            accuracy = float(((model(held_inputs)[:, 0] > 0) == (held_label > 0)).float().mean())
+        if accuracy > best:
+            best, kept = accuracy, {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(kept)
+    return model
