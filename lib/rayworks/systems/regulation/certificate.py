@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy import integrate
 
 from rayworks.systems.regulation.contests import pooled_win_probability, win_probability
-from rayworks.systems.regulation.entry import Entrants
+from rayworks.systems.regulation.entry import GRID, Entrants
 from rayworks.systems.regulation.equilibrium import Equilibrium
 from rayworks.systems.regulation.value_laws import FloatArray, PremiumLaw
 
@@ -128,3 +129,23 @@ def _entry_gain(equilibrium: Equilibrium, z: FloatArray, best: FloatArray, curre
     deployment = marginal - z / auction.premium_scale
     staying_in, coming_in = -(deployment + current), deployment + best
     return float(max(0.0, np.max(np.where(exists, np.maximum(staying_in, coming_in), 0.0))))
+
+
+def utility_by_deviation(equilibrium: Equilibrium, factors: FloatArray) -> FloatArray:
+    """Mean utility of all with ``V >= price`` if one of them multiplies its bid, shape of ``factors``: the paper's check.
+
+    Rivals are as the paper supposes. A weak test, for it asks all types for the same percentage; see :func:`certify`.
+    """
+    auction = equilibrium.auction
+    premise = PremiumLaw(auction.law, auction.price, auction.top)
+    z = np.linspace(0, auction.top, GRID)
+    density, spent, won = premise.density(z), equilibrium.bid(z), equilibrium.win(z)
+    tail = auction.law.tail(np.maximum(auction.price, z / auction.top))
+    deployment = tail.probability / np.where(tail.reciprocal > 0, tail.reciprocal, 1.0) - z / auction.premium_scale
+    means = []
+    for factor in factors:
+        bid = factor * spent
+        cleared = bid >= auction.price
+        utility = np.where(cleared, deployment + z * np.interp(bid, spent, won), 0.0) - bid
+        means.append(integrate.simpson(utility * density, x=z) / integrate.simpson(density, x=z))
+    return np.array(means)

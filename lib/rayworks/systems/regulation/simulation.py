@@ -158,6 +158,7 @@ def play_round(equilibrium: Equilibrium, curve: PriceCurve, rules: Rules, builde
     outcome = run_mechanism(curve.compliance(spent, saturate=True), rules, pairing, ties)
     worth = outcome.premium * premium_in
     alone = deployment >= auction.price
+    highest = curve.cost_range[1] if curve.cost_range else 0.0
     return Round(
         builders=builders,
         participation_auction=count / builders,
@@ -165,7 +166,7 @@ def play_round(equilibrium: Equilibrium, curve: PriceCurve, rules: Rules, builde
         mean_bid_auction=float(spent.mean()) if count else 0.0,
         compliance_auction=float(outcome.scores[outcome.cleared].mean()) if outcome.cleared.any() else 0.0,
         compliance_reserve=rules.threshold,
-        beyond_curve=float((spent > curve.cost_range[1]).mean()) if count else 0.0,
+        beyond_curve=float((spent > highest).mean()) if count else 0.0,
         premium_paid=float(worth.sum() / builders),
         utility_auction=float((np.where(outcome.cleared, deployment_in, 0.0) + worth - spent).sum() / builders),
         utility_reserve=float((deployment[alone] - auction.price).sum() / builders),

@@ -136,9 +136,9 @@ class SampleLaw(ValueLaw):
         self.name = name
         _check_points(points, mass, name)
         order = np.argsort(points, kind="stable")
-        self._points, mass = points[order], mass[order] / mass.sum()
+        self.points, mass = points[order], mass[order] / mass.sum()
         # A value of zero never enters at a price above zero, so what stands for its reciprocal is never read.
-        safe = np.maximum(self._points, np.finfo(float).tiny)
+        safe = np.maximum(self.points, np.finfo(float).tiny)
         self._suffix = np.zeros((3, len(points) + 1))
         self._suffix[:, :-1] = np.cumsum((mass * np.array([1 / safe, np.ones_like(safe), safe]))[:, ::-1], axis=1)[
             :, ::-1
@@ -147,13 +147,13 @@ class SampleLaw(ValueLaw):
 
     def tail(self, t: Any) -> Tail:
         """Sums over the points from ``t`` on."""
-        first = np.searchsorted(self._points, t, side="left")
+        first = np.searchsorted(self.points, t, side="left")
         return Tail(*self._suffix[:, first])
 
     def quantile(self, uniform: FloatArray) -> FloatArray:
         """The point at which the cumulative weight passes the uniform."""
         place = np.searchsorted(self._cumulative, uniform, side="right")
-        drawn: FloatArray = self._points[np.minimum(place, len(self._points) - 1)]
+        drawn: FloatArray = self.points[np.minimum(place, len(self.points) - 1)]
         return drawn
 
 
