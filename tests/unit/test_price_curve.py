@@ -4,16 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from rayworks.core.errors import DataError
-from rayworks.systems.regulation.price_curve import (
+from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
+from rayworks.systems.regulation.price_points import (
     PUBLISHED_GAPS,
     PUBLISHED_SAFETY,
     PUBLISHED_SHARES,
-    PriceCurve,
     PricePoints,
+    gap_trend,
     points_from_gaps,
-    published_curve,
     published_points,
 )
 
@@ -152,6 +153,23 @@ def test_seeds_are_resampled_within_their_share() -> None:
 def test_measurements_out_of_range_are_refused(share: float, gap: float) -> None:
     with pytest.raises(DataError, match=r"price points: (share|gap) .* is outside"):
         points_from_gaps(np.array([0.1, share]), np.array([1.0, gap]))
+
+
+def test_the_published_gaps_fall() -> None:
+    trend = gap_trend(np.array(PUBLISHED_SHARES), np.array(PUBLISHED_GAPS))
+    assert (trend.correlation, trend.low, trend.high) == pytest.approx((-1, -1, -1))
+    assert trend.falls
+
+
+def test_the_trend_is_spearmans() -> None:
+    share, gap = np.repeat([0.5, 0.1, 0.3], 4), np.random.default_rng(0).normal(10, 1, 12)
+    trend = gap_trend(share, gap)
+    assert trend.correlation == pytest.approx(spearmanr(share, gap).statistic)
+    assert trend.low < trend.correlation < trend.high
+    assert not trend.falls
+    assert gap_trend(share, np.ones(12)).correlation == 0
+    with pytest.raises(DataError, match=r"share 0.5 alone has no trend"):
+        gap_trend(share[:4], gap[:4])
 
 
 def test_points_that_make_no_curve_are_refused() -> None:
