@@ -5,7 +5,7 @@ spread of their seeds as a band, and answers only where it was measured and rise
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,8 +16,8 @@ from rayworks.systems.regulation.price_points import LEVEL, PricePoints, publish
 
 Kind = Literal["identity", "quadratic", "isotonic"]
 Fit = Literal["quadratic", "isotonic"]
-LEAST_RANGE = 1e-3
-"""Safety that a quadratic must rise over to be a curve: less is rounding at its vertex."""
+LEAST_RISE = 1e-6
+"""Cost that a curve must rise by: less is rounding, of equal costs or at a vertex."""
 BAND_POINTS = 101
 RISING = 0.95
 """Share of resampled curves that must rise for the curve to carry no warning."""
@@ -25,7 +25,11 @@ RISING = 0.95
 
 @dataclass(frozen=True)
 class Band:
-    """Pointwise interval of the cost at each safety over resampled seeds."""
+    """Pointwise percentiles of the cost at each safety over resampled seeds.
+
+    The least of several noisy gaps is the unit of safety, and is too small on average: resampled curves lie a little to the
+    left of the fitted one, as the fitted one does of the truth.
+    """
 
     level: float
     safety: tuple[float, ...]
@@ -82,13 +86,13 @@ class PriceCurve:
             curve = cls(kind, measured, _rising_part(a, b, c, *measured), coefficients=(a, b, c))
         else:
             knots = _isotonic_knots(safety, cost)
-            ends = (float(knots[0, 0]), float(knots[-1, 0])) if len(knots) > 1 else None
+            ends = (float(knots[0, 0]), float(knots[-1, 0])) if np.ptp(knots[:, 1]) > LEAST_RISE else None
             curve = cls(kind, measured, ends, knots=tuple((float(s), float(m)) for s, m in knots))
         residual = cost - curve.fitted(safety)
         spread = float(((cost - cost.mean()) ** 2).sum())
         return replace(
             curve,
-            r_squared=1 - float(residual @ residual) / spread if spread else float("nan"),
+            r_squared=1 - float(residual @ residual) / spread if spread > LEAST_RISE**2 else 0.0,
             points=tuple((float(s), float(m)) for s, m in zip(safety, cost, strict=True)),
             band=None if points.resampled is None else _band(points.resampled, cost, kind, measured),
         )
@@ -176,7 +180,10 @@ class PriceCurve:
             fields = {name: _tuples(value) for name, value in values.items() if name != "band"}
             band = values.get("band")
             made = None if band is None else Band(**{name: _tuples(value) for name, value in band.items()})
-            return cls(**fields, band=made)
+            curve = cls(**fields, band=made)
+            if curve.kind not in get_args(Kind) or (curve.coefficients is None and not curve.knots):
+                raise TypeError(f"a {curve.kind} curve with neither coefficients nor knots")
+            return curve
         except (TypeError, AttributeError) as error:
             raise DataError(f"price curve: is not one that was saved ({error}); fit it again") from None
 
@@ -226,16 +233,14 @@ def _rising_part(a: float, b: float, c: float, low: float, high: float) -> tuple
         low, high = (max(low, turn), high) if a > 0 else (low, min(high, turn))
     elif b <= 0:
         return None
-    if low >= high:
-        return None
     least, largest = ((a * s + b) * s + c for s in (low, high))
-    if largest <= 0 or least >= 1:
+    if low >= high or min(largest, 1) - max(least, 0) <= LEAST_RISE:
         return None
     if least < 0:
         low = float(_inverse(a, b, c, np.array(0.0)))
     if largest > 1:
         high = float(_inverse(a, b, c, np.array(1.0)))
-    return (low, high) if high - low > LEAST_RANGE else None
+    return low, high
 
 
 def _isotonic_knots(safety: np.ndarray, cost: np.ndarray) -> np.ndarray:
@@ -258,7 +263,7 @@ def _band(resampled: np.ndarray, cost: np.ndarray, kind: Fit, measured: tuple[fl
     else:
         knots = [_isotonic_knots(safety, cost) for safety in resampled]
         curves = np.stack([np.interp(grid, *found.T) for found in knots])
-        rising = float(np.mean([len(found) > 1 for found in knots]))
+        rising = float(np.mean([np.ptp(found[:, 1]) > LEAST_RISE for found in knots]))
     low, high = np.quantile(curves, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     safety, least, largest = (tuple(map(float, values)) for values in (grid, low, high))
     return Band(LEVEL, safety, least, largest, rising)

@@ -80,7 +80,8 @@ def points_from_gaps(share: np.ndarray, gap: np.ndarray, *, resamples: int = 100
     resampled = None
     if count.max() > 1 and resamples:
         means = np.add.reduceat(gap[_resampled(first, count, resamples, seed)], first, axis=1) / count
-        resampled = _safety(means[(means > 0).all(axis=1)])
+        usable = (means > 0).all(axis=1)
+        resampled = _safety(means[usable]) if usable.any() else None
     return PricePoints(_safety(mean), shares / EVEN_SHARE, resampled)
 
 
