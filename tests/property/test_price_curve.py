@@ -8,7 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rayworks.core.errors import DataError
-from rayworks.systems.regulation.price_curve import Fit, PriceCurve, PricePoints, points_from_gaps
+from rayworks.systems.regulation.price_curve import Fit, PriceCurve
+from rayworks.systems.regulation.price_points import PricePoints, points_from_gaps
 
 kinds: st.SearchStrategy[Fit] = st.sampled_from(["quadratic", "isotonic"])
 

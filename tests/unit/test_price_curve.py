@@ -4,16 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from rayworks.core.errors import DataError
-from rayworks.systems.regulation.price_curve import (
+from rayworks.systems.regulation.price_curve import Fit, PriceCurve, published_curve
+from rayworks.systems.regulation.price_points import (
     PUBLISHED_GAPS,
     PUBLISHED_SAFETY,
     PUBLISHED_SHARES,
-    PriceCurve,
     PricePoints,
+    gap_trend,
     points_from_gaps,
-    published_curve,
     published_points,
 )
 
@@ -43,8 +44,8 @@ def test_the_published_gaps_are_the_published_safety() -> None:
 
 
 @pytest.mark.parametrize("kind", ["quadratic", "isotonic"])
-def test_nothing_is_said_outside_the_measured_range(kind: str) -> None:
-    curve = published_curve("quadratic" if kind == "quadratic" else "isotonic")
+def test_nothing_is_said_outside_the_measured_range(kind: Fit) -> None:
+    curve = published_curve(kind)
     assert curve.cost_range is not None
     low, high = curve.cost_range
     for safety in (0.0, 0.4159, 1.0001, float("nan")):
@@ -90,15 +91,22 @@ def test_costs_beyond_the_unit_interval_are_cut_off() -> None:
 
 
 @pytest.mark.parametrize("kind", ["quadratic", "isotonic"])
-def test_a_price_that_falls_is_no_price(kind: str) -> None:
+def test_a_price_that_falls_is_no_price(kind: Fit) -> None:
     falling = points([0.3, 0.5, 0.7, 1.0], [1.0, 0.7, 0.5, 0.2])
-    curve = PriceCurve.fit(falling, "quadratic" if kind == "quadratic" else "isotonic")
+    curve = PriceCurve.fit(falling, kind)
     assert curve.increasing_range is None
     assert curve.cost_range is None
     assert "rises nowhere" in curve.warning
     for ask in (curve.cost, curve.compliance):
         with pytest.raises(DataError, match="rises nowhere"):
             ask(0.5)
+
+
+@pytest.mark.parametrize("kind", ["quadratic", "isotonic"])
+def test_equal_costs_are_no_price(kind: Fit) -> None:
+    curve = PriceCurve.fit(points([0.3, 0.5, 0.5, 0.5, 1.0], [0.1] * 5), kind)
+    assert curve.increasing_range is None
+    assert curve.r_squared == 0
 
 
 def test_violators_are_pooled_by_hand() -> None:
@@ -154,6 +162,23 @@ def test_measurements_out_of_range_are_refused(share: float, gap: float) -> None
         points_from_gaps(np.array([0.1, share]), np.array([1.0, gap]))
 
 
+def test_the_published_gaps_fall() -> None:
+    trend = gap_trend(np.array(PUBLISHED_SHARES), np.array(PUBLISHED_GAPS))
+    assert (trend.correlation, trend.low, trend.high) == pytest.approx((-1, -1, -1))
+    assert trend.falls
+
+
+def test_the_trend_is_spearmans() -> None:
+    share, gap = np.repeat([0.5, 0.1, 0.3], 4), np.random.default_rng(0).normal(10, 1, 12)
+    trend = gap_trend(share, gap)
+    assert trend.correlation == pytest.approx(spearmanr(share, gap).statistic)
+    assert trend.low < trend.correlation < trend.high
+    assert not trend.falls
+    assert gap_trend(share, np.ones(12)).correlation == 0
+    with pytest.raises(DataError, match=r"share 0.5 alone has no trend"):
+        gap_trend(share[:4], gap[:4])
+
+
 def test_points_that_make_no_curve_are_refused() -> None:
     with pytest.raises(DataError, match="at least three shares"):
         PriceCurve.fit(points([0.2, 0.2, 1.0], [0.1, 0.2, 1.0]))
@@ -192,6 +217,7 @@ def test_a_curve_survives_json(curve: PriceCurve) -> None:
 
 
 def test_other_json_is_no_curve() -> None:
-    for values in ({}, {"kind": "quadratic", "slope": 1}, {**published_curve().to_dict(), "band": {"level": 0.5}}):
+    saved = published_curve().to_dict()
+    for values in ({}, {**saved, "slope": 1}, {**saved, "band": {"level": 0.5}}, {**saved, "coefficients": None}):
         with pytest.raises(DataError, match="fit it again"):
             PriceCurve.from_dict(values)

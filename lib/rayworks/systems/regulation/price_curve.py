@@ -1,109 +1,35 @@
 """The price of safety: M from compliance s in [0, 1] to cost M(s) in [0, 1], strictly increasing, and back.
 
-Measured curves come from training runs (arXiv 2410.01871, section on Assumption 2): the minority's share of the training data
-is the cost, the inverse of the equalised-odds gap the safety. A curve answers only where it was measured and rises.
+Assumption 2 of the paper (arXiv 2410.01871) is that such a curve exists; here it is fitted to measured points, with the
+spread of their seeds as a band, and answers only where it was measured and rises.
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
-from rayworks.core import seeds
 from rayworks.core.errors import DataError
+from rayworks.systems.regulation.price_points import LEVEL, PricePoints, published_points
 
 Kind = Literal["identity", "quadratic", "isotonic"]
 Fit = Literal["quadratic", "isotonic"]
-EVEN_SHARE = 0.5
-"""The minority's share that costs 1: as many rows as the majority has."""
-LEAST_RANGE = 1e-3
-"""Safety that a quadratic must rise over to be a curve: less is rounding at its vertex."""
-BAND_LEVEL = 0.95
+LEAST_RISE = 1e-6
+"""Cost that a curve must rise by: less is rounding, of equal costs or at a vertex."""
 BAND_POINTS = 101
 RISING = 0.95
 """Share of resampled curves that must rise for the curve to carry no warning."""
 
-PUBLISHED_SHARES = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40, 0.45, 0.50)
-PUBLISHED_GAPS = (22.55, 22.32, 18.97, 17.47, 15.79, 15.44, 13.09, 11.01, 9.83, 9.38)
-"""Equalised-odds gaps in percentage points on FairFace, means over ten seeds of the authors' released runs."""
-PUBLISHED_SPREADS = (2.71, 4.00, 2.38, 2.65, 3.28, 4.76, 4.74, 3.46, 3.58, 3.32)
-"""Their standard deviations over the seeds."""
-PUBLISHED_SEEDS = 10
-PUBLISHED_SAFETY = (0.416, 0.420, 0.495, 0.537, 0.594, 0.607, 0.716, 0.852, 0.954, 1.0)
-"""The safety of the means before they were rounded to the gaps above."""
-
-
-@dataclass(frozen=True, eq=False)
-class PricePoints:
-    """Safety against cost, shape (K,), one point per share; the cost rises along the points, the safety should.
-
-    ``resampled`` (B, K) is the safety of the same points in each resample of the seeds, or None where there is one seed.
-    """
-
-    safety: np.ndarray
-    cost: np.ndarray
-    resampled: np.ndarray | None = None
-
-
-def points_from_gaps(share: np.ndarray, gap: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> PricePoints:
-    """Points from one equalised-odds gap per training run: safety is (1/gap) / max(1/gap) of the mean gaps, cost share/0.5.
-
-    Seeds are resampled within each share. Resamples in which a mean gap is 0 are left out.
-
-    Args:
-        share: minority share of each run, shape (N,), in (0, 1/2].
-        gap: its gap, shape (N,), in percentage points or any other unit.
-        resamples: how often the seeds are drawn anew.
-        seed: of these draws.
-
-    Raises:
-        DataError: shares or gaps are out of range, or the mean gap of a share is 0.
-    """
-    share, gap = np.asarray(share, float), np.asarray(gap, float)
-    for name, values, wrong in (
-        ("share", share, ~((share > 0) & (share <= EVEN_SHARE))),
-        ("gap", gap, ~((gap >= 0) & np.isfinite(gap))),
-    ):
-        if wrong.any():
-            bound = "(0, 0.5]" if name == "share" else "[0, infinity)"
-            raise DataError(f"price points: {name} {values[wrong][0]:g} is outside {bound}; measure that run again")
-    order = np.argsort(share, kind="stable")
-    gap = gap[order]
-    shares, first, count = np.unique(share[order], return_index=True, return_counts=True)
-    mean = np.add.reduceat(gap, first) / count
-    if (mean == 0).any():
-        raise DataError(
-            f"price points: the mean gap at share {shares[mean == 0][0]:g} is 0, which no safety can be measured against; "
-            "give more seeds or a larger test set"
-        )
-    resampled = None
-    if count.max() > 1 and resamples:
-        draws = seeds.stream(seed, "price", "resamples").random((resamples, len(gap)))
-        run = np.repeat(first, count) + (draws * np.repeat(count, count)).astype(int)
-        means = np.add.reduceat(gap[run], first, axis=1) / count
-        resampled = _safety(means[(means > 0).all(axis=1)])
-    return PricePoints(_safety(mean), shares / EVEN_SHARE, resampled)
-
-
-def published_points(*, resamples: int = 1000, seed: int = 0) -> PricePoints:
-    """The ten published points; without the runs, resampled means are normal with the published spread over root ten."""
-    mean = np.array(PUBLISHED_GAPS)
-    error = np.array(PUBLISHED_SPREADS) / np.sqrt(PUBLISHED_SEEDS)
-    draws = seeds.stream(seed, "price", "published").standard_normal((resamples, len(mean)))
-    resampled = _safety(np.maximum(mean + error * draws, mean.min() / 100)) if resamples else None
-    return PricePoints(np.array(PUBLISHED_SAFETY), np.array(PUBLISHED_SHARES) / EVEN_SHARE, resampled)
-
-
-def _safety(gap: np.ndarray) -> np.ndarray:
-    """(1/gap) / max(1/gap) along the last axis."""
-    return np.asarray(gap.min(axis=-1, keepdims=True) / gap)
-
 
 @dataclass(frozen=True)
 class Band:
-    """Pointwise interval of the cost at each safety over resampled seeds."""
+    """Pointwise percentiles of the cost at each safety over resampled seeds.
+
+    The least of several noisy gaps is the unit of safety, and is too small on average: resampled curves lie a little to the
+    left of the fitted one, as the fitted one does of the truth.
+    """
 
     level: float
     safety: tuple[float, ...]
@@ -160,13 +86,13 @@ class PriceCurve:
             curve = cls(kind, measured, _rising_part(a, b, c, *measured), coefficients=(a, b, c))
         else:
             knots = _isotonic_knots(safety, cost)
-            ends = (float(knots[0, 0]), float(knots[-1, 0])) if len(knots) > 1 else None
+            ends = (float(knots[0, 0]), float(knots[-1, 0])) if np.ptp(knots[:, 1]) > LEAST_RISE else None
             curve = cls(kind, measured, ends, knots=tuple((float(s), float(m)) for s, m in knots))
         residual = cost - curve.fitted(safety)
         spread = float(((cost - cost.mean()) ** 2).sum())
         return replace(
             curve,
-            r_squared=1 - float(residual @ residual) / spread if spread else float("nan"),
+            r_squared=1 - float(residual @ residual) / spread if spread > LEAST_RISE**2 else 0.0,
             points=tuple((float(s), float(m)) for s, m in zip(safety, cost, strict=True)),
             band=None if points.resampled is None else _band(points.resampled, cost, kind, measured),
         )
@@ -254,7 +180,10 @@ class PriceCurve:
             fields = {name: _tuples(value) for name, value in values.items() if name != "band"}
             band = values.get("band")
             made = None if band is None else Band(**{name: _tuples(value) for name, value in band.items()})
-            return cls(**fields, band=made)
+            curve = cls(**fields, band=made)
+            if curve.kind not in get_args(Kind) or (curve.coefficients is None and not curve.knots):
+                raise TypeError(f"a {curve.kind} curve with neither coefficients nor knots")
+            return curve
         except (TypeError, AttributeError) as error:
             raise DataError(f"price curve: is not one that was saved ({error}); fit it again") from None
 
@@ -304,16 +233,14 @@ def _rising_part(a: float, b: float, c: float, low: float, high: float) -> tuple
         low, high = (max(low, turn), high) if a > 0 else (low, min(high, turn))
     elif b <= 0:
         return None
-    if low >= high:
-        return None
     least, largest = ((a * s + b) * s + c for s in (low, high))
-    if largest <= 0 or least >= 1:
+    if low >= high or min(largest, 1) - max(least, 0) <= LEAST_RISE:
         return None
     if least < 0:
         low = float(_inverse(a, b, c, np.array(0.0)))
     if largest > 1:
         high = float(_inverse(a, b, c, np.array(1.0)))
-    return (low, high) if high - low > LEAST_RANGE else None
+    return low, high
 
 
 def _isotonic_knots(safety: np.ndarray, cost: np.ndarray) -> np.ndarray:
@@ -336,10 +263,10 @@ def _band(resampled: np.ndarray, cost: np.ndarray, kind: Fit, measured: tuple[fl
     else:
         knots = [_isotonic_knots(safety, cost) for safety in resampled]
         curves = np.stack([np.interp(grid, *found.T) for found in knots])
-        rising = float(np.mean([len(found) > 1 for found in knots]))
-    low, high = np.quantile(curves, [(1 - BAND_LEVEL) / 2, (1 + BAND_LEVEL) / 2], axis=0)
+        rising = float(np.mean([np.ptp(found[:, 1]) > LEAST_RISE for found in knots]))
+    low, high = np.quantile(curves, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     safety, least, largest = (tuple(map(float, values)) for values in (grid, low, high))
-    return Band(BAND_LEVEL, safety, least, largest, rising)
+    return Band(LEVEL, safety, least, largest, rising)
 
 
 def _tuples(value: Any) -> Any:

@@ -4,7 +4,7 @@ The protocol of the paper's fairness study (arXiv 2410.01871; FairFace, gender f
 the majority's rows stay as many, the minority's grow with its share, validation is skewed alike, the test set is balanced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from rayworks.core import datasets, seeds
 from rayworks.core.errors import DataError
+from rayworks.systems.regulation.price_points import PricePoints, points_from_gaps
 
 SHARES = tuple(round(0.05 * step, 2) for step in range(1, 11))
 """The paper's minority shares."""
@@ -41,11 +42,13 @@ class TrainingOptions:
     minority: str = "Female"
     dropped: tuple[str, ...] = ("fnlwgt",)
     group_visible: bool = False
+    balanced_labels: bool = True
+    """Both labels as often in training and validation; else as often as the group has them. The test is always even."""
     majority_rows: int = 2000
     validation_rows: int = 200
     test_rows: int = 600
     hidden: int = 64
-    epochs: int = 10
+    epochs: int = 50
     batch_size: int = 128
     learning_rate: float = 0.05
     momentum: float = 0.9
@@ -117,6 +120,16 @@ def measure(options: TrainingOptions, share: float, seed: int) -> TrainingOutcom
     )
 
 
+def price_points(outcomes: Sequence[TrainingOutcome], *, resamples: int = 1000, seed: int = 0) -> PricePoints:
+    """Safety against cost of measured runs, for :meth:`PriceCurve.fit`.
+
+    Raises:
+        DataError: there is no run, or the mean gap of a share is 0.
+    """
+    share, gap = np.array([(outcome.share, outcome.gap) for outcome in outcomes]).reshape(-1, 2).T
+    return points_from_gaps(share, gap, resamples=resamples, seed=seed)
+
+
 def rates(
     predicted: np.ndarray, label: np.ndarray, minority: np.ndarray
 ) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -134,40 +147,43 @@ def equalised_odds_gap(true_positive: tuple[float, float], false_positive: tuple
 
 
 def draw_rows(table: Table, options: TrainingOptions, share: float, seed: int) -> Split:
-    """Rows of a run: labels balanced within both groups, the test set and the majority's rows the same at every share.
+    """Rows of a run: the test set and the majority's rows are the same at every share of one seed.
 
-    The rows of a smaller share are among those of a larger one, so that shares of one seed differ by what is added.
+    The minority's rows at a smaller share are among those at a larger one, so that shares differ by what is added.
 
     Raises:
         DataError: a share outside (0, 1/2], or a group too small for the rows asked for.
     """
     if not 0 < share <= 0.5:
         raise DataError(f"price.shares: {share:g} is not a minority's share; give numbers in (0, 0.5]")
-    ratio = share / (1 - share)
     parts: list[list[np.ndarray]] = [[], [], []]
     for in_minority in (False, True):
-        held, used = (
-            round(rows * (ratio if in_minority else 1) / 2) for rows in (options.validation_rows, options.majority_rows)
-        )
-        if min(held, used) < 1:
-            raise DataError(
-                f"price.shares: {share:g} leaves no minority row of each label in training or validation; "
-                "raise price.majority_rows or price.validation_rows"
+        ratio = share / (1 - share) if in_minority else 1.0
+        member = table.minority == in_minority
+        rate = 0.5 if options.balanced_labels else float(table.label[member].mean())
+        for positive, part in ((False, 1 - rate), (True, rate)):
+            # What the largest share would take is set aside at every share: a row has one role per seed.
+            held, used = options.test_rows + round(options.validation_rows * part), round(options.majority_rows * part)
+            validation, training = (
+                round(rows * part * ratio) for rows in (options.validation_rows, options.majority_rows)
             )
-        # What the largest share would use is set aside at all shares: every row has one role per seed.
-        first = options.test_rows + options.validation_rows // 2
-        for positive in (False, True):
-            rows = np.flatnonzero((table.minority == in_minority) & (table.label == positive))
-            needed = first + options.majority_rows // 2
-            if len(rows) < needed:
+            rows = np.flatnonzero(member & (table.label == positive))
+            cell = f"{options.label} {'' if positive else 'not '}{options.positive} among {options.group} " + (
+                options.minority if in_minority else options.majority
+            )
+            if len(rows) < held + used:
                 raise DataError(
-                    f"price.majority_rows: {needed} rows of {options.label} {'' if positive else 'not '}"
-                    f"{options.positive} among {options.minority if in_minority else options.majority} are needed for "
-                    f"training, validation and test, {options.source} has {len(rows)}; lower majority_rows or test_rows"
+                    f"price.majority_rows: {held + used} rows of {cell} are needed for training, validation and test, "
+                    f"{options.source} has {len(rows)}; lower majority_rows, validation_rows or test_rows"
+                )
+            if min(validation, training) < 1:
+                raise DataError(
+                    f"price.shares: {share:g} leaves no row of {cell} in training or validation; "
+                    "raise majority_rows or validation_rows"
                 )
             rows = seeds.stream(seed, "price", "rows", int(in_minority), int(positive)).permutation(rows)
-            parts[0].append(rows[first : first + used])
-            parts[1].append(rows[options.test_rows : options.test_rows + held])
+            parts[0].append(rows[held : held + training])
+            parts[1].append(rows[options.test_rows : options.test_rows + validation])
             parts[2].append(rows[: options.test_rows])
     return Split(*map(np.concatenate, parts))
 
@@ -203,16 +219,18 @@ def _encoded(
             raise DataError(f"price.{field}: no row of {source} has {group} {value!r}; it has {known}")
     if majority == minority:
         raise DataError(f"price.minority: is {minority!r} like price.majority; two groups are compared")
-    frame = frame[member.isin((majority, minority))].reset_index(drop=True)
+    frame = frame[member.isin((majority, minority)) & frame[label].notna()].reset_index(drop=True)
     target = (frame[label].astype(str) == positive).to_numpy()
     if target.all() or not target.any():
         known = ", ".join(frame[label].astype(str).value_counts().index[:8])
         raise DataError(f"price.positive: {positive!r} is the {label} of all or no rows; {source} has {known}")
     in_minority = (frame[group].astype(str) == minority).to_numpy()
     seen = frame.drop(columns=[label, *dropped, *([] if group_visible or group in dropped else [group])])
-    numbers = seen.select_dtypes("number").astype(np.float32)
+    if seen.empty:
+        raise DataError(f"price.dropped: leaves no column of {source} to learn from; drop fewer")
+    numbers = seen.select_dtypes("number").astype(np.float32).replace([np.inf, -np.inf], np.nan)
     texts = seen.drop(columns=numbers.columns).astype(str)
-    columns = [numbers.fillna(numbers.mean()).to_numpy()]
+    columns = [numbers.fillna(numbers.mean()).fillna(0).to_numpy()]
     for name in texts:
         levels = texts[name].value_counts().index[:LEVELS]
         columns.append((texts[name].to_numpy()[:, None] == levels.to_numpy()[None, :]).astype(np.float32))
