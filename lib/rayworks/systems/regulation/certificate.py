@@ -65,6 +65,44 @@ def certify(
         types: equally spaced types whose gains are measured.
         deviations: equally spaced types whose bids are tried.
     """
+    profile = gains(equilibrium, against, types, deviations)
+    worst = int(np.argmax(profile.gain))
+    return Certificate(
+        against if isinstance(against, str) else "given",
+        types,
+        profile.deviations,
+        float(profile.gain[worst]),
+        float(profile.gain @ profile.weight / profile.weight.sum()),
+        float(profile.z[worst]),
+        _entry_gain(equilibrium, profile),
+    )
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Each type's best deviation; arrays of shape (types,)."""
+
+    z: FloatArray
+    """Worth of the premium."""
+    weight: FloatArray
+    """How common the type is in the population."""
+    best: FloatArray
+    """What the best bid brings beyond deployment."""
+    current: FloatArray
+    """What its own bid does."""
+    deviations: int
+
+    @property
+    def gain(self) -> FloatArray:
+        """Of types that occur; 0 for others."""
+        gained: FloatArray = np.where(self.weight > 0, np.maximum(self.best - self.current, 0.0), 0.0)
+        return gained
+
+
+def gains(
+    equilibrium: Equilibrium, against: Literal["premise", "entrants"] | Entrants, types: int, deviations: int
+) -> Profile:
+    """The search behind :func:`certify`, type by type."""
     auction = equilibrium.auction
     premise = PremiumLaw(auction.law, auction.price, auction.top)
     population = equilibrium.entrants() if isinstance(against, str) else against
@@ -79,19 +117,8 @@ def certify(
     parts = np.split(z, range(BLOCK, types, BLOCK))
     best = np.concatenate([np.max(part[:, None] * won - spent, axis=1) for part in parts])
     current = z * _chance(equilibrium, z, below) - equilibrium.bid(z)
-    gain = np.maximum(best - current, 0.0)
     weight = premise.density(z) if against == "premise" else np.interp(z, population.z, population.density)
-    gain = np.where(weight > 0, gain, 0.0)
-    worst = int(np.argmax(gain))
-    return Certificate(
-        against if isinstance(against, str) else "given",
-        types,
-        len(spent),
-        float(gain[worst]),
-        float(gain @ weight / weight.sum()),
-        float(z[worst]),
-        _entry_gain(equilibrium, z, best, current),
-    )
+    return Profile(z, weight, best, current, len(spent))
 
 
 def _menu(equilibrium: Equilibrium, mimicked: FloatArray, below: Below) -> tuple[FloatArray, FloatArray]:
@@ -119,16 +146,14 @@ def _pooled(equilibrium: Equilibrium, below: Below) -> float:
     return float(pooled_win_probability(below(equilibrium.pool), auction.group_size, auction.prizes, auction.tie))
 
 
-def _entry_gain(equilibrium: Equilibrium, z: FloatArray, best: FloatArray, current: FloatArray) -> float:
+def _entry_gain(equilibrium: Equilibrium, profile: Profile) -> float:
     """Largest gain at the margin: the last to enter may regret it, the first to stay out may too."""
-    auction = equilibrium.auction
+    auction, z = equilibrium.auction, profile.z
     marginal = equilibrium.entry_value(z)
     exists = (marginal >= z / auction.top) & (marginal <= 1)
-    if not exists.any():
-        return 0.0
     deployment = marginal - z / auction.premium_scale
-    staying_in, coming_in = -(deployment + current), deployment + best
-    return float(max(0.0, np.max(np.where(exists, np.maximum(staying_in, coming_in), 0.0))))
+    staying_in, coming_in = -(deployment + profile.current), deployment + profile.best
+    return float(np.max(np.where(exists, np.maximum(staying_in, coming_in), 0.0), initial=0.0))
 
 
 def utility_by_deviation(equilibrium: Equilibrium, factors: FloatArray) -> FloatArray:

@@ -11,6 +11,8 @@ from rayworks.systems.regulation.mechanism import Outcome, Rules, run_mechanism
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.value_laws import BoolArray, FloatArray, ValueLaw
 
+NAN = float("nan")
+
 
 @dataclass(frozen=True)
 class Population:
@@ -39,6 +41,10 @@ class Curves:
     """Share that enters under a bare threshold."""
     mean_bid: FloatArray
     """Of those who enter the auction; under a bare threshold all bid the price."""
+    compliance: FloatArray
+    """Mean of those who enter; NaN where the price lies outside the curve."""
+    compliance_reserve: FloatArray
+    """Under a bare threshold: what the price buys."""
 
     @property
     def spend(self) -> FloatArray:
@@ -51,13 +57,14 @@ class Curves:
         return self.participation_reserve * self.price
 
 
-def exact_curves(auction: Auction, prices: Sequence[float], mode: Mode) -> Curves:
+def exact_curves(auction: Auction, prices: Sequence[float], mode: Mode, curve: PriceCurve) -> Curves:
     """By quadrature over types; some milliseconds per price, more under ``fixed_point``.
 
     Args:
         auction: the rules; its own price is not used.
         prices: to evaluate at, each in (0, 1).
         mode: of the equilibrium.
+        curve: what spending buys.
     """
     rows = []
     for price in prices:
@@ -65,13 +72,18 @@ def exact_curves(auction: Auction, prices: Sequence[float], mode: Mode) -> Curve
         equilibrium = solve(at, mode)
         entering = equilibrium.entrants()
         some = entering.participation > 0
-        bid = entering.mean(equilibrium.bid(entering.z)) if some else float("nan")
-        rows.append((price, entering.participation, reserve_participation(at), bid))
+        spent = equilibrium.bid(entering.z)
+        bid = entering.mean(spent) if some else NAN
+        low, high = curve.cost_range or (NAN, NAN)
+        measured = low <= price <= high
+        bought = entering.mean(curve.compliance(spent, saturate=True)) if some and measured else NAN
+        least = float(curve.compliance(price)) if measured else NAN
+        rows.append((price, entering.participation, reserve_participation(at), bid, bought, least))
     return Curves(*np.array(rows, dtype=float).T)
 
 
 def simulated_curves(auction: Auction, prices: Sequence[float], mode: Mode, builders: int, seed: int) -> Curves:
-    """The same by drawing builders: 99 prices x 100,000 builders take about half a second on one core.
+    """The same by drawing builders, but for compliance: 99 prices x 100,000 builders take about half a second on one core.
 
     All prices see the same builders, so that differences between prices are not noise.
     """
@@ -82,9 +94,9 @@ def simulated_curves(auction: Auction, prices: Sequence[float], mode: Mode, buil
         deployment, premium = _contenders(population, equilibrium.auction)
         spent, entered = _play(equilibrium, deployment, premium)
         count = int(np.count_nonzero(entered))
-        bid = float(spent[entered].sum() / count) if count else float("nan")
+        bid = float(spent[entered].sum() / count) if count else NAN
         alone = np.count_nonzero((1 - population.share) * population.value >= price)
-        rows.append((price, count / builders, alone / builders, bid))
+        rows.append((price, count / builders, alone / builders, bid, NAN, NAN))
     return Curves(*np.array(rows, dtype=float).T)
 
 
