@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.small_census import save_census
 from tests.small_evidence import save_games, save_responses
 from tests.tiny_models import save_pairs, save_tiny_model
 
@@ -43,5 +44,40 @@ def difficulty(folder: Path) -> list[str]:
         "subsets.folds": 2,
         "subsets.random_draws": 2,
         "labels.bins": 3,
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def regulation(folder: Path) -> list[str]:
+    """Two hundred rows of two groups to train on, a thousand builders, nine prices, a few rounds of learning."""
+    settings = {
+        "price.source": save_census(folder / "census.csv"),
+        "price.label": "approved",
+        "price.positive": "yes",
+        "price.group": "side",
+        "price.majority": "left",
+        "price.minority": "right",
+        "price.dropped": "[]",
+        "price.shares": "[0.1, 0.3, 0.5]",
+        "price.seeds": 2,
+        "price.majority_rows": 60,
+        "price.validation_rows": 20,
+        "price.test_rows": 10,
+        "price.epochs": 2,
+        "price.models_per_call": 1,
+        "price.resamples": 50,
+        "population.builders": 1000,
+        "population.prices": 9,
+        "population.prices_per_call": 3,
+        "certificate.types": 101,
+        "certificate.deviations": 101,
+        "learning.types": 20,
+        "learning.bids": 30,
+        "learning.rounds": 20,
+        "noise.levels": "[0.0, 0.05]",
+        "noise.values": 6,
+        "noise.shares": 4,
+        "noise.bids": 20,
+        "noise.rounds": 10,
     }
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]

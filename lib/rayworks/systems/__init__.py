@@ -3,4 +3,5 @@
 REGISTRY: dict[str, str] = {
     "alignment": "rayworks.systems.alignment:SPEC",
     "difficulty": "rayworks.systems.difficulty:SPEC",
+    "regulation": "rayworks.systems.regulation:SPEC",
 }

@@ -137,7 +137,9 @@ def train_policy(config: Config, design: Design) -> dict[str, Any]:
         from ray.rllib.algorithms.ppo import PPOConfig
         from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
     except ImportError:
-        raise ConfigError("learning.policy_gradient: RLlib is not installed; install the extra rayworks[rllib]") from None
+        raise ConfigError(
+            "learning.policy_gradient: RLlib is not installed; install the extra rayworks[rllib]"
+        ) from None
     import torch
 
     section, auction = config.learning, design.auction
@@ -149,7 +151,9 @@ def train_policy(config: Config, design: Design) -> dict[str, Any]:
         .env_runners(num_env_runners=0)
         .learners(num_learners=0)
         .multi_agent(policies={POLICY}, policy_mapping_fn=lambda agent, *args, **options: POLICY)
-        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], fcnet_activation="tanh", vf_share_layers=False))
+        .rl_module(
+            model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], fcnet_activation="tanh", vf_share_layers=False)
+        )
         .training(
             gamma=0.0,
             lambda_=0.0,

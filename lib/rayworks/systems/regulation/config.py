@@ -77,9 +77,16 @@ class PriceSection(Section):
         description="minority shares to train with",
     )
     seeds: int = Field(10, ge=1, le=1000, description="models per share")
+    balanced_labels: bool = Field(
+        True, description="as many positives as negatives in both groups, as in the paper's task; else as in the table"
+    )
     majority_rows: int = Field(2000, ge=10, description="training rows of the majority, at every share")
-    test_rows: int = Field(600, ge=10, description="test rows of each group and label")
-    epochs: int = Field(10, ge=1, description="passes over the rows")
+    validation_rows: int = Field(200, ge=4, description="validation rows of the majority, skewed like training")
+    test_rows: int = Field(600, ge=4, description="test rows of each group and label")
+    hidden: int = Field(64, ge=0, le=4096, description="units of the hidden layer; 0 for a logistic regression")
+    epochs: int = Field(50, ge=1, description="passes over the rows; the best by validation accuracy is kept")
+    batch_size: int = Field(128, ge=1, description="rows per step")
+    learning_rate: float = Field(0.05, gt=0, description="of SGD")
     models_per_call: int = Field(5, ge=1, description="models in one call of a worker", json_schema_extra=HARMLESS)
 
     @model_validator(mode="after")
@@ -115,8 +122,8 @@ class LearningSection(Section):
     bids: int = Field(400, ge=2, le=5000, description="bids between the price and the highest")
     rounds: int = Field(1000, ge=1, description="of play")
     policy_gradient: bool = Field(False, description="multi-agent PPO through RLlib too (extra rllib)")
-    iterations: int = Field(60, ge=1, description="of PPO")
-    auctions_per_iteration: int = Field(4096, ge=64, description="auctions that PPO plays between updates")
+    iterations: int = Field(15, ge=1, description="of PPO")
+    auctions_per_iteration: int = Field(1024, ge=64, description="auctions that PPO plays between updates")
     policy_learning_rate: float = Field(1e-3, gt=0, lt=1, description="of PPO")
 
 

@@ -85,7 +85,10 @@ class RegulationSystem(System[Config]):
         elif unit == "policy gradient":
             self._results[unit] = next(self._workers.map("policy_gradient", [None]))
         else:
-            methods = {"learning": ("learn", self.settings.learning.learners), "noise": ("noise", self.settings.noise.levels)}
+            methods = {
+                "learning": ("learn", self.settings.learning.learners),
+                "noise": ("noise", self.settings.noise.levels),
+            }
             method, items = methods.get(stage, ("stress", STRESSES))
             self._results[stage] = list(self._workers.map(method, items))
         self._done += 1
@@ -104,7 +107,9 @@ class RegulationSystem(System[Config]):
         """The design that Serve quotes from, the curve, and a card."""
         written = write_design(self._design, self.settings.auction)
         self.run_directory.write_json(f"{EXPORT}/design.json", written)
-        self.run_directory.write(f"{EXPORT}/README.md", design_card(self.settings, self._design, self._results["design"]))
+        self.run_directory.write(
+            f"{EXPORT}/README.md", design_card(self.settings, self._design, self._results["design"])
+        )
 
     def report(self) -> Report:
         """See :mod:`~.reporting`."""

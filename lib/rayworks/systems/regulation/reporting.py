@@ -1,0 +1,237 @@
+"""The report of a run, its tables, and the card of what is exported."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rayworks.core.report import Cell, Report, Table
+from rayworks.systems.regulation import figures
+from rayworks.systems.regulation.config import Config
+from rayworks.systems.regulation.design import Design, value_law
+from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
+from rayworks.systems.regulation.price_figures import price_of_safety
+from rayworks.systems.regulation.price_points import gap_trend, points_from_gaps
+
+Values = Mapping[str, Any]
+LISTED = 9
+"""Prices of the curves that the table shows."""
+
+
+def headline(design: Values) -> dict[str, Cell]:
+    """The numbers that runs are compared by, all of the one design."""
+    played, certificate = design["round"], design["certificates"]["entrants"]
+    return {
+        "participation_auction": played["participation_auction"],
+        "participation_reserve": played["participation_reserve"],
+        "mean_bid_auction": played["mean_bid_auction"],
+        "compliance_gain": played["compliance_gain"],
+        "exploitability": certificate["max_gain"],
+        "certificate_grid": certificate["grid"],
+    }
+
+
+def design_report(config: Config, design: Values, title: str) -> Report:
+    """One point of a sweep: numbers only."""
+    played = design["round"]
+    return Report(
+        system="regulation",
+        run=config.run.name,
+        title=f"{title}: one design",
+        headline={
+            **headline(design),
+            "participation_compliance": played["participation_compliance"],
+            "premium_paid": played["premium_paid"],
+            "compliance_auction": played["compliance_auction"],
+            "compliance_spend": played["participation_auction"] * played["mean_bid_auction"],
+        },
+        tables=_design_tables(design),
+    )
+
+
+def build_report(config: Config, design: Design, results: Values, title: str) -> Report:
+    """All that the run's stages found."""
+    measured = results["design"]
+    tables = _design_tables(measured)
+    drawn: dict[str, tuple[bytes, str]] = {}
+    notes: list[str] = []
+    laws = {name: value_law(name) for name in config.population.laws}
+    drawn["bids.png"] = (figures.bids(design, laws), "What each type spends on compliance.")
+    if results["curves"]:
+        tables += [table for law, found in results["curves"].items() for table in _curve_tables(law, found)]
+        drawn["participation.png"] = (
+            figures.participation(results["curves"]),
+            "Both mechanisms against the price of the threshold; lines by quadrature, dots by drawing builders.",
+        )
+    grid = config.certificate
+    drawn["regret.png"] = (
+        figures.regret(design.auction, grid.types, grid.deviations),
+        f"Gains from leaving the bid: on average, and type by type ({grid.types} types x {grid.deviations} bids).",
+    )
+    if results["price"]:
+        picture, more, said = _price_of_safety(config, results["price"])
+        drawn["price_of_safety.png"], tables, notes = picture, [*tables, *more], [*notes, *said]
+    learners = [*results.get("learning", []), *([results["policy gradient"]] if "policy gradient" in results else [])]
+    if learners:
+        tables.append(_learning_table(learners))
+        drawn["learning.png"] = (figures.learning(learners), "Builders who learn to bid against each other.")
+    noise = results.get("noise", [])
+    if noise:
+        tables.append(_rows("Readings with noise, answered by the builders", noise, NOISE_NOTE))
+    if "stress" in results:
+        found = dict(zip(("rings", "sybils", "test data", "values"), results["stress"], strict=True))
+        tables += _stress_tables(found)
+        drawn["stress.png"] = (figures.stress(found, noise), "What happens when the assumptions fail.")
+    if design.curve.warning:
+        notes.append(f"Price curve in use: {design.curve.warning}.")
+    if measured["round"]["beyond_curve"]:
+        share = measured["round"]["beyond_curve"]
+        notes.append(f"{share:.1%} of cleared models spend beyond the price curve and count with its best compliance.")
+    return Report("regulation", config.run.name, title, headline(measured), tables, drawn, notes, dict(measured))
+
+
+NOISE_NOTE = (
+    "naive_gain: what the type that gains most by knowing of the noise gains over the bid for exact readings; max_gain and "
+    "mean_gain certify the learned play."
+)
+
+
+def _design_tables(design: Values) -> list[Table]:
+    played = design["round"]
+    rows: list[list[Cell]] = [
+        ["participation, exact", design["participation"], None],
+        ["participation, drawn", played["participation_auction"], played["participation_reserve"]],
+        ["mean bid, exact", design["mean_bid"], design["price"]],
+        ["mean bid, drawn", played["mean_bid_auction"], design["price"]],
+        ["mean compliance of cleared models", played["compliance_auction"], played["compliance_reserve"]],
+        ["compliance over the threshold's", played["compliance_gain"], 0.0],
+        ["mean utility per builder", played["utility_auction"], played["utility_reserve"]],
+        ["worth of all premiums per builder", played["premium_paid"], 0.0],
+    ]
+    note = (
+        f"Price {design['price']:.4g}, threshold {design['threshold']:.4g}, premium scale {design['premium_scale']:.4g}, "
+        f"{played['builders']:,} builders drawn."
+    )
+    certificates = [
+        [kind, entry["max_gain"], entry["mean_gain"], entry["worst_type"], entry["entry_gain"], entry["grid"]]
+        for kind, entry in design["certificates"].items()
+    ]
+    columns = ("rivals", "largest gain", "mean gain", "type that gains most", "gain from entry or exit", "grid")
+    return [
+        Table("The design", ("", "auction", "bare threshold"), rows, note),
+        Table("Certificates of exploitability", columns, certificates, CERTIFICATE_NOTE),
+    ]
+
+
+CERTIFICATE_NOTE = (
+    "premise: rivals are all with V >= price, as the paper supposes. entrants: those who enter under these very bids, which "
+    "is the headline's."
+)
+
+
+def _curve_tables(law: str, found: Values) -> list[Table]:
+    exact, drawn = found["exact"], found["simulated"]
+    count = len(exact["price"])
+    places = np.unique(np.linspace(0, count - 1, LISTED + 2).round().astype(int)[1:-1])
+    rows = [
+        [
+            exact["price"][at],
+            exact["participation"][at],
+            drawn["participation"][at],
+            exact["participation_reserve"][at],
+            exact["mean_bid"][at],
+            exact["compliance"][at],
+            exact["compliance_reserve"][at],
+        ]
+        for at in places
+    ]
+    columns = ("price", "auction", "auction, drawn", "bare threshold", "mean bid", "compliance", "threshold")
+    best = _best_prices(exact)
+    return [
+        Table(f"Participation: {law}", columns, rows),
+        Table(f"Most spent on compliance per builder: {law}", ("mechanism", "at price", "participation x bid"), best),
+    ]
+
+
+def _best_prices(exact: Values) -> list[list[Cell]]:
+    price = np.array(exact["price"], dtype=float)
+    auction = np.nan_to_num(np.array(exact["participation"], dtype=float) * np.array(exact["mean_bid"], dtype=float))
+    reserve = np.array(exact["participation_reserve"], dtype=float) * price
+    return [
+        [name, float(price[np.argmax(spend)]), float(spend.max())]
+        for name, spend in (("auction", auction), ("bare threshold", reserve))
+    ]
+
+
+def _price_of_safety(config: Config, runs: Sequence[Values]) -> tuple[tuple[bytes, str], list[Table], list[str]]:
+    section, seed = config.price, config.run.seed
+    share, gap, accuracy = (np.array([run[name] for run in runs]) for name in ("share", "gap", "accuracy"))
+    points = points_from_gaps(share, gap, resamples=section.resamples, seed=seed)
+    curves = [PriceCurve.fit(points, "quadratic"), PriceCurve.fit(points, "isotonic")]
+    published = published_curve(resamples=section.resamples, seed=seed)
+    trend = gap_trend(share, gap, resamples=section.resamples, seed=seed)
+    rows: list[list[Cell]] = []
+    for at, one in enumerate(np.unique(share)):
+        inside = share == one
+        spread = float(gap[inside].std(ddof=1)) if inside.sum() > 1 else None
+        safety = float(points.safety[at])
+        rows.append([float(one), float(gap[inside].mean()), spread, float(accuracy[inside].mean()), safety])
+    columns = ("minority share", "equalised-odds gap (points)", "sd over seeds", "test accuracy", "safety")
+    says = "falls with the share" if trend.falls else "does not clearly fall with the share"
+    note = (
+        f"{section.source}: {section.label} by {section.group}, {section.seeds} models per share. The gap {says}: rank "
+        f"correlation {trend.correlation:.2f} [{trend.low:.2f}, {trend.high:.2f}]."
+    )
+    notes = [f"Measured {curve.kind} curve: {curve.warning}." for curve in curves if curve.warning]
+    picture = (
+        price_of_safety(share, gap, curves, published),
+        "The price of safety, measured here beside the published one.",
+    )
+    return picture, [Table("Measured price of safety", columns, rows, note)], notes
+
+
+def _learning_table(learners: Sequence[Values]) -> Table:
+    rows = [
+        [found["learner"], found["rounds"][-1], found["distance"][-1], found.get("max_gain"), found.get("mean_gain")]
+        for found in learners
+    ]
+    columns = ("learner", "rounds", "sup-norm distance to the bid", "largest gain left", "mean gain left")
+    return Table("Builders who learn", columns, rows)
+
+
+def _stress_tables(found: Mapping[str, Values]) -> list[Table]:
+    break_even = found["rings"]["break_even"]
+    rings_note = (
+        f"The ring pays from a share of {break_even:.2f}." if break_even is not None else "The ring never pays."
+    )
+    sybils = [[name.replace("_", " "), value] for name, value in found["sybils"].items()]
+    note = (
+        "A rebuilt second model pays where its rent exceeds the price; a copy always does, so copies must be refused."
+    )
+    return [
+        _rows("Rings that bid the bare price", found["rings"]["points"], rings_note),
+        Table("A second identity", ("", "value"), sybils, note),
+        _rows("Other test data than the builder's, unforeseen", found["test data"]["points"]),
+        _rows("Values that builders only guess", found["values"]["points"]),
+    ]
+
+
+def _rows(title: str, points: Sequence[Values], note: str = "") -> Table:
+    columns = tuple(name.replace("_", " ") for name in points[0])
+    return Table(title, columns, [list(point.values()) for point in points], note)
+
+
+def design_card(config: Config, design: Design, measured: Values) -> str:
+    """What the exported design is, for people."""
+    auction, certificate = design.auction, measured["certificates"]["entrants"]
+    return f"""# A regulator's design
+
+- value law {auction.law.name}, premium shares up to {auction.largest_share:g}, premium scale {auction.premium_scale:.4g}
+- price {auction.price:.6g} for threshold {design.rules.threshold:.6g} on the {config.price.curve} price curve
+- groups of {auction.group_size}, {auction.prizes} prize(s), tie rule {auction.tie}, byes by {design.rules.bye}
+- bids: mode {config.auction.mode}; against those who enter, any type gains at most {certificate["max_gain"]:.3g} by another
+  bid ({certificate["grid"]}) and {certificate["entry_gain"]:.3g} by entering or staying out
+- expected participation {measured["participation"]:.2%}, mean bid {measured["mean_bid"]:.4g}
+
+`design.json` is what Serve quotes from. Seed {config.run.seed}.
+"""
