@@ -1,6 +1,7 @@
 """The price curve against the published fit, by hand, and what it refuses."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from scipy.stats import spearmanr
 
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.price_curve import Fit, PriceCurve, published_curve
+from rayworks.systems.regulation.price_figures import price_of_safety
 from rayworks.systems.regulation.price_points import (
     PUBLISHED_GAPS,
     PUBLISHED_SAFETY,
@@ -221,3 +223,13 @@ def test_other_json_is_no_curve() -> None:
     for values in ({}, {**saved, "slope": 1}, {**saved, "band": {"level": 0.5}}, {**saved, "coefficients": None}):
         with pytest.raises(DataError, match="fit it again"):
             PriceCurve.from_dict(values)
+
+
+@pytest.mark.parametrize("seeds_each", [1, 3])
+def test_the_price_is_drawn_whether_it_rises_or_not(seeds_each: int) -> None:
+    share = np.repeat(PUBLISHED_SHARES, seeds_each)
+    for gaps in (PUBLISHED_GAPS, PUBLISHED_GAPS[::-1]):
+        gap = np.repeat(gaps, seeds_each)
+        curves = [PriceCurve.fit(points_from_gaps(share, gap, resamples=20), kind) for kind in get_args(Fit)]
+        assert price_of_safety(share, gap, curves, published_curve(resamples=20)).startswith(b"\x89PNG")
+    assert price_of_safety(share[:1], share[:1], [], published_curve(resamples=20)).startswith(b"\x89PNG")
