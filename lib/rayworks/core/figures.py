@@ -48,6 +48,17 @@ class Drawing:
         return only
 
 
+def logarithmic(axes: "Axes") -> None:
+    """Both axes logarithmic, with plain numbers at the powers of ten; matplotlib's own labels are formulas."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
 @contextmanager
 def draw(rows: int = 1, columns: int = 1, **options: Any) -> Iterator[Drawing]:
     """Draw in the shared style, without a display.

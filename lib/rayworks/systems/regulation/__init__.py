@@ -17,7 +17,7 @@ SPEC = SystemSpec(
     smoke={
         "run.name": "smoke",
         "price.seeds": 3,
-        "learning.rounds": 500,
+        "learning.rounds": 1000,
         "noise.rounds": 200,
     },
     headline=(

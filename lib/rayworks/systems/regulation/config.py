@@ -120,7 +120,7 @@ class LearningSection(Section):
     )
     types: int = Field(200, ge=2, le=5000, description="types, each as common as another")
     bids: int = Field(400, ge=2, le=5000, description="bids between the price and the highest")
-    rounds: int = Field(1000, ge=1, description="of play")
+    rounds: int = Field(2000, ge=1, description="of play")
     policy_gradient: bool = Field(False, description="multi-agent PPO through RLlib too (extra rllib)")
     iterations: int = Field(15, ge=1, description="of PPO")
     auctions_per_iteration: int = Field(1024, ge=64, description="auctions that PPO plays between updates")

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from rayworks.core.figures import COLOURS, draw
+from rayworks.core.figures import COLOURS, draw, logarithmic
 from rayworks.systems.regulation.certificate import gains, utility_by_deviation
 from rayworks.systems.regulation.design import Design
 from rayworks.systems.regulation.equilibrium import Auction, Mode, solve
@@ -115,8 +115,7 @@ def learning(learners: Sequence[Values]) -> bytes:
         left.set(xlabel="worth of the premium", ylabel="mean bid", title="Learned bids")
         left.legend(fontsize=8)
         right.set(xlabel="round", ylabel="largest distance to the equilibrium bid", title="Sup-norm distance")
-        right.set_xscale("log")
-        right.set_yscale("log")
+        logarithmic(right)
         right.legend(fontsize=8)
     return drawing.png
 

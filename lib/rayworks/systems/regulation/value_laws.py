@@ -18,8 +18,8 @@ from rayworks.core.errors import DataError
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
-NODES = 4096
-"""Quadrature nodes that stand for a density."""
+POINTS = 1 << 16
+"""Equally spaced points that stand for a density."""
 
 
 @dataclass(frozen=True)
@@ -158,18 +158,17 @@ class SampleLaw(ValueLaw):
 
 
 def law_of_density(density: Callable[[FloatArray], FloatArray], name: str = "density") -> SampleLaw:
-    """A law from its density on [0, 1], at Gauss-Legendre nodes; moments of smooth densities are exact to 1e-7.
+    """A law from its density on [0, 1], at equally spaced points; its moments are right to about 1e-5.
 
     Raises:
         DataError: the density is negative or not finite somewhere, or has no mass.
     """
-    node, weight = np.polynomial.legendre.leggauss(NODES)
-    points = (node + 1) / 2
+    points = (np.arange(POINTS) + 0.5) / POINTS
     height = np.asarray(density(points), dtype=float)
     if not np.all(np.isfinite(height)) or height.min() < 0 or height.max() <= 0:
         raise DataError(f"law {name}: its density must be finite, nowhere negative and somewhere positive on [0, 1]")
     kept = height > 0
-    return SampleLaw(points[kept], (height * weight)[kept], name)
+    return SampleLaw(points[kept], height[kept], name)
 
 
 def _check_points(points: FloatArray, mass: FloatArray, name: str) -> None:
