@@ -272,7 +272,8 @@ def test_a_table_of_pairs_is_the_closed_form() -> None:
     z = np.linspace(0, 0.5, 41)
     premium = PremiumLaw(auction.law, auction.price)
     expected = [
-        0.5 + integrate.quad(lambda y: y * 2 * float(premium.cdf(y)) * float(premium.density(y)), 0, x, points=[0.25])[0]
+        0.5
+        + integrate.quad(lambda y: y * 2 * float(premium.cdf(y)) * float(premium.density(y)), 0, x, points=[0.25])[0]
         for x in z
     ]
     np.testing.assert_allclose(solve(auction).bid(z), expected, atol=1e-8)

@@ -50,7 +50,7 @@ def entrants(law: ValueLaw, top: float, entry_value: Callable[[FloatArray], Any]
     """
     z = np.linspace(0, top, grid)
     least = np.clip(np.maximum(entry_value(z), z / top), np.finfo(float).tiny, None)
-    density: FloatArray = np.where(least < 1, law.tail(np.minimum(least, 1.0)).reciprocal / top, 0.0)
+    density: FloatArray = np.where(least <= 1, law.tail(np.minimum(least, 1.0)).reciprocal / top, 0.0)
     cumulative = np.maximum.accumulate(integrate.cumulative_simpson(density, x=z, initial=0))
     participation = float(cumulative[-1])
     below = cumulative / participation if participation > 0 else np.linspace(0, 1, grid)

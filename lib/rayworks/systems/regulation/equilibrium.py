@@ -24,7 +24,7 @@ from rayworks.systems.regulation.contests import (
     win_probability,
 )
 from rayworks.systems.regulation.entry import GRID, Entrants, entrants
-from rayworks.systems.regulation.value_laws import BoolArray, FloatArray, PremiumLaw, ValueLaw
+from rayworks.systems.regulation.value_laws import BoolArray, FloatArray, PremiumLaw, Tail, ValueLaw
 
 Mode = Literal["paper", "capped", "fixed_point"]
 BLOCK = 1 << 14
@@ -302,10 +302,12 @@ def _with_cap(auction: Auction, mode: Mode, rivals: Rivals) -> Equilibrium:
 def reserve_participation(auction: Auction) -> float:
     """Share of builders who enter without a premium: bid the price iff deployment alone is worth it.
 
-    ``P(m) + (P(p) - P(m) - p (A(p) - A(m))) / L`` with ``m = min(1, p / (1 - L))``; at ``L = 1/2`` the paper's closed forms.
+    ``P(m) + (P(p) - P(m) - p (A(p) - A(m))) / L`` with ``m = p / (1 - L)``, from which on all enter; at ``L = 1/2`` the
+    paper's closed forms.
     """
     price, share = auction.price, auction.largest_share
-    sure = price / (1 - share) if share < 1 else 1.0
-    low, high = auction.law.tail(price), auction.law.tail(min(1.0, sure))
+    sure = price / (1 - share) if share < 1 else float("inf")
+    low = auction.law.tail(price)
+    high = auction.law.tail(sure) if sure <= 1 else Tail(0.0, 0.0, 0.0)
     between = low.probability - high.probability - price * (low.reciprocal - high.reciprocal)
     return float(high.probability + between / share)

@@ -222,7 +222,7 @@ class PremiumLaw:
         """``F``."""
         tail = self.law.tail(self._value(z))
         above = self._above.probability
-        return (above - tail.probability + z * tail.reciprocal / self.top) / above
+        return np.clip((above - tail.probability + z * tail.reciprocal / self.top) / above, 0.0, 1.0)
 
     def surplus(self, z: Any) -> Any:
         """``int_0^z y f(y) dy``: what a type bids above the price."""
