@@ -32,6 +32,19 @@ class _Trial(System[Any]):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        self._made_by_tune = frozenset(vars(self)) | {"_made_by_tune", "_monitor"}
+        self._set_up(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Called by Tune when this process takes up another trial, which finds the object as in a new one."""
+        self.cleanup()
+        for name in vars(self).keys() - self._made_by_tune:
+            delattr(self, name)
+        self._last_result = None
+        self._set_up(new_config)
+        return True
+
+    def _set_up(self, config: dict[str, Any]) -> None:
         self._sweep = RunDirectory(config["storage"], self.spec.name, config["sweep"])
         self._name = config["trial"]
         run = trial_directory(self._sweep, self._name)
