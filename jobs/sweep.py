@@ -57,10 +57,9 @@ def dry_run(sweep: Sweep[Any]) -> int:
     """Say what would run, and where."""
     directory = RunDirectory(sweep.base.run.storage, sweep.spec.name, sweep.base.run.name)
     print(f"{sweep.spec.name}: the sweep is valid; directory {directory.uri}")
-    trials = sweep.trials()
-    for trial in trials:
+    for trial in sweep.trials():
         print(f"{trial.name}  {dict(trial.values)}")
-    print(f"{len(trials) or (sweep.settings.samples or 0) * len(sweep.seeds)} trials, {sweep.settings.search} search")
+    print(f"{sweep.planned} trials, {sweep.settings.search} search")
     return 0
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import random
 import signal
 import time
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from rayworks.core.config import HARMLESS, Section, SystemConfig
@@ -56,6 +58,8 @@ class Counting(System[Config]):
 
     def start(self) -> None:
         self.count, self.total = 0, 0.0
+        self.starts = getattr(self, "starts", 0) + 1
+        self.drawn = [random.random(), float(np.random.random())]
 
     @property
     def finished(self) -> bool:
@@ -89,6 +93,8 @@ class Counting(System[Config]):
 
     def export(self) -> None:
         self.run_directory.write_json("export/count.json", self.count)
+        facts = {"process": os.getpid(), "folder": str(Path.cwd()), "starts": self.starts, "drawn": self.drawn}
+        self.run_directory.write_json("export/facts.json", facts)
 
     def report(self) -> Report:
         with draw() as drawing:

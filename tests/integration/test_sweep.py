@@ -14,7 +14,7 @@ import yaml
 from rayworks.core.sweep import read_sweep
 from rayworks.runtime.sweep import run_sweep
 from tests.conftest import ROOT
-from tests.counting_system import SPEC
+from tests.counting_system import SPEC, Counting
 
 COMMAND = (
     "import sys; from pathlib import Path; from rayworks.core.sweep import read_sweep; "
@@ -125,3 +125,28 @@ def test_a_killed_driver_repeated_does_not_run_finished_trials_again(
     assert attempts_of(tmp_path) == [1, 1, 2, 2]
     report = json.loads((folder / "report.json").read_text())
     assert [row[-2] for row in report["tables"][1]["rows"]] == [1, 2, 30, 31]
+
+
+@pytest.mark.parametrize(("reusable", "processes"), [(True, 1), (False, 4)])
+def test_a_process_runs_one_trial_after_the_other_without_a_trace(
+    reusable: bool,
+    processes: int,
+    cluster: dict[str, str],
+    sweep_file: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Counting, "reusable", reusable)
+    file = sweep_file({"counting.to": [2, 1]})
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "seeds": [0, 1], "concurrent": 1}))
+    assert run_sweep(read_sweep(SPEC, file)) == 0
+    facts = [json.loads(path.read_text()) for path in sorted(sweep_folder(tmp_path).glob("trials/*/export/facts.json"))]
+    assert len({fact["process"] for fact in facts}) == processes
+    assert {fact["folder"] for fact in facts} == {str(Path.cwd())}
+    assert [fact["starts"] for fact in facts] == [1, 1, 1, 1]
+    drawn = [fact["drawn"] for fact in facts]
+    assert drawn[:2] == drawn[2:]
+    assert drawn[0] != drawn[1]
+    counts = sweep_folder(tmp_path).glob("tune/*/result.json")
+    steps = {path.parent.name: [json.loads(line)["training_iteration"] for line in path.open()] for path in counts}
+    assert steps == {"0000-seed-0": [1, 2, 3], "0000-seed-1": [1, 2, 3], "0001-seed-0": [1, 2], "0001-seed-1": [1, 2]}

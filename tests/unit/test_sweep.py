@@ -2,11 +2,14 @@
 
 import csv
 import io
+import random
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +37,7 @@ def sweep_of(folder: Path, settings: dict[str, Any], **options: Any) -> Sweep[An
 
 def test_a_grid_is_all_combinations_times_the_seeds(tmp_path: Path) -> None:
     trials = sweep_of(tmp_path, GRID, overrides={"counting.pause_seconds": 0.25}).trials()
-    assert len(trials) == 8
+    assert len(trials) == 8 == sweep_of(tmp_path, GRID).planned
     assert [trial.name for trial in trials[:3]] == ["0000-seed-0", "0000-seed-1", "0001-seed-0"]
     assert {(trial.config.counting.to, trial.config.counting.at) for trial in trials} == {
         (2, 0),
@@ -54,6 +57,7 @@ def test_random_designs_are_reproducible_and_a_longer_draw_begins_with_the_short
         "counting.at": {"choice": [0, 1]},
     }
     random = {"space": space, "search": "random", "metric": "total", "samples": 40}
+    assert sweep_of(tmp_path, random | {"samples": 40, "seeds": [3, 4, 5]}).planned == 120
     longer, shorter = (sweep_of(tmp_path, random | {"samples": samples}).trials() for samples in (40, 7))
     assert [trial.values for trial in longer[:7]] == [trial.values for trial in shorter]
     assert {trial.values["counting.to"] for trial in longer} == {2, 3, 4, 5}
@@ -160,6 +164,45 @@ def test_a_learning_search_hears_the_mean_over_seeds_and_survives_a_restart(tmp_
     assert Inner.heard[1] == ("design-1", None, True)
 
 
+def test_a_learning_search_takes_up_designs_begun_after_its_last_save(tmp_path: Path) -> None:
+    from ray.tune.search import Searcher
+
+    from rayworks.runtime.sweep import write_design
+    from rayworks.runtime.sweep_search import DesignSearch
+
+    class Inner(Searcher):
+        """Never gives the same design twice."""
+
+        asked = 1
+        heard: list[str] = []
+
+        def suggest(self, trial_id: str) -> dict[str, Any]:
+            type(self).asked += 1
+            return {"counting.to": self.asked}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            self.heard.append(trial_id)
+
+        def save(self, checkpoint_path: str) -> None:
+            """Its state is the class's."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Its state is the class's."""
+
+    space = {"counting.to": {"randint": [1, 99]}}
+    sweep = sweep_of(tmp_path, GRID | {"search": "optuna", "samples": 3, "space": space, "seeds": [0]})
+    directory = RunDirectory(str(tmp_path), "counting", "grid")
+    cut_off = DesignSearch(sweep, directory, write_design, Inner())
+    cut_off.suggest("a")
+    again = DesignSearch(sweep, directory, write_design, Inner())
+    assert [(again.suggest(trial) or {})["trial"] for trial in ("b", "c")] == ["0000-seed-0", "0001-seed-0"]
+    designs = [directory.read_json(f"trials/{index:04d}-seed-0/design.json")["values"] for index in (0, 1)]
+    assert designs == [{"counting.to": 2}, {"counting.to": 3}]
+    again.on_trial_complete("b", {"total": 3.0})
+    again.on_trial_complete("c", {"total": 3.0})
+    assert Inner.heard == ["design-1"]
+
+
 def result(design: int, seed: int, to: int, count: float | None, total: float = 0) -> TrialResult:
     report = None if count is None else {"headline": {"count": count, "total": total}}
     values = {"counting.to": to, "counting.at": design}
@@ -206,3 +249,15 @@ def test_the_report_and_its_csv_hold_every_trial(tmp_path: Path) -> None:
     assert rows[0]["counting.to"] == "2"
     assert rows[3]["failure"].startswith("data: ")
     assert sweep_report(sweep, TRIALS[3:5]).headline["best_design"] is None
+
+
+def test_the_process_wide_generators_follow_the_seed_alone() -> None:
+    from rayworks.runtime.checkpoints import seed_random_state
+
+    def draws(seed: int) -> list[float]:
+        seed_random_state(seed)
+        return [random.random(), float(np.random.random()), float(torch.rand(()))]
+
+    first = draws(1)
+    assert draws(2) != first
+    assert draws(1) == first

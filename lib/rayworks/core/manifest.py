@@ -1,6 +1,7 @@
 """``manifest.json``: what ran, with which config, code and versions, how often it was started and how it ended."""
 
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -68,6 +69,7 @@ def read(directory: RunDirectory) -> dict[str, Any] | None:
     return manifest
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide results."""
     found = {"python": platform.python_version()}
@@ -86,6 +88,11 @@ def commit() -> str | None:
     """
     if "RAYWORKS_COMMIT" in os.environ:
         return os.environ["RAYWORKS_COMMIT"]
+    return _checked_out()
+
+
+@functools.cache
+def _checked_out() -> str | None:
     folder = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)

@@ -171,6 +171,14 @@ class Sweep(Generic[ConfigT]):
         """Of each design's repetitions."""
         return self.settings.seeds or (self.base.run.seed,)
 
+    @property
+    def planned(self) -> int:
+        """How many trials it has when all designs are known."""
+        designs = self.settings.samples or math.prod(
+            len(dimension.values) for dimension in self.settings.space.values()
+        )
+        return designs * len(self.seeds)
+
     def trial(self, design: int, seed: int, values: Mapping[str, Any]) -> Trial[ConfigT]:
         """The trial of a design.
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from rayworks.core.report import Cell, Report, Table
 from rayworks.core.sweep import Sweep, TrialResult
 
 PARALLEL, PARETO, CSV = "parallel_coordinates.png", "pareto.png", "trials.csv"
+HIGHLIGHTED = 10
+"""Designs drawn bold among all."""
+LABEL_GAP = 0.06
+"""Between the labels of a front, as a share of its extent."""
 Figures = Mapping[str, tuple[bytes, str]]
 
 
@@ -95,10 +100,12 @@ def sweep_report(
         headline[f"best_{metric}"] = measured[0].means.get(metric) if measured else None
     drawn: dict[str, tuple[bytes, str]] = {}
     if len(measured) > 1:
-        caption = f"Each line is a design; mean over {_seeds(sweep)}."
-        drawn[PARALLEL] = (_parallel_coordinates(measured, list(settings.space), settings.metric), caption)
+        caption = f"Each line is a design, its colour the mean {settings.metric[0]} over {_seeds(sweep)}; "
+        caption += f"bold: the {min(HIGHLIGHTED, len(measured))} best."
+        drawn[PARALLEL] = (_parallel_coordinates(sweep, measured), caption)
         if len(settings.metric) > 1:
-            drawn[PARETO] = (_pareto(measured, settings.metric, settings.mode), "The designs no other beats in both.")
+            caption = "On the line, by number: the designs that no other beats in both."
+            drawn[PARETO] = (_pareto(measured, settings.metric, settings.mode), caption)
     return Report(
         system=spec.name,
         run=sweep.base.run.name,
@@ -189,39 +196,58 @@ def _trial_tables(sweep: Sweep[Any], trials: Sequence[TrialResult]) -> list[Tabl
     return tables
 
 
-def _parallel_coordinates(designs: Sequence[Design], fields: Sequence[str], metrics: Sequence[str]) -> bytes:
-    """One axis per field and metric; colour follows the first metric."""
-    columns: dict[str, list[Any]] = {name: [design.values[name] for design in designs] for name in fields}
+def _parallel_coordinates(sweep: Sweep[Any], designs: Sequence[Design]) -> bytes:
+    """One axis per field and metric, designs best first; colour follows the first metric, the best lie on top."""
+    space, metrics = sweep.settings.space, sweep.settings.metric
+    columns: dict[str, list[Any]] = {name: [design.values[name] for design in designs] for name in space}
     columns |= {metric: [design.means.get(metric) for design in designs] for metric in metrics}
-    places = {name: _places(column) for name, column in columns.items()}
-    shades = places[metrics[0]][0]
+    logarithmic = {name for name, dimension in space.items() if dimension.loguniform}
+    places = {name: _places(column, name in logarithmic) for name, column in columns.items()}
+    names = [name.replace(".", ".\n") + (" (log)" if name in logarithmic else "") for name in space]
+    names += [f"{metric}\n({mode})" for metric, mode in zip(metrics, sweep.settings.mode, strict=True)]
+    deciding = columns[metrics[0]]
     with draw() as drawing:
-        from matplotlib import colormaps
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
 
-        axes, colours = drawing.ax, colormaps["viridis"]
-        for row in range(len(designs)):
-            line = [places[name][0][row] for name in columns]
-            axes.plot(range(len(columns)), line, color=colours(shades[row]), alpha=0.8)
+        shades = ScalarMappable(Normalize(min(deciding), max(deciding)), "viridis")
+        axes = drawing.ax
+        drawing.figure.set_figwidth(max(drawing.figure.get_figwidth(), 1.3 * len(columns) + 0.8))
+        for rank in reversed(range(len(designs))):
+            line = [heights[rank] for heights, _ in places.values()]
+            emphasis: dict[str, Any] = {"linewidth": 2.2} if rank < HIGHLIGHTED else {"linewidth": 0.9, "alpha": 0.35}
+            axes.plot(range(len(columns)), line, color=shades.to_rgba(deciding[rank]), **emphasis)
         for at, (_, ticks) in enumerate(places.values()):
-            axes.axvline(at, color="#9ca3af", linewidth=1)
+            axes.vlines(at, 0, 1, color="#9ca3af", linewidth=1, zorder=3)
             for height, label in ticks.items():
-                axes.text(at + 0.02, height, label, fontsize=8)
-        axes.set_xticks(range(len(columns)), [name.replace(".", ".\n") for name in columns], fontsize=8)
-        axes.set_xlim(-0.1, len(columns) - 0.6)
+                _label(axes, at, height, label)
+        axes.set_xticks(range(len(columns)), names, fontsize=8)
+        axes.tick_params(axis="x", length=0, pad=4)
+        axes.set_xlim(-0.35, len(columns) - 0.65)
+        axes.set_ylim(-0.09, 1.09)
         axes.set_yticks([])
+        axes.spines[["left", "bottom"]].set_visible(False)
         axes.grid(visible=False)
+        drawing.figure.colorbar(shades, ax=axes, label=metrics[0], pad=0.01, fraction=0.03)
     return drawing.png
 
 
-def _places(column: Sequence[Any]) -> tuple[list[float], dict[float, str]]:
+def _label(axes: Any, at: float, height: float, label: str) -> None:
+    """Ends stand outside the lines; what lies between stands on its axis."""
+    edge = {0.0: ("top", -0.02), 1.0: ("bottom", 0.02)}.get(height, ("center", 0.0))
+    background = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
+    axes.text(at, height + edge[1], label, fontsize=8, ha="center", va=edge[0], bbox=background, zorder=4)
+
+
+def _places(column: Sequence[Any], logarithmic: bool) -> tuple[list[float], dict[float, str]]:
     """Heights in [0, 1] of a column's values, and labels by height: numbers on a scale, anything else in steps."""
-    numbers = [value for value in column if _is_number(value)]
-    if len(numbers) == len(column):
-        low, high = min(numbers), max(numbers)
-        width = (high - low) or 1.0
+    if all(_is_number(value) for value in column):
+        low, high = min(column), max(column)
         labels = {0.0: f"{low:.4g}"} | ({1.0: f"{high:.4g}"} if high > low else {})
-        return [(value - low) / width for value in numbers], labels
-    names = list(dict.fromkeys(map(str, column)))
+        scaled = [math.log(value) for value in column] if logarithmic else list(column)
+        width = (max(scaled) - min(scaled)) or 1.0
+        return [(value - min(scaled)) / width for value in scaled], labels
+    names = sorted(set(map(str, column)))
     steps = {name: place / max(len(names) - 1, 1) for place, name in enumerate(names)}
     return [steps[str(value)] for value in column], {height: name for name, height in steps.items()}
 
@@ -232,13 +258,35 @@ def _pareto(designs: Sequence[Design], metrics: Sequence[str], modes: Sequence[s
     front = sorted(pareto_front(measured, metrics, modes), key=lambda design: design.means[x])
     with draw() as drawing:
         axes = drawing.ax
-        axes.scatter([d.means[x] for d in measured], [d.means[y] for d in measured], color=COLOURS[7], label="designs")
+        behind: dict[str, Any] = {"color": COLOURS[7], "alpha": 0.5, "s": 14, "linewidths": 0}
+        axes.scatter([d.means[x] for d in measured], [d.means[y] for d in measured], label="designs", **behind)
         axes.plot([d.means[x] for d in front], [d.means[y] for d in front], "o-", color=COLOURS[1], label="front")
-        for design in front:
+        for design in _apart(front, x, y):
             axes.annotate(
-                str(design.index), (design.means[x], design.means[y]), xytext=(4, 4), textcoords="offset points"
+                str(design.index),
+                (design.means[x], design.means[y]),
+                xytext=(5, 5),
+                textcoords="offset points",
+                fontsize=8,
             )
         axes.set_xlabel(f"{x} ({modes[0]})")
         axes.set_ylabel(f"{y} ({modes[1]})")
         axes.legend()
     return drawing.png
+
+
+def _apart(front: Sequence[Design], x: str, y: str) -> list[Design]:
+    """Of a front, those whose labels do not touch the one before."""
+    widths = {
+        metric: (max(d.means[metric] for d in front) - min(d.means[metric] for d in front)) or 1.0 for metric in (x, y)
+    }
+    chosen: list[Design] = []
+    for design in front:
+        gaps = (
+            [abs(design.means[metric] - chosen[-1].means[metric]) / widths[metric] for metric in widths]
+            if chosen
+            else []
+        )
+        if not chosen or max(gaps) > LABEL_GAP:
+            chosen.append(design)
+    return chosen

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rayworks.core import seeds
 from rayworks.core.errors import DataError
 
 SEAL = "complete.json"
@@ -44,6 +45,18 @@ def newest_complete(folders: list[Path]) -> Path:
             return folder
     names = ", ".join(folder.name for folder in folders) or "none found"
     raise DataError(f"checkpoints {names}: none is complete; start the run under another run.name")
+
+
+def seed_random_state(seed: int) -> None:
+    """Start the process-wide generators from the run's seed, whatever the process has run before.
+
+    torch's only where the system's modules have imported it by now.
+    """
+    random.seed(seeds.derive(seed, "process", "python"))
+    np.random.seed(seeds.derive(seed, "process", "numpy") % 2**32)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(seeds.derive_small(seed, "process", "torch"))
 
 
 def save_random_state(folder: Path) -> None:

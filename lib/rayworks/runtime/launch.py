@@ -15,14 +15,13 @@ from rayworks.core.config import SystemConfig
 from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError, ResumeMismatch
 from rayworks.core.registry import SystemSpec
 from rayworks.core.run_directory import CONFIG, REPORT_HTML, RunDirectory
-from rayworks.runtime import placement
+from rayworks.runtime import experiment, placement
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.progress import ProgressLines
-from rayworks.runtime.system import DONE, EXPERIMENT, FAILURE, TRIAL
+from rayworks.runtime.system import DONE, FAILURE, TRIAL
 
 RAY_ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -153,28 +152,14 @@ def _run(spec: SystemSpec, config: SystemConfig, directory: RunDirectory, bundle
 
 def _fit(trainable: Any, spec: SystemSpec, config: SystemConfig, directory: RunDirectory) -> Failure | None:
     """One fit of the one trial; the failure it ended with, if any."""
-    experiment = directory.path(EXPERIMENT)
-    if tune.Tuner.can_restore(experiment):
-        tuner = tune.Tuner.restore(experiment, trainable, resume_unfinished=True, resume_errored=True)
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space={"storage": directory.storage, "run": directory.run},
-            tune_config=tune.TuneConfig(
-                trial_name_creator=lambda trial: f"{spec.name}-{config.run.name}",
-                trial_dirname_creator=lambda trial: TRIAL,
-            ),
-            run_config=tune.RunConfig(
-                name=EXPERIMENT,
-                storage_path=directory.uri,
-                stop={DONE: True},
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1),
-                failure_config=tune.FailureConfig(max_failures=0),
-                callbacks=[ProgressLines()],
-                verbose=0,
-            ),
+
+    def plan() -> experiment.Plan:
+        names = tune.TuneConfig(
+            trial_name_creator=lambda trial: f"{spec.name}-{config.run.name}", trial_dirname_creator=lambda trial: TRIAL
         )
-    result = tuner.fit()[0]
+        return {"storage": directory.storage, "run": directory.run}, names
+
+    result = experiment.fit(directory, trainable, plan, ProgressLines())[0]
     if result.error is None and (result.metrics or {}).get(DONE):
         return None
     if result.error is None:

@@ -13,12 +13,12 @@ from rayworks.core.errors import CLASSES, InfrastructureError, RayworksError, Re
 from rayworks.core.run_directory import CONFIG, MANIFEST, REPORT_HTML, REPORT_JSON, RunDirectory
 from rayworks.core.sweep import Sweep, Trial, TrialResult
 from rayworks.core.sweep_report import CSV, sweep_report, trials_csv
-from rayworks.runtime import launch, placement
+from rayworks.runtime import experiment, launch, placement
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.progress import TrialLines
 from rayworks.runtime.sweep_search import DesignSearch, require_optuna
 from rayworks.runtime.sweep_trial import DESIGN, TRIALS, trial_class, trial_directory
-from rayworks.runtime.system import DONE, EXPERIMENT, FAILURE
+from rayworks.runtime.system import DONE, FAILURE
 
 SWEEP, SWEEP_YAML = "sweep.json", "sweep.yaml"
 """What was asked for and how far it is; beside it lie ``trials/``, Tune's folder and the report."""
@@ -136,32 +136,29 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
         return tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
 
     trainable = tune.with_resources(trial_class(system), resources)
-    experiment = directory.path(EXPERIMENT)
-    if tune.Tuner.can_restore(experiment):
-        tuner = tune.Tuner.restore(experiment, trainable, resume_unfinished=True, resume_errored=True)
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space=_param_space(sweep, directory),
-            tune_config=tune.TuneConfig(
-                trial_name_creator=lambda trial: str(trial.config["trial"]),
-                trial_dirname_creator=lambda trial: str(trial.config["trial"]),
-                **_search(sweep, directory),
-            ),
-            run_config=tune.RunConfig(
-                name=EXPERIMENT,
-                storage_path=directory.uri,
-                stop={DONE: True},
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1),
-                failure_config=tune.FailureConfig(max_failures=0),
-                callbacks=[TrialLines(sweep.settings.metric)],
-                verbose=0,
-            ),
+
+    def plan() -> experiment.Plan:
+        search = _search(sweep, directory)
+        return _param_space(sweep, directory), tune.TuneConfig(
+            reuse_actors=system.reusable, trial_name_creator=_name, trial_dirname_creator=_name, **search
         )
-    grid = tuner.fit()
+
+    # A snapshot costs what there are trials: short ones must not force one each.
+    grid = experiment.fit(
+        directory,
+        trainable,
+        plan,
+        TrialLines(sweep.settings.metric, sweep.planned),
+        snapshot_seconds="auto",
+        checkpoints_kept=3,
+    )
     ends = [grid[index] for index in range(len(grid))]
     if any(end.error is None and not (end.metrics or {}).get(DONE) for end in ends):
         raise KeyboardInterrupt
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config["trial"])
 
 
 def _param_space(sweep: Sweep[Any], directory: RunDirectory) -> dict[str, Any]:

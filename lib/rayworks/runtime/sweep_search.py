@@ -13,7 +13,8 @@ from ray.tune.search import Searcher
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError
 from rayworks.core.run_directory import RunDirectory
-from rayworks.core.sweep import Dimension, Sweep, Trial
+from rayworks.core.sweep import Dimension, Sweep, Trial, trial_name
+from rayworks.runtime.sweep_trial import DESIGN, trial_directory
 
 MAX_REFUSED = 20
 """Designs in a row that may break a rule between fields before the sweep gives up."""
@@ -67,6 +68,7 @@ class DesignSearch(Searcher):
         self._inner = inner or optuna_search(sweep)
         self._designs = 0
         self._waiting: list[Trial[Any]] = []
+        self._unasked: set[int] = set()
         self._design_of: dict[str, int] = {}
         self._results: dict[int, list[dict[str, Any] | None]] = {}
 
@@ -84,7 +86,7 @@ class DesignSearch(Searcher):
         design = self._design_of.pop(trial_id)
         seen = self._results.setdefault(design, [])
         seen.append(None if error else result)
-        if len(seen) < len(self._sweep.seeds):
+        if len(seen) < len(self._sweep.seeds) or design in self._unasked:
             return
         finished = [one for one in seen if one]
         means = {
@@ -103,13 +105,19 @@ class DesignSearch(Searcher):
         self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
 
     def _next_design(self) -> bool:
-        """Ask for a design. One that the system's config refuses as a whole is told to the search as a failure."""
+        """Ask for a design. One that the system's config refuses as a whole is told to the search as a failure.
+
+        One that was begun after this search's state was last saved is taken up as it is; the inner search never hears of it.
+        """
         for _ in range(MAX_REFUSED):
             name, index = f"design-{self._designs}", self._designs
-            values = self._inner.suggest(name)
+            begun = self._begun(index)
+            values = self._inner.suggest(name) if begun is None else begun
             if values is None:
                 return False
             self._designs += 1
+            if begun is not None:
+                self._unasked.add(index)
             try:
                 self._waiting = [self._sweep.trial(index, seed, values) for seed in self._sweep.seeds]
                 return True
@@ -117,6 +125,12 @@ class DesignSearch(Searcher):
                 refused = error
                 self._inner.on_trial_complete(name, error=True)
         raise ConfigError(f"space: {MAX_REFUSED} designs in a row are refused; the last one: {refused}")
+
+    def _begun(self, index: int) -> dict[str, Any] | None:
+        """The values of a design that lies in the sweep's directory already."""
+        run = trial_directory(self._directory, trial_name(index, self._sweep.seeds[0]))
+        values: dict[str, Any] | None = run.read_json(DESIGN)["values"] if run.exists(DESIGN) else None
+        return values
 
 
 def _domain(dimension: Dimension) -> Any:

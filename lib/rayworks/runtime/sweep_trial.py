@@ -32,17 +32,17 @@ class _Trial(System[Any]):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._sweep = RunDirectory(config["storage"], self.spec.name, config["sweep"])
-        self._name = config["trial"]
-        run = trial_directory(self._sweep, self._name)
-        stored = run.read_json(FAILURE) if run.exists(FAILURE) else None
-        self._failure = Failure(**stored) if stored else None
-        self._ended = run.exists(REPORT_HTML) or (self._failure is not None and not self._failure.retriable)
-        if not self._ended:
-            settings = type(self).spec.config.model_validate(run.read_json(DESIGN)["config"])
-            manifest.begin_attempt(run, self.spec.name, settings)
-            super().setup({"storage": run.storage, "run": run.run})
-        self.run_directory = run
+        self._made_by_tune = frozenset(vars(self)) | {"_made_by_tune", "_monitor"}
+        self._take_up(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Called by Tune when this process takes up another trial, which finds the object as in a new one."""
+        self.cleanup()
+        for name in vars(self).keys() - self._made_by_tune:
+            delattr(self, name)
+        self._last_result = None
+        self._take_up(new_config)
+        return True
 
     def step(self) -> Metrics:
         if self._ended:
@@ -50,6 +50,7 @@ class _Trial(System[Any]):
                 return {**scalars(self.run_directory.read_json(REPORT_JSON)["headline"]), DONE: True}
             assert self._failure is not None
             raise self._failure.as_error()
+        self._begin()
         try:
             result = super().step()
         except Exception as error:
@@ -67,11 +68,34 @@ class _Trial(System[Any]):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         if not self._ended:
+            self._begin()
             super().load_checkpoint(checkpoint)
 
     def cleanup(self) -> None:
-        if not self._ended:
+        if self._begun:
             super().cleanup()
+
+    def _take_up(self, config: dict[str, Any]) -> None:
+        self._sweep = RunDirectory(config["storage"], self.spec.name, config["sweep"])
+        self._name = config["trial"]
+        self.run_directory = trial_directory(self._sweep, self._name)
+        stored = self.run_directory.read_json(FAILURE) if self.run_directory.exists(FAILURE) else None
+        self._failure = Failure(**stored) if stored else None
+        self._ended = self.run_directory.exists(REPORT_HTML) or (
+            self._failure is not None and not self._failure.retriable
+        )
+        self._begun = False
+
+    def _begin(self) -> None:
+        """Start the system. Not in ``setup``: Tune may yet hand the trial to a process that another has left."""
+        if self._begun:
+            return
+        run = self.run_directory
+        manifest.begin_attempt(
+            run, self.spec.name, type(self).spec.config.model_validate(run.read_json(DESIGN)["config"])
+        )
+        super().setup({"storage": run.storage, "run": run.run})
+        self._begun = True
 
     def _checkpoint_folder(self) -> tuple[RunDirectory, str]:
         return self._sweep, f"{EXPERIMENT}/{self._name}"

@@ -44,6 +44,9 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
     spec: ClassVar[SystemSpec]
     settings: ConfigT
     """The typed config; ``Trainable.config`` is Tune's raw dict."""
+    reusable: ClassVar[bool] = True
+    """Whether a process that has run one trial of a sweep may take up the next. False where something outlives
+    :meth:`cleanup` in it: a library's global state, memory of a device."""
 
     @classmethod
     @abc.abstractmethod
@@ -103,6 +106,7 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
         self.run_directory = RunDirectory(config["storage"], self.spec.name, config["run"])
         stored = self.run_directory.read_json(MANIFEST)["config"]
         self.settings = type(self).spec.config.model_validate(stored)  # type: ignore[assignment]  # the spec's config is ConfigT
+        checkpoints.seed_random_state(self.settings.run.seed)
         try:
             self.start()
         except Exception as error:
