@@ -71,6 +71,7 @@ class DesignSearch(Searcher):
         self._unasked: set[int] = set()
         self._design_of: dict[str, int] = {}
         self._results: dict[int, list[dict[str, Any] | None]] = {}
+        self._worst: dict[str, float] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial; ``None`` while the inner search wants to wait for results."""
@@ -94,6 +95,10 @@ class DesignSearch(Searcher):
             for metric in self._sweep.settings.metric
             if finished and all(metric in one for one in finished)
         }
+        for metric, mode in zip(self._sweep.settings.metric, self._sweep.settings.mode, strict=True):
+            if means:
+                worse = min if mode == "max" else max
+                self._worst[metric] = worse(means[metric], self._worst.get(metric, means[metric]))
         self._inner.on_trial_complete(f"design-{design}", means or None, error=not means)
 
     def save(self, checkpoint_path: str) -> None:
@@ -105,8 +110,9 @@ class DesignSearch(Searcher):
         self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
 
     def _next_design(self) -> bool:
-        """Ask for a design. One that the system's config refuses as a whole is told to the search as a failure.
+        """Ask for a design. One that the system's config refuses as a whole is told to the search as no better than the worst.
 
+        As a failure it would teach a sampler nothing, and be proposed again and again.
         One that was begun after this search's state was last saved is taken up as it is; the inner search never hears of it.
         """
         for _ in range(MAX_REFUSED):
@@ -123,7 +129,7 @@ class DesignSearch(Searcher):
                 return True
             except ConfigError as error:
                 refused = error
-                self._inner.on_trial_complete(name, error=True)
+                self._inner.on_trial_complete(name, dict(self._worst) or None, error=not self._worst)
         raise ConfigError(f"space: {MAX_REFUSED} designs in a row are refused; the last one: {refused}")
 
     def _begun(self, index: int) -> dict[str, Any] | None:
