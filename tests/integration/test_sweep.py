@@ -127,9 +127,10 @@ def test_a_killed_driver_repeated_does_not_run_finished_trials_again(
     assert [row[-2] for row in report["tables"][1]["rows"]] == [1, 2, 30, 31]
 
 
-@pytest.mark.parametrize(("reusable", "processes"), [(True, 1), (False, 4)])
+@pytest.mark.parametrize(("reusable", "concurrent", "processes"), [(True, 1, 1), (False, 4, 4)])
 def test_a_process_runs_one_trial_after_the_other_without_a_trace(
     reusable: bool,
+    concurrent: int,
     processes: int,
     cluster: dict[str, str],
     sweep_file: Callable[..., Path],
@@ -138,7 +139,7 @@ def test_a_process_runs_one_trial_after_the_other_without_a_trace(
 ) -> None:
     monkeypatch.setattr(Counting, "reusable", reusable)
     file = sweep_file({"counting.to": [2, 1]})
-    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "seeds": [0, 1], "concurrent": 1}))
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "seeds": [0, 1], "concurrent": concurrent}))
     assert run_sweep(read_sweep(SPEC, file)) == 0
     facts = [json.loads(path.read_text()) for path in sorted(sweep_folder(tmp_path).glob("trials/*/export/facts.json"))]
     assert len({fact["process"] for fact in facts}) == processes
