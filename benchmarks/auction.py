@@ -1,7 +1,7 @@
 """How fast are the auction's bids, curves and designs, against direct quadrature as the authors' scripts do it?
 
-No package implements this mechanism. The peer is SciPy's adaptive quadrature of the same formulas, type by type, and over value
-and share for who takes part. CPU seconds of one thread, but for the sweep.
+No package implements this mechanism. The peer is SciPy's adaptive quadrature of the same formulas, type by type (one integral
+per bid, its cheapest form), and over value and share for who takes part. CPU seconds of one thread, but for the sweep.
 ``python -m benchmarks.auction [--repeats N] [--no-sweep]``.
 """
 
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,9 @@ LAWS: tuple[ValueLaw, ...] = (UniformLaw(), SymmetricBetaLaw())
 
 
 def quadrature_bid(z: float) -> float:
-    """``p + z F(z) - int_0^z F`` for uniform values, with ``F`` itself the integral of its density."""
-
-    def density(y: float) -> float:
-        return 2 * math.log(max(PRICE, 2 * y)) / (PRICE - 1)
-
-    def below(y: float) -> float:
-        return float(integrate.quad(density, 0, y)[0])
-
-    return PRICE + z * below(z) - float(integrate.quad(below, 0, z)[0])
+    """``p + int_0^z y f(y) dy`` for uniform values."""
+    found = integrate.quad(lambda y: y * 2 * math.log(max(PRICE, 2 * y)) / (PRICE - 1), 0, z)
+    return PRICE + float(found[0])
 
 
 def quadrature_participation(price: float) -> float:
@@ -78,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lambda: [exact_curves(Auction(law, PRICE), PRICES, "paper", PriceCurve.identity()) for law in LAWS],
         )
         for equilibrium in solved:
-            record(values, f"bids {equilibrium.auction.law.name}", lambda found=equilibrium: found.bid(worth))
+            record(values, f"bids {equilibrium.auction.law.name}", partial(equilibrium.bid, worth))
         theirs = record(values, "quadrature", lambda: [quadrature_bid(float(z)) for z in some])
         difference = float(np.max(np.abs(np.array(theirs) - solved[0].bid(some))))
         record(values, "entrants", lambda: solve(Auction(UniformLaw(), PRICE)).entrants().participation)

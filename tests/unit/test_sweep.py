@@ -50,6 +50,20 @@ def test_a_grid_is_all_combinations_times_the_seeds(tmp_path: Path) -> None:
     assert trials[0].config.counting.pause_seconds == 0.25
 
 
+def test_a_smoke_sweep_is_the_smaller_one_that_the_file_names(tmp_path: Path) -> None:
+    smaller = {"seeds": [5], "base": {"run": {"name": "little"}}, "space": {"counting.at": {"grid": [1]}}}
+    both = {**GRID, "smoke": smaller}
+    assert sweep_of(tmp_path, both).planned == 8
+    little = sweep_of(tmp_path, both, smoke=True)
+    assert [(trial.seed, dict(trial.values)) for trial in little.trials()] == [
+        (5, {"counting.to": 2, "counting.at": 1}),
+        (5, {"counting.to": 3, "counting.at": 1}),
+    ]
+    assert little.base.run.name == "little"
+    with pytest.raises(ConfigError, match="seed"):
+        sweep_of(tmp_path, {**GRID, "smoke": {"seed": [5]}}, smoke=True)
+
+
 def test_random_designs_are_reproducible_and_a_longer_draw_begins_with_the_shorter(tmp_path: Path) -> None:
     space = {
         "counting.to": {"randint": [2, 5]},

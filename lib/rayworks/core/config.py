@@ -92,7 +92,7 @@ def resolve(
     for field, value in (smoke or {}).items():
         _assign(values, field, value, "--smoke")
     if file is not None:
-        _merge(values, read_yaml(file) if isinstance(file, Path) else file)
+        merge(values, read_yaml(file) if isinstance(file, Path) else file)
     for field, value in (overrides or {}).items():
         _assign(values, field, value, "command line")
     try:
@@ -177,10 +177,11 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return loaded
 
 
-def _merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
+def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Put a layer of nested settings over ``base``, in place; a section set to null goes."""
     for key, value in layer.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
+            merge(base[key], value)
         elif value is None and isinstance(base.get(key), dict):
             del base[key]
         else:
@@ -197,7 +198,7 @@ def _assign(values: dict[str, Any], field: str, value: Any, source: str) -> None
         at = at.get(parent, {})
         if not isinstance(at, dict):
             raise ConfigError(f"{field}: {parent} is not a section (from {source})")
-    _merge(values, layer)
+    merge(values, layer)
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -284,6 +285,7 @@ __all__ = [
     "commented_yaml",
     "differences",
     "explain",
+    "merge",
     "parse_overrides",
     "read_yaml",
     "resolve",

@@ -20,6 +20,8 @@ from rayworks.core.registry import SystemSpec
 
 OWN_FIELDS = {"run.seed": "use seeds", "run.name": "the sweep names its trials", "run.storage": "set it in base"}
 """Fields that a space can not vary, and what to do instead."""
+SMOKE = "smoke"
+"""Key of a sweep's YAML whose settings ``--smoke`` puts over the others: fewer designs, another name."""
 METRICS = 2
 """The most metrics a sweep compares designs by; two make a Pareto front."""
 
@@ -215,14 +217,18 @@ def read_sweep(
     Args:
         spec: the system.
         file: the YAML.
-        smoke: put the system's smoke values under the base.
+        smoke: put the system's smoke values under the base, and what the file has under ``smoke`` over the rest of it.
         overrides: dotted field to value, above the base.
 
     Raises:
         ConfigError: with one line per problem, each naming the field.
     """
+    values = configs.read_yaml(file)
+    smaller = values.pop(SMOKE, {})
+    if smoke and isinstance(smaller, Mapping):
+        configs.merge(values, smaller)
     try:
-        settings = SweepConfig.model_validate(configs.read_yaml(file))
+        settings = SweepConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{file}: {configs.explain(error, SweepConfig)}") from None
     base = configs.resolve(spec.config, smoke=spec.smoke if smoke else None, file=settings.base, overrides=overrides)

@@ -110,9 +110,11 @@ class DesignSearch(Searcher):
         self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
 
     def _next_design(self) -> bool:
-        """Ask for a design. One that the system's config refuses as a whole is told to the search as no better than the worst.
+        """Ask for a design.
 
-        As a failure it would teach a sampler nothing, and be proposed again and again.
+        One that the system's config refuses as a whole is told to the search as no better than the worst: as a failure it
+        would teach a sampler nothing, and be proposed again and again.
+
         One that was begun after this search's state was last saved is taken up as it is; the inner search never hears of it.
         """
         for _ in range(MAX_REFUSED):

@@ -133,6 +133,11 @@ def _menu(equilibrium: Equilibrium, mimicked: FloatArray, below: Below) -> tuple
     return spent, won
 
 
+def winning_chance(equilibrium: Equilibrium, entering: Entrants) -> FloatArray:
+    """Chance of a prize of those who enter, against each other; of the shape of ``entering.z``."""
+    return _chance(equilibrium, entering.z, lambda z: np.asarray(np.interp(z, entering.z, entering.below)))
+
+
 def _chance(equilibrium: Equilibrium, z: FloatArray, below: Below) -> FloatArray:
     auction = equilibrium.auction
     won: FloatArray = np.asarray(win_probability(below(z), auction.group_size, auction.prizes))

@@ -1,5 +1,6 @@
 """Who wins a group: the chance of a prize from the rank of a score among its rivals."""
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -12,25 +13,30 @@ TieRule = Literal["coin", "split", "void"]
 def win_probability(below: Any, group_size: int, prizes: int) -> Any:
     """Chance to be among the best ``prizes`` of a group when each rival is below with that probability.
 
-    ``sum_{j < prizes} C(n-1, j) (1-q)^j q^(n-1-j) = I_q(n - prizes, prizes)``; ``q`` itself for pairs.
+    ``sum_{j < k} C(n-1, j) (1-q)^j q^(n-1-j)``, the regularised incomplete beta ``I_q(n-k, k)``; ``q`` itself for pairs.
 
     Args:
         below: ``q``, in [0, 1].
         group_size: ``n``, at least 2.
-        prizes: at least 1 and below ``n``.
+        prizes: ``k``, at least 1 and below ``n``.
     """
-    if group_size == 2:
-        return below
-    return special.betainc(group_size - prizes, prizes, below)
+    return below if group_size == 2 else _fewer_above(below, group_size - 1, prizes)
 
 
 def win_integral(below: Any, group_size: int, prizes: int) -> Any:
     """Antiderivative of :func:`win_probability` that is 0 at 0: ``q G(q) - (n-k)/n I_q(n-k+1, k)``."""
-    if group_size == 2:
-        return np.asarray(below) ** 2 / 2
     share = (group_size - prizes) / group_size
-    ranked = special.betainc(group_size - prizes + 1, prizes, below)
+    ranked = _fewer_above(below, group_size, prizes)
     return below * win_probability(below, group_size, prizes) - share * ranked
+
+
+def _fewer_above(below: Any, rivals: int, count: int) -> Any:
+    """Chance that fewer than ``count`` of so many rivals are above."""
+    below = np.asarray(below, dtype=float)
+    chance = below**rivals
+    for above in range(1, count):
+        chance = chance + math.comb(rivals, above) * (1 - below) ** above * below ** (rivals - above)
+    return chance
 
 
 def pooled_win_probability(below: Any, group_size: int, prizes: int, tie: TieRule) -> Any:

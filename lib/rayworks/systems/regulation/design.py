@@ -3,16 +3,18 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy import optimize
 
 from rayworks.core.errors import DataError
-from rayworks.systems.regulation.certificate import certify
+from rayworks.systems.regulation.certificate import certify, winning_chance
 from rayworks.systems.regulation.config import AuctionSection, CertificateSection
-from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, solve
+from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, Mode, solve
 from rayworks.systems.regulation.mechanism import Rules
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.simulation import Round, play_round
@@ -20,7 +22,8 @@ from rayworks.systems.regulation.value_laws import BetaLaw, SampleLaw, Symmetric
 
 COLUMN = "value"
 """Of a file of values."""
-LARGEST_SCALE = 100.0
+SCALE_STEP, LARGEST_SCALE = 3.0, 300.0
+"""Of a premium over the paper's, when a budget is to be spent: how the search widens, and where it ends."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,8 @@ def make_design(section: AuctionSection, curve: PriceCurve, law: ValueLaw | None
         tie=section.tie,
         cap=section.cap,
     )
-    if section.premium_budget is not None:
-        auction = _within_budget(auction, section)
     rules = Rules(threshold, section.group_size, section.prizes, section.tie, section.bye)
-    return Design(solve(auction, section.mode), rules, curve)
+    return Design(solved(auction, section.mode, section.premium_budget), rules, curve)
 
 
 def value_law(text: str) -> ValueLaw:
@@ -100,32 +101,43 @@ def value_law(text: str) -> ValueLaw:
 
 
 def expected_premiums(equilibrium: Equilibrium) -> float:
-    """Worth of all premiums given, per builder of the whole population."""
+    """Worth of all premiums given to those who enter and win, per builder of the whole population."""
     entering = equilibrium.entrants()
     if not entering.participation > 0:
         return 0.0
-    return entering.total(entering.z * equilibrium.win(entering.z))
+    return entering.total(entering.z * winning_chance(equilibrium, entering))
 
 
-def _within_budget(auction: Auction, section: AuctionSection) -> Auction:
-    budget = section.premium_budget
-    assert budget is not None
+@lru_cache(maxsize=16)
+def solved(auction: Auction, mode: Mode, budget: float | None) -> Equilibrium:
+    """The equilibrium; repetitions of a design in one process solve it once.
 
-    def excess(scale: float) -> float:
-        return expected_premiums(solve(replace(auction, premium_scale=scale), section.mode)) - budget
+    Under a budget it is that of the ``premium_scale`` at which premiums are expected to be worth so much per builder, to a
+    ten-thousandth: some ten solutions, each found from the last.
 
-    high = 1.0
-    while excess(high) < 0:
-        high *= 2
-        if high > LARGEST_SCALE:
+    Raises:
+        DataError: so much, or so little, can not be spent.
+    """
+    if budget is None:
+        return solve(auction, mode)
+    found: Equilibrium | None = None
+
+    def excess(log_scale: float) -> float:
+        nonlocal found
+        found = solve(replace(auction, premium_scale=float(np.exp(log_scale))), mode, found)
+        return expected_premiums(found) - budget
+
+    step = np.log(SCALE_STEP) if excess(0.0) < 0 else -np.log(SCALE_STEP)
+    low, high = 0.0, step
+    while excess(high) * step < 0:
+        low, high = high, high + step
+        if abs(high) > np.log(LARGEST_SCALE):
             raise DataError(
-                f"auction.premium_budget {budget:g}: can not be spent, even premiums worth {LARGEST_SCALE:g} times the "
-                "paper's come to less; lower it"
+                f"auction.premium_budget {budget:g}: neither {LARGEST_SCALE:g} times the paper's premiums nor a part of them "
+                "comes to that; choose another"
             )
-    low = high
-    while excess(low) > 0:
-        low /= 2
-    return replace(auction, premium_scale=float(optimize.brentq(excess, low, high, xtol=1e-10)))
+    root = optimize.brentq(excess, low, high, xtol=1e-4)
+    return solve(replace(auction, premium_scale=float(np.exp(root))), mode, found)
 
 
 def measure_design(design: Design, grid: CertificateSection, builders: int, seed: int) -> dict[str, Any]:

@@ -208,27 +208,33 @@ class Equilibrium:
         return spent
 
 
-def solve(auction: Auction, mode: Mode = "paper") -> Equilibrium:
+def solve(auction: Auction, mode: Mode = "paper", near: Equilibrium | None = None) -> Equilibrium:
     """The bid of every type.
 
     Pairs under ``paper`` and ``capped`` are closed forms; everything else a table over ``GRID`` types, some milliseconds per
     round of the entry-consistent iteration.
+
+    Args:
+        auction: the rules.
+        mode: who is expected to compete, and what becomes of the cap.
+        near: where to start the entry-consistent iteration: the solution of a similar auction.
 
     Raises:
         DataError: nobody's value reaches the price, or the iteration does not settle.
     """
     believed = PremiumLaw(auction.law, auction.price, auction.top)
     if mode == "fixed_point":
-        return _entry_consistent(auction, believed)
+        start = near.rivals.below_at if near is not None and isinstance(near.rivals, TabulatedRivals) else None
+        return _entry_consistent(auction, believed, start)
     if (auction.group_size, auction.prizes) == (2, 1):
         return _with_cap(auction, mode, PairRivals(believed))
     table = believed.cdf(np.linspace(0, auction.top, GRID))
     return _with_cap(auction, mode, TabulatedRivals.of(table, auction))
 
 
-def _entry_consistent(auction: Auction, believed: PremiumLaw) -> Equilibrium:
+def _entry_consistent(auction: Auction, believed: PremiumLaw, start: FloatArray | None) -> Equilibrium:
     """Plain iteration, which settles in 5 to 50 rounds at most prices; where it swings, :func:`_by_participation`."""
-    below = believed.cdf(np.linspace(0, auction.top, GRID))
+    below = believed.cdf(np.linspace(0, auction.top, GRID)) if start is None else start
     for round_number in range(1, PLAIN_ROUNDS + 1):
         found = _with_cap(auction, "fixed_point", TabulatedRivals.of(below, auction))
         pool = found.entrants()
