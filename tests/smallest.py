@@ -53,7 +53,7 @@ def regulation(folder: Path) -> list[str]:
     settings = {
         "price.source": save_census(folder / "census.csv"),
         "price.label": "approved",
-        "price.positive": "yes",
+        "price.positive": "'yes'",
         "price.group": "side",
         "price.majority": "left",
         "price.minority": "right",

@@ -1,13 +1,22 @@
 """Settings of a regulation run."""
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rayworks.core.config import HARMLESS, Section, SystemConfig
 
 Stage = Literal["price", "design", "curves", "learning", "noise", "stress"]
 STAGES: tuple[Stage, ...] = ("price", "design", "curves", "learning", "noise", "stress")
+
+
+def _as_in_the_table(value: Any) -> Any:
+    """Numbers as text; YAML's words for true and false are left to be refused, for nobody can say which one was meant."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+CellValue = Annotated[str, BeforeValidator(_as_in_the_table)]
+"""A value in a column: quote ``"yes"`` and ``"no"``."""
 
 
 class AuctionSection(Section):
@@ -65,10 +74,12 @@ class PriceSection(Section):
     resamples: int = Field(1000, ge=10, le=100_000, description="bootstrap resamples behind its band")
     source: str = Field("adult", description="table to train on: adult, or a .csv or .parquet file")
     label: str = Field("income", description="column to predict")
-    positive: str = Field(">50K", description="its value that counts as positive")
+    positive: CellValue = Field(
+        ">50K", description="its value that counts as positive; quote yes and no twice in a shell"
+    )
     group: str = Field("gender", description="column of the two groups whose errors are compared")
-    majority: str = Field("Male", description="its value in the group with many rows")
-    minority: str = Field("Female", description="its value in the group whose share varies")
+    majority: CellValue = Field("Male", description="its value in the group with many rows")
+    minority: CellValue = Field("Female", description="its value in the group whose share varies")
     dropped: tuple[str, ...] = Field(("fnlwgt",), description="columns that no model sees")
     group_visible: bool = Field(False, description="let the model see the group")
     shares: tuple[float, ...] = Field(
@@ -165,12 +176,24 @@ class StressSection(Section):
         return self
 
 
-class Config(SystemConfig):
-    """A regulation run: solve the auction, certify it, play it, and press it."""
+class ScopeSection(Section):
+    """What the run does."""
 
     stages: tuple[Stage, ...] = Field(
         STAGES, min_length=1, description="parts of the run; a run of the design alone adds its numbers to the headline"
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if "design" not in self.stages:
+            raise ValueError("scope.stages: leave design in; it makes the headline")
+        return self
+
+
+class Config(SystemConfig):
+    """A regulation run: solve the auction, certify it, play it, and press it."""
+
+    scope: ScopeSection = ScopeSection()
     auction: AuctionSection = AuctionSection()
     price: PriceSection = PriceSection()
     population: PopulationSection = PopulationSection()
@@ -181,13 +204,11 @@ class Config(SystemConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if "design" not in self.stages:
-            raise ValueError("stages: leave design in; it makes the headline")
-        if self.price.curve == "measured" and "price" not in self.stages:
-            raise ValueError("price.curve: measured needs the stage price; add it to stages")
+        if self.price.curve == "measured" and "price" not in self.scope.stages:
+            raise ValueError("price.curve: measured needs the stage price; add it to scope.stages")
         return self
 
     @property
     def design_alone(self) -> bool:
         """Whether the run is one point of a sweep over designs."""
-        return set(self.stages) <= {"price", "design"}
+        return set(self.scope.stages) <= {"price", "design"}

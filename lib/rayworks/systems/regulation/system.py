@@ -33,14 +33,14 @@ class RegulationSystem(System[Config]):
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
         """A design alone is worked out by the run itself; else all stages share the workers, one after the other."""
-        if config.design_alone and "price" not in config.stages:
+        if config.design_alone and "price" not in config.scope.stages:
             return [{"CPU": config.compute.cpus_per_worker}]
         return [{}, *[worker_bundle(config.compute)] * config.compute.workers]
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
         """The table to train on, the laws, and the design where its curve is known beforehand."""
-        if "price" in config.stages:
+        if "price" in config.scope.stages:
             read_table(training_options(config))
         for law in config.population.laws:
             value_law(law)
@@ -49,7 +49,7 @@ class RegulationSystem(System[Config]):
 
     def start(self) -> None:
         """Plan the stages, always in the same order."""
-        self._stages = [stage for stage in STAGES if stage in self.settings.stages]
+        self._stages = [stage for stage in STAGES if stage in self.settings.scope.stages]
         units: dict[str, list[str]] = {
             "curves": list(self.settings.population.laws),
             "learning": ["learners", *(["policy gradient"] if self.settings.learning.policy_gradient else [])],
