@@ -20,9 +20,10 @@ logger = logging.getLogger("rayworks.serve")
 
 TITLES = {
     401: ("missing-key", "An API key is needed"),
-    403: ("unknown-key", "The API key is not known"),
+    403: ("forbidden", "The API key does not allow that"),
     404: ("not-found", "Nothing is there"),
     405: ("wrong-method", "The method is not offered here"),
+    409: ("conflict", "The state does not allow that"),
     413: ("too-large", "The request is too large"),
     422: ("invalid-request", "The request is not valid"),
     429: ("too-many-requests", "This key has too many requests under way"),

@@ -28,7 +28,7 @@ def test_numbers_are_those_of_the_documented_bytes() -> None:
 
 def test_another_program_gets_the_same() -> None:
     """By sha256sum: of ``model\\n`` first, then of the six lines."""
-    assert public_draws("seed", "round", ["model"]).pairing.tolist() == [0x99b15be0927c2082]
+    assert public_draws("seed", "round", ["model"]).pairing.tolist() == [0x99B15BE0927C2082]
 
 
 def test_one_more_submission_draws_all_anew() -> None:

@@ -1,4 +1,4 @@
-r"""Random numbers of a round that anyone can repeat: SHA-256 of a seed committed to beforehand, and of all that was submitted.
+r"""Random numbers of a round that anyone can repeat: SHA-256 of a seed committed to before, and of all that was submitted.
 
 The bytes, for whoever repeats them in another language. Texts are ASCII, every line ends in one line feed (0x0A), hashes are
 written in 64 lower-case hexadecimal digits. Submissions are identified by the hash of their model, in order of arrival::
@@ -62,7 +62,7 @@ def public_draws(seed: str, round_name: str, models: Sequence[str]) -> Draws:
         raise DataError("models: one is given twice; each submission is another model")
     book = hashlib.sha256(_lines(*models)).hexdigest()
     pairing, tie = (_draw(_lines(PROTOCOL, label, round_name, seed, book), models) for label in ("pairing", "tie"))
-    return Draws(pairing, (tie >> np.uint64(11)) * 2.0**-53)
+    return Draws(pairing, (tie >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 def _draw(common: bytes, models: Sequence[str]) -> NDArray[np.uint64]:
