@@ -46,9 +46,9 @@ class Quotes:
         """Where quotes come from: ``published``, ``export``, or ``missing``."""
         return "published" if self._path is None else "export" if self._design is not None else "missing"
 
-    def check(self) -> QuoteAnswer:
+    def check(self) -> None:
         """A real quote, of the paper's design when the run's is missing."""
-        return self._quote(self._design or self._published, TINY)
+        self._quote(self._design or self._published, TINY)
 
     def quote(self, body: QuoteBody) -> QuoteAnswer:
         """What a builder of this type should do.
@@ -118,8 +118,8 @@ def _at_price(design: Design, price: float) -> Design:
 def _read(file: Path) -> Design:
     try:
         return read_design(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"export {file}: is no export of a regulation run ({error!r}); finish one") from None
+    except (OSError, ValueError, TypeError, DataError) as error:
+        raise DataError(f"export {file}: is no export of a regulation run ({error}); finish one") from None
 
 
 def _nearest(cents: Decimal) -> int:

@@ -141,8 +141,10 @@ async def _answer_validation(request: Request, error: Exception) -> Response:
         if item["type"] == "json_invalid":
             problems.append("body: is not JSON")
             continue
-        # Alternatives of a union stand in the location under names of pydantic's own.
-        parts = [str(part) for part in item["loc"] if part != "body" and not set("[-") & set(str(part))]
+        parts = [str(part) for part in item["loc"] if part != "body"]
+        if item["loc"][:1] == ("body",):
+            # Alternatives of a union stand in a body's location under names of pydantic's own.
+            parts = [part for part in parts if not set("[-") & set(part)]
         field = ".".join(parts) or "body"
         given = json.dumps(item.get("input"), default=str)
         shown = f" (given {given})" if len(given) <= 60 and item["type"] != "missing" else ""

@@ -265,11 +265,10 @@ def test_eight_at_once_do_nothing_twice(file: Path) -> None:
                 ledgers[attempt % 8].submit(f"b{number}", "spring", model(number // 2), 0.5 + number / 100, None)
                 return "taken"
             except Problem as problem:
-                assert problem.status == 409
-                return "refused"
+                return str(problem.status)
 
         answers = list(pool.map(submit, range(16 * 8)))
-        assert answers.count("taken") == 8
+        assert (answers.count("taken"), answers.count("409")) == (8, 15 * 8)
         for revealed in pool.map(lambda ledger: ledger.reveal("ruth", "spring", SEED), ledgers):
             assert revealed.state == "paired"
         found = list(pool.map(lambda ledger: ledger.settle("ruth", "spring"), ledgers))
