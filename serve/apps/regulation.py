@@ -48,6 +48,7 @@ from ..common.application import Problem, new_application
 from ..common.computing import Computing
 from ..common.keys import DEFAULT_FILE, ApiKeys
 from .regulation_audit import audit_page, receipt, round_answer, settlement_answer
+from .regulation_database import BUSY_SECONDS
 from .regulation_ledger import Ledger, Names, Round, Terms
 from .regulation_quotes import Quotes
 from .regulation_schemas import (
@@ -170,7 +171,9 @@ class Regulation:
         self.access = Access(ApiKeys(args.api_keys), args.concurrent_per_key)
         self.regulators = frozenset(args.regulators)
         self._quotes = Quotes(args.export, args.unit_cents)
-        self._ledger = Ledger(args.database, args.builder_names, args.most_submissions)
+        # A wait for another replica's write ends before it could be taken for a stuck disk.
+        busy_seconds = min(BUSY_SECONDS, args.deadline_seconds)
+        self._ledger = Ledger(args.database, args.builder_names, args.most_submissions, busy_seconds)
         # Beside each other: the ledger waits for the disk, and quotes and audits for the processor.
         self._computing = Computing(args.max_waiting, args.deadline_seconds)
         self._booking = Computing(args.max_waiting, args.deadline_seconds)

@@ -17,14 +17,13 @@ from rayworks.core.errors import DataError, InfrastructureError
 VERSION = 1
 """Of the tables, kept in ``user_version``."""
 BUSY_SECONDS = 5.0
-"""Longest wait for another process's write."""
 KEPT = ("submissions", "results", "payments", "events")
 """Tables whose rows are never changed and never deleted."""
 TABLES = """
 CREATE TABLE rounds (
     round TEXT PRIMARY KEY CHECK (length(round) BETWEEN 1 AND 64),
     state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'paired', 'settled')),
-    commitment TEXT NOT NULL CHECK (length(commitment) = 64),
+    commitment TEXT NOT NULL UNIQUE CHECK (length(commitment) = 64),
     seed TEXT CHECK ((seed IS NULL) = (state = 'open')),
     rules TEXT NOT NULL CHECK (json_valid(rules)),
     premium INTEGER CHECK (premium > 0),
@@ -101,20 +100,21 @@ class Database:
 
     Args:
         file: made with its folder when it is not there.
+        busy_seconds: longest wait for another process's write.
 
     Raises:
         DataError: the file is no ledger, or one of a newer version.
         InfrastructureError: it can not be opened or written.
     """
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, busy_seconds: float = BUSY_SECONDS) -> None:
         self._path = Path(file).expanduser()
         self._lock = threading.Lock()
         with self._failures():
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Transactions are begun and ended here, and the lock keeps threads apart.
             self._connection = sqlite3.connect(
-                self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                self._path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )
             self._connection.row_factory = sqlite3.Row
             for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):

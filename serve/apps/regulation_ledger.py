@@ -18,7 +18,7 @@ from rayworks.systems.regulation.public_draws import commitment_of, public_draws
 from rayworks.systems.regulation.settlement import exact_parts, share_premiums
 
 from ..common.application import Problem
-from .regulation_database import Database
+from .regulation_database import BUSY_SECONDS, Database
 from .regulation_events import Event, Kind, following, hash_lines
 
 State = Literal["open", "paired", "settled"]
@@ -110,20 +110,23 @@ class Ledger:
         file: of the database.
         names: whether the audit shows builders by a hash, salted anew in each round, or by the names of their keys.
         most_submissions: of a round; beyond that: 409.
+        busy_seconds: longest wait for another replica's write.
 
     Raises:
         DataError: the file is no ledger.
     """
 
-    def __init__(self, file: str, names: Names = "hash", most_submissions: int = 10_000) -> None:
+    def __init__(
+        self, file: str, names: Names = "hash", most_submissions: int = 10_000, busy_seconds: float = BUSY_SECONDS
+    ) -> None:
         self._names, self._most = names, most_submissions
-        self._database = Database(file)
+        self._database = Database(file, busy_seconds)
 
     def open_round(self, regulator: str, terms: Terms) -> Round:
         """Publish the terms of a new round; the same terms again change nothing.
 
         Raises:
-            Problem: 409 when the round is there with other terms.
+            Problem: 409 when the round is there with other terms, or another has this commitment: its seed is known then.
         """
         with self._database.writing() as connection:
             if _row(connection, terms.round) is not None:
@@ -131,6 +134,10 @@ class Ledger:
                 if found.terms != terms:
                     raise Problem(409, f"round {terms.round}: exists with other terms; take another name")
                 return found
+            used = "SELECT round FROM rounds WHERE commitment = ?"
+            other = connection.execute(used, (terms.commitment,)).fetchone()
+            if other is not None:
+                raise Problem(409, f"commitment: is that of round {other['round']}; take a new seed")
             connection.execute(
                 "INSERT INTO rounds (round, commitment, rules, premium, budget, salt) VALUES (?, ?, ?, ?, ?, ?)",
                 (
@@ -159,13 +166,13 @@ class Ledger:
             found = _round(connection, round)
             if found.state != "open":
                 raise Problem(409, f"round {round}: is closed to submissions, it is {found.state}; take an open one")
-            for column, value, words in (
-                ("builder", builder, "has your submission already; one per key"),
-                ("model", model, "has this model already; submit another"),
+            for column, value, refusal in (
+                ("builder", builder, f"round {round}: has your submission already; one per key"),
+                ("model", model, f"model: is in round {round} already; submit another"),
             ):
                 taken = f"SELECT 1 FROM submissions WHERE round = ? AND {column} = ?"
                 if connection.execute(taken, (round, value)).fetchone():
-                    raise Problem(409, f"{'round' if column == 'builder' else 'model'}: {round} {words}")
+                    raise Problem(409, refusal)
             if found.submissions >= self._most:
                 raise Problem(409, f"round {round}: is full with {self._most} submissions; take another")
             number, alias = found.submissions + 1, self._alias(connection, round, builder)
@@ -215,12 +222,12 @@ class Ledger:
             Problem: 404 without such a round, 409 before its seed is revealed.
         """
         with self._database.writing() as connection:
-            found = _records(connection, round)
-            if found.round.state == "open":
+            found = _round(connection, round)
+            if found.state == "open":
                 raise Problem(409, f"round {round}: is not paired yet; reveal its seed first")
-            if found.round.state == "settled":
-                return found
-            payments = payments_of(found.round.terms, found.results)
+            if found.state == "settled":
+                return _records(connection, round)
+            payments = payments_of(found.terms, _results(connection, round))
             connection.executemany(
                 "INSERT INTO payments VALUES (?, ?, ?)",
                 [(round, number, cents) for number, cents in payments.items()],
@@ -315,16 +322,20 @@ def _round(connection: sqlite3.Connection, round: str) -> Round:
 
 def _records(connection: sqlite3.Connection, round: str) -> Records:
     found = _round(connection, round)
-    results = connection.execute("SELECT * FROM results WHERE round = ? ORDER BY number", (round,))
     payments = connection.execute("SELECT number, cents FROM payments WHERE round = ? ORDER BY number", (round,))
     events = connection.execute("SELECT * FROM events WHERE round = ? ORDER BY position", (round,))
     return Records(
         found,
         _submissions(connection, round),
-        [Result(row["number"], row["group_number"], row["status"], Fraction(row["part"])) for row in results],
+        _results(connection, round),
         {row["number"]: row["cents"] for row in payments},
         [_event(row) for row in events],
     )
+
+
+def _results(connection: sqlite3.Connection, round: str) -> list[Result]:
+    rows = connection.execute("SELECT * FROM results WHERE round = ? ORDER BY number", (round,))
+    return [Result(row["number"], row["group_number"], row["status"], Fraction(row["part"])) for row in rows]
 
 
 def _submissions(connection: sqlite3.Connection, round: str) -> list[Submission]:

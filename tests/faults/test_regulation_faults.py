@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from ray.util.state import list_actors
 from serve.common import keys
 from tests.serve.deployment import deployed
 
-SEED = "7a" * 32
-COMMITMENT = hashlib.sha256(SEED.encode()).hexdigest()
 BUILDERS = [f"builder_{number}" for number in range(6)]
 Send = Callable[..., httpx.Response]
 
@@ -65,9 +63,18 @@ def until_answered(action: Callable[[], httpx.Response], seconds: float = 90) ->
 
 def filled(send: Send, name: str) -> list[dict[str, Any]]:
     """Receipts of a new round in which every builder submitted."""
-    rules = {"threshold": 0.5, "premium_cents": 333, "budget_cents": 700}
-    assert until_answered(lambda: send("pair", round=name, commitment=COMMITMENT, **rules)).status_code == 200
+    open_round(send, name, premium_cents=333, budget_cents=700)
     return [submit(send, name, number).json() for number in range(len(BUILDERS))]
+
+
+def seed_of(name: str) -> str:
+    return hashlib.sha256(f"seed of {name}".encode()).hexdigest()
+
+
+def open_round(send: Send, name: str, **rules: Any) -> None:
+    commitment = hashlib.sha256(seed_of(name).encode()).hexdigest()
+    opened = until_answered(lambda: send("pair", round=name, commitment=commitment, threshold=0.5, **rules))
+    assert opened.status_code == 200, opened.text
 
 
 def submit(send: Send, name: str, number: int) -> httpx.Response:
@@ -91,7 +98,7 @@ def test_killed_between_submit_and_settle_loses_no_bid_and_settles_once(send: Se
     os.kill(victim, signal.SIGKILL)
     assert [submit(send, "spring", number).json() for number in range(len(BUILDERS))] == receipts
     assert replica() != victim
-    assert until_answered(lambda: send("pair", round="spring", seed=SEED)).json()["state"] == "paired"
+    assert until_answered(lambda: send("pair", round="spring", seed=seed_of("spring"))).json()["state"] == "paired"
     settlement = until_answered(lambda: send("settle", round="spring"))
     assert settlement.status_code == 200, settlement.text
     assert send("settle", round="spring").json() == settlement.json()
@@ -100,13 +107,13 @@ def test_killed_between_submit_and_settle_loses_no_bid_and_settles_once(send: Se
 
 def test_killed_while_many_settle_and_submit_at_once(send: Send) -> None:
     receipts = filled(send, "summer")
-    assert until_answered(lambda: send("pair", round="summer", seed=SEED)).json()["state"] == "paired"
-    until_answered(lambda: send("pair", round="autumn", commitment=COMMITMENT, threshold=0.5, premium_cents=5))
+    assert until_answered(lambda: send("pair", round="summer", seed=seed_of("summer"))).json()["state"] == "paired"
+    open_round(send, "autumn", premium_cents=5)
     victim = replica()
     with ThreadPoolExecutor(16) as pool:
         entering = [pool.submit(submit, send, "autumn", number) for number in range(len(BUILDERS))]
         settling = [pool.submit(until_answered, lambda: send("settle", round="summer")) for _ in range(10)]
-        next(iter(settling)).result()
+        wait([*entering, *settling], return_when=FIRST_COMPLETED)
         os.kill(victim, signal.SIGKILL)
         settlements = [future.result() for future in settling]
         entries = sorted((future.result().json() for future in entering), key=lambda entry: int(entry["submission"]))
@@ -114,6 +121,8 @@ def test_killed_while_many_settle_and_submit_at_once(send: Send) -> None:
     assert all(answer.json() == settlements[0].json() for answer in settlements)
     assert_settled_once(send, "summer", receipts, 700)
     assert [entry["submission"] for entry in entries] == list(range(1, len(BUILDERS) + 1))
-    assert until_answered(lambda: send("pair", round="autumn", seed=SEED)).json()["submissions"] == len(BUILDERS)
+    assert until_answered(lambda: send("pair", round="autumn", seed=seed_of("autumn"))).json()["submissions"] == len(
+        BUILDERS
+    )
     assert until_answered(lambda: send("settle", round="autumn")).json()["paid_cents"] == 15
     assert_settled_once(send, "autumn", entries, 15)

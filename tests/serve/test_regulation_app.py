@@ -19,12 +19,18 @@ from rayworks.systems.regulation.public_draws import public_draws
 from serve.common import keys
 from tests.serve.deployment import deployed
 
-SEED = "4e" * 32
-COMMITMENT = hashlib.sha256(SEED.encode()).hexdigest()
 BUILDERS = ("ann", "ben", "cem", "dan", "eve")
 SCORES = dict(zip(BUILDERS, (0.5, 0.7, 0.7, 0.9, 0.6), strict=True))
 SECTION = AuctionSection(law="beta22", price=0.6, mode="fixed_point")
 Send = Callable[..., httpx.Response]
+
+
+def seed_of(name: str) -> str:
+    return hashlib.sha256(f"seed of {name}".encode()).hexdigest()
+
+
+def commitment(name: str) -> str:
+    return hashlib.sha256(seed_of(name).encode()).hexdigest()
 
 
 def model(name: object) -> str:
@@ -40,7 +46,7 @@ def service(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     design = make_design(SECTION, published_curve())
     (folder / "export" / "design.json").write_text(json.dumps(write_design(design, SECTION)))
     shared = {"api_keys": str(folder / "keys"), "num_cpus": 0.2, "regulators": ["ruth"]}
-    arguments = {
+    arguments: dict[str, dict[str, Any]] = {
         "regulation": {"export": str(folder / "export"), "database": str(folder / "wide.sqlite")},
         "narrow": {
             **{"export": "/nowhere", "database": str(folder / "narrow.sqlite"), "builder_names": "plain"},
@@ -67,7 +73,7 @@ def send(service: dict[str, str]) -> Send:
 
 def open_round(send: Send, name: str, **rules: Any) -> httpx.Response:
     given = {"threshold": 0.59, "premium_cents": 1001, **rules}
-    return send("pair", round=name, commitment=COMMITMENT, **given)
+    return send("pair", round=name, commitment=commitment(name), **given)
 
 
 def enter(send: Send, name: str, builder: str, **more: Any) -> httpx.Response:
@@ -124,13 +130,19 @@ def test_bad_quotes_get_one_clear_answer(send: Send, body: dict[str, Any], words
 
 def test_without_its_export_there_is_a_reason_and_rounds_still_work(send: Send) -> None:
     assert_problem(send("quote", app="narrow", value=1, share=0), 422, "/nowhere", "jobs.run regulation")
-    assert send("pair", app="narrow", round="still", commitment=COMMITMENT, threshold=0, budget_cents=1).json()["state"]
+    assert send(
+        "pair", app="narrow", round="still", commitment=commitment("still"), threshold=0, budget_cents=1
+    ).json()["state"]
 
 
 def test_a_round_that_anyone_can_repeat(send: Send) -> None:
     opened = open_round(send, "spring", tie="split", bye="redraw", budget_cents=10_000)
     assert opened.status_code == 200, opened.text
-    assert (opened.json()["state"], opened.json()["commitment"], opened.json()["seed"]) == ("open", COMMITMENT, None)
+    assert (opened.json()["state"], opened.json()["commitment"], opened.json()["seed"]) == (
+        "open",
+        commitment("spring"),
+        None,
+    )
     assert opened.json()["rules"]["tie"] == "split"
     receipts = [enter(send, "spring", builder) for builder in BUILDERS]
     assert [answer.status_code for answer in receipts] == [201] * 5
@@ -139,8 +151,13 @@ def test_a_round_that_anyone_can_repeat(send: Send) -> None:
     assert [entry["builder"] for entry in sealed["entries"]] == [answer.json()["builder"] for answer in receipts]
     assert not set(BUILDERS) & {entry["builder"] for entry in sealed["entries"]}
 
-    paired = send("pair", round="spring", seed=SEED).json()
-    assert (paired["state"], paired["seed"], paired["submissions"], paired["paid_cents"]) == ("paired", SEED, 5, None)
+    paired = send("pair", round="spring", seed=seed_of("spring")).json()
+    assert (paired["state"], paired["seed"], paired["submissions"], paired["paid_cents"]) == (
+        "paired",
+        seed_of("spring"),
+        5,
+        None,
+    )
     settlement = send("settle", round="spring")
     assert send("settle", round="spring").json() == settlement.json()
     assert send("rounds/spring", key="ann").json()["paid_cents"] == settlement.json()["paid_cents"]
@@ -168,7 +185,7 @@ def test_the_audit_comes_in_pages(send: Send) -> None:
     open_round(send, "pages")
     for builder in BUILDERS[:3]:
         enter(send, "pages", builder)
-    send("pair", round="pages", seed=SEED)
+    send("pair", round="pages", seed=seed_of("pages"))
     first = audit(send, "pages", limit=2)
     assert (len(first["entries"]), len(first["trail"]), first["next_offset"]) == (2, 2, 2)
     rest = audit(send, "pages", offset=2)
@@ -186,14 +203,15 @@ def test_what_the_state_does_not_allow_is_refused_and_changes_nothing(send: Send
     open_round(send, "closed")
     for builder in ("ann", "ben"):
         enter(send, "closed", builder)
-    send("pair", round="closed", seed=SEED)
+    send("pair", round="closed", seed=seed_of("closed"))
     entry = {"score": 0.6, "model": model("new")}
     refused: list[tuple[httpx.Response, int, str]] = [
         (open_round(send, "waiting", threshold=0.2), 409, "other terms"),
-        (send("pair", round="waiting", seed=SEED), 409, "has 1 submissions"),
+        (send("pair", round="used", commitment=commitment("closed"), threshold=0, budget_cents=1), 409, "round closed"),
+        (send("pair", round="waiting", seed=seed_of("waiting")), 409, "has 1 submissions"),
         (send("pair", round="filled", seed="4f" * 32), 422, "seed: its SHA-256 is"),
         (send("pair", round="closed", seed="4f" * 32), 422, "seed: its SHA-256 is"),
-        (send("pair", round="nowhere", seed=SEED), 404, "does not exist"),
+        (send("pair", round="nowhere", seed=seed_of("nowhere")), 404, "does not exist"),
         (send("settle", round="filled"), 409, "reveal its seed first"),
         (send("settle", round="nowhere"), 404, "does not exist"),
         (send("submit", key="cem", round="closed", **entry), 409, "closed to submissions"),
@@ -231,17 +249,17 @@ def test_what_the_state_does_not_allow_is_refused_and_changes_nothing(send: Send
         ("pair", {"threshold": 0.5, "premium_cents": None}, "premium_cents, budget_cents: give at least one"),
         ("pair", {"threshold": 0.5, "commitment": "abc"}, "commitment"),
         ("pair", {}, "threshold"),
-        ("pair", {"seed": SEED, "threshold": 0.5}, "threshold: extra"),
+        ("pair", {"seed": seed_of("bad"), "threshold": 0.5}, "threshold: extra"),
         ("settle", {"surprise": 1}, "surprise"),
     ],
 )
 def test_bad_bodies_name_the_field(send: Send, path: str, body: dict[str, Any], words: str) -> None:
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "submit": {"round": "spring", "score": 0.7, "model": model("x")},
-        "pair": {"round": "bad", "commitment": COMMITMENT, "premium_cents": 5},
+        "pair": {"round": "bad", "commitment": commitment("bad"), "premium_cents": 5},
         "settle": {"round": "spring"},
-    }[path]
-    answer = send(path, key="ann" if path == "submit" else "ruth", **{**given, **body})
+    }
+    answer = send(path, key="ann" if path == "submit" else "ruth", **{**given[path], **body})
     assert_problem(answer, 422, words)
     assert send("rounds/bad").status_code == 404
 
@@ -263,7 +281,7 @@ def test_the_same_submission_again_answers_the_same(send: Send) -> None:
     changed = send("submit", key="ann", again="try-1", round="again", score=0.9, model=model("ann"))
     assert_problem(changed, 422, "Idempotency-Key")
     assert_problem(enter(send, "again", "cem", again="two words"), 422, "idempotency-key")
-    send("pair", round="again", seed=SEED)
+    send("pair", round="again", seed=seed_of("again"))
     after = enter(send, "again", "ann", again="try-1")
     assert (after.status_code, after.json()) == (201, first.json())
     assert send("rounds/again").json()["submissions"] == 2
@@ -271,8 +289,8 @@ def test_the_same_submission_again_answers_the_same(send: Send) -> None:
 
 def test_who_may_do_what(service: dict[str, str], send: Send) -> None:
     for path, body in (
-        ("pair", {"round": "mine", "commitment": COMMITMENT, "threshold": 0.5, "premium_cents": 5}),
-        ("pair", {"round": "spring", "seed": SEED}),
+        ("pair", {"round": "mine", "commitment": commitment("mine"), "threshold": 0.5, "premium_cents": 5}),
+        ("pair", {"round": "spring", "seed": seed_of("spring")}),
         ("settle", {"round": "spring"}),
     ):
         assert_problem(send(path, key="ann", **body), 403, "ann is no regulator")
@@ -283,11 +301,13 @@ def test_who_may_do_what(service: dict[str, str], send: Send) -> None:
         *(("POST", name) for name in ("quote", "pair", "submit", "settle")),
         *(("GET", name) for name in ("audit?round=spring", "rounds/spring")),
     ):
-        body = {} if method == "POST" else None
-        missing = httpx.request(method, f"{url}/v1/regulation/{path}", json=body)
+        empty: dict[str, str] | None = {} if method == "POST" else None
+        missing = httpx.request(method, f"{url}/v1/regulation/{path}", json=empty)
         assert_problem(missing, 401, "Bearer")
         wrong = {"Authorization": "Bearer rw-wrong"}
-        assert_problem(httpx.request(method, f"{url}/v1/regulation/{path}", json=body, headers=wrong), 403, "not known")
+        assert_problem(
+            httpx.request(method, f"{url}/v1/regulation/{path}", json=empty, headers=wrong), 403, "not known"
+        )
     health = httpx.get(f"{url}/healthz").json()
     assert (health["status"], health["design"]) == ("ok", "export")
     assert httpx.get(f"{service['narrow']}/healthz").json()["design"] == "missing"
@@ -295,7 +315,7 @@ def test_who_may_do_what(service: dict[str, str], send: Send) -> None:
 
 
 def test_a_held_ledger_a_full_queue_and_one_greedy_key(service: dict[str, str], send: Send) -> None:
-    open_narrow = {"round": "held", "commitment": COMMITMENT, "threshold": 0.5, "budget_cents": 10}
+    open_narrow = {"round": "held", "commitment": commitment("held"), "threshold": 0.5, "budget_cents": 10}
     assert send("pair", app="narrow", **open_narrow).status_code == 200
     with closing(sqlite3.connect(service["narrow.sqlite"], isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

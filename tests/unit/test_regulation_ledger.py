@@ -2,6 +2,8 @@
 
 import hashlib
 import multiprocessing
+import os
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -23,9 +25,19 @@ from serve.apps.regulation_events import first_break
 from serve.apps.regulation_ledger import Ledger, Records, Submission, Terms
 from serve.common.application import Problem
 
-SEED = "2b" * 32
-TERMS = Terms("spring", commitment_of(SEED), Rules(0.5), premium=101, budget=None)
-OTHER = replace(TERMS, round="autumn", rules=Rules(0.5, 3, 2, "split", "redraw"), premium=None, budget=1000)
+RULES = Rules(0.5)
+
+
+def seed_of(name: str) -> str:
+    return hashlib.sha256(f"seed of {name}".encode()).hexdigest()
+
+
+def terms(name: str = "spring", rules: Rules = RULES, premium: int | None = 101, budget: int | None = None) -> Terms:
+    return Terms(name, commitment_of(seed_of(name)), rules, premium, budget)
+
+
+TERMS = terms()
+OTHER = terms("autumn", Rules(0.5, 3, 2, "split", "redraw"), None, 1000)
 
 
 def model(name: object) -> str:
@@ -48,18 +60,18 @@ def ledger(file: Path) -> Iterator[Ledger]:
         yield made
 
 
-def fill(ledger: Ledger, scores: list[float], terms: Terms = TERMS) -> list[Submission]:
-    ledger.open_round("ruth", terms)
+def fill(ledger: Ledger, scores: list[float], played: Terms = TERMS) -> list[Submission]:
+    ledger.open_round("ruth", played)
     return [
-        ledger.submit(f"builder-{number}", terms.round, model(number), score, f"key-{terms.round}")
+        ledger.submit(f"builder-{number}", played.round, model(number), score, f"key-{played.round}")
         for number, score in enumerate(scores)
     ]
 
 
-def settled(ledger: Ledger, scores: list[float], terms: Terms = TERMS) -> Records:
-    fill(ledger, scores, terms)
-    ledger.reveal("ruth", terms.round, SEED)
-    return ledger.settle("ruth", terms.round)
+def settled(ledger: Ledger, scores: list[float], played: Terms = TERMS) -> Records:
+    fill(ledger, scores, played)
+    ledger.reveal("ruth", played.round, seed_of(played.round))
+    return ledger.settle("ruth", played.round)
 
 
 def test_a_round_from_commitment_to_settlement(ledger: Ledger) -> None:
@@ -67,8 +79,9 @@ def test_a_round_from_commitment_to_settlement(ledger: Ledger) -> None:
     entries = fill(ledger, [0.4, 0.9, 0.7, 0.8, 0.6])
     assert [entry.number for entry in entries] == [1, 2, 3, 4, 5]
     assert (ledger.round("spring").state, ledger.round("spring").submissions) == ("open", 5)
-    found = ledger.reveal("ruth", "spring", SEED)
-    assert (found.state, found.seed, found.cleared, found.groups, found.paid) == ("paired", SEED, 4, 2, None)
+    found = ledger.reveal("ruth", "spring", seed_of("spring"))
+    assert (found.state, found.seed, found.cleared) == ("paired", seed_of("spring"), 4)
+    assert (found.groups, found.paid) == (2, None)
     records = ledger.settle("ruth", "spring")
     assert discrepancies(records) == []
     assert records.round.paid == sum(records.payments.values()) == 202
@@ -90,19 +103,20 @@ def test_builders_are_shown_by_a_hash_of_the_round_or_plainly(ledger: Ledger, fi
     assert "builder-0" not in first.event.text + again.event.text
     assert first.alias != again.alias
     with closing(Ledger(str(file), names="plain")) as plain:
-        assert fill(plain, [0.6], replace(TERMS, round="plain"))[0].alias == "builder-0"
+        assert fill(plain, [0.6], terms("plain"))[0].alias == "builder-0"
         assert plain.records("spring").submissions[0] == first
 
 
 def act(ledger: Ledger) -> dict[str, Callable[[], object]]:
     """Everything that must be refused, by its name; the ledger has an open, a filled, a paired and a settled round."""
-    fill(ledger, [0.6], replace(TERMS, round="open"))
-    fill(ledger, [0.6] * 12, replace(TERMS, round="full"))
-    fill(ledger, [0.6, 0.7], replace(TERMS, round="paired"))
-    ledger.reveal("ruth", "paired", SEED)
-    settled(ledger, [0.6, 0.7], replace(TERMS, round="settled"))
+    fill(ledger, [0.6], terms("open"))
+    fill(ledger, [0.6] * 12, terms("full"))
+    fill(ledger, [0.6, 0.7], terms("paired"))
+    ledger.reveal("ruth", "paired", seed_of("paired"))
+    settled(ledger, [0.6, 0.7], terms("settled"))
     return {
-        "other terms": lambda: ledger.open_round("ruth", replace(TERMS, round="open", premium=102)),
+        "other terms": lambda: ledger.open_round("ruth", terms("open", premium=102)),
+        "used commitment": lambda: ledger.open_round("ruth", replace(TERMS, commitment=terms("paired").commitment)),
         "unknown round": lambda: ledger.submit("new", "nowhere", model("new"), 0.6, None),
         "second submission": lambda: ledger.submit("builder-0", "open", model("new"), 0.6, None),
         "copied model": lambda: ledger.submit("new", "open", model(0), 0.6, None),
@@ -110,10 +124,10 @@ def act(ledger: Ledger) -> dict[str, Callable[[], object]]:
         "closed": lambda: ledger.submit("new", "paired", model("new"), 0.6, None),
         "over": lambda: ledger.submit("new", "settled", model("new"), 0.6, None),
         "key of another": lambda: ledger.submit("builder-0", "open", model(0), 0.61, "key-open"),
-        "wrong seed": lambda: ledger.reveal("ruth", "full", SEED + "0"),
-        "wrong seed later": lambda: ledger.reveal("ruth", "paired", SEED + "0"),
-        "seed of nothing": lambda: ledger.reveal("ruth", "nowhere", SEED),
-        "one submission": lambda: ledger.reveal("ruth", "open", SEED),
+        "wrong seed": lambda: ledger.reveal("ruth", "full", seed_of("full") + "0"),
+        "wrong seed later": lambda: ledger.reveal("ruth", "paired", seed_of("paired") + "0"),
+        "seed of nothing": lambda: ledger.reveal("ruth", "nowhere", seed_of("nowhere")),
+        "one submission": lambda: ledger.reveal("ruth", "open", seed_of("open")),
         "not paired": lambda: ledger.settle("ruth", "full"),
         "settling nothing": lambda: ledger.settle("ruth", "nowhere"),
     }
@@ -121,9 +135,10 @@ def act(ledger: Ledger) -> dict[str, Callable[[], object]]:
 
 WORDS = {
     "other terms": (409, "other terms"),
+    "used commitment": (409, "that of round paired; take a new seed"),
     "unknown round": (404, "does not exist"),
     "second submission": (409, "one per key"),
-    "copied model": (409, "this model already"),
+    "copied model": (409, "model: is in round open already"),
     "full": (409, "is full with 12"),
     "closed": (409, "is paired"),
     "over": (409, "is settled"),
@@ -153,7 +168,7 @@ def test_what_is_repeated_changes_nothing_and_answers_the_same(ledger: Ledger, f
     records = settled(ledger, [0.6, 0.7])
     before = dump(file)
     assert ledger.settle("ruth", "spring") == records
-    assert ledger.reveal("ruth", "spring", SEED) == records.round
+    assert ledger.reveal("ruth", "spring", seed_of("spring")) == records.round
     assert ledger.open_round("ruth", TERMS) == records.round
     assert ledger.submit("builder-0", "spring", model(0), 0.6, "key-spring") == records.submissions[0]
     assert dump(file) == before
@@ -183,9 +198,9 @@ def test_what_is_repeated_changes_nothing_and_answers_the_same(ledger: Ledger, f
 )
 def test_the_tables_themselves_refuse(ledger: Ledger, file: Path, statement: str) -> None:
     settled(ledger, [0.6, 0.7])
-    fill(ledger, [0.6], replace(TERMS, round="open"))
-    fill(ledger, [0.6, 0.7], replace(TERMS, round="paired"))
-    ledger.reveal("ruth", "paired", SEED)
+    fill(ledger, [0.6], terms("open"))
+    fill(ledger, [0.6, 0.7], terms("paired"))
+    ledger.reveal("ruth", "paired", seed_of("paired"))
     before = dump(file)
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("PRAGMA foreign_keys = ON")
@@ -195,8 +210,8 @@ def test_the_tables_themselves_refuse(ledger: Ledger, file: Path, statement: str
 
 
 def test_payments_beyond_the_budget_can_not_be_settled(ledger: Ledger, file: Path) -> None:
-    fill(ledger, [0.6, 0.7], replace(TERMS, budget=50))
-    ledger.reveal("ruth", "spring", SEED)
+    fill(ledger, [0.6, 0.7], terms(budget=50))
+    ledger.reveal("ruth", "spring", seed_of("spring"))
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("INSERT INTO payments VALUES ('spring', 1, 51)")
@@ -248,7 +263,7 @@ def test_an_open_round_is_sealed(ledger: Ledger) -> None:
 
 def settle_in_process(file: str) -> int:
     with closing(Ledger(file)) as ledger:
-        ledger.reveal("ruth", "spring", SEED)
+        ledger.reveal("ruth", "spring", seed_of("spring"))
         return sum(ledger.settle("ruth", "spring").payments.values())
 
 
@@ -269,7 +284,7 @@ def test_eight_at_once_do_nothing_twice(file: Path) -> None:
 
         answers = list(pool.map(submit, range(16 * 8)))
         assert (answers.count("taken"), answers.count("409")) == (8, 15 * 8)
-        for revealed in pool.map(lambda ledger: ledger.reveal("ruth", "spring", SEED), ledgers):
+        for revealed in pool.map(lambda ledger: ledger.reveal("ruth", "spring", seed_of("spring")), ledgers):
             assert revealed.state == "paired"
         found = list(pool.map(lambda ledger: ledger.settle("ruth", "spring"), ledgers))
     assert all(records == found[0] for records in found)
@@ -278,6 +293,38 @@ def test_eight_at_once_do_nothing_twice(file: Path) -> None:
     assert found[0].round.paid == 4 * 101
     for ledger in ledgers:
         ledger.close()
+
+
+def settle_until_killed(file: Path, statement: int) -> bool:
+    """Whether another process that settles was killed just before that statement; else it got to the end."""
+    child = os.fork()
+    if child:
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    try:
+        left = iter(range(statement, -1, -1))
+        ledger = Ledger(str(file))
+        ledger._database._connection.set_trace_callback(lambda _: next(left) or os.kill(os.getpid(), signal.SIGKILL))
+        ledger.settle("ruth", "spring")
+    finally:
+        os._exit(0)
+
+
+def test_killed_before_any_statement_the_ledger_is_as_before(ledger: Ledger, file: Path) -> None:
+    fill(ledger, [0.6, 0.7, 0.8, 0.9])
+    ledger.reveal("ruth", "spring", seed_of("spring"))
+    ledger.close()
+    before, killed = dump(file), 0
+    while settle_until_killed(file, killed):
+        assert dump(file) == before, killed
+        killed += 1
+    assert killed > 10
+    with closing(Ledger(str(file))) as again:
+        after = dump(file)
+        assert after != before
+        records = again.settle("ruth", "spring")
+    assert dump(file) == after
+    assert discrepancies(records) == []
+    assert records.round.paid == 202
 
 
 def test_two_processes_settle_once(ledger: Ledger, file: Path) -> None:
@@ -297,9 +344,9 @@ scores = st.lists(st.sampled_from([0.0, 0.5, 0.6, 1.0]), min_size=2, max_size=9)
 @given(scores, st.integers(2, 4), ties, st.integers(1, 500), st.booleans())
 def test_no_cent_is_lost_or_made(found: list[float], size: int, tie: TieRule, cents: int, bounded: bool) -> None:
     rules = Rules(0.5, size, size - 1, tie, "redraw")
-    terms = replace(TERMS, rules=rules, premium=cents, budget=700 if bounded else None)
+    played = terms("spring", rules, cents, 700 if bounded else None)
     with TemporaryDirectory() as folder, closing(Ledger(f"{folder}/ledger.sqlite")) as ledger:
-        records = settled(ledger, found, terms)
+        records = settled(ledger, found, played)
         assert discrepancies(records) == []
         due = cents * sum(result.part for result in records.results)
         groups = -(-sum(score >= 0.5 for score in found) // size)
