@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from rayworks.systems.regulation.public_draws import commitment_of
+from rayworks.systems.regulation.public_draws import PROTOCOL, commitment_of
 
 from .regulation_events import Event, first_break
 from .regulation_ledger import (
@@ -80,6 +80,7 @@ def audit_page(records: Records, offset: int, limit: int) -> AuditAnswer:
     more = end < max(len(records.submissions), len(records.events))
     return AuditAnswer(
         **dict(round_answer(records.round)),
+        protocol=PROTOCOL,
         verified=not found,
         discrepancies=found,
         entries=_entries(records, offset, end),

@@ -201,6 +201,7 @@ class AuditedSubmission(BaseModel):
 class AuditAnswer(RoundAnswer):
     """All of a round, in pages."""
 
+    protocol: str = Field(description="how draws follow from the seed: see rayworks.systems.regulation.public_draws")
     verified: bool = Field(
         description="checked now: the trail is unbroken, the tables are what it says, and pairing and payments come out again"
     )

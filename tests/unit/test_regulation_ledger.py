@@ -302,8 +302,13 @@ def settle_until_killed(file: Path, statement: int) -> bool:
         return os.WIFSIGNALED(os.waitpid(child, 0)[1])
     try:
         left = iter(range(statement, -1, -1))
+
+        def count_down(_: str) -> None:
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
         ledger = Ledger(str(file))
-        ledger._database._connection.set_trace_callback(lambda _: next(left) or os.kill(os.getpid(), signal.SIGKILL))
+        ledger._database._connection.set_trace_callback(count_down)
         ledger.settle("ruth", "spring")
     finally:
         os._exit(0)
