@@ -20,9 +20,10 @@ logger = logging.getLogger("rayworks.serve")
 
 TITLES = {
     401: ("missing-key", "An API key is needed"),
-    403: ("unknown-key", "The API key is not known"),
+    403: ("forbidden", "The API key does not allow that"),
     404: ("not-found", "Nothing is there"),
     405: ("wrong-method", "The method is not offered here"),
+    409: ("conflict", "The state does not allow that"),
     413: ("too-large", "The request is too large"),
     422: ("invalid-request", "The request is not valid"),
     429: ("too-many-requests", "This key has too many requests under way"),
@@ -140,8 +141,10 @@ async def _answer_validation(request: Request, error: Exception) -> Response:
         if item["type"] == "json_invalid":
             problems.append("body: is not JSON")
             continue
-        # Alternatives of a union stand in the location under names of pydantic's own.
-        parts = [str(part) for part in item["loc"] if part != "body" and not set("[-") & set(str(part))]
+        parts = [str(part) for part in item["loc"] if part != "body"]
+        if item["loc"][:1] == ("body",):
+            # Alternatives of a union stand in a body's location under names of pydantic's own.
+            parts = [part for part in parts if not set("[-") & set(part)]
         field = ".".join(parts) or "body"
         given = json.dumps(item.get("input"), default=str)
         shown = f" (given {given})" if len(given) <= 60 and item["type"] != "missing" else ""

@@ -1,0 +1,171 @@
+"""Whether what the ledger holds of a round is what its audit trail says, and what the public may see of it when."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from rayworks.systems.regulation.public_draws import PROTOCOL, commitment_of
+
+from .regulation_events import Event, first_break
+from .regulation_ledger import (
+    Records,
+    Result,
+    Round,
+    State,
+    Submission,
+    digest_of_payments,
+    digest_of_results,
+    pair,
+    payments_of,
+)
+from .regulation_schemas import (
+    AuditAnswer,
+    AuditedEvent,
+    AuditedSubmission,
+    Payment,
+    RoundAnswer,
+    RulesBody,
+    SettlementAnswer,
+    SubmissionAnswer,
+)
+
+
+def discrepancies(records: Records) -> list[str]:
+    """What does not fit in a round's records, each with its place; empty when all is sound.
+
+    The trail must be unbroken, the tables must be what it says, and pairing and payments must come out again from the seed,
+    the rules and the submissions.
+    """
+    broken = first_break(records.events)
+    if broken is not None:
+        return [f"event {broken}: does not follow from the one before"]
+    return list(_differences(records))
+
+
+def _differences(records: Records) -> Iterator[str]:
+    terms, state, seed = records.round.terms, records.round.state, records.round.seed
+    facts = [event.facts for event in records.events]
+    expected = ["opened", *["submitted"] * len(records.submissions)]
+    expected += {"open": [], "paired": ["paired"], "settled": ["paired", "settled"]}[state]
+    if [entry.get("event") for entry in facts] != expected:
+        yield f"events: are not those of a round that is {state} with {len(records.submissions)} submissions"
+        return
+    if {name: facts[0].get(name) for name in terms.facts()} != terms.facts():
+        yield "terms: are not those of event 0"
+    for position, submission in enumerate(records.submissions, 1):
+        entry = facts[position]
+        told = tuple(entry.get(name) for name in ("submission", "builder", "model", "score"))
+        if told != (submission.number, submission.alias, submission.model, submission.score):
+            yield f"submission {submission.number}: is not that of event {position}"
+    if state == "open":
+        return
+    paired = facts[len(records.submissions) + 1]
+    if seed is None or commitment_of(seed) != terms.commitment or paired.get("seed") != seed:
+        yield "seed: is not the one committed to"
+        return
+    if digest_of_results(records.results) != paired.get("results"):
+        yield f"results: are not those of event {len(records.submissions) + 1}"
+    if pair(terms, seed, records.submissions) != records.results:
+        yield "results: are not those of the rules, the seed and the submissions"
+    if state == "settled" and digest_of_payments(records.payments) != facts[-1].get("payments"):
+        yield f"payments: are not those of event {len(facts) - 1}"
+    if state == "settled" and payments_of(terms, records.results) != records.payments:
+        yield "payments: are not those of the rules and the results"
+
+
+def audit_page(records: Records, offset: int, limit: int) -> AuditAnswer:
+    """One page of submissions and events, with a check of all."""
+    found = discrepancies(records)
+    end = offset + limit
+    more = end < max(len(records.submissions), len(records.events))
+    return AuditAnswer(
+        **dict(round_answer(records.round)),
+        protocol=PROTOCOL,
+        verified=not found,
+        discrepancies=found,
+        entries=_entries(records, offset, end),
+        trail=[_event(event, records.round.state) for event in records.events[offset:end]],
+        next_offset=end if more else None,
+    )
+
+
+def round_answer(found: Round) -> RoundAnswer:
+    """How far a round is."""
+    terms = found.terms
+    return RoundAnswer(
+        round=terms.round,
+        state=found.state,
+        commitment=terms.commitment,
+        seed=found.seed,
+        rules=RulesBody(**asdict(terms.rules)),
+        premium_cents=terms.premium,
+        budget_cents=terms.budget,
+        submissions=found.submissions,
+        cleared=found.cleared,
+        groups=found.groups,
+        paid_cents=found.paid,
+        events=found.last.position + 1,
+        last_hash=found.last.hash,
+    )
+
+
+def settlement_answer(records: Records) -> SettlementAnswer:
+    """What a settled round paid to whom."""
+    found, alias = records.round, {entry.number: entry.alias for entry in records.submissions}
+    assert found.paid is not None
+    return SettlementAnswer(
+        round=found.terms.round,
+        premium_cents=found.terms.premium,
+        budget_cents=found.terms.budget,
+        paid_cents=found.paid,
+        payments=[
+            Payment(submission=number, builder=alias[number], cents=cents) for number, cents in records.payments.items()
+        ],
+        last_hash=found.last.hash,
+    )
+
+
+def receipt(submission: Submission) -> SubmissionAnswer:
+    """What its builder gets for a submission."""
+    return SubmissionAnswer(
+        round=submission.round,
+        submission=submission.number,
+        builder=submission.alias,
+        model=submission.model,
+        score=submission.score,
+        event=_event(submission.event, "paired"),
+    )
+
+
+def _entries(records: Records, start: int, end: int) -> list[AuditedSubmission]:
+    """While a round is open, scores and models are sealed: whoever saw them could bid a hair above."""
+    shown, state = records.submissions[start:end], records.round.state
+    if state == "open":
+        return [AuditedSubmission(submission=entry.number, builder=entry.alias) for entry in shown]
+    results = {result.number: result for result in records.results}
+    return [
+        AuditedSubmission(
+            submission=entry.number,
+            builder=entry.alias,
+            model=entry.model,
+            score=entry.score,
+            **_fate(results.get(entry.number)),
+            paid_cents=records.payments.get(entry.number, 0) if state == "settled" else None,
+        )
+        for entry in shown
+    ]
+
+
+def _fate(result: Result | None) -> dict[str, Any]:
+    """What the pairing made of a submission; nothing where somebody has removed it."""
+    if result is None:
+        return {}
+    group = result.group if result.cleared else None
+    return {"cleared": result.cleared, "group": group, "status": result.status, "part": str(result.part)}
+
+
+def _event(event: Event, state: State) -> AuditedEvent:
+    sealed = state == "open" and event.position > 0
+    return AuditedEvent(
+        position=event.position, text=None if sealed else event.text, previous=event.previous, hash=event.hash
+    )

@@ -1,0 +1,126 @@
+"""Quotes: what the equilibrium of a design recommends to a builder, in whole cents.
+
+The equilibrium is solved in floating point, in units of value; money enters and leaves it through ``Decimal``, and a bid is
+rounded up, so that rounding never takes it below the price.
+"""
+
+import json
+from dataclasses import replace
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from pathlib import Path
+
+from rayworks.core.errors import DataError
+from rayworks.systems.regulation.config import AuctionSection
+from rayworks.systems.regulation.design import Design, make_design, read_design
+from rayworks.systems.regulation.equilibrium import solve
+from rayworks.systems.regulation.price_curve import published_curve
+
+from .regulation_schemas import QuoteAnswer, QuoteBody
+
+DESIGN = "design.json"
+TINY = QuoteBody(value=1, share=Decimal("0.1"))
+"""Of a health check."""
+
+
+class Quotes:
+    """Quotes of one design.
+
+    Args:
+        folder: a finished run's ``export``; ``None`` for the paper's design on its published price curve.
+        unit_cents: what a value of 1 is worth.
+
+    Raises:
+        DataError: the folder holds something else.
+    """
+
+    def __init__(self, folder: str | None, unit_cents: int) -> None:
+        self._unit = unit_cents
+        self._path = None if folder is None else Path(folder).expanduser()
+        self._published = make_design(AuctionSection(), published_curve())
+        self._design: Design | None = self._published
+        if self._path is not None:
+            self._design = _read(self._path / DESIGN) if self._path.is_dir() else None
+
+    @property
+    def design(self) -> str:
+        """Where quotes come from: ``published``, ``export``, or ``missing``."""
+        return "published" if self._path is None else "export" if self._design is not None else "missing"
+
+    def check(self) -> None:
+        """A real quote, of the paper's design when the run's is missing."""
+        self._quote(self._design or self._published, TINY)
+
+    def quote(self, body: QuoteBody) -> QuoteAnswer:
+        """What a builder of this type should do.
+
+        Raises:
+            DataError: no design is there, or value, share or price is outside of what the design is for.
+        """
+        if self._design is None:
+            raise DataError(
+                f"export {self._path}: no finished run is there; ask the operator to finish one "
+                "(python -m jobs.run regulation --smoke) and deploy again"
+            )
+        design = self._design if body.price is None else _at_price(self._design, body.price)
+        return self._quote(design, body)
+
+    def _quote(self, design: Design, body: QuoteBody) -> QuoteAnswer:
+        auction, equilibrium = design.auction, design.equilibrium
+        if body.value > self._unit:
+            raise DataError(f"value: {body.value} is above {self._unit}, which a value of 1 stands for; lower it")
+        if body.share > Decimal(repr(auction.largest_share)):
+            raise DataError(
+                f"share: {body.share} is above {auction.largest_share}, the largest of the design; lower it"
+            )
+        premium = body.value * body.share
+        worth = premium * Decimal(repr(auction.premium_scale))
+        kind = float(worth / self._unit)
+        win = float(equilibrium.win(kind))
+        price = self._cents_up(auction.price)
+        bid = max(self._cents_up(float(equilibrium.bid(kind))), price)
+        utility = (body.value - premium) + worth * Decimal(repr(win)) - bid
+        return QuoteAnswer(
+            deployment_value_cents=body.value - _nearest(premium),
+            premium_worth_cents=_nearest(worth),
+            bid_cents=bid,
+            bid=bid / self._unit,
+            win_probability=win,
+            interim_utility_cents=_nearest(utility),
+            participate=utility > 0,
+            compliance=float(design.curve.compliance(bid / self._unit, saturate=True)),
+            price=auction.price,
+            price_cents=price,
+            threshold=design.rules.threshold,
+            unit_cents=self._unit,
+            mode=equilibrium.mode,
+            design="published" if self._path is None else "export",
+        )
+
+    def _cents_up(self, value: float) -> int:
+        # The shortest decimal of a float is what was meant: 0.1, not 0.1000000000000000055.
+        return int((Decimal(repr(value)) * self._unit).to_integral_value(ROUND_CEILING))
+
+
+def _at_price(design: Design, price: float) -> Design:
+    """The same design at another price, solved again.
+
+    Raises:
+        DataError: the price is outside the curve's range, above the cap, or above every value.
+    """
+    try:
+        threshold = float(design.curve.compliance(price))
+        equilibrium = solve(replace(design.auction, price=price), design.equilibrium.mode)
+    except DataError as error:
+        raise DataError(f"price: {error}") from None
+    return Design(equilibrium, replace(design.rules, threshold=threshold), design.curve)
+
+
+def _read(file: Path) -> Design:
+    try:
+        return read_design(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError, DataError) as error:
+        raise DataError(f"export {file}: is no export of a regulation run ({error}); finish one") from None
+
+
+def _nearest(cents: Decimal) -> int:
+    return int(cents.to_integral_value(ROUND_HALF_EVEN))
