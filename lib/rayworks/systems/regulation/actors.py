@@ -1,5 +1,6 @@
 """What the workers of a run do: train models for the price of safety, draw curves, learn, and press the assumptions."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -142,6 +143,8 @@ def train_policy(config: Config, design: Design) -> dict[str, Any]:
         ) from None
     import torch
 
+    for name in ("ray.rllib", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     section, auction = config.learning, design.auction
     equilibrium = solve(auction, "capped")
     tune.register_env("all-pay-auction", lambda settings: make_environment(auction, settings["seed"]))
