@@ -73,11 +73,13 @@ def build_report(config: Config, design: Design, results: Values, title: str) ->
         drawn["price_of_safety.png"], tables, notes = picture, [*tables, *more], [*notes, *said]
     learners = [*results.get("learning", []), *([results["policy gradient"]] if "policy gradient" in results else [])]
     if learners:
-        tables.append(_learning_table(learners))
+        tables.append(_learning_table(learners, f"{config.learning.types} types x {config.learning.bids} bids."))
         drawn["learning.png"] = (figures.learning(learners), "Builders who learn to bid against each other.")
     noise = results.get("noise", [])
     if noise:
-        tables.append(_rows("Readings with noise, answered by the builders", noise, NOISE_NOTE))
+        section = config.noise
+        certified = f"{NOISE_NOTE} on {section.values} x {section.shares} types x {section.bids} bids and staying out."
+        tables.append(_rows("Readings with noise, answered by the builders", noise, certified))
     if "stress" in results:
         found = dict(zip(("rings", "sybils", "test data", "values"), results["stress"], strict=True))
         tables += _stress_tables(found)
@@ -92,7 +94,7 @@ def build_report(config: Config, design: Design, results: Values, title: str) ->
 
 NOISE_NOTE = (
     "naive_gain: what the type that gains most by knowing of the noise gains over the bid for exact readings; max_gain and "
-    "mean_gain certify the learned play."
+    "mean_gain certify the learned play"
 )
 
 
@@ -190,13 +192,13 @@ def _price_of_safety(config: Config, runs: Sequence[Values]) -> tuple[tuple[byte
     return picture, [Table("Measured price of safety", columns, rows, note)], notes
 
 
-def _learning_table(learners: Sequence[Values]) -> Table:
+def _learning_table(learners: Sequence[Values], note: str) -> Table:
     rows = [
         [found["learner"], found["rounds"][-1], found["distance"][-1], found.get("max_gain"), found.get("mean_gain")]
         for found in learners
     ]
     columns = ("learner", "rounds", "sup-norm distance to the bid", "largest gain left", "mean gain left")
-    return Table("Builders who learn", columns, rows)
+    return Table("Builders who learn", columns, rows, note)
 
 
 def _stress_tables(found: Mapping[str, Values]) -> list[Table]:
