@@ -111,7 +111,7 @@ class PopulationSection(Section):
     """Builders drawn at random, and the curves against the price."""
 
     builders: int = Field(100_000, ge=2, le=50_000_000, description="drawn for every price and for the round")
-    laws: tuple[str, ...] = Field(("uniform", "beta22"), min_length=1, description="laws of the curves")
+    laws: tuple[str, ...] = Field(("uniform", "beta22"), description="laws of the curves, beside the auction's own")
     prices: int = Field(99, ge=3, le=10_000, description="thresholds of the curves, equally spaced in (0, 1)")
     prices_per_call: int = Field(25, ge=1, description="thresholds in one call of a worker", json_schema_extra=HARMLESS)
 
@@ -207,6 +207,11 @@ class Config(SystemConfig):
         if self.price.curve == "measured" and "price" not in self.scope.stages:
             raise ValueError("price.curve: measured needs the stage price; add it to scope.stages")
         return self
+
+    @property
+    def laws(self) -> tuple[str, ...]:
+        """Laws of the curves, each once, the auction's first."""
+        return tuple(dict.fromkeys((self.auction.law, *self.population.laws)))
 
     @property
     def design_alone(self) -> bool:

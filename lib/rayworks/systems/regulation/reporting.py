@@ -55,7 +55,7 @@ def build_report(config: Config, design: Design, results: Values, title: str) ->
     tables = _design_tables(measured)
     drawn: dict[str, tuple[bytes, str]] = {}
     notes: list[str] = []
-    laws = {name: value_law(name) for name in config.population.laws}
+    laws = {name: value_law(name) for name in config.laws}
     drawn["bids.png"] = (figures.bids(design, laws), "What each type spends on compliance.")
     if results["curves"]:
         tables += [table for law, found in results["curves"].items() for table in _curve_tables(law, found)]

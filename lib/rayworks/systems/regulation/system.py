@@ -42,7 +42,7 @@ class RegulationSystem(System[Config]):
         """The table to train on, the laws, and the design where its curve is known beforehand."""
         if "price" in config.scope.stages:
             read_table(training_options(config))
-        for law in config.population.laws:
+        for law in config.laws:
             value_law(law)
         if config.price.curve != "measured":
             make_design(config.auction, cls._known_curve(config))
@@ -51,7 +51,7 @@ class RegulationSystem(System[Config]):
         """Plan the stages, always in the same order."""
         self._stages = [stage for stage in STAGES if stage in self.settings.scope.stages]
         units: dict[str, list[str]] = {
-            "curves": list(self.settings.population.laws),
+            "curves": list(self.settings.laws),
             "learning": ["learners", *(["policy gradient"] if self.settings.learning.policy_gradient else [])],
         }
         self._units = [(stage, unit) for stage in self._stages for unit in units.get(stage, [""])]
