@@ -18,6 +18,7 @@ from rayworks.core import config as configs
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError, RayworksError
 
 DEPLOY_SECONDS = 300
+WITHDRAW_SECONDS = 60
 
 
 def load_config(file: Path) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def deploy(file: Path) -> list[str]:
 
     try:
         client = ServeSubmissionClient(address)
+        _withdraw_failed(client, values)
         client.deploy_applications(values)
     except (ConnectionError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -70,6 +72,19 @@ def deploy(file: Path) -> list[str]:
     http = values.get("http_options", {})
     root = f"http://{http.get('host', '127.0.0.1').replace('0.0.0.0', '127.0.0.1')}:{http.get('port', 8000)}"
     return [root + application["route_prefix"] for application in values["applications"]]
+
+
+def _withdraw_failed(client: Any, values: dict[str, Any]) -> None:
+    """Take away what failed before: Serve would leave it as it is, for its config has not changed."""
+    found = client.get_serve_details().get("applications", {})
+    failed = {name for name, state in found.items() if state.get("status") == "DEPLOY_FAILED"}
+    kept = [application for application in values["applications"] if application["name"] not in failed]
+    if len(kept) == len(values["applications"]):
+        return
+    client.deploy_applications({**values, "applications": kept})
+    deadline = time.monotonic() + WITHDRAW_SECONDS
+    while failed & client.get_serve_details().get("applications", {}).keys() and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 def _wait(client: Any, names: list[str]) -> None:

@@ -24,7 +24,8 @@ reveals the seed, which closes the round and pairs, and settles:
 
     curl "http://127.0.0.1:8000/regulation/v1/regulation/audit?round=spring" -H "Authorization: Bearer $KEY"
 
-Any key may audit. How to repeat the pairing in another language, and what the commitment does not protect, is written in
+A score is taken as submitted, and a model's digest tells copies only as long as no byte of them is changed. Any key may
+audit. How to repeat the pairing in another language, and what the commitment does not protect, is written in
 ``rayworks.systems.regulation.public_draws``; how the trail is hashed, in ``regulation_events``.
 """
 

@@ -57,7 +57,11 @@ def _differences(records: Records) -> Iterator[str]:
         told = tuple(entry.get(name) for name in ("submission", "builder", "model", "score"))
         if told != (submission.number, submission.alias, submission.model, submission.score):
             yield f"submission {submission.number}: is not that of event {position}"
+        if not submission.owned:
+            yield f"submission {submission.number}: its builder is not the one who entered it"
     if state == "open":
+        if records.results or records.payments:
+            yield "results: are there, and the round is open"
         return
     paired = facts[len(records.submissions) + 1]
     if seed is None or commitment_of(seed) != terms.commitment or paired.get("seed") != seed:

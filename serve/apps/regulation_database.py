@@ -7,6 +7,7 @@ several machines may not, because no network file system keeps the locks.
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from rayworks.core.errors import DataError, InfrastructureError
 VERSION = 1
 """Of the tables, kept in ``user_version``."""
 BUSY_SECONDS = 5.0
+WAL_PAUSE_SECONDS = 0.01
 KEPT = ("submissions", "results", "payments", "events")
 """Tables whose rows are never changed and never deleted."""
 TABLES = """
@@ -84,6 +86,9 @@ CREATE TRIGGER rounds_stay BEFORE DELETE ON rounds BEGIN SELECT RAISE(ABORT, 'ro
 CREATE TRIGGER submissions_come_while_open BEFORE INSERT ON submissions
 WHEN (SELECT state FROM rounds WHERE round = NEW.round) IS NOT 'open'
 BEGIN SELECT RAISE(ABORT, 'the round is not open'); END;
+CREATE TRIGGER results_come_while_open BEFORE INSERT ON results
+WHEN (SELECT state FROM rounds WHERE round = NEW.round) IS NOT 'open'
+BEGIN SELECT RAISE(ABORT, 'the round is not open'); END;
 CREATE TRIGGER payments_come_after_pairing BEFORE INSERT ON payments
 WHEN (SELECT state FROM rounds WHERE round = NEW.round) IS NOT 'paired'
 BEGIN SELECT RAISE(ABORT, 'the round is not paired, or is settled'); END;
@@ -117,7 +122,8 @@ class Database:
                 self._path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )
             self._connection.row_factory = sqlite3.Row
-            for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            self._enter_wal(busy_seconds)
+            for setting in ("synchronous = FULL", "foreign_keys = ON"):
                 self._connection.execute(f"PRAGMA {setting}")
         with self.writing() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -131,6 +137,18 @@ class Database:
                 for statement in _statements(TABLES):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _enter_wal(self, busy_seconds: float) -> None:
+        """Switch the journal, again and again while others do: SQLite does not wait for this one lock."""
+        deadline = time.monotonic() + busy_seconds
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(WAL_PAUSE_SECONDS)
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:

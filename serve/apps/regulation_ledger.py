@@ -73,6 +73,8 @@ class Submission:
     score: float
     event: Event
     """Its entry in the audit trail: the builder's receipt."""
+    owned: bool = True
+    """Whether the alias is that of the key which is to be paid."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +270,7 @@ class Ledger:
         if self._names == "plain":
             return builder
         salt = connection.execute("SELECT salt FROM rounds WHERE round = ?", (round,)).fetchone()[0]
-        return hash_lines(salt, builder)[:ALIAS_DIGITS]
+        return _hashed(salt, builder)
 
 
 def pair(terms: Terms, seed: str, submissions: Sequence[Submission]) -> list[Result]:
@@ -295,6 +297,10 @@ def digest_of_results(results: Sequence[Result]) -> str:
 def digest_of_payments(payments: Mapping[int, int]) -> str:
     """SHA-256 of one line ``NUMBER CENTS`` per payment, by number."""
     return hash_lines(*(f"{number} {cents}" for number, cents in sorted(payments.items())))
+
+
+def _hashed(salt: str, builder: str) -> str:
+    return hash_lines(salt, builder)[:ALIAS_DIGITS]
 
 
 def _row(connection: sqlite3.Connection, round: str) -> sqlite3.Row | None:
@@ -339,8 +345,12 @@ def _results(connection: sqlite3.Connection, round: str) -> list[Result]:
 
 
 def _submissions(connection: sqlite3.Connection, round: str) -> list[Submission]:
+    salt = connection.execute("SELECT salt FROM rounds WHERE round = ?", (round,)).fetchone()[0]
     query = "SELECT * FROM submissions JOIN events USING (round) WHERE round = ? AND event = position ORDER BY number"
-    return [_joined(row) for row in connection.execute(query, (round,))]
+    rows = connection.execute(query, (round,))
+    return [
+        replace(_joined(row), owned=row["alias"] in (row["builder"], _hashed(salt, row["builder"]))) for row in rows
+    ]
 
 
 def _submission(connection: sqlite3.Connection, row: sqlite3.Row) -> Submission:

@@ -1,5 +1,6 @@
 """Requests and answers of the regulation application, with bounds and examples. Money is whole cents everywhere."""
 
+import hashlib
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
@@ -69,6 +70,9 @@ class RulesBody(BaseModel):
     bye: ByeRule = Field("chance", description="whoever fills no group: wins at a group's rate, or meets models again")
 
 
+EMPTY = hashlib.sha256(b"").hexdigest()
+
+
 class CommitBody(RulesBody, Body):
     """``POST /v1/regulation/pair``, first: opens a round with its rules and the commitment to its seed."""
 
@@ -85,6 +89,8 @@ class CommitBody(RulesBody, Body):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.commitment == EMPTY:
+            raise ValueError("commitment: is the hash of an empty text, which no seed has; is SEED set?")
         if self.premium_cents is None and self.budget_cents is None:
             raise ValueError("premium_cents, budget_cents: give at least one")
         if self.prizes >= self.group_size:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rayworks.core.errors import DataError
+
 DEFAULT_FILE = "~/.rayworks/api-keys"
 logger = logging.getLogger("rayworks.serve")
 
@@ -22,7 +24,7 @@ class ApiKeys:
             that has become unreadable leaves the keys as they were.
 
     Raises:
-        ValueError: the file is missing or a line is malformed at the start.
+        DataError: the file is missing or a line is malformed at the start.
     """
 
     def __init__(self, file: str) -> None:
@@ -35,7 +37,7 @@ class ApiKeys:
         """Whose key it is; ``None`` when nobody's. Every stored hash is compared, each in constant time."""
         try:
             self._read()
-        except ValueError:
+        except DataError:
             logger.exception("the API keys were changed and can not be read; going on with those read before")
         digest = hash_key(key)
         found = None
@@ -52,10 +54,10 @@ class ApiKeys:
             lines = [line.split() for line in self._file.read_text().splitlines() if line.strip()]
         except OSError as error:
             hint = f"make one: python -m serve.common.keys new NAME --file {self._file}"
-            raise ValueError(f"api_keys {self._file}: can not be read ({error.strerror}); {hint}") from None
+            raise DataError(f"api_keys {self._file}: can not be read ({error.strerror}); {hint}") from None
         for number, words in enumerate(lines, 1):
             if len(words) != 2 or len(words[1]) != 64:
-                raise ValueError(f"api_keys {self._file}: line {number} is not 'NAME SHA256'")
+                raise DataError(f"api_keys {self._file}: line {number} is not 'NAME SHA256'")
         self._names = {digest: name for name, digest in lines}
         self._read_at = modified
 

@@ -78,7 +78,7 @@ def test_bad_input_ends_with_its_code_and_its_field(tmp_path: Path, capsys: pyte
 
 
 def test_builders_learn_by_policy_gradient(cluster: dict[str, str]) -> None:
-    """Two short rounds of PPO move the policy towards the bid; how near it comes is the report's to say."""
+    """Three short rounds of PPO bid within the rules; how near longer ones come is the report's to say."""
     config = configs.resolve(
         Config, overrides={"learning.iterations": 3, "learning.auctions_per_iteration": 256, "auction.cap": None}
     )

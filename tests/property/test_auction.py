@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rayworks.core.errors import DataError
 from rayworks.systems.regulation.certificate import certify
 from rayworks.systems.regulation.equilibrium import Auction, reserve_participation, solve
 from rayworks.systems.regulation.mechanism import NO_GROUP, Rules, run_mechanism
@@ -29,6 +30,9 @@ AUCTIONS = st.builds(
     GROUPS,
 )
 MODES = st.sampled_from(["paper", "capped"])
+SMOOTH = st.one_of(
+    st.just(UniformLaw()), st.just(SymmetricBetaLaw()), st.builds(BetaLaw, st.floats(1.5, 4), st.floats(1, 4))
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -98,6 +102,21 @@ def test_certificates_are_no_negative_gains(auction: Auction, mode: str) -> None
     assert 0 <= found.mean_gain <= found.max_gain + 1e-15
     if mode == "capped":
         assert found.max_gain < 1e-6
+
+
+@settings(max_examples=25, deadline=None)
+@given(SMOOTH, st.floats(0.1, 0.85), st.floats(0.5, 5), GROUPS, st.sampled_from(["coin", "void"]))
+def test_an_entry_consistent_equilibrium_is_one_or_none_is_given(
+    law: UniformLaw, price: float, scale: float, groups: tuple[int, int], tie: str
+) -> None:
+    auction = Auction(law, price, premium_scale=scale, group_size=groups[0], prizes=groups[1], tie=tie)
+    try:
+        found = solve(auction, "fixed_point")
+    except DataError:
+        return
+    own = certify(found, "entrants", 201, 401)
+    assert own.max_gain < 1e-3
+    assert own.entry_gain < 1e-3
 
 
 @st.composite

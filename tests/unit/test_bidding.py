@@ -54,6 +54,9 @@ def test_little_noise_is_no_noise() -> None:
     _, exact = game.chances(mixture)
     _, noisy = replace(game, noise=1e-3).chances(mixture)
     np.testing.assert_allclose(noisy[5:], exact[5:], atol=0.02)
+    for noise in (1e-4, 1e-6):
+        _, fine = replace(game, noise=noise).chances(mixture)
+        np.testing.assert_allclose(fine[5:], exact[5:], atol=0.02)
     with pytest.raises(DataError, match="noise -1"):
         replace(game, noise=-1.0)
 

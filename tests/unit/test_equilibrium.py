@@ -254,6 +254,14 @@ def test_entry_consistent_equilibrium_where_plain_iteration_swings(price: float,
     assert found.rounds < 1500
 
 
+def test_entry_consistent_equilibrium_where_the_cap_binds() -> None:
+    found = solve(Auction(UniformLaw(), 0.79, premium_scale=4.7, group_size=6), "fixed_point")
+    assert math.isfinite(found.pool)
+    assert found.entrants().participation == pytest.approx(0.10996, abs=1e-4)
+    assert certify(found).max_gain < 1e-6
+    assert certify(found).entry_gain < 1e-6
+
+
 @pytest.mark.parametrize(
     ("group_size", "participation", "mean_bid", "highest"),
     [(2, 50.67, 0.4555, 0.579), (3, 48.00, 0.4567, 0.647), (4, 46.81, 0.4521, 0.685), (8, 45.28, 0.4360, 0.752)],
@@ -266,8 +274,7 @@ def test_groups(group_size: int, participation: float, mean_bid: float, highest:
     assert found.bid(0.5) == pytest.approx(highest, abs=1e-3)
 
 
-def test_a_table_of_pairs_is_the_closed_form() -> None:
-    """Five of nine with four prizes have no closed form; two of four with the law of pairs do."""
+def test_the_best_of_three_by_direct_integration() -> None:
     auction = Auction(UniformLaw(), 0.5, group_size=3, prizes=1)
     z = np.linspace(0, 0.5, 41)
     premium = PremiumLaw(auction.law, auction.price)

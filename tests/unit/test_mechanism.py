@@ -9,7 +9,7 @@ from rayworks.systems.regulation.mechanism import STATUSES, Rules, run_mechanism
 from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
 from rayworks.systems.regulation.simulation import exact_curves, play_round, simulated_curves
 from rayworks.systems.regulation.stress import other_test_data, rings, sybils, uncertain_values
-from rayworks.systems.regulation.value_laws import SymmetricBetaLaw, UniformLaw
+from rayworks.systems.regulation.value_laws import SampleLaw, SymmetricBetaLaw, UniformLaw
 
 
 def statuses(scores: list[float], rules: Rules, pairing: list[float], ties: list[float]) -> list[str]:
@@ -124,17 +124,37 @@ def test_the_price_at_which_builders_spend_most(
     assert found.spend_reserve.max() == pytest.approx(reserve_spend, abs=5e-4)
 
 
+def test_prices_that_nobody_can_pay_or_has_are_empty() -> None:
+    low = Auction(SampleLaw(np.linspace(0.1, 0.7, 50)), 0.3, cap=0.6)
+    for found in (
+        exact_curves(low, [0.3, 0.65, 0.8], "paper", PriceCurve.identity()),
+        simulated_curves(low, [0.3, 0.65, 0.8], "paper", 1000, 0),
+    ):
+        assert found.participation[0] > 0
+        assert found.participation[1:].tolist() == [0, 0]
+        assert found.participation_reserve[1:].tolist() == [0, 0]
+        assert np.isnan(found.mean_bid[1:]).all()
+
+
 def test_rings_pay_only_when_nearly_all_are_in() -> None:
     """With everybody in, a member wins every second pair for the bare price."""
     equilibrium = solve(Auction(UniformLaw(), 0.5))
     points, break_even = rings(equilibrium, (0.0, 1.0))
     entering = equilibrium.entrants()
-    worth, rent = entering.mean(entering.z), entering.mean(equilibrium.rent(entering.z))
+    won = np.interp(entering.z, entering.z, entering.below)
+    worth, rent = entering.mean(entering.z), entering.mean(entering.z * won - equilibrium.bid(entering.z) + 0.5)
     assert points[0].member_gain == pytest.approx(-rent)
     assert points[0].outsider_gain == pytest.approx(0, abs=1e-12)
     assert points[1].member_gain == pytest.approx(worth / 2 - rent)
     assert points[1].mean_bid == pytest.approx(0.5)
     assert break_even == pytest.approx(2 * rent / worth, abs=1e-3)
+
+
+def test_rings_where_all_high_types_bid_the_cap() -> None:
+    for mode in ("capped", "fixed_point"):
+        points, _ = rings(solve(Auction(UniformLaw(), 0.6, premium_scale=3), mode), (0.0, 0.5))
+        assert points[0].outsider_gain == pytest.approx(0, abs=1e-12)
+        assert points[1].outsider_gain > 0
 
 
 def test_a_second_model_pays_below_a_price_of_a_third() -> None:
@@ -161,5 +181,5 @@ def test_values_that_are_guessed_cost_builders() -> None:
     curve, equilibrium = published_curve(), solve(Auction(UniformLaw(), 0.5))
     rules = Rules(float(curve.compliance(0.5)))
     known, guessed = uncertain_values(equilibrium, curve, rules, (0.0, 0.5), 20_000, seed=0)
-    assert guessed.regret > known.regret
+    assert guessed.at_a_loss > known.at_a_loss
     assert guessed.utility < known.utility

@@ -227,6 +227,7 @@ TAMPERING = {
     "DELETE FROM events WHERE position = 4": "events: are not those",
     "UPDATE submissions SET score = 0.95 WHERE number = 1": "submission 1",
     "UPDATE submissions SET alias = 'x' WHERE number = 2": "submission 2",
+    "UPDATE submissions SET builder = 'thief' WHERE number = 1": "submission 1",
     "UPDATE rounds SET premium = 100": "terms",
     "UPDATE rounds SET seed = replace(seed, 'b', 'c')": "seed",
     "UPDATE results SET status = 'won', part = '1'": "results",
@@ -247,6 +248,16 @@ def test_the_audit_sees_what_was_tampered_with(ledger: Ledger, file: Path, state
     found = discrepancies(ledger.records("spring"))
     assert found and found[0].startswith(TAMPERING[statement]), found
     assert not audit_page(ledger.records("spring"), 0, 10).verified
+
+
+def test_the_audit_sees_results_in_an_open_round(ledger: Ledger, file: Path) -> None:
+    fill(ledger, [0.6, 0.7])
+    with closing(sqlite3.connect(file)) as connection:
+        for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("INSERT INTO results VALUES ('spring', 1, 0, 'won', '1')")
+        connection.commit()
+    assert discrepancies(ledger.records("spring")) == ["results: are there, and the round is open"]
 
 
 def test_an_open_round_is_sealed(ledger: Ledger) -> None:

@@ -11,14 +11,12 @@ import torch
 
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.price_curve import PriceCurve
-from rayworks.systems.regulation.price_points import gap_trend
+from rayworks.systems.regulation.price_points import gap_trend, points_from_gaps
 from rayworks.systems.regulation.safety_training import (
     TrainingOptions,
-    TrainingOutcome,
     draw_rows,
     equalised_odds_gap,
     measure,
-    price_points,
     rates,
     read_table,
 )
@@ -67,7 +65,7 @@ def test_an_even_share_makes_the_model_even(options: TrainingOptions) -> None:
     share, gap = (np.array([getattr(outcome, name) for outcome in outcomes]) for name in ("share", "gap"))
     assert gap_trend(share, gap).falls
     assert gap[share == 0.05].mean() > 3 * gap[share == 0.5].mean()
-    curve = PriceCurve.fit(price_points(outcomes, resamples=200), "isotonic")
+    curve = PriceCurve.fit(points_from_gaps(share, gap, resamples=200), "isotonic")
     assert curve.warning == ""
     assert float(curve.compliance(0.4)) < float(curve.compliance(1.0)) == 1
     for outcome in outcomes:
@@ -178,6 +176,5 @@ def test_a_share_is_that_of_a_minority(options: TrainingOptions, share: float) -
 
 def test_no_runs_make_no_points() -> None:
     with pytest.raises(DataError, match="at least one"):
-        price_points([])
-    one = TrainingOutcome(0.5, 0, 0.9, 4.0, (0.9, 0.9), (0.1, 0.14))
-    assert price_points([one]).safety.tolist() == [1.0]
+        points_from_gaps(np.zeros(0), np.zeros(0))
+    assert points_from_gaps(np.array([0.5]), np.array([4.0])).safety.tolist() == [1.0]

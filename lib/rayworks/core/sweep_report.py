@@ -97,7 +97,8 @@ def sweep_report(
         "best_design": describe(measured[0].values) if measured else None,
     }
     for metric in settings.metric:
-        headline[f"best_{metric}"] = measured[0].means.get(metric) if measured else None
+        name = f"best_{metric}" if metric == settings.metric[0] else f"{metric}_of_best_design"
+        headline[name] = measured[0].means.get(metric) if measured else None
     drawn: dict[str, tuple[bytes, str]] = {}
     if len(measured) > 1:
         caption = f"Each line is a design, its colour the mean {settings.metric[0]} over {_seeds(sweep)}; "

@@ -55,6 +55,7 @@ def launch(spec: SystemSpec, config: SystemConfig) -> int:
         if _is_finished(directory):
             print(f"{spec.name}/{config.run.name} is finished already; report: {directory.path(REPORT_HTML)}")
             return 0
+        spec.load_system().check_inputs(config)
         attach(spec, config)
         bundles = spec.load_system().bundles(config)
         placement.require(bundles, config.compute.placement_timeout_seconds)

@@ -1,6 +1,5 @@
 """One line per result for the person who watches a job's log."""
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -31,10 +30,6 @@ class ProgressLines(Callback):
             f"{name} {_short(value)}" for name, value in shown.items() if isinstance(value, int | float)
         )
         print(f"{share} {minutes:3d}:{seconds:02d}  {result.get('phase', ''):<10} {metrics}", flush=True)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Called by Tune when a step failed and may be retried."""
-        print("       the run's actor failed; going on from the last checkpoint if retries are left", file=sys.stderr)
 
 
 class TrialLines(Callback):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from rayworks.core import seeds
 from rayworks.core.errors import ConfigError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.core.sweep import Dimension, Sweep, Trial, trial_name
+from rayworks.runtime.failures import Failure
 from rayworks.runtime.sweep_trial import DESIGN, trial_directory
+from rayworks.runtime.system import FAILURE
 
 MAX_REFUSED = 20
 """Designs in a row that may break a rule between fields before the sweep gives up."""
@@ -99,7 +102,8 @@ class DesignSearch(Searcher):
             if means:
                 worse = min if mode == "max" else max
                 self._worst[metric] = worse(means[metric], self._worst.get(metric, means[metric]))
-        self._inner.on_trial_complete(f"design-{design}", means or None, error=not means)
+        told = means or (dict(self._worst) if self._is_bad(design) else {})
+        self._inner.on_trial_complete(f"design-{design}", told or None, error=not told)
 
     def save(self, checkpoint_path: str) -> None:
         """Called by Tune as the sweep goes on."""
@@ -112,8 +116,8 @@ class DesignSearch(Searcher):
     def _next_design(self) -> bool:
         """Ask for a design.
 
-        One that the system's config refuses as a whole is told to the search as no better than the worst: as a failure it
-        would teach a sampler nothing, and be proposed again and again.
+        One that the system's config refuses as a whole, or whose own data are bad, is told to the search as no better than
+        the worst: as a failure it would teach a sampler nothing, and be proposed again and again.
 
         One that was begun after this search's state was last saved is taken up as it is; the inner search never hears of it.
         """
@@ -131,8 +135,18 @@ class DesignSearch(Searcher):
                 return True
             except ConfigError as error:
                 refused = error
+                print(f"design {index} is refused: {error}", file=sys.stderr)
                 self._inner.on_trial_complete(name, dict(self._worst) or None, error=not self._worst)
         raise ConfigError(f"space: {MAX_REFUSED} designs in a row are refused; the last one: {refused}")
+
+    def _is_bad(self, design: int) -> bool:
+        """Whether a trial failed by its own data or config: repeating it would not help."""
+        for seed in self._sweep.seeds:
+            run = trial_directory(self._directory, trial_name(design, seed))
+            stored = run.read_json(FAILURE) if run.exists(FAILURE) else None
+            if stored is not None and not Failure(**stored).retriable:
+                return True
+        return False
 
     def _begun(self, index: int) -> dict[str, Any] | None:
         """The values of a design that lies in the sweep's directory already."""

@@ -57,8 +57,10 @@ class RegulationActor:
     def learn(self, learner: Learner) -> dict[str, Any]:
         """A population of learners, and how near it comes to the bid."""
         section = self._config.learning
-        equilibrium = solve(self.design.auction, "capped")
-        game = premium_game(self.design.auction, section.types, section.bids)
+        # On a grid of bids ties are common, and go to a coin.
+        auction = replace(self.design.auction, tie="coin")
+        equilibrium = solve(auction, "capped")
+        game = premium_game(auction, section.types, section.bids)
         target = equilibrium.bid(game.premium)
         found = learn(game, learner, section.rounds, target)
         return {
@@ -145,7 +147,7 @@ def train_policy(config: Config, design: Design) -> dict[str, Any]:
 
     for name in ("ray.rllib", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    section, auction = config.learning, design.auction
+    section, auction = config.learning, replace(design.auction, tie="coin")
     equilibrium = solve(auction, "capped")
     tune.register_env("all-pay-auction", lambda settings: make_environment(auction, settings["seed"]))
     settings = (

@@ -16,7 +16,7 @@ from rayworks.systems.regulation.equilibrium import Auction
 from rayworks.systems.regulation.value_laws import FloatArray, PremiumLaw
 
 READINGS = 512
-"""Noisy readings integrated over, equally spaced."""
+"""Edges of the cells that noisy readings are integrated over, equally spaced."""
 REACH = 6.0
 """Standard deviations of noise that readings extend beyond the scores."""
 
@@ -99,9 +99,7 @@ class BiddingGame:
 
     def _noisy(self, mixture: FloatArray) -> tuple[FloatArray, FloatArray]:
         reading = np.linspace(self.threshold, self.compliance[-1] + REACH * self.noise, READINGS)
-        step = reading[1] - reading[0]
-        deviation = (reading - self.compliance[:, None]) / self.noise
-        chance = special.ndtr(deviation)
+        chance = special.ndtr((reading - self.compliance[:, None]) / self.noise)
         cleared = 1 - chance[:, 0]
         rivals = mixture.copy()
         if self.may_stay_out:
@@ -111,11 +109,9 @@ class BiddingGame:
         if passing <= 1e-12:
             return cleared, cleared.copy()
         below = np.clip(rivals @ (chance - chance[:, :1]) / passing, 0.0, 1.0)
-        ranked = win_probability(below, n, k)
-        density = np.exp(-(deviation**2) / 2) / (self.noise * np.sqrt(2 * np.pi))
-        weights = np.full(READINGS, step)
-        weights[[0, -1]] /= 2
-        return cleared, np.minimum(density @ (ranked * weights), cleared)
+        # The mass of each cell is exact, so that noise may be finer than the cells; within one a coin decides.
+        ranked = win_probability((below[1:] + below[:-1]) / 2, n, k)
+        return cleared, np.minimum(np.diff(chance, axis=1) @ ranked, cleared)
 
 
 def premium_game(auction: Auction, types: int, bids: int) -> BiddingGame:

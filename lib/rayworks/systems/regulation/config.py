@@ -6,13 +6,19 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rayworks.core.config import HARMLESS, Section, SystemConfig
 
+LARGEST_SCALE = 300.0
+"""Of a premium over the paper's."""
 Stage = Literal["price", "design", "curves", "learning", "noise", "stress"]
 STAGES: tuple[Stage, ...] = ("price", "design", "curves", "learning", "noise", "stress")
 
 
 def _as_in_the_table(value: Any) -> Any:
-    """Numbers as text; YAML's words for true and false are left to be refused, for nobody can say which one was meant."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    """Numbers as text. YAML reads yes and no as true and false, and nobody can say what the table says."""
+    if isinstance(value, bool):
+        raise ValueError(
+            "price.positive, majority, minority: a bare yes or no is read as true or false; quote it twice: \"'yes'\""
+        )
+    return str(value) if isinstance(value, int | float) else value
 
 
 CellValue = Annotated[str, BeforeValidator(_as_in_the_table)]
@@ -31,7 +37,7 @@ class AuctionSection(Section):
         None, gt=0, lt=1, description="compliance that is cleared; the price curve says what it costs. null: set price"
     )
     largest_share: float = Field(0.5, gt=0, le=1, description="premium shares are uniform up to this")
-    premium_scale: float = Field(1.0, gt=0, le=100, description="worth of the premium over the paper's")
+    premium_scale: float = Field(1.0, gt=0, le=LARGEST_SCALE, description="worth of the premium over the paper's")
     premium_budget: float | None = Field(
         None, gt=0, description="worth of all premiums per builder; sets premium_scale. null: as premium_scale says"
     )
@@ -53,6 +59,10 @@ class AuctionSection(Section):
     def _consistent(self) -> Self:
         if (self.price is None) == (self.threshold is None):
             raise ValueError("auction.price, auction.threshold: set one and the other to null")
+        if self.premium_budget is not None and self.premium_scale != 1:
+            raise ValueError(
+                "auction.premium_budget: sets the scale; leave auction.premium_scale at 1, or the budget at null"
+            )
         if self.prizes >= self.group_size:
             raise ValueError(
                 f"auction.prizes: {self.prizes} of a group of {self.group_size} leaves no contest; lower it"
@@ -159,12 +169,16 @@ class NoiseSection(Section):
 class StressSection(Section):
     """How hard the assumptions are pressed."""
 
-    rings: tuple[float, ...] = Field((0.0, 0.1, 0.25, 0.5, 0.75, 1.0), description="shares of entrants who collude")
+    rings: tuple[float, ...] = Field(
+        (0.0, 0.1, 0.25, 0.5, 0.75, 1.0), min_length=1, description="shares of entrants who collude"
+    )
     test_data: tuple[float, ...] = Field(
-        (0.0, 0.01, 0.03, 0.1), description="spread between a builder's own compliance and the regulator's reading"
+        (0.0, 0.01, 0.03, 0.1),
+        min_length=1,
+        description="spread between a builder's own compliance and the regulator's reading",
     )
     values: tuple[float, ...] = Field(
-        (0.0, 0.1, 0.3, 0.5), description="relative error of a builder's guess of its value"
+        (0.0, 0.1, 0.3, 0.5), min_length=1, description="relative error of a builder's guess of its value"
     )
 
     @model_validator(mode="after")

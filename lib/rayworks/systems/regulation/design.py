@@ -13,7 +13,7 @@ from scipy import optimize
 
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.certificate import certify, winning_chance
-from rayworks.systems.regulation.config import AuctionSection, CertificateSection
+from rayworks.systems.regulation.config import LARGEST_SCALE, AuctionSection, CertificateSection
 from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, Mode, solve
 from rayworks.systems.regulation.mechanism import Rules
 from rayworks.systems.regulation.price_curve import PriceCurve
@@ -22,8 +22,8 @@ from rayworks.systems.regulation.value_laws import BetaLaw, SampleLaw, Symmetric
 
 COLUMN = "value"
 """Of a file of values."""
-SCALE_STEP, LARGEST_SCALE = 3.0, 300.0
-"""Of a premium over the paper's, when a budget is to be spent: how the search widens, and where it ends."""
+SCALE_STEP = 3.0
+"""By which the search for a premium within a budget widens, up to the largest scale."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def value_law(text: str) -> ValueLaw:
         return UniformLaw()
     if text == "beta22":
         return SymmetricBetaLaw()
-    shape = re.fullmatch(r"beta\(\s*([0-9.]+)\s*,\s*([0-9.]+)\s*\)", text)
+    shape = re.fullmatch(r"beta\(\s*(\d+\.?\d*)\s*,\s*(\d+\.?\d*)\s*\)", text)
     if shape:
         return BetaLaw(float(shape[1]), float(shape[2]))
     path = Path(text).expanduser()
@@ -110,7 +110,7 @@ def expected_premiums(equilibrium: Equilibrium) -> float:
 
 @lru_cache(maxsize=16)
 def solved(auction: Auction, mode: Mode, budget: float | None) -> Equilibrium:
-    """The equilibrium; repetitions of a design in one process solve it once.
+    """The equilibrium; repetitions of a design in one process solve it once, unless its law is read from a file.
 
     Under a budget it is that of the ``premium_scale`` at which premiums are expected to be worth so much per builder, to a
     ten-thousandth: some ten solutions, each found from the last.
@@ -176,7 +176,7 @@ def write_design(design: Design, section: AuctionSection) -> dict[str, Any]:
     resolved = {**section.model_dump(mode="json"), "price": auction.price, "threshold": None, "premium_budget": None}
     law = auction.law
     return {
-        "auction": {**resolved, "premium_scale": auction.premium_scale, "law": law.name},
+        "auction": {**resolved, "premium_scale": auction.premium_scale},
         "values": law.points.tolist() if isinstance(law, SampleLaw) else None,
         "curve": design.curve.to_dict(),
     }
@@ -190,7 +190,7 @@ def read_design(values: Mapping[str, Any]) -> Design:
     """
     try:
         section = AuctionSection.model_validate(values["auction"])
-        law = None if values["values"] is None else SampleLaw(values["values"], name=section.law)
+        law = None if values["values"] is None else SampleLaw(values["values"], name=Path(section.law).stem)
         return make_design(section, PriceCurve.from_dict(values["curve"]), law)
     except (KeyError, ValueError) as error:
         raise DataError(

@@ -33,6 +33,10 @@ TOLERANCE = 1e-11
 """Largest change of the rivals' law at which the entry-consistent iteration stops."""
 PLAIN_ROUNDS, MAX_ROUNDS = 60, 5000
 """Rounds before the iteration counts as swinging, and in all."""
+SMALL_STEP, SMALL_ROUNDS = 0.05, 500
+CONSISTENT = 1e-4
+"""Largest difference of believed and real rivals that passes; for pairs at prices up to .9 it is below 1e-9."""
+TINY = 1e-12
 ROUNDING = 1e-9
 """Changes below this that do not shrink any more are rounding: few enter at a price near 1, and all is divided by them."""
 
@@ -163,7 +167,7 @@ class Equilibrium:
     """Of the entry-consistent iteration."""
 
     def bid(self, z: Any) -> FloatArray:
-        """What a type spends, in units of value; shape of ``z``. A million types take about 20 ms."""
+        """What a type spends, in units of value; shape of ``z``. A million types take about 10 ms."""
         z = np.asarray(z, dtype=float)
         if z.size <= BLOCK:
             return self._bid(z)
@@ -233,28 +237,55 @@ def solve(auction: Auction, mode: Mode = "paper", near: Equilibrium | None = Non
 
 
 def _entry_consistent(auction: Auction, believed: PremiumLaw, start: FloatArray | None) -> Equilibrium:
-    """Plain iteration, which settles in 5 to 50 rounds at most prices; where it swings, :func:`_by_participation`."""
+    """Plain iteration, which settles in 5 to 50 rounds at most prices; where it swings, two ways that do not.
+
+    Raises:
+        DataError: nobody enters, or what is found is not consistent with who enters.
+    """
     below = believed.cdf(np.linspace(0, auction.top, GRID)) if start is None else start
-    for round_number in range(1, PLAIN_ROUNDS + 1):
+    found, below, change = _iterate(auction, below, PLAIN_ROUNDS, step=1.0)
+    if change < TOLERANCE:
+        return found
+    for settle in (_by_participation, _by_small_steps):
+        again = settle(auction, below)
+        if again is not None and _inconsistency(again) < CONSISTENT:
+            return again
+    raise DataError(
+        f"mode fixed_point: entry at price {auction.price:g} does not settle; lower the price, the premium or the group "
+        "size, or use mode capped"
+    )
+
+
+def _iterate(auction: Auction, below: FloatArray, rounds: int, step: float) -> tuple[Equilibrium, FloatArray, float]:
+    """Let those who enter become what is believed, as far as ``step`` goes, until nothing moves or the rounds are over."""
+    change, number = float("inf"), 0
+    while change >= TOLERANCE and number < rounds:
         found = _with_cap(auction, "fixed_point", TabulatedRivals.of(below, auction))
         pool = found.entrants()
         if not pool.participation > 0:
             raise DataError(f"price {auction.price:g}: nobody enters; lower the price or raise the premium")
-        change = float(np.max(np.abs(pool.below - below)))
-        if change < TOLERANCE:
-            return replace(found, rounds=round_number)
-        below = pool.below
-    return _by_participation(auction, below)
+        change, number = float(np.max(np.abs(pool.below - below))), number + 1
+        below = below + step * (pool.below - below)
+    return replace(found, rounds=number), below, change
 
 
-def _by_participation(auction: Auction, below: FloatArray) -> Equilibrium:
-    """The same fixed point as a root in one number.
+def _by_small_steps(auction: Auction, below: FloatArray) -> Equilibrium:
+    """Half a thousand rounds of a twentieth of the way: where the cap binds, full steps swing across it."""
+    return _iterate(auction, below, SMALL_ROUNDS, SMALL_STEP)[0]
+
+
+def _inconsistency(found: Equilibrium) -> float:
+    """How far those who enter are from those whom the bids expect: largest difference of the two laws."""
+    entering = found.entrants()
+    return float(np.max(np.abs(entering.below - np.asarray(found.rivals.below(entering.z)))))
+
+
+def _by_participation(auction: Auction, below: FloatArray) -> Equilibrium | None:
+    """The same fixed point as a root in one number; ``None`` if there is none in its reach.
 
     Given participation ``P``, the entrants below ``z`` depend on those below ``y < z`` only: an initial-value problem, so
-    iteration settles. The participation that results falls as ``P`` grows, so the root is the only one.
-
-    Raises:
-        DataError: it is not found in ``MAX_ROUNDS``.
+    iteration settles. Without a pool at the cap, the participation that results falls as ``P`` grows, and the root is the
+    only one; with a pool, types further up matter too and the caller has to check.
     """
     rounds = PLAIN_ROUNDS
     found = _with_cap(auction, "fixed_point", TabulatedRivals.of(below, auction))
@@ -263,23 +294,21 @@ def _by_participation(auction: Auction, below: FloatArray) -> Equilibrium:
         nonlocal below, rounds, found
         share = np.exp(log_participation)
         change = float("inf")
-        while change > TOLERANCE:
+        while change > TOLERANCE and rounds < MAX_ROUNDS:
             found = _with_cap(auction, "fixed_point", TabulatedRivals.of(below, auction))
             pool = found.entrants()
             following = np.minimum(1.0, pool.below * (pool.participation / share))
             last, change = change, float(np.max(np.abs(following - below)))
             below, rounds = following, rounds + 1
-            if rounds > MAX_ROUNDS:
-                raise DataError(
-                    f"mode fixed_point: entry at price {auction.price:g} does not settle (moves by {change:.1e} after "
-                    f"{rounds} rounds); lower the price or premium_scale, or use mode capped"
-                )
             if last <= change < ROUNDING:
                 break
-        return float(np.log(pool.participation) - log_participation)
+        return float(np.log(max(found.entrants().participation, TINY)) - log_participation)
 
-    low, high = np.log(reserve_participation(auction)), np.log(auction.law.tail(auction.price / 2).probability)
-    root = optimize.brentq(excess, low - 1e-3, high, xtol=1e-11)
+    low = np.log(max(reserve_participation(auction), TINY)) - 1e-3
+    high = np.log(auction.law.tail(auction.price / 2).probability)
+    if not excess(low) > 0 > excess(high):
+        return None
+    root = optimize.brentq(excess, low, high, xtol=1e-11)
     excess(root)
     return replace(found, rounds=rounds)
 

@@ -10,6 +10,7 @@ from rayworks.core.figures import COLOURS, draw, logarithmic
 from rayworks.systems.regulation.certificate import gains, utility_by_deviation
 from rayworks.systems.regulation.design import Design
 from rayworks.systems.regulation.equilibrium import Auction, Mode, solve
+from rayworks.systems.regulation.simulation import reachable
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 PRICES = (0.25, 0.5, 0.75)
@@ -40,6 +41,8 @@ def bids(design: Design, laws: Mapping[str, Any]) -> bytes:
         left.legend(fontsize=8)
         for (name, law), style in zip(laws.items(), ("-", "--", ":", "-."), strict=False):
             for price, colour in zip(PRICES, COLOURS, strict=False):
+                if not reachable(replace(auction, law=law), price):
+                    continue
                 at = solve(replace(auction, law=law, price=price))
                 right.plot(z, at.bid(z), style, color=colour, label=f"{name}, price {price:g}")
         right.set(xlabel="worth of the premium", ylabel="bid", title="The published bid by price and law")
@@ -78,13 +81,15 @@ def regret(auction: Auction, types: int, deviations: int) -> bytes:
     with draw(columns=2) as drawing:
         left, right = drawing.axes
         for price, colour in zip(PRICES, COLOURS, strict=False):
+            if not reachable(auction, price):
+                continue
             utility = utility_by_deviation(solve(replace(auction, price=price)), factors)
             left.plot(100 * (factors - 1), utility, color=colour, label=f"price {price:g}")
         left.axvline(0, color=COLOURS[7], linewidth=1)
         left.set(
             xlabel="deviation from the bid (%)",
-            ylabel="mean utility",
-            title="All types deviate by one percentage",
+            ylabel="mean utility of all with V >= price",
+            title="The paper's check: all bids off by one percentage",
         )
         left.legend(fontsize=8)
         for mode, colour, style in zip(MODES, COLOURS, ("-", "--", ":"), strict=False):
@@ -133,13 +138,15 @@ def stress(found: Mapping[str, Values], noise: Sequence[Values]) -> bytes:
             xlabel="share of entrants in the ring", ylabel="mean change of utility", title="A ring bids the bare price"
         )
         rings.legend(fontsize=8)
-        _lines(data, found["test data"]["points"], "level", ("rejected", "misranked", "regret"))
+        _lines(data, found["test data"]["points"], "level", ("rejected", "misranked", "at_a_loss"))
         data.set(
             xlabel="spread of the regulator's reading (compliance)", ylabel="share", title="Other test data, unforeseen"
         )
-        _lines(values, found["values"]["points"], "level", ("participation", "regret", "utility"))
+        _lines(values, found["values"]["points"], "level", ("participation", "at_a_loss", "utility"))
         values.set(
-            xlabel="relative error of a builder's guess", ylabel="share, or mean utility", title="Values not known"
+            xlabel="relative error of a builder's guess",
+            ylabel="share, or mean utility of those who enter",
+            title="Values not known",
         )
         if noise:
             _lines(noisy, noise, "noise", ("participation", "cleared", "mean_bid"))

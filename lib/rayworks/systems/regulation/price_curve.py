@@ -36,7 +36,7 @@ class Band:
     low: tuple[float, ...]
     high: tuple[float, ...]
     rising: float
-    """Share of the resampled curves that rise over the whole measured range."""
+    """Share of the resampled curves that rise: a quadratic over the whole measured range, an isotonic one at all."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ class PriceCurve:
             )
         if self.band is not None and self.band.rising < RISING:
             found.append(
-                f"only {self.band.rising:.0%} of the curves of resampled seeds rise over all that was measured"
+                f"only {self.band.rising:.0%} of the curves of resampled seeds rise "
+                + ("at all" if self.kind == "isotonic" else "over all that was measured")
             )
         return "; ".join(found)
 

@@ -10,6 +10,11 @@ written in 64 lower-case hexadecimal digits. Submissions are identified by the h
     pairing_i         = draw("pairing", i)
     tie_break_i       = floor(draw("tie", i) / 2^11) / 2^53, in [0, 1)
 
+From numbers to pairs, as ``mechanism.run_mechanism`` does it: models with a score of at least the threshold are cleared; the
+cleared, by rising ``pairing_i``, are cut into groups of ``group_size``, and the last ones, too few for a group, are byes. The
+``prizes`` best scores of a group win; among equal ones the larger ``tie_break_i`` does (tie rule ``coin``). A bye wins if its
+``tie_break_i`` is below ``prizes / group_size`` (bye rule ``chance``).
+
 What it protects: the commitment stops the regulator from choosing the seed after it has seen the submissions, and because
 the book enters every number, whoever knows the seed learns the pairing only once the last model is in: each further
 submission draws all numbers anew. What it does not protect: a regulator who tells the seed to the last to submit, or closes

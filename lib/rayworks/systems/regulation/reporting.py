@@ -18,9 +18,15 @@ LISTED = 9
 """Prices of the curves that the table shows."""
 
 
-def headline(design: Values) -> dict[str, Cell]:
-    """The numbers that runs are compared by, all of the one design."""
+def headline(config: Config, design: Values) -> dict[str, Cell]:
+    """The numbers that runs are compared by, all of the one design; more of them for a run of the design alone."""
     played, certificate = design["round"], design["certificates"]["entrants"]
+    more = {
+        "participation_compliance": played["participation_compliance"],
+        "premium_paid": played["premium_paid"],
+        "compliance_auction": played["compliance_auction"],
+        "compliance_spend": played["participation_auction"] * played["mean_bid_auction"],
+    }
     return {
         "participation_auction": played["participation_auction"],
         "participation_reserve": played["participation_reserve"],
@@ -28,23 +34,17 @@ def headline(design: Values) -> dict[str, Cell]:
         "compliance_gain": played["compliance_gain"],
         "exploitability": certificate["max_gain"],
         "certificate_grid": certificate["grid"],
+        **(more if config.design_alone else {}),
     }
 
 
 def design_report(config: Config, design: Values, title: str) -> Report:
     """One point of a sweep: numbers only."""
-    played = design["round"]
     return Report(
         system="regulation",
         run=config.run.name,
         title=f"{title}: one design",
-        headline={
-            **headline(design),
-            "participation_compliance": played["participation_compliance"],
-            "premium_paid": played["premium_paid"],
-            "compliance_auction": played["compliance_auction"],
-            "compliance_spend": played["participation_auction"] * played["mean_bid_auction"],
-        },
+        headline=headline(config, design),
         tables=_design_tables(design),
     )
 
@@ -89,9 +89,12 @@ def build_report(config: Config, design: Design, results: Values, title: str) ->
     if measured["round"]["beyond_curve"]:
         share = measured["round"]["beyond_curve"]
         notes.append(f"{share:.1%} of cleared models spend beyond the price curve and count with its best compliance.")
-    return Report("regulation", config.run.name, title, headline(measured), tables, drawn, notes, dict(measured))
+    return Report(
+        "regulation", config.run.name, title, headline(config, measured), tables, drawn, notes, dict(measured)
+    )
 
 
+ENTRANTS_NOTE = "Means over those who enter; participation is of all builders."
 NOISE_NOTE = (
     "naive_gain: what the type that gains most by knowing of the noise gains over the bid for exact readings; max_gain and "
     "mean_gain certify the learned play"
@@ -106,9 +109,9 @@ def _design_tables(design: Values) -> list[Table]:
         ["mean bid, exact", design["mean_bid"], design["price"]],
         ["mean bid, drawn", played["mean_bid_auction"], design["price"]],
         ["mean compliance of cleared models", played["compliance_auction"], played["compliance_reserve"]],
-        ["compliance over the threshold's", played["compliance_gain"], 0.0],
-        ["mean utility per builder", played["utility_auction"], played["utility_reserve"]],
-        ["worth of all premiums per builder", played["premium_paid"], 0.0],
+        ["compliance relative to the threshold's, minus 1", played["compliance_gain"], 0.0],
+        ["mean utility per builder of the population", played["utility_auction"], played["utility_reserve"]],
+        ["worth of all premiums per builder of the population", played["premium_paid"], 0.0],
     ]
     note = (
         f"Price {design['price']:.4g}, threshold {design['threshold']:.4g}, premium scale {design['premium_scale']:.4g}, "
@@ -213,8 +216,8 @@ def _stress_tables(found: Mapping[str, Values]) -> list[Table]:
     return [
         _rows("Rings that bid the bare price", found["rings"]["points"], rings_note),
         Table("A second identity", ("", "value"), sybils, note),
-        _rows("Other test data than the builder's, unforeseen", found["test data"]["points"]),
-        _rows("Values that builders only guess", found["values"]["points"]),
+        _rows("Other test data than the builder's, unforeseen", found["test data"]["points"], ENTRANTS_NOTE),
+        _rows("Values that builders only guess", found["values"]["points"], ENTRANTS_NOTE),
     ]
 
 

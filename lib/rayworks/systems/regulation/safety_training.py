@@ -4,7 +4,7 @@ The protocol of the paper's fairness study (arXiv 2410.01871; FairFace, gender f
 the majority's rows stay as many, the minority's grow with its share, validation is skewed alike, the test set is balanced.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -17,10 +17,7 @@ from torch.nn import functional
 
 from rayworks.core import datasets, seeds
 from rayworks.core.errors import DataError
-from rayworks.systems.regulation.price_points import PricePoints, points_from_gaps
 
-SHARES = tuple(round(0.05 * step, 2) for step in range(1, 11))
-"""The paper's minority shares."""
 LEVELS = 64
 """Values of a text column that get an input of their own, the most frequent first; the rest share the value of no input."""
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
@@ -125,16 +122,6 @@ def measure(options: TrainingOptions, share: float, seed: int) -> TrainingOutcom
         true_positive_rate=true_positive,
         false_positive_rate=false_positive,
     )
-
-
-def price_points(outcomes: Sequence[TrainingOutcome], *, resamples: int = 1000, seed: int = 0) -> PricePoints:
-    """Safety against cost of measured runs, for :meth:`PriceCurve.fit`.
-
-    Raises:
-        DataError: there is no run, or the mean gap of a share is 0.
-    """
-    share, gap = np.array([(outcome.share, outcome.gap) for outcome in outcomes]).reshape(-1, 2).T
-    return points_from_gaps(share, gap, resamples=resamples, seed=seed)
 
 
 def rates(

@@ -57,6 +57,12 @@ class Curves:
         return self.participation_reserve * self.price
 
 
+def reachable(auction: Auction, price: float) -> bool:
+    """Whether anybody can spend the price, and has a value that reaches it."""
+    affordable = auction.cap is None or price < auction.cap
+    return affordable and float(auction.law.tail(price).probability) > 0
+
+
 def exact_curves(auction: Auction, prices: Sequence[float], mode: Mode, curve: PriceCurve) -> Curves:
     """By quadrature over types; some milliseconds per price, more under ``fixed_point``.
 
@@ -68,6 +74,9 @@ def exact_curves(auction: Auction, prices: Sequence[float], mode: Mode, curve: P
     """
     rows = []
     for price in prices:
+        if not reachable(auction, price):
+            rows.append((price, 0.0, 0.0, NAN, NAN, NAN))
+            continue
         at = replace(auction, price=price)
         equilibrium = solve(at, mode)
         entering = equilibrium.entrants()
@@ -90,6 +99,9 @@ def simulated_curves(auction: Auction, prices: Sequence[float], mode: Mode, buil
     population = draw_population(auction.law, builders, auction.largest_share, seed)
     rows = []
     for price in prices:
+        if not reachable(auction, price):
+            rows.append((price, 0.0, 0.0, NAN, NAN, NAN))
+            continue
         equilibrium = solve(replace(auction, price=price), mode)
         deployment, premium = _contenders(population, equilibrium.auction)
         spent, entered = _play(equilibrium, deployment, premium)
@@ -148,7 +160,7 @@ class Round:
 
 
 def play_round(equilibrium: Equilibrium, curve: PriceCurve, rules: Rules, builders: int, seed: int) -> Round:
-    """Draw, bid, enter, measure, clear, group, award.
+    """Draw, bid, enter, measure, clear, group, award. A round that nobody enters has means of 0.
 
     Args:
         equilibrium: what builders bid.
@@ -158,7 +170,7 @@ def play_round(equilibrium: Equilibrium, curve: PriceCurve, rules: Rules, builde
         seed: of types, pairing and ties.
 
     Raises:
-        DataError: the price lies outside the curve, or nobody enters.
+        DataError: the price lies outside the curve.
     """
     auction = equilibrium.auction
     population = draw_population(auction.law, builders, auction.largest_share, seed)

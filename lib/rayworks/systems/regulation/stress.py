@@ -4,13 +4,13 @@ In all of it the others bid as the equilibrium says: what is measured is the fir
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from rayworks.core import seeds
-from rayworks.systems.regulation.contests import win_probability
+from rayworks.systems.regulation.certificate import winning_chance
 from rayworks.systems.regulation.equilibrium import Equilibrium
 from rayworks.systems.regulation.mechanism import BYE_LOST, BYE_WON, REJECTED, Rules, run_mechanism
 from rayworks.systems.regulation.price_curve import PriceCurve
@@ -40,21 +40,20 @@ def rings(equilibrium: Equilibrium, shares: Sequence[float]) -> tuple[list[RingP
     """
     auction = equilibrium.auction
     entering = equilibrium.entrants()
-    z = entering.z
-    worth, rent = entering.mean(z), entering.mean(equilibrium.rent(z))
-    won_before, spent = equilibrium.win(z), entering.mean(equilibrium.bid(z))
+    z, spent = entering.z, equilibrium.bid(entering.z)
+    won_before = winning_chance(equilibrium, entering)
+    worth, rent = entering.mean(z), entering.mean(z * won_before - (spent - auction.price))
     points = []
     for share in shares:
         inside = _last_place_chance(share, auction.group_size, auction.prizes)
         # Among outsiders the order is as before; a rival from the ring is below for sure.
-        against = share + (1 - share) * np.asarray(equilibrium.rivals.below(z))
-        outside = win_probability(against, auction.group_size, auction.prizes)
+        outside = winning_chance(equilibrium, replace(entering, below=share + (1 - share) * entering.below))
         points.append(
             RingPoint(
                 share=share,
                 member_gain=worth * inside - rent,
                 outsider_gain=entering.mean(z * (outside - won_before)),
-                mean_bid=share * auction.price + (1 - share) * spent,
+                mean_bid=share * auction.price + (1 - share) * entering.mean(spent),
             )
         )
     return points, _break_even(worth, rent, auction.group_size, auction.prizes)
@@ -78,7 +77,7 @@ class Sybils:
     """A second identity of the same builder: its deployment brings nothing more, its premium does."""
 
     rebuilt_gain: float
-    """Largest gain of any type that enters when the second model costs what it costs: ``rent(z) - price``, at least 0."""
+    """Largest gain of any type that enters when the second model costs its bid: ``z win(z) - bid(z)``, at least 0."""
     rebuilt_share: float
     """Share of those who enter that gains by it."""
     copied_gain: float
@@ -89,8 +88,8 @@ def sybils(equilibrium: Equilibrium) -> Sybils:
     """Temptation to enter twice; exact in a large population. Rebuilding never pays once ``rent(top) <= price``."""
     entering = equilibrium.entrants()
     inside = entering.density > 0
-    gain = equilibrium.rent(entering.z) - equilibrium.auction.price
-    copied = entering.z * equilibrium.win(entering.z)
+    copied = entering.z * winning_chance(equilibrium, entering)
+    gain = copied - equilibrium.bid(entering.z)
     return Sybils(
         rebuilt_gain=float(max(0.0, np.max(gain[inside], initial=0.0))),
         rebuilt_share=entering.mean((gain > 0).astype(float)),
@@ -112,8 +111,8 @@ class MeasuredRound:
     """True compliance of cleared models."""
     utility: float
     """Mean over those who enter."""
-    regret: float
-    """Share of those who enter that would rather have stayed out."""
+    at_a_loss: float
+    """Share of those who enter whose utility is below 0; without any trouble, those who lose their group by little."""
 
 
 def other_test_data(
@@ -180,7 +179,7 @@ def _measure(
         misranked=_mean(awarded == 0),
         compliance=_mean(true[cleared]),
         utility=_mean(utility),
-        regret=_mean(utility < 0),
+        at_a_loss=_mean(utility < 0),
     )
 
 

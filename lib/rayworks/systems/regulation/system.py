@@ -113,7 +113,7 @@ class RegulationSystem(System[Config]):
 
     def report(self) -> Report:
         """See :mod:`~.reporting`."""
-        if self.settings.design_alone:
+        if self.settings.design_alone and "price" not in self.settings.scope.stages:
             return design_report(self.settings, self._results["design"], SPEC.title)
         return build_report(self.settings, self._design, self._results, SPEC.title)
 

@@ -179,6 +179,8 @@ def _check_points(points: FloatArray, mass: FloatArray, name: str) -> None:
     wrong = ~(np.isfinite(points) & (points >= 0) & (points <= 1))
     if wrong.any():
         row = int(np.argmax(wrong))
+        if not np.isfinite(points[row]):
+            raise DataError(f"law {name}: the value in row {row} is not a number; mend or drop it")
         where = "has mass below zero" if points[row] < 0 else "must lie on [0, 1]"
         raise DataError(
             f"law {name}: value {points[row]:g} in row {row} {where}; divide values by the largest possible"
