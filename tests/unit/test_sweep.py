@@ -254,7 +254,7 @@ def test_the_report_and_its_csv_hold_every_trial(tmp_path: Path) -> None:
         "finished": 4,
         "best_design": "counting.to=3, counting.at=1",
         "best_count": 4.0,
-        "best_total": 1.0,
+        "total_of_best_design": 1.0,
     }
     assert set(report.figures) == {PARALLEL, PARETO}
     assert [table.title for table in report.tables] == ["Designs", "Trials", "Trials that did not finish"]
