@@ -104,7 +104,7 @@ def test_certificates_are_no_negative_gains(auction: Auction, mode: str) -> None
         assert found.max_gain < 1e-6
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(SMOOTH, st.floats(0.1, 0.85), st.floats(0.5, 5), GROUPS, st.sampled_from(["coin", "void"]))
 def test_an_entry_consistent_equilibrium_is_one_or_none_is_given(
     law: UniformLaw, price: float, scale: float, groups: tuple[int, int], tie: str

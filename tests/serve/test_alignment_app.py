@@ -15,6 +15,7 @@ import pytest
 import yaml
 from ray.util.state import list_actors
 
+from rayworks.core.errors import ConfigError, DataError
 from serve import deploy
 from serve.common import keys
 from serve.common.access import Access
@@ -266,8 +267,6 @@ def test_a_killed_replica_is_replaced_and_answers_as_before(post: Post) -> None:
 def test_serve_configs_with_keys_that_nothing_reads_are_refused(
     tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
-    from rayworks.core.errors import ConfigError
-
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump({"applications": [], **change}))
     with pytest.raises(ConfigError, match=words):
@@ -288,10 +287,10 @@ def test_keys_are_stored_hashed_replaced_and_reread(tmp_path: Path) -> None:
     os.utime(file, (1, 1))
     second = keys.create("ann", file)
     assert (known.owner(first), known.owner(second)) == (None, "ann")
-    with pytest.raises(ValueError, match="make one"):
+    with pytest.raises(DataError, match="make one"):
         keys.ApiKeys(str(tmp_path / "missing"))
     Path(file).write_text("broken line here\n")
-    with pytest.raises(ValueError, match="line 1"):
+    with pytest.raises(DataError, match="line 1"):
         keys.ApiKeys(file)
     assert known.owner(second) == "ann", "a broken file leaves the keys that were read before"
 
