@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
@@ -33,7 +33,7 @@ from rayworks.core.run_directory import EXPORT, REPORT_JSON
 from rayworks.systems.difficulty.item_response import MODELS
 from rayworks.systems.difficulty.responses import Responses
 
-from ..common.access import Access
+from ..common.access import Access, Caller, replica
 from ..common.application import Problem, new_application
 from ..common.computing import Computing
 from ..common.jobs import Jobs
@@ -78,25 +78,6 @@ class Args(BaseModel):
     concurrent_per_key: int = Field(16, ge=1, description="requests of one key under way; beyond that: 429")
     deadline_seconds: float = Field(30.0, gt=0, description="longer requests: 504")
     num_cpus: float = Field(0.5, ge=0)
-
-
-async def caller(authorization: Annotated[str | None, Header()] = None) -> AsyncIterator[str]:
-    """Whose request it is; refuses requests without a known key, and more of one key than it may have under way."""
-    access = replica().access
-    owner = access.owner(authorization)
-    access.enter(owner)
-    try:
-        yield owner
-    finally:
-        access.leave(owner)
-
-
-def replica() -> Any:
-    """The deployment object of this process."""
-    return serve.get_replica_context().servable_object
-
-
-Caller = Annotated[str, Depends(caller)]
 
 
 @asynccontextmanager

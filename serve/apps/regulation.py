@@ -44,7 +44,7 @@ from rayworks import __version__
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 from rayworks.systems.regulation.mechanism import Rules
 
-from ..common.access import Access
+from ..common.access import Access, Caller, replica
 from ..common.application import Problem, new_application
 from ..common.computing import Computing
 from ..common.keys import DEFAULT_FILE, ApiKeys
@@ -108,25 +108,6 @@ class Args(BaseModel):
     concurrent_per_key: int = Field(16, ge=1, description="requests of one key under way; beyond that: 429")
     deadline_seconds: float = Field(15.0, gt=0, description="longer requests: 504")
     num_cpus: float = Field(0.5, ge=0)
-
-
-async def caller(authorization: Annotated[str | None, Header()] = None) -> AsyncIterator[str]:
-    """Whose request it is; refuses requests without a known key, and more of one key than it may have under way."""
-    access = replica().access
-    owner = access.owner(authorization)
-    access.enter(owner)
-    try:
-        yield owner
-    finally:
-        access.leave(owner)
-
-
-def replica() -> Any:
-    """The deployment object of this process."""
-    return serve.get_replica_context().servable_object
-
-
-Caller = Annotated[str, Depends(caller)]
 
 
 def regulator(owner: Caller) -> str:

@@ -1,6 +1,11 @@
 """Who may call, and how much at once: bearer keys and a limit of requests under way per key."""
 
 from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import Depends, Header
+from ray import serve
 
 from .application import Problem
 from .keys import ApiKeys
@@ -47,3 +52,22 @@ class Access:
     def leave(self, owner: str) -> None:
         """Count a request out."""
         self._under_way[owner] -= 1
+
+
+async def caller(authorization: Annotated[str | None, Header()] = None) -> AsyncIterator[str]:
+    """Whose request it is; refuses requests without a known key, and more of one key than it may have under way."""
+    access = replica().access
+    owner = access.owner(authorization)
+    access.enter(owner)
+    try:
+        yield owner
+    finally:
+        access.leave(owner)
+
+
+def replica() -> Any:
+    """The deployment object of this process."""
+    return serve.get_replica_context().servable_object
+
+
+Caller = Annotated[str, Depends(caller)]

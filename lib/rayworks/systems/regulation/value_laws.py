@@ -7,7 +7,7 @@ Whatever the law of ``V``, three tail moments of it give the law of ``z`` exactl
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -91,15 +91,12 @@ class BetaLaw(ValueLaw):
 
     a: float
     b: float
+    name: str = field(init=False)
 
     def __post_init__(self) -> None:
         if not (self.a > 1 and self.b > 0):
             raise DataError(f"law beta({self.a:g}, {self.b:g}): needs a > 1 and b > 0")
-
-    @property
-    def name(self) -> str:  # type: ignore[override]  # read-only here, a field in the other laws
-        """``beta(a,b)``."""
-        return f"beta({self.a:g},{self.b:g})"
+        object.__setattr__(self, "name", f"beta({self.a:g},{self.b:g})")
 
     def tail(self, t: Any) -> Tail:
         """Incomplete beta functions with ``a`` shifted by one."""
