@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.results import table
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ("guided_decoding", "item_response", "rating_period")
+BENCHMARKS = ("auction", "guided_decoding", "item_response", "rating_period")
 BEGIN, END = "<!-- benchmarks: made by make bench -->", "<!-- end of benchmarks -->"
 
 

@@ -1,0 +1,1 @@
+"""CSRec (arXiv 2409.05872): will a recommended item be accepted, and why."""

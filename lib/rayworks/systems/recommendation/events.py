@@ -1,0 +1,165 @@
+"""What users did by themselves, what they were recommended and whether they accepted it: one ordered stream per user."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from rayworks.core.errors import DataError
+
+PAD, NATURAL, REJECTED, ACCEPTED = range(4)
+"""Kinds of an event. A rejection is an event of its own kind, never padding."""
+KINDS = ("pad", "natural", "rejected", "accepted")
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """N events of U users on I items, sorted by user, then by time.
+
+    A natural event is an item the user took without being recommended it; the others are recommendations with the user's
+    decision.
+    """
+
+    user: np.ndarray
+    """int32 (N,), codes 0..U-1, never falling."""
+    item: np.ndarray
+    """int32 (N,), codes 0..I-1."""
+    kind: np.ndarray
+    """int8 (N,), one of NATURAL, REJECTED, ACCEPTED."""
+    time: np.ndarray
+    """float64 (N,), never falling within a user; only its order is used."""
+    propensity: np.ndarray
+    """float64 (N,), probability with which the logging policy recommended the item, in (0, 1]; NaN where not logged and at
+    natural events."""
+    users: Sequence[str]
+    """(U,) names."""
+    items: Sequence[str]
+    """(I,) names."""
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @cached_property
+    def recommended(self) -> np.ndarray:
+        """Bool (N,): events that have a decision."""
+        return np.asarray(self.kind >= REJECTED)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 (U + 1,): the events of user u are those from ``offsets[u]`` to ``offsets[u + 1]``."""
+        return np.asarray(np.searchsorted(self.user, np.arange(len(self.users) + 1)))
+
+    @cached_property
+    def step(self) -> np.ndarray:
+        """int64 (N,): number of the user's recommendation, from 0; at a natural event that of the next one."""
+        before = np.concatenate([[0], np.cumsum(self.recommended)])
+        return np.asarray(before[:-1] - before[self.offsets[:-1]][self.user])
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """int64 (U,): recommendations of each user."""
+        return np.bincount(self.user, weights=self.recommended, minlength=len(self.users)).astype(np.int64)
+
+    @cached_property
+    def steps_left(self) -> np.ndarray:
+        """int64 (N,): recommendations of the user after this event."""
+        return self.steps[self.user] - self.step - self.recommended
+
+    def keep(self, mask: np.ndarray) -> "EventLog":
+        """The events where ``mask`` (bool, (N,)) holds; users and items keep their codes."""
+        return replace(
+            self,
+            user=self.user[mask],
+            item=self.item[mask],
+            kind=self.kind[mask],
+            time=self.time[mask],
+            propensity=self.propensity[mask],
+        )
+
+
+def event_log(
+    user: np.ndarray,
+    item: np.ndarray,
+    kind: np.ndarray,
+    time: np.ndarray,
+    propensity: np.ndarray | None = None,
+    *,
+    users: Sequence[str],
+    items: Sequence[str],
+    source: str = "events",
+) -> EventLog:
+    """Check events that come user by user and make a log of them.
+
+    Args:
+        user: codes (N,), in blocks: all of a user's events stand together, in the order of their time.
+        item: codes (N,).
+        kind: (N,), see :data:`KINDS`.
+        time: (N,).
+        propensity: (N,) or None where nothing was logged.
+        users: names (U,).
+        items: names (I,), the catalogue.
+        source: what messages call the data.
+
+    Raises:
+        DataError: a code outside its names, time that goes backwards, a propensity of 0 or above 1, propensities of some
+            recommendations only, no recommendation at all. Each message names the column and the first bad row.
+    """
+    user, item = np.asarray(user, np.int32), np.asarray(item, np.int32)
+    kind, time = np.asarray(kind, np.int8), np.asarray(time, np.float64)
+    propensity = np.full(len(user), np.nan) if propensity is None else np.asarray(propensity, np.float64)
+    if not len(user):
+        raise DataError(f"{source}: has no events")
+    _refuse(
+        (item < 0) | (item >= len(items)), source, "item", f"is outside the catalogue of {len(items):,} items", item
+    )
+    _refuse((user < 0) | (user >= len(users)), source, "user", f"is outside the {len(users):,} users", user)
+    _refuse((kind < NATURAL) | (kind > ACCEPTED), source, "kind", "is none of natural, rejected, accepted", kind)
+    _refuse(~np.isfinite(time), source, "time", "is not finite", time)
+    same = np.diff(user) == 0
+    _refuse(
+        np.r_[False, np.diff(user) < 0], source, "user", "comes back after another user; sort by user and time", user
+    )
+    backwards = np.r_[False, same & (np.diff(time) < 0)]
+    _refuse(backwards, source, "time", "goes backwards within a user; sort by user and time", time)
+    recommended = kind >= REJECTED
+    known = recommended & ~np.isnan(propensity)
+    outside = known & ~((propensity > 0) & (propensity <= 1))
+    _refuse(outside, source, "propensity", "is not above 0 and at most 1; an item shown has a chance", propensity)
+    if not recommended.any():
+        raise DataError(f"{source}: has no recommendations, only natural events; acceptance can not be learned from it")
+    if known.any() and not known[recommended].all():
+        row = int(np.flatnonzero(recommended & ~known)[0])
+        raise DataError(f"{source}: propensity of row {row} is missing while others have one; give all or none")
+    return EventLog(
+        user, item, kind, time, np.where(recommended, propensity, np.nan), users=tuple(users), items=tuple(items)
+    )
+
+
+def _refuse(bad: np.ndarray, source: str, column: str, why: str, values: np.ndarray) -> None:
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise DataError(f"{source}: {column} {values[row]:g} of row {row} {why}")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Steps counted from each user's end: disjoint, so that no label is seen before it is tested."""
+
+    test: int
+    """The last so many recommendations of a user."""
+    valid: int
+    """Those before them."""
+
+    def train_mask(self, log: EventLog) -> np.ndarray:
+        """Bool (N,): events that training may see at all, as input or as label."""
+        return np.asarray(log.steps_left + log.recommended > self.test + self.valid)
+
+    def valid_mask(self, log: EventLog) -> np.ndarray:
+        """Bool (N,): recommendations whose decision chooses the epoch and the calibration."""
+        inside = (log.steps_left >= self.test) & (log.steps_left < self.test + self.valid)
+        return np.asarray(log.recommended & inside)
+
+    def test_mask(self, log: EventLog) -> np.ndarray:
+        """Bool (N,): recommendations whose decision is predicted, each from all before it."""
+        return np.asarray(log.recommended & (log.steps_left < self.test))
