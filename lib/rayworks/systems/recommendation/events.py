@@ -53,7 +53,7 @@ class EventLog:
     @cached_property
     def step(self) -> np.ndarray:
         """int64 (N,): number of the user's recommendation, from 0; at a natural event that of the next one."""
-        before = np.concatenate([[0], np.cumsum(self.recommended)])
+        before: np.ndarray = np.concatenate([[0], np.cumsum(self.recommended)])
         return np.asarray(before[:-1] - before[self.offsets[:-1]][self.user])
 
     @cached_property
@@ -64,7 +64,7 @@ class EventLog:
     @cached_property
     def steps_left(self) -> np.ndarray:
         """int64 (N,): recommendations of the user after this event."""
-        return self.steps[self.user] - self.step - self.recommended
+        return np.asarray(self.steps[self.user] - self.step - self.recommended)
 
     def keep(self, mask: np.ndarray) -> "EventLog":
         """The events where ``mask`` (bool, (N,)) holds; users and items keep their codes."""

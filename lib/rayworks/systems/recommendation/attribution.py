@@ -1,0 +1,150 @@
+"""Why an item would be accepted: what changes when one cause is set to another value and all else stays (do-contrasts)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rayworks.core.errors import DataError
+from rayworks.systems.recommendation.acceptance import AcceptanceModel
+from rayworks.systems.recommendation.events import ACCEPTED, NATURAL, PAD, REJECTED
+
+CAUSES = ("item", "previous_decision", "natural_preference", "recommender")
+"""In the order of :attr:`Attribution.contrasts`."""
+MEMBERS_FOR_INTERVALS = 2
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The events of B users, at most T each, padded at the end."""
+
+    item: Tensor
+    """int64 (B, T): item code + 1, 0 where padded."""
+    kind: Tensor
+    """int64 (B, T)."""
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    @property
+    def length(self) -> Tensor:
+        """int64 (B,): events of each user."""
+        return (self.kind != PAD).sum(1)
+
+    def only(self, wanted: Tensor) -> "Histories":
+        """The events where ``wanted`` (bool (B, T)) holds, moved up to the beginning."""
+        order = torch.argsort((~wanted).int(), dim=1, stable=True)
+        item = torch.where(wanted, self.item, 0).gather(1, order)
+        return Histories(item, torch.where(wanted, self.kind, PAD).gather(1, order))
+
+    def last(self, length: int) -> "Histories":
+        """The last ``length`` events of each user."""
+        if self.item.shape[1] <= length:
+            return self
+        first = (self.length - length).clamp(min=0)[:, None]
+        places = first + torch.arange(length)
+        return Histories(self.item.gather(1, places), self.kind.gather(1, places))
+
+
+def histories(events: Sequence[Sequence[tuple[int, int]]]) -> Histories:
+    """From lists of (item code 0..I-1, kind) per user, in order of time."""
+    length = max((len(one) for one in events), default=0)
+    item = torch.zeros(len(events), length, dtype=torch.int64)
+    kind = torch.zeros(len(events), length, dtype=torch.int64)
+    for row, one in enumerate(events):
+        if one:
+            item[row, : len(one)] = torch.tensor([code + 1 for code, _ in one])
+            kind[row, : len(one)] = torch.tensor([which for _, which in one])
+    return Histories(item, kind)
+
+
+@torch.no_grad()
+def states_after(model: AcceptanceModel, past: Histories) -> Tensor:
+    """(B, d): the state of each user after all its events, of which the last that the model can hold count."""
+    past = past.last(model.options.length - 1)
+    room = torch.zeros(len(past), 1, dtype=torch.int64)
+    states = model.states(torch.cat([past.item, room], 1), torch.cat([past.kind, room], 1))
+    return states[torch.arange(len(past)), past.length]
+
+
+@torch.no_grad()
+def acceptance(models: Sequence[AcceptanceModel], past: Histories, items: Tensor | None = None) -> Tensor:
+    """Chance (M, B, k) by each of M models that each item (int64 (B, k), codes 0..I-1; all if None) would be accepted."""
+    return torch.stack([torch.sigmoid(model.score(states_after(model, past), items)) for model in models])
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """For B users and k items each: the chance of acceptance, and what it owes to each cause."""
+
+    probability: np.ndarray
+    """(M, B, k): of each model."""
+    contrasts: np.ndarray
+    """(M, B, k, 4), in the order of :data:`CAUSES`; previous_decision and recommender are 0 before any recommendation."""
+
+    def mean(self) -> np.ndarray:
+        """(B, k, 4): of the first model, the one trained on all users alike."""
+        return np.asarray(self.contrasts[0])
+
+    def error(self) -> np.ndarray:
+        """(B, k, 4): standard deviation over the models trained on resampled users; NaN with fewer than two of them."""
+        resampled = self.contrasts[1:]
+        if len(resampled) < MEMBERS_FOR_INTERVALS:
+            return np.full(self.contrasts.shape[1:], np.nan)
+        return np.asarray(resampled.std(0, ddof=1))
+
+
+def attribute(models: Sequence[AcceptanceModel], past: Histories, items: Tensor, reference: Histories) -> Attribution:
+    """Contrasts of the acceptance of ``items`` after ``past``. They are effects one at a time and do not add up to a whole.
+
+    - item: against the mean over all items, recommended instead.
+    - previous_decision: the last recommendation accepted against rejected.
+    - natural_preference: against the mean over ``reference`` users' natural events in place of the user's own, followed by
+      the user's own recommendations and decisions.
+    - recommender: against a user with the same natural events whom nothing was ever recommended; the effect of treatment.
+
+    Args:
+        models: M models of the same catalogue; the first gives the values, the others their spread.
+        past: B users.
+        items: int64 (B, k), codes 0..I-1.
+        reference: R users to compare with; their recommendations are left out.
+
+    Raises:
+        DataError: there is no user to compare with.
+    """
+    if not len(reference):
+        raise DataError("reference: no user to compare natural preference with")
+    everything = acceptance(models, past)
+    chances = everything.gather(2, items.expand(len(models), -1, -1))
+    recommended = past.kind >= REJECTED
+    natural = past.only(past.kind == NATURAL)
+    accepted, rejected = (acceptance(models, _last_decided(past, kind), items) for kind in (ACCEPTED, REJECTED))
+    others = acceptance(models, _after_reference(reference, past), items.repeat_interleave(len(reference), 0))
+    others = others.view(len(models), len(past), len(reference), -1).mean(2)
+    contrasts = [
+        chances - everything.mean(2, keepdim=True),
+        torch.where(recommended.any(1)[None, :, None], accepted - rejected, 0.0),
+        chances - others,
+        chances - acceptance(models, natural, items),
+    ]
+    return Attribution(np.asarray(chances), np.asarray(torch.stack(contrasts, -1)))
+
+
+def _last_decided(past: Histories, kind: int) -> Histories:
+    """The last recommendation of each user decided as ``kind``; users without one stay."""
+    recommended = past.kind >= REJECTED
+    places = torch.where(recommended, torch.arange(past.kind.shape[1]), -1)
+    last = recommended & (places == places.max(1, keepdim=True).values) if places.shape[1] else recommended
+    return Histories(past.item, torch.where(last, kind, past.kind))
+
+
+def _after_reference(reference: Histories, past: Histories) -> Histories:
+    """B x R users: natural events of each reference user, then the recommendations of each of B."""
+    shown = past.only(past.kind >= REJECTED)
+    natural = reference.only(reference.kind == NATURAL)
+    count, others = len(past), len(natural)
+    item = torch.cat([natural.item.repeat(count, 1), shown.item.repeat_interleave(others, 0)], 1)
+    kind = torch.cat([natural.kind.repeat(count, 1), shown.kind.repeat_interleave(others, 0)], 1)
+    return Histories(item, kind).only(kind != PAD)
