@@ -40,15 +40,18 @@ class UserMemory:
     """What the model knows of B users after their last event."""
 
     state: Tensor
-    """(B, d), from which any item is scored."""
+    """(B, d + 1), from which any item is scored; the last is added to the log odds of every item."""
     cache: Cache
     """Of the backbone."""
     shown: Tensor
     """(B, d), the token of the last recommendation, 0 before the first."""
+    times: Tensor
+    """int64 (B,), recommendations so far."""
 
     def take(self, rows: Tensor) -> "UserMemory":
         """Some users (int64 (b,)), also repeatedly."""
-        return UserMemory(self.state[rows], [part[rows] for part in self.cache], self.shown[rows])
+        cache = [part[rows] for part in self.cache]
+        return UserMemory(self.state[rows], cache, self.shown[rows], self.times[rows])
 
 
 class AcceptanceModel(nn.Module):
@@ -69,12 +72,14 @@ class AcceptanceModel(nn.Module):
         self.backbone = make_backbone(
             options.backbone, width, options.layers, options.heads, options.length, options.dropout
         )
+        self.shown_before = nn.Embedding(options.length + 1, 1)
+        self.offset = nn.Linear(width, 1)
         self.last_shown = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
         self.output = nn.Embedding(options.items, width)
         self.bias = nn.Embedding(options.items, 1)
-        self.intercept = nn.Parameter(torch.zeros(()))
         for table in (self.item, self.kind, self.output, self.bias):
             nn.init.normal_(table.weight, std=0.1)
+        nn.init.zeros_(self.shown_before.weight)
         with torch.no_grad():
             self.item.weight[0], self.kind.weight[0] = 0, 0
 
@@ -83,43 +88,43 @@ class AcceptanceModel(nn.Module):
         return self.score(self.states(item, kind), (item - 1).clamp(min=0)[..., None])[..., 0]
 
     def states(self, item: Tensor, kind: Tensor) -> Tensor:
-        """(B, T, d): the user's state before each place."""
+        """(B, T, d + 1): the user's state before each place."""
         tokens, shown = self._tokens(item, kind)
         before = torch.cat([self.start.expand(len(item), 1, -1), tokens[:, :-1]], 1)
         states: Tensor = self.backbone(self.dropout(self.normalise(before)))
+        shown_before = (kind[:, :-1] >= REJECTED).cumsum(1)
+        shown_before = torch.cat([shown_before.new_zeros(len(shown_before), 1), shown_before], 1)
         if self.options.history != "first-order":
-            return states
+            return self._with_offset(states, shown_before)
         recommended = kind[:, :-1] >= REJECTED
         places = torch.where(recommended, torch.arange(1, kind.shape[1], device=kind.device), 0).cummax(1).values
         places = torch.cat([places.new_zeros(len(places), 1), places], 1)
         before = torch.cat([torch.zeros_like(before[:, :1]), shown[:, :-1]], 1)
         last = before.gather(1, places[..., None].expand_as(before))
-        return self._with_last_shown(states, last)
+        return self._with_offset(self._with_last_shown(states, last), shown_before)
 
     def score(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """Log odds (..., k) of the items coded 0..I-1 (int64 (..., k)) in ``states`` (..., d); of all items if None."""
+        """Log odds (..., k) of the items coded 0..I-1 (int64 (..., k)) in ``states`` (..., d + 1); of all items if None."""
+        states, offset = states[..., :-1], states[..., -1:]
         if items is None:
-            return states @ self.output.weight.T + self.bias.weight[:, 0] + self.intercept
+            return states @ self.output.weight.T + self.bias.weight[:, 0] + offset
         found: Tensor = (self.output(items) * states[..., None, :]).sum(-1) + self.bias(items)[..., 0]
-        return found + self.intercept
+        return found + offset
 
     def remember(self, count: int) -> UserMemory:
         """``count`` users of whom nothing is known."""
         cache = self.backbone.start(count, self.start)
         state, cache = self.backbone.extend(self.dropout(self.normalise(self.start.expand(count, -1))), cache)
-        shown = self.start.new_zeros(count, self.options.width)
-        if self.options.history == "first-order":
-            state = self._with_last_shown(state, shown)
-        return UserMemory(state, cache, shown)
+        shown, times = self.start.new_zeros(count, self.options.width), torch.zeros(count, dtype=torch.int64)
+        return UserMemory(self._after(state, shown, times), cache, shown, times)
 
     def extend(self, memory: UserMemory, item: Tensor, kind: Tensor) -> UserMemory:
         """Add an event to each of B users: ``item`` (int64 (B,), code + 1) and ``kind`` (int64 (B,))."""
         tokens, shown = self._tokens(item[:, None], kind[:, None])
         state, cache = self.backbone.extend(self.dropout(self.normalise(tokens[:, 0])), memory.cache)
         last = torch.where((kind >= REJECTED)[:, None], shown[:, 0], memory.shown)
-        if self.options.history == "first-order":
-            state = self._with_last_shown(state, last)
-        return UserMemory(state, cache, last)
+        times = memory.times + (kind >= REJECTED)
+        return UserMemory(self._after(state, last, times), cache, last, times)
 
     def read(self, item: Tensor, kind: Tensor) -> UserMemory:
         """The memory of users with the same number of events (B, T), T >= 0, in T steps of :meth:`extend`."""
@@ -138,6 +143,16 @@ class AcceptanceModel(nn.Module):
         if self.options.history == "shown":
             return self.item(item) + hidden, full
         return torch.where(recommended[..., None], hidden, full), full
+
+    def _after(self, states: Tensor, shown: Tensor, times: Tensor) -> Tensor:
+        if self.options.history == "first-order":
+            states = self._with_last_shown(states, shown)
+        return self._with_offset(states, times)
+
+    def _with_offset(self, states: Tensor, shown_before: Tensor) -> Tensor:
+        """Append what is added to the log odds of every item; the first recommendations have a level of their own."""
+        own: Tensor = self.offset(states) + self.shown_before(shown_before.clamp(max=self.options.length))
+        return torch.cat([states, own], -1)
 
     def _with_last_shown(self, states: Tensor, shown: Tensor) -> Tensor:
         added: Tensor = self.last_shown(torch.cat([states, shown], -1))

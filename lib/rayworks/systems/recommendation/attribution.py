@@ -62,7 +62,7 @@ def histories(events: Sequence[Sequence[tuple[int, int]]]) -> Histories:
 
 @torch.no_grad()
 def states_after(model: AcceptanceModel, past: Histories) -> Tensor:
-    """(B, d): the state of each user after all its events, of which the last that the model can hold count."""
+    """(B, d + 1): the state of each user after all its events, of which the last that the model can hold count."""
     past = past.last(model.options.length - 1)
     room = torch.zeros(len(past), 1, dtype=torch.int64)
     states = model.states(torch.cat([past.item, room], 1), torch.cat([past.kind, room], 1))

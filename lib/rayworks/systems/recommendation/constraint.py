@@ -1,14 +1,20 @@
-"""The method's constraint: predictions are pulled to the do-recursion of a natural-preference model (arXiv 2409.05872)."""
+"""What the acceptance model is trained for: cross-entropy, and the method's constraint (arXiv 2409.05872).
+
+The constraint pulls predictions to the do-recursion of a natural-preference model.
+"""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions
 from rayworks.systems.recommendation.events import REJECTED
 from rayworks.systems.recommendation.sequences import Sequences
+from rayworks.systems.recommendation.training import Objective
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,35 @@ class Constraint(nn.Module):
         exists = recommended & (previous >= 0)
         difference = torch.where(exists, probability - target, 0.0)
         return self.options.weight * difference.square()
+
+
+class AcceptanceObjective(Objective[AcceptanceModel]):
+    """Cross-entropy of decisions, with smoothed labels and a constraint while training.
+
+    Args:
+        options: of the model.
+        label_smoothing: in [0, 1): 1 and 0 become 1 - s / 2 and s / 2.
+        constraint: None for none.
+    """
+
+    def __init__(
+        self, options: AcceptanceOptions, label_smoothing: float = 0.0, constraint: Constraint | None = None
+    ) -> None:
+        super().__init__()
+        self.model = AcceptanceModel(options)
+        self._smoothing, self._constraint = label_smoothing, constraint
+
+    def forward(self, batch: Sequences) -> Tensor:
+        """See :class:`~.training.Objective`."""
+        logits = self.model(batch.item, batch.kind)
+        labels = batch.labels()
+        if not self.training:
+            return F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        labels = labels * (1 - self._smoothing) + self._smoothing / 2
+        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        if self._constraint is not None:
+            losses = losses + self._constraint(logits, batch)
+        return losses
 
 
 def previous_place(recommended: Tensor) -> Tensor:

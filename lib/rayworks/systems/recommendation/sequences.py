@@ -1,4 +1,4 @@
-"""Events of users as equally long rows of tokens, in which every decision is predicted exactly once."""
+"""Events of users as equally long rows of tokens, in which every event is predicted at most once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Sequences:
     row: Tensor
     """int64 (W, T): the event's row in the log, -1 where padded."""
     scored: Tensor
-    """Bool (W, T): decisions that this row is to predict. Each decision of the log is scored in one row."""
+    """Bool (W, T): places that this row is to predict. Each event to predict is scored in one row."""
     user: Tensor
     """int64 (W,)."""
 
@@ -58,9 +58,9 @@ def sequences(log: EventLog, length: int, scored: np.ndarray | None = None) -> S
     Args:
         log: N events.
         length: T, at least 2.
-        scored: bool (N,), decisions to predict; all if None. Rows without any are left out.
+        scored: bool (N,), events to predict; all recommendations if None. Rows without any are left out.
     """
-    wanted = log.recommended if scored is None else scored & log.recommended
+    wanted = log.recommended if scored is None else scored
     stride = length - length // 2
     counts = np.diff(log.offsets)
     windows = np.where(counts > length, 1 + -(-(counts - length) // stride), (counts > 0).astype(np.int64))

@@ -1,26 +1,24 @@
-"""Training of the acceptance model at all places at once: one pass over a sequence yields the gradient of all its decisions.
+"""Training at all places at once: one pass over a sequence yields the gradient of all that it is to predict.
 
 A batch is cut into a fixed number of parts whose gradients are added in a fixed order. Workers take parts in turn, so the
 result does not depend on how many there are.
 """
 
+import abc
 import copy
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions
-from rayworks.systems.recommendation.constraint import Constraint
 from rayworks.systems.recommendation.sequences import Sequences
 
 Gather = Callable[[Mapping[int, Tensor]], list[Tensor]]
@@ -36,7 +34,6 @@ class TrainingOptions:
     """Sequences between two updates."""
     learning_rate: float = 5e-3
     weight_decay: float = 0.0
-    label_smoothing: float = 0.0
     patience: int = 5
     """Epochs without a better validation that end the training."""
     gradient_parts: int = 2
@@ -50,65 +47,80 @@ class Progress:
     epoch: int = 0
     best_epoch: int = 0
     best: float = math.inf
-    """Lowest validation cross-entropy."""
+    """Lowest validation loss."""
     seconds: float = 0.0
     """Spent in updates."""
     labels: int = 0
-    """Decisions learned from, over all epochs."""
+    """Places learned from, over all epochs."""
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-class Trainer:
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+class Objective(nn.Module, abc.ABC, Generic[ModelT]):
+    """A model and what it is trained for."""
+
+    model: ModelT
+
+    @abc.abstractmethod
+    def forward(self, batch: Sequences) -> Tensor:
+        """Loss (B, T) at each scored place; other places are not read.
+
+        In evaluation mode this is the cross-entropy that chooses the epoch.
+        """
+
+
+class Trainer(Generic[ModelT]):
     """Trains one model; every worker of a group has one and calls the same methods in step.
 
     Args:
-        options: of the model.
-        training: of the training.
+        make: makes the objective, drawing its first weights from torch's global generator.
+        training: how long and how fast.
         train: sequences without what is tested or validated.
-        valid: sequences whose scored decisions choose the epoch.
+        valid: sequences whose scored places choose the epoch.
         seed: of initial weights, batches and dropout.
         weights: float (U,), how much each user counts; None for all alike. A bootstrap gives whole numbers.
-        constraint: None, or what pulls predictions to the do-recursion of a natural-preference model.
         gather: how workers exchange parts; None where there is one.
         rank: of this worker.
         workers: in the group.
+        device: where the model lives.
+
+    Raises:
+        DataError: nothing to train on, or more workers than parts.
     """
 
     def __init__(
         self,
-        options: AcceptanceOptions,
+        make: Callable[[], Objective[ModelT]],
         training: TrainingOptions,
         train: Sequences,
         valid: Sequences,
         *,
         seed: int,
         weights: Tensor | None = None,
-        constraint: Constraint | None = None,
         gather: Gather | None = None,
         rank: int = 0,
         workers: int = 1,
         device: str = "cpu",
     ) -> None:
-        if not len(train):
+        if not len(train) or not len(valid):
             raise DataError(
-                "data: no user has a decision before the validation and test windows; lower split.valid_steps and "
-                "split.test_steps, or give longer logs"
+                "data: no user has enough events before the validation and test windows to train on; lower "
+                "split.valid_steps and split.test_steps, or give longer logs"
             )
         if workers > training.gradient_parts:
             raise DataError(f"training.gradient_parts: {training.gradient_parts} parts for {workers} workers; raise it")
         self.training, self.seed, self.device = training, seed, device
-        self._train, self._valid, self._weights, self._constraint = train, valid, weights, constraint
+        self._train, self._valid, self._weights = train, valid, weights
         self._gather = gather or (lambda parts: [parts[number] for number in sorted(parts)])
         self._own = range(rank, training.gradient_parts, workers)
         torch.manual_seed(seeds.derive_small(seed, "initial weights"))
-        self.model = AcceptanceModel(options).to(device)
-        self._modules: nn.Module = self.model
-        if constraint is not None:
-            self._modules = nn.ModuleList([self.model, constraint.to(device)])
-        self._parameters = list(self._modules.parameters())
+        self._objective = make().to(device)
+        self._parameters = list(self._objective.parameters())
         self._optimizer = torch.optim.Adam(self._parameters, training.learning_rate, weight_decay=training.weight_decay)
         self.progress = Progress()
-        self._best = copy.deepcopy(self._modules.state_dict())
+        self._best = copy.deepcopy(self._objective.state_dict())
 
     @property
     def finished(self) -> bool:
@@ -118,9 +130,9 @@ class Trainer:
         return progress.epoch >= self.training.epochs or (progress.epoch > 0 and not patient)
 
     def epoch(self) -> dict[str, float]:
-        """Update on all sequences once and validate; losses in nats per decision."""
+        """Update on all sequences once and validate; losses in nats per place."""
         started = time.perf_counter()
-        self._modules.train()
+        self._objective.train()
         draw = seeds.stream(self.seed, "batches", self.progress.epoch)
         order = torch.from_numpy(draw.permutation(len(self._train)))
         total, count = 0.0, 0.0
@@ -135,19 +147,20 @@ class Trainer:
         self.progress.history.append(metrics)
         if valid < self.progress.best:
             self.progress.best, self.progress.best_epoch = valid, self.progress.epoch
-            self._best = copy.deepcopy(self._modules.state_dict())
+            self._best = copy.deepcopy(self._objective.state_dict())
         return metrics
 
-    def trained(self) -> AcceptanceModel:
+    def trained(self) -> ModelT:
         """The model of the best epoch, for predictions."""
-        self._modules.load_state_dict(self._best)
-        return self.model.eval()
+        self._objective.load_state_dict(self._best)
+        self._objective.eval()
+        return self._objective.model
 
     def save(self, path: Path) -> None:
         """Write all that is needed to go on."""
         torch.save(
             {
-                "modules": self._modules.state_dict(),
+                "objective": self._objective.state_dict(),
                 "best": self._best,
                 "optimizer": self._optimizer.state_dict(),
                 "progress": vars(self.progress),
@@ -158,7 +171,7 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Go back to where :meth:`save` was called."""
         state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        self._modules.load_state_dict(state["modules"])
+        self._objective.load_state_dict(state["objective"])
         self._best = state["best"]
         self._optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
@@ -185,7 +198,7 @@ class Trainer:
         for parameter in self._parameters:
             parameter.grad = None
         loss, weight = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        batch = self._train.take(rows)
+        batch = self._train.take(rows).to(self.device)
         if batch.scored.any():
             loss, weight = self._loss(batch)
             torch.autograd.backward(loss)
@@ -196,31 +209,24 @@ class Trainer:
         return torch.cat([*gradients, loss.detach()[None], weight[None]])
 
     def _loss(self, batch: Sequences) -> tuple[Tensor, Tensor]:
-        moved = batch.to(self.device)
-        logits = self.model(moved.item, moved.kind)
-        weights = moved.scored.float()
+        weights = batch.scored.float()
         if self._weights is not None:
-            weights = weights * self._weights[batch.user].to(self.device)[:, None]
-        smoothing = self.training.label_smoothing
-        labels = moved.labels() * (1 - smoothing) + smoothing / 2
-        loss = (F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * weights).sum()
-        if self._constraint is not None:
-            loss = loss + (self._constraint(logits, moved) * weights).sum()
-        return loss, weights.sum()
+            weights = weights * self._weights[batch.user.cpu()].to(self.device)[:, None]
+        losses = torch.where(batch.scored, self._objective(batch), 0.0)
+        return (losses * weights).sum(), weights.sum()
 
     @torch.no_grad()
     def _validate(self) -> float:
-        """Cross-entropy per decision of the validation window, shared out like the gradients."""
-        self._modules.eval()
+        """Loss per scored place of the validation sequences, shared out like the gradients."""
+        self._objective.eval()
         parts = torch.arange(len(self._valid)).tensor_split(self.training.gradient_parts)
         found = {}
         for number in self._own:
             sums = torch.zeros(2, dtype=torch.float64)
             for rows in torch.split(parts[number], 512):
                 batch = self._valid.take(rows).to(self.device)
-                logits = self.model(batch.item, batch.kind)
-                losses = F.binary_cross_entropy_with_logits(logits, batch.labels(), reduction="none")
-                sums += torch.stack([losses[batch.scored].double().sum(), batch.scored.sum().double()]).cpu()
+                losses = self._objective(batch)[batch.scored].double()
+                sums += torch.stack([losses.sum(), batch.scored.sum().double()]).cpu()
             found[number] = sums
         total = torch.stack(self._gather(found)).sum(0)
         return float(total[0] / total[1].clamp(min=1))

@@ -1,0 +1,160 @@
+"""Training by several workers in step, through Ray Train, inside a run.
+
+The run waits while its workers train. They keep their state in the run directory, so that whoever dies (a worker, a node, the
+driver) training goes on from the last state kept.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+
+from rayworks.core.config import ComputeSection
+from rayworks.core.errors import InfrastructureError
+from rayworks.core.run_directory import RunDirectory
+from rayworks.runtime.failures import Failure, classify
+from rayworks.runtime.placement import Bundle, worker_bundle
+
+WAITING = {"CPU": 0.01}
+"""What a run holds itself while workers that Ray Train reserves do its work."""
+FAILURE = "failure.json"
+POLL_SECONDS = 0.2
+
+Loop = Callable[[Mapping[str, Any], RunDirectory, str], None]
+"""A training loop: its arguments, the run directory, and the folder there that is its own.
+
+It keeps its state in that folder and begins from what it finds there. Every worker runs it; ``ray.train.get_context()`` tells
+which one it is.
+"""
+
+
+def own_bundle(compute: ComputeSection) -> dict[str, float]:
+    """The bundle of the run itself: one worker trains in the run's own process, several have bundles of their own."""
+    return worker_bundle(compute) if compute.workers == 1 else dict(WAITING)
+
+
+def worker_bundles(compute: ComputeSection) -> list[dict[str, float]]:
+    """What Ray Train reserves beside the run's own bundle."""
+    return [] if compute.workers == 1 else [worker_bundle(compute)] * compute.workers
+
+
+class DataParallel:
+    """One training by ``compute.workers`` workers, begun when made, that is waited for bit by bit.
+
+    Args:
+        loop: see :data:`Loop`.
+        arguments: of the loop; large values as Ray object references.
+        directory: of the run.
+        folder: of this training, inside it.
+        compute: what each worker asks for.
+        retries: how often the group is started again after one of its workers died.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        arguments: Mapping[str, Any],
+        directory: RunDirectory,
+        folder: str,
+        compute: ComputeSection,
+        retries: int = 3,
+    ) -> None:
+        self._directory, self._folder = directory, folder
+        self._failure: BaseException | None = None
+        if directory.exists(f"{folder}/{FAILURE}"):
+            directory.write(f"{folder}/{FAILURE}", "null")
+        trainer = _trainer(loop, arguments, directory, folder, compute, retries)
+        self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True, name=f"train {folder}")
+        self._thread.start()
+
+    def wait(self, arrived: Callable[[], bool]) -> bool:
+        """Until ``arrived`` says so (True) or the training is over (False).
+
+        Raises:
+            RayworksError: the training failed.
+        """
+        while True:
+            running = self._thread.is_alive()
+            if arrived():
+                return True
+            if not running:
+                self._raise()
+                return False
+            self._thread.join(POLL_SECONDS)
+
+    def _fit(self, trainer: Any) -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            self._failure = error
+
+    def _raise(self) -> None:
+        where = f"{self._folder}/{FAILURE}"
+        stored = self._directory.read_json(where) if self._directory.exists(where) else None
+        if stored:
+            raise Failure(**stored).as_error()
+        if self._failure is not None:
+            raise InfrastructureError(f"{self._folder}: workers died ({_head(self._failure)})") from None
+
+
+def concurrent_runs(own: list[dict[str, float]], workers: list[dict[str, float]]) -> int:
+    """How many runs that reserve workers beside their own bundles the cluster can hold at once, so that none waits for
+    workers that another's waiting run keeps from it; at least 1.
+    """
+    needed: dict[str, float] = {}
+    for bundle in [*own, *workers]:
+        for resource, amount in bundle.items():
+            needed[resource] = needed.get(resource, 0.0) + amount
+    there: Bundle = ray.cluster_resources()
+    return max(1, min(math.floor(there.get(resource, 0.0) / amount) for resource, amount in needed.items() if amount))
+
+
+def _trainer(
+    loop: Loop,
+    arguments: Mapping[str, Any],
+    directory: RunDirectory,
+    folder: str,
+    compute: ComputeSection,
+    retries: int,
+) -> Any:
+    # The name that ray.train gives it depends on a switch that type checkers do not see.
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import RunConfig
+
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+
+    def classed(values: dict[str, Any]) -> None:
+        """Run the loop; a failure that would come again is kept and ends the training instead of starting it anew."""
+        logging.getLogger("ray.train").setLevel(logging.WARNING)
+        try:
+            loop(values, directory, folder)
+        except Exception as error:
+            failure = classify(error)
+            if failure.retriable:
+                raise
+            directory.write_json(f"{folder}/{FAILURE}", vars(failure))
+
+    alone = compute.workers == 1
+    return TorchTrainer(
+        classed,
+        train_loop_config=dict(arguments),
+        scaling_config=ScalingConfig(
+            num_workers=0 if alone else compute.workers,
+            use_gpu=bool(compute.gpus_per_worker),
+            resources_per_worker=None if alone else worker_bundle(compute),
+        ),
+        run_config=RunConfig(
+            name=folder.replace("/", "-"),
+            storage_path=directory.path("train"),
+            failure_config=FailureConfig(max_failures=retries),
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+        ),
+    )
+
+
+def _head(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

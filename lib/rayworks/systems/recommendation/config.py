@@ -1,0 +1,243 @@
+"""Settings of a recommendation run."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from rayworks.core.config import Section, SystemConfig
+
+BackboneName = Literal["gru", "attention", "convolution", "filter"]
+History = Literal["all", "shown", "natural", "first-order"]
+Stage = Literal["audit", "natural", "acceptance", "policies", "effects", "bandit", "ranking"]
+STAGES: tuple[Stage, ...] = ("audit", "natural", "acceptance", "policies", "effects", "bandit", "ranking")
+"""In the order in which they run."""
+SIMULATOR = "simulator"
+
+
+class DataSection(Section):
+    """Whose decisions are learned."""
+
+    source: str = Field(
+        SIMULATOR,
+        description="simulator, a Parquet or CSV file or folder with columns user, item, time, shown, accepted and, where "
+        "known, propensity, kuairand:FOLDER, kuairec:FOLDER, or movielens-100k",
+    )
+    columns: dict[str, str] = Field({}, description="other names of these columns in the file, by ours")
+    signal: str = Field("is_click", description="of KuaiRand: the column that counts as acceptance")
+    threshold: float = Field(2.0, gt=0, description="of KuaiRec: watch ratio from which a video counts as accepted")
+    ordered: bool = Field(False, description="refuse a file whose rows are not in order of time, instead of sorting it")
+    distributed: bool = Field(False, description="read the file by Ray Data, for what is larger than one worker reads")
+
+
+class SimulatorSection(Section):
+    """The simulated population, if the source is simulator."""
+
+    users: int = Field(2000, ge=2, le=1_000_000, description="users")
+    items: int = Field(100, ge=5, le=100_000, description="items")
+    observed: int = Field(20, ge=1, le=1000, description="natural items of a user before the first recommendation")
+    steps: int = Field(30, ge=3, le=1000, description="recommendations to a user")
+    exploration: float = Field(0.5, ge=0, le=1, description="weight of the uniform policy in what is logged")
+    trust_weight: float = Field(1.2, description="pull of trust, which decisions raise and lower, on log odds")
+    trust_memory: float = Field(0.7, ge=0, lt=1, description="share of trust that stays after a decision")
+    link_weight: float = Field(0.8, description="pull of the last accepted item on items like it, on log odds")
+
+
+class SplitSection(Section):
+    """Windows at the end of each user's recommendations; they do not overlap."""
+
+    valid_steps: int = Field(3, ge=1, description="recommendations that choose the epoch and the calibration")
+    test_steps: int = Field(3, ge=1, description="the last recommendations, which are predicted")
+
+
+class NaturalSection(Section):
+    """The recommender of the next item that gives natural preference and the ranking rule."""
+
+    checkpoint: str = Field("", description="a RecBole checkpoint (.pth) to take instead of training one here")
+    items: str = Field(
+        "", description="with a checkpoint: text file of its item names, one per line, in the order of its ids"
+    )
+    backbone: BackboneName = Field("attention", description="attention is SASRec, gru is GRU4Rec")
+    loss: Literal["cross-entropy", "bpr", "bce"] = Field(
+        "cross-entropy", description="over all items, or sampled negatives"
+    )
+    width: int = Field(32, ge=2, le=4096, description="of embeddings")
+    layers: int = Field(1, ge=1, le=48, description="of the backbone")
+    heads: int = Field(2, ge=1, description="of attention")
+    dropout: float = Field(0.2, ge=0, lt=1, description="share dropped in training")
+    length: int = Field(50, ge=2, le=100_000, description="items looked back on")
+    epochs: int = Field(40, ge=1, description="at most")
+    learning_rate: float = Field(3e-3, gt=0, description="of Adam")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.checkpoint and not self.items:
+            raise ValueError(
+                "natural.items: a RecBole checkpoint does not hold item names; name the file that lists them"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"natural.width: {self.width} is not a multiple of natural.heads={self.heads}")
+        return self
+
+
+class ModelSection(Section):
+    """The acceptance model."""
+
+    backbone: BackboneName = Field("gru", description="causal encoder of the user's events")
+    history: History = Field(
+        "all",
+        description="what it sees: all; shown (no decisions); natural (no recommendations); first-order (natural events, the "
+        "last recommendation and its decision, for which the do-recursion is exact)",
+    )
+    width: int = Field(64, ge=2, le=4096, description="of embeddings and states")
+    layers: int = Field(1, ge=1, le=48, description="of the backbone")
+    heads: int = Field(2, ge=1, description="of attention and filter")
+    dropout: float = Field(0.3, ge=0, lt=1, description="share dropped in training")
+    length: int = Field(
+        64, ge=4, le=100_000, description="events of a sequence; longer users are cut into overlapping ones"
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"model.width: {self.width} is not a multiple of model.heads={self.heads}")
+        return self
+
+
+class TrainingSection(Section):
+    """How the acceptance model is trained: by Ray Train on compute.workers workers, with the same result for any number."""
+
+    epochs: int = Field(60, ge=1, description="at most")
+    batch_size: int = Field(128, ge=1, description="sequences between two updates")
+    learning_rate: float = Field(5e-3, gt=0, description="of Adam")
+    weight_decay: float = Field(3e-4, ge=0, description="of Adam")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="1 and 0 become 1 - s/2 and s/2")
+    patience: int = Field(5, ge=1, description="epochs without a better validation that end it")
+    gradient_parts: int = Field(2, ge=1, le=1024, description="parts of a batch; at least compute.workers")
+    calibration: Literal["temperature", "none"] = Field("temperature", description="fitted on the validation window")
+
+
+class ConstraintSection(Section):
+    """The pull to the do-recursion of natural preference; it helped nowhere in our runs, so it is off."""
+
+    weight: float = Field(0.0, ge=0, description="of the squared difference beside the cross-entropy; 0 is off")
+    form: Literal["calibrated", "raw"] = Field(
+        "calibrated",
+        description="raw reads a softmax over items as an acceptance probability, as the authors' code does",
+    )
+
+
+class UncertaintySection(Section):
+    """What intervals come from."""
+
+    members: int = Field(
+        3, ge=1, le=100, description="models: one of all users, the others of users drawn with replacement"
+    )
+    resamples: int = Field(200, ge=0, description="resamplings of users for the intervals of AUC")
+
+
+class AblationSection(Section):
+    """Models of less history, trained beside the one that counts."""
+
+    histories: tuple[History, ...] = Field(("natural", "shown", "first-order"), description="what each sees")
+
+
+class PolicySection(Section):
+    """Recommenders that are compared by roll-outs of the model."""
+
+    explorations: tuple[float, ...] = Field(
+        (0.0, 0.25, 0.5, 0.75, 1.0), min_length=1, description="weights of the uniform policy in mixtures"
+    )
+    steps: int = Field(30, ge=1, le=1000, description="length of a roll-out")
+    paths: int = Field(16, ge=1, le=4096, description="paths of decisions per user behind a do-probability")
+    users: int = Field(5000, ge=1, description="users of a roll-out, the first so many")
+
+    @model_validator(mode="after")
+    def _weights(self) -> Self:
+        if any(not 0 <= weight <= 1 for weight in self.explorations):
+            raise ValueError("policies.explorations: each is between 0 and 1")
+        return self
+
+
+class AttributionSection(Section):
+    """Who stands for other users, and whom the report shows."""
+
+    reference: int = Field(32, ge=1, le=10_000, description="users whose natural events replace a user's own")
+    shown: int = Field(4, ge=1, le=20, description="users in the figure")
+    users: int = Field(300, ge=1, description="users whose contrasts are averaged")
+
+
+class BanditSection(Section):
+    """Off-policy evaluation on logs with known propensities."""
+
+    logs: tuple[str, ...] = Field(
+        ("open-bandit/random/all", "open-bandit/bts/all"),
+        min_length=2,
+        max_length=2,
+        description="two logs of the same items; the policy of each is valued from the other's",
+    )
+    folds: int = Field(3, ge=2, le=50, description="of the cross-fitted reward model")
+
+
+class RankingSection(Section):
+    """Next-item models ranked on natural sequences."""
+
+    source: str = Field(
+        "movielens-100k", description="natural sequences; the last item of each user is ranked among all"
+    )
+    backbones: tuple[BackboneName, ...] = Field(("attention", "gru"), min_length=1, description="models")
+    width: int = Field(64, ge=2, description="of embeddings")
+    layers: int = Field(2, ge=1, description="of the backbone")
+    dropout: float = Field(0.5, ge=0, lt=1, description="share dropped in training")
+    length: int = Field(50, ge=2, description="items looked back on")
+    epochs: int = Field(60, ge=1, description="at most")
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
+
+
+class ScopeSection(Section):
+    """What the run does."""
+
+    stages: tuple[Stage, ...] = Field(STAGES, min_length=1, description="parts of the run")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if "acceptance" not in self.stages:
+            raise ValueError("scope.stages: leave acceptance in; it makes the headline")
+        return self
+
+
+class Config(SystemConfig):
+    """A recommendation run: audit the log, learn acceptance, say why, and value other recommenders."""
+
+    scope: ScopeSection = ScopeSection()
+    data: DataSection = DataSection()
+    simulator: SimulatorSection = SimulatorSection()
+    split: SplitSection = SplitSection()
+    natural: NaturalSection = NaturalSection()
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    constraint: ConstraintSection = ConstraintSection()
+    uncertainty: UncertaintySection = UncertaintySection()
+    ablations: AblationSection = AblationSection()
+    policies: PolicySection = PolicySection()
+    attribution: AttributionSection = AttributionSection()
+    bandit: BanditSection = BanditSection()
+    ranking: RankingSection = RankingSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.training.gradient_parts < self.compute.workers:
+            raise ValueError(
+                f"training.gradient_parts: {self.training.gradient_parts} parts for compute.workers="
+                f"{self.compute.workers}; each worker needs one"
+            )
+        if self.constraint.weight and "natural" not in self.scope.stages:
+            raise ValueError("constraint.weight: the constraint needs the stage natural; add it to scope.stages")
+        needed = self.split.valid_steps + self.split.test_steps
+        if self.data.source == SIMULATOR and self.simulator.steps <= needed:
+            raise ValueError(f"simulator.steps: {self.simulator.steps} leaves none to train on; set more than {needed}")
+        return self
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the truth is known."""
+        return self.data.source == SIMULATOR
