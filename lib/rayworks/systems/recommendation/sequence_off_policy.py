@@ -80,6 +80,11 @@ class Trajectories:
         with np.errstate(divide="ignore"):
             return np.asarray(np.cumsum(np.log(self.ratio), axis=1))
 
+    @property
+    def log_weight_before(self) -> np.ndarray:
+        """Float64 (U, T): that of the steps before, 0 at the first."""
+        return np.pad(self.log_weight[:, :-1], ((0, 0), (1, 0)))
+
     def discounted(self, values: np.ndarray, discount: float) -> np.ndarray:
         """``values`` (U, T) times ``discount ** step``; 0 after a user's end."""
         powers = discount ** np.arange(self.present.shape[1])
@@ -178,25 +183,31 @@ def weighted_per_decision(log: Trajectories, discount: float) -> SumOfRatios:
 def sequence_doubly_robust(
     log: Trajectories, discount: float, action_value: np.ndarray, state_value: np.ndarray
 ) -> SumOfRatios:
-    """DR (Jiang and Li 2016, eq. 10): ``D_t = V_t + ratio_t (r_t + discount D_{t+1} - Q_t)``, from the last step back."""
-    value = np.zeros(len(log.present))
-    ratio = np.minimum(log.ratio, np.exp(LARGEST_LOG_WEIGHT))
-    surprise = log.discounted(log.reward, 1.0) - log.discounted(action_value, 1.0)
-    for step in reversed(range(log.present.shape[1])):
-        error = surprise[:, step] + discount * value
-        value = np.where(log.present[:, step], state_value[:, step] + ratio[:, step] * error, 0.0)
-    return SumOfRatios(value[None])
+    """DR (Jiang and Li 2016, eq. 10): ``D_t = V_t + ratio_t (r_t + discount D_{t+1} - Q_t)``, of which this is the mean D_0.
+
+    The recursion is unrolled: ``D_0`` is the sum of ``discount**t (weight_{t-1} V_t + weight_t (r_t - Q_t))``.
+    """
+    errors, values = _corrections(log, discount, action_value, state_value)
+    before, weight = _weights(log.log_weight_before), _weights(log.log_weight)
+    return SumOfRatios((weight * errors + before * values).sum(axis=1)[None])
 
 
 def weighted_doubly_robust(
     log: Trajectories, discount: float, action_value: np.ndarray, state_value: np.ndarray
 ) -> SumOfRatios:
-    """WDR (Thomas and Brunskill 2016): DR unrolled, with the weights of each step made to sum to 1; K = 2 T."""
-    before = np.pad(log.log_weight[:, :-1], ((0, 0), (1, 0)))
-    earlier, weight = _relative_weights(before), _relative_weights(log.log_weight)
-    errors = weight * (log.discounted(log.reward, discount) - log.discounted(action_value, discount))
-    values = earlier * log.discounted(state_value, discount)
-    return SumOfRatios(np.concatenate([errors.T, values.T]), np.concatenate([weight.T, earlier.T]))
+    """WDR (Thomas and Brunskill 2016): DR with the weights of each step made to sum to 1; K = 2 T."""
+    errors, values = _corrections(log, discount, action_value, state_value)
+    before, weight = _relative_weights(log.log_weight_before), _relative_weights(log.log_weight)
+    numerator = np.concatenate([(weight * errors).T, (before * values).T])
+    return SumOfRatios(numerator, np.concatenate([weight.T, before.T]))
+
+
+def _corrections(
+    log: Trajectories, discount: float, action_value: np.ndarray, state_value: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Discounted ``r_t - Q_t`` and ``V_t``, each (U, T)."""
+    errors = log.discounted(log.reward, discount) - log.discounted(action_value, discount)
+    return errors, log.discounted(state_value, discount)
 
 
 def diagnose_steps(log: Trajectories) -> StepDiagnostics:
