@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.recommendation.estimates import Bootstrap, SumOfRatios
+from rayworks.systems.recommendation.estimates import Bootstrap, SumOfRatios, estimate_all
 from rayworks.systems.recommendation.off_policy import LoggedActions, Target, diagnose, evaluate
 
 OPEN_BANDIT_PIPELINE = {
@@ -152,7 +152,7 @@ def test_what_has_no_interval_says_so() -> None:
     one = SumOfRatios(np.array([[2.0]]), np.array([[4.0]])).estimate()
     assert one.value == 0.5 and np.isnan(one.low) and np.isnan(one.standard_error)
     empty = SumOfRatios(np.zeros((1, 3)), np.zeros((1, 3)))
-    assert np.isnan(empty.value) and np.isnan(empty.estimate(Bootstrap(5)).low)
+    assert np.isnan(empty.value) and np.isnan(estimate_all({"empty": empty}, Bootstrap(5))["empty"].low)
     assert np.isnan(empty.estimate().standard_error)
     with pytest.raises(ConfigError, match="resamples is 1"):
         Bootstrap(1)

@@ -1,6 +1,6 @@
 """A value with its 95 % interval, from influence values or by resampling, for everything that is a sum of ratios of means."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,17 +96,11 @@ class SumOfRatios:
         sums = [[np.bincount(group, weights=row) for row in part] for part in (self.numerator, denominator)]
         return SumOfRatios(np.array(sums[0]), np.array(sums[1]))
 
-    def estimate(self, bootstrap: Bootstrap | None = None) -> Estimate:
-        """The value with its interval: normal, from the influence values; or percentiles of ``bootstrap``.
-
-        One unit has no interval: its ends are NaN.
-        """
+    def estimate(self) -> Estimate:
+        """The value with its normal interval, from the influence values; one unit has none, its ends are NaN."""
         value, units = self.value, self.numerator.shape[1]
         if units < 2:
             return Estimate(value, np.nan, np.nan, np.nan)
-        if bootstrap is not None:
-            found = [self._resampled(counts) for counts in bootstrap.counts(units)]
-            return bootstrap.estimate(value, np.concatenate(found))
         influence = self.influence()
         error = float(np.sqrt(influence @ influence / (units - 1) / units))
         return Estimate(value, error, value - NORMAL_QUANTILE * error, value + NORMAL_QUANTILE * error)
@@ -114,12 +108,25 @@ class SumOfRatios:
     def _denominators(self) -> np.ndarray:
         return np.ones(len(self.numerator)) if self.denominator is None else self.denominator.mean(axis=1)
 
-    def _resampled(self, counts: np.ndarray) -> np.ndarray:
-        weights = counts.astype(np.float64)
-        numerators = weights @ self.numerator.T
+    def reweighted(self, weight: np.ndarray) -> np.ndarray:
+        """The value under each row of weights (R, N), (R,)."""
+        numerators = weight @ self.numerator.T
         if self.denominator is None:
-            return np.asarray(numerators.sum(axis=1) / counts.shape[1])
-        return np.asarray(_ratios(numerators, weights @ self.denominator.T).sum(axis=1))
+            return np.asarray(numerators.sum(axis=1) / weight.sum(axis=1))
+        return np.asarray(_ratios(numerators, weight @ self.denominator.T).sum(axis=1))
+
+
+def estimate_all(forms: Mapping[str, SumOfRatios], bootstrap: Bootstrap | None = None) -> dict[str, Estimate]:
+    """Values of the same units with normal intervals, or with percentiles over resamples that all share."""
+    units = {form.numerator.shape[1] for form in forms.values()}
+    if bootstrap is None or units == {1}:
+        return {name: form.estimate() for name, form in forms.items()}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in forms}
+    for counts in bootstrap.counts(*units):
+        weight = counts.astype(np.float64)
+        for name, form in forms.items():
+            found[name].append(form.reweighted(weight))
+    return {name: bootstrap.estimate(form.value, np.concatenate(found[name])) for name, form in forms.items()}
 
 
 def _ratios(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.estimates import Bootstrap, Estimate, SumOfRatios
+from rayworks.systems.recommendation.estimates import Bootstrap, Estimate, SumOfRatios, estimate_all
 
 LEAST_EFFECTIVE_SHARE = 0.1
 MOST_UNSUPPORTED = 0.01
@@ -197,8 +197,11 @@ def evaluate(
     if switch is not None and target.predicted is not None and target.expected is not None:
         kept = np.where(raw <= switch, raw, 0.0)
         forms["switch_dr"] = doubly_robust(log.reward, kept, target.predicted, target.expected)
-    estimates = {name: (form if group is None else form.by(group)).estimate(bootstrap) for name, form in forms.items()}
-    return Evaluation(estimates, diagnose(raw, clip=clip, unsupported=target.unsupported, group=group))
+    if group is not None:
+        forms = {name: form.by(group) for name, form in forms.items()}
+    return Evaluation(
+        estimate_all(forms, bootstrap), diagnose(raw, clip=clip, unsupported=target.unsupported, group=group)
+    )
 
 
 def estimators(

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.estimates import Bootstrap, Estimate, SumOfRatios
+from rayworks.systems.recommendation.estimates import Bootstrap, Estimate, SumOfRatios, estimate_all
 from rayworks.systems.recommendation.off_policy import (
     LEAST_EFFECTIVE_SHARE,
     ROUNDING,
@@ -151,10 +151,9 @@ def evaluate_sequences(
         forms["dm"] = SumOfRatios(state_value[:, 0][None])
         forms["dr"] = sequence_doubly_robust(log, discount, action_value, state_value)
         forms["wdr"] = weighted_doubly_robust(log, discount, action_value, state_value)
-    estimates = {name: form.estimate(bootstrap) for name, form in forms.items()}
     by_step = diagnose_steps(log)
     diagnostics = diagnose(_weights(log.log_weight[:, -1]), unit="trajectories")
-    return SequenceEvaluation(estimates, _with_steps(diagnostics, by_step), by_step)
+    return SequenceEvaluation(estimate_all(forms, bootstrap), _with_steps(diagnostics, by_step), by_step)
 
 
 def importance_sampling(log: Trajectories, discount: float) -> SumOfRatios:
