@@ -149,7 +149,7 @@ def _decision_independence(log: EventLog) -> Finding:
     later = user[1:] == user[:-1]
     rates = _rates(accepted[:-1][later].astype(np.int64), accepted[1:][later].astype(float), ENOUGH)
     consequence = "a model of the decisions' history has nothing to find"
-    return _independence("previous decision", rates, "the decision before", "decisions before", consequence)
+    return _independence("previous decision", rates, "the decision before", "possible decisions before", consequence)
 
 
 def _natural_independence(log: EventLog) -> Finding:
@@ -178,6 +178,8 @@ class _Rates:
     """Variance of the groups' true rates, with the chance part taken off; below 0 where chance gives more."""
     error: float
     """Standard deviation of the share where the groups do not differ (chi-square)."""
+    deviation: float
+    """How many standard deviations of a normal variable as large a share is as rare as (Wilson and Hilferty 1931)."""
 
 
 def _rates(group: np.ndarray, value: np.ndarray, least: float) -> _Rates | None:
@@ -191,6 +193,7 @@ def _rates(group: np.ndarray, value: np.ndarray, least: float) -> _Rates | None:
     counts, sums = counts[counts > 0], np.bincount(group, value)[counts > 0]
     rates, freedom = sums / counts, len(counts) - 1
     statistic = float((counts * (rates - value.mean()) ** 2).sum() / value.var())
+    spread = 2 / (9 * freedom)
     effective = len(value) - float((counts.astype(float) ** 2).sum()) / len(value)
     return _Rates(
         low=float(rates.min()),
@@ -198,6 +201,7 @@ def _rates(group: np.ndarray, value: np.ndarray, least: float) -> _Rates | None:
         groups=len(counts),
         share=(statistic - freedom) / effective,
         error=math.sqrt(2 * freedom) / effective,
+        deviation=(math.cbrt(statistic / freedom) - 1 + spread) / math.sqrt(spread),
     )
 
 
@@ -206,7 +210,7 @@ def _independence(name: str, rates: _Rates | None, cause: str, groups: str, cons
     if rates is None:
         return Finding(name, "info", None, f"too few decisions to tell whether acceptance depends on {cause}")
     seen = f"acceptance is {rates.low:.3f} to {rates.high:.3f} over {rates.groups:,} {groups}"
-    if rates.share >= SIGMAS * rates.error:
+    if rates.deviation >= SIGMAS:
         return Finding(name, "info", rates.share, f"{seen}; it depends on {cause}")
     if max(rates.share, 0) + SIGMAS * rates.error < NEGLIGIBLE:
         return Finding(
