@@ -262,7 +262,7 @@ def _numbers(column: "pd.Series[Any]") -> np.ndarray:
 
 def _seconds(column: "pd.Series[Any]") -> np.ndarray:
     dated = pd.api.types.is_datetime64_any_dtype(column)
-    seconds = np.full(len(column), np.nan) if dated else _numbers(column)
+    seconds = np.full(len(column), np.nan) if dated else _numbers(column).copy()
     other = np.isnan(seconds) & column.notna().to_numpy()
     if other.any():
         dates = pd.to_datetime(column[other], utc=True, errors="coerce", format=None if dated else "ISO8601")
