@@ -127,6 +127,10 @@ def test_sources_that_hold_nothing_are_refused(table: Callable[[str], str], tmp_
         read_events(str(tmp_path / "events.tsv"))
     with pytest.raises(DataError, match="columns: who is no column of events"):
         read_events(table(EVENTS), ReadOptions(columns={"who": "user"}))
+    with pytest.raises(DataError, match="columns: two of ours are one of the file's"):
+        read_events(table(EVENTS), ReadOptions(columns={"time": "user"}))
+    with pytest.raises(DataError, match="has no column accepted"):
+        read_sequences(table("user,item,time,shown\na,x,1,0\n"))
     natural = "user,item,time,shown,accepted\na,x,1,0,1\n"
     with pytest.raises(DataError, match="has no recommendations"):
         read_events(table(natural))

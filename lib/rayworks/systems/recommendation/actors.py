@@ -18,6 +18,7 @@ from rayworks.systems.recommendation.event_tables import (
     is_csv,
     join,
     projection,
+    reading,
 )
 from rayworks.systems.recommendation.events import EventLog
 from rayworks.systems.recommendation.sources import DEFAULTS, ReadOptions
@@ -39,26 +40,28 @@ def read_events_distributed(source: str, options: ReadOptions = DEFAULTS) -> Eve
     files = files_of(source)
     names = projection(column_names(files), options.columns, source)
     keep_ray_data_in_the_placement_group()
-    context = ray.data.DataContext.get_current()
-    # Events of the same time keep the order of the file.
-    context.execution_options.preserve_order = True
-    if is_csv(files):
-        form = csv_as_text(list(names.values()))
-        form.include_columns = list(names.values())
-        data = ray.data.read_csv(files, convert_options=form)
-    else:
-        data = ray.data.read_parquet(files, columns=list(names.values()))
-    blocks = data.materialize().to_arrow_refs()
+    with reading(source):
+        data = _read(files, list(names.values()))
+        # Events of the same time keep the order of the file.
+        data.context.execution_options.preserve_order = True
+        blocks = data.materialize().to_arrow_refs()
     sizes = ray.get([_rows.remote(block) for block in blocks])
-    before = np.concatenate([[0], np.cumsum(sizes)])
+    first = 1 + np.cumsum(sizes) - sizes
     parts: list[EncodedEvents] = []
-    for found in ray.get(
-        [_encode.remote(block, source, int(n) + 1, names) for block, n in zip(blocks, before, strict=False)]
-    ):
+    asked = [_encode.remote(block, source, int(row), names) for block, row in zip(blocks, first, strict=True)]
+    for found in ray.get(asked):
         if isinstance(found, Failure):
             raise found.as_error()
         parts.append(found)
     return as_log(join(parts, source, ordered=options.ordered), source)
+
+
+def _read(files: list[str], columns: list[str]) -> ray.data.Dataset:
+    if not is_csv(files):
+        return ray.data.read_parquet(files, columns=columns)
+    options = csv_as_text(columns)
+    options.include_columns = columns
+    return ray.data.read_csv(files, convert_options=options)
 
 
 @ray.remote

@@ -3,7 +3,8 @@
 A part is a whole table, or a block of one that another process has read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,8 @@ def column_names(files: Sequence[str]) -> list[str]:
     Raises:
         DataError: it can not be read.
     """
-    return list(_guarded(files, lambda: _dataset(files, None).schema.names))
+    with reading(files[0]):
+        return list(_dataset(files, None).schema.names)
 
 
 def read_columns(files: Sequence[str], names: Sequence[str], *, as_text: bool = True) -> pd.DataFrame:
@@ -94,7 +96,8 @@ def read_columns(files: Sequence[str], names: Sequence[str], *, as_text: bool = 
         DataError: it can not be read.
     """
     options = csv_as_text(names) if as_text else None
-    table: pd.DataFrame = _guarded(files, lambda: _dataset(files, options).to_table(columns=list(names)).to_pandas())
+    with reading(files[0]):
+        table: pd.DataFrame = _dataset(files, options).to_table(columns=list(names)).to_pandas()
     return table
 
 
@@ -112,12 +115,20 @@ def is_csv(files: Sequence[str]) -> bool:
     return files[0].endswith(".csv")
 
 
-def _guarded(files: Sequence[str], read: Any) -> Any:
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Where an unreadable file of ``source`` is bad data, but a lost connection is not.
+
+    Raises:
+        DataError: Arrow or the system can not read it.
+    """
     try:
-        return read()
+        yield
+    except (ConnectionError, TimeoutError):
+        raise
     except (OSError, pa.ArrowException) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{files[0]}: can not be read ({reason}); mend or rewrite the file") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise DataError(f"{source}: can not be read ({reason}); mend or rewrite the file") from None
 
 
 def projection(
@@ -129,22 +140,26 @@ def projection(
         found: the file's columns.
         columns: our name to the file's, for those that are called otherwise there.
         source: what messages call the data.
-        required: columns that it must have.
+        required: columns that it must have; with ``shown`` it must have ``accepted`` too.
 
     Raises:
-        DataError: a column is missing, or ``columns`` names one that we do not have.
+        DataError: a column is missing, or ``columns`` names one that we do not have or gives two the same name.
     """
     known = (*NATURAL_COLUMNS, *OPTIONAL)
     unknown = [name for name in columns if name not in known]
     if unknown:
         raise DataError(f"{source}: columns: {', '.join(unknown)} is no column of events; choose of {', '.join(known)}")
     names = {name: columns.get(name, name) for name in known}
-    missing = [names[name] for name in known if (name in required or name in columns) and names[name] not in found]
+    needed = {*required, *columns, *(("accepted",) if names["shown"] in found else ())}
+    missing = [names[name] for name in known if name in needed and names[name] not in found]
     if missing:
         raise DataError(
             f"{source}: has no column {', '.join(missing)}; found {', '.join(found)}; map names by columns={{ours: theirs}}"
         )
-    return {name: theirs for name, theirs in names.items() if theirs in found}
+    present = {name: theirs for name, theirs in names.items() if theirs in found}
+    if len(set(present.values())) < len(present):
+        raise DataError(f"{source}: columns: two of ours are one of the file's in {present}; map each to its own")
+    return present
 
 
 def encode(
