@@ -72,7 +72,7 @@ def acceptance(models: Sequence[AcceptanceModel], past: Histories, items: Tensor
 
 def equally_long(past: Histories) -> Iterator[tuple[Tensor, Histories]]:
     """Users with equally many events together: their rows (int64 (b,)) and events, the shortest first."""
-    for length in past.length.unique():
+    for length in torch.unique(past.length):
         rows = torch.nonzero(past.length == length)[:, 0]
         yield rows, Histories(past.item[rows, : int(length)], past.kind[rows, : int(length)])
 
