@@ -1,6 +1,7 @@
 """A job is a ``Tuner`` with one trial: started, resumed by repeating the command, and ended with an exit code."""
 
 import logging
+import math
 import os
 import sys
 import time
@@ -58,7 +59,7 @@ def launch(spec: SystemSpec, config: SystemConfig) -> int:
         spec.load_system().check_inputs(config)
         attach(spec, config)
         bundles = spec.load_system().bundles(config)
-        placement.require(bundles, config.compute.placement_timeout_seconds)
+        placement.require(_reserved(spec, config), config.compute.placement_timeout_seconds)
         manifest.begin_attempt(directory, spec.name, config)
         begun = True
         directory.write(CONFIG, configs.to_yaml(config))
@@ -113,8 +114,8 @@ def attach(spec: SystemSpec, config: SystemConfig) -> None:
         if address:
             ray.init(address=address, namespace="rayworks", logging_level=logging.WARNING)
         else:
-            asked = sum(bundle.get("CPU", 0.0) for bundle in spec.load_system().bundles(config))
-            cpus = max(os.cpu_count() or 1, min(int(asked), 4))
+            asked = sum(bundle.get("CPU", 0.0) for bundle in _reserved(spec, config))
+            cpus = max(os.cpu_count() or 1, min(math.ceil(asked), 4))
             # Its dashboard would take the usual port and let anybody on this machine in.
             ray.init(
                 address="local",
@@ -126,6 +127,12 @@ def attach(spec: SystemSpec, config: SystemConfig) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InfrastructureError(f"RAY_ADDRESS {address or 'not set'}: no cluster there ({reason})") from None
+
+
+def _reserved(spec: SystemSpec, config: SystemConfig) -> list[dict[str, float]]:
+    """All that must fit on the cluster at once."""
+    system = spec.load_system()
+    return [*system.bundles(config), *system.train_bundles(config)]
 
 
 def _run(spec: SystemSpec, config: SystemConfig, directory: RunDirectory, bundles: list[dict[str, float]]) -> None:
@@ -146,7 +153,7 @@ def _run(spec: SystemSpec, config: SystemConfig, directory: RunDirectory, bundle
         print(f"infrastructure: {failure.message}; going on from the last checkpoint in {pause:g} s", file=sys.stderr)
         time.sleep(pause)
         try:
-            placement.require(bundles, config.compute.placement_timeout_seconds)
+            placement.require(_reserved(spec, config), config.compute.placement_timeout_seconds)
         except ConfigError as error:
             raise InfrastructureError(str(error)) from None
 

@@ -14,6 +14,7 @@ from rayworks.core.run_directory import CONFIG, MANIFEST, REPORT_HTML, REPORT_JS
 from rayworks.core.sweep import Sweep, Trial, TrialResult
 from rayworks.core.sweep_report import CSV, sweep_report, trials_csv
 from rayworks.runtime import experiment, launch, placement
+from rayworks.runtime.data_parallel import concurrent_runs
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.progress import TrialLines
 from rayworks.runtime.sweep_search import DesignSearch, require_optuna
@@ -42,9 +43,8 @@ def run_sweep(sweep: Sweep[Any]) -> int:
             require_optuna()
         launch.attach(sweep.spec, sweep.base)
         system = sweep.spec.load_system()
-        for bundles in _distinct(
-            [system.bundles(config) for config in (sweep.base, *(t.config for t in sweep.trials()))]
-        ):
+        configs_asked = (sweep.base, *(trial.config for trial in sweep.trials()))
+        for bundles in _distinct([[*system.bundles(c), *system.train_bundles(c)] for c in configs_asked]):
             placement.require(bundles, sweep.base.compute.placement_timeout_seconds)
         _write_state(directory, sweep, "running")
         _fit_until_settled(sweep, directory)
@@ -172,11 +172,21 @@ def _param_space(sweep: Sweep[Any], directory: RunDirectory) -> dict[str, Any]:
 
 def _search(sweep: Sweep[Any], directory: RunDirectory) -> dict[str, Any]:
     """The part of Tune's config that says in which order designs are tried."""
-    concurrent = {"max_concurrent_trials": sweep.settings.concurrent or None}
+    concurrent = {"max_concurrent_trials": _most_at_once(sweep)}
     if sweep.settings.search != "optuna":
         return concurrent
     samples = (sweep.settings.samples or 1) * len(sweep.seeds)
     return {**concurrent, "search_alg": DesignSearch(sweep, directory, write_design), "num_samples": samples}
+
+
+def _most_at_once(sweep: Sweep[Any]) -> int | None:
+    """Trials side by side; None where their own bundles limit them enough."""
+    system = sweep.spec.load_system()
+    workers = system.train_bundles(sweep.base)
+    if not workers:
+        return sweep.settings.concurrent or None
+    room = concurrent_runs(system.bundles(sweep.base), workers)
+    return min(room, sweep.settings.concurrent or room)
 
 
 def write_design(directory: RunDirectory, trial: Trial[Any]) -> None:

@@ -54,6 +54,11 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
         """What the run asks of the cluster: first the bundle of the run itself, then one per worker."""
 
     @classmethod
+    def train_bundles(cls, config: ConfigT) -> list[dict[str, float]]:
+        """What Ray Train reserves for workers of the run, beside :meth:`bundles`; see :mod:`~.data_parallel`."""
+        return []
+
+    @classmethod
     @abc.abstractmethod
     def check_inputs(cls, config: ConfigT) -> None:
         """Look for the models and data the config names, without loading them; raises what the run would."""

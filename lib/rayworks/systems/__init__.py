@@ -3,5 +3,6 @@
 REGISTRY: dict[str, str] = {
     "alignment": "rayworks.systems.alignment:SPEC",
     "difficulty": "rayworks.systems.difficulty:SPEC",
+    "recommendation": "rayworks.systems.recommendation:SPEC",
     "regulation": "rayworks.systems.regulation:SPEC",
 }

@@ -233,7 +233,7 @@ class CrossCheck:
         return {name: abs(found.value - truth) / truth for name, found in self.evaluation.estimates.items()}
 
 
-def cross_check(log: BanditLog, own: BanditLog, policy: np.ndarray, *, seed: int) -> CrossCheck:
+def cross_check(log: BanditLog, own: BanditLog, policy: np.ndarray, *, seed: int, folds: int = FOLDS) -> CrossCheck:
     """Hold what ``log`` says of ``policy`` against ``own``, the policy's own log.
 
     Raises:
@@ -242,4 +242,4 @@ def cross_check(log: BanditLog, own: BanditLog, policy: np.ndarray, *, seed: int
     truth = on_policy_value(own)
     if not truth.value:
         raise DataError("click is 0 in the whole of the policy's own log; there is no value to compare with")
-    return CrossCheck(truth, evaluate(log, policy, seed=seed))
+    return CrossCheck(truth, evaluate(log, policy, seed=seed, folds=folds))

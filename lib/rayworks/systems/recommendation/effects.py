@@ -13,12 +13,9 @@ from rayworks.systems.recommendation.do_recursion import intervene
 from rayworks.systems.recommendation.events import NATURAL, EventLog
 from rayworks.systems.recommendation.exported import only_natural
 from rayworks.systems.recommendation.fitting import windows
-from rayworks.systems.recommendation.histories import Histories, acceptance, histories_of
+from rayworks.systems.recommendation.histories import Histories, acceptance, equally_long, histories_of
 from rayworks.systems.recommendation.next_item import NaturalPreference
 from rayworks.systems.recommendation.simulator import Simulator
-
-NORMAL = 1.96
-"""Standard errors on each side of a 95 % interval."""
 
 
 def treatment_effects(
@@ -46,7 +43,8 @@ def treatment_effects(
     members = np.array([_effect(model, before.last(longest), items, config).mean(0) for model in models])
     true = None
     if simulator is not None:
-        true = simulator.replayed_effect(items)[: len(users)].mean(0).tolist() if len(users) == len(log.users) else None
+        everyone = torch.from_numpy(kept.item[rows].astype(np.int64).reshape(len(log.users), steps))
+        true = simulator.replayed_effect(everyone)[: len(users)].mean(0).tolist()
     return {
         "step": list(range(1, steps + 1)),
         "effect": members[0].tolist(),
@@ -58,8 +56,6 @@ def treatment_effects(
 
 def _effect(model: AcceptanceModel, before: Histories, items: torch.Tensor, config: Config) -> np.ndarray:
     """(B, T): of each user and step."""
-    from rayworks.systems.recommendation.histories import equally_long
-
     found = np.zeros(tuple(items.shape))
     for rows, same in equally_long(before):
         memory = model.read(same.item, same.kind)

@@ -23,6 +23,7 @@ from rayworks.systems.recommendation.roll_out import (
     uniform_policy,
 )
 from rayworks.systems.recommendation.sequence_off_policy import Trajectories, evaluate_sequences
+from rayworks.systems.recommendation.sequences import sequences
 from rayworks.systems.recommendation.simulator import Simulator
 
 BATCH = 128

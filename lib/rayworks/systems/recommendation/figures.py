@@ -1,0 +1,140 @@
+"""The pictures of a run: calibration, causes, policies, effects by step."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rayworks.core.figures import COLOURS, draw
+
+Values = Mapping[str, Any]
+NORMAL = 1.96
+"""Standard errors on each side of a 95 % interval."""
+CAUSE_NAMES = {
+    "item": "this item, not another",
+    "previous_decision": "last one accepted,\nnot rejected",
+    "natural_preference": "own taste,\nnot others'",
+    "recommender": "recommendations so far,\nnot none",
+}
+
+
+def calibration(acceptance: Values) -> bytes:
+    """Share accepted against the chance that was given, and how often each chance was given."""
+    curve = {name: np.array(values) for name, values in acceptance["reliability"].items()}
+    spread = np.sqrt(curve["outcome"] * (1 - curve["outcome"]) / curve["count"])
+    with draw(columns=2) as drawing:
+        left, right = drawing.axes
+        left.plot([0, 1], [0, 1], color=COLOURS[7], linewidth=1, label="honest")
+        left.errorbar(
+            curve["prediction"], curve["outcome"], NORMAL * spread, fmt="o-", color=COLOURS[0], label="acceptance model"
+        )
+        left.set(
+            xlabel="chance given", ylabel="share accepted", xlim=(0, 1), ylim=(0, 1), title="Calibration, test window"
+        )
+        left.legend(loc="upper left")
+        steps = acceptance["steps"]
+        at = np.array(steps["step"]) + 1
+        right.plot(at, steps["outcome"], "o-", color=COLOURS[1], label="share accepted")
+        right.plot(at, steps["prediction"], "s--", color=COLOURS[0], label="mean chance given")
+        right.plot(
+            at, [np.nan if v is None else v for v in acceptance["step_auc"]], "^:", color=COLOURS[2], label="AUC"
+        )
+        right.set(xlabel="step of the test window", ylim=(0, 1), title="By step")
+        if len(at) < 12:
+            right.set_xticks(at)
+        right.legend(loc="lower right")
+    return drawing.png
+
+
+def attribution(found: Values) -> bytes:
+    """Do-contrasts of some users' last recommendation, with intervals over members."""
+    examples: Sequence[Values] = found["examples"]
+    columns = min(len(examples), 4)
+    causes = found["causes"]
+    with draw(columns=columns, squeeze=False, sharey=True) as drawing:
+        for axes, example in zip(drawing.axes[0], examples, strict=False):
+            error = None if example["error"] is None else NORMAL * np.array(example["error"])
+            colours = [COLOURS[2] if value >= 0 else COLOURS[1] for value in example["contrast"]]
+            places = np.arange(len(causes))
+            axes.barh(places, example["contrast"], xerr=error, color=colours, height=0.6, ecolor=COLOURS[7], capsize=3)
+            axes.axvline(0, color=COLOURS[7], linewidth=1)
+            axes.set_yticks(places, [CAUSE_NAMES[cause] for cause in causes])
+            axes.invert_yaxis() if axes is drawing.axes[0][0] else None
+            outcome = "accepted" if example["accepted"] else "rejected"
+            axes.set_title(
+                f"user {example['user']}, item {example['item']}\nchance {example['probability']:.2f}, {outcome}"
+            )
+            axes.set_xlabel("change of the chance")
+    return drawing.png
+
+
+def policies(found: Values) -> bytes:
+    """Value of mixtures with the uniform policy, and by step: true, imagined by the model, estimated from the log."""
+    mixtures = {name: one for name, one in found.items() if one["exploration"] is not None}
+    with draw(columns=2) as drawing:
+        left, right = drawing.axes
+        if mixtures:
+            _by_exploration(left, mixtures)
+        else:
+            _bars(left, found)
+        for (name, one), colour in zip(found.items(), (*COLOURS, *COLOURS), strict=False):
+            steps = 1 + np.arange(len(one["imagined"]))
+            right.plot(steps, one["imagined"], "--" if one["true"] else "-", color=colour, linewidth=1.4)
+            if one["true"]:
+                right.plot(steps, one["true"], color=colour, label=_short(name), linewidth=1.4)
+            else:
+                right.lines[-1].set_label(_short(name))
+        title = "By step (dashed: imagined)" if mixtures else "By step, imagined"
+        right.set(xlabel="recommendation", ylabel="share accepted", title=title)
+        right.legend(fontsize=8, title="exploration" if mixtures else None)
+    return drawing.png
+
+
+def _by_exploration(axes: Any, mixtures: Mapping[str, Values]) -> None:
+    at = np.array([one["exploration"] for one in mixtures.values()])
+    axes.plot(at, [np.mean(one["true"]) for one in mixtures.values()], "o-", color=COLOURS[7], label="true")
+    members = [np.mean(one["members"], 1) for one in mixtures.values()]
+    imagined = np.array([np.mean(one["imagined"]) for one in mixtures.values()])
+    spread = np.array([NORMAL * values[1:].std(ddof=1) if len(values) > 2 else 0.0 for values in members])
+    axes.errorbar(at, imagined, spread, fmt="s--", color=COLOURS[0], label="imagined by the model")
+    for (name, words), colour, shift in zip(
+        (("wpdis", "log, per decision"), ("wdr", "log and model")), COLOURS[1:], (0.015, -0.015), strict=False
+    ):
+        chosen = [(one["exploration"], one["estimates"][name]) for one in mixtures.values() if name in one["estimates"]]
+        if chosen:
+            value = np.array([estimate["value"] for _, estimate in chosen])
+            low, high = (np.array([estimate[end] for _, estimate in chosen]) for end in ("low", "high"))
+            place = np.array([exploration for exploration, _ in chosen]) + shift
+            axes.errorbar(place, value, [value - low, high - value], fmt="^", color=colour, label=words, capsize=3)
+    axes.set(xlabel="weight of the uniform policy", ylabel="share accepted", ylim=(0, 1.05), title="Value of policies")
+    axes.legend(fontsize=8)
+
+
+def _bars(axes: Any, found: Values) -> None:
+    places = np.arange(len(found))
+    members = [np.mean(one["members"], 1) for one in found.values()]
+    spread = [NORMAL * values[1:].std(ddof=1) if len(values) > 2 else 0.0 for values in members]
+    axes.barh(places, [np.mean(one["imagined"]) for one in found.values()], xerr=spread, color=COLOURS[0], height=0.6)
+    axes.set_yticks(places, list(found))
+    axes.set(xlabel="share accepted, imagined", xlim=(0, 1), title="Value of policies")
+
+
+def effects(treatment: Values) -> bytes:
+    """Effect of earlier recommendations on acceptance, by step."""
+    step, effect = np.array(treatment["step"]), np.array(treatment["effect"])
+    with draw() as drawing:
+        drawing.ax.axhline(0, color=COLOURS[7], linewidth=1)
+        drawing.ax.plot(step, effect, "o-", color=COLOURS[0], markersize=4, label="the model's")
+        if treatment["error"] is not None:
+            spread = NORMAL * np.array(treatment["error"])
+            drawing.ax.fill_between(step, effect - spread, effect + spread, color=COLOURS[0], alpha=0.2, linewidth=0)
+        if treatment["true"] is not None:
+            drawing.ax.plot(step, treatment["true"], "s--", color=COLOURS[1], markersize=4, label="true")
+        drawing.ax.set(xlabel="recommendation", ylabel="change of the chance of acceptance")
+        drawing.ax.set_title("What earlier recommendations did to this one's acceptance")
+        drawing.ax.legend()
+    return drawing.png
+
+
+def _short(name: str) -> str:
+    return name.rpartition(" ")[2] if name.startswith("logged kind") else name

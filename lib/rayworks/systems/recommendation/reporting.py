@@ -1,0 +1,242 @@
+"""The report of a run, its tables, and the card of what is exported."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from rayworks.core.registry import SystemSpec
+from rayworks.core.report import Cell, Report, Table
+from rayworks.systems.recommendation import figures
+from rayworks.systems.recommendation.audits import Audit
+from rayworks.systems.recommendation.bandit import CrossCheck
+from rayworks.systems.recommendation.config import Config
+from rayworks.systems.recommendation.evaluation import MODEL, ORACLE, TOP_RULE
+from rayworks.systems.recommendation.events import EventLog
+from rayworks.systems.recommendation.fitting import MAIN
+from rayworks.systems.recommendation.policies import mixture_name
+from rayworks.systems.recommendation.sources import Facts
+
+Values = Mapping[str, Any]
+
+
+def audit_results(found: Audit, facts: Facts) -> dict[str, Any]:
+    """The audit as JSON values."""
+    return {
+        "warnings": found.warnings,
+        "findings": [asdict(finding) for finding in found.findings],
+        "baselines": {name: asdict(baseline) for name, baseline in found.baselines.items()},
+        "facts": asdict(facts),
+    }
+
+
+def bandit_results(check: CrossCheck, log: str) -> dict[str, Any]:
+    """One policy's value from another's log, as JSON values."""
+    diagnostics = check.evaluation.diagnostics
+    return {
+        "log": log,
+        "truth": asdict(check.truth),
+        "estimates": {name: asdict(estimate) for name, estimate in check.evaluation.estimates.items()},
+        "relative_errors": check.relative_errors,
+        "effective_share": diagnostics.effective_share,
+        "warnings": list(diagnostics.warnings),
+    }
+
+
+def headline(config: Config, results: Values) -> dict[str, Cell]:
+    """The numbers that runs are compared by; None where the run or its log does not have them."""
+    models = results["acceptance"]["models"]
+    value_error = effect_error = None
+    if config.simulated and "policies" in results:
+        logged = results["policies"][mixture_name(config.simulator.exploration)]
+        value_error = float(abs(np.mean(logged["imagined"]) - np.mean(logged["true"])))
+    treatment = results.get("effects", {}).get("treatment")
+    if treatment and treatment["true"] is not None:
+        effect_error = float(np.abs(np.array(treatment["effect"]) - treatment["true"]).mean())
+    return {
+        "auc": models[MODEL]["auc"],
+        "auc_topk_rule": models.get(TOP_RULE, {}).get("auc"),
+        "auc_oracle": models.get(ORACLE, {}).get("auc"),
+        "ece": models[MODEL]["ece"],
+        "policy_value_error": value_error,
+        "effect_error": effect_error,
+        "sequences_per_second": results["train"][MAIN]["labels_per_second"],
+        "audit_warnings": results["audit"]["warnings"] if "audit" in results else None,
+    }
+
+
+def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
+    """All that the run's stages found."""
+    tables = [_acceptance_table(results)]
+    drawn = {"calibration.png": (figures.calibration(results["acceptance"]), "Chances given and what came of them.")}
+    notes: list[str] = []
+    if "audit" in results:
+        tables.append(_audit_table(results["audit"]))
+        notes += results["audit"]["facts"]["notes"]
+    if "policies" in results:
+        tables.append(_policy_table(results["policies"]))
+        caption = "Other recommenders: true, imagined by the model, estimated from logged propensities."
+        drawn["policies.png"] = (figures.policies(results["policies"]), caption)
+    if "effects" in results:
+        _add_effects(results["effects"], tables, drawn)
+    if "bandit" in results:
+        tables.append(_bandit_table(results["bandit"]))
+    if "ranking" in results or "ranking" in results["acceptance"]:
+        tables.append(_ranking_table(config, results))
+    tables.append(_training_table(results["train"]))
+    return Report(
+        system=spec.name,
+        run=config.run.name,
+        title=spec.title,
+        headline=headline(config, results),
+        tables=tables,
+        figures=drawn,
+        notes=notes,
+        details=dict(results),
+    )
+
+
+def _acceptance_table(results: Values) -> Table:
+    found = results["acceptance"]
+    rows: list[list[Cell]] = []
+    for name, one in results.get("audit", {}).get("baselines", {}).items():
+        rows.append([name, one["auc"], one["bce"], one["accuracy"], None])
+    rows += [[name, one["auc"], one["bce"], one["accuracy"], one["ece"]] for name, one in found["models"].items()]
+    note = f"{found['decisions']:,} decisions, each from all before it; accuracy at the threshold of the validation window."
+    if "auc_interval" in found:
+        note += f" AUC of the model: 95 % interval {_range(found['auc_interval'])} over users."
+    if "advantage" in found:
+        note += f" Advantage in AUC over the top 20 % rule: {_range(found['advantage'])}."
+    return Table("Acceptance on the test window", ("predictor", "AUC", "cross-entropy", "accuracy", "ECE"), rows, note)
+
+
+def _audit_table(found: Values) -> Table:
+    rows = [[one["name"], one["severity"], one["value"], one["sentence"]] for one in found["findings"]]
+    facts = found["facts"]
+    note = (
+        f"{facts['rows']:,} events of {facts['users']:,} users on {facts['items']:,} items: {facts['natural']:,} natural, "
+        f"{facts['recommended']:,} recommended."
+    )
+    return Table("Audit of the log", ("check", "severity", "value", "what it means"), rows, note)
+
+
+def _policy_table(found: Values) -> Table:
+    rows: list[list[Cell]] = []
+    for name, one in found.items():
+        true = None if one["true"] is None else float(np.mean(one["true"]))
+        imagined = float(np.mean(one["imagined"]))
+        estimates = [_with_range(one["estimates"].get(key)) for key in ("wpdis", "wdr")]
+        error = None if true is None else imagined - true
+        rows.append([name, true, imagined, error, *estimates, one.get("effective_share"), "; ".join(one["warnings"])])
+    columns = (
+        "policy",
+        "true",
+        "imagined",
+        "error",
+        "log, per decision",
+        "log and model",
+        "effective share",
+        "warnings",
+    )
+    note = "Acceptance per recommendation. Effective share: of the trajectories, after weighting; near 0 the log is silent."
+    return Table("Value of recommenders", columns, rows, note)
+
+
+def _add_effects(found: Values, tables: list[Table], drawn: dict[str, tuple[bytes, str]]) -> None:
+    treatment, alone, causes = found["treatment"], found["by_themselves"], found["attribution"]
+    if treatment:
+        caption = (
+            "P(D_t | do(S_1..t), L) - P(D_t | S_t, L, no recommender), averaged over users; band: 95 % over members."
+        )
+        drawn["effects.png"] = (figures.effects(treatment), caption)
+        known = treatment["true"] is not None
+        rows: list[list[Cell]] = [
+            [
+                "mean effect over steps",
+                float(np.mean(treatment["effect"])),
+                float(np.mean(treatment["true"])) if known else None,
+            ]
+        ]
+        if alone:
+            rows.append(["acceptance of what users take by themselves", alone["by_themselves"], alone["true"]])
+        note = f"{treatment['users']:,} users. The effect is that of earlier recommendations on the chance of the same item."
+        tables.append(Table("Effect of the recommender", ("what", "the model's", "true"), rows, note))
+    if causes:
+        drawn["attribution.png"] = (
+            figures.attribution(causes),
+            "Do-contrasts of the last recommendation of some users; bars: 95 % over members. They do not add up.",
+        )
+        rows = [
+            [figures.CAUSE_NAMES[c].replace("\n", " "), causes["mean_size"][c], causes["mean"][c]]
+            for c in causes["causes"]
+        ]
+        note = f"Over {causes['users']:,} users' last recommendations."
+        tables.append(Table("Causes of acceptance", ("contrast", "mean size", "mean"), rows, note))
+
+
+def _bandit_table(found: Values) -> Table:
+    names = ("ips", "snips", "dm", "dr")
+    rows: list[list[Cell]] = []
+    for policy, one in found.items():
+        estimates = [_with_range(one["estimates"][name], scale=1000) for name in names]
+        truth = _with_range(one["truth"], scale=1000)
+        rows.append([policy, one["log"], truth, *estimates, one["effective_share"], "; ".join(one["warnings"])])
+    columns = ("value of", "from the log of", "its own log", "IPS", "SNIPS", "DM", "DR", "effective share", "warnings")
+    return Table("Off-policy evaluation on Open Bandit", columns, rows, "Clicks per 1,000 impressions, 95 % intervals.")
+
+
+def _ranking_table(config: Config, results: Values) -> Table:
+    found: dict[str, Values] = {}
+    if "ranking" in results["acceptance"]:
+        found["natural preference, this log"] = results["acceptance"]["ranking"]
+    for name, one in results.get("ranking", {}).items():
+        found[f"{name}, {config.ranking.source}"] = one
+    columns = tuple(next(iter(found.values())))
+    rows = [[name, *one.values()] for name, one in found.items()]
+    note = "The last natural item of each user among all items; seen items compete."
+    return Table("Next-item ranking", ("model", *columns), rows, note)
+
+
+def _training_table(found: Values) -> Table:
+    rows: list[list[Cell]] = [
+        [name, one["epoch"], one["best_epoch"], one["best"], one["temperature"], one["labels_per_second"]]
+        for name, one in found.items()
+    ]
+    columns = ("model", "epochs", "best", "validation loss", "temperature", "sequences per second")
+    note = "A sequence is a labelled prefix: one pass over a user's events learns from all of them."
+    return Table("Training", columns, rows, note)
+
+
+def model_card(config: Config, log: EventLog, results: Values) -> str:
+    """What the exported models are, for whoever finds the folder."""
+    scores = results["acceptance"]["models"][MODEL]
+    warnings = [one["sentence"] for one in results.get("audit", {}).get("findings", []) if one["severity"] == "warning"]
+    return "\n".join(
+        [
+            f"# Acceptance models of the run {config.run.name}",
+            "",
+            f"Learned from {config.data.source}: {len(log.users):,} users, {len(log.items):,} items, "
+            f"{int(log.recommended.sum()):,} recommendations. Backbone {config.model.backbone}, history "
+            f"{config.model.history}, {config.uncertainty.members} members; the first one counts, the others say how sure.",
+            "",
+            f"Test window: AUC {scores['auc'] or float('nan'):.3f}, cross-entropy {scores['bce']:.3f}, "
+            f"ECE {scores['ece']:.3f}. "
+            "Chances hold for recommendations like the logged ones; for others see the report's table of recommenders.",
+            "",
+            *(["Warnings of the audit:", "", *(f"- {sentence}" for sentence in warnings)] if warnings else []),
+            "`model.json`: shape and items; `member-N.safetensors`: weights; `reference.safetensors`: users to compare with.",
+            "",
+        ]
+    )
+
+
+def _range(estimate: Values) -> str:
+    return f"[{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+def _with_range(estimate: Values | None, scale: float = 1.0) -> Cell:
+    if estimate is None:
+        return None
+    value, low, high = (scale * estimate[name] for name in ("value", "low", "high"))
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"

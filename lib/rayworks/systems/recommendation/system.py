@@ -1,0 +1,234 @@
+"""The run: audit the log, train, score, say why, value other recommenders."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from rayworks.core.errors import ConfigError
+from rayworks.core.report import Report
+from rayworks.core.run_directory import EXPORT
+from rayworks.lm.threads import limit_torch_threads
+from rayworks.runtime.data_parallel import DataParallel, own_bundle, worker_bundles
+from rayworks.runtime.system import Metrics, System
+from rayworks.systems.recommendation import SPEC, effects, policies
+from rayworks.systems.recommendation.actors import (
+    DONE,
+    PROGRESS,
+    TRAINING,
+    frozen_natural,
+    load_unit,
+    read_events_distributed,
+    training_loop,
+)
+from rayworks.systems.recommendation.audits import audit
+from rayworks.systems.recommendation.bandit import cross_check, empirical_policy
+from rayworks.systems.recommendation.config import Config
+from rayworks.systems.recommendation.evaluation import evaluate, ranking_scores
+from rayworks.systems.recommendation.event_tables import files_of
+from rayworks.systems.recommendation.events import EventLog
+from rayworks.systems.recommendation.exported import Exported, write_export
+from rayworks.systems.recommendation.fitting import Unit, units, windows
+from rayworks.systems.recommendation.next_item import rank_held_out
+from rayworks.systems.recommendation.reporting import audit_results, bandit_results, build_report, model_card
+from rayworks.systems.recommendation.simulator import Rollout, Simulator, SimulatorOptions
+from rayworks.systems.recommendation.sources import (
+    KUAIRAND,
+    KUAIREC,
+    MOVIELENS,
+    facts_of,
+    read_bandit,
+    read_events,
+    read_sequences,
+)
+
+STATE = "state.json"
+TRAIN = "train"
+STEPS = ("audit", TRAIN, "acceptance", "policies", "effects", "bandit", "ranking")
+"""Parts of the run in order; training serves the stages natural, acceptance and ranking."""
+
+
+class RecommendationSystem(System[Config]):
+    """Learns acceptance from one log."""
+
+    spec = SPEC
+
+    @classmethod
+    def bundles(cls, config: Config) -> list[dict[str, float]]:
+        """The run's own; the workers that Ray Train reserves come beside it."""
+        return [own_bundle(config.compute)]
+
+    @classmethod
+    def train_bundles(cls, config: Config) -> list[dict[str, float]]:
+        """See :func:`~.data_parallel.worker_bundles`."""
+        return worker_bundles(config.compute)
+
+    @classmethod
+    def check_inputs(cls, config: Config) -> None:
+        """The log's files, the checkpoint, and the data sets of the other stages."""
+        source = config.data.source
+        if not config.simulated and not source.startswith((KUAIRAND, KUAIREC, MOVIELENS)):
+            files_of(source)
+        for name in (config.natural.checkpoint, config.natural.items):
+            if name and not Path(name).expanduser().is_file():
+                raise ConfigError(f"natural.checkpoint, natural.items: {name} is not there")
+        if "bandit" in config.scope.stages:
+            for name in config.bandit.logs:
+                read_bandit(name)
+        if "ranking" in config.scope.stages:
+            read_sequences(config.ranking.source)
+
+    def start(self) -> None:
+        """Read or simulate the log."""
+        limit_torch_threads()
+        self._steps = [step for step in STEPS if step == TRAIN or step in self.settings.scope.stages]
+        self._done = 0
+        self._results: dict[str, Any] = {}
+        self._training: DataParallel | None = None
+        self._told: Any = None
+        self._simulator: Simulator | None = None
+        self._truth: Rollout | None = None
+        self._log = self._read()
+        self._units = units(self.settings, has_natural=bool((~self._log.recommended).any()))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every part is done."""
+        return self._done == len(self._steps)
+
+    def advance(self) -> Metrics:
+        """One part; of the training, what its workers have done since."""
+        step = self._steps[self._done]
+        if step == TRAIN:
+            told = self._train()
+            if told is not None:
+                return {**told, "phase": f"train {told['unit']}", "progress": self._progress(told["fraction"])}
+        else:
+            self._results[step] = getattr(self, f"_{step}")()
+        self._done += 1
+        return {"phase": step, "progress": self._progress(0.0)}
+
+    def save_state(self, folder: Path) -> None:
+        """Results so far; states of training lie in the run directory."""
+        (folder / STATE).write_text(json.dumps({"done": self._done, "results": self._results}))
+
+    def load_state(self, folder: Path) -> None:
+        """Go back."""
+        state = json.loads((folder / STATE).read_text())
+        self._done, self._results = state["done"], state["results"]
+
+    def export(self) -> None:
+        """The acceptance models with what Serve needs beside them, and a card."""
+        reference = effects.reference_users(self.settings, self._log)
+        exported = Exported(self._members(), self._log.items, reference)
+        write_export(exported, lambda name, data: self.run_directory.write(f"{EXPORT}/{name}", data))
+        self.run_directory.write(f"{EXPORT}/README.md", model_card(self.settings, self._log, self._results))
+
+    def report(self) -> Report:
+        """See :mod:`~.reporting`."""
+        return build_report(self.settings, self._results, SPEC)
+
+    def _read(self) -> EventLog:
+        settings = self.settings
+        if not settings.simulated:
+            read = read_events_distributed if settings.data.distributed else read_events
+            return read(settings.data.source, settings.data)
+        self._simulator = Simulator(SimulatorOptions(**dict(settings.simulator)), settings.run.seed)
+        log, self._truth = self._simulator.log()
+        return log
+
+    def _progress(self, fraction: float) -> float:
+        # Training takes nearly all of the time.
+        parts = {step: 0.7 if step == TRAIN else 0.3 / (len(self._steps) - 1 or 1) for step in self._steps}
+        before = sum(parts[step] for step in self._steps[: self._done])
+        return before + (parts[self._steps[self._done]] * fraction if not self.finished else 0.0)
+
+    def _train(self) -> Metrics | None:
+        """What the workers tell next; None once all is trained."""
+        if self._training is None:
+            logs = {"natural": ray.put(self._log)}
+            logs["acceptance"] = logs["natural"]
+            if any(unit.kind == "ranking" for unit in self._units):
+                logs["ranking"] = ray.put(ranking_log(self.settings))
+            arguments = {"config": self.settings, "units": self._units, "logs": logs}
+            self._training = DataParallel(training_loop, arguments, self.run_directory, TRAINING, self.settings.compute)
+        if self._training.wait(self._heard):
+            return dict(self._told)
+        self._training = None
+        done = {unit.name: self.run_directory.read_json(f"{TRAINING}/{unit.name}/{DONE}") for unit in self._units}
+        self._results[TRAIN] = done
+        return None
+
+    def _heard(self) -> bool:
+        where = f"{TRAINING}/{PROGRESS}"
+        told = self.run_directory.read_json(where) if self.run_directory.exists(where) else None
+        changed = told is not None and told != self._told
+        self._told = told
+        return changed
+
+    def _audit(self) -> dict[str, Any]:
+        found = audit(self._log, windows(self.settings), self.settings.run.seed)
+        return audit_results(found, facts_of(self._log, self.settings.data.source))
+
+    def _acceptance(self) -> dict[str, Any]:
+        ablations: dict[str, Any] = {
+            unit.history: self._load(unit) for unit in self._units if unit.name.startswith("ablation-")
+        }
+        truth = None if self._truth is None else self._truth.probability
+        return evaluate(self.settings, self._log, self._members()[0], ablations, self._natural(), truth)
+
+    def _policies(self) -> dict[str, Any]:
+        if self._simulator is not None:
+            return policies.simulated_policies(self.settings, self._members(), self._log, self._simulator)
+        return policies.logged_policies(self.settings, self._members(), self._log, self._natural())
+
+    def _effects(self) -> dict[str, Any]:
+        natural = self._natural()
+        return {
+            "treatment": effects.treatment_effects(self.settings, self._members(), self._log, self._simulator),
+            "by_themselves": {}
+            if natural is None
+            else effects.policy_effect(self._members(), self._log, natural, self._simulator),
+            "attribution": effects.attributions(self.settings, self._members(), self._log),
+        }
+
+    def _bandit(self) -> dict[str, Any]:
+        section, seed = self.settings.bandit, self.settings.run.seed
+        logs = {name: read_bandit(name) for name in section.logs}
+        first, second = section.logs
+        return {
+            own: bandit_results(
+                cross_check(logs[other], logs[own], empirical_policy(logs[own]), seed=seed, folds=section.folds), other
+            )
+            for own, other in ((first, second), (second, first))
+        }
+
+    def _ranking(self) -> dict[str, Any]:
+        log = ranking_log(self.settings)
+        rankings = [unit for unit in self._units if unit.kind == "ranking"]
+        models = {
+            unit.backbone: load_unit(unit, self.settings, len(log.items), self.run_directory) for unit in rankings
+        }
+        return {name: ranking_scores(rank_held_out(model, log)) for name, model in models.items()}
+
+    def _members(self) -> list[Any]:
+        return [self._load(unit) for unit in self._units if unit.name.startswith("acceptance-")]
+
+    def _natural(self) -> Any:
+        if "natural" not in self.settings.scope.stages:
+            return None
+        return frozen_natural(self.settings, self._log, self.run_directory)
+
+    def _load(self, unit: Unit) -> Any:
+        return load_unit(unit, self.settings, len(self._log.items), self.run_directory)
+
+
+def ranking_log(config: Config) -> EventLog:
+    """The natural sequences that next-item models are ranked on."""
+    found = read_sequences(config.ranking.source)
+    unknown = np.full(len(found.user), np.nan)
+    return EventLog(
+        found.user, found.item, np.ones(len(found.user), np.int8), found.time, unknown, found.users, found.items
+    )
