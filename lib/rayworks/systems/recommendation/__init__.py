@@ -24,17 +24,18 @@ SPEC = SystemSpec(
         "audit_warnings",
     ),
     figures=("calibration.png", "attribution.png", "policies.png", "effects.png"),
-    needs=("open-bandit", "movielens-100k"),
+    needs=("open-bandit",),
     smoke={
         "run.name": "smoke",
         "compute.workers": 1,
         "simulator.users": 600,
         "natural.epochs": 20,
         "training.epochs": 30,
+        "uncertainty.members": 4,
         "uncertainty.resamples": 100,
         "ablations.histories": ["natural"],
-        "ranking.backbones": ["attention"],
-        "ranking.epochs": 2,
+        "attribution.users": 100,
+        "scope.stages": ["audit", "natural", "acceptance", "policies", "effects", "bandit"],
     },
 )
 

@@ -40,7 +40,7 @@ PROGRESS, DONE, MODEL, STATES = "progress.json", "done.json", "model.safetensors
 STATES_KEPT = 2
 KEEP_SECONDS = 2.0
 """Between two states: what is lost when a worker dies."""
-TELL_SECONDS = 0.5
+TELL_SECONDS = 1.0
 
 
 def read_events_distributed(source: str, options: ReadOptions = DEFAULTS) -> EventLog:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from rayworks.core.errors import DataError
@@ -32,10 +33,26 @@ class Attribution:
 
     def error(self) -> np.ndarray:
         """(B, k, 4): standard deviation over the models trained on resampled users; NaN with fewer than two of them."""
-        resampled = self.contrasts[1:]
-        if len(resampled) < MEMBERS_FOR_INTERVALS:
-            return np.full(self.contrasts.shape[1:], np.nan)
-        return np.asarray(resampled.std(0, ddof=1))
+        return member_error(self.contrasts)
+
+    def half_width(self) -> np.ndarray:
+        """(B, k, 4): half of the 95 % interval; NaN likewise."""
+        return member_half_width(self.contrasts)
+
+
+def member_error(values: np.ndarray) -> np.ndarray:
+    """Standard error (...) of values (M, ...) of the models: their deviation over all but the first, the resampled ones.
+
+    NaN with fewer than two of those.
+    """
+    if len(values) - 1 < MEMBERS_FOR_INTERVALS:
+        return np.full(values.shape[1:], np.nan)
+    return np.asarray(values[1:].std(0, ddof=1))
+
+
+def member_half_width(values: np.ndarray) -> np.ndarray:
+    """Half of a 95 % interval (...): Student's quantile times :func:`member_error`, for a few members do not know it well."""
+    return np.asarray(student_t.ppf(0.975, max(len(values) - 2, 1)) * member_error(values))
 
 
 def attribute(models: Sequence[AcceptanceModel], past: Histories, items: Tensor, reference: Histories) -> Attribution:

@@ -180,7 +180,7 @@ class AttributionSection(Section):
 
     reference: int = Field(32, ge=1, le=10_000, description="users whose natural events replace a user's own")
     shown: int = Field(4, ge=1, le=20, description="users in the figure")
-    users: int = Field(300, ge=1, description="users whose contrasts are averaged")
+    users: int = Field(200, ge=1, description="users whose contrasts are averaged")
 
 
 class BanditSection(Section):

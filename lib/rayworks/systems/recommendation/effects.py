@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from rayworks.systems.recommendation.acceptance import AcceptanceModel
-from rayworks.systems.recommendation.attribution import CAUSES, attribute
+from rayworks.systems.recommendation.attribution import CAUSES, attribute, member_half_width
 from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.do_recursion import intervene
-from rayworks.systems.recommendation.events import NATURAL, EventLog
+from rayworks.systems.recommendation.events import ACCEPTED, NATURAL, EventLog
 from rayworks.systems.recommendation.exported import only_natural
 from rayworks.systems.recommendation.fitting import windows
 from rayworks.systems.recommendation.histories import Histories, acceptance, equally_long, histories_of
@@ -27,7 +27,7 @@ def treatment_effects(
     over the same users for every t.
 
     Returns:
-        ``step`` (T,), ``effect`` (T,), ``error`` (T,) over resampled members or None, ``true`` (T,) or None, ``users``.
+        ``step`` (T,), ``effect`` (T,), ``half_width`` (T,) of its 95 % interval or None, ``true`` (T,) or None, ``users``.
     """
     mask = windows(config).train_mask(log) if simulator is None else np.ones(len(log), bool)
     kept = log.keep(mask)
@@ -48,7 +48,7 @@ def treatment_effects(
     return {
         "step": list(range(1, steps + 1)),
         "effect": members[0].tolist(),
-        "error": members[1:].std(0, ddof=1).tolist() if len(members) > 2 else None,
+        "half_width": _listed(member_half_width(members)),
         "true": true,
         "users": len(users),
     }
@@ -101,7 +101,7 @@ def attributions(config: Config, models: Sequence[AcceptanceModel], log: EventLo
     if not len(users) or not len(reference):
         return {}
     found = attribute(models, past, items, reference)
-    mean, error = found.mean()[:, 0], found.error()[:, 0]
+    mean, half_width = found.mean()[:, 0], found.half_width()[:, 0]
     shown = range(min(config.attribution.shown, len(users)))
     return {
         "causes": list(CAUSES),
@@ -112,14 +112,18 @@ def attributions(config: Config, models: Sequence[AcceptanceModel], log: EventLo
             {
                 "user": log.users[users[number]],
                 "item": log.items[log.item[rows[number]]],
-                "accepted": bool(log.kind[rows[number]] == 3),
+                "accepted": bool(log.kind[rows[number]] == ACCEPTED),
                 "probability": float(found.probability[0, number, 0]),
                 "contrast": mean[number].tolist(),
-                "error": None if np.isnan(error[number]).any() else error[number].tolist(),
+                "half_width": _listed(half_width[number]),
             }
             for number in shown
         ],
     }
+
+
+def _listed(values: np.ndarray) -> list[float] | None:
+    return None if np.isnan(values).any() else [float(value) for value in values]
 
 
 def reference_users(config: Config, log: EventLog) -> Histories:

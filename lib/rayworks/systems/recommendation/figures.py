@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from rayworks.core.figures import COLOURS, draw
+from rayworks.systems.recommendation.attribution import member_half_width
 
 Values = Mapping[str, Any]
 NORMAL = 1.96
@@ -49,22 +50,24 @@ def calibration(acceptance: Values) -> bytes:
 def attribution(found: Values) -> bytes:
     """Do-contrasts of some users' last recommendation, with intervals over members."""
     examples: Sequence[Values] = found["examples"]
-    columns = min(len(examples), 4)
     causes = found["causes"]
-    with draw(columns=columns, squeeze=False, sharey=True) as drawing:
-        for axes, example in zip(drawing.axes[0], examples, strict=False):
-            error = None if example["error"] is None else NORMAL * np.array(example["error"])
+    columns = min(len(examples), 2)
+    with draw(-(-len(examples) // columns), columns, squeeze=False, sharey=True, sharex=True) as drawing:
+        for axes in drawing.axes.flat[len(examples) :]:
+            axes.set_visible(False)
+        for axes, example in zip(drawing.axes.flat, examples, strict=False):
+            error = example["half_width"]
             colours = [COLOURS[2] if value >= 0 else COLOURS[1] for value in example["contrast"]]
             places = np.arange(len(causes))
             axes.barh(places, example["contrast"], xerr=error, color=colours, height=0.6, ecolor=COLOURS[7], capsize=3)
             axes.axvline(0, color=COLOURS[7], linewidth=1)
             axes.set_yticks(places, [CAUSE_NAMES[cause] for cause in causes])
-            axes.invert_yaxis() if axes is drawing.axes[0][0] else None
             outcome = "accepted" if example["accepted"] else "rejected"
             axes.set_title(
                 f"user {example['user']}, item {example['item']}\nchance {example['probability']:.2f}, {outcome}"
             )
             axes.set_xlabel("change of the chance")
+        drawing.axes.flat[0].invert_yaxis()
     return drawing.png
 
 
@@ -86,7 +89,8 @@ def policies(found: Values) -> bytes:
                 right.lines[-1].set_label(_short(name))
         title = "By step (dashed: imagined)" if mixtures else "By step, imagined"
         right.set(xlabel="recommendation", ylabel="share accepted", title=title)
-        right.legend(fontsize=8, title="exploration" if mixtures else None)
+        side = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+        right.legend(fontsize=8, title="exploration" if mixtures else None, **side)
     return drawing.png
 
 
@@ -95,7 +99,7 @@ def _by_exploration(axes: Any, mixtures: Mapping[str, Values]) -> None:
     axes.plot(at, [np.mean(one["true"]) for one in mixtures.values()], "o-", color=COLOURS[7], label="true")
     members = [np.mean(one["members"], 1) for one in mixtures.values()]
     imagined = np.array([np.mean(one["imagined"]) for one in mixtures.values()])
-    spread = np.array([NORMAL * values[1:].std(ddof=1) if len(values) > 2 else 0.0 for values in members])
+    spread = np.nan_to_num([member_half_width(values) for values in members])
     axes.errorbar(at, imagined, spread, fmt="s--", color=COLOURS[0], label="imagined by the model")
     for (name, words), colour, shift in zip(
         (("wpdis", "log, per decision"), ("wdr", "log and model")), COLOURS[1:], (0.015, -0.015), strict=False
@@ -113,7 +117,7 @@ def _by_exploration(axes: Any, mixtures: Mapping[str, Values]) -> None:
 def _bars(axes: Any, found: Values) -> None:
     places = np.arange(len(found))
     members = [np.mean(one["members"], 1) for one in found.values()]
-    spread = [NORMAL * values[1:].std(ddof=1) if len(values) > 2 else 0.0 for values in members]
+    spread = np.nan_to_num([member_half_width(values) for values in members])
     axes.barh(places, [np.mean(one["imagined"]) for one in found.values()], xerr=spread, color=COLOURS[0], height=0.6)
     axes.set_yticks(places, list(found))
     axes.set(xlabel="share accepted, imagined", xlim=(0, 1), title="Value of policies")
@@ -125,8 +129,8 @@ def effects(treatment: Values) -> bytes:
     with draw() as drawing:
         drawing.ax.axhline(0, color=COLOURS[7], linewidth=1)
         drawing.ax.plot(step, effect, "o-", color=COLOURS[0], markersize=4, label="the model's")
-        if treatment["error"] is not None:
-            spread = NORMAL * np.array(treatment["error"])
+        if treatment["half_width"] is not None:
+            spread = np.array(treatment["half_width"])
             drawing.ax.fill_between(step, effect - spread, effect + spread, color=COLOURS[0], alpha=0.2, linewidth=0)
         if treatment["true"] is not None:
             drawing.ax.plot(step, treatment["true"], "s--", color=COLOURS[1], markersize=4, label="true")

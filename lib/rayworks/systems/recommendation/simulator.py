@@ -3,9 +3,10 @@
 All users advance together; the only loop is over time.
 """
 
+import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -74,21 +75,25 @@ class Simulator:
         self.likeness = self.factors @ self.factors.T
         """(I, I) v_i . v_j."""
 
+    def only(self, user: int) -> "Simulator":
+        """The same world with one of its users."""
+        found = copy.copy(self)
+        found.options = replace(self.options, users=1)
+        found.tastes, found.affinity = self.tastes[user : user + 1], self.affinity[user : user + 1]
+        return found
+
     def start(self) -> UserState:
         """All users before their first recommendation."""
         count = self.options.users
         return UserState(torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool), _zeros(count))
 
-    def logits(self, state: UserState) -> Tensor:
-        """Log odds (U, I) that each item would be accepted if it were recommended now."""
+    def logits(self, state: UserState, item: Tensor) -> Tensor:
+        """Log odds (U,) that each user would accept ``item`` (int64 (U,)) if it were recommended now."""
         options = self.options
         link = state.accepted.double() * options.link_weight * math.sqrt(options.factors)
-        return (
-            self.affinity
-            + (options.trust_weight * state.trust)[:, None]
-            + link[:, None] * self.likeness[state.recommended]
-            + options.intercept
-        )
+        affinity = self.affinity.gather(1, item[:, None])[:, 0]
+        likeness = self.likeness[state.recommended, item]
+        return affinity + options.trust_weight * state.trust + link * likeness + options.intercept
 
     def natural_probability(self) -> Tensor:
         """Acceptance (U, I) of an item that no recommender has shown: no trust, no link."""
@@ -102,7 +107,7 @@ class Simulator:
             item: int64 (U,).
             uniform: (U,), the decision is whether it falls below the probability.
         """
-        probability = torch.sigmoid(self.logits(state).gather(1, item[:, None])[:, 0])
+        probability = torch.sigmoid(self.logits(state, item))
         accepted = uniform < probability
         memory = self.options.trust_memory
         trust = memory * state.trust + (1 - memory) * (2 * accepted.double() - 1)
