@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.small_bandit import save_bandit_logs, save_natural_events
 from tests.small_census import save_census
 from tests.small_evidence import save_games, save_responses
 from tests.tiny_models import save_pairs, save_tiny_model
@@ -44,6 +45,40 @@ def difficulty(folder: Path) -> list[str]:
         "subsets.folds": 2,
         "subsets.random_draws": 2,
         "labels.bins": 3,
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def recommendation(folder: Path) -> list[str]:
+    """Eighty users of twelve recommendations each, tiny models, two impressions a row of a bandit log made in the folder."""
+    settings = {
+        "compute.workers": 1,
+        "simulator.users": 80,
+        "simulator.items": 12,
+        "simulator.observed": 5,
+        "simulator.steps": 12,
+        "natural.epochs": 2,
+        "natural.width": 8,
+        "model.width": 8,
+        "model.length": 24,
+        "training.epochs": 4,
+        "training.batch_size": 40,
+        "uncertainty.members": 3,
+        "uncertainty.resamples": 20,
+        "ablations.histories": "[first-order]",
+        "policies.explorations": "[0.5, 1.0]",
+        "policies.steps": 6,
+        "policies.paths": 4,
+        "attribution.users": 10,
+        "attribution.reference": 4,
+        "attribution.shown": 2,
+        "bandit.logs": save_bandit_logs(folder),
+        "ranking.source": save_natural_events(folder / "natural.csv"),
+        "ranking.backbones": "[gru]",
+        "ranking.width": 8,
+        "ranking.layers": 1,
+        "ranking.length": 8,
+        "ranking.epochs": 2,
     }
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 

@@ -6,6 +6,7 @@ driver) training goes on from the last state kept.
 
 import logging
 import math
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +23,8 @@ WAITING = {"CPU": 0.01}
 """What a run holds itself while workers that Ray Train reserves do its work."""
 FAILURE = "failure.json"
 POLL_SECONDS = 0.2
+PRIVATE = "RAYWORKS_PRIVATE_RAY"
+"""Environment variable that is set in all processes of a Ray that lives as long as a command."""
 
 Loop = Callable[[Mapping[str, Any], RunDirectory, str], None]
 """A training loop: its arguments, the run directory, and the folder there that is its own.
@@ -123,6 +126,15 @@ def _trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    class Trainer(TorchTrainer):
+        """In a private Ray, without what asks a dashboard about the controller: there is none, and all ends together."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks: list[Any] = super()._create_default_callbacks()
+            if PRIVATE not in os.environ:
+                return callbacks
+            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
     logging.getLogger("ray.train").setLevel(logging.WARNING)
 
     def classed(values: dict[str, Any]) -> None:
@@ -146,7 +158,7 @@ def _trainer(
         "failure_config": FailureConfig(max_failures=retries),
         "worker_runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}},
     }
-    return TorchTrainer(
+    return Trainer(
         classed,
         train_loop_config=dict(arguments),
         scaling_config=ScalingConfig(**scaling),

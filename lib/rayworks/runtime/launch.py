@@ -17,6 +17,7 @@ from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError
 from rayworks.core.registry import SystemSpec
 from rayworks.core.run_directory import CONFIG, REPORT_HTML, RunDirectory
 from rayworks.runtime import experiment, placement
+from rayworks.runtime.data_parallel import PRIVATE
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.progress import ProgressLines
 from rayworks.runtime.system import DONE, FAILURE, TRIAL
@@ -116,6 +117,7 @@ def attach(spec: SystemSpec, config: SystemConfig) -> None:
         else:
             asked = sum(bundle.get("CPU", 0.0) for bundle in _reserved(spec, config))
             cpus = max(os.cpu_count() or 1, min(math.ceil(asked), 4))
+            os.environ[PRIVATE] = "1"
             # Its dashboard would take the usual port and let anybody on this machine in.
             ray.init(
                 address="local",
