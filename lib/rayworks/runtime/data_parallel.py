@@ -126,7 +126,10 @@ def _trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    class Trainer(TorchTrainer):
+    # Which of its two classes this is depends on a switch that type checkers do not see.
+    base: Any = TorchTrainer
+
+    class Trainer(base):
         """In a private Ray, without what asks a dashboard about the controller: there is none, and all ends together."""
 
         def _create_default_callbacks(self) -> list[Any]:
