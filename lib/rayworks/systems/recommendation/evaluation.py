@@ -110,9 +110,10 @@ def _natural(
         return {}
     outcome = (log.kind[scores.rows] == ACCEPTED).astype(np.float64)
     rule, chance = top_rule(scores, len(log.items)), np.exp(scores.log_probability[:, 0])
-    rows[TOP_RULE] = _scores(outcome, rule, 0.5)
-    # A softmax over items is no chance of acceptance: its cross-entropy and calibration mean nothing.
-    rows[NEXT_ITEM] = {"auc": _finite(auc(outcome, chance)), "bce": None, "accuracy": None, "ece": None}
+    # Neither a rule nor a softmax over items is a chance of acceptance: cross-entropy and calibration mean nothing there.
+    unknown = {"bce": None, "accuracy": None, "ece": None}
+    rows[TOP_RULE] = {**unknown, "auc": _finite(auc(outcome, rule)), "accuracy": accuracy(outcome, rule)}
+    rows[NEXT_ITEM] = {**unknown, "auc": _finite(auc(outcome, chance))}
     results: dict[str, Any] = {"ranking": ranking_scores(rank_held_out(natural, log))}
     if config.uncertainty.resamples:
         place = np.searchsorted(np.flatnonzero(test), scores.rows)
