@@ -12,6 +12,7 @@ from rayworks.core.report import Report
 from rayworks.core.run_directory import EXPORT
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.data_parallel import DataParallel, own_bundle, worker_bundles
+from rayworks.runtime.placement import worker_bundle
 from rayworks.runtime.system import Metrics, System
 from rayworks.systems.recommendation import SPEC, effects, policies
 from rayworks.systems.recommendation.actors import (
@@ -57,8 +58,9 @@ class RecommendationSystem(System[Config]):
 
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
-        """The run's own; the workers that Ray Train reserves come beside it."""
-        return [own_bundle(config.compute)]
+        """The run's own, and readers of a distributed log; the workers that Ray Train reserves come beside them."""
+        readers = config.compute.workers if config.data.distributed and not config.simulated else 0
+        return [own_bundle(config.compute), *[worker_bundle(config.compute)] * readers]
 
     @classmethod
     def train_bundles(cls, config: Config) -> list[dict[str, float]]:
