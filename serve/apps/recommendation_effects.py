@@ -15,6 +15,9 @@ from rayworks.systems.recommendation.roll_out import Policy, greedy_policy, mixt
 
 from .recommendation_engine import Past, Recommender, as_floats, interval, last, require_at_most, standard_error
 from .recommendation_schemas import (
+    PATHS,
+    ROLLOUTS,
+    STEPS,
     AttributeAnswer,
     AttributeBody,
     AttributedItem,
@@ -26,8 +29,6 @@ from .recommendation_schemas import (
     WhatIfStep,
 )
 
-STEPS, ROLLOUTS, PATHS = 10, 64, 64
-"""Where a request does not say."""
 MOST_CELLS = 4_000_000
 """Rollouts x items of one step: 32 MB a table."""
 LARGE_SIMULATION_ERROR = 0.01

@@ -8,6 +8,8 @@ from ..common.application import Body
 
 MOST_EVENTS, MOST_ITEMS, MOST_ATTRIBUTED = 5_000, 1_000, 50
 MOST_STEPS, MOST_ROLLOUTS, MOST_PATHS = 1_000, 2_000, 1_024
+BEST, STEPS, ROLLOUTS, PATHS = 10, 10, 64, 64
+"""Of a ranking and of what-ifs that do not say."""
 
 Name = Annotated[str, Field(min_length=1, max_length=256, examples=["17"])]
 Probability = Annotated[float, Field(description="chance that the item would be accepted if it were recommended now")]
@@ -32,11 +34,11 @@ EXAMPLE_EVENTS = [
 class Limits(Body):
     """What a deployment takes of one request."""
 
-    events: int = Field(500, ge=1, le=MOST_EVENTS, description="of a past")
-    items: int = Field(200, ge=1, le=MOST_ITEMS, description="of a slate, or returned of a ranking")
+    events: int = Field(500, ge=0, le=MOST_EVENTS, description="of a past")
+    items: int = Field(200, ge=BEST, le=MOST_ITEMS, description="of a slate, or returned of a ranking")
     attributed: int = Field(20, ge=1, le=MOST_ATTRIBUTED, description="items of an attribution")
-    steps: int = Field(100, ge=1, le=MOST_STEPS, description="of a what-if; at most what the model can hold")
-    rollouts: int = Field(500, ge=2, le=MOST_ROLLOUTS, description="of a what-if")
+    steps: int = Field(100, ge=STEPS, le=MOST_STEPS, description="of a what-if; at most what the model can hold")
+    rollouts: int = Field(500, ge=ROLLOUTS, le=MOST_ROLLOUTS, description="of a what-if")
 
 
 class Event(Body):
@@ -91,7 +93,7 @@ class AcceptAnswer(BaseModel):
 class RankBody(UserBody):
     """``POST /v1/recommendation/rank``."""
 
-    k: int = Field(10, ge=1, le=MOST_ITEMS, description="items to return; fewer where fewer are left")
+    k: int = Field(BEST, ge=1, le=MOST_ITEMS, description="items to return; fewer where fewer are left")
     exclude: list[Name] = Field([], max_length=MOST_EVENTS, description="items never to return")
     exclude_seen: bool = Field(False, description="never return items of the past")
 
@@ -181,13 +183,17 @@ class WhatIfBody(UserBody):
     policy: PolicyBody | None = Field(
         None, description="or a recommender that chooses them", examples=[{"name": "greedy"}]
     )
-    steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="recommendations by the policy; 10 by default")
-    rollouts: int | None = Field(None, ge=2, le=MOST_ROLLOUTS, description="imagined repetitions by it; 64 by default")
+    steps: int | None = Field(
+        None, ge=1, le=MOST_STEPS, description=f"recommendations by the policy; {STEPS} by default"
+    )
+    rollouts: int | None = Field(
+        None, ge=2, le=MOST_ROLLOUTS, description=f"imagined repetitions of them; {ROLLOUTS} by default"
+    )
     paths: int | None = Field(
         None,
         ge=1,
         le=MOST_PATHS,
-        description="of do: most paths of decisions to follow, 64 by default; exact where there are no more",
+        description=f"of do: most paths of decisions to follow, {PATHS} by default; exact where there are no more",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="the same seed gives the same answer")
 
