@@ -1,0 +1,231 @@
+"""Why items are accepted, and what would happen under other recommendations: calls of the library, without HTTP."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rayworks.core.errors import DataError
+from rayworks.systems.recommendation.attribution import CAUSES, MEMBERS_FOR_INTERVALS, attribute
+from rayworks.systems.recommendation.do_recursion import intervene
+from rayworks.systems.recommendation.histories import histories
+from rayworks.systems.recommendation.roll_out import Policy, greedy_policy, mixture, roll_out, uniform_policy
+
+from .recommendation_engine import Past, Recommender, as_floats, interval, last, require_at_most, standard_error
+from .recommendation_schemas import (
+    PATHS,
+    ROLLOUTS,
+    STEPS,
+    AttributeAnswer,
+    AttributeBody,
+    AttributedItem,
+    Contrast,
+    Contrasts,
+    PolicyBody,
+    WhatIfAnswer,
+    WhatIfBody,
+    WhatIfStep,
+)
+
+MOST_CELLS = 4_000_000
+"""Rollouts x items of one step: 32 MB a table."""
+LARGE_SIMULATION_ERROR = 0.01
+IN_WORDS = {
+    "item": "being this item and not the average of the catalogue",
+    "previous_decision": "that the last recommendation is accepted and not rejected",
+    "natural_preference": "what this user took unasked, against what other users took,",
+    "recommender": "all that was recommended before, against no recommendation,",
+}
+NOTE = "Each contrast changes one cause and leaves the others as they are; the four do not add up to the probability."
+
+
+def explain(recommender: Recommender, body: AttributeBody) -> AttributeAnswer:
+    """Do-contrasts of some items for one user.
+
+    Raises:
+        DataError: naming the event or item at fault.
+    """
+    require_at_most("items", len(body.items), recommender.limits.attributed)
+    past = last(recommender.past(body.events), recommender.holds)
+    codes = torch.tensor([recommender.codes(body.items, "items")])
+    found = attribute(recommender.models, histories([past]), codes, recommender.reference)
+    errors = as_floats(standard_error(found.probability)[0])
+    items = [
+        _attributed(*row)
+        for row in zip(
+            body.items, found.probability[0, 0].tolist(), errors, found.mean()[0], found.error()[0], strict=True
+        )
+    ]
+    return AttributeAnswer(items=items, compared_users=len(recommender.reference), events_used=len(past), note=NOTE)
+
+
+def _attributed(
+    item: str, probability: float, error: float | None, values: np.ndarray, errors: np.ndarray
+) -> AttributedItem:
+    contrasts = {
+        cause: Contrast(value=value, standard_error=spread, interval=interval(value, spread, -1, 1))
+        for cause, value, spread in zip(CAUSES, values.tolist(), as_floats(errors), strict=True)
+    }
+    strongest = CAUSES[int(np.abs(values).argmax())]
+    return AttributedItem(
+        item=item,
+        probability=probability,
+        standard_error=error,
+        contrasts=Contrasts(**contrasts),
+        strongest=strongest,
+        sentence=_sentence(item, strongest, contrasts[strongest]),
+    )
+
+
+def _sentence(item: str, cause: str, contrast: Contrast) -> str:
+    words = IN_WORDS[cause][0].upper() + IN_WORDS[cause][1:]
+    direction = "raises" if contrast.value > 0 else "lowers"
+    said = f"{words} {direction} the chance that {item} is accepted by {abs(contrast.value):.3f}"
+    if contrast.interval is None:
+        return f"{said}; how sure that is, is not known."
+    low, high = contrast.interval
+    doubt = "which may be chance" if low <= 0 <= high else "and its sign is clear"
+    return f"{said} (95 % interval {low:+.3f} to {high:+.3f}), {doubt}."
+
+
+@dataclass(frozen=True)
+class _Imagined:
+    acceptance: np.ndarray
+    """float64 (M, T): of each model at each step."""
+    exact: bool
+    simulation_errors: Sequence[float | None]
+    """(T,) of the first model."""
+    warnings: list[str]
+
+
+@torch.inference_mode()
+def what_if(recommender: Recommender, body: WhatIfBody, expires: float) -> WhatIfAnswer:
+    """Acceptance to expect under set items, or under a policy.
+
+    Args:
+        recommender: whose models play the user.
+        body: the request.
+        expires: when nobody waits for the answer any more, by ``time.monotonic``.
+
+    Raises:
+        DataError: naming the event or item at fault; more steps than the models can hold.
+        TimeoutError: it has expired.
+    """
+    whole = recommender.past(body.events)
+    steps = len(body.do) if body.do is not None else body.steps or STEPS
+    require_at_most("do" if body.do else "steps", steps, recommender.limits.steps)
+    if steps > recommender.holds:
+        raise DataError(
+            f"{'do' if body.do else 'steps'}: {steps} steps are more than the {recommender.holds} events that the model can "
+            "hold; ask for fewer"
+        )
+    past = last(whole, recommender.holds - steps)
+    if body.do is not None:
+        found = _set(recommender, past, body.do, body, expires)
+    else:
+        assert body.policy is not None
+        found = _rolled_out(recommender, past, body.policy, steps, body, expires)
+    mean, [mean_error] = found.acceptance[0].mean(), as_floats(standard_error(found.acceptance.mean(1, keepdims=True)))
+    return WhatIfAnswer(
+        steps=_steps(found, body.do or [None] * steps),
+        mean=mean,
+        standard_error=mean_error,
+        interval=interval(mean, mean_error, 0, 1),
+        exact=found.exact,
+        events_used=len(past),
+        warnings=[*_forgotten(recommender, len(whole) - len(past), steps), *found.warnings],
+    )
+
+
+def _steps(found: _Imagined, items: Sequence[str | None]) -> list[WhatIfStep]:
+    columns = (
+        found.acceptance[0].tolist(),
+        as_floats(standard_error(found.acceptance)),
+        found.simulation_errors,
+        items,
+    )
+    return [
+        WhatIfStep(
+            step=step,
+            item=item,
+            acceptance=value,
+            standard_error=error,
+            interval=interval(value, error, 0, 1),
+            simulation_error=simulation_error,
+        )
+        for step, (value, error, simulation_error, item) in enumerate(zip(*columns, strict=True), 1)
+    ]
+
+
+def _forgotten(recommender: Recommender, events: int, steps: int) -> list[str]:
+    found = []
+    if events:
+        found.append(
+            f"events: the first {events} do not count; the model holds {recommender.holds}, the {steps} steps included"
+        )
+    if len(recommender.models) <= MEMBERS_FOR_INTERVALS:
+        found.append("standard_error: is null; the export has fewer than two models of resampled users")
+    return found
+
+
+def _set(recommender: Recommender, past: Past, items: Sequence[str], body: WhatIfBody, expires: float) -> _Imagined:
+    known, codes = histories([past]), torch.tensor([recommender.codes(items, "do")])
+    paths, found = body.paths or PATHS, []
+    for model in recommender.models:
+        _require_time(expires)
+        found.append(intervene(model, model.read(known.item, known.kind), codes, paths=paths, seed=body.seed))
+    exact = found[0].exact
+    few = [] if exact else [f"paths: {paths} of the 2^{len(items) - 1} paths of decisions were drawn; ask for more"]
+    acceptance = torch.cat([one.probability for one in found]).double().numpy()
+    return _Imagined(acceptance, exact, [None] * len(items), few)
+
+
+def _rolled_out(
+    recommender: Recommender, past: Past, policy: PolicyBody, steps: int, body: WhatIfBody, expires: float
+) -> _Imagined:
+    rollouts = body.rollouts or ROLLOUTS
+    require_at_most("rollouts", rollouts, min(recommender.limits.rollouts, MOST_CELLS // len(recommender.items)))
+    known, same = histories([past]), torch.zeros(rollouts, dtype=torch.int64)
+    expected = []
+    for model in recommender.models:
+        memory = model.read(known.item, known.kind).take(same)
+        expected.append(roll_out(model, memory, _until(expires, _policy(policy)), steps, body.seed).expected)
+    tables = torch.stack(expected).double().numpy()
+    errors = tables[0].std(0, ddof=1) / np.sqrt(rollouts)
+    return _Imagined(tables.mean(1), False, errors.tolist(), _doubts(policy, rollouts, errors.max()))
+
+
+def _policy(body: PolicyBody) -> Policy:
+    chosen = {"greedy": greedy_policy, "uniform": uniform_policy}.get(body.name)
+    if chosen is None:
+        temperature = body.temperature or 1.0
+        return mixture(body.exploration, lambda acceptance: torch.softmax(acceptance / temperature, 1))
+    return mixture(body.exploration, chosen)
+
+
+def _until(expires: float, policy: Policy) -> Policy:
+    """The same policy, asked at each step, but no longer than somebody waits."""
+
+    def chosen(acceptance: torch.Tensor) -> torch.Tensor:
+        _require_time(expires)
+        return policy(acceptance)
+
+    return chosen
+
+
+def _require_time(expires: float) -> None:
+    if time.monotonic() > expires:
+        raise TimeoutError
+
+
+def _doubts(policy: PolicyBody, rollouts: int, largest_error: float) -> list[str]:
+    found = []
+    if largest_error > LARGE_SIMULATION_ERROR:
+        found.append(f"rollouts: {rollouts} leave a simulation error of up to {largest_error:.3f}; ask for more")
+    if policy.name != "uniform" and not policy.exploration:
+        found.append(
+            "policy: it seeks what the model likes, where the log may hold little; take it for an extrapolation"
+        )
+    return found

@@ -1,0 +1,198 @@
+"""From names to codes, and from batches of questions to chances of acceptance: the models of one export, without HTTP."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from rayworks.core.errors import DataError
+from rayworks.systems.recommendation.attribution import MEMBERS_FOR_INTERVALS
+from rayworks.systems.recommendation.estimates import NORMAL_QUANTILE
+from rayworks.systems.recommendation.events import KINDS
+from rayworks.systems.recommendation.exported import read_export
+from rayworks.systems.recommendation.histories import histories, states_after
+
+from .recommendation_schemas import AcceptBody, Event, Limits, RankBody, ScoredItem
+
+Past = Sequence[tuple[int, int]]
+"""Item code and kind of each event, as :func:`~rayworks.systems.recommendation.histories.histories` takes them."""
+KIND = {name: number for number, name in enumerate(KINDS)}
+
+
+@dataclass(frozen=True)
+class Slate:
+    """Which chances have these items?"""
+
+    past: Past
+    items: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Which items have the best chances?"""
+
+    past: Past
+    count: int
+    excluded: Sequence[int]
+    """Each once, and not all items."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The answer to both."""
+
+    items: Sequence[int]
+    probability: np.ndarray
+    """(M, k): of each model."""
+
+
+class Recommender:
+    """The acceptance models of one export and their catalogue.
+
+    Args:
+        folder: ``export`` of a finished run.
+        limits: of a request.
+
+    Raises:
+        DataError: the folder holds something else.
+    """
+
+    def __init__(self, folder: str, limits: Limits) -> None:
+        exported = read_export(folder)
+        self.limits, self.models, self.reference = limits, exported.models, exported.reference
+        self.items = exported.items
+        self.holds = self.models[0].options.length - 1
+        """Events of a past that the models can hold."""
+        self._code = {name: code for code, name in enumerate(exported.items)}
+
+    def check(self) -> None:
+        """A real prediction, of every model.
+
+        Raises:
+            DataError: it is no probability.
+        """
+        [found] = self.answer([Slate([(0, KIND["accepted"])], [0])])
+        if not ((found.probability >= 0) & (found.probability <= 1)).all():
+            raise DataError(f"export: the models answer {found.probability.tolist()}, which are no probabilities")
+
+    def slate(self, body: AcceptBody) -> Slate:
+        """A request's question.
+
+        Raises:
+            DataError: naming the event or item at fault.
+        """
+        require_at_most("items", len(body.items), self.limits.items)
+        return Slate(last(self.past(body.events), self.holds), self.codes(body.items, "items"))
+
+    def ranking(self, body: RankBody) -> Ranking:
+        """A request's question.
+
+        Raises:
+            DataError: as :meth:`slate`; nothing is left to rank.
+        """
+        require_at_most("k", body.k, self.limits.items)
+        past = self.past(body.events)
+        seen = [code for code, _ in past] if body.exclude_seen else []
+        excluded = sorted({*self.codes(body.exclude, "exclude"), *seen})
+        if len(excluded) == len(self.items):
+            raise DataError(f"exclude, exclude_seen: leave none of the {len(self.items):,} items; exclude fewer")
+        return Ranking(last(past, self.holds), body.k, excluded)
+
+    @torch.inference_mode()
+    def answer(self, questions: Sequence[Slate | Ranking]) -> list[Scored]:
+        """Answer together: one pass per model over all pasts, padded to the longest."""
+        past = histories([question.past for question in questions])
+        states = [states_after(model, past) for model in self.models]
+        items = [torch.tensor(question.items if isinstance(question, Slate) else []) for question in questions]
+        rankings = [(row, one) for row, one in enumerate(questions) if isinstance(one, Ranking)]
+        scores = self.models[0].score(states[0][[row for row, _ in rankings]]) if rankings else torch.empty(0)
+        for (row, ranking), score in zip(rankings, scores, strict=True):
+            score[ranking.excluded] = -torch.inf
+            items[row] = score.topk(min(ranking.count, len(score) - len(ranking.excluded))).indices
+        slates = pad_sequence(items, batch_first=True)
+        logits = torch.stack([model.score(state, slates) for model, state in zip(self.models, states, strict=True)])
+        probability = torch.sigmoid(logits).numpy()
+        return [Scored(one.tolist(), probability[:, row, : len(one)]) for row, one in enumerate(items)]
+
+    def scored_items(self, scored: Scored) -> list[ScoredItem]:
+        """An answer by name, by the first model."""
+        errors = as_floats(standard_error(scored.probability))
+        return [
+            ScoredItem(item=self.items[code], probability=probability, standard_error=error)
+            for code, probability, error in zip(scored.items, scored.probability[0].tolist(), errors, strict=True)
+        ]
+
+    def past(self, events: Sequence[Event]) -> Past:
+        """A request's events, checked.
+
+        Raises:
+            DataError: naming the event whose item is not in the catalogue, or whose time is missing or goes backwards.
+        """
+        require_at_most("events", len(events), self.limits.events)
+        _require_order([event.time for event in events])
+        return [(self._codes_of(event.item, f"events.{n}.item"), KIND[event.kind]) for n, event in enumerate(events)]
+
+    def codes(self, names: Sequence[str], field: str) -> list[int]:
+        """Codes of items.
+
+        Raises:
+            DataError: naming the first that is not in the catalogue.
+        """
+        return [self._codes_of(name, f"{field}.{number}") for number, name in enumerate(names)]
+
+    def _codes_of(self, name: str, field: str) -> int:
+        code = self._code.get(name)
+        if code is None:
+            raise DataError(f"{field}: {name[:80]!r} is not in the catalogue of {len(self.items):,} items")
+        return code
+
+
+def last(past: Past, count: int) -> Past:
+    """The last ``count`` events."""
+    return past[max(len(past) - count, 0) :]
+
+
+def require_at_most(field: str, count: int, most: int) -> None:
+    """Return if a request asks for no more than the deployment takes.
+
+    Raises:
+        DataError: naming the field.
+    """
+    if count > most:
+        raise DataError(f"{field}: {count:,} are more than the {most:,} that are taken here; send fewer")
+
+
+def standard_error(values: np.ndarray) -> np.ndarray:
+    """(...): spread of ``values`` (M, ...) over the models of resampled users; NaN with fewer than two of them."""
+    resampled = values[1:]
+    if len(resampled) < MEMBERS_FOR_INTERVALS:
+        return np.full(values.shape[1:], np.nan)
+    return np.asarray(resampled.std(0, ddof=1))
+
+
+def interval(value: float, error: float | None, least: float, most: float) -> tuple[float, float] | None:
+    """95 % about ``value``, cut to what is possible; ``None`` without an error."""
+    if error is None:
+        return None
+    return max(value - NORMAL_QUANTILE * error, least), min(value + NORMAL_QUANTILE * error, most)
+
+
+def as_floats(values: np.ndarray) -> list[float | None]:
+    """Of (k,), for JSON: NaN is null."""
+    return [None if np.isnan(value) else value for value in values.tolist()]
+
+
+def _require_order(times: Sequence[float | None]) -> None:
+    if all(time is None for time in times):
+        return
+    known = [time for time in times if time is not None]
+    if len(known) < len(times):
+        raise DataError(f"events.{times.index(None)}.time: is missing while other events have one; give all or none")
+    for number, (before, time) in enumerate(pairwise(known), 1):
+        if time < before:
+            raise DataError(
+                f"events.{number}.time: {time:g} is before {before:g} of the event before it; send events in order of time"
+            )
