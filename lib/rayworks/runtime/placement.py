@@ -1,11 +1,14 @@
 """Asking the cluster for what a run needs, with a deadline and an answer a person can act on."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
+from ray.util import get_current_placement_group
 from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rayworks.core.config import ComputeSection
 from rayworks.core.errors import ConfigError
@@ -33,6 +36,20 @@ def worker_options(compute: ComputeSection) -> dict[str, Any]:
 def device_of(compute: ComputeSection) -> str:
     """Where a model actor's tensors live."""
     return "cuda" if compute.gpus_per_worker else "cpu"
+
+
+def keep_ray_data_in_the_placement_group() -> None:
+    """Keep Ray Data inside what the run has reserved, and quiet.
+
+    Ray Data spreads its tasks over the whole cluster by default, where this run has reserved nothing and might wait.
+    """
+    context = ray.data.DataContext.get_current()
+    group = get_current_placement_group()
+    if group is not None:
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
+        context.scheduling_strategy = context.scheduling_strategy_large_args = strategy
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def require(bundles: Sequence[Bundle], timeout_seconds: float) -> None:

@@ -1,7 +1,6 @@
 """What runs on the cluster: calibrations and refits in a pool, shards of subjects, and models answering through Ray Data."""
 
 import json
-import logging
 import tempfile
 import zlib
 from functools import lru_cache
@@ -11,8 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import ray
-from ray.util import get_current_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from transformers import PreTrainedModel
 
 from rayworks.core.config import ComputeSection
@@ -25,7 +22,7 @@ from rayworks.lm.scoring import chat_prompt, encode
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.failures import Failure, classify
-from rayworks.runtime.placement import device_of, worker_options
+from rayworks.runtime.placement import device_of, keep_ray_data_in_the_placement_group, worker_options
 from rayworks.systems.difficulty import new_subjects
 from rayworks.systems.difficulty.calibration import bootstrap_refit, calibrate, fit_options
 from rayworks.systems.difficulty.config import Config, EvaluationSection, set_name
@@ -107,7 +104,7 @@ def shards(source: str, config: Config, name: str) -> tuple[np.ndarray, Everywhe
         DataError: the source has no such columns.
     """
     read = ray.data.read_csv if source.endswith(".csv") else ray.data.read_parquet
-    _stay_in_the_placement_group()
+    keep_ray_data_in_the_placement_group()
     data = read(source).materialize()
     columns = data.columns() or []
     missing = [column for column in ("subject", "item", "score") if column not in columns]
@@ -268,7 +265,7 @@ class GeneralisationActor:
 
 def answer(model: str, rows: list[Row], config: Config) -> list[Row]:
     """Prompt, engine, scorer as one Ray Data pipeline; result rows in the order of the items."""
-    _stay_in_the_placement_group()
+    keep_ray_data_in_the_placement_group()
     section, compute = config.evaluation, config.compute
     numbered = [{"number": number, "prompt": row["prompt"]} for number, row in enumerate(rows)]
     size = max(1, min(4 * section.slots, -(-len(rows) // (2 * compute.workers))))
@@ -295,17 +292,3 @@ def answer(model: str, rows: list[Row], config: Config) -> list[Row]:
         raise Failure(**json.loads(failed)).as_error()
     found.sort(key=lambda record: int(record["number"]))
     return [{key: value for key, value in record.items() if key not in ("number", "failure")} for record in found]
-
-
-def _stay_in_the_placement_group() -> None:
-    """Keep Ray Data inside what the run has reserved, and quiet.
-
-    Ray Data spreads its tasks over the whole cluster by default, where this run has reserved nothing and might wait.
-    """
-    context = ray.data.DataContext.get_current()
-    group = get_current_placement_group()
-    if group is not None:
-        strategy = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
-        context.scheduling_strategy = context.scheduling_strategy_large_args = strategy
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,0 +1,325 @@
+"""What the system reads: event logs and natural sequences by path or by the name of a released data set, bandit logs.
+
+``kuairand:FOLDER`` and ``kuairec:FOLDER`` are the folders as their authors release them, ``movielens-100k`` and
+``open-bandit`` come from the catalogue; anything else is the path of a generic table (:mod:`~.event_tables`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from rayworks.core import datasets
+from rayworks.core.config import Section
+from rayworks.core.errors import DataError
+from rayworks.systems.recommendation.event_tables import (
+    NATURAL_COLUMNS,
+    EncodedEvents,
+    as_log,
+    column_names,
+    encode,
+    files_of,
+    join,
+    projection,
+    read_columns,
+)
+from rayworks.systems.recommendation.events import NATURAL, EventLog
+
+KUAIRAND, KUAIREC, MOVIELENS, OPEN_BANDIT = "kuairand:", "kuairec:", "movielens-100k", "open-bandit"
+KUAIRAND_CANDIDATES = 7583
+"""Videos that the random policy of KuaiRand draws from, in all three releases (its README, "Three Versions")."""
+POSITIONS = 3
+"""Places of a recommendation on the page of the Open Bandit data."""
+
+Signal = Literal[
+    "is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "is_profile_enter"
+]
+
+
+class ReadOptions(Section):
+    """How a source becomes events; each setting says which source has it."""
+
+    columns: dict[str, str] = Field({}, description="generic table: our column to the file's name of it")
+    ordered: bool = Field(
+        False, description="generic table: time must not go backwards within a user; else it is sorted"
+    )
+    signal: Signal = Field("is_click", description="kuairand: the feedback that counts as acceptance")
+    logs: Literal["all", "random", "standard"] = Field("all", description="kuairand: the logs of which policies")
+    watch_ratio: float = Field(2.0, ge=0, description="kuairec: accepted if played more than this times its length")
+    liked: float = Field(4.0, ge=1, le=5, description="movielens-100k: accepted if rated at least so")
+    observed: float = Field(0.5, ge=0, lt=1, description="movielens-100k: share of a history that counts as natural")
+
+
+DEFAULTS = ReadOptions()
+
+NOTES: dict[str, tuple[str, ...]] = {
+    KUAIRAND: (
+        "All events are recommendations; there are no natural ones.",
+        "Only the random log has a known propensity, so it is set where that log is read alone.",
+    ),
+    KUAIREC: (
+        "All events are recommendations; there are no natural ones.",
+        "Almost every user saw every video, so acceptance is known for all pairs and no logging policy selects.",
+        "Rows without a timestamp have no place in a sequence and are left out.",
+    ),
+    MOVIELENS: (
+        "These are ratings, not recommendations: the first part of each user's history is taken as natural, and a film "
+        "rated later as if it had been recommended, accepted if it was liked. No effect of a recommender can be learned.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a report says of a log before anything is learned from it."""
+
+    rows: int
+    users: int
+    items: int
+    natural: int
+    recommended: int
+    accepted_share: float
+    """Of the recommended."""
+    users_with_one_step: int
+    """They are kept, but have no decision before the one to predict."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class NaturalSequences:
+    """What users took by themselves, N events of U users on I items in order of user, then of time."""
+
+    user: np.ndarray
+    """int32 (N,)."""
+    item: np.ndarray
+    """int32 (N,)."""
+    time: np.ndarray
+    """float64 (N,)."""
+    users: tuple[str, ...]
+    items: tuple[str, ...]
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 (U + 1,): the events of user u are those from ``offsets[u]`` to ``offsets[u + 1]``."""
+        return np.searchsorted(self.user, np.arange(len(self.users) + 1))
+
+    def targets(self, back: int = 0) -> np.ndarray:
+        """int32 (U,): the item ``back`` places before each user's last, -1 where there is none before it to predict from.
+
+        Leave-one-out: the test target is at 0, the validation target at 1, and training sees what is before both.
+        """
+        place = self.offsets[1:] - 1 - back
+        return np.where(place > self.offsets[:-1], self.item[place], -1).astype(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class LoggedImpressions:
+    """N impressions of a page of the Open Bandit data, in order of time."""
+
+    item: np.ndarray
+    """int32 (N,), 0..items-1, the data set's own ids."""
+    position: np.ndarray
+    """int8 (N,), 0..2 from left to right."""
+    click: np.ndarray
+    """int8 (N,), 0 or 1."""
+    propensity: np.ndarray
+    """float64 (N,), probability of the item at its position under the logging policy, in (0, 1]."""
+    user_features: np.ndarray
+    """int32 (N, 4), codes of four hashed features of the visitor, each in the order of the hashes."""
+    time: np.ndarray
+    """float64 (N,), seconds since 1970."""
+    items: int
+    """Size of the catalogue."""
+    positions: int = POSITIONS
+
+
+def read_events(source: str, options: ReadOptions = DEFAULTS) -> EventLog:
+    """The event log of a source, checked and sorted by user, then by time; equal times keep the order of the file.
+
+    ``kuairand:FOLDER`` has no natural events. Videos of the random log were drawn uniformly from the candidates, so that
+    log alone has the propensity 1/7583 and is free of selection.
+
+    ``kuairec:FOLDER`` is the small matrix, in which 1,411 users saw 99.6 % of 3,327 videos: what a user would have done
+    with any video is known, so estimates from a selected part of it can be compared with the truth. Its authors suggest
+    ``watch_ratio > 2`` for interest.
+
+    ``movielens-100k`` has no recommendations at all. See the note in :data:`NOTES` for what stands in for them.
+
+    Raises:
+        DataError: it can not be read, a column is missing, or a value is; the message names the file, the column, the
+            first bad row (from 1 after the header) and the fix.
+    """
+    return as_log(_events(source, options), source)
+
+
+def facts_of(log: EventLog, source: str) -> Facts:
+    """Counts of a log, and what must be known of its source to read them."""
+    recommended = int(log.recommended.sum())
+    notes = next((notes for prefix, notes in NOTES.items() if source.startswith(prefix)), ())
+    return Facts(
+        rows=len(log),
+        users=len(log.users),
+        items=len(log.items),
+        natural=len(log) - recommended,
+        recommended=recommended,
+        accepted_share=float((log.kind > NATURAL + 1).sum() / recommended),
+        users_with_one_step=int((log.steps == 1).sum()),
+        notes=notes,
+    )
+
+
+def read_sequences(source: str, options: ReadOptions = DEFAULTS) -> NaturalSequences:
+    """What users took by themselves: all ratings of ``movielens-100k``, the natural events of a generic table.
+
+    A generic table needs the columns user, item, time here; where it has ``shown``, recommendations are left out.
+
+    Equal times keep the order of the file, which is RecBole's order too (a stable sort by time, then by user), but for
+    one thing: RecBole holds times as float32 scaled to [0, 1], so some that differ by a second become equal to it. On
+    ``movielens-100k`` that changes the last item of 4 of 943 users.
+
+    Raises:
+        DataError: as :func:`read_events`, or the source has recommendations only.
+    """
+    if source == MOVIELENS:
+        events = _movielens(options.model_copy(update={"observed": 1.0}))
+    elif source.startswith((KUAIRAND, KUAIREC)):
+        raise DataError(f"{source}: has recommendations only; name a source of natural sequences, such as {MOVIELENS}")
+    else:
+        events = _generic(source, options, NATURAL_COLUMNS)
+    events = events.take(events.kind == NATURAL)
+    if not len(events.user):
+        raise DataError(f"{source}: has no natural events (shown 0); name a source of natural sequences")
+    return NaturalSequences(events.user, events.item, events.time, tuple(events.users), tuple(events.items))
+
+
+def read_bandit(name: str) -> LoggedImpressions:
+    """A log of the Open Bandit data: ``open-bandit/POLICY/CAMPAIGN`` of the sample, or that folder of the full release.
+
+    Policies are ``random`` and ``bts``, campaigns ``all``, ``men`` and ``women``; a folder holds ``CAMPAIGN.csv`` and
+    ``item_context.csv``. Rows are sorted by time, equal times keep the order of the file.
+
+    Raises:
+        DataError: it is not there, or an item is outside the catalogue, a click not 0 or 1, a propensity not in (0, 1];
+            the message names the file, the column and the first bad row.
+    """
+    inside = name.removeprefix(f"{OPEN_BANDIT}/")
+    folder = datasets.fetch(OPEN_BANDIT) / inside if inside != name else Path(name).expanduser()
+    logged, catalogue = folder / f"{folder.name}.csv", folder / "item_context.csv"
+    for path in (logged, catalogue):
+        if not path.is_file():
+            raise DataError(
+                f"{name}: has no {path.name}; name {OPEN_BANDIT}/{{random,bts}}/{{all,men,women}} or such a folder"
+            )
+    features = [f"user_feature_{number}" for number in range(4)]
+    columns = ["timestamp", "item_id", "position", "click", "propensity_score", *features]
+    table = _columns(logged, columns)
+    items = len(_columns(catalogue, ["item_id"]))
+    numbers = {column: pd.to_numeric(table[column], errors="coerce").to_numpy(float) for column in columns[1:5]}
+    dates = pd.to_datetime(table["timestamp"], utc=True, errors="coerce", format="ISO8601")
+    accepted = {
+        "timestamp": (dates.notna().to_numpy(), "must be a date"),
+        "item_id": (np.isin(numbers["item_id"], np.arange(items)), f"is outside the catalogue of {items} items"),
+        "position": (np.isin(numbers["position"], np.arange(POSITIONS) + 1), "must be 1, 2 or 3"),
+        "click": (np.isin(numbers["click"], (0, 1)), "must be 0 or 1"),
+        "propensity_score": (
+            (numbers["propensity_score"] > 0) & (numbers["propensity_score"] <= 1),
+            "must be above 0 and at most 1: an item shown had a chance",
+        ),
+        **{feature: (table[feature].notna().to_numpy(), "must be given") for feature in features},
+    }
+    for column, (good, why) in accepted.items():
+        if not good.all():
+            row = int(good.argmin())
+            raise DataError(f"{logged}: row {row + 1}: {column} {table[column].iloc[row]} {why}; drop the row")
+    time = ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(float)
+    order = np.argsort(time, kind="stable")
+    coded = np.stack([pd.factorize(table[feature], sort=True)[0] for feature in features], 1)
+    return LoggedImpressions(
+        item=numbers["item_id"][order].astype(np.int32),
+        position=(numbers["position"][order] - 1).astype(np.int8),
+        click=numbers["click"][order].astype(np.int8),
+        propensity=numbers["propensity_score"][order],
+        user_features=coded[order].astype(np.int32),
+        time=time[order],
+        items=items,
+    )
+
+
+def _events(source: str, options: ReadOptions) -> EncodedEvents:
+    named: dict[str, Callable[[Path, ReadOptions], EncodedEvents]] = {KUAIRAND: _kuairand, KUAIREC: _kuairec}
+    for prefix, read in named.items():
+        if source.startswith(prefix):
+            folder = Path(source.removeprefix(prefix)).expanduser()
+            return read(folder / "data" if (folder / "data").is_dir() else folder, options)
+    return _movielens(options) if source == MOVIELENS else _generic(source, options)
+
+
+def _generic(source: str, options: ReadOptions, required: tuple[str, ...] | None = None) -> EncodedEvents:
+    files = files_of(source)
+    found = column_names(files)
+    names = projection(found, options.columns, source, *([required] if required else []))
+    table = read_columns(files, list(names.values())).rename(columns={theirs: ours for ours, theirs in names.items()})
+    return join([encode(table, source, columns=names)], source, ordered=options.ordered)
+
+
+def _kuairand(folder: Path, options: ReadOptions) -> EncodedEvents:
+    pattern = "log_*.csv" if options.logs == "all" else f"log_{options.logs}_*.csv"
+    files = sorted(folder.glob(pattern))
+    if not files:
+        raise DataError(f"{KUAIRAND}{folder}: holds no {pattern}; name the folder of KuaiRand-Pure, -1K or -27K")
+    columns = {
+        "user": "user_id",
+        "item": "video_id",
+        "time": "time_ms",
+        "accepted": options.signal,
+        "is_rand": "is_rand",
+    }
+    parts = []
+    for file in files:
+        table = _columns(file, columns)
+        drawn = table["is_rand"].to_numpy() == 1
+        if options.logs == "random" and not drawn.all():
+            raise DataError(f"{file}: row {int(drawn.argmin()) + 1}: is_rand is not 1 in the random log; drop the row")
+        propensity = 1 / KUAIRAND_CANDIDATES if options.logs == "random" else np.nan
+        parts.append(encode(table.assign(shown=1, propensity=propensity), str(file), columns=columns))
+    return join(parts, f"{KUAIRAND}{folder}", ordered=False)
+
+
+def _kuairec(folder: Path, options: ReadOptions) -> EncodedEvents:
+    file = folder / "small_matrix.csv"
+    columns = {"user": "user_id", "item": "video_id", "time": "timestamp", "accepted": "watch_ratio"}
+    table = _columns(file, columns)
+    ratio = pd.to_numeric(table["accepted"], errors="coerce").to_numpy(float)
+    if not (ratio >= 0).all():
+        row = int((ratio >= 0).argmin())
+        raise DataError(
+            f"{file}: row {row + 1}: watch_ratio {table['accepted'].iloc[row]} is not 0 or more; drop the row"
+        )
+    table = table.assign(shown=1, accepted=(ratio > options.watch_ratio).astype(int))
+    return join([encode(table[table["time"].notna()], str(file), columns=columns)], f"{KUAIREC}{folder}", ordered=False)
+
+
+def _movielens(options: ReadOptions) -> EncodedEvents:
+    table = pd.read_csv(datasets.fetch(MOVIELENS) / "ml-100k.inter", sep="\t")
+    table.columns = pd.Index(["user", "item", "rating", "time"])
+    table = table.sort_values(["user", "time"], kind="stable")
+    history = table.groupby("user")["item"]
+    late = history.cumcount() >= np.floor(options.observed * history.transform("size"))
+    liked = (table["rating"] >= options.liked) | ~late
+    return join([encode(table.assign(shown=late, accepted=liked), MOVIELENS)], MOVIELENS, ordered=False)
+
+
+def _columns(file: Path, columns: dict[str, str] | list[str]) -> pd.DataFrame:
+    """Some columns of a released CSV file, called as the keys."""
+    names = columns if isinstance(columns, dict) else dict(zip(columns, columns, strict=True))
+    found = column_names(files_of(str(file)))
+    missing = [name for name in names.values() if name not in found]
+    if missing:
+        raise DataError(f"{file}: has no column {', '.join(missing)}; give the file as its authors released it")
+    table = read_columns([str(file)], list(names.values()), as_text=False)
+    return table.rename(columns={theirs: ours for ours, theirs in names.items()})
