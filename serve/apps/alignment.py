@@ -29,8 +29,8 @@ from ray import serve
 from rayworks import __version__
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 from rayworks.lm.background_decoding import BackgroundDecoding
-from rayworks.lm.checkpoints import limit_torch_threads
 from rayworks.lm.continuous_batching import Row
+from rayworks.lm.threads import limit_torch_threads
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedEngine, GuidedRequest, as_guided_generation
 

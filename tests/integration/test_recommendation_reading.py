@@ -10,8 +10,9 @@ import pytest
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.actors import read_events_distributed
+from rayworks.systems.recommendation.config import ReadOptions
 from rayworks.systems.recommendation.events import EventLog
-from rayworks.systems.recommendation.sources import ReadOptions, read_events
+from rayworks.systems.recommendation.sources import read_events
 
 
 def events_table(rows: int = 600) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayworks.core import seeds
-from rayworks.systems.recommendation.audit_baselines import _auc, fingerprints
+from rayworks.systems.recommendation.audit_baselines import fingerprints
 from rayworks.systems.recommendation.audits import audit
 from rayworks.systems.recommendation.events import ACCEPTED, EventLog, Windows
 from tests.small_events import clean_log
@@ -53,14 +53,3 @@ def test_fingerprints_are_equal_exactly_for_equal_rows(users: int, steps: int, s
     rows = accepted[log.recommended].reshape(users, steps)
     same = (rows[:, None] == rows[None]).all(2)
     np.testing.assert_array_equal(found[:, None] == found[None], same)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5, 0.9]), st.booleans()), min_size=2, max_size=20))
-def test_the_area_under_the_curve_counts_pairs(rows: list[tuple[float, bool]]) -> None:
-    score, outcome = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    above = score[outcome][:, None] - score[~outcome][None]
-    expected = float(((above > 0) + (above == 0) / 2).mean()) if above.size else None
-    found = _auc(score, outcome)
-    assert (found is None) == (expected is None)
-    np.testing.assert_allclose(found or 0, expected or 0)

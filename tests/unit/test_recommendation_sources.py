@@ -234,7 +234,7 @@ def test_open_bandit_samples(campaign: str, items: int, clicks: int) -> None:
     assert int(log.click.sum()) == clicks
     assert set(log.position.tolist()) == {0, 1, 2}
     assert (np.diff(log.time) >= 0).all()
-    assert log.user_features.shape == (10_000, 4)
+    assert log.context is not None and log.context.shape == (10_000, 4)
     if campaign.startswith("random"):
         np.testing.assert_allclose(log.propensity, 1 / items)
 
@@ -258,7 +258,7 @@ def test_a_released_bandit_folder_is_coded_and_in_order_of_time(tmp_path: Path) 
     assert log.item.tolist() == [0, 1]
     assert log.position.tolist() == [0, 2]
     assert log.propensity.tolist() == [0.25, 0.5]
-    assert log.user_features.tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]]
+    assert log.context is not None and log.context.tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]]
     np.testing.assert_allclose(np.diff(log.time), [20.25], atol=1e-6)
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from rayworks.core.config import ComputeSection
-from rayworks.lm.checkpoints import limit_torch_threads
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
+from rayworks.lm.threads import limit_torch_threads
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import device_of, worker_options

@@ -1,6 +1,5 @@
 """Loading models and tokenizers by name: packaged GGUF converted once, local folders, hub ids, and truncated copies."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,11 +90,6 @@ def truncate(model: PreTrainedModel, layers: int, name: str = "model") -> PreTra
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
     return model
-
-
-def limit_torch_threads() -> None:
-    """One thread per process, and never the pool's own choice: two processes on two cores otherwise spin-wait."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:

@@ -120,10 +120,8 @@ def _trainer(
     compute: ComputeSection,
     retries: int,
 ) -> Any:
-    # The name that ray.train gives it depends on a switch that type checkers do not see.
-    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.config import RunConfig
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
 
@@ -139,20 +137,20 @@ def _trainer(
             directory.write_json(f"{folder}/{FAILURE}", vars(failure))
 
     alone = compute.workers == 1
+    scaling: dict[str, Any] = {"num_workers": 0} if alone else {"num_workers": compute.workers}
+    if not alone:
+        scaling |= {"use_gpu": bool(compute.gpus_per_worker), "resources_per_worker": worker_bundle(compute)}
+    options: dict[str, Any] = {
+        "name": folder.replace("/", "-"),
+        "storage_path": directory.path("train"),
+        "failure_config": FailureConfig(max_failures=retries),
+        "worker_runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}},
+    }
     return TorchTrainer(
         classed,
         train_loop_config=dict(arguments),
-        scaling_config=ScalingConfig(
-            num_workers=0 if alone else compute.workers,
-            use_gpu=bool(compute.gpus_per_worker),
-            resources_per_worker=None if alone else worker_bundle(compute),
-        ),
-        run_config=RunConfig(
-            name=folder.replace("/", "-"),
-            storage_path=directory.path("train"),
-            failure_config=FailureConfig(max_failures=retries),
-            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-        ),
+        scaling_config=ScalingConfig(**scaling),
+        run_config=RunConfig(**options),
     )
 
 

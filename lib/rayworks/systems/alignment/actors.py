@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rayworks.core.run_directory import EXPORT, RunDirectory
-from rayworks.lm.checkpoints import limit_torch_threads, load_model, load_tokenizer
+from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.engine import Score, ScoringRequest
+from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.placement import device_of
 from rayworks.systems.alignment import pairs as preference_pairs
 from rayworks.systems.alignment.autoregressive_reward import RewardModelTrainer

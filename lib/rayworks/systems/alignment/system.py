@@ -12,8 +12,9 @@ from rayworks.core import seeds
 from rayworks.core.models import locate
 from rayworks.core.report import Report
 from rayworks.core.run_directory import EXPORT
-from rayworks.lm.checkpoints import limit_torch_threads, load_tokenizer
+from rayworks.lm.checkpoints import load_tokenizer
 from rayworks.lm.engine import ScoringRequest
+from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import worker_bundle, worker_options
 from rayworks.runtime.system import Metrics, System

@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 from rayworks.core.config import ComputeSection
 from rayworks.core.errors import DataError
 from rayworks.core.run_directory import RunDirectory
-from rayworks.lm.checkpoints import limit_torch_threads, load_model, load_tokenizer
+from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.engine import GenerationRequest
 from rayworks.lm.fine_tuning import FineTuner, FineTuningOptions
 from rayworks.lm.scoring import chat_prompt, encode
+from rayworks.lm.threads import limit_torch_threads
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.failures import Failure, classify

@@ -1,13 +1,22 @@
-"""What runs on the cluster: event tables read and encoded block by block through Ray Data."""
+"""What runs on the cluster: event tables read block by block through Ray Data, and models trained by several workers."""
 
+import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import ray
+import ray.train
+import safetensors.torch
+import torch
 
+from rayworks.core.run_directory import RunDirectory
+from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.failures import Failure, classify
-from rayworks.runtime.placement import keep_ray_data_in_the_placement_group
+from rayworks.runtime.placement import device_of, keep_ray_data_in_the_placement_group
+from rayworks.systems.recommendation.acceptance import AcceptanceModel
+from rayworks.systems.recommendation.config import Config, ReadOptions
 from rayworks.systems.recommendation.event_tables import (
     EncodedEvents,
     as_log,
@@ -21,7 +30,17 @@ from rayworks.systems.recommendation.event_tables import (
     reading,
 )
 from rayworks.systems.recommendation.events import EventLog
-from rayworks.systems.recommendation.sources import DEFAULTS, ReadOptions
+from rayworks.systems.recommendation.fitting import Group, Unit, calibrate, empty_model, make_trainer, units, weights_of
+from rayworks.systems.recommendation.next_item import NaturalPreference
+from rayworks.systems.recommendation.sources import DEFAULTS
+from rayworks.systems.recommendation.training import Trainer
+
+TRAINING = "training"
+PROGRESS, DONE, MODEL, STATES = "progress.json", "done.json", "model.safetensors", "states"
+STATES_KEPT = 2
+KEEP_SECONDS = 2.0
+"""Between two states: what is lost when a worker dies."""
+TELL_SECONDS = 0.5
 
 
 def read_events_distributed(source: str, options: ReadOptions = DEFAULTS) -> EventLog:
@@ -76,3 +95,96 @@ def _encode(block: Any, source: str, first_row: int, names: Mapping[str, str]) -
         return encode(table, source, first_row, names)
     except Exception as error:
         return classify(error)
+
+
+def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder: str) -> None:
+    """Train the units one after the other, each from the last state kept of it; see :class:`~.data_parallel.DataParallel`.
+
+    Args:
+        arguments: ``config``; ``units``; ``logs``, references to the log by kind of unit.
+        directory: of the run.
+        folder: with one folder per unit.
+    """
+    limit_torch_threads()
+    config: Config = arguments["config"]
+    context = ray.train.get_context()
+    workers, parts = context.get_world_size(), config.training.gradient_parts
+    group = Group(
+        gather=partial(_gather_parts, count=parts, workers=workers) if workers > 1 else None,
+        rank=context.get_world_rank(),
+        workers=workers,
+        device=device_of(config.compute),
+    )
+    logs = {kind: ray.get(reference) for kind, reference in arguments["logs"].items()}
+    for number, unit in enumerate(arguments["units"]):
+        if not directory.exists(f"{folder}/{unit.name}/{DONE}"):
+            natural = frozen_natural(config, logs[unit.kind], directory) if config.constraint.weight else None
+            trainer = make_trainer(unit, config, logs[unit.kind], natural, group)
+            _train(trainer, unit, directory, folder, group.rank == 0, number / len(arguments["units"]))
+            if group.rank == 0:
+                _finish(trainer, unit, config, logs[unit.kind], directory, folder)
+
+
+def _train(
+    trainer: Trainer[Any], unit: Unit, directory: RunDirectory, folder: str, leads: bool, fraction: float
+) -> None:
+    """From the newest state to the end; the first worker keeps states and tells how far it is."""
+    own = f"{folder}/{unit.name}/{STATES}"
+    names = [name for name in directory.list(own) if name.isdigit()]
+    if names:
+        trainer.restore(directory.read(f"{own}/{names[-1]}"))
+    kept = told = time.monotonic()
+    while not trainer.finished:
+        metrics = trainer.epoch()
+        now = time.monotonic()
+        if leads and (now - told > TELL_SECONDS or trainer.finished):
+            told = now
+            directory.write_json(f"{folder}/{PROGRESS}", {**metrics, "unit": unit.name, "fraction": fraction})
+        if leads and now - kept > KEEP_SECONDS:
+            kept = now
+            directory.write(f"{own}/{trainer.progress.epoch:08d}", trainer.state())
+            for name in names[: -STATES_KEPT + 1]:
+                directory.remove_folder(f"{own}/{name}")
+            names = [*names[-STATES_KEPT + 1 :], f"{trainer.progress.epoch:08d}"]
+
+
+def _finish(
+    trainer: Trainer[Any], unit: Unit, config: Config, log: EventLog, directory: RunDirectory, folder: str
+) -> None:
+    """Calibrate, write the model, then that it is done, then forget its states."""
+    model, progress = trainer.trained(), trainer.progress
+    temperature = calibrate(model, config, log) if isinstance(model, AcceptanceModel) else 1.0
+    directory.write(f"{folder}/{unit.name}/{MODEL}", safetensors.torch.save(dict(weights_of(model))))
+    summary = {**vars(progress), "temperature": temperature, "labels_per_second": progress.labels / progress.seconds}
+    directory.write_json(f"{folder}/{unit.name}/{DONE}", summary)
+    directory.remove_folder(f"{folder}/{unit.name}/{STATES}")
+
+
+def _gather_parts(parts: Mapping[int, torch.Tensor], count: int, workers: int) -> list[torch.Tensor]:
+    """All parts in order; worker r holds those numbered r, r + workers, ..."""
+    own = [parts[number] for number in sorted(parts)]
+    own += [torch.zeros_like(own[0])] * (-(-count // workers) - len(own))
+    stacked = torch.stack(own)
+    everyone = [torch.empty_like(stacked) for _ in range(workers)]
+    torch.distributed.all_gather(everyone, stacked)
+    return [everyone[number % workers][number // workers] for number in range(count)]
+
+
+def load_unit(unit: Unit, config: Config, items: int, directory: RunDirectory) -> Any:
+    """A trained model of the run."""
+    model = empty_model(unit, config, items)
+    model.load_state_dict(safetensors.torch.load(directory.read(f"{TRAINING}/{unit.name}/{MODEL}")))
+    return model.eval()
+
+
+def frozen_natural(config: Config, log: EventLog, directory: RunDirectory) -> NaturalPreference | None:
+    """The natural-preference model of the run: a checkpoint from elsewhere, or the one trained here; None without one."""
+    if config.natural.checkpoint:
+        from rayworks.systems.recommendation.recbole_checkpoint import read_recbole
+
+        return read_recbole(config.natural.checkpoint, config.natural.items, log.items)
+    unit = next((unit for unit in units(config, has_natural=True) if unit.kind == "natural"), None)
+    if unit is None or not directory.exists(f"{TRAINING}/{unit.name}/{DONE}"):
+        return None
+    natural: NaturalPreference = load_unit(unit, config, len(log.items), directory)
+    return natural

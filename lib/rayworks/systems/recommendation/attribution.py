@@ -10,69 +10,11 @@ from torch import Tensor
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.acceptance import AcceptanceModel
 from rayworks.systems.recommendation.events import ACCEPTED, NATURAL, PAD, REJECTED
+from rayworks.systems.recommendation.histories import Histories, acceptance
 
 CAUSES = ("item", "previous_decision", "natural_preference", "recommender")
 """In the order of :attr:`Attribution.contrasts`."""
 MEMBERS_FOR_INTERVALS = 2
-
-
-@dataclass(frozen=True)
-class Histories:
-    """The events of B users, at most T each, padded at the end."""
-
-    item: Tensor
-    """int64 (B, T): item code + 1, 0 where padded."""
-    kind: Tensor
-    """int64 (B, T)."""
-
-    def __len__(self) -> int:
-        return len(self.item)
-
-    @property
-    def length(self) -> Tensor:
-        """int64 (B,): events of each user."""
-        return (self.kind != PAD).sum(1)
-
-    def only(self, wanted: Tensor) -> "Histories":
-        """The events where ``wanted`` (bool (B, T)) holds, moved up to the beginning."""
-        order = torch.argsort((~wanted).int(), dim=1, stable=True)
-        item = torch.where(wanted, self.item, 0).gather(1, order)
-        return Histories(item, torch.where(wanted, self.kind, PAD).gather(1, order))
-
-    def last(self, length: int) -> "Histories":
-        """The last ``length`` events of each user."""
-        if self.item.shape[1] <= length:
-            return self
-        first = (self.length - length).clamp(min=0)[:, None]
-        places = first + torch.arange(length)
-        return Histories(self.item.gather(1, places), self.kind.gather(1, places))
-
-
-def histories(events: Sequence[Sequence[tuple[int, int]]]) -> Histories:
-    """From lists of (item code 0..I-1, kind) per user, in order of time."""
-    length = max((len(one) for one in events), default=0)
-    item = torch.zeros(len(events), length, dtype=torch.int64)
-    kind = torch.zeros(len(events), length, dtype=torch.int64)
-    for row, one in enumerate(events):
-        if one:
-            item[row, : len(one)] = torch.tensor([code + 1 for code, _ in one])
-            kind[row, : len(one)] = torch.tensor([which for _, which in one])
-    return Histories(item, kind)
-
-
-@torch.no_grad()
-def states_after(model: AcceptanceModel, past: Histories) -> Tensor:
-    """(B, d + 1): the state of each user after all its events, of which the last that the model can hold count."""
-    past = past.last(model.options.length - 1)
-    room = torch.zeros(len(past), 1, dtype=torch.int64)
-    states = model.states(torch.cat([past.item, room], 1), torch.cat([past.kind, room], 1))
-    return states[torch.arange(len(past)), past.length]
-
-
-@torch.no_grad()
-def acceptance(models: Sequence[AcceptanceModel], past: Histories, items: Tensor | None = None) -> Tensor:
-    """Chance (M, B, k) by each of M models that each item (int64 (B, k), codes 0..I-1; all if None) would be accepted."""
-    return torch.stack([torch.sigmoid(model.score(states_after(model, past), items)) for model in models])
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ import numpy as np
 
 from rayworks.core import seeds
 from rayworks.systems.recommendation.events import ACCEPTED, EventLog
-
-SMALLEST_PROBABILITY = 1e-7
-"""Probabilities are kept so far from 0 and 1 in the cross-entropy."""
+from rayworks.systems.recommendation.metrics import auc, bce
 
 
 class Split(Protocol):
@@ -101,14 +99,6 @@ def _learned_from_others(key: np.ndarray, accepted: np.ndarray, half: np.ndarray
 
 
 def _score(probability: np.ndarray, decision: np.ndarray, outcome: np.ndarray) -> Baseline:
-    clipped = np.clip(probability, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-    bce = -np.where(outcome, np.log(clipped), np.log1p(-clipped)).mean()
-    return Baseline(float((decision == outcome).mean()), float(bce), _auc(probability, outcome))
-
-
-def _auc(score: np.ndarray, outcome: np.ndarray) -> float | None:
-    _, tie, count = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[tie]
-    positive = int(outcome.sum())
-    pairs = positive * (len(outcome) - positive)
-    return float((rank[outcome].sum() - positive * (positive + 1) / 2) / pairs) if pairs else None
+    area = auc(outcome.astype(np.float64), probability)
+    loss = bce(outcome.astype(np.float64), probability)
+    return Baseline(float((decision == outcome).mean()), loss, None if np.isnan(area) else area)

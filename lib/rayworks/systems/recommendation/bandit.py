@@ -44,6 +44,8 @@ class BanditLog:
     positions: int
     context: np.ndarray | None = None
     """Features of the impression (N, F), carried for models that use them; the tables here do not."""
+    time: np.ndarray | None = None
+    """float64 (N,), seconds since 1970."""
 
     def __post_init__(self) -> None:
         for name, codes, count in (("item", self.item, self.items), ("position", self.position, self.positions)):

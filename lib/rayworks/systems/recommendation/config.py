@@ -14,7 +14,26 @@ STAGES: tuple[Stage, ...] = ("audit", "natural", "acceptance", "policies", "effe
 SIMULATOR = "simulator"
 
 
-class DataSection(Section):
+Signal = Literal[
+    "is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "is_profile_enter"
+]
+
+
+class ReadOptions(Section):
+    """How a source becomes events; each setting says which source has it."""
+
+    columns: dict[str, str] = Field({}, description="generic table: our column to the file's name of it")
+    ordered: bool = Field(
+        False, description="generic table: time must not go backwards within a user; else it is sorted"
+    )
+    signal: Signal = Field("is_click", description="kuairand: the feedback that counts as acceptance")
+    logs: Literal["all", "random", "standard"] = Field("all", description="kuairand: the logs of which policies")
+    watch_ratio: float = Field(2.0, ge=0, description="kuairec: accepted if played more than this times its length")
+    liked: float = Field(4.0, ge=1, le=5, description="movielens-100k: accepted if rated at least so")
+    observed: float = Field(0.5, ge=0, lt=1, description="movielens-100k: share of a history that counts as natural")
+
+
+class DataSection(ReadOptions):
     """Whose decisions are learned."""
 
     source: str = Field(
@@ -22,11 +41,9 @@ class DataSection(Section):
         description="simulator, a Parquet or CSV file or folder with columns user, item, time, shown, accepted and, where "
         "known, propensity, kuairand:FOLDER, kuairec:FOLDER, or movielens-100k",
     )
-    columns: dict[str, str] = Field({}, description="other names of these columns in the file, by ours")
-    signal: str = Field("is_click", description="of KuaiRand: the column that counts as acceptance")
-    threshold: float = Field(2.0, gt=0, description="of KuaiRec: watch ratio from which a video counts as accepted")
-    ordered: bool = Field(False, description="refuse a file whose rows are not in order of time, instead of sorting it")
-    distributed: bool = Field(False, description="read the file by Ray Data, for what is larger than one worker reads")
+    distributed: bool = Field(
+        False, description="read a generic table by Ray Data, where it is larger than one worker reads"
+    )
 
 
 class SimulatorSection(Section):

@@ -8,15 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from rayworks.core import datasets
-from rayworks.core.config import Section
 from rayworks.core.errors import DataError
+from rayworks.systems.recommendation.bandit import BanditLog
+from rayworks.systems.recommendation.config import ReadOptions
 from rayworks.systems.recommendation.event_tables import (
     NATURAL_COLUMNS,
     EncodedEvents,
@@ -35,25 +34,6 @@ KUAIRAND_CANDIDATES = 7583
 """Videos that the random policy of KuaiRand draws from, in all three releases (its README, "Three Versions")."""
 POSITIONS = 3
 """Places of a recommendation on the page of the Open Bandit data."""
-
-Signal = Literal[
-    "is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "is_profile_enter"
-]
-
-
-class ReadOptions(Section):
-    """How a source becomes events; each setting says which source has it."""
-
-    columns: dict[str, str] = Field({}, description="generic table: our column to the file's name of it")
-    ordered: bool = Field(
-        False, description="generic table: time must not go backwards within a user; else it is sorted"
-    )
-    signal: Signal = Field("is_click", description="kuairand: the feedback that counts as acceptance")
-    logs: Literal["all", "random", "standard"] = Field("all", description="kuairand: the logs of which policies")
-    watch_ratio: float = Field(2.0, ge=0, description="kuairec: accepted if played more than this times its length")
-    liked: float = Field(4.0, ge=1, le=5, description="movielens-100k: accepted if rated at least so")
-    observed: float = Field(0.5, ge=0, lt=1, description="movielens-100k: share of a history that counts as natural")
-
 
 DEFAULTS = ReadOptions()
 
@@ -117,27 +97,6 @@ class NaturalSequences:
         return np.where(place > self.offsets[:-1], self.item[place], -1).astype(np.int32)
 
 
-@dataclass(frozen=True, eq=False)
-class LoggedImpressions:
-    """N impressions of a page of the Open Bandit data, in order of time."""
-
-    item: np.ndarray
-    """int32 (N,), 0..items-1, the data set's own ids."""
-    position: np.ndarray
-    """int8 (N,), 0..2 from left to right."""
-    click: np.ndarray
-    """int8 (N,), 0 or 1."""
-    propensity: np.ndarray
-    """float64 (N,), probability of the item at its position under the logging policy, in (0, 1]."""
-    user_features: np.ndarray
-    """int32 (N, 4), codes of four hashed features of the visitor, each in the order of the hashes."""
-    time: np.ndarray
-    """float64 (N,), seconds since 1970."""
-    items: int
-    """Size of the catalogue."""
-    positions: int = POSITIONS
-
-
 def read_events(source: str, options: ReadOptions = DEFAULTS) -> EventLog:
     """The event log of a source, checked and sorted by user, then by time; equal times keep the order of the file.
 
@@ -197,7 +156,7 @@ def read_sequences(source: str, options: ReadOptions = DEFAULTS) -> NaturalSeque
     return NaturalSequences(events.user, events.item, events.time, tuple(events.users), tuple(events.items))
 
 
-def read_bandit(name: str) -> LoggedImpressions:
+def read_bandit(name: str) -> BanditLog:
     """A log of the Open Bandit data: ``open-bandit/POLICY/CAMPAIGN`` of the sample, or that folder of the full release.
 
     Policies are ``random`` and ``bts``, campaigns ``all``, ``men`` and ``women``; a folder holds ``CAMPAIGN.csv`` and
@@ -239,14 +198,15 @@ def read_bandit(name: str) -> LoggedImpressions:
     time = ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(float)
     order = np.argsort(time, kind="stable")
     coded = np.stack([pd.factorize(table[feature], sort=True)[0] for feature in features], 1)
-    return LoggedImpressions(
+    return BanditLog(
         item=numbers["item_id"][order].astype(np.int32),
         position=(numbers["position"][order] - 1).astype(np.int8),
         click=numbers["click"][order].astype(np.int8),
         propensity=numbers["propensity_score"][order],
-        user_features=coded[order].astype(np.int32),
+        context=coded[order].astype(np.int32),
         time=time[order],
         items=items,
+        positions=POSITIONS,
     )
 
 

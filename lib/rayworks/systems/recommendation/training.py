@@ -6,11 +6,11 @@ result does not depend on how many there are.
 
 import abc
 import copy
+import io
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -156,8 +156,9 @@ class Trainer(Generic[ModelT]):
         self._objective.eval()
         return self._objective.model
 
-    def save(self, path: Path) -> None:
-        """Write all that is needed to go on."""
+    def state(self) -> bytes:
+        """All that is needed to go on."""
+        buffer = io.BytesIO()
         torch.save(
             {
                 "objective": self._objective.state_dict(),
@@ -165,12 +166,13 @@ class Trainer(Generic[ModelT]):
                 "optimizer": self._optimizer.state_dict(),
                 "progress": vars(self.progress),
             },
-            path,
+            buffer,
         )
+        return buffer.getvalue()
 
-    def load(self, path: Path) -> None:
-        """Go back to where :meth:`save` was called."""
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+    def restore(self, kept: bytes) -> None:
+        """Go back to where :meth:`state` was called."""
+        state: dict[str, Any] = torch.load(io.BytesIO(kept), map_location=self.device, weights_only=True)
         self._objective.load_state_dict(state["objective"])
         self._best = state["best"]
         self._optimizer.load_state_dict(state["optimizer"])

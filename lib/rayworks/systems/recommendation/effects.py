@@ -1,0 +1,135 @@
+"""What the recommender does to acceptance, step by step, and what acceptance owes to each cause."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rayworks.systems.recommendation.acceptance import AcceptanceModel
+from rayworks.systems.recommendation.attribution import CAUSES, attribute
+from rayworks.systems.recommendation.config import Config
+from rayworks.systems.recommendation.do_recursion import intervene
+from rayworks.systems.recommendation.events import NATURAL, EventLog
+from rayworks.systems.recommendation.exported import only_natural
+from rayworks.systems.recommendation.fitting import windows
+from rayworks.systems.recommendation.histories import Histories, acceptance, histories_of
+from rayworks.systems.recommendation.next_item import NaturalPreference
+from rayworks.systems.recommendation.simulator import Simulator
+
+NORMAL = 1.96
+"""Standard errors on each side of a 95 % interval."""
+
+
+def treatment_effects(
+    config: Config, models: Sequence[AcceptanceModel], log: EventLog, simulator: Simulator | None
+) -> dict[str, Any]:
+    """Effect by step of the logged recommendations before it: P(D_t | do(S_1..t), L) - P(D_t | S_t, L, no recommender).
+
+    Users are those with as many recommendations before the test window as any, and with natural events: step t is a mean
+    over the same users for every t.
+
+    Returns:
+        ``step`` (T,), ``effect`` (T,), ``error`` (T,) over resampled members or None, ``true`` (T,) or None, ``users``.
+    """
+    mask = windows(config).train_mask(log) if simulator is None else np.ones(len(log), bool)
+    kept = log.keep(mask)
+    steps = int(np.median(kept.steps[kept.steps > 0]))
+    longest = config.model.length - 1 - steps
+    users = np.flatnonzero(kept.steps >= steps)[: config.policies.users]
+    before = histories_of(kept, users, before_recommendations=True)
+    if longest < 1 or not len(users):
+        return {}
+    rows = np.flatnonzero(kept.recommended)
+    first = np.searchsorted(kept.user[rows], users)
+    items = torch.from_numpy(kept.item[rows][first[:, None] + np.arange(steps)].astype(np.int64))
+    members = np.array([_effect(model, before.last(longest), items, config).mean(0) for model in models])
+    true = None
+    if simulator is not None:
+        true = simulator.replayed_effect(items)[: len(users)].mean(0).tolist() if len(users) == len(log.users) else None
+    return {
+        "step": list(range(1, steps + 1)),
+        "effect": members[0].tolist(),
+        "error": members[1:].std(0, ddof=1).tolist() if len(members) > 2 else None,
+        "true": true,
+        "users": len(users),
+    }
+
+
+def _effect(model: AcceptanceModel, before: Histories, items: torch.Tensor, config: Config) -> np.ndarray:
+    """(B, T): of each user and step."""
+    from rayworks.systems.recommendation.histories import equally_long
+
+    found = np.zeros(tuple(items.shape))
+    for rows, same in equally_long(before):
+        memory = model.read(same.item, same.kind)
+        set_items = intervene(model, memory, items[rows], paths=config.policies.paths, seed=config.run.seed).probability
+        with torch.no_grad():
+            alone = torch.sigmoid(model.score(memory.state, items[rows]))
+        found[rows.numpy()] = (set_items - alone).double().numpy()
+    return found
+
+
+def policy_effect(
+    models: Sequence[AcceptanceModel], log: EventLog, natural: NaturalPreference, simulator: Simulator | None
+) -> dict[str, Any]:
+    """Acceptance of what users would take by themselves, which a recommender's value is to be held against."""
+    users = np.flatnonzero(np.bincount(log.user[log.kind == NATURAL], minlength=len(log.users)))
+    past = only_natural(histories_of(log, users, before_recommendations=True), natural.length)
+    known = past.length > 0
+    past = Histories(past.item[known], past.kind[known])
+    if not len(past):
+        return {}
+    chosen = natural.log_probability(past.item, past.length).exp()
+    members = [float((chosen * acceptance([model], past)[0]).sum(1).mean()) for model in models]
+    true = None
+    if simulator is not None:
+        last = simulator.natural_sequences()[:, -1]
+        true = float((simulator.natural_choice(last) * simulator.natural_probability()).sum(1).mean())
+    return {"by_themselves": members[0], "members": members, "true": true}
+
+
+def attributions(config: Config, models: Sequence[AcceptanceModel], log: EventLog) -> dict[str, Any]:
+    """Contrasts of each user's last recommendation, from the events before it: averages and some users.
+
+    Returns:
+        ``mean_size`` and ``mean`` by cause, over users; ``examples``, one per user shown; {} without recommendations.
+    """
+    users = np.flatnonzero(log.steps > 0)[: config.attribution.users]
+    last = np.where(log.recommended & (log.steps_left == 0))[0]
+    rows = last[np.searchsorted(log.user[last], users)]
+    until = log.keep(np.arange(len(log)) < rows[np.minimum(np.searchsorted(users, log.user), len(users) - 1)])
+    past = histories_of(until, users).last(config.model.length - 1)
+    items = torch.from_numpy(log.item[rows].astype(np.int64))[:, None]
+    reference = reference_users(config, log)
+    if not len(users) or not len(reference):
+        return {}
+    found = attribute(models, past, items, reference)
+    mean, error = found.mean()[:, 0], found.error()[:, 0]
+    shown = range(min(config.attribution.shown, len(users)))
+    return {
+        "causes": list(CAUSES),
+        "mean_size": dict(zip(CAUSES, np.abs(mean).mean(0).tolist(), strict=True)),
+        "mean": dict(zip(CAUSES, mean.mean(0).tolist(), strict=True)),
+        "users": len(users),
+        "examples": [
+            {
+                "user": log.users[users[number]],
+                "item": log.items[log.item[rows[number]]],
+                "accepted": bool(log.kind[rows[number]] == 3),
+                "probability": float(found.probability[0, number, 0]),
+                "contrast": mean[number].tolist(),
+                "error": None if np.isnan(error[number]).any() else error[number].tolist(),
+            }
+            for number in shown
+        ],
+    }
+
+
+def reference_users(config: Config, log: EventLog) -> Histories:
+    """Natural events of users spread over the log, for attributions; of those who have any."""
+    natural = np.bincount(log.user[log.kind == NATURAL], minlength=len(log.users))
+    users = np.flatnonzero(natural)
+    if len(users) > config.attribution.reference:
+        users = users[np.linspace(0, len(users) - 1, config.attribution.reference).astype(int)]
+    return only_natural(histories_of(log, users), config.model.length // 2)

@@ -1,0 +1,145 @@
+"""How well acceptance is predicted on the test window, beside what a simpler rule would have said of the same decisions."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rayworks.systems.recommendation.acceptance import AcceptanceModel, predict
+from rayworks.systems.recommendation.config import Config
+from rayworks.systems.recommendation.estimates import Bootstrap, Estimate
+from rayworks.systems.recommendation.events import ACCEPTED, EventLog
+from rayworks.systems.recommendation.fitting import windows
+from rayworks.systems.recommendation.metrics import (
+    accuracy,
+    auc,
+    auc_difference,
+    auc_interval,
+    bce,
+    best_threshold,
+    by_step,
+    ece,
+    hit_rate,
+    ndcg,
+    reliability,
+)
+from rayworks.systems.recommendation.natural_scores import natural_scores, top_rule
+from rayworks.systems.recommendation.next_item import NaturalPreference, rank_held_out
+from rayworks.systems.recommendation.sequences import sequences
+
+CUTOFFS = (5, 10, 20)
+TOP_RULE, NEXT_ITEM, MODEL, ORACLE = "next-item top 20 % rule", "next-item score", "acceptance model", "oracle"
+HISTORY_NAMES = {
+    "natural": "natural events only",
+    "shown": "natural events and recommendations, no decisions",
+    "first-order": "natural events, last recommendation and decision",
+    "all": "all events",
+}
+
+
+def probabilities(model: AcceptanceModel, log: EventLog, mask: np.ndarray, length: int) -> np.ndarray:
+    """Float64 (rows of ``mask``,): chance of acceptance of each recommendation, from all events before it."""
+    logits = predict(model, sequences(log, length, mask), len(log)).numpy()[mask].astype(np.float64)
+    return np.asarray(1 / (1 + np.exp(-logits)))
+
+
+def evaluate(
+    config: Config,
+    log: EventLog,
+    model: AcceptanceModel,
+    ablations: Mapping[str, AcceptanceModel],
+    natural: NaturalPreference | None,
+    truth: Tensor | None,
+) -> dict[str, Any]:
+    """Scores of the model and of all it is held against, as JSON values.
+
+    Args:
+        config: of the run.
+        log: all events.
+        model: the one that counts, calibrated.
+        ablations: models of less history, by what they see.
+        natural: the next-item model, if there is one.
+        truth: (users, steps) true chances of acceptance of the logged recommendations, if they are known.
+    """
+    split, length = windows(config), config.model.length
+    valid, test = split.valid_mask(log), split.test_mask(log)
+    outcome = (log.kind[test] == ACCEPTED).astype(np.float64)
+    chosen = (log.kind[valid] == ACCEPTED).astype(np.float64)
+    rows: dict[str, dict[str, float | None]] = {}
+    for history, other in ablations.items():
+        found = probabilities(other, log, test, length)
+        rows[HISTORY_NAMES[history]] = _scores(
+            outcome, found, best_threshold(chosen, probabilities(other, log, valid, length))
+        )
+    found = probabilities(model, log, test, length)
+    threshold = best_threshold(chosen, probabilities(model, log, valid, length))
+    rows[MODEL] = _scores(outcome, found, threshold)
+    results: dict[str, Any] = {"threshold": threshold, "decisions": len(outcome)}
+    if natural is not None:
+        results |= _natural(config, log, natural, test, found, rows)
+    if truth is not None:
+        known = np.full(len(log), np.nan)
+        known[log.recommended] = truth.numpy().ravel()
+        rows[ORACLE] = _scores(outcome, known[test], 0.5)
+    if config.uncertainty.resamples:
+        bootstrap = Bootstrap(config.uncertainty.resamples, config.run.seed)
+        results["auc_interval"] = _interval(auc_interval(outcome, found, bootstrap, log.user[test]))
+    curve, steps = reliability(outcome, found), by_step(log.step[test], outcome, found, threshold)
+    return {
+        **results,
+        "models": rows,
+        "reliability": {name: getattr(curve, name).tolist() for name in ("prediction", "outcome", "count")},
+        "steps": {name: getattr(steps, name).tolist() for name in ("step", "count", "outcome", "prediction")},
+        "step_auc": [None if np.isnan(value) else float(value) for value in steps.auc],
+    }
+
+
+def _natural(
+    config: Config,
+    log: EventLog,
+    natural: NaturalPreference,
+    test: np.ndarray,
+    found: np.ndarray,
+    rows: dict[str, dict[str, float | None]],
+) -> dict[str, Any]:
+    """The paper's ranking rule on the same decisions, and how well the rule's model ranks natural items."""
+    scores = natural_scores(natural, log, test)
+    if not len(scores.rows):
+        return {}
+    outcome = (log.kind[scores.rows] == ACCEPTED).astype(np.float64)
+    rule, chance = top_rule(scores, len(log.items)), np.exp(scores.log_probability[:, 0])
+    rows[TOP_RULE] = _scores(outcome, rule, 0.5)
+    # A softmax over items is no chance of acceptance: its cross-entropy and calibration mean nothing.
+    rows[NEXT_ITEM] = {"auc": _finite(auc(outcome, chance)), "bce": None, "accuracy": None, "ece": None}
+    results: dict[str, Any] = {"ranking": ranking_scores(rank_held_out(natural, log))}
+    if config.uncertainty.resamples:
+        place = np.searchsorted(np.flatnonzero(test), scores.rows)
+        bootstrap = Bootstrap(config.uncertainty.resamples, config.run.seed)
+        difference = auc_difference(outcome, found[place], rule, bootstrap, log.user[scores.rows])
+        results["advantage"] = _interval(difference)
+    return results
+
+
+def ranking_scores(rank: np.ndarray) -> dict[str, float]:
+    """Hit rate and NDCG of full rankings, by name such as ``ndcg@10``."""
+    hits = {f"hit rate@{k}": hit_rate(rank, k) for k in CUTOFFS}
+    return {**hits, **{f"ndcg@{k}": ndcg(rank, k) for k in CUTOFFS}}
+
+
+def _scores(outcome: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float | None]:
+    return {
+        "auc": _finite(auc(outcome, probability)),
+        "bce": bce(outcome, probability),
+        "accuracy": accuracy(outcome, probability, threshold),
+        "ece": ece(outcome, probability),
+    }
+
+
+def _interval(estimate: Estimate) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in asdict(estimate).items()}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,203 @@
+"""What other recommenders would be worth: imagined by the model, estimated from the log, and played in the simulator."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rayworks.core import seeds
+from rayworks.systems.recommendation.acceptance import AcceptanceModel
+from rayworks.systems.recommendation.config import Config
+from rayworks.systems.recommendation.events import ACCEPTED, NATURAL, REJECTED, EventLog
+from rayworks.systems.recommendation.histories import Histories, equally_long, histories_of
+from rayworks.systems.recommendation.next_item import NaturalPreference
+from rayworks.systems.recommendation.roll_out import (
+    ImaginedRollout,
+    Policy,
+    greedy_policy,
+    roll_out,
+    table_policy,
+    uniform_policy,
+)
+from rayworks.systems.recommendation.sequence_off_policy import Trajectories, evaluate_sequences
+from rayworks.systems.recommendation.simulator import Simulator
+
+BATCH = 128
+GREEDY, UNIFORM, NATURAL_PREFERENCE = "most acceptable", "uniform", "natural preference"
+
+
+def mixture_name(exploration: float) -> str:
+    """What reports call a mixture with the uniform policy."""
+    return f"logged kind, exploration {exploration:g}"
+
+
+def simulated_policies(
+    config: Config, models: Sequence[AcceptanceModel], log: EventLog, simulator: Simulator
+) -> dict[str, Any]:
+    """Each mixture of the logging kind: true value, the model's, and estimates from the log; and the model's own policy.
+
+    Returns:
+        by policy: ``true`` and ``imagined`` (steps,), ``members`` (members, steps), ``estimates``, ``warnings``.
+    """
+    options = simulator.options
+    explorations = sorted({*config.policies.explorations, options.exploration})
+    users = np.arange(min(config.policies.users, len(log.users)))
+    past = histories_of(log, users, before_recommendations=True)
+    steps, seed = options.steps, config.run.seed
+    found: dict[str, Any] = {}
+    for exploration in explorations:
+        table = simulator.mixed_policy(exploration)(simulator.start())
+        policy = table_policy(table[: len(users)].float())
+        members = [imagine(model, past, policy, steps, seed).value().tolist() for model in models]
+        found[mixture_name(exploration)] = {
+            "exploration": exploration,
+            "true": simulator.value(simulator.mixed_policy(exploration), "value").tolist(),
+            "imagined": members[0],
+            "members": members,
+            **_from_log(log, table, models[0]),
+        }
+    imagined = imagine(models[0], past, greedy_policy, steps, seed).value()
+    deployed = deploy(simulator, models[0], histories_of(log, np.arange(len(log.users)), before_recommendations=True))
+    found[GREEDY] = {
+        "exploration": None,
+        "true": deployed.tolist(),
+        "imagined": imagined.tolist(),
+        "members": [imagined.tolist()],
+        "estimates": {},
+        "warnings": [
+            "it recommends what the log seldom shows; trust it less the further its value is from the logged one"
+        ],
+    }
+    return found
+
+
+def logged_policies(
+    config: Config, models: Sequence[AcceptanceModel], log: EventLog, natural: NaturalPreference | None
+) -> dict[str, Any]:
+    """The same for a log whose truth is not known: the uniform policy, the model's own, and natural preference."""
+    users = np.flatnonzero(log.steps > 0)[: config.policies.users]
+    past = histories_of(log, users)
+    steps, seed = config.policies.steps, config.run.seed
+    policies: dict[str, Policy] = {UNIFORM: uniform_policy, GREEDY: greedy_policy}
+    tables: dict[str, Tensor] = {UNIFORM: torch.full((len(users), len(log.items)), 1.0 / len(log.items))}
+    if natural is not None:
+        tables[NATURAL_PREFERENCE] = _natural_table(natural, past, len(log.items)).float()
+        policies[NATURAL_PREFERENCE] = table_policy(tables[NATURAL_PREFERENCE])
+    found: dict[str, Any] = {}
+    for name, policy in policies.items():
+        members = [imagine(model, past, policy, steps, seed).value().tolist() for model in models]
+        found[name] = {"exploration": None, "true": None, "imagined": members[0], "members": members}
+        found[name] |= {"estimates": {}, "warnings": [_unlogged(log)] if np.isnan(log.propensity).all() else []}
+        if name == UNIFORM and not np.isnan(log.propensity[log.recommended]).any():
+            everyone = torch.full((len(log.users), len(log.items)), 1.0 / len(log.items))
+            found[name] |= _from_log(log, everyone, models[0])
+    return found
+
+
+def imagine(model: AcceptanceModel, past: Histories, policy: Policy, steps: int, seed: int) -> ImaginedRollout:
+    """:func:`~.roll_out.roll_out` for users with any number of events, who are taken by that number.
+
+    ``policy`` meets users of one number at a time where it is a function of acceptance; a table is cut to them.
+    """
+    parts: list[tuple[Tensor, ImaginedRollout]] = []
+    for rows, same in equally_long(past.last(model.options.length - 1 - steps)):
+        memory = model.read(same.item, same.kind)
+        cut = policy if len(rows) == len(past) else _for_rows(policy, rows, len(past))
+        own = seeds.derive_small(seed, "imagined", same.item.shape[1])
+        parts.append((rows, roll_out(model, memory, cut, steps, own)))
+    if len(parts) == 1:
+        return parts[0][1]
+    order = torch.argsort(torch.cat([rows for rows, _ in parts]))
+    columns = ("items", "accepted", "probability", "expected")
+    joined = {name: torch.cat([getattr(one, name) for _, one in parts])[order] for name in columns}
+    return ImaginedRollout(**joined)
+
+
+def deploy(simulator: Simulator, model: AcceptanceModel, past: Histories) -> np.ndarray:
+    """True acceptance (steps,) when the simulated users are recommended what the model thinks most acceptable."""
+    steps = simulator.options.steps
+    uniform = torch.from_numpy(seeds.stream(simulator.seed, "deployed").random((steps, simulator.options.users)))
+    memory, state, values = model.read(past.item, past.kind), simulator.start(), []
+    with torch.no_grad():
+        for draw in uniform:
+            item = model.score(memory.state).argmax(1)
+            state, accepted, probability = simulator.react(state, item, draw)
+            memory = model.extend(memory, item + 1, torch.where(accepted, ACCEPTED, REJECTED))
+            values.append(float(probability.mean()))
+    return np.array(values)
+
+
+def _for_rows(policy: Policy, rows: Tensor, count: int) -> Policy:
+    def cut(acceptance: Tensor) -> Tensor:
+        # A table has a row for each user, a rule one for each it is given.
+        whole = policy(acceptance)
+        return whole[rows] if len(whole) == count != len(acceptance) else whole
+
+    return cut
+
+
+def _from_log(log: EventLog, table: Tensor, model: AcceptanceModel) -> dict[str, Any]:
+    """Estimates of acceptance per recommendation from logged propensities, with what they rest on.
+
+    The doubly robust ones take the model's acceptance now, and the policy's mean acceptance now for each step to come: crude,
+    but any function of the past keeps them unbiased.
+    """
+    taken, shown = np.flatnonzero(log.steps > 0), log.recommended
+    present = np.arange(int(log.steps.max())) < log.steps[taken][:, None]
+    place = np.searchsorted(taken, log.user[shown]), log.step[shown]
+    own, mean = _acceptance_now(log, table, model)
+    left = log.steps_left[shown]
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        found = np.zeros(present.shape)
+        found[place] = values
+        return found
+
+    trajectories = Trajectories(
+        reward=spread(log.kind[shown] == ACCEPTED),
+        propensity=spread(log.propensity[shown]),
+        target_probability=spread(table.numpy()[log.user[shown], log.item[shown]]),
+        present=present,
+    )
+    found = evaluate_sequences(
+        trajectories, action_value=spread(own + left * mean), state_value=spread(mean + left * mean)
+    )
+    steps = float(log.steps[taken].mean())
+    estimates = {
+        name: {key: value / steps for key, value in asdict(estimate).items()}
+        for name, estimate in found.estimates.items()
+        if name != "dm"
+    }
+    return {
+        "estimates": estimates,
+        "effective_share": found.diagnostics.effective_share,
+        "warnings": list(found.diagnostics.warnings),
+    }
+
+
+@torch.no_grad()
+def _acceptance_now(log: EventLog, table: Tensor, model: AcceptanceModel) -> tuple[np.ndarray, np.ndarray]:
+    """At each recommendation: the model's acceptance of the item shown, and its mean over the policy ``table`` (U, I)."""
+    own, mean = np.zeros(len(log)), np.zeros(len(log))
+    for batch in sequences(log, model.options.length).batches(BATCH):
+        places = batch.scored
+        chances = torch.sigmoid(model.score(model.states(batch.item, batch.kind)[places])).double()
+        user = batch.user[:, None].expand_as(batch.row)[places]
+        rows = batch.row[places].numpy()
+        own[rows] = chances.gather(1, batch.item[places][:, None] - 1)[:, 0].numpy()
+        mean[rows] = (chances * table[user]).sum(1).numpy()
+    return own[log.recommended], mean[log.recommended]
+
+
+def _natural_table(natural: NaturalPreference, past: Histories, items: int) -> Tensor:
+    """Chances (B, I) of each user's next item; uniform where nothing is known of the user."""
+    kept = past.only(past.kind == NATURAL).last(natural.length)
+    known = (kept.length > 0)[:, None]
+    return torch.where(known, natural.log_probability(kept.item, kept.length.clamp(min=1)).exp(), 1.0 / items)
+
+
+def _unlogged(log: EventLog) -> str:
+    return "the log has no propensities: nothing holds this value but the model"
