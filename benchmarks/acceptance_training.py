@@ -2,8 +2,8 @@
 
 The released code of the method trains on every prefix of a user's events as a sequence of its own, with one label. Here the
 same model is trained both ways, on the simulator: once with all decisions of a sequence in one pass, once with prefix copies,
-as many labels to an update, so that both see the same labels in as many updates; and the copies with the method's own batch of
-256, timed only. CPU seconds of one thread, without validation.
+as many labels to an update, so that both see the same labels in as many updates. The copies are timed with the method's own
+batch of 256 too. CPU seconds of one thread, without validation.
 ``python -m benchmarks.acceptance_training [--users N] [--epochs N] [--repeats N]``.
 """
 

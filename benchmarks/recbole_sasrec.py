@@ -2,9 +2,9 @@
 
 It imports nothing of ours. All is RecBole's default: the model, the training, the data order and the sequential evaluation,
 in which each user's last item is for testing and the one before it for validation, ranked among all items, seen ones too.
-``speed`` times COUNT batches of RecBole as it is. ``quality`` trains for at most COUNT epochs, ended by RecBole's own rule, ten
-epochs without a better validation MRR@10. So that it ends today it leaves out what RecBole computes and never reads, the last
-layer's output before the last place, and compiles the rest; scores are checked to be RecBole's own.
+``speed`` times COUNT batches of RecBole as it is. ``quality`` trains for at most COUNT epochs, ended by RecBole's own rule:
+ten epochs without a better validation MRR@10. To end sooner it leaves out what RecBole computes and never reads, the last
+layer's output before the last place, and compiles the rest; the scores are checked to be RecBole's own.
 """
 
 import itertools
@@ -24,7 +24,11 @@ STOP = 10
 def main(what: str, target: str, count: str) -> None:
     """Write what was found as JSON, and beside it the best model's checkpoint and the names of its items."""
     trainer, dataset, (train, valid, test) = prepare(Path(target).parent)
-    found: dict[str, Any] = {"samples": len(train._dataset), "settings": trainer.config.final_config_dict, "seconds": []}
+    found: dict[str, Any] = {
+        "samples": len(train._dataset),
+        "settings": trainer.config.final_config_dict,
+        "seconds": [],
+    }
     if what == "speed":
         trainer._train_epoch(itertools.islice(train, 2), 0)
         started = time.process_time()

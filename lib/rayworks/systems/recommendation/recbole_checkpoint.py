@@ -143,12 +143,13 @@ def _model(path: str | Path, config: Mapping[str, Any], weights: Mapping[str, An
     missing = [key for key in ("MAX_ITEM_LIST_LENGTH", *kind.needs) if config.get(key) is None]
     if missing:
         raise DataError(f"{path}: its config has no {', '.join(missing)}; save it by RecBole 1.2.1")
-    activation = config.get("hidden_act", "gelu")
+    given = {key: config[key] for key in kind.needs}
+    activation = given.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         raise DataError(f"{path}: its hidden_act is {activation}; supported are {', '.join(ACTIVATIONS)}")
     try:
         length = int(config["MAX_ITEM_LIST_LENGTH"])
-        heads, epsilon = int(config.get("n_heads", 1)), float(config.get("layer_norm_eps", 1e-12))
+        heads, epsilon = int(given.get("n_heads", 1)), float(given.get("layer_norm_eps", 1e-12))
         model = kind.like(weights, RecBoleOptions(length, heads, activation, epsilon))
         model.load_state_dict(weights)
         one = torch.ones(1, 1, dtype=torch.int64)
