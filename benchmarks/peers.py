@@ -5,6 +5,7 @@ asked for.
 import importlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -30,8 +31,13 @@ def module(name: str, requirement: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def environment(name: str, requirements: list[str]) -> Path:
+def environment(name: str, requirements: list[str], alone: Sequence[str] = ()) -> Path:
     """The interpreter of a peer whose dependencies are not compatible with ours.
+
+    Args:
+        name: of its folder.
+        requirements: installed with their dependencies.
+        alone: installed without, for packages that pin what can no longer be had.
 
     Raises:
         InfrastructureError: it can not be installed.
@@ -42,6 +48,8 @@ def environment(name: str, requirements: list[str]) -> Path:
         if subprocess.run([sys.executable, "-m", "venv", str(folder)], check=False).returncode:
             raise InfrastructureError(f"{folder}: no environment can be made there")
         _install([str(python), "-m", "pip", "install"], requirements)
+        if alone:
+            _install([str(python), "-m", "pip", "install", "--no-deps"], list(alone))
     return python
 
 

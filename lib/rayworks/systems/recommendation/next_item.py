@@ -122,21 +122,24 @@ def natural_sequences(log: EventLog, length: int, held_out: int) -> tuple[Sequen
     Args:
         log: of any events.
         length: most items of a sequence.
-        held_out: last natural items of each user that training does not see; the first of them is for validation.
+        held_out: last natural items of each user that training does not see; the first of them is for validation, predicted
+            from the ``length - 1`` items before it.
     """
     natural = log.keep(~log.recommended)
     place = np.arange(len(natural)) - natural.offsets[:-1][natural.user]
     left = np.diff(natural.offsets)[natural.user] - place - 1
     seen = natural.keep(left >= held_out)
     first = np.isin(np.arange(len(seen)), seen.offsets[:-1])
-    kept = left >= held_out - 1
+    kept = (left >= held_out - 1) & (left < held_out - 1 + length)
     is_valid = ((left == held_out - 1) & (place > 0))[kept]
     return sequences(seen, length, ~first), sequences(natural.keep(kept), length, is_valid)
 
 
 @torch.no_grad()
 def rank_held_out(model: NaturalPreference, log: EventLog, *, exclude_seen: bool = False) -> np.ndarray:
-    """Rank (U',), 1 the best, of each user's last natural item among all items; users with a single one are left out.
+    """Rank (U',), 1 the best, of each user's last natural item among all items, from the ``length`` before it.
+
+    Users with a single item are left out.
 
     Args:
         model: in evaluation mode.
@@ -144,6 +147,8 @@ def rank_held_out(model: NaturalPreference, log: EventLog, *, exclude_seen: bool
         exclude_seen: whether items of the user's own history compete.
     """
     natural = log.keep(~log.recommended)
+    left = natural.offsets[1:][natural.user] - np.arange(len(natural)) - 1
+    natural = natural.keep(left <= model.length)
     last = natural.offsets[1:] - 1
     wanted = np.zeros(len(natural), bool)
     wanted[last[np.diff(natural.offsets) > 1]] = True

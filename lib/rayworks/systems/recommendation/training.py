@@ -150,6 +150,11 @@ class Trainer(Generic[ModelT]):
             self._best = copy.deepcopy(self._objective.state_dict())
         return metrics
 
+    def current(self) -> ModelT:
+        """The model after the last epoch, for predictions; :meth:`epoch` goes on from it."""
+        self._objective.eval()
+        return self._objective.model
+
     def trained(self) -> ModelT:
         """The model of the best epoch, for predictions."""
         self._objective.load_state_dict(self._best)
