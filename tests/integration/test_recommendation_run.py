@@ -94,7 +94,7 @@ def save_log(path: Path) -> None:
     """The simulated log as anybody's table."""
     import pandas as pd
 
-    log, _ = Simulator(SimulatorOptions(users=50, items=8, observed=3, steps=10), 0).log()
+    log, _ = Simulator(SimulatorOptions(users=50, items=8, observed=6, steps=10), 0).log()
     table = {
         "user": [f"u{code}" for code in log.user],
         "item": [f"i{code}" for code in log.item],

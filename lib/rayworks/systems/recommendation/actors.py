@@ -183,7 +183,7 @@ def frozen_natural(config: Config, log: EventLog, directory: RunDirectory) -> Na
         from rayworks.systems.recommendation.recbole_checkpoint import read_recbole
 
         return read_recbole(config.natural.checkpoint, config.natural.items, log.items)
-    unit = next((unit for unit in units(config, has_natural=True) if unit.kind == "natural"), None)
+    unit = next((unit for unit in units(config, natural=True) if unit.kind == "natural"), None)
     if unit is None or not directory.exists(f"{TRAINING}/{unit.name}/{DONE}"):
         return None
     natural: NaturalPreference = load_unit(unit, config, len(log.items), directory)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rayworks.core import seeds
+from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions, History, predict
 from rayworks.systems.recommendation.backbones import BackboneName
 from rayworks.systems.recommendation.calibration import temperature
@@ -45,10 +46,10 @@ class Unit:
     backbone: BackboneName = "attention"
 
 
-def units(config: Config, *, has_natural: bool) -> list[Unit]:
-    """What a run trains, in order."""
+def units(config: Config, *, natural: bool) -> list[Unit]:
+    """What a run trains, in order; ``natural`` says whether the log has enough for natural preference."""
     found: list[Unit] = []
-    if "natural" in config.scope.stages and not config.natural.checkpoint and has_natural:
+    if "natural" in config.scope.stages and not config.natural.checkpoint and natural:
         found.append(Unit("natural", "natural", backbone=config.natural.backbone))
     found += [
         Unit(f"acceptance-{member}", "acceptance", member, config.model.history)
@@ -58,6 +59,12 @@ def units(config: Config, *, has_natural: bool) -> list[Unit]:
     if "ranking" in config.scope.stages:
         found += [Unit(f"ranking-{name}", "ranking", backbone=name) for name in config.ranking.backbones]
     return found
+
+
+def has_natural(log: EventLog) -> bool:
+    """Whether any user has enough natural events to learn natural preference from beside those held out."""
+    counts = np.bincount(log.user[~log.recommended], minlength=1)
+    return bool(counts.max() >= HELD_OUT + 2)
 
 
 def windows(config: Config) -> Windows:
@@ -120,7 +127,9 @@ def _acceptance_trainer(
     kept = log.keep(train_mask)
     options = acceptance_options(config, len(log.items), unit.history)
     pull: ConstraintOptions | None = None
-    if config.constraint.weight and natural is not None:
+    if config.constraint.weight:
+        if natural is None:
+            raise DataError("constraint.weight: the log has too few natural events for natural preference; set it to 0")
         pull = ConstraintOptions(config.constraint.weight, config.constraint.form)
         columns = natural_scores(natural, kept).as_columns(len(kept))
 

@@ -31,7 +31,7 @@ from rayworks.systems.recommendation.evaluation import evaluate, ranking_scores
 from rayworks.systems.recommendation.event_tables import files_of
 from rayworks.systems.recommendation.events import EventLog
 from rayworks.systems.recommendation.exported import Exported, write_export
-from rayworks.systems.recommendation.fitting import Unit, units, windows
+from rayworks.systems.recommendation.fitting import Unit, has_natural, units, windows
 from rayworks.systems.recommendation.next_item import rank_held_out
 from rayworks.systems.recommendation.reporting import audit_results, bandit_results, build_report, model_card
 from rayworks.systems.recommendation.simulator import Rollout, Simulator, SimulatorOptions
@@ -93,7 +93,7 @@ class RecommendationSystem(System[Config]):
         self._simulator: Simulator | None = None
         self._truth: Rollout | None = None
         self._log = self._read()
-        self._units = units(self.settings, has_natural=bool((~self._log.recommended).any()))
+        self._units = units(self.settings, natural=has_natural(self._log))
 
     @property
     def finished(self) -> bool:
