@@ -75,6 +75,19 @@ class Dimension(Section):
         return start + uniform * (end - start)
 
 
+class Halving(Section):
+    """Asynchronous successive halving (ASHA, Li et al. 2020): trials that fall behind at a rung are stopped there."""
+
+    metric: str = Field("valid_loss", description="number that the trials report while they run")
+    mode: Literal["min", "max"] = Field("min", description="whether small or large is good")
+    time: str = Field("epoch", description="number they report that says how far they are")
+    first: int = Field(4, ge=1, description="time of the first rung")
+    reduction: float = Field(
+        3.0, gt=1, description="one in so many goes on at each rung, which is so many times as late"
+    )
+    last: int = Field(1000, ge=2, description="time at which any trial is stopped")
+
+
 class SweepConfig(Section):
     """A sweep's YAML."""
 
@@ -96,6 +109,7 @@ class SweepConfig(Section):
         ("max",), min_length=1, max_length=METRICS, description="whether small or large is good, per metric"
     )
     concurrent: int = Field(0, ge=0, description="trials at once; 0 for as many as the cluster holds")
+    asha: Halving | None = Field(None, description="stop trials early that fall behind; not with optuna")
 
     @model_validator(mode="after")
     def _check(self) -> "SweepConfig":
@@ -104,6 +118,8 @@ class SweepConfig(Section):
         if (self.search == "grid") != (self.samples is None):
             wrong = "needs a number of designs" if self.samples is None else "is not for a grid; drop it"
             raise ValueError(f"samples: {wrong} (search is {self.search})")
+        if self.asha is not None and self.search == "optuna":
+            raise ValueError("asha: optuna learns from finished trials only; set search: random, or drop asha")
         ranges = [name for name, dimension in self.space.items() if not dimension.values]
         if self.search == "grid" and ranges:
             raise ValueError(f"space.{ranges[0]}: a range has no grid; list values under grid, or set search: random")
@@ -153,6 +169,8 @@ class TrialResult:
     failure: str = ""
     """``kind: message`` of what stopped it."""
     retriable: bool = field(default=False)
+    stopped: str = ""
+    """When and where it was, if it fell behind others and was stopped early."""
 
     @property
     def headline(self) -> Mapping[str, Any]:

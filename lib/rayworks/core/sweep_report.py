@@ -123,11 +123,11 @@ def trials_csv(sweep: Sweep[Any], trials: Sequence[TrialResult]) -> str:
     fields, numbers = list(sweep.settings.space), _numbers(sweep, trials)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", *fields, "seed", *numbers, "failure", "directory"])
+    writer.writerow(["trial", *fields, "seed", *numbers, "failure", "stopped", "directory"])
     for trial in trials:
         cells = [trial.headline.get(name) for name in numbers]
         values = [trial.values[name] for name in fields]
-        writer.writerow([trial.name, *values, trial.seed, *cells, trial.failure, trial.directory])
+        writer.writerow([trial.name, *values, trial.seed, *cells, trial.failure, trial.stopped, trial.directory])
     return text.getvalue()
 
 
@@ -194,6 +194,9 @@ def _trial_tables(sweep: Sweep[Any], trials: Sequence[TrialResult]) -> list[Tabl
     failed = [[trial.name, trial.failure] for trial in trials if trial.failure]
     if failed:
         tables.append(Table("Trials that did not finish", ("trial", "why"), failed))
+    stopped = [[trial.name, trial.stopped] for trial in trials if trial.stopped]
+    if stopped:
+        tables.append(Table("Trials stopped early", ("trial", "where it was"), stopped, "They fell behind at a rung."))
     return tables
 
 

@@ -11,7 +11,7 @@ from rayworks.core import config as configs
 from rayworks.core import manifest
 from rayworks.core.errors import CLASSES, InfrastructureError, RayworksError, ResumeMismatch
 from rayworks.core.run_directory import CONFIG, MANIFEST, REPORT_HTML, REPORT_JSON, RunDirectory
-from rayworks.core.sweep import Sweep, Trial, TrialResult
+from rayworks.core.sweep import Halving, Sweep, Trial, TrialResult
 from rayworks.core.sweep_report import CSV, sweep_report, trials_csv
 from rayworks.runtime import experiment, launch, placement
 from rayworks.runtime.data_parallel import concurrent_runs
@@ -22,6 +22,7 @@ from rayworks.runtime.sweep_trial import DESIGN, TRIALS, trial_class, trial_dire
 from rayworks.runtime.system import DONE, FAILURE
 
 SWEEP, SWEEP_YAML = "sweep.json", "sweep.yaml"
+STOPPED = "stopped.json"
 """What was asked for and how far it is; beside it lie ``trials/``, Tune's folder and the report."""
 
 
@@ -91,6 +92,7 @@ def results(sweep: Sweep[Any], directory: RunDirectory) -> list[TrialResult]:
         design = run.read_json(DESIGN)
         failure = _stored_failure(run)
         finished = run.exists(REPORT_HTML)
+        stopped = run.read_json(STOPPED)["why"] if run.exists(STOPPED) and not finished else ""
         found.append(
             TrialResult(
                 name,
@@ -99,8 +101,9 @@ def results(sweep: Sweep[Any], directory: RunDirectory) -> list[TrialResult]:
                 design["values"],
                 run.uri,
                 report=run.read_json(REPORT_JSON) if finished else None,
-                failure="" if finished else f"{failure.kind}: {failure.message}",
-                retriable=not finished and failure.retriable,
+                failure="" if finished or stopped else f"{failure.kind}: {failure.message}",
+                retriable=not finished and not stopped and failure.retriable,
+                stopped=stopped,
             )
         )
     return sorted(found, key=lambda trial: (trial.design, trial.seed))
@@ -152,9 +155,14 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
         snapshot_seconds="auto",
         checkpoints_kept=3,
     )
-    ends = [grid[index] for index in range(len(grid))]
-    if any(end.error is None and not (end.metrics or {}).get(DONE) for end in ends):
-        raise KeyboardInterrupt
+    unfinished = [end for end in grid if end.error is None and not (end.metrics or {}).get(DONE)]
+    for end in unfinished:
+        metrics, halving = end.metrics or {}, sweep.settings.asha
+        # Tune marks what its scheduler has stopped, and nothing that a user has.
+        if halving is None or not metrics.get("done"):
+            raise KeyboardInterrupt
+        why = f"{halving.time} {metrics.get(halving.time)}, {halving.metric} {metrics.get(halving.metric):.4g}"
+        trial_directory(directory, (end.config or {})["trial"]).write_json(STOPPED, {"why": why})
 
 
 def _name(trial: Any) -> str:
@@ -172,11 +180,26 @@ def _param_space(sweep: Sweep[Any], directory: RunDirectory) -> dict[str, Any]:
 
 def _search(sweep: Sweep[Any], directory: RunDirectory) -> dict[str, Any]:
     """The part of Tune's config that says in which order designs are tried."""
-    concurrent = {"max_concurrent_trials": _most_at_once(sweep)}
+    concurrent: dict[str, Any] = {"max_concurrent_trials": _most_at_once(sweep)}
+    if sweep.settings.asha is not None:
+        return {**concurrent, "scheduler": _halving(sweep.settings.asha)}
     if sweep.settings.search != "optuna":
         return concurrent
     samples = (sweep.settings.samples or 1) * len(sweep.seeds)
     return {**concurrent, "search_alg": DesignSearch(sweep, directory, write_design), "num_samples": samples}
+
+
+def _halving(settings: Halving) -> Any:
+    from ray.tune.schedulers import ASHAScheduler
+
+    return ASHAScheduler(
+        time_attr=settings.time,
+        metric=settings.metric,
+        mode=settings.mode,
+        grace_period=settings.first,
+        reduction_factor=settings.reduction,
+        max_t=settings.last,
+    )
 
 
 def _most_at_once(sweep: Sweep[Any]) -> int | None:
@@ -206,7 +229,9 @@ def _report(sweep: Sweep[Any], directory: RunDirectory) -> int:
     for trial in failed:
         print(f"{trial.name}: {trial.failure}", file=sys.stderr)
     _write_state(directory, sweep, "failed" if failed else "done")
-    print(f"{len(trials) - len(failed)} of {len(trials)} trials finished; report: {page}")
+    stopped = sum(bool(trial.stopped) for trial in trials)
+    early = f", {stopped} stopped early" if stopped else ""
+    print(f"{len(trials) - len(failed) - stopped} of {len(trials)} trials finished{early}; report: {page}")
     return _exit_code(trials, failed)
 
 

@@ -31,7 +31,7 @@ from rayworks.systems.recommendation.evaluation import evaluate, ranking_scores
 from rayworks.systems.recommendation.event_tables import files_of
 from rayworks.systems.recommendation.events import EventLog
 from rayworks.systems.recommendation.exported import Exported, write_export
-from rayworks.systems.recommendation.fitting import Unit, has_natural, units, windows
+from rayworks.systems.recommendation.fitting import MAIN, Unit, has_natural, units, windows
 from rayworks.systems.recommendation.next_item import rank_held_out
 from rayworks.systems.recommendation.reporting import audit_results, bandit_results, build_report, model_card
 from rayworks.systems.recommendation.simulator import Rollout, Simulator, SimulatorOptions
@@ -55,6 +55,8 @@ class RecommendationSystem(System[Config]):
     """Learns acceptance from one log."""
 
     spec = SPEC
+    # A trial that is stopped early leaves a training under way, which ends with its process.
+    reusable = False
 
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
@@ -106,6 +108,8 @@ class RecommendationSystem(System[Config]):
         if step == TRAIN:
             told = self._train()
             if told is not None:
+                if told["unit"] == MAIN:
+                    told |= {"acceptance_epoch": told["epoch"]}
                 return {**told, "phase": f"train {told['unit']}", "progress": self._progress(told["fraction"])}
         else:
             self._results[step] = getattr(self, f"_{step}")()
