@@ -81,6 +81,7 @@ def recbole(python: Path, what: str, target: Path, count: int) -> dict[str, Any]
     subprocess.run(
         [str(python), "-W", "ignore", str(script), what, str(target), str(count)],
         check=True,
+        cwd=target.parent,
         env={**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "OMP_NUM_THREADS": "1"},
     )
     found: dict[str, Any] = json.loads(target.read_text())
