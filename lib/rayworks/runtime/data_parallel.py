@@ -23,6 +23,8 @@ WAITING = {"CPU": 0.01}
 """What a run holds itself while workers that Ray Train reserves do its work."""
 FAILURE = "failure.json"
 POLL_SECONDS = 0.2
+STOP_SECONDS = 30.0
+_STOPPING: set[tuple[str, str]] = set()
 PRIVATE = "RAYWORKS_PRIVATE_RAY"
 """Environment variable that is set in all processes of a Ray that lives as long as a command."""
 
@@ -88,6 +90,13 @@ class DataParallel:
                 return False
             self._thread.join(POLL_SECONDS)
 
+    def stop(self) -> None:
+        """End it before it is over. One worker ends at its next epoch; several end with the process of the run."""
+        key = (self._directory.uri, self._folder)
+        _STOPPING.add(key)
+        self._thread.join(STOP_SECONDS)
+        _STOPPING.discard(key)
+
     def _fit(self, trainer: Any) -> None:
         try:
             trainer.fit()
@@ -101,6 +110,11 @@ class DataParallel:
             raise Failure(**stored).as_error()
         if self._failure is not None:
             raise InfrastructureError(f"{self._folder}: workers died ({_head(self._failure)})") from None
+
+
+def stopping(directory: RunDirectory, folder: str) -> bool:
+    """Whether the loop of this folder is to return now; asked between two epochs."""
+    return (directory.uri, folder) in _STOPPING
 
 
 def concurrent_runs(own: list[dict[str, float]], workers: list[dict[str, float]]) -> int:

@@ -155,7 +155,8 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
         snapshot_seconds="auto",
         checkpoints_kept=3,
     )
-    unfinished = [end for end in grid if end.error is None and not (end.metrics or {}).get(DONE)]
+    ends = [grid[index] for index in range(len(grid))]
+    unfinished = [end for end in ends if end.error is None and not (end.metrics or {}).get(DONE)]
     for end in unfinished:
         metrics, halving = end.metrics or {}, sweep.settings.asha
         # Tune marks what its scheduler has stopped, and nothing that a user has.

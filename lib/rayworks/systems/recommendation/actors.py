@@ -13,6 +13,7 @@ import torch
 
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.threads import limit_torch_threads
+from rayworks.runtime.data_parallel import stopping
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.placement import device_of, keep_ray_data_in_the_placement_group
 from rayworks.systems.recommendation.acceptance import AcceptanceModel
@@ -121,6 +122,8 @@ def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder:
             natural = frozen_natural(config, logs[unit.kind], directory) if config.constraint.weight else None
             trainer = make_trainer(unit, config, logs[unit.kind], natural, group)
             _train(trainer, unit, directory, folder, group.rank == 0, number / len(arguments["units"]))
+            if stopping(directory, folder):
+                return
             if group.rank == 0:
                 _finish(trainer, unit, config, logs[unit.kind], directory, folder)
 
@@ -134,7 +137,7 @@ def _train(
     if names:
         trainer.restore(directory.read(f"{own}/{names[-1]}"))
     kept = told = time.monotonic()
-    while not trainer.finished:
+    while not trainer.finished and not stopping(directory, folder):
         metrics = trainer.epoch()
         now = time.monotonic()
         if leads and (now - told > TELL_SECONDS or trainer.finished):

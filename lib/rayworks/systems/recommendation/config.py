@@ -124,7 +124,7 @@ class TrainingSection(Section):
     """How the acceptance model is trained: by Ray Train on compute.workers workers, with the same result for any number."""
 
     epochs: int = Field(60, ge=1, description="at most")
-    batch_size: int = Field(128, ge=1, description="sequences between two updates")
+    batch_size: int = Field(256, ge=1, description="sequences between two updates")
     learning_rate: float = Field(5e-3, gt=0, description="of Adam")
     weight_decay: float = Field(3e-4, ge=0, description="of Adam")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="1 and 0 become 1 - s/2 and s/2")

@@ -55,7 +55,7 @@ class RecommendationSystem(System[Config]):
     """Learns acceptance from one log."""
 
     spec = SPEC
-    # A trial that is stopped early leaves a training under way, which ends with its process.
+    # Workers of a trial that is stopped early end with its process.
     reusable = False
 
     @classmethod
@@ -135,6 +135,11 @@ class RecommendationSystem(System[Config]):
     def report(self) -> Report:
         """See :mod:`~.reporting`."""
         return build_report(self.settings, self._results, SPEC)
+
+    def cleanup(self) -> None:
+        """End a training that is under way."""
+        if self._training is not None:
+            self._training.stop()
 
     def _read(self) -> EventLog:
         settings = self.settings
