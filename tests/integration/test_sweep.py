@@ -127,6 +127,24 @@ def test_a_killed_driver_repeated_does_not_run_finished_trials_again(
     assert [row[-2] for row in report["tables"][1]["rows"]] == [1, 2, 30, 31]
 
 
+def test_a_trial_that_falls_behind_is_stopped_early_and_stays_so(
+    cluster: dict[str, str], sweep_file: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = sweep_file({"counting.to": [2, 8]})
+    settings = yaml.safe_load(file.read_text())
+    asha = {"metric": "progress", "mode": "max", "time": "count", "first": 1, "reduction": 2, "last": 100}
+    file.write_text(yaml.safe_dump({**settings, "asha": asha, "concurrent": 1}))
+    assert run_sweep(read_sweep(SPEC, file)) == 0
+    assert "1 of 2 trials finished, 1 stopped early" in capfd.readouterr().out
+    report = json.loads((sweep_folder(tmp_path) / "report.json").read_text())
+    early = next(table for table in report["tables"] if table["title"] == "Trials stopped early")
+    assert early["rows"] == [["0001-seed-0", "count 1, progress 0.125"]]
+    assert report["headline"]["best_total"] == 3
+    assert run_sweep(read_sweep(SPEC, file)) == 0
+    assert "finished already" in capfd.readouterr().out
+    assert attempts_of(tmp_path) == [1, 1]
+
+
 @pytest.mark.parametrize(("reusable", "concurrent", "processes"), [(True, 1, 1), (False, 4, 4)])
 def test_a_process_runs_one_trial_after_the_other_without_a_trace(
     reusable: bool,
