@@ -7,7 +7,16 @@ from pathlib import Path
 from benchmarks.results import table
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ("auction", "guided_decoding", "item_response", "rating_period")
+BENCHMARKS = (
+    "acceptance_serving",
+    "acceptance_training",
+    "auction",
+    "guided_decoding",
+    "item_response",
+    "next_item",
+    "off_policy",
+    "rating_period",
+)
 BEGIN, END = "<!-- benchmarks: made by make bench -->", "<!-- end of benchmarks -->"
 
 
