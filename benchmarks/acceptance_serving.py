@@ -9,6 +9,7 @@ application is deployed here, on a Ray of its own, or asked at ``--url`` with th
 import argparse
 import asyncio
 import json
+import logging
 import os
 import socket
 import sys
@@ -73,14 +74,15 @@ def deployed(export: Path) -> Iterator[Service]:
         port = probe.getsockname()[1]
     file = str(export / "api-keys")
     key = keys.create("benchmark", file)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         ray_serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"log_level": "WARNING"})
-        ray_serve.run(build(Args(export=str(export), api_keys=file)), route_prefix="/recommendation")
+        # A wait is measured, not a refusal.
+        args = Args(export=str(export), api_keys=file, max_waiting=1000, concurrent_per_key=1000)
+        ray_serve.run(build(args), route_prefix="/recommendation")
         items = json.loads((export / DESCRIPTION).read_text())["items"]
         yield Service(f"http://127.0.0.1:{port}/recommendation", key, items)
     finally:
-        ray_serve.shutdown()
         ray.shutdown()
 
 
