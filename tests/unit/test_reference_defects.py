@@ -120,7 +120,12 @@ def evaluated(log: EventLog) -> tuple[AcceptanceModel, dict[str, object]]:
     torch.manual_seed(0)
     model = AcceptanceModel(OPTIONS).eval()
     config = Config.model_validate(
-        {"split": {"valid_steps": 2, "test_steps": 2}, "model": {"length": LENGTH}, "uncertainty": {"resamples": 0}}
+        {
+            "simulator": {"steps": 9},
+            "split": {"valid_steps": 2, "test_steps": 2},
+            "model": {"length": LENGTH},
+            "uncertainty": {"resamples": 0},
+        }
     )
     return model, evaluate(config, log, model, {}, AfterLast(), None)
 

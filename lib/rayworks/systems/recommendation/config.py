@@ -252,6 +252,12 @@ class Config(SystemConfig):
         needed = self.split.valid_steps + self.split.test_steps
         if self.data.source == SIMULATOR and self.simulator.steps <= needed:
             raise ValueError(f"simulator.steps: {self.simulator.steps} leaves none to train on; set more than {needed}")
+        imagined = self.simulator.steps if self.data.source == SIMULATOR else self.policies.steps
+        if imagined + 1 >= self.model.length:
+            name = "simulator.steps" if self.data.source == SIMULATOR else "policies.steps"
+            raise ValueError(
+                f"model.length: {self.model.length} does not hold a roll-out of {name}={imagined}; raise it"
+            )
         return self
 
     @property

@@ -13,7 +13,7 @@ from rayworks.systems.recommendation.do_recursion import intervene
 from rayworks.systems.recommendation.events import ACCEPTED, NATURAL, EventLog
 from rayworks.systems.recommendation.exported import only_natural
 from rayworks.systems.recommendation.fitting import windows
-from rayworks.systems.recommendation.histories import Histories, acceptance, equally_long, histories_of
+from rayworks.systems.recommendation.histories import Histories, acceptance, equally_long, histories, histories_of
 from rayworks.systems.recommendation.next_item import NaturalPreference
 from rayworks.systems.recommendation.simulator import Simulator
 
@@ -31,7 +31,10 @@ def treatment_effects(
     """
     mask = windows(config).train_mask(log) if simulator is None else np.ones(len(log), bool)
     kept = log.keep(mask)
-    steps = int(np.median(kept.steps[kept.steps > 0]))
+    steps = min(int(np.median(kept.steps[kept.steps > 0])), config.model.length - 2)
+    if simulator is None:
+        # Half of what the model holds is for what came before.
+        steps = min(steps, config.model.length // 2)
     longest = config.model.length - 1 - steps
     users = np.flatnonzero(kept.steps >= steps)[: config.policies.users]
     before = histories_of(kept, users, before_recommendations=True)
@@ -97,9 +100,9 @@ def attributions(config: Config, models: Sequence[AcceptanceModel], log: EventLo
     until = log.keep(np.arange(len(log)) < rows[np.minimum(np.searchsorted(users, log.user), len(users) - 1)])
     past = histories_of(until, users).last(config.model.length - 1)
     items = torch.from_numpy(log.item[rows].astype(np.int64))[:, None]
-    reference = reference_users(config, log)
-    if not len(users) or not len(reference):
+    if not len(users):
         return {}
+    reference = reference_users(config, log)
     found = attribute(models, past, items, reference)
     mean, half_width = found.mean()[:, 0], found.half_width()[:, 0]
     shown = range(min(config.attribution.shown, len(users)))
@@ -127,9 +130,11 @@ def _listed(values: np.ndarray) -> list[float] | None:
 
 
 def reference_users(config: Config, log: EventLog) -> Histories:
-    """Natural events of users spread over the log, for attributions; of those who have any."""
+    """Natural events of users spread over the log, for attributions; of those who have any, else a user without any."""
     natural = np.bincount(log.user[log.kind == NATURAL], minlength=len(log.users))
     users = np.flatnonzero(natural)
+    if not len(users):
+        return histories([[]])
     if len(users) > config.attribution.reference:
         users = users[np.linspace(0, len(users) - 1, config.attribution.reference).astype(int)]
     return only_natural(histories_of(log, users), config.model.length // 2)

@@ -61,9 +61,10 @@ def units(config: Config, *, natural: bool) -> list[Unit]:
     return found
 
 
-def has_natural(log: EventLog) -> bool:
-    """Whether any user has enough natural events to learn natural preference from beside those held out."""
-    counts = np.bincount(log.user[~log.recommended], minlength=1)
+def has_natural(config: Config, log: EventLog) -> bool:
+    """Whether any user has enough natural events before the windows to learn from, beside those held out."""
+    known = ~log.recommended & windows(config).train_mask(log)
+    counts = np.bincount(log.user[known], minlength=1)
     return bool(counts.max() >= HELD_OUT + 2)
 
 
@@ -98,6 +99,9 @@ def make_trainer(
         return _acceptance_trainer(unit, config, log, natural, group)
     section = config.natural if unit.kind == "natural" else config.ranking
     options = next_item_options(unit, config, len(log.items))
+    if unit.kind == "natural":
+        # What users took after the windows begin is not known yet when they are predicted.
+        log = log.keep(windows(config).train_mask(log))
     train, valid = natural_sequences(log, section.length + 1, HELD_OUT)
     training = TrainingOptions(
         epochs=section.epochs,

@@ -6,9 +6,12 @@ import numpy as np
 import torch
 
 from rayworks.systems.recommendation.events import EventLog
+from rayworks.systems.recommendation.metrics import ranks
 from rayworks.systems.recommendation.next_item import NaturalPreference
 
 BATCH = 2048
+CELLS = 4_000_000
+"""Recommendations x items that are ranked at a time."""
 TOP_SHARE = 0.2
 """Of the items: what the paper's baselines call accepted."""
 
@@ -90,11 +93,11 @@ def _score(
         chances = model.log_probability(history, lengths).numpy()
         rows = order[bounds[number] : bounds[number + 1]]
         which = inverse.ravel()[rows] - start
-        own = chances[which, shown[rows]]
-        found[rows] = own
+        found[rows] = chances[which, shown[rows]]
         if ranked:
-            better = (chances[which] > own[:, None]).sum(1)
-            rank[rows] = 1 + better + 0.5 * ((chances[which] == own[:, None]).sum(1) - 1)
+            at_once = max(1, CELLS // chances.shape[1])
+            parts = [slice(first, first + at_once) for first in range(0, len(rows), at_once)]
+            rank[rows] = np.concatenate([ranks(chances[which[part]], shown[rows[part]]) for part in parts])
     return found, rank
 
 

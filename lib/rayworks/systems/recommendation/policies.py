@@ -27,6 +27,8 @@ from rayworks.systems.recommendation.sequences import sequences
 from rayworks.systems.recommendation.simulator import Simulator
 
 BATCH = 128
+CELLS = 2_000_000
+"""Places x items that are scored at a time."""
 GREEDY, UNIFORM, NATURAL_PREFERENCE = "most acceptable", "uniform", "natural preference"
 
 
@@ -93,7 +95,7 @@ def logged_policies(
         found[name] = {"exploration": None, "true": None, "imagined": members[0], "members": members}
         found[name] |= {"estimates": {}, "warnings": [_unlogged(log)] if np.isnan(log.propensity).all() else []}
         if name == UNIFORM and not np.isnan(log.propensity[log.recommended]).any():
-            everyone = torch.full((len(log.users), len(log.items)), 1.0 / len(log.items))
+            everyone = torch.full((1, len(log.items)), 1.0 / len(log.items)).expand(len(log.users), -1)
             found[name] |= _from_log(log, everyone, models[0])
     return found
 
@@ -121,6 +123,7 @@ def deploy(simulator: Simulator, model: AcceptanceModel, past: Histories) -> np.
     """True acceptance (steps,) when the simulated users are recommended what the model thinks most acceptable."""
     steps = simulator.options.steps
     uniform = torch.from_numpy(seeds.stream(simulator.seed, "deployed").random((steps, simulator.options.users)))
+    past = past.last(model.options.length - 1 - steps)
     memory, state, values = model.read(past.item, past.kind), simulator.start(), []
     with torch.no_grad():
         for draw in uniform:
@@ -183,13 +186,16 @@ def _from_log(log: EventLog, table: Tensor, model: AcceptanceModel) -> dict[str,
 def _acceptance_now(log: EventLog, table: Tensor, model: AcceptanceModel) -> tuple[np.ndarray, np.ndarray]:
     """At each recommendation: the model's acceptance of the item shown, and its mean over the policy ``table`` (U, I)."""
     own, mean = np.zeros(len(log)), np.zeros(len(log))
+    at_once = max(1, CELLS // len(log.items))
     for batch in sequences(log, model.options.length).batches(BATCH):
         places = batch.scored
-        chances = torch.sigmoid(model.score(model.states(batch.item, batch.kind)[places])).double()
+        states, shown, rows = model.states(batch.item, batch.kind)[places], batch.item[places] - 1, batch.row[places]
         user = batch.user[:, None].expand_as(batch.row)[places]
-        rows = batch.row[places].numpy()
-        own[rows] = chances.gather(1, batch.item[places][:, None] - 1)[:, 0].numpy()
-        mean[rows] = (chances * table[user]).sum(1).numpy()
+        for first in range(0, len(rows), at_once):
+            part = slice(first, first + at_once)
+            chances = torch.sigmoid(model.score(states[part])).double()
+            own[rows[part].numpy()] = chances.gather(1, shown[part][:, None])[:, 0].numpy()
+            mean[rows[part].numpy()] = (chances * table[user[part]]).sum(1).numpy()
     return own[log.recommended], mean[log.recommended]
 
 

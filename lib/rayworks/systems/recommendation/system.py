@@ -95,7 +95,7 @@ class RecommendationSystem(System[Config]):
         self._simulator: Simulator | None = None
         self._truth: Rollout | None = None
         self._log = self._read()
-        self._units = units(self.settings, natural=has_natural(self._log))
+        self._units = units(self.settings, natural=has_natural(self.settings, self._log))
 
     @property
     def finished(self) -> bool:
