@@ -1,7 +1,7 @@
 """Training: the same result for any number of workers and after any interruption; the constraint; calibration."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import torch
 
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions
-from rayworks.systems.recommendation.calibration import temperature
+from rayworks.systems.recommendation.calibration import platt
 from rayworks.systems.recommendation.constraint import (
     AcceptanceObjective,
     Constraint,
@@ -180,28 +180,37 @@ def test_a_constrained_model_trains_its_scale_too(rows: tuple[Sequences, Sequenc
     assert (moved["_constraint.shift"] != 0).all()
 
 
-def test_the_temperature_has_the_lowest_cross_entropy() -> None:
+def test_calibration_has_the_lowest_cross_entropy_and_the_right_mean() -> None:
     draw = np.random.default_rng(0)
-    honest = draw.normal(0, 2, 20_000)
+    honest = draw.normal(1, 2, 20_000)
     outcome = (draw.random(20_000) < 1 / (1 + np.exp(-honest))).astype(float)
-    assert temperature(honest, outcome) == pytest.approx(1.0, abs=0.05)
-    assert temperature(3 * honest, outcome) == pytest.approx(3 * temperature(honest, outcome), rel=1e-3)
+    scale, shift = platt(honest, outcome)
+    assert scale == pytest.approx(1.0, abs=0.05)
+    assert shift == pytest.approx(0.0, abs=0.05)
+    other_scale, other_shift = platt(3 * honest + 2, outcome)
+    assert other_scale == pytest.approx(scale / 3, rel=1e-6)
+    assert other_shift == pytest.approx(shift - 2 * scale / 3, abs=1e-6)
+    calibrated = 1 / (1 + np.exp(-(scale * honest + shift)))
+    assert calibrated.mean() == pytest.approx(outcome.mean(), abs=1e-4)
+
+
+def test_decisions_all_alike_are_calibrated_to_finite_numbers() -> None:
+    scale, shift = platt(np.random.default_rng(0).normal(0, 1, 50), np.ones(50))
+    assert np.isfinite([scale, shift]).all() and shift > 2
     with pytest.raises(DataError, match="validation"):
-        temperature(np.empty(0), np.empty(0))
+        platt(np.empty(0), np.empty(0))
 
 
-def cold(make: Callable[[], AcceptanceModel]) -> AcceptanceModel:
-    model = make()
-    model.temperature.fill_(2.0)
-    return model
-
-
-def test_a_model_divides_its_log_odds_by_its_temperature() -> None:
-    def make() -> AcceptanceModel:
+def test_a_model_scales_and_shifts_its_log_odds() -> None:
+    def make(*calibration: float) -> AcceptanceModel:
         torch.manual_seed(0)
-        return AcceptanceModel(OPTIONS).eval()
+        model = AcceptanceModel(OPTIONS).eval()
+        if calibration:
+            model.calibration.copy_(torch.tensor(calibration))
+        return model
 
     item, kind = torch.tensor([[1, 2, 3]]), torch.tensor([[NATURAL, ACCEPTED, REJECTED]])
-    torch.testing.assert_close(cold(make)(item, kind) * 2, make()(item, kind))
-    everything = cold(make).score(cold(make).states(item, kind))
-    torch.testing.assert_close(everything.gather(2, item[..., None] - 1)[..., 0], cold(make)(item, kind))
+    found = make(0.5, 0.25)
+    torch.testing.assert_close(found(item, kind), make()(item, kind) * 0.5 + 0.25)
+    everything = found.score(found.states(item, kind))
+    torch.testing.assert_close(everything.gather(2, item[..., None] - 1)[..., 0], found(item, kind))

@@ -61,8 +61,8 @@ class AcceptanceModel(nn.Module):
     that follows it are not among what its prediction depends on.
     """
 
-    temperature: Tensor
-    """Log odds are divided by it; 1 until it is calibrated."""
+    calibration: Tensor
+    """(2,): log odds are multiplied by the first and then the second is added; 1 and 0 until it is calibrated."""
 
     def __init__(self, options: AcceptanceOptions) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class AcceptanceModel(nn.Module):
         )
         self.shown_before = nn.Embedding(options.length + 1, 1)
         self.offset = nn.Linear(width, 1)
-        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
         self.last_shown = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
         self.output = nn.Embedding(options.items, width)
         self.bias = nn.Embedding(options.items, 1)
@@ -109,11 +109,12 @@ class AcceptanceModel(nn.Module):
 
     def score(self, states: Tensor, items: Tensor | None = None) -> Tensor:
         """Log odds (..., k) of the items coded 0..I-1 (int64 (..., k)) in ``states`` (..., d + 1); of all items if None."""
+        scale, shift = self.calibration[0], self.calibration[1]
         states, offset = states[..., :-1], states[..., -1:]
         if items is None:
-            return (states @ self.output.weight.T + self.bias.weight[:, 0] + offset) / self.temperature
+            return (states @ self.output.weight.T + self.bias.weight[:, 0] + offset) * scale + shift
         found: Tensor = (self.output(items) * states[..., None, :]).sum(-1) + self.bias(items)[..., 0]
-        return (found + offset) / self.temperature
+        return (found + offset) * scale + shift
 
     def remember(self, count: int) -> UserMemory:
         """``count`` users of whom nothing is known."""

@@ -156,9 +156,14 @@ def _finish(
 ) -> None:
     """Calibrate, write the model, then that it is done, then forget its states."""
     model, progress = trainer.trained(), trainer.progress
-    temperature = calibrate(model, config, log) if isinstance(model, AcceptanceModel) else 1.0
+    scale, shift = calibrate(model, config, log) if isinstance(model, AcceptanceModel) else (1.0, 0.0)
     directory.write(f"{folder}/{unit.name}/{MODEL}", safetensors.torch.save(dict(weights_of(model))))
-    summary = {**vars(progress), "temperature": temperature, "labels_per_second": progress.labels / progress.seconds}
+    summary = {
+        **vars(progress),
+        "scale": scale,
+        "shift": shift,
+        "labels_per_second": progress.labels / progress.seconds,
+    }
     directory.write_json(f"{folder}/{unit.name}/{DONE}", summary)
     directory.remove_folder(f"{folder}/{unit.name}/{STATES}")
 

@@ -1,40 +1,48 @@
-"""One number that makes probabilities honest: log odds divided by a temperature (Guo et al. 2017)."""
+"""Two numbers that make probabilities honest: log odds scaled and shifted (Platt 1999)."""
 
 import numpy as np
 
 from rayworks.core.errors import DataError
 
-LOWEST, HIGHEST = 0.05, 20.0
-GOLDEN = (np.sqrt(5) - 1) / 2
-TOLERANCE = 1e-6
+STEPS = 100
+TOLERANCE = 1e-10
+RIDGE = 1e-9
 
 
-def temperature(logits: np.ndarray, outcome: np.ndarray) -> float:
-    """The divisor in [.05, 20] of ``logits`` (N,) that gives ``outcome`` (0 or 1, (N,)) the lowest cross-entropy.
+def platt(logits: np.ndarray, outcome: np.ndarray) -> tuple[float, float]:
+    """The scale a and shift b for which sigma(a x + b) has the lowest cross-entropy on a validation window.
 
-    The cross-entropy is convex in its inverse, so a golden-section search finds the minimum.
+    Labels are Platt's (n + 1) / (n + 2) and 1 / (n + 2), so that decisions all alike give finite numbers. Newton's method on
+    a convex loss, with halved steps where a whole one does not lower it.
+
+    Args:
+        logits: x, (N,).
+        outcome: 0 or 1, (N,).
 
     Raises:
         DataError: no outcome.
     """
     if not len(outcome):
         raise DataError("calibration: the validation window has no decision")
-    logits = np.asarray(logits, np.float64)
+    x = np.stack([np.asarray(logits, np.float64), np.ones(len(outcome))])
+    positive = float(outcome.sum())
+    negative = len(outcome) - positive
+    label = np.where(outcome > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
 
-    def loss(inverse: float) -> float:
-        scaled = logits * inverse
-        return float(np.mean(np.logaddexp(0, scaled) - outcome * scaled))
+    def loss(found: np.ndarray) -> float:
+        scaled = found @ x
+        return float(np.mean(np.logaddexp(0, scaled) - label * scaled))
 
-    low, high = 1 / HIGHEST, 1 / LOWEST
-    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-    at_left, at_right = loss(left), loss(right)
-    while high - low > TOLERANCE:
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - GOLDEN * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + GOLDEN * (high - low)
-            at_right = loss(right)
-    return 2 / (low + high)
+    found = np.array([1.0, 0.0])
+    for _ in range(STEPS):
+        chance = 1 / (1 + np.exp(-(found @ x)))
+        gradient = x @ (chance - label) / len(label)
+        curvature = (x * (chance * (1 - chance))) @ x.T / len(label) + RIDGE * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        before, length = loss(found), 1.0
+        while loss(found - length * step) > before and length > TOLERANCE:
+            length /= 2
+        found = found - length * step
+        if np.abs(length * step).max() < TOLERANCE:
+            break
+    return float(found[0]), float(found[1])

@@ -130,7 +130,9 @@ class TrainingSection(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="1 and 0 become 1 - s/2 and s/2")
     patience: int = Field(5, ge=1, description="epochs without a better validation that end it")
     gradient_parts: int = Field(2, ge=1, le=1024, description="parts of a batch; at least compute.workers")
-    calibration: Literal["temperature", "none"] = Field("temperature", description="fitted on the validation window")
+    calibration: Literal["platt", "none"] = Field(
+        "platt", description="scale and shift of log odds, fitted on the validation window"
+    )
 
 
 class ConstraintSection(Section):

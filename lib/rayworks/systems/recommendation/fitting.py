@@ -12,7 +12,7 @@ from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions, History, predict
 from rayworks.systems.recommendation.backbones import BackboneName
-from rayworks.systems.recommendation.calibration import temperature
+from rayworks.systems.recommendation.calibration import platt
 from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.constraint import AcceptanceObjective, Constraint, ConstraintOptions
 from rayworks.systems.recommendation.events import ACCEPTED, EventLog, Windows
@@ -186,14 +186,14 @@ def next_item_options(unit: Unit, config: Config, items: int) -> NextItemOptions
     return NextItemOptions(items, ranking.length, unit.backbone, ranking.width, ranking.layers, dropout=ranking.dropout)
 
 
-def calibrate(model: AcceptanceModel, config: Config, log: EventLog) -> float:
-    """Set the model's temperature from the validation window; returns it."""
+def calibrate(model: AcceptanceModel, config: Config, log: EventLog) -> tuple[float, float]:
+    """Set the model's scale and shift of log odds from the validation window; returns them."""
     if config.training.calibration == "none":
-        return 1.0
+        return 1.0, 0.0
     mask = windows(config).valid_mask(log)
     logits = predict(model, sequences(log, config.model.length, mask), len(log)).numpy()[mask]
-    found = temperature(logits, (log.kind[mask] == ACCEPTED).astype(np.float64))
-    model.temperature.fill_(found)
+    found = platt(logits, (log.kind[mask] == ACCEPTED).astype(np.float64))
+    model.calibration.copy_(torch.tensor(found))
     return found
 
 

@@ -200,10 +200,10 @@ def _ranking_table(config: Config, results: Values) -> Table:
 
 def _training_table(found: Values) -> Table:
     rows: list[list[Cell]] = [
-        [name, one["epoch"], one["best_epoch"], one["best"], one["temperature"], one["labels_per_second"]]
+        [name, one["epoch"], one["best_epoch"], one["best"], one["scale"], one["shift"], one["labels_per_second"]]
         for name, one in found.items()
     ]
-    columns = ("model", "epochs", "best", "validation loss", "temperature", "sequences per second")
+    columns = ("model", "epochs", "best", "validation loss", "scale", "shift", "sequences per second")
     note = "A sequence is a labelled prefix: one pass over a user's events learns from all of them."
     return Table("Training", columns, rows, note)
 
