@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.attribution import CAUSES, MEMBERS_FOR_INTERVALS, attribute
+from rayworks.systems.recommendation.attribution import CAUSES, MEMBERS_FOR_INTERVALS, attribute, member_error
 from rayworks.systems.recommendation.do_recursion import intervene
 from rayworks.systems.recommendation.histories import histories
 from rayworks.systems.recommendation.roll_out import Policy, greedy_policy, mixture, roll_out, uniform_policy
 
-from .recommendation_engine import Past, Recommender, as_floats, interval, last, require_at_most, standard_error
+from .recommendation_engine import Past, Recommender, as_floats, interval, last, require_at_most
 from .recommendation_schemas import (
     PATHS,
     ROLLOUTS,
@@ -51,9 +51,9 @@ def explain(recommender: Recommender, body: AttributeBody) -> AttributeAnswer:
     past = last(recommender.past(body.events), recommender.holds)
     codes = torch.tensor([recommender.codes(body.items, "items")])
     found = attribute(recommender.models, histories([past]), codes, recommender.reference)
-    errors = as_floats(standard_error(found.probability)[0])
+    errors = as_floats(member_error(found.probability)[0])
     items = [
-        _attributed(*row)
+        _attributed(*row, recommender.quantile)
         for row in zip(
             body.items, found.probability[0, 0].tolist(), errors, found.mean()[0], found.error()[0], strict=True
         )
@@ -62,10 +62,10 @@ def explain(recommender: Recommender, body: AttributeBody) -> AttributeAnswer:
 
 
 def _attributed(
-    item: str, probability: float, error: float | None, values: np.ndarray, errors: np.ndarray
+    item: str, probability: float, error: float | None, values: np.ndarray, errors: np.ndarray, quantile: float
 ) -> AttributedItem:
     contrasts = {
-        cause: Contrast(value=value, standard_error=spread, interval=interval(value, spread, -1, 1))
+        cause: Contrast(value=value, standard_error=spread, interval=interval(value, spread, quantile, -1, 1))
         for cause, value, spread in zip(CAUSES, values.tolist(), as_floats(errors), strict=True)
     }
     strongest = CAUSES[int(np.abs(values).argmax())]
@@ -127,22 +127,22 @@ def what_if(recommender: Recommender, body: WhatIfBody, expires: float) -> WhatI
     else:
         assert body.policy is not None
         found = _rolled_out(recommender, past, body.policy, steps, body, expires)
-    mean, [mean_error] = found.acceptance[0].mean(), as_floats(standard_error(found.acceptance.mean(1, keepdims=True)))
+    mean, [mean_error] = found.acceptance[0].mean(), as_floats(member_error(found.acceptance.mean(1, keepdims=True)))
     return WhatIfAnswer(
-        steps=_steps(found, body.do or [None] * steps),
+        steps=_steps(found, body.do or [None] * steps, recommender.quantile),
         mean=mean,
         standard_error=mean_error,
-        interval=interval(mean, mean_error, 0, 1),
+        interval=interval(mean, mean_error, recommender.quantile, 0, 1),
         exact=found.exact,
         events_used=len(past),
         warnings=[*_forgotten(recommender, len(whole) - len(past), steps), *found.warnings],
     )
 
 
-def _steps(found: _Imagined, items: Sequence[str | None]) -> list[WhatIfStep]:
+def _steps(found: _Imagined, items: Sequence[str | None], quantile: float) -> list[WhatIfStep]:
     columns = (
         found.acceptance[0].tolist(),
-        as_floats(standard_error(found.acceptance)),
+        as_floats(member_error(found.acceptance)),
         found.simulation_errors,
         items,
     )
@@ -152,7 +152,7 @@ def _steps(found: _Imagined, items: Sequence[str | None]) -> list[WhatIfStep]:
             item=item,
             acceptance=value,
             standard_error=error,
-            interval=interval(value, error, 0, 1),
+            interval=interval(value, error, quantile, 0, 1),
             simulation_error=simulation_error,
         )
         for step, (value, error, simulation_error, item) in enumerate(zip(*columns, strict=True), 1)

@@ -9,8 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.attribution import MEMBERS_FOR_INTERVALS
-from rayworks.systems.recommendation.estimates import NORMAL_QUANTILE
+from rayworks.systems.recommendation.attribution import member_error, member_quantile
 from rayworks.systems.recommendation.events import KINDS
 from rayworks.systems.recommendation.exported import read_export
 from rayworks.systems.recommendation.histories import histories, states_after
@@ -66,6 +65,8 @@ class Recommender:
         self.items = exported.items
         self.holds = self.models[0].options.length - 1
         """Events of a past that the models can hold."""
+        self.quantile = member_quantile(len(self.models))
+        """Standard errors to each side of a 95 % interval."""
         self._code = {name: code for code, name in enumerate(exported.items)}
 
     def check(self) -> None:
@@ -119,7 +120,7 @@ class Recommender:
 
     def scored_items(self, scored: Scored) -> list[ScoredItem]:
         """An answer by name, by the first model."""
-        errors = as_floats(standard_error(scored.probability))
+        errors = as_floats(member_error(scored.probability))
         return [
             ScoredItem(item=self.items[code], probability=probability, standard_error=error)
             for code, probability, error in zip(scored.items, scored.probability[0].tolist(), errors, strict=True)
@@ -165,19 +166,13 @@ def require_at_most(field: str, count: int, most: int) -> None:
         raise DataError(f"{field}: {count:,} are more than the {most:,} that are taken here; send fewer")
 
 
-def standard_error(values: np.ndarray) -> np.ndarray:
-    """(...): spread of ``values`` (M, ...) over the models of resampled users; NaN with fewer than two of them."""
-    resampled = values[1:]
-    if len(resampled) < MEMBERS_FOR_INTERVALS:
-        return np.full(values.shape[1:], np.nan)
-    return np.asarray(resampled.std(0, ddof=1))
-
-
-def interval(value: float, error: float | None, least: float, most: float) -> tuple[float, float] | None:
-    """95 % about ``value``, cut to what is possible; ``None`` without an error."""
+def interval(
+    value: float, error: float | None, quantile: float, least: float, most: float
+) -> tuple[float, float] | None:
+    """``quantile`` errors to each side of ``value``, cut to what is possible; ``None`` without an error."""
     if error is None:
         return None
-    return max(value - NORMAL_QUANTILE * error, least), min(value + NORMAL_QUANTILE * error, most)
+    return max(value - quantile * error, least), min(value + quantile * error, most)
 
 
 def as_floats(values: np.ndarray) -> list[float | None]:

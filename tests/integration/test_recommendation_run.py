@@ -54,13 +54,12 @@ def test_killed_workers_and_a_killed_driver_leave_the_result_of_an_undisturbed_w
 ) -> None:
     straight = finished_runs("recommendation")
     arguments = with_workers(straight.arguments, 2, tmp_path)
-    # Slower than the straight run, so that there is a middle to die in; the seed and all else are the same.
     command = [sys.executable, "-m", "jobs.run", *arguments]
-    done = tmp_path / "recommendation" / "straight" / "training" / "acceptance-0" / "done.json"
+    training = tmp_path / "recommendation" / "straight" / "training"
     with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **cluster}, stdout=subprocess.PIPE) as driver:
-        until(lambda: len(workers()) == 2)
+        until((training / "progress.json").exists)
         os.kill(workers()[0], signal.SIGKILL)
-        until(done.exists)
+        until((training / "acceptance-0" / "done.json").exists)
         driver.kill()
     again = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **cluster}, capture_output=True, text=True, timeout=200, check=False
@@ -116,6 +115,7 @@ def test_a_log_of_ones_own_is_read_by_the_cluster_and_reported(cluster: dict[str
         "scope": {"stages": ["audit", "natural", "acceptance", "policies", "effects"]},
         "natural": {"epochs": 2, "width": 8},
         "model": {"width": 8, "length": 20, "history": "first-order"},
+        "constraint": {"weight": 0.01},
         "training": {"epochs": 3},
         "uncertainty": {"members": 1, "resamples": 0},
         "ablations": {"histories": []},

@@ -102,8 +102,9 @@ def test_estimates_from_the_log_hold_the_truth_and_say_when_they_can_not() -> No
         true = float(np.mean(one["true"]))
         for name in ("wpdis", "wdr"):
             estimate = one["estimates"][name]
-            width = estimate["high"] - estimate["low"]
-            assert estimate["low"] - width < true < estimate["high"] + width
+            # A seed outside its 95 % interval is no error; one far outside is.
+            spread = 1.5 * estimate["standard_error"]
+            assert estimate["low"] - spread < true < estimate["high"] + spread
     assert len(found[mixture_name(1.0)]["members"]) == 2
     assert found[GREEDY]["true"] is not None and found[GREEDY]["warnings"]
     far = Simulator(replace(WORLD, exploration=0.01), 0)
@@ -111,7 +112,7 @@ def test_estimates_from_the_log_hold_the_truth_and_say_when_they_can_not() -> No
     assert any("overlap is poor" in warning for warning in away[mixture_name(1.0)]["warnings"])
 
 
-def test_a_model_that_knows_the_world_earns_what_it_imagines() -> None:
+def test_a_deployed_model_earns_what_the_world_gives_for_its_choice() -> None:
     simulator = Simulator(replace(WORLD, trust_weight=0.0, link_weight=0.0), 0)
     values = deploy(simulator, model_of(), histories([[(0, NATURAL)]] * WORLD.users))
     chosen = int(
@@ -132,4 +133,5 @@ def test_a_log_without_propensities_warns() -> None:
     )
     silent = logged_policies(CONFIG, [model_of()], replace(log, propensity=np.full(len(log), np.nan)), None)
     assert all("no propensities" in one["warnings"][0] for one in silent.values())
+    assert any("seldom shows" in warning for warning in known[GREEDY]["warnings"])
     assert len(silent[GREEDY]["imagined"]) == 4

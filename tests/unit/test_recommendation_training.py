@@ -196,9 +196,29 @@ def test_calibration_has_the_lowest_cross_entropy_and_the_right_mean() -> None:
 
 def test_decisions_all_alike_are_calibrated_to_finite_numbers() -> None:
     scale, shift = platt(np.random.default_rng(0).normal(0, 1, 50), np.ones(50))
-    assert np.isfinite([scale, shift]).all() and shift > 2
+    assert scale == 1 and np.isfinite(shift) and shift > 2
     with pytest.raises(DataError, match="validation"):
         platt(np.empty(0), np.empty(0))
+
+
+def test_calibration_never_turns_an_order_around() -> None:
+    draw = np.random.default_rng(1)
+    logits = draw.normal(0, 1, 200)
+    against = (draw.random(200) < 1 / (1 + np.exp(logits))).astype(float)
+    scale, shift = platt(logits, against)
+    assert scale == 0.05
+    calibrated = 1 / (1 + np.exp(-(scale * logits + shift)))
+    assert calibrated.mean() == pytest.approx(against.mean(), abs=0.01)
+    scale, _ = platt(np.array([-900.0, 900.0, 900.0, -900.0] * 10), np.array([0.0, 1.0, 1.0, 1.0] * 10))
+    assert scale >= 0.05
+
+
+def test_a_training_that_diverges_says_so(rows: tuple[Sequences, Sequences]) -> None:
+    one = trainer(rows)
+    with torch.no_grad():
+        one._objective.model.output.weight.fill_(torch.nan)
+    with pytest.raises(DataError, match="learning rate"):
+        one.epoch()
 
 
 def test_a_model_scales_and_shifts_its_log_odds() -> None:

@@ -67,7 +67,7 @@ class DataParallel:
         compute: ComputeSection,
         retries: int = 3,
     ) -> None:
-        self._directory, self._folder = directory, folder
+        self._directory, self._folder, self._alone = directory, folder, compute.workers == 1
         self._failure: BaseException | None = None
         if directory.exists(f"{folder}/{FAILURE}"):
             directory.write(f"{folder}/{FAILURE}", "null")
@@ -92,6 +92,8 @@ class DataParallel:
 
     def stop(self) -> None:
         """End it before it is over. One worker ends at its next epoch; several end with the process of the run."""
+        if not self._alone:
+            return
         key = (self._directory.uri, self._folder)
         _STOPPING.add(key)
         self._thread.join(STOP_SECONDS)
@@ -155,15 +157,19 @@ def _trainer(
     logging.getLogger("ray.train").setLevel(logging.WARNING)
 
     def classed(values: dict[str, Any]) -> None:
-        """Run the loop; a failure that would come again is kept and ends the training instead of starting it anew."""
+        """Run the loop. A failure that would come again is kept; a group started after one has nothing to do."""
         logging.getLogger("ray.train").setLevel(logging.WARNING)
+        where = f"{folder}/{FAILURE}"
+        if directory.exists(where) and directory.read_json(where):
+            return
         try:
             loop(values, directory, folder)
         except Exception as error:
             failure = classify(error)
-            if failure.retriable:
-                raise
-            directory.write_json(f"{folder}/{FAILURE}", vars(failure))
+            if not failure.retriable:
+                directory.write_json(where, vars(failure))
+            # All workers end with it: none is left waiting for the one that failed.
+            raise
 
     alone = compute.workers == 1
     scaling: dict[str, Any] = {"num_workers": 0} if alone else {"num_workers": compute.workers}

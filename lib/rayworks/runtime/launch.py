@@ -30,6 +30,8 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 BACKOFF_SECONDS = 2.0
+LARGEST_PRIVATE = 5
+"""CPUs that a private Ray claims at most where the machine has fewer: four workers, and a run that waits for them."""
 CREATION_ERROR = "error raised in its creation task"
 """How Ray words an exception in an actor's constructor, which is a defect and no lost machine."""
 
@@ -116,7 +118,7 @@ def attach(spec: SystemSpec, config: SystemConfig) -> None:
             ray.init(address=address, namespace="rayworks", logging_level=logging.WARNING)
         else:
             asked = sum(bundle.get("CPU", 0.0) for bundle in _reserved(spec, config))
-            cpus = max(os.cpu_count() or 1, min(math.ceil(asked), 4))
+            cpus = max(os.cpu_count() or 1, min(math.ceil(asked), LARGEST_PRIVATE))
             os.environ[PRIVATE] = "1"
             # Its dashboard would take the usual port and let anybody on this machine in.
             ray.init(

@@ -1,8 +1,9 @@
 """What runs on the cluster: event tables read block by block through Ray Data, and models trained by several workers."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import ray.train
 import safetensors.torch
 import torch
 
+from rayworks.core.errors import InfrastructureError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.data_parallel import stopping
@@ -33,6 +35,7 @@ from rayworks.systems.recommendation.event_tables import (
 from rayworks.systems.recommendation.events import EventLog
 from rayworks.systems.recommendation.fitting import Group, Unit, calibrate, empty_model, make_trainer, units, weights_of
 from rayworks.systems.recommendation.next_item import NaturalPreference
+from rayworks.systems.recommendation.recbole_checkpoint import read_recbole
 from rayworks.systems.recommendation.sources import DEFAULTS
 from rayworks.systems.recommendation.training import Trainer
 
@@ -119,13 +122,17 @@ def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder:
     logs = {kind: ray.get(reference) for kind, reference in arguments["logs"].items()}
     for number, unit in enumerate(arguments["units"]):
         if not directory.exists(f"{folder}/{unit.name}/{DONE}"):
-            natural = frozen_natural(config, logs[unit.kind], directory) if config.constraint.weight else None
+            constrained = unit.kind == "acceptance" and config.constraint.weight
+            natural = frozen_natural(config, logs[unit.kind], directory) if constrained else None
             trainer = make_trainer(unit, config, logs[unit.kind], natural, group)
             _train(trainer, unit, directory, folder, group.rank == 0, number / len(arguments["units"]))
             if stopping(directory, folder):
                 return
             if group.rank == 0:
                 _finish(trainer, unit, config, logs[unit.kind], directory, folder)
+            if workers > 1:
+                # The next unit may read what the first worker has just written.
+                _together(torch.distributed.barrier)
 
 
 def _train(
@@ -174,8 +181,20 @@ def _gather_parts(parts: Mapping[int, torch.Tensor], count: int, workers: int) -
     own += [torch.zeros_like(own[0])] * (-(-count // workers) - len(own))
     stacked = torch.stack(own)
     everyone = [torch.empty_like(stacked) for _ in range(workers)]
-    torch.distributed.all_gather(everyone, stacked)
+    _together(partial(torch.distributed.all_gather, everyone, stacked))
     return [everyone[number % workers][number // workers] for number in range(count)]
+
+
+def _together(call: Callable[[], Any]) -> None:
+    """Do what all workers do; where one has died the others see a plain RuntimeError.
+
+    Raises:
+        InfrastructureError: one is gone.
+    """
+    try:
+        call()
+    except RuntimeError as error:
+        raise InfrastructureError(f"another worker is gone ({str(error).splitlines()[0]})") from error
 
 
 def load_unit(unit: Unit, config: Config, items: int, directory: RunDirectory) -> Any:
@@ -188,9 +207,8 @@ def load_unit(unit: Unit, config: Config, items: int, directory: RunDirectory) -
 def frozen_natural(config: Config, log: EventLog, directory: RunDirectory) -> NaturalPreference | None:
     """The natural-preference model of the run: a checkpoint from elsewhere, or the one trained here; None without one."""
     if config.natural.checkpoint:
-        from rayworks.systems.recommendation.recbole_checkpoint import read_recbole
-
-        return read_recbole(config.natural.checkpoint, config.natural.items, log.items)
+        checkpoint, names = Path(config.natural.checkpoint), Path(config.natural.items)
+        return read_recbole(checkpoint.expanduser(), names.expanduser(), log.items)
     unit = next((unit for unit in units(config, natural=True) if unit.kind == "natural"), None)
     if unit is None or not directory.exists(f"{TRAINING}/{unit.name}/{DONE}"):
         return None

@@ -16,6 +16,7 @@ from rayworks.systems.recommendation.histories import Histories, acceptance
 CAUSES = ("item", "previous_decision", "natural_preference", "recommender")
 """In the order of :attr:`Attribution.contrasts`."""
 MEMBERS_FOR_INTERVALS = 2
+"""Resampled ones."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,12 @@ def member_error(values: np.ndarray) -> np.ndarray:
 
 def member_half_width(values: np.ndarray) -> np.ndarray:
     """Half of a 95 % interval (...): Student's quantile times :func:`member_error`, for a few members do not know it well."""
-    return np.asarray(student_t.ppf(0.975, max(len(values) - 2, 1)) * member_error(values))
+    return np.asarray(member_quantile(len(values)) * member_error(values))
+
+
+def member_quantile(models: int) -> float:
+    """Student's .975 quantile for ``models`` of which the first is not resampled: standard errors to each side."""
+    return float(student_t.ppf(0.975, max(models - 2, 1)))
 
 
 def attribute(models: Sequence[AcceptanceModel], past: Histories, items: Tensor, reference: Histories) -> Attribution:

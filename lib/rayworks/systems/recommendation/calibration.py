@@ -1,9 +1,11 @@
 """Two numbers that make probabilities honest: log odds scaled and shifted (Platt 1999)."""
 
 import numpy as np
+from scipy.special import expit
 
 from rayworks.core.errors import DataError
 
+LOWEST, HIGHEST = 0.05, 20.0
 STEPS = 100
 TOLERANCE = 1e-10
 RIDGE = 1e-9
@@ -12,6 +14,7 @@ RIDGE = 1e-9
 def platt(logits: np.ndarray, outcome: np.ndarray) -> tuple[float, float]:
     """The scale a and shift b for which sigma(a x + b) has the lowest cross-entropy on a validation window.
 
+    The scale is kept within [.05, 20], for a calibration must never turn an order around; decisions all alike leave it at 1.
     Labels are Platt's (n + 1) / (n + 2) and 1 / (n + 2), so that decisions all alike give finite numbers. Newton's method on
     a convex loss, with halved steps where a whole one does not lower it.
 
@@ -29,20 +32,30 @@ def platt(logits: np.ndarray, outcome: np.ndarray) -> tuple[float, float]:
     negative = len(outcome) - positive
     label = np.where(outcome > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
 
-    def loss(found: np.ndarray) -> float:
-        scaled = found @ x
+    both = _newton(x, label, np.array([1.0, 0.0]), np.array([True, True]))
+    if min(positive, negative) > 0 and LOWEST <= both[0] <= HIGHEST:
+        return float(both[0]), float(both[1])
+    scale = float(np.clip(both[0], LOWEST, HIGHEST)) if min(positive, negative) > 0 else 1.0
+    return scale, float(_newton(x, label, np.array([scale, 0.0]), np.array([False, True]))[1])
+
+
+def _newton(x: np.ndarray, label: np.ndarray, found: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """(2,) at the lowest cross-entropy of sigma(found @ x) over the coordinates that are ``free``."""
+
+    def loss(at: np.ndarray) -> float:
+        scaled = at @ x
         return float(np.mean(np.logaddexp(0, scaled) - label * scaled))
 
-    found = np.array([1.0, 0.0])
     for _ in range(STEPS):
-        chance = 1 / (1 + np.exp(-(found @ x)))
+        chance = expit(found @ x)
         gradient = x @ (chance - label) / len(label)
         curvature = (x * (chance * (1 - chance))) @ x.T / len(label) + RIDGE * np.eye(2)
-        step = np.linalg.solve(curvature, gradient)
+        step = np.zeros(2)
+        step[free] = np.linalg.solve(curvature[np.ix_(free, free)], gradient[free])
         before, length = loss(found), 1.0
         while loss(found - length * step) > before and length > TOLERANCE:
             length /= 2
         found = found - length * step
-        if np.abs(length * step).max() < TOLERANCE:
+        if np.abs(step).max() < TOLERANCE or length <= TOLERANCE:
             break
-    return float(found[0]), float(found[1])
+    return found

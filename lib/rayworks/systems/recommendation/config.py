@@ -12,6 +12,10 @@ Stage = Literal["audit", "natural", "acceptance", "policies", "effects", "bandit
 STAGES: tuple[Stage, ...] = ("audit", "natural", "acceptance", "policies", "effects", "bandit", "ranking")
 """In the order in which they run."""
 SIMULATOR = "simulator"
+RELEASED = ("kuairand:", "kuairec:", "movielens-100k")
+"""Beginnings of sources that are data sets as released."""
+MOST_AFFINITIES = 500_000_000
+"""Of the simulator: 4 GB."""
 
 
 Signal = Literal[
@@ -57,6 +61,15 @@ class SimulatorSection(Section):
     trust_weight: float = Field(1.2, description="pull of trust, which decisions raise and lower, on log odds")
     trust_memory: float = Field(0.7, ge=0, lt=1, description="share of trust that stays after a decision")
     link_weight: float = Field(0.8, description="pull of the last accepted item on items like it, on log odds")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.users * self.items > MOST_AFFINITIES or self.items**2 > MOST_AFFINITIES:
+            raise ValueError(
+                f"simulator.users, simulator.items: {self.users:,} x {self.items:,} affinities, or the likeness "
+                f"of all items, do not fit; keep users x items and items x items up to {MOST_AFFINITIES:,}"
+            )
+        return self
 
 
 class SplitSection(Section):
@@ -151,7 +164,13 @@ class UncertaintySection(Section):
     members: int = Field(
         3, ge=1, le=100, description="models: one of all users, the others of users drawn with replacement"
     )
-    resamples: int = Field(200, ge=0, description="resamplings of users for the intervals of AUC")
+    resamples: int = Field(200, ge=0, description="resamplings of users for the intervals of AUC; 0 for none")
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.resamples == 1:
+            raise ValueError("uncertainty.resamples: one makes no interval; set 0 or many")
+        return self
 
 
 class AblationSection(Section):
@@ -254,8 +273,10 @@ class Config(SystemConfig):
         needed = self.split.valid_steps + self.split.test_steps
         if self.data.source == SIMULATOR and self.simulator.steps <= needed:
             raise ValueError(f"simulator.steps: {self.simulator.steps} leaves none to train on; set more than {needed}")
+        if self.data.distributed and self.data.source.startswith(RELEASED):
+            raise ValueError(f"data.distributed: reads tables only, not {self.data.source}; set it to false")
         imagined = self.simulator.steps if self.data.source == SIMULATOR else self.policies.steps
-        if imagined + 1 >= self.model.length:
+        if imagined + 1 >= self.model.length and {"policies", "effects"} & set(self.scope.stages):
             name = "simulator.steps" if self.data.source == SIMULATOR else "policies.steps"
             raise ValueError(
                 f"model.length: {self.model.length} does not hold a roll-out of {name}={imagined}; raise it"

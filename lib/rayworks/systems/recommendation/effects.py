@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rayworks.core import seeds
 from rayworks.systems.recommendation.acceptance import AcceptanceModel
 from rayworks.systems.recommendation.attribution import CAUSES, attribute, member_half_width
 from rayworks.systems.recommendation.config import Config
@@ -17,14 +18,19 @@ from rayworks.systems.recommendation.histories import Histories, acceptance, equ
 from rayworks.systems.recommendation.next_item import NaturalPreference
 from rayworks.systems.recommendation.simulator import Simulator
 
+PATHS = 16_384
+"""Of decisions, over all users that are followed at a time."""
+BLOCK = 256
+"""Users whose items are all scored at a time."""
+
 
 def treatment_effects(
     config: Config, models: Sequence[AcceptanceModel], log: EventLog, simulator: Simulator | None
 ) -> dict[str, Any]:
     """Effect by step of the logged recommendations before it: P(D_t | do(S_1..t), L) - P(D_t | S_t, L, no recommender).
 
-    Users are those with as many recommendations before the test window as any, and with natural events: step t is a mean
-    over the same users for every t.
+    Steps are as many as the median user has before the windows (of the simulator: all), and as the model can hold. Users
+    with fewer are left out, so that each step is a mean over the same users.
 
     Returns:
         ``step`` (T,), ``effect`` (T,), ``half_width`` (T,) of its 95 % interval or None, ``true`` (T,) or None, ``users``.
@@ -37,13 +43,13 @@ def treatment_effects(
         steps = min(steps, config.model.length // 2)
     longest = config.model.length - 1 - steps
     users = np.flatnonzero(kept.steps >= steps)[: config.policies.users]
-    before = histories_of(kept, users, before_recommendations=True)
     if longest < 1 or not len(users):
         return {}
+    before = histories_of(kept, users, last=longest, before_recommendations=True)
     rows = np.flatnonzero(kept.recommended)
     first = np.searchsorted(kept.user[rows], users)
     items = torch.from_numpy(kept.item[rows][first[:, None] + np.arange(steps)].astype(np.int64))
-    members = np.array([_effect(model, before.last(longest), items, config).mean(0) for model in models])
+    members = np.array([_effect(model, before, items, config).mean(0) for model in models])
     true = None
     if simulator is not None:
         everyone = torch.from_numpy(kept.item[rows].astype(np.int64).reshape(len(log.users), steps))
@@ -60,27 +66,40 @@ def treatment_effects(
 def _effect(model: AcceptanceModel, before: Histories, items: torch.Tensor, config: Config) -> np.ndarray:
     """(B, T): of each user and step."""
     found = np.zeros(tuple(items.shape))
-    for rows, same in equally_long(before):
-        memory = model.read(same.item, same.kind)
-        set_items = intervene(model, memory, items[rows], paths=config.policies.paths, seed=config.run.seed).probability
-        with torch.no_grad():
-            alone = torch.sigmoid(model.score(memory.state, items[rows]))
-        found[rows.numpy()] = (set_items - alone).double().numpy()
+    at_once = max(1, PATHS // config.policies.paths)
+    for everyone, same in equally_long(before):
+        for first in range(0, len(everyone), at_once):
+            part, rows = slice(first, first + at_once), everyone[first : first + at_once]
+            seed = seeds.derive_small(config.run.seed, "effect", same.item.shape[1], first)
+            with torch.no_grad():
+                memory = model.read(same.item[part], same.kind[part])
+                alone = torch.sigmoid(model.score(memory.state, items[rows]))
+            set_items = intervene(model, memory, items[rows], paths=config.policies.paths, seed=seed).probability
+            found[rows.numpy()] = (set_items - alone).double().numpy()
     return found
 
 
 def policy_effect(
-    models: Sequence[AcceptanceModel], log: EventLog, natural: NaturalPreference, simulator: Simulator | None
+    config: Config,
+    models: Sequence[AcceptanceModel],
+    log: EventLog,
+    natural: NaturalPreference,
+    simulator: Simulator | None,
 ) -> dict[str, Any]:
     """Acceptance of what users would take by themselves, which a recommender's value is to be held against."""
     users = np.flatnonzero(np.bincount(log.user[log.kind == NATURAL], minlength=len(log.users)))
-    past = only_natural(histories_of(log, users, before_recommendations=True), natural.length)
+    users = users[: config.policies.users]
+    past = histories_of(log, users, last=natural.length, before_recommendations=True)
     known = past.length > 0
     past = Histories(past.item[known], past.kind[known])
     if not len(past):
         return {}
-    chosen = natural.log_probability(past.item, past.length).exp()
-    members = [float((chosen * acceptance([model], past)[0]).sum(1).mean()) for model in models]
+    sums = np.zeros(len(models))
+    for first in range(0, len(past), BLOCK):
+        part = Histories(past.item[first : first + BLOCK], past.kind[first : first + BLOCK])
+        chosen = natural.log_probability(part.item, part.length).exp()
+        sums += np.array([float((chosen * acceptance([model], part)[0]).sum()) for model in models])
+    members = (sums / len(past)).tolist()
     true = None
     if simulator is not None:
         last = simulator.natural_sequences()[:, -1]
@@ -98,7 +117,7 @@ def attributions(config: Config, models: Sequence[AcceptanceModel], log: EventLo
     last = np.where(log.recommended & (log.steps_left == 0))[0]
     rows = last[np.searchsorted(log.user[last], users)]
     until = log.keep(np.arange(len(log)) < rows[np.minimum(np.searchsorted(users, log.user), len(users) - 1)])
-    past = histories_of(until, users).last(config.model.length - 1)
+    past = histories_of(until, users, last=config.model.length - 1)
     items = torch.from_numpy(log.item[rows].astype(np.int64))[:, None]
     if not len(users):
         return {}
@@ -137,4 +156,5 @@ def reference_users(config: Config, log: EventLog) -> Histories:
         return histories([[]])
     if len(users) > config.attribution.reference:
         users = users[np.linspace(0, len(users) - 1, config.attribution.reference).astype(int)]
-    return only_natural(histories_of(log, users), config.model.length // 2)
+    natural_only = log.keep(log.kind == NATURAL)
+    return only_natural(histories_of(natural_only, users, last=config.model.length // 2), config.model.length // 2)

@@ -111,10 +111,11 @@ def _natural(
     outcome = (log.kind[scores.rows] == ACCEPTED).astype(np.float64)
     rule, chance = top_rule(scores, len(log.items)), np.exp(scores.log_probability[:, 0])
     # Neither a rule nor a softmax over items is a chance of acceptance: cross-entropy and calibration mean nothing there.
-    unknown = {"bce": None, "accuracy": None, "ece": None}
+    unknown = {"bce": None, "accuracy": None, "ece": None, "decisions": len(outcome)}
     rows[TOP_RULE] = {**unknown, "auc": _finite(auc(outcome, rule)), "accuracy": accuracy(outcome, rule)}
     rows[NEXT_ITEM] = {**unknown, "auc": _finite(auc(outcome, chance))}
-    results: dict[str, Any] = {"ranking": ranking_scores(rank_held_out(natural, log))}
+    held_out = rank_held_out(natural, log)
+    results: dict[str, Any] = {"ranking": ranking_scores(held_out)} if len(held_out) else {}
     if config.uncertainty.resamples:
         place = np.searchsorted(np.flatnonzero(test), scores.rows)
         bootstrap = Bootstrap(config.uncertainty.resamples, config.run.seed)
@@ -135,6 +136,7 @@ def _scores(outcome: np.ndarray, probability: np.ndarray, threshold: float) -> d
         "bce": bce(outcome, probability),
         "accuracy": accuracy(outcome, probability, threshold),
         "ece": ece(outcome, probability),
+        "decisions": len(outcome),
     }
 
 

@@ -63,9 +63,13 @@ def units(config: Config, *, natural: bool) -> list[Unit]:
 
 def has_natural(config: Config, log: EventLog) -> bool:
     """Whether any user has enough natural events before the windows to learn from, beside those held out."""
-    known = ~log.recommended & windows(config).train_mask(log)
-    counts = np.bincount(log.user[known], minlength=1)
+    counts = np.bincount(log.user[~log.recommended & _known(config, log)], minlength=1)
     return bool(counts.max() >= HELD_OUT + 2)
+
+
+def _known(config: Config, log: EventLog) -> np.ndarray:
+    """Bool (N,): events before the windows of validation and test, or before any recommendation."""
+    return np.asarray(windows(config).train_mask(log) | (~log.recommended & (log.step == 0)))
 
 
 def windows(config: Config) -> Windows:
@@ -101,7 +105,7 @@ def make_trainer(
     options = next_item_options(unit, config, len(log.items))
     if unit.kind == "natural":
         # What users took after the windows begin is not known yet when they are predicted.
-        log = log.keep(windows(config).train_mask(log))
+        log = log.keep(_known(config, log))
     train, valid = natural_sequences(log, section.length + 1, HELD_OUT)
     training = TrainingOptions(
         epochs=section.epochs,

@@ -77,13 +77,16 @@ def equally_long(past: Histories) -> Iterator[tuple[Tensor, Histories]]:
         yield rows, Histories(past.item[rows, : int(length)], past.kind[rows, : int(length)])
 
 
-def histories_of(log: EventLog, users: np.ndarray, before_recommendations: bool = False) -> Histories:
-    """Events of some users (codes (B,)); only those before the first recommendation if asked."""
+def histories_of(
+    log: EventLog, users: np.ndarray, *, last: int | None = None, before_recommendations: bool = False
+) -> Histories:
+    """Events of some users (codes (B,)): the last so many, and only those before the first recommendation if asked."""
     begin, end = log.offsets[users], log.offsets[users + 1]
     if before_recommendations:
         places = np.where(log.recommended, np.arange(len(log)), len(log))
         first = np.minimum.accumulate(places[::-1])[::-1]
         end = np.where(begin < end, np.minimum(first[np.minimum(begin, len(log) - 1)], end), end)
+    begin = begin if last is None else np.maximum(begin, end - last)
     length = int((end - begin).max(initial=0))
     row = begin[:, None] + np.arange(length)
     inside = row < end[:, None]

@@ -162,4 +162,4 @@ def rank_held_out(model: NaturalPreference, log: EventLog, *, exclude_seen: bool
         if exclude_seen:
             seen = torch.zeros(len(before), model.items + 1, dtype=torch.bool).scatter(1, before, True)[:, 1:].numpy()
         found.append(ranks(scores.double().numpy(), target.numpy(), seen))
-    return np.concatenate(found)
+    return np.concatenate([np.empty(0), *found])

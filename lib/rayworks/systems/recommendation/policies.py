@@ -20,13 +20,15 @@ from rayworks.systems.recommendation.roll_out import (
     greedy_policy,
     roll_out,
     table_policy,
-    uniform_policy,
 )
 from rayworks.systems.recommendation.sequence_off_policy import Trajectories, evaluate_sequences
 from rayworks.systems.recommendation.sequences import sequences
 from rayworks.systems.recommendation.simulator import Simulator
+from rayworks.systems.recommendation.training import bootstrap_weights
 
 BATCH = 128
+FAR = "it recommends what the log seldom shows; trust it less the further its value is from the logged one"
+UNLOGGED = "the log has no propensities: nothing holds this value but the model"
 CELLS = 2_000_000
 """Places x items that are scored at a time."""
 GREEDY, UNIFORM, NATURAL_PREFERENCE = "most acceptable", "uniform", "natural preference"
@@ -60,7 +62,7 @@ def simulated_policies(
             "true": simulator.value(simulator.mixed_policy(exploration), "value").tolist(),
             "imagined": members[0],
             "members": members,
-            **_from_log(log, table, models[0]),
+            **_from_log(config, log, np.arange(len(log.users)), table, models),
         }
     imagined = imagine(models[0], past, greedy_policy, steps, seed).value()
     deployed = deploy(simulator, models[0], histories_of(log, np.arange(len(log.users)), before_recommendations=True))
@@ -80,23 +82,27 @@ def simulated_policies(
 def logged_policies(
     config: Config, models: Sequence[AcceptanceModel], log: EventLog, natural: NaturalPreference | None
 ) -> dict[str, Any]:
-    """The same for a log whose truth is not known: the uniform policy, the model's own, and natural preference."""
+    """The same for a log whose truth is not known: the uniform policy, the model's own, and natural preference.
+
+    Imagined are the recommendations after the log's end; the estimates from the log are of those that it holds.
+    """
     users = np.flatnonzero(log.steps > 0)[: config.policies.users]
-    past = histories_of(log, users)
     steps, seed = config.policies.steps, config.run.seed
-    policies: dict[str, Policy] = {UNIFORM: uniform_policy, GREEDY: greedy_policy}
-    tables: dict[str, Tensor] = {UNIFORM: torch.full((len(users), len(log.items)), 1.0 / len(log.items))}
+    past = histories_of(log, users, last=config.model.length - 1 - steps)
+    tables = {UNIFORM: torch.full((1, len(log.items)), 1.0 / len(log.items)).expand(len(users), -1)}
     if natural is not None:
-        tables[NATURAL_PREFERENCE] = _natural_table(natural, past, len(log.items)).float()
-        policies[NATURAL_PREFERENCE] = table_policy(tables[NATURAL_PREFERENCE])
+        before = histories_of(log, users, last=natural.length, before_recommendations=True)
+        tables[NATURAL_PREFERENCE] = _natural_table(natural, before, len(log.items))
+    policies: dict[str, Policy] = {name: table_policy(table) for name, table in tables.items()}
     found: dict[str, Any] = {}
-    for name, policy in policies.items():
+    for name, policy in {**policies, GREEDY: greedy_policy}.items():
         members = [imagine(model, past, policy, steps, seed).value().tolist() for model in models]
         found[name] = {"exploration": None, "true": None, "imagined": members[0], "members": members}
-        found[name] |= {"estimates": {}, "warnings": [_unlogged(log)] if np.isnan(log.propensity).all() else []}
-        if name == UNIFORM and not np.isnan(log.propensity[log.recommended]).any():
-            everyone = torch.full((1, len(log.items)), 1.0 / len(log.items)).expand(len(log.users), -1)
-            found[name] |= _from_log(log, everyone, models[0])
+        found[name] |= {"estimates": {}, "warnings": [FAR] if name == GREEDY else []}
+        if np.isnan(log.propensity[log.recommended]).any():
+            found[name]["warnings"].insert(0, UNLOGGED)
+        elif name in tables:
+            found[name] |= _from_log(config, log, users, tables[name], models)
     return found
 
 
@@ -143,16 +149,28 @@ def _for_rows(policy: Policy, rows: Tensor, count: int) -> Policy:
     return cut
 
 
-def _from_log(log: EventLog, table: Tensor, model: AcceptanceModel) -> dict[str, Any]:
+def _from_log(
+    config: Config, log: EventLog, users: np.ndarray, table: Tensor, models: Sequence[AcceptanceModel]
+) -> dict[str, Any]:
     """Estimates of acceptance per recommendation from logged propensities, with what they rest on.
 
-    The doubly robust ones take the model's acceptance now, and the policy's mean acceptance now for each step to come: crude,
-    but any function of the past keeps them unbiased.
+    The doubly robust ones take acceptance now, and the policy's mean acceptance now for each step to come, from members whose
+    resample left the user out; the log's own rate where none did. That is crude, but it does not depend on the decisions that
+    it corrects but through the epoch that validation chose.
+
+    Args:
+        config: of the run.
+        log: N events.
+        users: codes (B,) in order, whose recommendations count.
+        table: (B, I), the policy.
+        models: members; the first, of all users, is not asked.
     """
+    log = log.keep(np.isin(log.user, users[log.steps[users] > 0]))
     taken, shown = np.flatnonzero(log.steps > 0), log.recommended
     present = np.arange(int(log.steps.max())) < log.steps[taken][:, None]
     place = np.searchsorted(taken, log.user[shown]), log.step[shown]
-    own, mean = _acceptance_now(log, table, model)
+    rows = np.searchsorted(users, log.user)
+    own, mean = _acceptance_now(config, log, rows, table, models[1:])
     left = log.steps_left[shown]
 
     def spread(values: np.ndarray) -> np.ndarray:
@@ -160,10 +178,11 @@ def _from_log(log: EventLog, table: Tensor, model: AcceptanceModel) -> dict[str,
         found[place] = values
         return found
 
+    target = table[torch.from_numpy(rows[shown]), torch.from_numpy(log.item[shown].astype(np.int64))]
     trajectories = Trajectories(
         reward=spread(log.kind[shown] == ACCEPTED),
         propensity=spread(log.propensity[shown]),
-        target_probability=spread(table.numpy()[log.user[shown], log.item[shown]]),
+        target_probability=spread(target.double().numpy()),
         present=present,
     )
     found = evaluate_sequences(
@@ -183,20 +202,30 @@ def _from_log(log: EventLog, table: Tensor, model: AcceptanceModel) -> dict[str,
 
 
 @torch.no_grad()
-def _acceptance_now(log: EventLog, table: Tensor, model: AcceptanceModel) -> tuple[np.ndarray, np.ndarray]:
-    """At each recommendation: the model's acceptance of the item shown, and its mean over the policy ``table`` (U, I)."""
-    own, mean = np.zeros(len(log)), np.zeros(len(log))
+def _acceptance_now(
+    config: Config, log: EventLog, rows: np.ndarray, table: Tensor, members: Sequence[AcceptanceModel]
+) -> tuple[np.ndarray, np.ndarray]:
+    """At each recommendation, from members that have not seen its user: acceptance of the item shown, and its mean over the
+    policy. ``rows`` (N,) are the table's.
+    """
+    own, mean, count = np.zeros(len(log)), np.zeros(len(log)), np.zeros(len(log))
     at_once = max(1, CELLS // len(log.items))
-    for batch in sequences(log, model.options.length).batches(BATCH):
-        places = batch.scored
-        states, shown, rows = model.states(batch.item, batch.kind)[places], batch.item[places] - 1, batch.row[places]
-        user = batch.user[:, None].expand_as(batch.row)[places]
-        for first in range(0, len(rows), at_once):
-            part = slice(first, first + at_once)
-            chances = torch.sigmoid(model.score(states[part])).double()
-            own[rows[part].numpy()] = chances.gather(1, shown[part][:, None])[:, 0].numpy()
-            mean[rows[part].numpy()] = (chances * table[user[part]]).sum(1).numpy()
-    return own[log.recommended], mean[log.recommended]
+    for number, member in enumerate(members, start=1):
+        unseen = (bootstrap_weights(len(log.users), config.run.seed, number) == 0).numpy()[log.user]
+        for batch in sequences(log, member.options.length, log.recommended & unseen).batches(BATCH):
+            places = batch.scored
+            states, shown = member.states(batch.item, batch.kind)[places], batch.item[places] - 1
+            at = batch.row[places].numpy()
+            for first in range(0, len(at), at_once):
+                part = slice(first, first + at_once)
+                chances = torch.sigmoid(member.score(states[part])).double()
+                own[at[part]] += chances.gather(1, shown[part][:, None])[:, 0].numpy()
+                mean[at[part]] += (chances * table[torch.from_numpy(rows[at[part]])]).sum(1).numpy()
+            count[at] += 1
+    rate = float((log.kind[log.recommended] == ACCEPTED).mean())
+    known = count > 0
+    found = [np.where(known, sums / np.maximum(count, 1), rate)[log.recommended] for sums in (own, mean)]
+    return found[0], found[1]
 
 
 def _natural_table(natural: NaturalPreference, past: Histories, items: int) -> Tensor:
@@ -204,7 +233,3 @@ def _natural_table(natural: NaturalPreference, past: Histories, items: int) -> T
     kept = past.only(past.kind == NATURAL).last(natural.length)
     known = (kept.length > 0)[:, None]
     return torch.where(known, natural.log_probability(kept.item, kept.length.clamp(min=1)).exp(), 1.0 / items)
-
-
-def _unlogged(log: EventLog) -> str:
-    return "the log has no propensities: nothing holds this value but the model"

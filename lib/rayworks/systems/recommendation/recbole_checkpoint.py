@@ -80,7 +80,9 @@ def read_recbole(checkpoint: str | Path, items: str | Path, catalogue: Sequence[
             or are not finite, or shares no item with the catalogue.
     """
     state = read_inert(checkpoint)
-    weights, config = state.get("state_dict"), vars(state.get("config", _Inert())).get("final_config_dict")
+    kept = state.get("config")
+    weights = state.get("state_dict")
+    config = vars(kept).get("final_config_dict") if isinstance(kept, _Inert) else None
     if not isinstance(weights, Mapping) or not isinstance(config, Mapping):
         raise DataError(f"{checkpoint}: holds no state_dict and config; give a checkpoint saved by RecBole's trainer")
     model, length, expected = _model(checkpoint, config, weights)

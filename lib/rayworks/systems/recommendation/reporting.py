@@ -82,7 +82,7 @@ def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
         _add_effects(results["effects"], tables, drawn)
     if "bandit" in results:
         tables.append(_bandit_table(results["bandit"]))
-    if "ranking" in results or "ranking" in results["acceptance"]:
+    if results.get("ranking") or "ranking" in results["acceptance"]:
         tables.append(_ranking_table(config, results))
     tables.append(_training_table(results["train"]))
     return Report(
@@ -101,14 +101,20 @@ def _acceptance_table(results: Values) -> Table:
     found = results["acceptance"]
     rows: list[list[Cell]] = []
     for name, one in results.get("audit", {}).get("baselines", {}).items():
-        rows.append([name, one["auc"], one["bce"], one["accuracy"], None])
-    rows += [[name, one["auc"], one["bce"], one["accuracy"], one["ece"]] for name, one in found["models"].items()]
+        rows.append([name, one["auc"], one["bce"], one["accuracy"], None, found["decisions"]])
+    columns = ("auc", "bce", "accuracy", "ece", "decisions")
+    rows += [[name, *(one[column] for column in columns)] for name, one in found["models"].items()]
     note = f"{found['decisions']:,} decisions, each from all before it; accuracy at the threshold of the validation window."
     if "auc_interval" in found:
         note += f" AUC of the model: 95 % interval {_range(found['auc_interval'])} over users."
     if "advantage" in found:
         note += f" Advantage in AUC over the top 20 % rule: {_range(found['advantage'])}."
-    return Table("Acceptance on the test window", ("predictor", "AUC", "cross-entropy", "accuracy", "ECE"), rows, note)
+    return Table(
+        "Acceptance on the test window",
+        ("predictor", "AUC", "cross-entropy", "accuracy", "ECE", "decisions"),
+        rows,
+        note,
+    )
 
 
 def _audit_table(found: Values) -> Table:
@@ -140,6 +146,8 @@ def _policy_table(found: Values) -> Table:
         "warnings",
     )
     note = "Acceptance per recommendation. Effective share: of the trajectories, after weighting; near 0 the log is silent."
+    if all(one["true"] is None for one in found.values()):
+        note += " Imagined: the recommendations to come. From the log: those that it holds."
     return Table("Value of recommenders", columns, rows, note)
 
 
@@ -232,6 +240,8 @@ def model_card(config: Config, log: EventLog, results: Values) -> str:
 
 
 def _range(estimate: Values) -> str:
+    if estimate["low"] is None or estimate["high"] is None:
+        return "not to be had, for decisions are alike"
     return f"[{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 

@@ -33,6 +33,7 @@ from rayworks.systems.recommendation.events import EventLog
 from rayworks.systems.recommendation.exported import Exported, write_export
 from rayworks.systems.recommendation.fitting import MAIN, Unit, has_natural, units, windows
 from rayworks.systems.recommendation.next_item import rank_held_out
+from rayworks.systems.recommendation.recbole_checkpoint import read_inert
 from rayworks.systems.recommendation.reporting import audit_results, bandit_results, build_report, model_card
 from rayworks.systems.recommendation.simulator import Rollout, Simulator, SimulatorOptions
 from rayworks.systems.recommendation.sources import (
@@ -60,9 +61,9 @@ class RecommendationSystem(System[Config]):
 
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
-        """The run's own, and readers of a distributed log; the workers that Ray Train reserves come beside them."""
-        readers = config.compute.workers if config.data.distributed and not config.simulated else 0
-        return [own_bundle(config.compute), *[worker_bundle(config.compute)] * readers]
+        """The run's own, and a reader of a distributed log; the workers that Ray Train reserves come beside them."""
+        readers = [worker_bundle(config.compute)] if config.data.distributed and not config.simulated else []
+        return [own_bundle(config.compute), *readers]
 
     @classmethod
     def train_bundles(cls, config: Config) -> list[dict[str, float]]:
@@ -78,6 +79,8 @@ class RecommendationSystem(System[Config]):
         for name in (config.natural.checkpoint, config.natural.items):
             if name and not Path(name).expanduser().is_file():
                 raise ConfigError(f"natural.checkpoint, natural.items: {name} is not there")
+        if config.natural.checkpoint:
+            read_inert(Path(config.natural.checkpoint).expanduser())
         if "bandit" in config.scope.stages:
             for name in config.bandit.logs:
                 read_bandit(name)
@@ -95,6 +98,9 @@ class RecommendationSystem(System[Config]):
         self._simulator: Simulator | None = None
         self._truth: Rollout | None = None
         self._log = self._read()
+        if self.settings.natural.checkpoint:
+            # What does not fit is refused before anything is trained.
+            frozen_natural(self.settings, self._log, self.run_directory)
         self._units = units(self.settings, natural=has_natural(self.settings, self._log))
 
     @property
@@ -201,7 +207,7 @@ class RecommendationSystem(System[Config]):
             "treatment": effects.treatment_effects(self.settings, self._members(), self._log, self._simulator),
             "by_themselves": {}
             if natural is None
-            else effects.policy_effect(self._members(), self._log, natural, self._simulator),
+            else effects.policy_effect(self.settings, self._members(), self._log, natural, self._simulator),
             "attribution": effects.attributions(self.settings, self._members(), self._log),
         }
 
@@ -222,7 +228,8 @@ class RecommendationSystem(System[Config]):
         models = {
             unit.backbone: load_unit(unit, self.settings, len(log.items), self.run_directory) for unit in rankings
         }
-        return {name: ranking_scores(rank_held_out(model, log)) for name, model in models.items()}
+        held_out = {name: rank_held_out(model, log) for name, model in models.items()}
+        return {name: ranking_scores(rank) for name, rank in held_out.items() if len(rank)}
 
     def _members(self) -> list[Any]:
         return [self._load(unit) for unit in self._units if unit.name.startswith("acceptance-")]

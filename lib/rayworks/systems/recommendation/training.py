@@ -130,7 +130,11 @@ class Trainer(Generic[ModelT]):
         return progress.epoch >= self.training.epochs or (progress.epoch > 0 and not patient)
 
     def epoch(self) -> dict[str, float]:
-        """Update on all sequences once and validate; losses in nats per place."""
+        """Update on all sequences once and validate; losses in nats per place.
+
+        Raises:
+            DataError: the training diverged.
+        """
         started = time.perf_counter()
         self._objective.train()
         draw = seeds.stream(self.seed, "batches", self.progress.epoch)
@@ -143,6 +147,10 @@ class Trainer(Generic[ModelT]):
         self.progress.labels += int(self._train.scored.sum())
         self.progress.epoch += 1
         valid = self._validate()
+        if not math.isfinite(valid):
+            raise DataError(
+                f"training: the validation loss is {valid} after epoch {self.progress.epoch}; lower the learning rate"
+            )
         metrics = {"train_loss": total / max(count, 1e-9), "valid_loss": valid, "epoch": float(self.progress.epoch)}
         self.progress.history.append(metrics)
         if valid < self.progress.best:
@@ -229,11 +237,11 @@ class Trainer(Generic[ModelT]):
         parts = torch.arange(len(self._valid)).tensor_split(self.training.gradient_parts)
         found = {}
         for number in self._own:
-            sums = torch.zeros(2, dtype=torch.float64)
+            sums = torch.zeros(2, dtype=torch.float64, device=self.device)
             for rows in torch.split(parts[number], 512):
                 batch = self._valid.take(rows).to(self.device)
                 losses = self._objective(batch)[batch.scored].double()
-                sums += torch.stack([losses.sum(), batch.scored.sum().double()]).cpu()
+                sums += torch.stack([losses.sum(), batch.scored.sum().double()])
             found[number] = sums
         total = torch.stack(self._gather(found)).sum(0)
         return float(total[0] / total[1].clamp(min=1))
