@@ -70,7 +70,7 @@ def dry_run(spec: SystemSpec, config: SystemConfig) -> int:
     launch.check_resume(directory, config)
     system = spec.load_system()
     system.check_inputs(config)
-    bundles = system.bundles(config)
+    bundles = [*system.bundles(config), *system.train_bundles(config)]
     print(f"{spec.name}: config and inputs are valid; run directory {directory.uri}")
     print(f"asks for {placement.describe(bundles)}")
     if "RAY_ADDRESS" in os.environ:

@@ -171,8 +171,8 @@ def test_causes_are_the_librarys_contrasts(send: Send, exported: Exported, past:
         np.testing.assert_allclose(column(contrasts, "value"), values, atol=1e-5)
         np.testing.assert_allclose(column(contrasts, "standard_error"), errors, atol=1e-5)
         low, high = np.transpose(column(contrasts, "interval"))
-        np.testing.assert_allclose(low, np.maximum(values - member_quantile(3) * errors, -1), atol=1e-5)
-        np.testing.assert_allclose(high, np.minimum(values + member_quantile(3) * errors, 1), atol=1e-5)
+        np.testing.assert_allclose(low, np.maximum(values - member_quantile(4) * errors, -1), atol=1e-5)
+        np.testing.assert_allclose(high, np.minimum(values + member_quantile(4) * errors, 1), atol=1e-5)
         assert item["strongest"] == CAUSES[np.abs(values).argmax()]
         assert f"the chance that {item['item']} is accepted by" in item["sentence"]
     assert column(answer["items"], "probability") == pytest.approx(expected.probability[0, 0].tolist(), abs=1e-5)

@@ -70,9 +70,9 @@ class Dimension(Section):
             return low + int(uniform * (high - low + 1))
         if self.loguniform:
             low_log, high_log = map(math.log, self.loguniform)
-            return math.exp(low_log + uniform * (high_log - low_log))
+            return float(math.exp(low_log + uniform * (high_log - low_log)))
         start, end = self.uniform or (0.0, 1.0)
-        return start + uniform * (end - start)
+        return float(start + uniform * (end - start))
 
 
 class Halving(Section):

@@ -88,11 +88,12 @@ def attribute(models: Sequence[AcceptanceModel], past: Histories, items: Tensor,
     accepted, rejected = (acceptance(models, _last_decided(past, kind), items) for kind in (ACCEPTED, REJECTED))
     others = acceptance(models, _after_reference(reference, past), items.repeat_interleave(len(reference), 0))
     others = others.view(len(models), len(past), len(reference), -1).mean(2)
+    decided = recommended.any(1)[None, :, None]
     contrasts = [
         chances - everything.mean(2, keepdim=True),
-        torch.where(recommended.any(1)[None, :, None], accepted - rejected, 0.0),
+        torch.where(decided, accepted - rejected, 0.0),
         chances - others,
-        chances - acceptance(models, natural, items),
+        torch.where(decided, chances - acceptance(models, natural, items), 0.0),
     ]
     return Attribution(np.asarray(chances), np.asarray(torch.stack(contrasts, -1)))
 

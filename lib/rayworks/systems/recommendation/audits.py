@@ -141,7 +141,13 @@ def _item_independence(log: EventLog) -> Finding:
     accepted = (log.kind == ACCEPTED)[log.recommended].astype(float)
     rarer = min(accepted.mean(), 1 - accepted.mean())
     rates = _rates(log.item[log.recommended], accepted, ENOUGH / rarer if rarer else math.inf)
-    return _independence("item independence", rates, "the item", "items", "nothing about items can be learned")
+    return _independence(
+        "item independence",
+        rates,
+        "the item",
+        "items",
+        "on average over users; a model learns items only where tastes differ",
+    )
 
 
 def _decision_independence(log: EventLog) -> Finding:

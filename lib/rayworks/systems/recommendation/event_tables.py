@@ -202,7 +202,8 @@ def encode(
         refuse(
             natural & (accepted == 0),
             "accepted",
-            "a decision without a recommendation: where shown is 0 the user took the item; drop the row or set shown to 1",
+            "a decision without a recommendation: where shown is 0 the user took the item; leave accepted empty there, or "
+            "set shown to 1 if the item was recommended",
         )
         refuse(~natural & empty, "accepted", "a recommendation without a decision; drop the row or give 0 or 1")
         refuse(~empty & ~np.isin(accepted, (0, 1)), "accepted", "must be 0 or 1")

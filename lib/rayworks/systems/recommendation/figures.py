@@ -67,6 +67,7 @@ def attribution(found: Values) -> bytes:
                 f"user {example['user']}, item {example['item']}\nchance {example['probability']:.2f}, {outcome}"
             )
             axes.set_xlabel("change of the chance")
+            axes.tick_params(labelbottom=True)
         drawing.axes.flat[0].invert_yaxis()
     return drawing.png
 
@@ -90,7 +91,7 @@ def policies(found: Values) -> bytes:
         title = "By step (dashed: imagined)" if mixtures else "By step, imagined"
         right.set(xlabel="recommendation", ylabel="share accepted", title=title)
         side = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-        right.legend(fontsize=8, title="exploration" if mixtures else None, **side)
+        right.legend(fontsize=8, title="exploration, or policy" if mixtures else None, **side)
     return drawing.png
 
 
@@ -119,6 +120,13 @@ def _bars(axes: Any, found: Values) -> None:
     members = [np.mean(one["members"], 1) for one in found.values()]
     spread = np.nan_to_num([member_half_width(values) for values in members])
     axes.barh(places, [np.mean(one["imagined"]) for one in found.values()], xerr=spread, color=COLOURS[0], height=0.6)
+    for place, one in zip(places, found.values(), strict=True):
+        if "wpdis" in one["estimates"]:
+            estimate = one["estimates"]["wpdis"]
+            error = [[estimate["value"] - estimate["low"]], [estimate["high"] - estimate["value"]]]
+            label = None if axes.get_legend_handles_labels()[1] else "log, per decision"
+            axes.errorbar([estimate["value"]], [place], xerr=error, fmt="^", color=COLOURS[1], capsize=3, label=label)
+            axes.legend(fontsize=8)
     axes.set_yticks(places, list(found))
     axes.set(xlabel="share accepted, imagined", xlim=(0, 1), title="Value of policies")
 

@@ -1,6 +1,6 @@
 """What other recommenders would be worth: imagined by the model, estimated from the log, and played in the simulator."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -103,7 +103,14 @@ def logged_policies(
             found[name]["warnings"].insert(0, UNLOGGED)
         elif name in tables:
             found[name] |= _from_log(config, log, users, tables[name], models)
+            found[name]["warnings"] += _contradiction(float(np.mean(members[0])), found[name]["estimates"]["wpdis"])
     return found
+
+
+def _contradiction(imagined: float, estimate: Mapping[str, float]) -> list[str]:
+    if estimate["low"] <= imagined <= estimate["high"]:
+        return []
+    return [f"the model imagines {imagined:.3f}, outside the interval of the log; roll-outs shrink to the log's mean"]
 
 
 def imagine(model: AcceptanceModel, past: Histories, policy: Policy, steps: int, seed: int) -> ImaginedRollout:

@@ -100,7 +100,8 @@ class RecommenderEnvironment(gymnasium.Env[Observation, np.int64]):
         self._everyone = Simulator(options, population_seed)
         self._natural = self._everyone.natural_sequences().numpy()
         self.observation_space = observation_space(options)
-        self.action_space = spaces.Discrete(options.items)
+        self.action_space: spaces.Discrete = spaces.Discrete(options.items)
+        self._step, self._shown = 0, np.zeros(0, np.int64)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -117,7 +118,15 @@ class RecommenderEnvironment(gymnasium.Env[Observation, np.int64]):
         return self._observe(), {"user": self._user}
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Recommend an item."""
+        """Recommend an item.
+
+        Raises:
+            ValueError: no such item, or no user is there: reset first.
+        """
+        if not 0 <= action < self.action_space.n:
+            raise ValueError(f"action {action}: is no item; give 0 to {self.action_space.n - 1}")
+        if self._step == len(self._shown):
+            raise ValueError("no user is there; reset first")
         uniform = torch.tensor([self.np_random.random()], dtype=torch.float64)
         self._state, accepted, probability = self._alone.react(self._state, torch.tensor([int(action)]), uniform)
         self._shown[self._step], self._decisions[self._step] = action + 1, ACCEPTED if accepted[0] else REJECTED

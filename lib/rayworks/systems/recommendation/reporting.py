@@ -71,6 +71,7 @@ def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
     tables = [_acceptance_table(results)]
     drawn = {"calibration.png": (figures.calibration(results["acceptance"]), "Chances given and what came of them.")}
     notes: list[str] = []
+    notes += _rivals(results["acceptance"]["models"])
     if "audit" in results:
         tables.append(_audit_table(results["audit"]))
         notes += results["audit"]["facts"]["notes"]
@@ -95,6 +96,21 @@ def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
         notes=notes,
         details=dict(results),
     )
+
+
+def _rivals(models: Mapping[str, Values]) -> list[str]:
+    """A sentence where something simpler ranks decisions better than the model."""
+    own = models[MODEL]["auc"]
+    better = [
+        f"{name} ({one['auc']:.3f})"
+        for name, one in models.items()
+        if name not in (MODEL, ORACLE) and own is not None and one["auc"] is not None and one["auc"] > own
+    ]
+    if not better:
+        return []
+    return [
+        f"Ranks decisions better than the model ({own:.3f}): {', '.join(better)}. Read causes and values with care."
+    ]
 
 
 def _acceptance_table(results: Values) -> Table:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from rayworks.core.errors import ConfigError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.report import Report
 from rayworks.core.run_directory import EXPORT
 from rayworks.lm.threads import limit_torch_threads
@@ -101,6 +101,12 @@ class RecommendationSystem(System[Config]):
         if self.settings.natural.checkpoint:
             # What does not fit is refused before anything is trained.
             frozen_natural(self.settings, self._log, self.run_directory)
+        split = windows(self.settings)
+        if not (split.train_mask(self._log) & self._log.recommended).any() or not split.valid_mask(self._log).any():
+            raise DataError(
+                f"{self.settings.data.source}: no user has more than split.valid_steps + split.test_steps = "
+                f"{split.valid + split.test} recommendations; lower them, or give longer logs"
+            )
         self._units = units(self.settings, natural=has_natural(self.settings, self._log))
 
     @property
@@ -116,11 +122,13 @@ class RecommendationSystem(System[Config]):
             if told is not None:
                 if told["unit"] == MAIN:
                     told |= {"acceptance_epoch": told["epoch"]}
-                return {**told, "phase": f"train {told['unit']}", "progress": self._progress(told["fraction"])}
+                fraction = told.pop("fraction")
+                return {**told, "phase": f"train {told['unit']}", "progress": self._progress(fraction)}
         else:
             self._results[step] = getattr(self, f"_{step}")()
         self._done += 1
-        return {"phase": step, "progress": self._progress(0.0)}
+        warnings = {"warnings": self._results["audit"]["warnings"]} if step == "audit" else {}
+        return {**warnings, "phase": step, "progress": self._progress(0.0)}
 
     def save_state(self, folder: Path) -> None:
         """Results so far; states of training lie in the run directory."""
