@@ -42,8 +42,8 @@ lint: $(READY)  ## ruff and mypy
 	@echo "lint: mypy"
 	@$(BIN)/mypy lib/rayworks jobs cluster serve benchmarks
 
-serve: $(READY)  ## Deploy the Serve applications on the running local cluster
-	@$(BIN)/python -m serve.deploy serve/config.smoke.yaml
+serve: $(READY)  ## Deploy the Serve applications on the running local cluster: ONLY="alignment"
+	@$(BIN)/python -m serve.deploy serve/config.smoke.yaml $(if $(ONLY),--only $(ONLY))
 
 cluster: $(READY)  ## Start a local cluster: NODES=2 CPUS=2
 	@$(BIN)/python -m cluster.local up --nodes $(NODES) --cpus-per-node $(CPUS)

@@ -57,7 +57,7 @@ def demo(started: float) -> int:
         [sys.executable, "-m", "serve.common.keys", "new", "demo"], cwd=ROOT, capture_output=True, text=True
     )
     key = made.stdout.strip()
-    code = made.returncode or command("serve.deploy", "serve/config.smoke.yaml")
+    code = made.returncode or command("serve.deploy", "serve/config.smoke.yaml", "--only", "alignment")
     if code:
         return code
     say(started, f"the same prompt over HTTP at three weights: {PROMPT!r}")

@@ -1,4 +1,4 @@
-"""Deploy a Serve config on the running cluster: ``python -m serve.deploy FILE``.
+"""Deploy a Serve config on the running cluster: ``python -m serve.deploy FILE [--only NAME ...]``.
 
 Ray's own schema accepts unknown keys silently; here a key that nothing reads is an error.
 """
@@ -45,11 +45,15 @@ def load_config(file: Path) -> dict[str, Any]:
     return values
 
 
-def deploy(file: Path) -> list[str]:
+def deploy(file: Path, only: Sequence[str] = ()) -> list[str]:
     """Deploy and wait until every application runs; their URLs.
 
+    Args:
+        file: the Serve config.
+        only: names of the applications to deploy; empty for all.
+
     Raises:
-        ConfigError: the file is wrong.
+        ConfigError: the file is wrong, or has no application of such a name.
         InfrastructureError: no cluster answers, or an application does not come up.
     """
     from cluster import local
@@ -58,7 +62,7 @@ def deploy(file: Path) -> list[str]:
         address = local.join()
     except LookupError as error:
         raise InfrastructureError(str(error)) from None
-    values = load_config(file)
+    values = _only(load_config(file), only, file)
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
     try:
@@ -72,6 +76,15 @@ def deploy(file: Path) -> list[str]:
     http = values.get("http_options", {})
     root = f"http://{http.get('host', '127.0.0.1').replace('0.0.0.0', '127.0.0.1')}:{http.get('port', 8000)}"
     return [root + application["route_prefix"] for application in values["applications"]]
+
+
+def _only(values: dict[str, Any], only: Sequence[str], file: Path) -> dict[str, Any]:
+    known = [application["name"] for application in values["applications"]]
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise ConfigError(f"--only {unknown[0]}: is no application of {file}; known here: {', '.join(known)}")
+    kept = [application for application in values["applications"] if not only or application["name"] in only]
+    return {**values, "applications": kept}
 
 
 def _withdraw_failed(client: Any, values: dict[str, Any]) -> None:
@@ -145,9 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Deploy one file and print the URLs."""
     parser = argparse.ArgumentParser(prog="python -m serve.deploy", description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="applications of the file to deploy")
     options = parser.parse_args(arguments)
     try:
-        for url in deploy(options.file):
+        for url in deploy(options.file, options.only):
             print(f"serving {url}")
     except RayworksError as error:
         print(f"{error.kind} error: {error}", file=sys.stderr)
