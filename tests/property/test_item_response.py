@@ -1,7 +1,7 @@
 """Identities of the item response models and of their estimates."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rayworks.systems.difficulty.abilities import posterior_means
@@ -62,6 +62,7 @@ def test_swapping_right_and_wrong_flips_the_scale(seed: int, model: Model, missi
 
 
 @given(st.integers(0, 10**6), models)
+@example(194, "2PL")
 @settings(deadline=None, max_examples=25)
 def test_a_copied_item_gets_the_same_parameters(seed: int, model: Model) -> None:
     scores = simulated(seed, subjects=80, items=5, model=model).scores

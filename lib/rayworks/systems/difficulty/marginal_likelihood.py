@@ -296,7 +296,8 @@ def _iterate(
             working, following, objective = following, second, second_objective
             continue
         jumped = following.at(working.vector - 2 * length * step + length**2 * curvature)
-        if jumped is not None:
+        # From steeper slopes than any item has Newton's steps run away.
+        if jumped is not None and np.abs(jumped.slope).max() <= STEEPEST:
             beyond, jumped_objective = em(jumped)
             if np.isfinite(jumped_objective) and jumped_objective >= second_objective:
                 working, following, objective = jumped, beyond, jumped_objective
