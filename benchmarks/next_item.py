@@ -25,7 +25,6 @@ import torch
 from benchmarks import peers
 from benchmarks.results import ratios, spread, store
 from rayworks.systems.recommendation.estimates import Bootstrap, SumOfRatios, estimate_all
-from rayworks.systems.recommendation.events import NATURAL, EventLog
 from rayworks.systems.recommendation.metrics import hit_rate, ndcg
 from rayworks.systems.recommendation.next_item import (
     NextItemModel,
@@ -49,14 +48,6 @@ SOURCE = "movielens-100k"
 HELD_OUT = 2
 LENGTH, WIDTH, LAYERS, HEADS, DROPOUT = 50, 64, 2, 2, 0.5
 BATCH, RATE = 64, 1e-3
-
-
-def movielens() -> EventLog:
-    """All ratings as natural events."""
-    found = read_sequences(SOURCE)
-    count = len(found.user)
-    kind, propensity = np.full(count, NATURAL, np.int8), np.full(count, np.nan)
-    return EventLog(found.user, found.item, kind, found.time, propensity, users=found.users, items=found.items)
 
 
 def trainer(items: int, train: Sequences, valid: Sequences, epochs: int, seed: int) -> Trainer[NextItemModel]:
@@ -121,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     python = peers.environment("recbole", PEER_NEEDS, PEER)
-    log = movielens()
+    log = read_sequences(SOURCE).as_log()
     items = len(log.items)
     train, valid = natural_sequences(log, LENGTH + 1, HELD_OUT)
     speeds: dict[str, list[float]] = {"ours": [], "recbole": []}

@@ -14,7 +14,7 @@ import numpy as np
 
 def main(source: str, target: str, resamples: str) -> None:
     """Values, and where ``RESAMPLES`` is not 0 the peer's bootstrap intervals too."""
-    from obp import ope  # type: ignore[import-not-found]  # installed in the peer's environment only
+    from obp import ope
 
     log = np.load(source)
     rounds = len(log["action"])

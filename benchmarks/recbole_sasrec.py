@@ -61,15 +61,15 @@ def main(what: str, target: str, count: str) -> None:
 def prepare(folder: Path) -> tuple[Any, Any, Any]:
     """RecBole's trainer with a fresh model, its data set, and the parts of it."""
     import numpy as np
-    import recbole  # type: ignore[import-not-found]  # installed in the peer's environment only
+    import recbole
 
     # RecBole 1.2.1 was written for numpy 1 and reads names that numpy 2 has dropped.
     vars(np).update(float_=np.float64, complex_=np.complex128, unicode_=np.str_)
-    from recbole.config import Config  # type: ignore[import-not-found]  # as above
-    from recbole.data import create_dataset, data_preparation  # type: ignore[import-not-found]  # as above
-    from recbole.model.sequential_recommender import SASRec  # type: ignore[import-not-found]  # as above
-    from recbole.trainer import Trainer  # type: ignore[import-not-found]  # as above
-    from recbole.utils import init_seed  # type: ignore[import-not-found]  # as above
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.model.sequential_recommender import SASRec
+    from recbole.trainer import Trainer
+    from recbole.utils import init_seed
 
     settings = {
         "data_path": str(Path(recbole.__file__).parent / "dataset_example"),

@@ -23,7 +23,6 @@ from rayworks.systems.recommendation.roll_out import (
     greedy_policy,
     mixture,
     roll_out,
-    softmax_policy,
     table_policy,
     uniform_policy,
 )
@@ -43,8 +42,7 @@ def model_of(length: int = 16) -> AcceptanceModel:
 
 def test_policies_are_chances_over_items() -> None:
     chances = torch.rand(4, 8)
-    scores = torch.randn(4, 8)
-    for policy in (uniform_policy, greedy_policy, softmax_policy(scores, 0.5, 0.2), mixture(0.3, greedy_policy)):
+    for policy in (uniform_policy, greedy_policy, mixture(0.3, greedy_policy)):
         found = policy(chances)
         torch.testing.assert_close(found.sum(1), torch.ones(4))
     mixed = mixture(0.4, greedy_policy)(chances)

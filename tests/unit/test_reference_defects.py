@@ -53,8 +53,9 @@ def two_steps() -> EventLog:
 
 
 def test_defect_1_every_module_of_the_package_imports() -> None:
-    for module in pkgutil.iter_modules(recommendation.__path__):
-        importlib.import_module(f"{recommendation.__name__}.{module.name}")
+    names = [f"{recommendation.__name__}.{module.name}" for module in pkgutil.iter_modules(recommendation.__path__)]
+    assert [importlib.import_module(name).__name__ for name in names] == names
+    assert f"{recommendation.__name__}.acceptance" in names
 
 
 def test_defect_2_no_device_is_written_into_the_code(log: EventLog) -> None:

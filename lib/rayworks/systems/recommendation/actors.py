@@ -33,7 +33,8 @@ from rayworks.systems.recommendation.event_tables import (
     reading,
 )
 from rayworks.systems.recommendation.events import EventLog
-from rayworks.systems.recommendation.fitting import Group, Unit, calibrate, empty_model, make_trainer, units, weights_of
+from rayworks.systems.recommendation.exported import weights_of
+from rayworks.systems.recommendation.fitting import Group, Unit, calibrate, empty_model, make_trainer, units
 from rayworks.systems.recommendation.next_item import NaturalPreference
 from rayworks.systems.recommendation.recbole_checkpoint import read_recbole
 from rayworks.systems.recommendation.sources import DEFAULTS
@@ -164,7 +165,7 @@ def _finish(
     """Calibrate, write the model, then that it is done, then forget its states."""
     model, progress = trainer.trained(), trainer.progress
     scale, shift = calibrate(model, config, log) if isinstance(model, AcceptanceModel) else (1.0, 0.0)
-    directory.write(f"{folder}/{unit.name}/{MODEL}", safetensors.torch.save(dict(weights_of(model))))
+    directory.write(f"{folder}/{unit.name}/{MODEL}", weights_of(model))
     summary = {
         **vars(progress),
         "scale": scale,

@@ -14,6 +14,7 @@ from torch import Tensor
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.acceptance import AcceptanceModel, UserMemory
+from rayworks.systems.recommendation.constraint import recursion_step
 from rayworks.systems.recommendation.events import ACCEPTED, REJECTED
 
 
@@ -115,6 +116,6 @@ def _two_branches(model: AcceptanceModel, memory: UserMemory, items: Tensor) -> 
             after = model.extend(memory, items[:, step - 1] + 1, torch.full((count,), kind))
             branches.append((after, torch.sigmoid(model.score(after.state, items[:, step : step + 1])[:, 0].double())))
         (memory, if_rejected), (_, if_accepted) = branches
-        before = if_accepted * before + if_rejected * (1 - before)
+        before = recursion_step(before, if_rejected, if_accepted)
         found.append(before)
     return torch.stack(found, 1)

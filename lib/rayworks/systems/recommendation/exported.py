@@ -7,6 +7,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions
@@ -28,6 +29,13 @@ class Exported:
     """Users whose natural events stand for those of others in attributions."""
 
 
+def weights_of(model: nn.Module) -> bytes:
+    """The model's tensors as a file, each with memory of its own."""
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    found: bytes = safetensors.torch.save(tensors)
+    return found
+
+
 def write_export(exported: Exported, write: Callable[[str, bytes], object]) -> None:
     """Give each file's name and bytes to ``write``."""
     description = {
@@ -37,8 +45,7 @@ def write_export(exported: Exported, write: Callable[[str, bytes], object]) -> N
     }
     write(DESCRIPTION, json.dumps(description).encode())
     for number, model in enumerate(exported.models):
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        write(MEMBER.format(number), safetensors.torch.save(tensors))
+        write(MEMBER.format(number), weights_of(model))
     reference = {"item": exported.reference.item.contiguous(), "kind": exported.reference.kind.contiguous()}
     write(REFERENCE, safetensors.torch.save(reference))
 

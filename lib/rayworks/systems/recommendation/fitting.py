@@ -1,6 +1,5 @@
 """The models of a run, one after the other: natural preference, acceptance and its resampled members, ablations, rankings."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -206,8 +205,3 @@ def empty_model(unit: Unit, config: Config, items: int) -> nn.Module:
     if unit.kind == "acceptance":
         return AcceptanceModel(acceptance_options(config, items, unit.history)).eval()
     return NextItemModel(next_item_options(unit, config, items)).eval()
-
-
-def weights_of(model: nn.Module) -> Mapping[str, torch.Tensor]:
-    """The model's tensors, each with memory of its own."""
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}

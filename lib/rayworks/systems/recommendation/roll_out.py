@@ -31,12 +31,6 @@ def greedy_policy(acceptance: Tensor) -> Tensor:
     return torch.zeros_like(acceptance).scatter(1, acceptance.argmax(1, keepdim=True), 1.0)
 
 
-def softmax_policy(scores: Tensor, temperature: float, exploration: float = 0.0) -> Policy:
-    """``exploration`` x uniform + the rest x softmax of ``scores`` (B, I) / ``temperature``."""
-    table = torch.softmax(scores / temperature, 1)
-    return table_policy(exploration / scores.shape[1] + (1 - exploration) * table)
-
-
 def mixture(exploration: float, policy: Policy) -> Policy:
     """``exploration`` x uniform + the rest x ``policy``."""
     return lambda acceptance: exploration / acceptance.shape[1] + (1 - exploration) * policy(acceptance)

@@ -88,6 +88,11 @@ class NaturalSequences:
         """int64 (U + 1,): the events of user u are those from ``offsets[u]`` to ``offsets[u + 1]``."""
         return np.searchsorted(self.user, np.arange(len(self.users) + 1))
 
+    def as_log(self) -> EventLog:
+        """The same as natural events."""
+        kind, unknown = np.full(len(self.user), NATURAL, np.int8), np.full(len(self.user), np.nan)
+        return EventLog(self.user, self.item, kind, self.time, unknown, users=self.users, items=self.items)
+
     def targets(self, back: int = 0) -> np.ndarray:
         """int32 (U,): the item ``back`` places before each user's last, -1 where there is none before it to predict from.
 

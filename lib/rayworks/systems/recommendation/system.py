@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 
 from rayworks.core.errors import ConfigError, DataError
@@ -176,7 +175,7 @@ class RecommendationSystem(System[Config]):
             logs = {"natural": ray.put(self._log)}
             logs["acceptance"] = logs["natural"]
             if any(unit.kind == "ranking" for unit in self._units):
-                logs["ranking"] = ray.put(ranking_log(self.settings))
+                logs["ranking"] = ray.put(read_sequences(self.settings.ranking.source).as_log())
             arguments = {"config": self.settings, "units": self._units, "logs": logs}
             self._training = DataParallel(training_loop, arguments, self.run_directory, TRAINING, self.settings.compute)
         if self._training.wait(self._heard):
@@ -231,7 +230,7 @@ class RecommendationSystem(System[Config]):
         }
 
     def _ranking(self) -> dict[str, Any]:
-        log = ranking_log(self.settings)
+        log = read_sequences(self.settings.ranking.source).as_log()
         rankings = [unit for unit in self._units if unit.kind == "ranking"]
         models = {
             unit.backbone: load_unit(unit, self.settings, len(log.items), self.run_directory) for unit in rankings
@@ -249,12 +248,3 @@ class RecommendationSystem(System[Config]):
 
     def _load(self, unit: Unit) -> Any:
         return load_unit(unit, self.settings, len(self._log.items), self.run_directory)
-
-
-def ranking_log(config: Config) -> EventLog:
-    """The natural sequences that next-item models are ranked on."""
-    found = read_sequences(config.ranking.source)
-    unknown = np.full(len(found.user), np.nan)
-    return EventLog(
-        found.user, found.item, np.ones(len(found.user), np.int8), found.time, unknown, found.users, found.items
-    )
