@@ -51,12 +51,12 @@ class Scene:
     @property
     def agents(self) -> int:
         """A."""
-        return self.visible.shape[1]
+        return int(self.visible.shape[1])
 
     @property
     def entities(self) -> int:
         """E."""
-        return self.positions.shape[1]
+        return int(self.positions.shape[1])
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """By name, as RLlib carries them."""
@@ -109,7 +109,7 @@ class Scene:
         What an agent does not see is not present. A becomes 1, B becomes B * A. A new last feature marks the agent itself.
         """
         rows, agents, entities = self.visible.shape
-        order = np.argsort(np.eye(agents, entities) * -2 + np.arange(entities) / entities, axis=1)
+        order = own_order(agents, entities)
         place = np.argsort(order, axis=1)
 
         def split(array: NDArray[Any]) -> NDArray[Any]:
@@ -209,6 +209,13 @@ class TeamSpec:
                 raise DataError(f"{self.name}.{name}: shape {array.shape}, not {(scene.rows, *expected[name])}")
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise DataError(f"{self.name}.{name}: not finite; mend the environment")
+
+
+def own_order(agents: int, entities: int) -> NDArray[np.int64]:
+    """Of each agent: itself first, then all others in their order, (A, E)."""
+    first = np.arange(agents)[:, None]
+    others = np.arange(entities - 1)[None] + (np.arange(entities - 1)[None] >= first)
+    return np.concatenate([first, others], 1)
 
 
 def one_hot(kinds: Sequence[str]) -> tuple[tuple[str, ...], Floats]:

@@ -1,0 +1,149 @@
+"""Layers of the graph networks: GNN, EGNN, E2GN2 and PEnGUiN, on dense batched graphs.
+
+Axes: B rows, E nodes, R receivers (the first R nodes, all or only those whose output is read), H hidden, C vector channels
+(position, perhaps velocity). Cost of a layer: R * E evaluations of the edge networks, each 2 H^2 multiplications, per row.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Update = Literal["none", "egnn", "e2gn2", "penguin"]
+"""What becomes of the vectors in a layer: nothing (GNN, which reads raw coordinates instead), or the paper's updates."""
+
+
+class Nodes(NamedTuple):
+    """State of a graph between two layers."""
+
+    invariant: Tensor
+    """h, (B, E, H)."""
+    vectors: Tensor
+    """u, (B, E, C, 2)."""
+    messages: Tensor | None = None
+    """m_ij of the layer that made these nodes, (B, R, E, H)."""
+
+
+def perceptron(inputs: int, hidden: int, outputs: int, *, bias: bool = True) -> nn.Sequential:
+    """Linear, SiLU, Linear: the form of every phi but the message's."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs, bias=bias))
+
+
+class Messages(nn.Module):
+    r"""phi_e: m_ij = SiLU(W2 SiLU(W1 [a_i, a_j, g_ij])).
+
+    The first product is split into its three blocks, so that those of nodes are made once per node, not once per edge; the
+    result is the same but for rounding.
+    """
+
+    def __init__(self, node: int, geometry: int, hidden: int) -> None:
+        super().__init__()
+        self._node = node
+        self.first = nn.Linear(2 * node + geometry, hidden)
+        self.second = nn.Linear(hidden, hidden)
+
+    def halves(self, receiving: Tensor, sending: Tensor) -> tuple[Tensor, Tensor]:
+        """The parts of the first product that come from the two ends: (..., R, H) and (..., E, H)."""
+        weight = self.first.weight
+        return (
+            functional.linear(receiving, weight[:, : self._node], self.first.bias),
+            functional.linear(sending, weight[:, self._node : 2 * self._node]),
+        )
+
+    def finish(self, ends: Tensor, geometry: Tensor | None) -> Tensor:
+        """Messages from the summed halves (..., H) and the geometry (..., G) of each edge."""
+        if geometry is not None:
+            ends = ends + functional.linear(geometry, self.first.weight[:, 2 * self._node :])
+        return functional.silu(self.second(functional.silu(ends)))
+
+
+def products(vectors: Tensor) -> Tensor:
+    """All inner products between the C vectors of an edge: (..., C, 2) to (..., C (C + 1) / 2)."""
+    channels = vectors.shape[-2]
+    pairs = [(vectors[..., k, :] * vectors[..., n, :]).sum(-1) for k in range(channels) for n in range(k, channels)]
+    return torch.stack(pairs, -1)
+
+
+class GraphLayer(nn.Module):
+    r"""One round of messages.
+
+    With C_i = 1 / (number of neighbours of i):
+
+    * ``none``:    m_ij = phi_e(h_i, u_i, h_j, u_j);  u' = u
+    * ``egnn``:    m_ij = phi_e(h_i, h_j, \|u_i - u_j\|^2);  u_i' = u_i + C_i sum_j (u_i - u_j) phi_u(m_ij)
+    * ``e2gn2``:   m_ij as EGNN;  u_i' = u_i phi_u2(m_i) + C_i sum_j (u_i - u_j) phi_u(m_ij)
+    * ``penguin``: both kinds of messages, blended by a learned symmetry score alpha per node;
+      u' = alpha u_e2gn2 + (1 - alpha) phi_n(n_i, u_i)
+
+    and h_i' = h_i + phi_h(h_i, m_i) with m_i the sum of messages. Several vector channels replace the squared distance by
+    all inner products and get a phi_u each. Sources: Satorras et al. 2021 (EGNN); arXiv 2410.02581, eq. for E2GN2;
+    arXiv 2503.15615 for PEnGUiN, whose exact equations are unverified.
+
+    Args:
+        hidden: H.
+        channels: C.
+        update: see above.
+        mean: whether m_i is the mean instead of the sum, which keeps its size when the number of entities changes.
+    """
+
+    def __init__(self, hidden: int, channels: int, update: Update, *, mean: bool = False) -> None:
+        super().__init__()
+        self.update, self._mean = update, mean
+        self.node_update = perceptron(2 * hidden, hidden, hidden)
+        if update != "none":
+            self.messages = Messages(hidden, channels * (channels + 1) // 2, hidden)
+            self.edge_scale = perceptron(hidden, hidden, channels, bias=False)
+        if update in ("e2gn2", "penguin"):
+            self.own_scale = perceptron(hidden, hidden, channels, bias=False)
+        if update in ("none", "penguin"):
+            self.free_messages = Messages(hidden + 2 * channels, 0, hidden)
+        if update == "penguin":
+            self.free_vectors = perceptron(hidden + 2 * channels, hidden, 2 * channels)
+            self.symmetry_score = perceptron(hidden + 2 * channels, hidden, 1)
+
+    def forward(self, nodes: Nodes, edges: Tensor) -> Nodes:
+        """The first R nodes after one round.
+
+        Args:
+            nodes: E nodes.
+            edges: (B, R, E) weights, 1 where node j sends to i, 0 elsewhere and for i itself.
+        """
+        received = edges.shape[1]
+        own = Nodes(nodes.invariant[:, :received], nodes.vectors[:, :received])
+        degree = edges.sum(-1, keepdim=True).clamp(min=1)
+        if self.update == "none":
+            message = self._free(nodes, own)
+            total = (message * edges[..., None]).sum(2)
+            return Nodes(self._invariant(own, total, degree), own.vectors, message)
+        receive, send = self.messages.halves(own.invariant, nodes.invariant)
+        difference = own.vectors[:, :, None] - nodes.vectors[:, None]
+        message = self.messages.finish(receive[:, :, None] + send[:, None], products(difference))
+        total = (message * edges[..., None]).sum(2)
+        scale = self.edge_scale(message) * edges[..., None]
+        pulled = (difference * scale[..., None]).sum(2) / degree[..., None]
+        if self.update == "egnn":
+            return Nodes(self._invariant(own, total, degree), own.vectors + pulled, message)
+        moved = own.vectors * self.own_scale(total)[..., None] + pulled
+        if self.update == "e2gn2":
+            return Nodes(self._invariant(own, total, degree), moved, message)
+        alpha = self.alpha(own)
+        free = (self._free(nodes, own) * edges[..., None]).sum(2)
+        unbound = self.free_vectors(torch.cat([free, own.vectors.flatten(-2)], -1)).unflatten(-1, moved.shape[-2:])
+        vectors = alpha[..., None] * moved + (1 - alpha[..., None]) * unbound
+        return Nodes(self._invariant(own, alpha * total + (1 - alpha) * free, degree), vectors, message)
+
+    def alpha(self, nodes: Nodes) -> Tensor:
+        """PEnGUiN's symmetry score of each node, (B, R, 1): 1 is fully equivariant."""
+        return torch.sigmoid(self.symmetry_score(torch.cat([nodes.invariant, nodes.vectors.flatten(-2)], -1)))
+
+    def _free(self, nodes: Nodes, own: Nodes) -> Tensor:
+        described = torch.cat([nodes.invariant, nodes.vectors.flatten(-2)], -1)
+        receive, send = self.free_messages.halves(described[:, : own.invariant.shape[1]], described)
+        messages: Tensor = self.free_messages.finish(receive[:, :, None] + send[:, None], None)
+        return messages
+
+    def _invariant(self, own: Nodes, total: Tensor, degree: Tensor) -> Tensor:
+        received = total / degree if self._mean else total
+        updated: Tensor = own.invariant + self.node_update(torch.cat([own.invariant, received], -1))
+        return updated

@@ -1,0 +1,181 @@
+"""Networks from graphs to what heads read: E2GN2 and its relatives, and the MLP.
+
+Axes: N = B * A acting agents over all rows, T target slots.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rayworks.systems.marl.config import NetworkKind, NetworkSection
+from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes, Update
+from rayworks.systems.marl.graphs import Graph, joined
+from rayworks.systems.marl.scenes import TeamSpec
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What heads make actions of."""
+
+    still: Tensor
+    """(N, still + 1): logits of actions without direction, then what all moves have in common."""
+    vector: Tensor
+    """(N, 2), turns with the world."""
+    targets: Tensor
+    """(N, T) logits."""
+    moves: Tensor | None = None
+    """(N, moves) logits of a network that knows no directions; else they come from the vector."""
+
+
+class Network(Protocol):
+    """Either half of an actor-critic."""
+
+    def decode(self, graph: Graph) -> Decoded:
+        """For the policy."""
+        ...
+
+    def value(self, graph: Graph) -> Tensor:
+        """(N,), for the critic."""
+        ...
+
+
+def updates(kind: NetworkKind, layers: int) -> list[Update]:
+    """What each layer does to the vectors. ``e2gn2-last`` moves as EGNN does in all but the last layer, so that distances
+    stay those between the entities, whatever the depth, and the vectors do not vanish.
+    """
+    names: dict[NetworkKind, tuple[Update, Update]] = {
+        "gnn": ("none", "none"),
+        "egnn": ("egnn", "egnn"),
+        "e2gn2": ("e2gn2", "e2gn2"),
+        "e2gn2-last": ("egnn", "e2gn2"),
+        "penguin": ("penguin", "penguin"),
+    }
+    below, last = names[kind]
+    return [below] * (layers - 1) + [last]
+
+
+class GraphNetwork(nn.Module):
+    """Embedding, layers of messages, and the readouts of one half of an actor-critic.
+
+    The last layer computes only nodes that are read: the acting agents', and the targets' where they decide about themselves.
+
+    Args:
+        kind: any but ``mlp``.
+        team: whose scenes.
+        options: widths and switches.
+        acting: A of the graphs: the team's agents, or 1.
+        head: ``policy`` or ``value``.
+    """
+
+    def __init__(self, kind: NetworkKind, team: TeamSpec, options: NetworkSection, acting: int, head: str) -> None:
+        super().__init__()
+        self._acting, self._team, self._options = acting, team.agents, options
+        self._kind = kind
+        tips = team.agents if options.velocity == "tip" else 0
+        inputs = len(team.features) + (acting == 1 and options.graph == "agent") + bool(tips)
+        inputs += options.velocity in ("channel", "speed")
+        self._channels = 2 if options.velocity == "channel" else 1
+        self.joined: Tensor
+        self.register_buffer("joined", joined(team, tips), persistent=False)
+        self.embedding = nn.Linear(inputs, options.hidden)
+        self.layers = nn.ModuleList(
+            GraphLayer(options.hidden, self._channels, update, mean=options.mean_messages)
+            for update in updates(kind, options.layers)
+        )
+        if head == "value":
+            self.readout = nn.Linear(options.hidden, 1)
+            return
+        self.readout = nn.Linear(options.hidden, team.actions.still + 1)
+        if kind == "gnn":
+            self.vector_readout = nn.Linear(options.hidden, 2)
+        else:
+            self.channel_scale = nn.Parameter(torch.full((self._channels,), options.vector_scale))
+        if team.actions.targets:
+            self.target_readout = nn.Linear(options.hidden, 1)
+
+    def forward(self, graph: Graph, read: int) -> Nodes:
+        """The first ``read`` nodes after all layers."""
+        options = self._options
+        graph = graph.in_frame(options.frame)
+        features = graph.features
+        if options.velocity in ("channel", "speed"):
+            features = torch.cat([features, graph.velocities.square().sum(-1, keepdim=True)], -1)
+        if options.velocity == "tip":
+            graph = graph.with_velocity_tips(self._team)
+            features = graph.features
+        vectors = [graph.positions, graph.velocities][: self._channels]
+        nodes = Nodes(self.embedding(features), torch.stack(vectors, 2))
+        entities = features.shape[1]
+        edges = graph.edges(self.joined, entities)
+        for layer in self.layers[:-1]:
+            nodes = layer(nodes, edges)
+        last: Nodes = self.layers[-1](nodes, edges[:, :read])
+        return last
+
+    def decode(self, graph: Graph) -> Decoded:
+        """See :class:`Decoded`."""
+        acting, by_node = self._acting, self._options.target_decoder == "node"
+        wanted = graph.targets.shape[2] > 0
+        nodes = self(graph, graph.positions.shape[1] if wanted and by_node else acting)
+        own = nodes.invariant[:, :acting]
+        if self._kind == "gnn":
+            vector = self.vector_readout(own)
+        else:
+            vector = (nodes.vectors[:, :acting] * self.channel_scale[:, None]).sum(2)
+        targets = own.new_zeros(*graph.targets.shape)
+        if wanted and by_node:
+            logits = self.target_readout(nodes.invariant).squeeze(-1)
+            targets = logits[:, None].expand(-1, acting, -1).gather(2, graph.targets)
+        elif wanted and nodes.messages is not None:
+            logits = self.target_readout(nodes.messages[:, :acting]).squeeze(-1)
+            targets = logits.gather(2, graph.targets)
+        return Decoded(self.readout(own).flatten(0, 1), vector.flatten(0, 1), targets.flatten(0, 1))
+
+    def value(self, graph: Graph) -> Tensor:
+        """(N,), from the invariant state of the agent's node."""
+        nodes = self(graph, self._acting)
+        values: Tensor = self.readout(nodes.invariant[:, : self._acting]).flatten()
+        return values
+
+
+class Perceptron(nn.Module):
+    """All entities of an agent's own view in one row, into an MLP: no symmetry, a fixed number of entities.
+
+    Args:
+        team: whose scenes; graphs are per agent.
+        options: widths.
+        head: ``policy`` or ``value``.
+    """
+
+    def __init__(self, team: TeamSpec, options: NetworkSection, head: str) -> None:
+        super().__init__()
+        self._frame, self._layout = options.frame, team.actions
+        width = options.perceptron_hidden
+        inputs = team.entities * (len(team.features) + 1 + 4 + 1)
+        hidden: list[nn.Module] = [nn.Linear(inputs, width), nn.Tanh()]
+        for _ in range(options.layers - 1):
+            hidden += [nn.Linear(width, width), nn.Tanh()]
+        actions = team.actions
+        outputs = 1 if head == "value" else actions.still + 1 + 2 + len(actions.directions) + actions.targets
+        self.body = nn.Sequential(*hidden, nn.Linear(width, outputs))
+
+    def forward(self, graph: Graph) -> Tensor:
+        """(N, outputs)."""
+        graph = graph.in_frame(self._frame)
+        entities = [graph.positions, graph.velocities, graph.features, graph.present[..., None].float()]
+        answer: Tensor = self.body(torch.cat(entities, -1).flatten(1))
+        return answer
+
+    def decode(self, graph: Graph) -> Decoded:
+        """With logits for moves of its own."""
+        layout = self._layout
+        parts = [layout.still + 1, 2, len(layout.directions), layout.targets]
+        still, vector, moves, targets = torch.split(self(graph), parts, -1)
+        return Decoded(still, vector, targets, moves)
+
+    def value(self, graph: Graph) -> Tensor:
+        """(N,)."""
+        values: Tensor = self(graph).flatten()
+        return values

@@ -1,0 +1,98 @@
+"""The actor-critic of one team: from scenes to the parameters of action distributions, and to values.
+
+Axes: B rows, A agents, N = B * A, K discrete actions.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from rayworks.core.errors import DataError
+from rayworks.systems.marl.config import NetworkKind, NetworkSection
+from rayworks.systems.marl.graphs import Graph
+from rayworks.systems.marl.networks import GraphNetwork, Network, Perceptron
+from rayworks.systems.marl.scenes import TeamSpec
+from rayworks.systems.marl.symmetrised import AveragedNetwork, CanonicalNetwork
+
+LOWEST = torch.finfo(torch.float32).min
+"""Logit of an action that the mask forbids; an infinite one would make the entropy NaN."""
+
+
+class PolicyNetwork(nn.Module):
+    """Separate networks of one kind for policy and value (the paper's choice), over team graphs or one graph per agent.
+
+    Weights of graph networks do not depend on how many entities there are: those trained on one team load into a network
+    made for another with the same features.
+
+    Args:
+        kind: of both networks.
+        team: whose scenes.
+        options: widths and switches.
+    """
+
+    def __init__(self, kind: NetworkKind, team: TeamSpec, options: NetworkSection) -> None:
+        super().__init__()
+        self.team, self.kind, self._options = team, kind, options
+        self._per_agent = kind == "mlp" or options.graph == "agent"
+        self._central = options.critic == "central" and kind != "mlp"
+        acting = 1 if self._per_agent else team.agents
+        self.policy: Network = _network(kind, team, options, acting, "policy")  # type: ignore[assignment]
+        self.critic: Network = _network(kind, team, options, team.agents if self._central else acting, "value")  # type: ignore[assignment]
+        if team.actions.vectors:
+            # One deviation for both axes: a deviation per axis is not rotation invariant.
+            self.log_deviation = nn.Parameter(torch.full((1,), options.log_deviation))
+        self.directions: Tensor
+        self.register_buffer("directions", torch.tensor(team.actions.directions), persistent=False)
+
+    def action_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
+        """Masked logits (N, K), or means and log standard deviations of vector actions (N, 4).
+
+        Args:
+            scene: arrays of a :class:`~.scenes.Scene` as tensors.
+        """
+        decoded = self.policy.decode(self._graph(scene))
+        actions = self.team.actions
+        if actions.vectors:
+            return torch.cat([decoded.vector, self.log_deviation.expand_as(decoded.vector)], -1)
+        moves = decoded.moves if decoded.moves is not None else decoded.vector @ self.directions.T
+        still, common = decoded.still[:, :-1], decoded.still[:, -1:]
+        logits = torch.cat([still, moves + common, decoded.targets], -1)
+        return logits.masked_fill(~scene["allowed"].bool().flatten(0, 1), LOWEST)
+
+    def values(self, scene: Mapping[str, Tensor]) -> Tensor:
+        """(N,)."""
+        if self._central:
+            return self.critic.value(Graph.of(scene).unlimited())
+        return self.critic.value(self._graph(scene))
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take up weights, perhaps trained with other numbers of entities.
+
+        Raises:
+            DataError: they belong to another kind of network, other features, or an MLP with other entities.
+        """
+        own = self.state_dict()
+        wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+        if wrong or len(weights) != len(own):
+            named = wrong[0] if wrong else next(name for name in weights if name not in own)
+            raise DataError(
+                f"checkpoint: its {named} does not fit a {self.kind} of {self.team.agents} agents, {self.team.entities} "
+                f"entities, features {', '.join(self.team.features)}; use the environment, the network settings and, for an "
+                "MLP, the number of entities it was trained with"
+            )
+        self.load_state_dict(dict(weights))
+
+    def _graph(self, scene: Mapping[str, Tensor]) -> Graph:
+        graph = Graph.of(scene)
+        return graph.own() if self._per_agent else graph
+
+
+def _network(kind: NetworkKind, team: TeamSpec, options: NetworkSection, acting: int, head: str) -> nn.Module:
+    inner: Perceptron | GraphNetwork
+    inner = Perceptron(team, options, head) if kind == "mlp" else GraphNetwork(kind, team, options, acting, head)
+    if options.symmetrise == "average":
+        return AveragedNetwork(inner, team.actions)
+    if options.symmetrise == "canonical":
+        return CanonicalNetwork(inner, team.agents)
+    return inner
