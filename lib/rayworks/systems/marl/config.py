@@ -4,10 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import Section
+from rayworks.core.config import HARMLESS, Section
 
 NetworkKind = Literal["e2gn2-last", "e2gn2", "egnn", "gnn", "mlp", "penguin"]
-GROUPS_OF_MPE = ("adversary", "agent")
 
 
 class NetworkSection(Section):
@@ -53,3 +52,52 @@ class NetworkSection(Section):
             if self.symmetrise == "canonical":
                 raise ValueError("network.symmetrise: canonical needs network.graph agent")
         return self
+
+
+class EnvironmentSection(Section):
+    """The game."""
+
+    name: str = Field(
+        "mpe/simple_spread",
+        description="mpe/SCENARIO (vectorised), mpe2/SCENARIO (the reference, slow), battle/RACE_N_vs_M, smacv2/RACE_N_vs_M",
+    )
+    actions: Literal["discrete", "vectors"] = Field("discrete", description="choices, or forces in the plane")
+
+
+class TrainingSection(Section):
+    """PPO, the same for every kind of network. The paper's hyperparameters are not public."""
+
+    steps: int = Field(60_000, ge=1, description="environment steps of one training")
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
+    discount: float = Field(0.99, gt=0, le=1, description="gamma")
+    trace: float = Field(0.95, ge=0, le=1, description="lambda of the advantage estimates")
+    clip: float = Field(0.2, gt=0, lt=1, description="of the probability ratio")
+    entropy: float = Field(0.0, ge=0, description="weight of the entropy bonus")
+    value_clip: float = Field(1e4, gt=0, description="largest squared error of a value that gives a gradient")
+    gradient_norm: float = Field(10.0, gt=0, description="gradients are shortened to this")
+    epochs: int = Field(4, ge=1, description="passes over the steps of an iteration")
+    minibatch: int = Field(750, ge=1, description="agent steps per update")
+    normalise_values: bool = Field(False, description="learn values in units of the returns' running spread")
+    augment: bool = Field(
+        False, description="turn each scene of a batch at random, as a baseline that learns symmetry from data"
+    )
+    policies: Literal["team", "shared"] = Field(
+        "team", description="one policy per team, or one for all teams of the same shape"
+    )
+
+
+class SamplingSection(Section):
+    """How steps are gathered. Neither results nor their order depend on the number of runners."""
+
+    groups: int = Field(2, ge=1, le=1024, description="games of many copies; each is played by one runner at a time")
+    copies: int = Field(50, ge=1, le=100_000, description="copies of the environment in a group")
+    steps: int = Field(25, ge=1, description="steps of every copy in an iteration")
+    runners: int = Field(
+        0, ge=0, le=256, description="RLlib env runners besides the trainer; 0: it samples itself",
+        json_schema_extra=HARMLESS,
+    )
+
+    @property
+    def per_iteration(self) -> int:
+        """Environment steps."""
+        return self.groups * self.copies * self.steps

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 Update = Literal["none", "egnn", "e2gn2", "penguin"]
 """What becomes of the vectors in a layer: nothing (GNN, which reads raw coordinates instead), or the paper's updates."""
+Output = Literal["both", "invariant", "vectors"]
+"""What a layer has to compute; what nobody reads keeps its old value, and its networks are not made."""
 
 
 class Nodes(NamedTuple):
@@ -65,6 +67,11 @@ def products(vectors: Tensor) -> Tensor:
     return torch.stack(pairs, -1)
 
 
+def summed(values: Tensor, weights: Tensor) -> Tensor:
+    """Over senders: (B, R, E, ...) with weights (B, R, E, ...) to (B, R, ...)."""
+    return (values * weights[..., None]).sum(2)
+
+
 class GraphLayer(nn.Module):
     r"""One round of messages.
 
@@ -84,23 +91,30 @@ class GraphLayer(nn.Module):
         hidden: H.
         channels: C.
         update: see above.
+        output: of a last layer, what is read.
         mean: whether m_i is the mean instead of the sum, which keeps its size when the number of entities changes.
     """
 
-    def __init__(self, hidden: int, channels: int, update: Update, *, mean: bool = False) -> None:
+    def __init__(
+        self, hidden: int, channels: int, update: Update, output: Output = "both", *, mean: bool = False
+    ) -> None:
         super().__init__()
         self.update, self._mean = update, mean
-        self.node_update = perceptron(2 * hidden, hidden, hidden)
+        self._invariant_read, self._vectors_read = output != "vectors", output != "invariant" and update != "none"
+        if self._invariant_read:
+            self.node_update = perceptron(2 * hidden, hidden, hidden)
         if update != "none":
             self.messages = Messages(hidden, channels * (channels + 1) // 2, hidden)
+        if self._vectors_read:
             self.edge_scale = perceptron(hidden, hidden, channels, bias=False)
-        if update in ("e2gn2", "penguin"):
+        if self._vectors_read and update in ("e2gn2", "penguin"):
             self.own_scale = perceptron(hidden, hidden, channels, bias=False)
         if update in ("none", "penguin"):
             self.free_messages = Messages(hidden + 2 * channels, 0, hidden)
         if update == "penguin":
-            self.free_vectors = perceptron(hidden + 2 * channels, hidden, 2 * channels)
             self.symmetry_score = perceptron(hidden + 2 * channels, hidden, 1)
+        if self._vectors_read and update == "penguin":
+            self.free_vectors = perceptron(hidden + 2 * channels, hidden, 2 * channels)
 
     def forward(self, nodes: Nodes, edges: Tensor) -> Nodes:
         """The first R nodes after one round.
@@ -114,24 +128,23 @@ class GraphLayer(nn.Module):
         degree = edges.sum(-1, keepdim=True).clamp(min=1)
         if self.update == "none":
             message = self._free(nodes, own)
-            total = (message * edges[..., None]).sum(2)
-            return Nodes(self._invariant(own, total, degree), own.vectors, message)
+            return Nodes(self._invariant(own, summed(message, edges), degree), own.vectors, message)
         receive, send = self.messages.halves(own.invariant, nodes.invariant)
         difference = own.vectors[:, :, None] - nodes.vectors[:, None]
         message = self.messages.finish(receive[:, :, None] + send[:, None], products(difference))
-        total = (message * edges[..., None]).sum(2)
-        scale = self.edge_scale(message) * edges[..., None]
-        pulled = (difference * scale[..., None]).sum(2) / degree[..., None]
-        if self.update == "egnn":
-            return Nodes(self._invariant(own, total, degree), own.vectors + pulled, message)
-        moved = own.vectors * self.own_scale(total)[..., None] + pulled
-        if self.update == "e2gn2":
-            return Nodes(self._invariant(own, total, degree), moved, message)
-        alpha = self.alpha(own)
-        free = (self._free(nodes, own) * edges[..., None]).sum(2)
-        unbound = self.free_vectors(torch.cat([free, own.vectors.flatten(-2)], -1)).unflatten(-1, moved.shape[-2:])
-        vectors = alpha[..., None] * moved + (1 - alpha[..., None]) * unbound
-        return Nodes(self._invariant(own, alpha * total + (1 - alpha) * free, degree), vectors, message)
+        total = summed(message, edges)
+        vectors = own.vectors
+        if self._vectors_read:
+            pulled = summed(difference * self.edge_scale(message)[..., None], edges[..., None]) / degree[..., None]
+            kept = vectors if self.update == "egnn" else vectors * self.own_scale(total)[..., None]
+            vectors = kept + pulled
+        if self.update == "penguin":
+            alpha, free = self.alpha(own), summed(self._free(nodes, own), edges)
+            total = alpha * total + (1 - alpha) * free
+            if self._vectors_read:
+                unbound = self.free_vectors(torch.cat([free, own.vectors.flatten(-2)], -1)).view_as(vectors)
+                vectors = alpha[..., None] * vectors + (1 - alpha[..., None]) * unbound
+        return Nodes(self._invariant(own, total, degree), vectors, message)
 
     def alpha(self, nodes: Nodes) -> Tensor:
         """PEnGUiN's symmetry score of each node, (B, R, 1): 1 is fully equivariant."""
@@ -144,6 +157,8 @@ class GraphLayer(nn.Module):
         return messages
 
     def _invariant(self, own: Nodes, total: Tensor, degree: Tensor) -> Tensor:
+        if not self._invariant_read:
+            return own.invariant
         received = total / degree if self._mean else total
         updated: Tensor = own.invariant + self.node_update(torch.cat([own.invariant, received], -1))
         return updated

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rayworks.systems.marl.config import NetworkKind, NetworkSection
-from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes, Update
+from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes, Output, Update
 from rayworks.systems.marl.graphs import Graph, joined
 from rayworks.systems.marl.scenes import TeamSpec
 
@@ -20,7 +20,7 @@ class Decoded:
     """What heads make actions of."""
 
     still: Tensor
-    """(N, still + 1): logits of actions without direction, then what all moves have in common."""
+    """(N, still + 1): logits of actions without direction, then what all moves have in common; empty for vector actions."""
     vector: Tensor
     """(N, 2), turns with the world."""
     targets: Tensor
@@ -80,14 +80,20 @@ class GraphNetwork(nn.Module):
         self.joined: Tensor
         self.register_buffer("joined", joined(team, tips), persistent=False)
         self.embedding = nn.Linear(inputs, options.hidden)
+        vectors = team.actions.vectors
+        read: Output = "invariant" if head == "value" else "vectors" if vectors and kind != "gnn" else "both"
+        whole: Output = "both"
+        outputs = [whole] * (options.layers - 1) + [read]
         self.layers = nn.ModuleList(
-            GraphLayer(options.hidden, self._channels, update, mean=options.mean_messages)
-            for update in updates(kind, options.layers)
+            GraphLayer(options.hidden, self._channels, update, output, mean=options.mean_messages)
+            for update, output in zip(updates(kind, options.layers), outputs, strict=True)
         )
         if head == "value":
             self.readout = nn.Linear(options.hidden, 1)
             return
-        self.readout = nn.Linear(options.hidden, team.actions.still + 1)
+        self._vectors_only = vectors
+        if not vectors:
+            self.readout = nn.Linear(options.hidden, team.actions.still + 1)
         if kind == "gnn":
             self.vector_readout = nn.Linear(options.hidden, 2)
         else:
@@ -131,7 +137,8 @@ class GraphNetwork(nn.Module):
         elif wanted and nodes.messages is not None:
             logits = self.target_readout(nodes.messages[:, :acting]).squeeze(-1)
             targets = logits.gather(2, graph.targets)
-        return Decoded(self.readout(own).flatten(0, 1), vector.flatten(0, 1), targets.flatten(0, 1))
+        still = own.new_zeros(*own.shape[:2], 0) if self._vectors_only else self.readout(own)
+        return Decoded(still.flatten(0, 1), vector.flatten(0, 1), targets.flatten(0, 1))
 
     def value(self, graph: Graph) -> Tensor:
         """(N,), from the invariant state of the agent's node."""

@@ -1,0 +1,97 @@
+"""An RLlib env runner that plays groups of many copies at once.
+
+What it samples is a function of the weights and of each group's state, both of which are handed in: whichever runner plays a
+group, the steps are the same, and a runner that dies takes nothing along.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+import torch
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+from ray.rllib.env.env_runner import EnvRunner
+
+from rayworks.lm.threads import limit_torch_threads
+from rayworks.systems.marl.acting import Game
+from rayworks.systems.marl.environments import make_environment
+from rayworks.systems.marl.rllib_module import TeamModule
+from rayworks.systems.marl.rollouts import Rollout
+
+State = dict[str, Any]
+
+
+class TeamRunner(EnvRunner):
+    """Plays the groups it is asked to. ``env_config``: ``environment``, ``sampling``, ``policies`` (team to module), ``seeds``
+    (of each group).
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        limit_torch_threads()
+        self._options: Mapping[str, Any] = config.env_config
+        self._device = torch.device("cpu")
+        self._games: dict[int, Game] = {}
+        self.module: MultiRLModule
+        self.make_module()
+
+    def make_module(self) -> None:
+        """The modules of all policies."""
+        self.module = self.config.rl_module_spec.build()
+
+    def sample(  # type: ignore[override]  # the base names no arguments
+        self, *, weights: Any = None, groups: Mapping[int, State | None] | None = None, **kwargs: Any
+    ) -> dict[int, tuple[Rollout, State]]:
+        """One fragment of each group.
+
+        Args:
+            weights: of the modules, or a reference to them; None keeps those at hand.
+            groups: number to state as an earlier sample left it; None begins.
+            kwargs: what RLlib gives other runners.
+
+        Returns:
+            by group, its steps and its state after them.
+        """
+        if weights is not None:
+            self.module.set_state(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
+        modules: dict[str, TeamModule] = {team: self.module[name] for team, name in self._options["policies"].items()}
+        policies = {team: module.network for team, module in modules.items()}
+        sampling, result = self._options["sampling"], {}
+        for group, state in (groups or {}).items():
+            game = self._game(group, state)
+            result[group] = (game.play(policies, sampling.steps, device=self._device), game.state())
+        return result
+
+    def _game(self, group: int, state: State | None) -> Game:
+        """A new game begins as the group's seed says, however often it is asked for."""
+        if state is None or group not in self._games:
+            seed = self._options["seeds"][group]
+            environment = make_environment(self._options["environment"], self._options["sampling"].copies, seed)
+            self._games[group] = Game(environment, seed)
+        if state is not None:
+            self._games[group].restore(state)
+        return self._games[group]
+
+    def get_spaces(self) -> dict[str, Any]:
+        """Of the modules, as their specs say."""
+        return {
+            name: (module.observation_space, module.action_space) for name, module in self.module._rl_modules.items()
+        }
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Nothing: the algorithm counts what it receives."""
+        reduced: dict[str, Any] = self.metrics.reduce()
+        return reduced
+
+    def get_state(self, *arguments: Any, **options: Any) -> State:
+        """Weights only: games are handed over by :meth:`sample`."""
+        return {"rl_module": self.module.get_state()}
+
+    def set_state(self, state: State) -> None:
+        """The reverse."""
+        if "rl_module" in state:
+            self.module.set_state(state["rl_module"])
+
+    def assert_healthy(self) -> None:
+        """Whether it was made."""
+        assert self.module, "no module"
