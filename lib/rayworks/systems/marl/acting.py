@@ -30,7 +30,8 @@ class Policy(Protocol):
 
 def as_tensors(scene: Scene, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """The arrays of a scene as a network takes them."""
-    return {name: torch.from_numpy(array).to(device) for name, array in scene.arrays().items()}
+    writable = {name: array if array.flags.writeable else array.copy() for name, array in scene.arrays().items()}
+    return {name: torch.from_numpy(array).to(device) for name, array in writable.items()}
 
 
 def draw(inputs: Tensor, *, vectors: bool, generator: Generator | None) -> tuple[Tensor, Tensor]:

@@ -93,7 +93,10 @@ class SamplingSection(Section):
     copies: int = Field(50, ge=1, le=100_000, description="copies of the environment in a group")
     steps: int = Field(25, ge=1, description="steps of every copy in an iteration")
     runners: int = Field(
-        0, ge=0, le=256, description="RLlib env runners besides the trainer; 0: it samples itself",
+        0,
+        ge=0,
+        le=256,
+        description="RLlib env runners besides the trainer; 0: it samples itself",
         json_schema_extra=HARMLESS,
     )
 

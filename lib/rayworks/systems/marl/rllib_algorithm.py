@@ -19,7 +19,13 @@ from ray.rllib.utils.metrics import (
 
 from rayworks.core.errors import ConfigError, InfrastructureError
 from rayworks.core.seeds import derive_small
-from rayworks.systems.marl.config import EnvironmentSection, NetworkKind, NetworkSection, SamplingSection, TrainingSection
+from rayworks.systems.marl.config import (
+    EnvironmentSection,
+    NetworkKind,
+    NetworkSection,
+    SamplingSection,
+    TrainingSection,
+)
 from rayworks.systems.marl.environments import team_specs
 from rayworks.systems.marl.rllib_learner import TeamLearner
 from rayworks.systems.marl.rllib_module import module_spec
@@ -107,7 +113,9 @@ class TeamPPO(PPO):
             if len(played) == len(self.groups):
                 return played
             self.restore_env_runners(self.env_runner_group)
-        raise InfrastructureError(f"env runners: after {ATTEMPTS} attempts {len(self.groups) - len(played)} groups are unplayed")
+        raise InfrastructureError(
+            f"env runners: after {ATTEMPTS} attempts {len(self.groups) - len(played)} groups are unplayed"
+        )
 
 
 def _sample(runner: TeamRunner, weights: Any, groups: Mapping[int, State | None]) -> dict[int, tuple[Rollout, State]]:

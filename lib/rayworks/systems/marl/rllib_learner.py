@@ -79,7 +79,9 @@ class TeamLearner(PPOTorchLearner):
         for team, module in self.config.learner_config_dict["policies"].items():
             found = [self._columns(self.module[module].unwrapped(), team, rollout) for rollout in rollouts]
             parts.setdefault(module, []).extend(found)
-        columns = {module: self._ready(self.module[module].unwrapped(), _joined(found)) for module, found in parts.items()}
+        columns = {
+            module: self._ready(self.module[module].unwrapped(), _joined(found)) for module, found in parts.items()
+        }
         return self._minibatches(columns, num_epochs, minibatch_size, sum(len(rollout) for rollout in rollouts))
 
     def _minibatches(
@@ -164,7 +166,9 @@ def _on(columns: Mapping[str, Any], device: Any) -> dict[str, Any]:
 
 def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        name: _joined([part[name] for part in parts]) if isinstance(value, Mapping) else torch.cat([p[name] for p in parts])
+        name: _joined([part[name] for part in parts])
+        if isinstance(value, Mapping)
+        else torch.cat([p[name] for p in parts])
         for name, value in parts[0].items()
     }
 
