@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayworks.systems.marl.environment import Environment, Step, check_rewards
+from rayworks.systems.marl.policy_network import LOWEST
 from rayworks.systems.marl.rollouts import Rollout, TeamRollout
 from rayworks.systems.marl.scenes import Scene
 
@@ -47,21 +48,26 @@ def draw(inputs: Tensor, *, vectors: bool, generator: Generator | None) -> tuple
     """
     if vectors:
         mean, log_deviation = inputs.chunk(2, -1)
-        noise = torch.zeros_like(mean)
+        action = mean
         if generator is not None:
-            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        action = mean + log_deviation.exp() * noise
-        log_density = -0.5 * noise.square() - log_deviation - 0.5 * math.log(2 * math.pi)
-        return action, log_density.sum(-1)
-    log_probability = torch.log_softmax(inputs, -1)
-    score = log_probability
+            action = mean + log_deviation.exp() * torch.randn(mean.shape, generator=generator).to(mean.device)
+        return action, log_probabilities(inputs, action, vectors=True)
+    score = inputs
     if generator is not None:
         uniform = torch.rand(inputs.shape, generator=generator).clamp_(min=1e-12).to(inputs.device)
-        score = log_probability - torch.log(-torch.log(uniform))
+        score = inputs - torch.log(-torch.log(uniform))
     # A forbidden action must not win by its noise.
-    score = score.masked_fill(inputs <= torch.finfo(inputs.dtype).min / 2, -torch.inf)
-    chosen = score.argmax(-1)
-    return chosen, log_probability.gather(-1, chosen[:, None]).squeeze(-1)
+    chosen = score.masked_fill(inputs <= LOWEST / 2, -torch.inf).argmax(-1)
+    return chosen, log_probabilities(inputs, chosen, vectors=False)
+
+
+def log_probabilities(inputs: Tensor, actions: Tensor, *, vectors: bool) -> Tensor:
+    """Log probability or density of actions as :func:`draw` gives them, (N,)."""
+    if vectors:
+        mean, log_deviation = inputs.chunk(2, -1)
+        scaled = (actions - mean) / log_deviation.exp()
+        return (-0.5 * scaled.square() - log_deviation - 0.5 * math.log(2 * math.pi)).sum(-1)
+    return torch.log_softmax(inputs, -1).gather(-1, actions[:, None]).squeeze(-1)
 
 
 class Game:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from rayworks.systems.marl.acting import log_probabilities
 from rayworks.systems.marl.policy_network import PolicyNetwork
 from rayworks.systems.marl.symmetry_groups import QUARTER_TURNS
 
@@ -43,7 +43,7 @@ def turned_at_random(rows: Mapping[str, Any], network: PolicyNetwork, generator:
     scene["velocities"] = scene["velocities"] @ turns.transpose(1, 2)
     with torch.no_grad():
         inputs = network.action_inputs(scene)
-        log_probability = _log_probability(inputs, actions.flatten(0, 1), vectors=layout.vectors)
+        log_probability = log_probabilities(inputs, actions.flatten(0, 1), vectors=layout.vectors)
     shape = actions.shape[:2]
     return {
         **rows,
@@ -52,10 +52,3 @@ def turned_at_random(rows: Mapping[str, Any], network: PolicyNetwork, generator:
         "action_dist_inputs": inputs.view(*shape, -1),
         "action_logp": log_probability.view(shape),
     }
-
-
-def _log_probability(inputs: Tensor, actions: Tensor, *, vectors: bool) -> Tensor:
-    if vectors:
-        mean, log_deviation = inputs.chunk(2, -1)
-        return torch.distributions.Normal(mean, log_deviation.exp()).log_prob(actions).sum(-1)
-    return torch.log_softmax(inputs, -1).gather(-1, actions[:, None]).squeeze(-1)

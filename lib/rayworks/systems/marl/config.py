@@ -1,11 +1,14 @@
 """Settings of a marl run."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import HARMLESS, Section
+from rayworks.core.config import HARMLESS, Section, SystemConfig
 
+Stage = Literal["certificate", "bias", "training", "generalisation", "episodes"]
+STAGES: tuple[Stage, ...] = ("certificate", "bias", "training", "generalisation", "episodes")
+"""In the order in which they run."""
 NetworkKind = Literal["e2gn2-last", "e2gn2", "egnn", "gnn", "mlp", "penguin"]
 
 
@@ -104,3 +107,79 @@ class SamplingSection(Section):
     def per_iteration(self) -> int:
         """Environment steps."""
         return self.groups * self.copies * self.steps
+
+
+class ExperimentSection(Section):
+    """Who is compared, and how."""
+
+    networks: tuple[NetworkKind, ...] = Field(
+        ("e2gn2-last", "e2gn2", "egnn", "gnn", "mlp"), min_length=1, description="the first is the headline's"
+    )
+    seeds: int = Field(5, ge=1, le=1000, description="trainings of each network")
+    iterations_per_call: int = Field(
+        8, ge=1, description="iterations between two checkpoints", json_schema_extra=HARMLESS
+    )
+    evaluation_copies: int = Field(200, ge=1, description="copies that play the final evaluations")
+    evaluation_episodes: int = Field(1, ge=1, description="episodes of each copy, at most")
+    threshold: float | None = Field(
+        None, description="return that counts as learned; null: half of what the headline's network gained"
+    )
+    resamples: int = Field(2000, ge=10, le=100_000, description="bootstrap resamples behind intervals")
+    certificate_scenes: int = Field(64, ge=1, description="scenes that each certificate tries")
+    initialisations: int = Field(12, ge=2, description="untrained networks behind the bias curves")
+    episodes: int = Field(2, ge=0, le=20, description="episodes to film")
+
+
+class GeneralisationSection(Section):
+    """Environments that no training saw, as changes of ``environment``."""
+
+    tests: dict[str, dict[str, Any]] = Field(
+        {"5 agents": {"agents": 5}, "twice as far": {"map_scale": 2.0}}, description="name to changed settings"
+    )
+
+
+class ScopeSection(Section):
+    """What to do."""
+
+    stages: tuple[Stage, ...] = Field(
+        STAGES, min_length=1, description="any of them; training is needed by the last two"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if "training" not in self.stages:
+            raise ValueError("scope.stages: training is missing; the headline reports it")
+        return self
+
+
+class Config(SystemConfig):
+    """Settings of one run."""
+
+    scope: ScopeSection = ScopeSection()
+    environment: EnvironmentSection = EnvironmentSection()
+    network: NetworkSection = NetworkSection()
+    training: TrainingSection = TrainingSection()
+    sampling: SamplingSection = SamplingSection()
+    experiment: ExperimentSection = ExperimentSection()
+    generalisation: GeneralisationSection = GeneralisationSection()
+
+    def tests(self) -> dict[str, EnvironmentSection]:
+        """The environments of the generalisation tests by name."""
+        return {
+            name: EnvironmentSection.model_validate({**self.environment.model_dump(), **changes})
+            for name, changes in self.generalisation.tests.items()
+        }
+
+    @property
+    def iterations(self) -> int:
+        """Of each training: as many as reach ``training.steps``."""
+        return -(-self.training.steps // self.sampling.per_iteration)
+
+    @model_validator(mode="after")
+    def _tests_are_environments(self) -> Self:
+        for name, changes in self.generalisation.tests.items():
+            unknown = [field for field in changes if field not in EnvironmentSection.model_fields]
+            if unknown:
+                raise ValueError(f"generalisation.tests.{name}: {unknown[0]} is no setting of environment")
+        self.tests()
+        return self

@@ -1,4 +1,4 @@
-"""PPO for teams on RLlib: runners that play groups of copies, a learner that takes whole teams, exact replay after a death."""
+"""PPO for teams on RLlib: runners that play groups of copies, a learner that takes whole teams, exact replay."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -40,8 +40,8 @@ ATTEMPTS = 5
 class TeamPPO(PPO):
     """RLlib's PPO, with steps gathered group by group.
 
-    Each iteration, every group of copies is played from the state it was left in. Groups of a runner that died are played again
-    by another, from the same state with the same weights: the training takes the same course, whatever dies.
+    Each iteration, every group of copies is played from the state it was left in. Groups of a runner that died are played
+    again by another, from the same state with the same weights: the training takes the same course, whatever dies.
     """
 
     @classmethod

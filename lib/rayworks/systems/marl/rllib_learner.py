@@ -38,7 +38,7 @@ PER_AGENT = (
 
 
 class TeamLearner(PPOTorchLearner):
-    """See the module. Settings of ours come through ``config.learner_config_dict``: ``training``, ``policies`` (team to module)."""
+    """See the module. ``config.learner_config_dict``: ``training``, our settings, and ``policies``, team to module."""
 
     def build(self) -> None:
         """As RLlib, with a generator of our own for the order of rows."""

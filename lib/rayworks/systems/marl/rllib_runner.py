@@ -22,8 +22,9 @@ State = dict[str, Any]
 
 
 class TeamRunner(EnvRunner):
-    """Plays the groups it is asked to. ``env_config``: ``environment``, ``sampling``, ``policies`` (team to module), ``seeds``
-    (of each group).
+    """Plays the groups it is asked to.
+
+    ``env_config``: ``environment``, ``sampling``, ``policies`` (team to module), ``seeds`` (of each group).
     """
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
@@ -39,7 +40,7 @@ class TeamRunner(EnvRunner):
         """The modules of all policies."""
         self.module = self.config.rl_module_spec.build()
 
-    def sample(  # type: ignore[override]  # the base names no arguments
+    def sample(
         self, *, weights: Any = None, groups: Mapping[int, State | None] | None = None, **kwargs: Any
     ) -> dict[int, tuple[Rollout, State]]:
         """One fragment of each group.
