@@ -154,7 +154,7 @@ class Game:
             self._returns[team] += rewards.sum(1)
         over = step.ended
         found = {
-            "length": self._length,
+            "copy": np.arange(len(over)), "length": self._length,
             **{f"return {team}": total for team, total in self._returns.items()},
             **step.info,
         }

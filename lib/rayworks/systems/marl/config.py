@@ -9,6 +9,8 @@ from rayworks.core.config import HARMLESS, Section, SystemConfig
 Stage = Literal["certificate", "bias", "training", "generalisation", "episodes"]
 STAGES: tuple[Stage, ...] = ("certificate", "bias", "training", "generalisation", "episodes")
 """In the order in which they run."""
+BATTLE_ONLY = ("starts", "fully_observable", "field_of_view")
+MPE_ONLY = ("agents", "opponents", "landmarks", "others_velocity")
 NetworkKind = Literal["e2gn2-last", "e2gn2", "egnn", "gnn", "mlp", "penguin"]
 
 
@@ -58,13 +60,43 @@ class NetworkSection(Section):
 
 
 class EnvironmentSection(Section):
-    """The game."""
+    """The game. What a game does not have is refused."""
 
     name: str = Field(
         "mpe/simple_spread",
         description="mpe/SCENARIO (vectorised), mpe2/SCENARIO (the reference, slow), battle/RACE_N_vs_M, smacv2/RACE_N_vs_M",
     )
-    actions: Literal["discrete", "vectors"] = Field("discrete", description="choices, or forces in the plane")
+    actions: Literal["discrete", "vectors"] = Field(
+        "discrete", description="choices, or forces in the plane (mpe only; the paper's MPE setting is not public)"
+    )
+    horizon: int | None = Field(None, ge=1, description="steps of an episode; null: 25 in MPE, 200 in battles")
+    side: Literal["all", "left", "right", "top", "bottom"] = Field(
+        "all", description="where things begin: the half of MPE's map, or the side that a battle's enemies come from"
+    )
+    map_scale: float = Field(1.0, gt=0, le=8, description="size of the map over the usual")
+    agents: int | None = Field(None, ge=1, le=64, description="mpe: agents of the first team; null: the scenario's")
+    opponents: int | None = Field(None, ge=1, le=64, description="mpe: agents of the other team")
+    landmarks: int | None = Field(None, ge=1, le=64, description="mpe: landmarks")
+    others_velocity: bool = Field(True, description="mpe: whether agents see how others move; mpe2's spread hides it")
+    starts: Literal["surrounded_and_reflect", "surrounded", "reflect"] = Field(
+        "surrounded_and_reflect", description="battle: start positions"
+    )
+    fully_observable: bool = Field(True, description="battle: all living units are seen; else those in sight")
+    field_of_view: float | None = Field(None, gt=0, le=360, description="battle: degrees around the last move")
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        family = self.name.partition("/")[0]
+        foreign = {"mpe": BATTLE_ONLY, "mpe2": (*BATTLE_ONLY, *MPE_ONLY), "battle": MPE_ONLY, "smacv2": MPE_ONLY}
+        if family not in foreign:
+            raise ValueError(f"environment.name: {self.name!r} begins with none of {', '.join(f'{f}/' for f in foreign)}")
+        fields = type(self).model_fields
+        for name in foreign[family]:
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(f"environment.{name}: {family} environments have no such setting")
+        if self.actions == "vectors" and family in ("battle", "smacv2"):
+            raise ValueError("environment.actions: battles have choices only; use discrete")
+        return self
 
 
 class TrainingSection(Section):

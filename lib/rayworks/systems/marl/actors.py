@@ -1,0 +1,202 @@
+"""What runs on the cluster: trainings by RLlib, some iterations at a time, and evaluations of what they made."""
+
+import logging
+import pickle
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rayworks.core.errors import DataError
+from rayworks.core.seeds import derive_small
+from rayworks.lm.threads import limit_torch_threads
+from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkKind
+from rayworks.systems.marl.environments import make_environment, team_specs
+from rayworks.systems.marl.evaluation import Evaluation, Weights, evaluate
+from rayworks.systems.marl.rllib_algorithm import TeamPPO, algorithm_config
+from rayworks.systems.marl.rllib_module import TeamModule, module_spec
+from rayworks.systems.marl.symmetry import Certificate, certify
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One training: a kind of network and the number of its seed."""
+
+    kind: NetworkKind
+    number: int
+
+    @property
+    def name(self) -> str:
+        """As files call it."""
+        return f"{self.kind}-{self.number}"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A piece of a training: a function of what it holds."""
+
+    unit: Unit
+    state: bytes | None
+    """As the piece before left it; None begins."""
+    done: int
+    """Iterations so far."""
+    iterations: int
+    """To do now."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a call made."""
+
+    state: bytes
+    curve: list[dict[str, float]]
+    """Of each iteration: ``steps`` so far, ``seconds`` of sampling and learning, means of the episodes that ended."""
+    weights: Weights
+
+
+class MarlActor:
+    """Trains, evaluates and certifies; keeps the algorithm it used last."""
+
+    def __init__(self, config: Config) -> None:
+        limit_torch_threads()
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        for name in ("ray.rllib", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._config = config
+        self._held: tuple[Unit, int, TeamPPO] | None = None
+
+    def train(self, call: Call) -> Piece:
+        """Some iterations; the same whichever actor does them."""
+        algorithm = self._algorithm(call)
+        per_iteration, curve = self._config.sampling.per_iteration, []
+        for number in range(call.done, call.done + call.iterations):
+            before = time.perf_counter()
+            timers = algorithm.train()["timers"]
+            episodes = algorithm.episodes
+            means = {name: float(np.mean(values)) for name, values in episodes.items() if values and name != "copy"}
+            curve.append(
+                {
+                    "steps": float((number + 1) * per_iteration),
+                    "seconds": time.perf_counter() - before,
+                    "sampling": float(timers["env_runner_sampling_timer"]),
+                    **means,
+                }
+            )
+        self._held = (call.unit, call.done + call.iterations, algorithm)
+        state = {"learner": algorithm.learner_group.get_state(), "groups": algorithm.groups}
+        return Piece(pickle.dumps(state), curve, _weights(algorithm))
+
+    def evaluate(self, task: tuple[NetworkKind | None, EnvironmentSection, Weights, int]) -> Evaluation:
+        """Play a network of the run in an environment.
+
+        Args:
+            task: kind (None acts at random), environment, weights, number of the training's seed.
+        """
+        kind, environment, weights, number = task
+        seed = derive_small(self._config.run.seed, "evaluate", number)
+        copies = self._config.experiment.evaluation_copies
+        return evaluate(kind, environment, self._config.network, weights, copies, seed)
+
+    def certify(self, task: tuple[NetworkKind, Weights]) -> dict[str, Certificate]:
+        """Certificates of a network through its RLlib module, by team; with no weights those of an untrained one."""
+        kind, weights = task
+        return certificates(self._config, kind, weights)
+
+    def _algorithm(self, call: Call) -> TeamPPO:
+        """The one at hand if it stands where the call begins, else a new one set to the call's state."""
+        if self._held is not None and self._held[:2] == (call.unit, call.done):
+            return self._held[2]
+        self.close()
+        config, unit = self._config, call.unit
+        seed = derive_small(config.run.seed, "training", unit.number)
+        settings = algorithm_config(
+            unit.kind,
+            config.environment,
+            config.network,
+            config.training,
+            config.sampling,
+            seed,
+            gpus=config.compute.gpus_per_worker,
+        )
+        algorithm: TeamPPO = settings.build_algo()
+        if call.state is not None:
+            state = pickle.loads(call.state)
+            algorithm.learner_group.set_state(state["learner"])
+            algorithm.groups = state["groups"]
+        return algorithm
+
+    def close(self) -> None:
+        """Let go of the algorithm, and of its runners."""
+        if self._held is not None:
+            self._held[2].stop()
+            self._held = None
+
+
+def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[str, Certificate]:
+    """Errors of a policy under all groups, end to end through the RLlib module, in scenes of the environment played at random.
+
+    Args:
+        config: environment, network, number of scenes, seed.
+        kind: of network.
+        weights: by team; none for weights as initialised.
+
+    Raises:
+        DataError: weights of another shape.
+    """
+    seed, rows = config.run.seed, config.experiment.certificate_scenes
+    world = make_environment(config.environment, rows, derive_small(seed, "certificate"))
+    scenes = dict(world.reset())
+    random = np.random.default_rng(derive_small(seed, "certificate", "actions"))
+    for _ in range(min(10, world.horizon - 1)):
+        actions = {}
+        for team, spec in world.teams.items():
+            if spec.actions.vectors:
+                actions[team] = random.normal(size=(rows, spec.agents, 2))
+            else:
+                score = random.random(scenes[team].allowed.shape) * scenes[team].allowed
+                actions[team] = score.argmax(-1)
+        scenes = dict(world.step(actions).scenes)
+    found = {}
+    for team, spec in world.teams.items():
+        torch.manual_seed(derive_small(seed, "certificate", kind))
+        module: TeamModule = module_spec(kind, spec, config.network).build()
+        if weights:
+            module.network.load({name: torch.from_numpy(np.array(array)) for name, array in weights[team].items()})
+
+        def answer(scene: Mapping[str, torch.Tensor], module: TeamModule = module) -> tuple[Any, Any]:
+            batch = {"obs": scene}
+            return module._forward(batch)["action_dist_inputs"], module.compute_values(batch)
+
+        found[team] = certify(answer, kind, spec, config.network, scenes[team], seed)
+    return found
+
+
+def _weights(algorithm: TeamPPO) -> Weights:
+    modules = algorithm.learner_group.get_weights()
+    prefix = "network."
+    return {
+        team: {
+            name.removeprefix(prefix): array
+            for name, array in modules[module].items()
+            if name.startswith(prefix)
+        }
+        for team, module in algorithm.config.env_config["policies"].items()
+    }
+
+
+def check_environment(environment: EnvironmentSection) -> None:
+    """Make it once.
+
+    Raises:
+        ConfigError: what making it raises.
+        DataError: its first scene is not what its team says.
+    """
+    world = make_environment(environment, 1, 0)
+    for team, scene in world.reset().items():
+        if team not in team_specs(environment):
+            raise DataError(f"environment {environment.name}: team {team} is not declared")
+        world.teams[team].check(scene)
