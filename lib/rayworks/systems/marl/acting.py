@@ -154,7 +154,8 @@ class Game:
             self._returns[team] += rewards.sum(1)
         over = step.ended
         found = {
-            "copy": np.arange(len(over)), "length": self._length,
+            "copy": np.arange(len(over)),
+            "length": self._length,
             **{f"return {team}": total for team, total in self._returns.items()},
             **step.info,
         }

@@ -137,7 +137,7 @@ class MarlActor:
 
 
 def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[str, Certificate]:
-    """Errors of a policy under all groups, end to end through the RLlib module, in scenes of the environment played at random.
+    """Errors of a policy under all groups, end to end through the RLlib module, in scenes that random play led to.
 
     Args:
         config: environment, network, number of scenes, seed.
@@ -179,11 +179,7 @@ def _weights(algorithm: TeamPPO) -> Weights:
     modules = algorithm.learner_group.get_weights()
     prefix = "network."
     return {
-        team: {
-            name.removeprefix(prefix): array
-            for name, array in modules[module].items()
-            if name.startswith(prefix)
-        }
+        team: {name.removeprefix(prefix): array for name, array in modules[module].items() if name.startswith(prefix)}
         for team, module in algorithm.config.env_config["policies"].items()
     }
 

@@ -10,7 +10,7 @@ Stage = Literal["certificate", "bias", "training", "generalisation", "episodes"]
 STAGES: tuple[Stage, ...] = ("certificate", "bias", "training", "generalisation", "episodes")
 """In the order in which they run."""
 BATTLE_ONLY = ("starts", "fully_observable", "field_of_view")
-MPE_ONLY = ("agents", "opponents", "landmarks", "others_velocity")
+MPE_ONLY = ("agents", "opponents", "landmarks")
 NetworkKind = Literal["e2gn2-last", "e2gn2", "egnn", "gnn", "mlp", "penguin"]
 
 
@@ -77,7 +77,6 @@ class EnvironmentSection(Section):
     agents: int | None = Field(None, ge=1, le=64, description="mpe: agents of the first team; null: the scenario's")
     opponents: int | None = Field(None, ge=1, le=64, description="mpe: agents of the other team")
     landmarks: int | None = Field(None, ge=1, le=64, description="mpe: landmarks")
-    others_velocity: bool = Field(True, description="mpe: whether agents see how others move; mpe2's spread hides it")
     starts: Literal["surrounded_and_reflect", "surrounded", "reflect"] = Field(
         "surrounded_and_reflect", description="battle: start positions"
     )
@@ -89,7 +88,9 @@ class EnvironmentSection(Section):
         family = self.name.partition("/")[0]
         foreign = {"mpe": BATTLE_ONLY, "mpe2": (*BATTLE_ONLY, *MPE_ONLY), "battle": MPE_ONLY, "smacv2": MPE_ONLY}
         if family not in foreign:
-            raise ValueError(f"environment.name: {self.name!r} begins with none of {', '.join(f'{f}/' for f in foreign)}")
+            raise ValueError(
+                f"environment.name: {self.name!r} begins with none of {', '.join(f'{f}/' for f in foreign)}"
+            )
         fields = type(self).model_fields
         for name in foreign[family]:
             if getattr(self, name) != fields[name].default:

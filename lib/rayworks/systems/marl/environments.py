@@ -7,7 +7,7 @@ from rayworks.systems.marl.battle import BattleOptions, battle_environment
 from rayworks.systems.marl.config import EnvironmentSection
 from rayworks.systems.marl.environment import Environment
 from rayworks.systems.marl.mpe2_environment import mpe2_environment
-from rayworks.systems.marl.particle_scenarios import ParticleOptions, particle_environment
+from rayworks.systems.marl.particle_environment import ParticleOptions, particle_environment
 from rayworks.systems.marl.scenes import TeamSpec
 from rayworks.systems.marl.starcraft import starcraft_environment
 
@@ -27,9 +27,13 @@ def make_environment(section: EnvironmentSection, copies: int, seed: int) -> Env
     """
     family, _, name = section.name.partition("/")
     if family == "mpe":
-        return particle_environment(name, copies, seed, ParticleOptions(**_given(section, PARTICLE)))
+        return particle_environment(
+            name, copies, seed, ParticleOptions(vectors=section.actions == "vectors", **_given(section, PARTICLE))
+        )
     if family == "mpe2":
-        return mpe2_environment(name, copies, seed, vectors=section.actions == "vectors", **_given(section, ("horizon",)))
+        return mpe2_environment(
+            name, copies, seed, vectors=section.actions == "vectors", **_given(section, ("horizon",))
+        )
     options: dict[str, Any] = {
         **_given(section, BATTLE),
         "map_size": BATTLE_MAP * section.map_scale,
@@ -39,7 +43,7 @@ def make_environment(section: EnvironmentSection, copies: int, seed: int) -> Env
     return starcraft_environment(name, copies, seed, BattleOptions(**options))
 
 
-PARTICLE = ("horizon", "side", "map_scale", "agents", "opponents", "landmarks", "others_velocity")
+PARTICLE = ("horizon", "side", "map_scale", "agents", "opponents", "landmarks")
 BATTLE = ("horizon", "side", "starts", "fully_observable", "field_of_view")
 
 

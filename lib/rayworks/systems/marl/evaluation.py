@@ -51,7 +51,9 @@ class RandomPolicy:
         return torch.zeros(allowed.shape).masked_fill(~allowed, LOWEST)
 
 
-def policies_for(kind: NetworkKind, teams: Mapping[str, TeamSpec], network: NetworkSection, weights: Weights) -> dict[str, Policy]:
+def policies_for(
+    kind: NetworkKind, teams: Mapping[str, TeamSpec], network: NetworkSection, weights: Weights
+) -> dict[str, Policy]:
     """Trained networks for teams, which may be larger or smaller than those of the training.
 
     Raises:
@@ -60,7 +62,9 @@ def policies_for(kind: NetworkKind, teams: Mapping[str, TeamSpec], network: Netw
     found: dict[str, Policy] = {}
     for team, spec in teams.items():
         if team not in weights:
-            raise DataError(f"checkpoint: holds teams {', '.join(weights)}, not {team}; use the environment it was trained in")
+            raise DataError(
+                f"checkpoint: holds teams {', '.join(weights)}, not {team}; use the environment it was trained in"
+            )
         policy = PolicyNetwork(kind, spec, network)
         policy.load({name: torch.from_numpy(np.array(array)) for name, array in weights[team].items()})
         found[team] = policy.eval()

@@ -18,8 +18,8 @@ from rayworks.systems.marl import SPEC
 from rayworks.systems.marl.actors import Call, MarlActor, Piece, Unit, check_environment
 from rayworks.systems.marl.config import STAGES, Config, EnvironmentSection
 from rayworks.systems.marl.environments import team_specs
-from rayworks.systems.marl.evaluation import Evaluation, Weights
 from rayworks.systems.marl.episodes import film
+from rayworks.systems.marl.evaluation import Evaluation, Weights
 from rayworks.systems.marl.exploration_bias import input_slope, untrained_play
 from rayworks.systems.marl.exported import model_card, write_policy
 from rayworks.systems.marl.reporting import build_report
@@ -91,12 +91,19 @@ class MarlSystem(System[Config]):
         """Go back."""
         state = json.loads((folder / STATE).read_text())
         self._done, self._results = state["done"], state["results"]
-        self._states = {unit.name: (folder / unit.name).read_bytes() for unit in self._units if (folder / unit.name).is_file()}
+        self._states = {
+            unit.name: (folder / unit.name).read_bytes() for unit in self._units if (folder / unit.name).is_file()
+        }
 
     def export(self) -> None:
         """The first training of the headline's network, with a card that says which symmetries it respects."""
         unit = self._units[0]
-        write_policy(self.settings, unit.kind, self._weights(unit), lambda name, data: self.run_directory.write(f"{EXPORT}/{name}", data))
+        write_policy(
+            self.settings,
+            unit.kind,
+            self._weights(unit),
+            lambda name, data: self.run_directory.write(f"{EXPORT}/{name}", data),
+        )
         self.run_directory.write(f"{EXPORT}/README.md", model_card(self.settings, unit.kind, self._results))
 
     def report(self) -> Report:
@@ -161,7 +168,10 @@ class MarlSystem(System[Config]):
         """Every trained network in the environment it was trained in, and the certificate of the headline's."""
         unit = self._units[0]
         certificate = next(iter(self._workers.map("certify", [(unit.kind, self._weights(unit))])))
-        return {"certificate": _as_values(certificate), "evaluations": self._evaluate({BASE: self.settings.environment})[BASE]}
+        return {
+            "certificate": _as_values(certificate),
+            "evaluations": self._evaluate({BASE: self.settings.environment})[BASE],
+        }
 
     def _generalisation(self) -> dict[str, Any]:
         return self._evaluate(self.settings.tests())
