@@ -6,10 +6,8 @@ from typing import Any
 from rayworks.systems.marl.battle import BattleOptions, battle_environment
 from rayworks.systems.marl.config import EnvironmentSection
 from rayworks.systems.marl.environment import Environment
-from rayworks.systems.marl.mpe2_environment import mpe2_environment
 from rayworks.systems.marl.particle_environment import ParticleOptions, particle_environment
 from rayworks.systems.marl.scenes import TeamSpec
-from rayworks.systems.marl.starcraft import starcraft_environment
 
 BATTLE_MAP = 32.0
 
@@ -26,21 +24,21 @@ def make_environment(section: EnvironmentSection, copies: int, seed: int) -> Env
         ConfigError: unknown, or its software is not installed; the message says what there is.
     """
     family, _, name = section.name.partition("/")
+    vectors = section.actions == "vectors"
     if family == "mpe":
-        return particle_environment(
-            name, copies, seed, ParticleOptions(vectors=section.actions == "vectors", **_given(section, PARTICLE))
-        )
+        options = ParticleOptions(vectors=vectors, **_given(section, PARTICLE))
+        return particle_environment(name, copies, seed, options)
     if family == "mpe2":
-        return mpe2_environment(
-            name, copies, seed, vectors=section.actions == "vectors", **_given(section, ("horizon",))
-        )
-    options: dict[str, Any] = {
-        **_given(section, BATTLE),
-        "map_size": BATTLE_MAP * section.map_scale,
-    }
+        # It brings pygame.
+        from rayworks.systems.marl.mpe2_environment import mpe2_environment
+
+        return mpe2_environment(name, copies, seed, vectors=vectors, **_given(section, ("horizon",)))
+    battle = BattleOptions(map_size=BATTLE_MAP * section.map_scale, **_given(section, BATTLE))
     if family == "battle":
-        return battle_environment(name, copies, seed, BattleOptions(**options))
-    return starcraft_environment(name, copies, seed, BattleOptions(**options))
+        return battle_environment(name, copies, seed, battle)
+    from rayworks.systems.marl.starcraft import starcraft_environment
+
+    return starcraft_environment(name, copies, seed, battle)
 
 
 PARTICLE = ("horizon", "side", "map_scale", "agents", "opponents", "landmarks")

@@ -16,7 +16,7 @@ from rayworks.runtime.placement import worker_bundle, worker_options
 from rayworks.runtime.system import Metrics, System
 from rayworks.systems.marl import SPEC
 from rayworks.systems.marl.actors import Call, MarlActor, Piece, Unit, check_environment
-from rayworks.systems.marl.config import STAGES, Config, EnvironmentSection
+from rayworks.systems.marl.config import STAGES, Config, EnvironmentSection, NetworkKind
 from rayworks.systems.marl.environments import team_specs
 from rayworks.systems.marl.episodes import film
 from rayworks.systems.marl.evaluation import Evaluation, Weights
@@ -179,7 +179,8 @@ class MarlSystem(System[Config]):
     def _evaluate(self, environments: dict[str, EnvironmentSection]) -> dict[str, Any]:
         """Scores by environment and training; of random play too; None where an MLP meets other numbers of entities."""
         sizes = {team: spec.entities for team, spec in team_specs(self.settings.environment).items()}
-        tasks, names = [], []
+        tasks: list[tuple[NetworkKind | None, EnvironmentSection, Weights, int]] = []
+        names = []
         for name, environment in environments.items():
             same = {team: spec.entities for team, spec in team_specs(environment).items()} == sizes
             for number in range(self.settings.experiment.seeds):
