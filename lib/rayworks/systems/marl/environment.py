@@ -48,10 +48,13 @@ class Environment(Protocol):
 
     copies: int
     """B."""
-    teams: Mapping[str, TeamSpec]
-    """In the order in which they act; those that learn."""
     horizon: int
     """Most steps of an episode."""
+
+    @property
+    def teams(self) -> Mapping[str, TeamSpec]:
+        """In the order in which they act; those that learn."""
+        ...
 
     def reset(self) -> dict[str, Scene]:
         """Begin new episodes in all copies."""

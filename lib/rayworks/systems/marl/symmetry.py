@@ -74,12 +74,6 @@ def certify(
     return Certificate(kind, errors, claimed(kind, team, options))
 
 
-def equivariance_error(certificate: Certificate) -> float:
-    """The largest error under turns and reflections."""
-    turning: tuple[Group, ...] = ("rotations", "reflections", "quarter turns")
-    return max(certificate.errors[group] for group in turning if group in certificate.errors)
-
-
 def _elements(group: Group, team: TeamSpec, scene: Scene, seed: int) -> Iterator[_Change]:
     random = stream(seed, "symmetry", group)
     same, still = np.arange(team.agents), np.eye(2)

@@ -10,6 +10,7 @@ from rayworks.systems.marl.config import NetworkKind, NetworkSection
 from rayworks.systems.marl.scenes import TeamSpec
 
 Group = Literal["rotations", "reflections", "quarter turns", "permutations", "translations"]
+TURNING: tuple[Group, ...] = ("rotations", "reflections", "quarter turns")
 SLOPED: tuple[NetworkKind, ...] = ("egnn", "e2gn2", "e2gn2-last", "gnn", "penguin")
 """Networks whose untrained vector can be regressed on positions."""
 EQUIVARIANT: tuple[NetworkKind, ...] = ("egnn", "e2gn2", "e2gn2-last")

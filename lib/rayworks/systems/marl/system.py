@@ -18,7 +18,7 @@ from rayworks.systems.marl import SPEC
 from rayworks.systems.marl.actors import Call, MarlActor, Piece, Unit, check_environment
 from rayworks.systems.marl.config import STAGES, Config, EnvironmentSection, NetworkKind
 from rayworks.systems.marl.environments import team_specs
-from rayworks.systems.marl.episodes import film
+from rayworks.systems.marl.episodes import film, strip
 from rayworks.systems.marl.evaluation import Evaluation, Weights
 from rayworks.systems.marl.exploration_bias import input_slope, untrained_play
 from rayworks.systems.marl.exported import model_card, write_policy
@@ -108,7 +108,12 @@ class MarlSystem(System[Config]):
 
     def report(self) -> Report:
         """See :mod:`~.reporting`."""
-        return build_report(self.settings, self._results, SPEC)
+        report = build_report(self.settings, self._results, SPEC)
+        if "episodes" in self._stages:
+            unit = self._units[0]
+            picture = strip(self.settings, unit.kind, self._weights(unit), 0)
+            report.figures = {**report.figures, "episode.png": (picture, f"An episode of the trained {unit.kind}.")}
+        return report
 
     def cleanup(self) -> None:
         """End the actors."""
