@@ -90,7 +90,8 @@ def features(units: Units, agents: int) -> Floats:
     found[:, agents:, ENEMY] = 1.0
     found[..., HEALTH] = units.health / kinds.HEALTH[kind]
     found[..., SHIELD] = units.shield / np.maximum(kinds.SHIELD[kind], 1.0)
-    waiting = np.where(kind == MEDIVAC, units.energy / kinds.ENERGY_MAX, units.cooldown / kinds.COOLDOWN_TICKS[kind])
+    waiting = np.maximum(units.cooldown, 0) / kinds.COOLDOWN_TICKS[kind]
+    waiting = np.where(kind == MEDIVAC, units.energy / kinds.ENERGY_MAX, waiting)
     found[:, :agents, READINESS] = waiting[:, :agents]
     found *= alive[..., None]
     return found
