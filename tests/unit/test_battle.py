@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.marl.battle import BattleEnvironment, BattleOptions, battle_environment, team_return
+from rayworks.systems.marl.battle import BattleEnvironment, BattleOptions, battle_environment
 from rayworks.systems.marl.battle_combat import Units
 from rayworks.systems.marl.battle_scene import HEALTH, READINESS
 from rayworks.systems.marl.battle_scripts import scripted_actions
@@ -56,6 +56,13 @@ def test_masks_follow_range_type_and_walls() -> None:
 def test_weapons_that_do_not_reach_the_air_are_offered_nothing_that_flies() -> None:
     _, scene = battle_of("terran_1_vs_2", ("marauder", 0, 0), ("medivac", 3, 0), ("marine", 3, 1))
     assert allowed(scene)[-1] == 7
+
+
+def test_more_enemies_than_allies_give_a_medivac_no_more_to_heal() -> None:
+    far = (("marine", 15, 0), ("marine", 15, 2), ("marine", 15, 4))
+    _, scene = battle_of("terran_2_vs_3", ("marine", 0, 0), ("medivac", 1, 0), *far)
+    assert scene.targets[0, 1].tolist() == [0, 1, 0]
+    assert allowed(scene, 1) == [1, 2, 3, 4, 5, 6]
 
 
 def test_melee_is_offered_two_cells_and_walks_up() -> None:
@@ -111,7 +118,7 @@ def test_the_dead_do_nothing_and_get_nothing_more() -> None:
     assert (step.rewards[ALLIES] > 0).all()
     assert allowed(scene) == [0] and not scene.visible[0, 0].any() and not scene.features[0, 0].any()
     step = act(battle, 0, 6)
-    assert step.rewards[ALLIES][0, 0] == 0 and team_return(step.rewards[ALLIES])[0] > 0
+    assert step.rewards[ALLIES][0, 0] == 0 and step.rewards[ALLIES][0, 1] > 0
 
 
 def test_what_is_not_allowed_is_to_stand_still_and_what_does_not_exist_is_an_error() -> None:

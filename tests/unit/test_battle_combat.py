@@ -146,5 +146,14 @@ def test_enemies_go_for_the_nearest_they_see_and_medivacs_for_the_hurt() -> None
     assert MEDIVAC == 2
 
 
+@pytest.mark.parametrize("mirror", [1, -1])
+@pytest.mark.parametrize("slots", [(0, 1), (1, 0)])
+def test_of_equally_near_targets_the_one_nearer_the_centre_is_taken(mirror: int, slots: tuple[int, int]) -> None:
+    allies = [("zealot", 2.0 * mirror, 0.0), ("zealot", 4.0 * mirror, 0.0)]
+    units = field(*(allies[slot] for slot in slots), ("zealot", 3.0 * mirror, 0.0))
+    units.place[0, 0, 2] += 1e-12  # The other is nearer, by rounding.
+    assert slots[nearest_targets(units, 2)[0, 0]] == 0
+
+
 def test_names_are_those_of_smacv2() -> None:
     assert battle_units.names_of(np.array([0, 3, 8])) == ["marine", "stalker", "baneling"]

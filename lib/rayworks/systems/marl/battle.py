@@ -32,7 +32,7 @@ from rayworks.systems.marl.battle_scripts import nearest_targets
 from rayworks.systems.marl.battle_starts import Side, Starts, draw_places, draw_teams
 from rayworks.systems.marl.battle_units import HEALTH, MEDIVAC, RACES, SHIELD, Scenario, parse_scenario
 from rayworks.systems.marl.environment import Actions, Step
-from rayworks.systems.marl.scenes import STARCRAFT_DIRECTIONS, Flags, Floats, Scene, TeamSpec
+from rayworks.systems.marl.scenes import STARCRAFT_DIRECTIONS, Flags, Scene, TeamSpec
 
 KILL_REWARD, WIN_REWARD, SCALED_REWARD = 10.0, 200.0, 20.0
 """SMACv2's: per enemy that fell, per victory, and what all of an episode comes to when scaled."""
@@ -180,15 +180,16 @@ class BattleEnvironment:
                 arrays = {name: read[name] for name in read.files}
             header = json.loads(str(arrays.pop("header")))
             seed, draws = int(header.pop("seed")), int(header.pop("draws"))
-        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            steps, full_reward = arrays.pop("steps"), arrays.pop("full_reward")
+            units = Units(**arrays)
+        except (ValueError, TypeError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"battle state: can not be read ({error}); take one that state() returned") from error
         differing = [name for name, value in self._header().items() if header.get(name) != value]
         if differing:
             raise DataError(f"battle state: of another {', '.join(differing)}; restore into the same battle")
         self._seed, self._draws = seed, draws
-        self._steps, self._full_reward = arrays.pop("steps"), arrays.pop("full_reward")
-        self._units = Units(**arrays)
-        self._scene = self._look(self._units)
+        self._steps, self._full_reward, self._units = steps, full_reward, units
+        self._scene = self._look(units)
         return {TEAM: self._scene}
 
     def _header(self) -> dict[str, object]:
@@ -267,9 +268,3 @@ def battle_environment(scenario: str, copies: int, seed: int, options: BattleOpt
         ConfigError: no such scenario, or no copies.
     """
     return BattleEnvironment(parse_scenario(scenario), copies, seed, options)
-
-
-def team_return(rewards: Floats) -> Floats:
-    """The team's reward (B,) of a step, from those of its agents (B, A): whoever lived got it."""
-    found: Floats = rewards.max(1)
-    return found
