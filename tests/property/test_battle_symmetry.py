@@ -5,14 +5,15 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rayworks.core import seeds
 from rayworks.systems.marl.battle import BattleEnvironment, BattleOptions, battle_environment
-from rayworks.systems.marl.battle_combat import Units
-from rayworks.systems.marl.battle_scripts import scripted_actions
+from rayworks.systems.marl.battle_combat import Orders, Units, fight
+from rayworks.systems.marl.battle_scripts import nearest_targets, scripted_actions
 from rayworks.systems.marl.scenes import Scene
 from rayworks.systems.marl.symmetry_groups import QUARTER_TURNS
 
@@ -45,15 +46,11 @@ def played(
 def next_units(battle: BattleEnvironment, units: Units, actions: NDArray[np.int64]) -> tuple[Units, Scene]:
     """Copies that go on only are compared, so the others keep what they reached."""
     twin = BattleEnvironment(battle.scenario, COPIES, 1, battle.options)
-    twin.begin(replace(units))
+    twin.begin(units)
     step = twin.step({"allies": actions})
     going = np.nonzero(~step.ended)[0]
     rest = {name: array[..., going, :] for name, array in twin.units.arrays().items()}
     return Units(**rest), step.last["allies"]
-
-
-def copied(units: Units) -> Units:
-    return Units(**{name: array.copy() for name, array in units.arrays().items()})
 
 
 def assert_same_units(one: Units, other: Units) -> None:
@@ -71,9 +68,9 @@ def assert_same_scenes(one: Scene, other: Scene) -> None:
 def test_the_eight_symmetries_of_the_square(battle_of: dict[str, Any], which: int) -> None:
     battle, _, actions = played(**battle_of)
     matrix = QUARTER_TURNS[which]
-    units = copied(battle.units)
+    units = battle.units
     turned = replace(
-        copied(units),
+        units,
         place=np.einsum("ij,jbn->ibn", matrix, units.place),
         look=np.einsum("ij,jbn->ibn", matrix, units.look),
     )
@@ -100,8 +97,8 @@ def test_the_order_of_units_does_not_matter(battle_of: dict[str, Any], random: R
     allies_order, enemies_order = draw.permutation(agents), draw.permutation(enemies)
     order = np.concatenate([allies_order, agents + enemies_order])
     where = np.argsort(order)
-    units = copied(battle.units)
-    shuffled = Units(**{name: array[..., order].copy() for name, array in units.arrays().items()})
+    units = battle.units
+    shuffled = Units(**{name: array[..., order] for name, array in units.arrays().items()})
     entity = np.take_along_axis(scene.targets, np.maximum(actions - 6, 0)[..., None], -1)[..., 0].astype(int)
     aimed = where[entity]
     slot = np.where(aimed < agents, aimed, aimed - agents)
@@ -114,9 +111,19 @@ def test_the_order_of_units_does_not_matter(battle_of: dict[str, Any], random: R
         np.testing.assert_allclose(getattr(last_shuffled, name), getattr(reordered, name), rtol=0, atol=1e-6)
 
 
-def test_the_reflected_start_is_a_mirror_image() -> None:
-    battle = battle_environment("zerg_5_vs_5", 16, 3, BattleOptions(starts="reflect"))
+@pytest.mark.parametrize("race", ["terran", "protoss", "zerg"])
+def test_neither_side_is_preferred(race: str) -> None:
+    """From a mirrored start two sides that follow the same rule stay mirror images, blow for blow."""
+    battle = battle_environment(f"{race}_5_vs_5", 64, 3, BattleOptions(starts="reflect"))
     battle.reset()
     units = battle.units
-    np.testing.assert_array_equal(units.place[:, :, 5:], units.place[:, :, :5] * np.array([-1, 1])[:, None, None])
-    np.testing.assert_array_equal(units.kind[:, 5:], units.kind[:, :5])
+    swap = np.roll(np.arange(10), 5)
+    mirror = np.array([-1.0, 1.0])[:, None, None]
+    for _ in range(40):
+        np.testing.assert_allclose(units.place[..., swap], units.place * mirror, atol=1e-9)
+        np.testing.assert_allclose(units.health[:, swap], units.health, atol=1e-9)
+        swapped = Units(**{name: array[..., swap] for name, array in units.arrays().items()})
+        first, second = nearest_targets(swapped, 5), nearest_targets(units, 5)
+        target = np.concatenate([np.where(first >= 0, swap[first], -1), second], 1)
+        units = fight(units, Orders(np.zeros(units.place.shape), target), 5, 16.0)
+    assert (units.health == 0).any()

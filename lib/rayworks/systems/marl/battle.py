@@ -120,7 +120,7 @@ class BattleEnvironment:
         """
         if units.kind.shape != (self.copies, self.spec.entities):
             raise DataError(f"units: shape {units.kind.shape}, not {(self.copies, self.spec.entities)}")
-        self._units = units
+        self._units = Units(**{name: array.copy() for name, array in units.arrays().items()})
         self._steps[:] = 0
         self._full_reward = self._sum_of_rewards(units)
         self._scene = self._look(units)
