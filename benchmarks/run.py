@@ -11,6 +11,7 @@ BENCHMARKS = (
     "acceptance_serving",
     "acceptance_training",
     "auction",
+    "battle",
     "guided_decoding",
     "item_response",
     "next_item",

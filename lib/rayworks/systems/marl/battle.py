@@ -8,6 +8,8 @@ one rule instead of the game's own player, who stands still does not strike by i
 import io
 import json
 import math
+import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -30,7 +32,7 @@ from rayworks.systems.marl.battle_scripts import nearest_targets
 from rayworks.systems.marl.battle_starts import Side, Starts, draw_places, draw_teams
 from rayworks.systems.marl.battle_units import HEALTH, MEDIVAC, RACES, SHIELD, Scenario, parse_scenario
 from rayworks.systems.marl.environment import Actions, Step
-from rayworks.systems.marl.scenes import STARCRAFT_DIRECTIONS, Flags, Floats, Scene
+from rayworks.systems.marl.scenes import STARCRAFT_DIRECTIONS, Flags, Scene, TeamSpec
 
 KILL_REWARD, WIN_REWARD, SCALED_REWARD = 10.0, 200.0, 20.0
 """SMACv2's: per enemy that fell, per victory, and what all of an episode comes to when scaled."""
@@ -84,7 +86,7 @@ class BattleEnvironment:
             raise ConfigError(f"copies: {copies}; take at least 1")
         self.scenario, self.copies, self.options = scenario, copies, options
         self.spec = team_spec(scenario.agents, scenario.enemies)
-        self.teams = {TEAM: self.spec}
+        self.teams: Mapping[str, TeamSpec] = {TEAM: self.spec}
         self.horizon = options.horizon
         self._seed = seed
         self._draws = 0
@@ -118,7 +120,7 @@ class BattleEnvironment:
         """
         if units.kind.shape != (self.copies, self.spec.entities):
             raise DataError(f"units: shape {units.kind.shape}, not {(self.copies, self.spec.entities)}")
-        self._units = units
+        self._units = Units(**{name: array.copy() for name, array in units.arrays().items()})
         self._steps[:] = 0
         self._full_reward = self._sum_of_rewards(units)
         self._scene = self._look(units)
@@ -178,15 +180,16 @@ class BattleEnvironment:
                 arrays = {name: read[name] for name in read.files}
             header = json.loads(str(arrays.pop("header")))
             seed, draws = int(header.pop("seed")), int(header.pop("draws"))
-        except (ValueError, OSError, KeyError, EOFError) as error:
+            steps, full_reward = arrays.pop("steps"), arrays.pop("full_reward")
+            units = Units(**arrays)
+        except (ValueError, TypeError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"battle state: can not be read ({error}); take one that state() returned") from error
         differing = [name for name, value in self._header().items() if header.get(name) != value]
         if differing:
             raise DataError(f"battle state: of another {', '.join(differing)}; restore into the same battle")
         self._seed, self._draws = seed, draws
-        self._steps, self._full_reward = arrays.pop("steps"), arrays.pop("full_reward")
-        self._units = Units(**arrays)
-        self._scene = self._look(self._units)
+        self._steps, self._full_reward, self._units = steps, full_reward, units
+        self._scene = self._look(units)
         return {TEAM: self._scene}
 
     def _header(self) -> dict[str, object]:
@@ -265,9 +268,3 @@ def battle_environment(scenario: str, copies: int, seed: int, options: BattleOpt
         ConfigError: no such scenario, or no copies.
     """
     return BattleEnvironment(parse_scenario(scenario), copies, seed, options)
-
-
-def team_return(rewards: Floats) -> Floats:
-    """The team's reward (B,) of a step, from those of its agents (B, A): whoever lived got it."""
-    found: Floats = rewards.max(1)
-    return found

@@ -19,6 +19,8 @@ from rayworks.systems.marl.scenes import Flags
 Reals = NDArray[np.float64]
 TICKS = 8
 """Of a step, SMACv2's ``step_mul``."""
+SLACK = 1e-6
+"""Cells that rounding may not decide over: who has walked up to its reach is within it."""
 ABSENT = -1e6
 """Radius of what nothing bumps into."""
 
@@ -36,7 +38,7 @@ class Units:
     shield: Reals
     """(B, N)."""
     cooldown: Reals
-    """(B, N), ticks until the next attack."""
+    """(B, N), ticks until the next attack; not above 0 when ready."""
     energy: Reals
     """(B, N), of medivacs; 0 for others."""
     calm: Reals
@@ -130,16 +132,16 @@ def fight(units: Units, orders: Orders, agents: int, half: float, *, shields_rec
         aims = ordered & alive & alive.take(flat)
         offset = place.reshape(2, -1)[:, flat] - place
         distance = np.sqrt(offset[0] ** 2 + offset[1] ** 2)
-        near = aims & (distance <= reach)
+        near = aims & (distance <= reach + SLACK)
 
-        cooldown = cooldown - 1
         fires = near & (cooldown <= 0) & (damage > 0)
-        cooldown = np.where(fires, cooldown + period, np.maximum(cooldown, 0))
-        hurt: Reals = np.bincount(flat[fires], damage[fires], health.size).reshape(shape)
+        # What a tick goes beyond the cooldown counts towards the next one, if the attack comes at once.
+        cooldown = np.where(fires, cooldown + period, np.where(cooldown > 0, cooldown, 1)) - 1
+        hurt = np.bincount(flat[fires], damage[fires], health.size).reshape(shape).astype(np.float64, copy=False)
         if splashes:
             burning = fires & splashing
             if burning.any():
-                hurt = hurt + _splash(place, kind, radius, burning, flat, agents)
+                hurt += _splash(place, kind, radius, burning, flat, agents)
         if has_shields:
             absorbed = np.minimum(shield, hurt)
             calm = np.where(hurt > 0, 0.0, calm + 1)

@@ -72,34 +72,14 @@ def battle_scene(units: Units, agents: int, half: float, sight: Sight) -> Scene:
     ahead = np.abs(units.place[:, :, :agents, None] + directions.T[:, None, None, :]) <= half
     still = np.stack([~own, own], -1)
     return Scene(
-        positions=planar(units.place / half, alive),
-        velocities=planar(units.look * _looking(units, agents, sight), alive),
-        features=features(units, agents),
+        positions=_planar(units.place / half, alive),
+        velocities=_planar(units.look * _looking(units, agents, sight), alive),
+        features=_features(units, agents),
         present=alive,
         visible=seen,
         allowed=np.concatenate([still, ahead.all(0) & own[..., None], aimed], -1),
         targets=targets,
     )
-
-
-def features(units: Units, agents: int) -> Floats:
-    """(B, N, 13), zeros for the dead."""
-    kind, alive = units.kind, units.alive
-    found = np.zeros((*kind.shape, len(FEATURES)), np.float32)
-    found[..., TYPES] = np.eye(len(kinds.NAMES), dtype=np.float32)[kind]
-    found[:, agents:, ENEMY] = 1.0
-    found[..., HEALTH] = units.health / kinds.HEALTH[kind]
-    found[..., SHIELD] = units.shield / np.maximum(kinds.SHIELD[kind], 1.0)
-    waiting = np.where(kind == MEDIVAC, units.energy / kinds.ENERGY_MAX, units.cooldown / kinds.COOLDOWN_TICKS[kind])
-    found[:, :agents, READINESS] = waiting[:, :agents]
-    found *= alive[..., None]
-    return found
-
-
-def planar(vectors: Reals, alive: Flags) -> Floats:
-    """(2, B, N) to (B, N, 2), zeros for the dead."""
-    found: Floats = np.stack([vectors[0] * alive, vectors[1] * alive], -1, dtype=np.float32)
-    return found
 
 
 def target_entities(healer: Flags, enemies: int) -> NDArray[np.int16]:
@@ -108,6 +88,27 @@ def target_entities(healer: Flags, enemies: int) -> NDArray[np.int16]:
     slot = np.arange(max(agents, enemies))
     ally, enemy = np.where(slot < agents, slot, 0), np.where(slot < enemies, agents + slot, 0)
     return np.where(healer[..., None], ally, enemy).astype(np.int16)
+
+
+def _features(units: Units, agents: int) -> Floats:
+    """(B, N, 13), zeros for the dead."""
+    kind, alive = units.kind, units.alive
+    found = np.zeros((*kind.shape, len(FEATURES)), np.float32)
+    found[..., TYPES] = np.eye(len(kinds.NAMES), dtype=np.float32)[kind]
+    found[:, agents:, ENEMY] = 1.0
+    found[..., HEALTH] = units.health / kinds.HEALTH[kind]
+    found[..., SHIELD] = units.shield / np.maximum(kinds.SHIELD[kind], 1.0)
+    waiting = np.maximum(units.cooldown, 0) / kinds.COOLDOWN_TICKS[kind]
+    waiting = np.where(kind == MEDIVAC, units.energy / kinds.ENERGY_MAX, waiting)
+    found[:, :agents, READINESS] = waiting[:, :agents]
+    found *= alive[..., None]
+    return found
+
+
+def _planar(vectors: Reals, alive: Flags) -> Floats:
+    """(2, B, N) to (B, N, 2), zeros for the dead."""
+    found: Floats = np.stack([vectors[0] * alive, vectors[1] * alive], -1, dtype=np.float32)
+    return found
 
 
 def _targets(units: Units, agents: int, distance: Reals, shown: Flags) -> tuple[NDArray[np.int16], Flags]:

@@ -1,8 +1,4 @@
-"""Players that follow a rule: the enemy of the embedded battle, and a script in place of a learned policy for comparison.
-
-Distances that are equal to the last bit are decided by the lowest slot; starts are strewn, so that this does not happen by
-design, and turning a battle keeps its slots.
-"""
+"""Players that follow a rule: the enemy of the embedded battle, and a script in place of a learned policy for comparison."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +9,10 @@ from rayworks.systems.marl.battle_scene import ENEMY, HEALTH, SHIELD, TYPES
 from rayworks.systems.marl.battle_units import MEDIVAC
 from rayworks.systems.marl.scenes import ActionLayout, Scene
 
-_FAR = 1e6
+_FAR = 1e3
 """More than any distance, cells."""
+_EQUAL = 1e-6
+"""Cells below which two distances are the same; units in contact with a third are equally far from it, but for rounding."""
 
 
 def nearest_targets(units: Units, agents: int) -> NDArray[np.int64]:
@@ -32,7 +30,10 @@ def nearest_targets(units: Units, agents: int) -> NDArray[np.int64]:
     wanted = np.where(healer, heals, strikes) & alive[:, None]
     whole = (units.health >= kinds.HEALTH[kind])[:, None]
     unseen = distance >= kinds.SIGHT[kind[:, agents:]][..., None]
-    score = distance + np.where(wanted, 0.0, 2 * _FAR) + _FAR * np.where(healer, whole, unseen)
+    # Of equally near ones the one nearer the centre of the map, which neither the order of units nor a symmetry changes.
+    centred = np.sqrt(units.place[0] ** 2 + units.place[1] ** 2)[:, None]
+    rounded = np.rint(distance / _EQUAL) * _EQUAL + centred * (_EQUAL / _FAR)
+    score = rounded + np.where(wanted, 0.0, 2 * _FAR) + _FAR * np.where(healer, whole, unseen)
     best = score.argmin(-1)
     found = np.take_along_axis(wanted, best[..., None], -1)[..., 0]
     return np.where(found & alive[:, agents:], best, -1)

@@ -2,6 +2,7 @@
 many copies at once, with the restriction to one side that the test of generalisation in arXiv 2410.02581 needs.
 """
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -81,7 +82,8 @@ def _surrounded(
     # Independent memberships are a multinomial split.
     member = (draw.random((copies, scenario.enemies)) * groups[:, None]).astype(np.int64)
     near = draw.random((copies, number))
-    offset = near * NEAREST + (1 - near) * half
+    farthest = max(half - ROOM * math.sqrt(scenario.enemies), NEAREST)
+    offset = near * NEAREST + (1 - near) * farthest
     row = np.arange(copies)[:, None]
     enemies = diagonals[order[row, member]] * offset[row, member][..., None]
     allies = _disc(draw, copies, scenario.agents)
@@ -94,8 +96,7 @@ def _reflected(
     agents, enemies = scenario.agents, scenario.enemies
     shape = (copies, max(agents, enemies))
     # Along the axis between the teams, and across it.
-    along = draw.uniform(BUFFER, half, shape)
-    across = draw.uniform(-half, half, shape)
+    along, across = draw.uniform(BUFFER, half, shape), draw.uniform(-half, half, shape)
     along[:, agents:] = draw.uniform(0, half, along[:, agents:].shape)
     outward = SIDES[side]
     sideways = np.abs(outward[::-1])
