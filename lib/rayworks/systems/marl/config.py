@@ -32,6 +32,9 @@ class NetworkSection(Section):
         description="a second vector beside the position, a node at its tip, its length as a feature, or unused; "
         "the paper is silent",
     )
+    messages: Literal["dense", "sparse"] = Field(
+        "dense", description="all pairs at once, or the edges that exist by torch-geometric: for large, sparse graphs"
+    )
     mean_messages: bool = Field(
         False, description="h from the mean instead of the sum of messages, which does not grow with the entities"
     )
@@ -40,6 +43,11 @@ class NetworkSection(Section):
     )
     critic: Literal["own", "central"] = Field(
         "own", description="values from what the policy sees, or from one graph of everything (MAPPO)"
+    )
+    vector_bound: float | None = Field(
+        None,
+        gt=0,
+        description="greatest length of the policy's vector, by tanh of its length, which no rotation notices",
     )
     vector_scale: float = Field(1.0, gt=0, description="start of the learned scale on the policy's vector")
     log_deviation: float = Field(-0.5, ge=-5, le=2, description="start of the log standard deviation of vector actions")
@@ -104,16 +112,16 @@ class TrainingSection(Section):
     """PPO, the same for every kind of network. The paper's hyperparameters are not public."""
 
     steps: int = Field(60_000, ge=1, description="environment steps of one training")
-    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
+    learning_rate: float = Field(5e-4, gt=0, description="of Adam")
     discount: float = Field(0.99, gt=0, le=1, description="gamma")
     trace: float = Field(0.95, ge=0, le=1, description="lambda of the advantage estimates")
     clip: float = Field(0.2, gt=0, lt=1, description="of the probability ratio")
-    entropy: float = Field(0.0, ge=0, description="weight of the entropy bonus")
+    entropy: float = Field(0.01, ge=0, description="weight of the entropy bonus")
     value_clip: float = Field(1e4, gt=0, description="largest squared error of a value that gives a gradient")
     gradient_norm: float = Field(10.0, gt=0, description="gradients are shortened to this")
     epochs: int = Field(4, ge=1, description="passes over the steps of an iteration")
     minibatch: int = Field(750, ge=1, description="agent steps per update")
-    normalise_values: bool = Field(False, description="learn values in units of the returns' running spread")
+    normalise_values: bool = Field(True, description="learn values in units of the returns' running spread")
     augment: bool = Field(
         False, description="turn each scene of a batch at random, as a baseline that learns symmetry from data"
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rayworks.core.errors import ConfigError
 from rayworks.systems.marl.battle import BattleOptions, battle_environment
 from rayworks.systems.marl.config import EnvironmentSection
 from rayworks.systems.marl.environment import Environment
@@ -36,9 +37,11 @@ def make_environment(section: EnvironmentSection, copies: int, seed: int) -> Env
     battle = BattleOptions(map_size=BATTLE_MAP * section.map_scale, **_given(section, BATTLE))
     if family == "battle":
         return battle_environment(name, copies, seed, battle)
+    if copies > 1:
+        raise ConfigError("sampling.copies: StarCraft II plays one game per process; set 1, and more sampling.groups")
     from rayworks.systems.marl.starcraft import starcraft_environment
 
-    return starcraft_environment(name, copies, seed, battle)
+    return starcraft_environment(name, seed, battle)
 
 
 PARTICLE = ("horizon", "side", "map_scale", "agents", "opponents", "landmarks")

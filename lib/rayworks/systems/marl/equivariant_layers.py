@@ -67,11 +67,6 @@ def products(vectors: Tensor) -> Tensor:
     return torch.stack(pairs, -1)
 
 
-def summed(values: Tensor, weights: Tensor) -> Tensor:
-    """Over senders: (B, R, E, ...) with weights (B, R, E, ...) to (B, R, ...)."""
-    return (values * weights[..., None]).sum(2)
-
-
 class GraphLayer(nn.Module):
     r"""One round of messages.
 
@@ -99,7 +94,7 @@ class GraphLayer(nn.Module):
         self, hidden: int, channels: int, update: Update, output: Output = "both", *, mean: bool = False
     ) -> None:
         super().__init__()
-        self.update, self._mean = update, mean
+        self.update, self.hidden, self._mean = update, hidden, mean
         self._invariant_read, self._vectors_read = output != "vectors", output != "invariant" and update != "none"
         if self._invariant_read:
             self.node_update = perceptron(2 * hidden, hidden, hidden)
@@ -125,40 +120,76 @@ class GraphLayer(nn.Module):
         """
         received = edges.shape[1]
         own = Nodes(nodes.invariant[:, :received], nodes.vectors[:, :received])
-        degree = edges.sum(-1, keepdim=True).clamp(min=1)
-        if self.update == "none":
-            message = self._free(nodes, own)
-            return Nodes(self._invariant(own, summed(message, edges), degree), own.vectors, message)
-        receive, send = self.messages.halves(own.invariant, nodes.invariant)
         difference = own.vectors[:, :, None] - nodes.vectors[:, None]
-        message = self.messages.finish(receive[:, :, None] + send[:, None], products(difference))
-        total = summed(message, edges)
-        vectors = own.vectors
-        if self._vectors_read:
-            pulled = summed(difference * self.edge_scale(message)[..., None], edges[..., None]) / degree[..., None]
+        bound, free, pull = self.sent(
+            tuple(receive[:, :, None] + send[:, None] for receive, send in self.ends(own, nodes)), difference
+        )
+        weights = edges[..., None]
+        totals = Sums(
+            None if bound is None else (bound * weights).sum(2),
+            None if free is None else (free * weights).sum(2),
+            None if pull is None else (pull * weights[..., None]).sum(2),
+        )
+        updated = self.updated(own, totals, edges.sum(-1, keepdim=True).clamp(min=1))
+        return updated._replace(messages=free if bound is None else bound)
+
+    def ends(self, receiving: Nodes, sending: Nodes) -> list[tuple[Tensor, Tensor]]:
+        """Per kind of message, invariant before free, what its two ends put into the first product."""
+        found = []
+        if self.update != "none":
+            found.append(self.messages.halves(receiving.invariant, sending.invariant))
+        if self.update in ("none", "penguin"):
+            found.append(self.free_messages.halves(_described(receiving), _described(sending)))
+        return found
+
+    def sent(self, ends: tuple[Tensor, ...], difference: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """What goes along edges: invariant messages (..., H), free ones (..., H), and pulls (..., C, 2).
+
+        Args:
+            ends: per kind of message, the summed halves (..., H).
+            difference: u_i - u_j, (..., C, 2).
+        """
+        free = self.free_messages.finish(ends[-1], None) if self.update in ("none", "penguin") else None
+        if self.update == "none":
+            return None, free, None
+        bound = self.messages.finish(ends[0], products(difference))
+        pull = difference * self.edge_scale(bound)[..., None] if self._vectors_read else None
+        return bound, free, pull
+
+    def updated(self, own: Nodes, totals: "Sums", degree: Tensor) -> Nodes:
+        """Nodes (..., R) after what they received, summed over senders; ``degree`` (..., R, 1)."""
+        total, vectors = totals.free if totals.bound is None else totals.bound, own.vectors
+        assert total is not None
+        if totals.pull is not None:
             kept = vectors if self.update == "egnn" else vectors * self.own_scale(total)[..., None]
-            vectors = kept + pulled
+            vectors = kept + totals.pull / degree[..., None]
         if self.update == "penguin":
-            alpha, free = self.alpha(own), summed(self._free(nodes, own), edges)
-            total = alpha * total + (1 - alpha) * free
+            assert totals.free is not None
+            alpha = self.alpha(own)
+            total = alpha * total + (1 - alpha) * totals.free
             if self._vectors_read:
-                unbound = self.free_vectors(torch.cat([free, own.vectors.flatten(-2)], -1)).view_as(vectors)
+                unbound = self.free_vectors(torch.cat([totals.free, own.vectors.flatten(-2)], -1)).view_as(vectors)
                 vectors = alpha[..., None] * vectors + (1 - alpha[..., None]) * unbound
-        return Nodes(self._invariant(own, total, degree), vectors, message)
+        if not self._invariant_read:
+            return Nodes(own.invariant, vectors)
+        received = total / degree if self._mean else total
+        return Nodes(own.invariant + self.node_update(torch.cat([own.invariant, received], -1)), vectors)
 
     def alpha(self, nodes: Nodes) -> Tensor:
-        """PEnGUiN's symmetry score of each node, (B, R, 1): 1 is fully equivariant."""
-        return torch.sigmoid(self.symmetry_score(torch.cat([nodes.invariant, nodes.vectors.flatten(-2)], -1)))
+        """PEnGUiN's symmetry score of each node, (..., 1): 1 is fully equivariant."""
+        return torch.sigmoid(self.symmetry_score(_described(nodes)))
 
-    def _free(self, nodes: Nodes, own: Nodes) -> Tensor:
-        described = torch.cat([nodes.invariant, nodes.vectors.flatten(-2)], -1)
-        receive, send = self.free_messages.halves(described[:, : own.invariant.shape[1]], described)
-        messages: Tensor = self.free_messages.finish(receive[:, :, None] + send[:, None], None)
-        return messages
 
-    def _invariant(self, own: Nodes, total: Tensor, degree: Tensor) -> Tensor:
-        if not self._invariant_read:
-            return own.invariant
-        received = total / degree if self._mean else total
-        updated: Tensor = own.invariant + self.node_update(torch.cat([own.invariant, received], -1))
-        return updated
+class Sums(NamedTuple):
+    """What nodes received; None for kinds of messages that a layer does not have."""
+
+    bound: Tensor | None
+    """(..., R, H), of invariant messages."""
+    free: Tensor | None
+    """(..., R, H), of messages that see raw coordinates."""
+    pull: Tensor | None
+    """(..., R, C, 2)."""
+
+
+def _described(nodes: Nodes) -> Tensor:
+    return torch.cat([nodes.invariant, nodes.vectors.flatten(-2)], -1)

@@ -13,6 +13,7 @@ from rayworks.systems.marl.config import NetworkKind, NetworkSection
 from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes, Output, Update
 from rayworks.systems.marl.graphs import Graph, joined
 from rayworks.systems.marl.scenes import TeamSpec
+from rayworks.systems.marl.sparse_messages import SparseMessages
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class GraphNetwork(nn.Module):
         super().__init__()
         self._acting, self._team, self._options = acting, team.agents, options
         self._kind = kind
+        self._sparse = SparseMessages() if options.messages == "sparse" else None
         tips = team.agents if options.velocity == "tip" else 0
         inputs = len(team.features) + (acting == 1 and options.graph == "agent") + bool(tips)
         inputs += options.velocity in ("channel", "speed")
@@ -116,9 +118,12 @@ class GraphNetwork(nn.Module):
         entities = features.shape[1]
         edges = graph.edges(self.joined, entities)
         for layer in self.layers[:-1]:
-            nodes = layer(nodes, edges)
-        last: Nodes = self.layers[-1](nodes, edges[:, :read])
-        return last
+            nodes = self._round(layer, nodes, edges)
+        return self._round(self.layers[-1], nodes, edges[:, :read])
+
+    def _round(self, layer: nn.Module, nodes: Nodes, edges: Tensor) -> Nodes:
+        updated: Nodes = layer(nodes, edges) if self._sparse is None else self._sparse(layer, nodes, edges)
+        return updated
 
     def decode(self, graph: Graph) -> Decoded:
         """See :class:`Decoded`."""

@@ -213,7 +213,8 @@ def _goal(world: World, goal: NDArray[np.int64]) -> Reals:
 def _goal_distances(world: World, goal: NDArray[np.int64], agents: int) -> Reals:
     """(A, B)."""
     apart = world.place[:, :agents] - _goal(world, goal)[:, None]
-    return np.sqrt((apart**2).sum(0))
+    far: Reals = np.sqrt((apart**2).sum(0))
+    return far
 
 
 def _outside(far: Reals) -> Reals:

@@ -52,10 +52,12 @@ class PolicyNetwork(nn.Module):
             scene: arrays of a :class:`~.scenes.Scene` as tensors.
         """
         decoded = self.policy.decode(self._graph(scene))
-        actions = self.team.actions
+        actions, vector = self.team.actions, decoded.vector
+        if self._options.vector_bound is not None:
+            vector = shortened(vector, self._options.vector_bound)
         if actions.vectors:
-            return torch.cat([decoded.vector, self.log_deviation.expand_as(decoded.vector)], -1)
-        moves = decoded.moves if decoded.moves is not None else decoded.vector @ self.directions.T
+            return torch.cat([vector, self.log_deviation.expand_as(vector)], -1)
+        moves = decoded.moves if decoded.moves is not None else vector @ self.directions.T
         still, common = decoded.still[:, :-1], decoded.still[:, -1:]
         logits = torch.cat([still, moves + common, decoded.targets], -1)
         return logits.masked_fill(~scene["allowed"].bool().flatten(0, 1), LOWEST)
@@ -86,6 +88,12 @@ class PolicyNetwork(nn.Module):
     def _graph(self, scene: Mapping[str, Tensor]) -> Graph:
         graph = Graph.of(scene)
         return graph.own() if self._per_agent else graph
+
+
+def shortened(vectors: Tensor, bound: float) -> Tensor:
+    """Vectors (..., 2) with lengths below ``bound``: short ones as they are, directions unchanged."""
+    length = (vectors.square().sum(-1, keepdim=True) + 1e-12).sqrt()
+    return vectors * (bound * torch.tanh(length / bound) / length)
 
 
 def _network(kind: NetworkKind, team: TeamSpec, options: NetworkSection, acting: int, head: str) -> nn.Module:

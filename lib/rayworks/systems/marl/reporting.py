@@ -47,7 +47,7 @@ class Findings:
         if not len(scores):
             return None
         experiment = self.config.experiment
-        return interval(scores, experiment.resamples, self.config.run.seed, f"{environment} {kind}")
+        return interval(scores.tolist(), experiment.resamples, self.config.run.seed, f"{environment} {kind}")
 
     def ratio(self, kind: str) -> Interval | None:
         """Gain in the tests over gain where it was trained, mean over the tests it can act in; 0 if it learned nothing."""
@@ -104,7 +104,8 @@ class Findings:
         return np.array([value["won" if self.winnable else "returns"] for value in found if value is not None])
 
     def _random(self, environment: str) -> float:
-        return float(self._scores(environment, RANDOM).mean())
+        chance = self._scores(environment, RANDOM)
+        return float(np.mean(chance))
 
 
 def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
@@ -219,7 +220,7 @@ def _pictures(found: Findings) -> dict[str, tuple[bytes, str]]:
         "What each network claims, and how far it is from it.",
     )
     if len(found.environments) > 1:
-        scores = {name: {k: found.score(name, k) for k in found.kinds} for name in found.environments}
+        scores = {name: {str(k): found.score(name, k) for k in found.kinds} for name in found.environments}
         drawn["generalisation.png"] = (
             figures.generalisation(scores, found.label),
             "Interquartile means over trainings with 95 % intervals.",
