@@ -45,7 +45,7 @@ class NetworkSection(Section):
         "own", description="values from what the policy sees, or from one graph of everything (MAPPO)"
     )
     vector_bound: float | None = Field(
-        None,
+        5.0,
         gt=0,
         description="greatest length of the policy's vector, by tanh of its length, which no rotation notices",
     )

@@ -24,7 +24,7 @@ class Nodes(NamedTuple):
     vectors: Tensor
     """u, (B, E, C, 2)."""
     messages: Tensor | None = None
-    """m_ij of the layer that made these nodes, (B, R, E, H)."""
+    """m_ij of the layer that made these nodes, (B, R, E, H), 0 where there is no edge."""
 
 
 def perceptron(inputs: int, hidden: int, outputs: int, *, bias: bool = True) -> nn.Sequential:
@@ -125,9 +125,10 @@ class GraphLayer(nn.Module):
             tuple(receive[:, :, None] + send[:, None] for receive, send in self.ends(own, nodes)), difference
         )
         weights = edges[..., None]
+        bound, free = (None if kind is None else kind * weights for kind in (bound, free))
         totals = Sums(
-            None if bound is None else (bound * weights).sum(2),
-            None if free is None else (free * weights).sum(2),
+            None if bound is None else bound.sum(2),
+            None if free is None else free.sum(2),
             None if pull is None else (pull * weights[..., None]).sum(2),
         )
         updated = self.updated(own, totals, edges.sum(-1, keepdim=True).clamp(min=1))

@@ -83,9 +83,8 @@ class Findings:
     def equivariance_error(self) -> float:
         """Of the headline's trained network under turns and reflections, all teams."""
         certificate = self.results["final"]["certificate"]
-        return max(
-            team["errors"][group] for team in certificate.values() for group in TURNING if group in team["errors"]
-        )
+        errors = [team["errors"] for team in certificate.values()]
+        return float(max(found[group] for found in errors for group in TURNING if group in found))
 
     def _curve(self, kind: str) -> dict[str, np.ndarray[Any, Any]]:
         points = [curve for name, curve in self.results["curves"].items() if _kind_of(name) == kind]
