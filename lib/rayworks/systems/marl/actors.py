@@ -64,7 +64,7 @@ class MarlActor:
     def __init__(self, config: Config) -> None:
         limit_torch_threads()
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        for name in ("ray.rllib", "ray.tune"):
+        for name in ("ray.rllib", "ray.tune", "ray._common.deprecation"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self._config = config
         self._held: tuple[Unit, int, TeamPPO] | None = None

@@ -64,6 +64,8 @@ class NetworkSection(Section):
                 raise ValueError("network.frame: own needs network.graph agent; a team's graph has many agents")
             if self.symmetrise == "canonical":
                 raise ValueError("network.symmetrise: canonical needs network.graph agent")
+        if self.symmetrise == "canonical" and self.critic == "central":
+            raise ValueError("network.critic: central has no agent whose view could be turned; canonical needs own")
         return self
 
 

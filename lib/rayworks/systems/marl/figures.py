@@ -57,6 +57,7 @@ def bias(found: Values) -> bytes:
             layers = list(by_layers)
             left.plot(layers, [by_layers[n]["slope"] for n in layers], "o-", color=colour(kind, kinds), label=kind)
         left.set(xlabel="layers", ylabel="slope of the mean output on the position", title="Bias before any training")
+        left.set_ylim(-0.15, 1.15)
         if found["slopes"]:
             left.legend(loc="center right", fontsize=8)
         played = found["untrained"]
@@ -121,9 +122,9 @@ def generalisation(ratios: Mapping[str, Mapping[str, tuple[float, float, float] 
                 value = ratios[name][kind]
                 at = place + (number - (len(kinds) - 1) / 2) * width
                 if value is None:
-                    axes.annotate(
-                        "can not act", (at, 0), rotation=90, ha="center", va="bottom", fontsize=7, color=COLOURS[7]
-                    )
+                    below = any(score is not None and score[0] < 0 for score in ratios[name].values())
+                    side = "top" if below else "bottom"
+                    axes.annotate(" can not act ", (at, 0), rotation=90, ha="center", va=side, fontsize=8)
                     continue
                 middle, low, high = value
                 error = [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]

@@ -54,7 +54,7 @@ class Findings:
         tests = [name for name in list(self.environments)[1:] if len(self._scores(name, kind))]
         if not tests:
             return None
-        gains = np.stack([self._scores(name, kind) - self._random(name) for name in ("as trained", *tests)])
+        gains = np.stack([self._gains(name, kind) for name in ("as trained", *tests)])
         experiment, seeds = self.config.experiment, gains.shape[1]
         drawn = np.random.default_rng(self.config.run.seed).integers(0, seeds, (experiment.resamples, seeds))
 
@@ -101,6 +101,12 @@ class Findings:
     def _scores(self, environment: str, kind: str) -> np.ndarray[Any, Any]:
         found = [value for name, value in self.environments[environment].items() if _kind_of(name) == kind]
         return np.array([value["won" if self.winnable else "returns"] for value in found if value is not None])
+
+    def _gains(self, environment: str, kind: str) -> np.ndarray[Any, Any]:
+        """Over random play: in games won, or as a share of what random play gets, for returns grow with the map."""
+        chance = self._random(environment)
+        gains: np.ndarray[Any, Any] = self._scores(environment, kind) - chance
+        return gains if self.winnable or not chance else gains / abs(chance)
 
     def _random(self, environment: str) -> float:
         chance = self._scores(environment, RANDOM)
@@ -178,8 +184,8 @@ def _generalisation_table(found: Findings) -> list[Table]:
     rows.append([RANDOM, *(found._random(name) for name in found.environments), None, None, None])
     columns = ("network", *found.environments, "ratio", "95 % low", "95 % high")
     note = (
-        f"{found.label}. Ratio: gain over random play in the tests to that in the environment of the training; 0 if there "
-        "was none. An MLP can not act with other numbers of entities."
+        f"{found.label}. Ratio: gain over random play, of returns as a share of its own, in the tests to where it was "
+        "trained; 0 if there was none. An MLP can not act with other numbers of entities."
     )
     return [Table("Generalisation", columns, rows, note)]
 

@@ -1,0 +1,134 @@
+"""Every network under every group it claims; and those that claim nothing, visibly failing."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rayworks.systems.marl.config import NetworkSection
+from rayworks.systems.marl.policy_network import PolicyNetwork
+from rayworks.systems.marl.scenes import TeamSpec
+from rayworks.systems.marl.symmetry import TOLERANCE, certify
+from tests.small_scenes import random_scene, small_team, tensors
+
+KINDS = ("e2gn2-last", "e2gn2", "egnn", "gnn", "mlp", "penguin")
+OPTIONS = st.builds(
+    dict,
+    graph=st.sampled_from(["team", "agent"]),
+    velocity=st.sampled_from(["channel", "tip", "speed", "none"]),
+    frame=st.sampled_from(["absolute", "own", "centroid"]),
+    target_decoder=st.sampled_from(["edge", "node"]),
+    critic=st.sampled_from(["own", "central"]),
+    symmetrise=st.sampled_from(["none", "average", "canonical"]),
+    messages=st.sampled_from(["dense", "sparse"]),
+    layers=st.integers(1, 3),
+    mean_messages=st.booleans(),
+    vector_bound=st.sampled_from([None, 5.0]),
+)
+
+
+def network(kind: str, team: TeamSpec, options: NetworkSection, seed: int) -> PolicyNetwork:
+    torch.manual_seed(seed)
+    made = PolicyNetwork(kind, team, options)  # type: ignore[arg-type]
+    for parameter in made.parameters():
+        parameter.data *= 1.3
+    return made
+
+
+def allowed_options(drawn: dict[str, object]) -> NetworkSection:
+    if drawn["graph"] == "team":
+        drawn = {**drawn, "frame": "centroid" if drawn["frame"] == "own" else drawn["frame"]}
+        drawn |= {"symmetrise": "average" if drawn["symmetrise"] == "canonical" else drawn["symmetrise"]}
+    if drawn["symmetrise"] == "canonical":
+        drawn = {**drawn, "critic": "own"}
+    return NetworkSection.model_validate(drawn)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from(KINDS), OPTIONS, st.booleans(), st.booleans(), st.integers(0, 10**6))
+def test_claims_hold(kind: str, drawn: dict[str, object], vectors: bool, complete: bool, seed: int) -> None:
+    options, team = allowed_options(drawn), small_team(vectors=vectors, complete=complete)
+    policy = network(kind, team, options, seed)
+    certificate = certify(
+        lambda scene: (policy.action_inputs(scene), policy.values(scene)),
+        kind,  # type: ignore[arg-type]
+        team,
+        options,
+        random_scene(team, 6, seed),
+        seed,
+    )
+    for group in certificate.claims:
+        assert certificate.errors[group] < TOLERANCE, (group, certificate.errors)
+
+
+@pytest.mark.parametrize(("kind", "group"), [("gnn", "rotations"), ("mlp", "rotations"), ("mlp", "permutations"), ("penguin", "rotations")])
+def test_networks_without_the_symmetry_fail_visibly(kind: str, group: str) -> None:
+    team = small_team(vectors=True)
+    policy = network(kind, team, NetworkSection(), 0)
+    certificate = certify(
+        lambda scene: (policy.action_inputs(scene), policy.values(scene)),
+        kind,  # type: ignore[arg-type]
+        team,
+        NetworkSection(),
+        random_scene(team, 16, 0),
+        0,
+    )
+    assert group not in certificate.claims
+    assert certificate.errors[group] > 1e-2  # type: ignore[index]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(["gnn", "egnn", "e2gn2", "e2gn2-last", "penguin"]), OPTIONS, st.integers(0, 10**6))
+def test_sparse_and_dense_messages_agree(kind: str, drawn: dict[str, object], seed: int) -> None:
+    options, team = allowed_options({**drawn, "symmetrise": "none", "messages": "dense"}), small_team(complete=False)
+    dense = network(kind, team, options, seed)
+    sparse = network(kind, team, options.model_copy(update={"messages": "sparse"}), seed)
+    scene = tensors(random_scene(team, 8, seed))
+    assert (dense.action_inputs(scene) - sparse.action_inputs(scene)).abs().max() < 1e-5
+    assert (dense.values(scene) - sparse.values(scene)).abs().max() < 1e-5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(KINDS), st.booleans(), st.integers(0, 10**6))
+def test_what_is_absent_changes_nothing(kind: str, vectors: bool, seed: int) -> None:
+    team = small_team(vectors=vectors)
+    policy = network(kind, team, NetworkSection(), seed)
+    scene = random_scene(team, 6, seed)
+    garbage = np.random.default_rng(seed).normal(size=scene.positions.shape).astype(np.float32) * 50
+    hidden = ~scene.present[..., None]
+    changed = {**tensors(scene), "positions": torch.from_numpy(np.where(hidden, garbage, scene.positions))}
+    here = torch.from_numpy(scene.present[:, : team.agents].reshape(-1))
+    difference = policy.action_inputs(changed) - policy.action_inputs(tensors(scene))
+    assert difference[here].abs().max() < 1e-5
+    assert (policy.values(changed) - policy.values(tensors(scene)))[here].abs().max() < 1e-5
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 2 * math.pi), st.booleans(), st.integers(0, 1000))
+def test_double_precision_leaves_nothing_but_rounding(angle: float, reflected: bool, seed: int) -> None:
+    from rayworks.systems.marl.graphs import Graph
+    from rayworks.systems.marl.symmetry_groups import orthogonal
+
+    team = small_team(vectors=True)
+    policy = network("e2gn2", team, NetworkSection(layers=3), seed).double()
+    graph = Graph.of(tensors(random_scene(team, 6, seed)))
+    graph = Graph(*[v.double() if v.dtype == torch.float32 else v for v in vars(graph).values()])
+    matrix = torch.from_numpy(orthogonal(angle, reflected=reflected))
+    with torch.no_grad():
+        edges = graph.edges(policy.policy.joined, team.entities).double()  # type: ignore[attr-defined]
+        straight, turned = (_through(policy, g, edges) for g in (graph, graph.turned(matrix)))
+    assert (turned[0] - straight[0]).abs().max() < 1e-11
+    assert (turned[1] - straight[1] @ matrix.T).abs().max() < 1e-11
+
+
+def _through(policy: PolicyNetwork, graph: object, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes
+
+    torch.manual_seed(1)
+    nodes = Nodes(torch.ones(len(edges), edges.shape[1], 8).double(), torch.stack([graph.positions, graph.velocities], 2))  # type: ignore[attr-defined]
+    for update in ("egnn", "e2gn2"):
+        nodes = GraphLayer(8, 2, update).double()(nodes, edges)
+    return nodes.invariant, nodes.vectors

@@ -1,0 +1,25 @@
+"""Theorems 1 and 2 of arXiv 2410.02581: EGNN's untrained output is its input position, E2GN2's is zero."""
+
+import pytest
+
+from rayworks.systems.marl.config import EnvironmentSection, NetworkSection
+from rayworks.systems.marl.exploration_bias import input_slope, untrained_play
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_egnn_is_biased_to_its_input_and_e2gn2_is_not(layers: int) -> None:
+    assert input_slope("egnn", layers, 300, 0)["slope"] == pytest.approx(1, abs=0.01)
+    for kind in ("e2gn2", "e2gn2-last"):
+        assert input_slope(kind, layers, 300, 0)["slope"] == pytest.approx(0, abs=0.02)  # type: ignore[arg-type]
+
+
+def test_only_the_last_layer_placement_keeps_the_vectors_with_depth() -> None:
+    assert input_slope("e2gn2", 4, 100, 0)["size"] < 0.01
+    assert input_slope("e2gn2-last", 4, 100, 0)["size"] > 0.05
+
+
+def test_untrained_egnn_leaves_the_map() -> None:
+    environment = EnvironmentSection(actions="vectors")
+    found = untrained_play(environment, ("egnn", "e2gn2"), NetworkSection(vector_bound=None), 4, 40, 0)
+    assert found["egnn"]["return"] < -150 < found["e2gn2"]["return"]
+    assert found["egnn"]["distance"] > 3 > found["e2gn2"]["distance"]
