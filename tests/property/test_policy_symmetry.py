@@ -64,7 +64,9 @@ def test_claims_hold(kind: str, drawn: dict[str, object], vectors: bool, complet
         assert certificate.errors[group] < TOLERANCE, (group, certificate.errors)
 
 
-@pytest.mark.parametrize(("kind", "group"), [("gnn", "rotations"), ("mlp", "rotations"), ("mlp", "permutations"), ("penguin", "rotations")])
+@pytest.mark.parametrize(
+    ("kind", "group"), [("gnn", "rotations"), ("mlp", "rotations"), ("mlp", "permutations"), ("penguin", "rotations")]
+)
 def test_networks_without_the_symmetry_fail_visibly(kind: str, group: str) -> None:
     team = small_team(vectors=True)
     policy = network(kind, team, NetworkSection(), 0)
@@ -128,7 +130,9 @@ def _through(policy: PolicyNetwork, graph: object, edges: torch.Tensor) -> tuple
     from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes
 
     torch.manual_seed(1)
-    nodes = Nodes(torch.ones(len(edges), edges.shape[1], 8).double(), torch.stack([graph.positions, graph.velocities], 2))  # type: ignore[attr-defined]
+    nodes = Nodes(
+        torch.ones(len(edges), edges.shape[1], 8).double(), torch.stack([graph.positions, graph.velocities], 2)
+    )  # type: ignore[attr-defined]
     for update in ("egnn", "e2gn2"):
         nodes = GraphLayer(8, 2, update).double()(nodes, edges)
     return nodes.invariant, nodes.vectors

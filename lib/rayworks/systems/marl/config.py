@@ -93,10 +93,26 @@ class EnvironmentSection(Section):
     fully_observable: bool = Field(True, description="battle: all living units are seen; else those in sight")
     field_of_view: float | None = Field(None, gt=0, le=360, description="battle: degrees around the last move")
 
+    def usual_tests(self) -> dict[str, dict[str, Any]]:
+        """Changes that a policy should survive: a larger map and, where numbers are free, more agents."""
+        family, _, name = self.name.partition("/")
+        if family == "mpe2":
+            return {}
+        tests: dict[str, dict[str, Any]] = {"larger map": {"map_scale": 1.5 * self.map_scale}}
+        if family == "mpe" and name in ("simple_spread", "simple_adversary"):
+            more = (self.agents or 3) + 2
+            tests[f"{more} agents"] = {"agents": more}
+        return tests
+
     @model_validator(mode="after")
     def _of_its_kind(self) -> Self:
         family = self.name.partition("/")[0]
-        foreign = {"mpe": BATTLE_ONLY, "mpe2": (*BATTLE_ONLY, *MPE_ONLY), "battle": MPE_ONLY, "smacv2": MPE_ONLY}
+        foreign = {
+            "mpe": BATTLE_ONLY,
+            "mpe2": (*BATTLE_ONLY, *MPE_ONLY, "side", "map_scale"),
+            "battle": MPE_ONLY,
+            "smacv2": MPE_ONLY,
+        }
         if family not in foreign:
             raise ValueError(
                 f"environment.name: {self.name!r} begins with none of {', '.join(f'{f}/' for f in foreign)}"
@@ -176,8 +192,8 @@ class ExperimentSection(Section):
 class GeneralisationSection(Section):
     """Environments that no training saw, as changes of ``environment``."""
 
-    tests: dict[str, dict[str, Any]] = Field(
-        {"5 agents": {"agents": 5}, "twice as far": {"map_scale": 2.0}}, description="name to changed settings"
+    tests: dict[str, dict[str, Any]] | None = Field(
+        None, description="name to changed settings; null: a larger map and, where numbers are free, more agents"
     )
 
 
@@ -208,9 +224,11 @@ class Config(SystemConfig):
 
     def tests(self) -> dict[str, EnvironmentSection]:
         """The environments of the generalisation tests by name."""
+        chosen = self.generalisation.tests
+        tests = self.environment.usual_tests() if chosen is None else chosen
         return {
             name: EnvironmentSection.model_validate({**self.environment.model_dump(), **changes})
-            for name, changes in self.generalisation.tests.items()
+            for name, changes in tests.items()
         }
 
     @property
@@ -220,7 +238,7 @@ class Config(SystemConfig):
 
     @model_validator(mode="after")
     def _tests_are_environments(self) -> Self:
-        for name, changes in self.generalisation.tests.items():
+        for name, changes in (self.generalisation.tests or {}).items():
             unknown = [field for field in changes if field not in EnvironmentSection.model_fields]
             if unknown:
                 raise ValueError(f"generalisation.tests.{name}: {unknown[0]} is no setting of environment")

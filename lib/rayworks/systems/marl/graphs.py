@@ -124,6 +124,6 @@ class Graph:
 def joined(team: TeamSpec, tips: int = 0) -> Tensor:
     """Pairs of entities that a graph may join, (E + tips, E + tips) bool: never an entity with itself."""
     entities = team.entities + tips
-    own = torch.arange(entities) < team.agents
+    own = torch.arange(entities) < team.joined
     pairs = torch.ones(entities, entities, dtype=torch.bool) if team.complete else own[:, None] | own[None]
     return pairs & ~torch.eye(entities, dtype=torch.bool)

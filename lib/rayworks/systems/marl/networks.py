@@ -72,11 +72,12 @@ class GraphNetwork(nn.Module):
 
     def __init__(self, kind: NetworkKind, team: TeamSpec, options: NetworkSection, acting: int, head: str) -> None:
         super().__init__()
-        self._acting, self._team, self._options = acting, team.agents, options
+        self._acting, self._mates, self._options = acting, team.joined, options
         self._kind = kind
         self._sparse = SparseMessages() if options.messages == "sparse" else None
-        tips = team.agents if options.velocity == "tip" else 0
-        inputs = len(team.features) + (acting == 1 and options.graph == "agent") + bool(tips)
+        tips = team.joined if options.velocity == "tip" else 0
+        split = options.graph == "agent" and team.mates is None and acting == 1
+        inputs = len(team.features) + split + bool(tips)
         inputs += options.velocity in ("channel", "speed")
         self._channels = 2 if options.velocity == "channel" else 1
         self.joined: Tensor
@@ -111,7 +112,7 @@ class GraphNetwork(nn.Module):
         if options.velocity in ("channel", "speed"):
             features = torch.cat([features, graph.velocities.square().sum(-1, keepdim=True)], -1)
         if options.velocity == "tip":
-            graph = graph.with_velocity_tips(self._team)
+            graph = graph.with_velocity_tips(self._mates)
             features = graph.features
         vectors = [graph.positions, graph.velocities][: self._channels]
         nodes = Nodes(self.embedding(features), torch.stack(vectors, 2))
@@ -165,7 +166,7 @@ class Perceptron(nn.Module):
         super().__init__()
         self._frame, self._layout = options.frame, team.actions
         width = options.perceptron_hidden
-        inputs = team.entities * (len(team.features) + 1 + 4 + 1)
+        inputs = team.entities * (len(team.features) + (team.mates is None) + 4 + 1)
         hidden: list[nn.Module] = [nn.Linear(inputs, width), nn.Tanh()]
         for _ in range(options.layers - 1):
             hidden += [nn.Linear(width, width), nn.Tanh()]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from rayworks.core.errors import DataError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.marl.config import NetworkKind, NetworkSection
 from rayworks.systems.marl.graphs import Graph
 from rayworks.systems.marl.networks import GraphNetwork, Network, Perceptron
@@ -27,21 +27,27 @@ class PolicyNetwork(nn.Module):
 
     Args:
         kind: of both networks.
-        team: whose scenes.
+        team: whose scenes; of one agent's own (:meth:`.TeamSpec.own`) there is one graph each, as they are.
         options: widths and switches.
     """
 
     def __init__(self, kind: NetworkKind, team: TeamSpec, options: NetworkSection) -> None:
         super().__init__()
         self.team, self.kind, self._options = team, kind, options
-        self._per_agent = kind == "mlp" or options.graph == "agent"
+        self._per_agent = team.mates is None and (kind == "mlp" or options.graph == "agent")
         self._central = options.critic == "central" and kind != "mlp"
+        if self._central and team.mates is not None:
+            raise ConfigError("network.critic: central needs scenes of the whole team; an agent's own have own only")
         acting = 1 if self._per_agent else team.agents
         self.policy: Network = _network(kind, team, options, acting, "policy")  # type: ignore[assignment]
         self.critic: Network = _network(kind, team, options, team.agents if self._central else acting, "value")  # type: ignore[assignment]
         if team.actions.vectors:
             # One deviation for both axes: a deviation per axis is not rotation invariant.
             self.log_deviation = nn.Parameter(torch.full((1,), options.log_deviation))
+        self.value_shift: Tensor
+        self.value_scale: Tensor
+        self.register_buffer("value_shift", torch.zeros(()))
+        self.register_buffer("value_scale", torch.ones(()))
         self.directions: Tensor
         self.register_buffer("directions", torch.tensor(team.actions.directions), persistent=False)
 
@@ -62,8 +68,12 @@ class PolicyNetwork(nn.Module):
         logits = torch.cat([still, moves + common, decoded.targets], -1)
         return logits.masked_fill(~scene["allowed"].bool().flatten(0, 1), LOWEST)
 
+    def expected_returns(self, scene: Mapping[str, Tensor]) -> Tensor:
+        """(N,), in units of reward."""
+        return self.values(scene) * self.value_scale + self.value_shift
+
     def values(self, scene: Mapping[str, Tensor]) -> Tensor:
-        """(N,)."""
+        """(N,), in learned units: ``value_scale`` from ``value_shift``."""
         if self._central:
             return self.critic.value(Graph.of(scene).unlimited())
         return self.critic.value(self._graph(scene))
@@ -102,5 +112,5 @@ def _network(kind: NetworkKind, team: TeamSpec, options: NetworkSection, acting:
     if options.symmetrise == "average":
         return AveragedNetwork(inner, team.actions)
     if options.symmetrise == "canonical":
-        return CanonicalNetwork(inner, team.agents)
+        return CanonicalNetwork(inner, team.joined)
     return inner

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rayworks.systems.marl.acting import as_tensors
 from rayworks.systems.marl.augmentation import turned_at_random
+from rayworks.systems.marl.policy_network import PolicyNetwork
 from rayworks.systems.marl.rllib_module import TeamModule
 from rayworks.systems.marl.rollouts import Rollout, advantages, following_values
 
@@ -131,9 +132,9 @@ class TeamLearner(PPOTorchLearner):
         training, acting = self.config.learner_config_dict["training"], rows[Columns.LOSS_MASK]
         gains, targets = rows[Postprocessing.ADVANTAGES], rows[Postprocessing.VALUE_TARGETS]
         if training.normalise_values:
-            _follow_returns(module, targets[acting])
+            _follow_returns(module.network, targets[acting])
         rows[Postprocessing.ADVANTAGES] = (gains - gains[acting].mean()) / gains[acting].std().clamp(min=1e-4)
-        rows[Postprocessing.VALUE_TARGETS] = (targets - module.value_shift) / module.value_scale
+        rows[Postprocessing.VALUE_TARGETS] = (targets - module.network.value_shift) / module.network.value_scale
         return turned_at_random(rows, module.network, self._order) if training.augment else rows
 
     def _expected(self, module: TeamModule, scenes: Mapping[str, Tensor]) -> Tensor:
@@ -141,16 +142,16 @@ class TeamLearner(PPOTorchLearner):
         parts = []
         for first in range(0, rows, VALUE_ROWS):
             some = {name: array[first : first + VALUE_ROWS].to(self._device) for name, array in scenes.items()}
-            parts.append(module.expected_returns(some))
+            parts.append(module.network.expected_returns(some))
         return torch.cat(parts) if parts else torch.zeros(0, device=self._device)
 
 
-def _follow_returns(module: TeamModule, returns: Tensor) -> None:
+def _follow_returns(network: PolicyNetwork, returns: Tensor) -> None:
     """Move the units of values towards the mean and spread of the returns at hand."""
-    first = module.value_scale == 1
+    first = network.value_scale == 1
     keep = torch.where(first, 0.0, SMOOTHING)
-    module.value_shift.copy_(keep * module.value_shift + (1 - keep) * returns.mean())
-    module.value_scale.copy_(keep * module.value_scale + (1 - keep) * returns.std().clamp(min=1e-3))
+    network.value_shift.copy_(keep * network.value_shift + (1 - keep) * returns.mean())
+    network.value_scale.copy_(keep * network.value_scale + (1 - keep) * returns.std().clamp(min=1e-3))
 
 
 def _by_scene(values: NDArray[Any]) -> NDArray[Any]:

@@ -16,6 +16,8 @@ from rayworks.core.errors import ConfigError, DataError
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
+SELF = "self"
+"""Name of the feature that marks an agent in its own scene."""
 MPE_DIRECTIONS = ((-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))
 STARCRAFT_DIRECTIONS = ((0.0, 1.0), (0.0, -1.0), (1.0, 0.0), (-1.0, 0.0))
 
@@ -180,6 +182,8 @@ class TeamSpec:
     features: tuple[str, ...]
     """Names of the F invariant features."""
     actions: ActionLayout
+    mates: int | None = None
+    """Of one agent's own scenes: how many of the first entities are of its team; None where all agents act in the scene."""
     complete: bool = True
     """Whether a graph of the team joins entities that it does not control with each other too (MPE: yes, SMACv2: no)."""
 
@@ -187,6 +191,20 @@ class TeamSpec:
     def entities(self) -> int:
         """E."""
         return len(self.kinds)
+
+    def own(self) -> "TeamSpec":
+        """Of one agent's own scenes (:meth:`Scene.own`): one agent, which is marked by a last feature.
+
+        Its team mates stay the first entities, and keep their edges.
+        """
+        return replace(
+            self, agents=1, features=(*self.features, SELF), mates=self.agents if self.mates is None else self.mates
+        )
+
+    @property
+    def joined(self) -> int:
+        """How many of the first entities have edges to everything in a graph that is not complete."""
+        return self.agents if self.mates is None else self.mates
 
     def check(self, scene: Scene) -> None:
         """Whether a scene has this shape and finite numbers.

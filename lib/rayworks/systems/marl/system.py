@@ -102,6 +102,7 @@ class MarlSystem(System[Config]):
             self.settings,
             unit.kind,
             self._weights(unit),
+            self._results["final"]["certificate"],
             lambda name, data: self.run_directory.write(f"{EXPORT}/{name}", data),
         )
         self.run_directory.write(f"{EXPORT}/README.md", model_card(self.settings, unit.kind, self._results))

@@ -1,0 +1,138 @@
+"""A trained policy as files: what Serve loads, and its card."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from pydantic import TypeAdapter, ValidationError
+
+from rayworks.core.errors import DataError
+from rayworks.systems.marl.acting import Policy
+from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkKind, NetworkSection
+from rayworks.systems.marl.environments import team_specs
+from rayworks.systems.marl.evaluation import Weights, policies_for
+from rayworks.systems.marl.scenes import TeamSpec
+from rayworks.systems.marl.symmetry_groups import claimed
+
+POLICY = "policy.json"
+Values = Mapping[str, Any]
+ORIGINS = {"absolute": "the centre of the map", "own": "the agent", "centroid": "the mean position"}
+
+
+@dataclass(frozen=True)
+class ExportedPolicy:
+    """What a folder holds."""
+
+    kind: NetworkKind
+    environment: EnvironmentSection
+    network: NetworkSection
+    teams: Mapping[str, TeamSpec]
+    """As in the training."""
+    weights: Weights
+    certificate: Mapping[str, Values]
+    """By team, of the trained policy: ``errors``, ``claims``, ``holds``."""
+
+    def policies(self, teams: Mapping[str, TeamSpec]) -> dict[str, Policy]:
+        """Networks for teams, perhaps of other sizes.
+
+        Raises:
+            DataError: an MLP for another number of entities.
+        """
+        return policies_for(self.kind, teams, self.network, self.weights)
+
+
+def write_policy(
+    config: Config,
+    kind: NetworkKind,
+    weights: Weights,
+    certificate: Mapping[str, Values],
+    write: Callable[[str, bytes], object],
+) -> None:
+    """Write ``policy.json`` and ``TEAM.safetensors`` for each team.
+
+    Args:
+        config: of the run.
+        kind: of network.
+        weights: by team.
+        certificate: of the trained policy by team.
+        write: takes a file's name and content.
+    """
+    teams = team_specs(config.environment)
+    described = {
+        "kind": kind,
+        "environment": config.environment.model_dump(mode="json"),
+        "network": config.network.model_dump(mode="json"),
+        "teams": {name: TypeAdapter(TeamSpec).dump_python(spec, mode="json") for name, spec in teams.items()},
+        "certificate": dict(certificate),
+    }
+    write(POLICY, json.dumps(described, indent=2).encode())
+    for team, arrays in weights.items():
+        stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        write(f"{team}.safetensors", safetensors.numpy.save(stored))
+
+
+def read_policy(folder: Path) -> ExportedPolicy:
+    """The reverse. Nothing in the files is executed.
+
+    Raises:
+        DataError: files are missing, damaged or do not fit each other; names them.
+    """
+    if not (folder / POLICY).is_file():
+        raise DataError(f"{folder}: no {POLICY}; give the export folder of a finished marl run")
+    try:
+        described = json.loads((folder / POLICY).read_text())
+        exported = ExportedPolicy(
+            TypeAdapter(NetworkKind).validate_python(described["kind"]),
+            EnvironmentSection.model_validate(described["environment"]),
+            NetworkSection.model_validate(described["network"]),
+            {name: TypeAdapter(TeamSpec).validate_python(spec) for name, spec in described["teams"].items()},
+            {name: safetensors.numpy.load_file(folder / f"{name}.safetensors") for name in described["teams"]},
+            described["certificate"],
+        )
+    except (ValueError, KeyError, TypeError, ValidationError, OSError, safetensors.SafetensorError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{folder}: not an exported policy ({first})") from None
+    exported.policies(exported.teams)
+    return exported
+
+
+def model_card(config: Config, kind: NetworkKind, results: Values) -> str:
+    """The README of the export."""
+    final = results["final"]
+    scores = [v for name, v in final["evaluations"].items() if v is not None and name.rpartition("-")[0] == kind]
+    returns = ", ".join(f"{score['returns']:.4g}" for score in scores)
+    wins = [score["won"] for score in scores if score["won"] is not None]
+    lines = [
+        f"# A {kind} policy for {config.environment.name}",
+        "",
+        f"Trained for {config.training.steps:,} environment steps by PPO on RLlib, seed {config.run.seed}, the first of "
+        f"{config.experiment.seeds} trainings, whose final returns are {returns}.",
+    ]
+    if wins:
+        lines.append(f"Shares of games won: {', '.join(f'{share:.3f}' for share in wins)}.")
+    lines += ["", "## Symmetry", ""]
+    for team, spec in team_specs(config.environment).items():
+        groups = claimed(kind, spec, config.network)
+        found = final["certificate"][team]
+        lines.append(f"Team **{team}** ({spec.agents} agents, {spec.entities} entities):")
+        for group, error in found["errors"].items():
+            said = "respected by construction" if group in groups else "not respected"
+            lines.append(f"- {group}: {said}; largest error measured {error:.1e}")
+        lines.append("")
+    lines += [
+        f"Turns are about the origin of coordinates ({ORIGINS[config.network.frame]}).",
+        "",
+        "## Use",
+        "",
+        "`rayworks.systems.marl.exported.read_policy(folder)`, or Serve: `POST /v1/marl/act`. Positions are from the centre "
+        "of the map, its half-width about 1; features must not change when the world is turned.",
+        "",
+        "It has learned this environment's rewards against its opponents and nothing else.",
+        "",
+    ]
+    return "\n".join(lines)

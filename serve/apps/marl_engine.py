@@ -1,0 +1,277 @@
+"""From scenes of named entities to actions: the networks of one export, without HTTP."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rayworks.core.errors import DataError
+from rayworks.core.seeds import derive_small
+from rayworks.systems.marl.acting import as_tensors, draw
+from rayworks.systems.marl.environment import norm_clipped
+from rayworks.systems.marl.exported import ExportedPolicy, read_policy
+from rayworks.systems.marl.policy_network import PolicyNetwork
+from rayworks.systems.marl.scenes import ActionLayout, Scene, TeamSpec
+from rayworks.systems.marl.symmetry_groups import claimed
+
+from .marl_schemas import ActBody, Action, Entity, Limits, PolicyCard, SceneBody, TeamCard
+
+NETWORKS_HELD = 64
+"""One for each size of team asked lately."""
+STILL = {1: ["stay"], 2: ["none", "stop"]}
+MOVES = {(-1.0, 0.0): "left", (1.0, 0.0): "right", (0.0, -1.0): "down", (0.0, 1.0): "up"}
+TARGET, VECTOR = "target", "vector"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One scene of a request."""
+
+    team: TeamSpec
+    scene: Scene
+    """One row."""
+    places: tuple[int, ...]
+    """Of the scene's entities in the request's list."""
+    seed: int | None
+    """None for the most probable actions."""
+
+
+class Players:
+    """The policies of one export.
+
+    Args:
+        folder: ``export`` of a finished run.
+        limits: of a request.
+
+    Raises:
+        DataError: the folder holds something else.
+    """
+
+    def __init__(self, folder: str, limits: Limits) -> None:
+        self.exported: ExportedPolicy = read_policy(Path(folder).expanduser())
+        self.limits = limits
+        self._network = lru_cache(NETWORKS_HELD)(self._made)
+
+    def card(self) -> PolicyCard:
+        """What there is, and what it respects."""
+        exported = self.exported
+        teams = {}
+        for name, team in exported.teams.items():
+            errors = {group: float(error) for group, error in exported.certificate[name]["errors"].items()}
+            teams[name] = TeamCard(
+                agents=team.agents,
+                kinds=list(dict.fromkeys(team.kinds)),
+                acting_kinds=sorted(set(team.kinds[: team.agents])),
+                features=list(team.features),
+                actions=action_names(team.actions),
+                symmetries=list(claimed(exported.kind, team, exported.network)),
+                errors=errors,
+                other_sizes=exported.kind != "mlp",
+            )
+        return PolicyCard(
+            network=exported.kind,
+            environment=exported.environment.name,
+            frame=exported.network.frame,
+            teams=teams,
+            limits=self.limits,
+        )
+
+    def check(self) -> None:
+        """A real answer of every policy, in a scene of zeros.
+
+        Raises:
+            DataError: it is not finite.
+        """
+        for team in self.exported.teams.values():
+            question = Question(team, _empty_scene(team), tuple(range(team.entities)), None)
+            [found] = self.answer([question])
+            if not all(np.isfinite(action.value) for action in found):
+                raise DataError(f"export: team {team.name} values a scene at no finite number")
+
+    def questions(self, body: ActBody) -> tuple[str, list[Question]]:
+        """The team that acts, and its scenes.
+
+        Raises:
+            DataError: names the field of the request that does not fit, and what would.
+        """
+        exported = self.exported
+        name = body.team or next(iter(exported.teams))
+        if name not in exported.teams or (body.team is None and len(exported.teams) > 1):
+            raise DataError(f"team: {body.team or 'missing'}; give one of {', '.join(exported.teams)}")
+        if len(body.scenes) > self.limits.scenes:
+            raise DataError(f"scenes: {len(body.scenes)}, at most {self.limits.scenes} are taken; ask twice")
+        found = []
+        for number, scene in enumerate(body.scenes):
+            seed = derive_small(body.seed, "act", number) if body.mode == "sample" else None
+            found.append(self._question(exported.teams[name], scene, f"scenes.{number}", seed))
+        return name, found
+
+    def answer(self, questions: Sequence[Question]) -> list[list[Action]]:
+        """Actions of each scene; scenes of one shape are computed together."""
+        alike: dict[TeamSpec, list[int]] = defaultdict(list)
+        for number, question in enumerate(questions):
+            alike[question.team].append(number)
+        answers: list[list[Action]] = [[] for _ in questions]
+        for team, numbers in alike.items():
+            scenes = [questions[number].scene.arrays() for number in numbers]
+            rows = as_tensors(Scene.of({name: np.concatenate([one[name] for one in scenes]) for name in scenes[0]}))
+            network = self._network(team)
+            with torch.no_grad():
+                inputs = network.action_inputs(rows).view(len(numbers), team.agents, -1)
+                values = network.expected_returns(rows).view(len(numbers), team.agents)
+            for row, number in enumerate(numbers):
+                answers[number] = _actions(questions[number], inputs[row], values[row])
+        return answers
+
+    def _made(self, team: TeamSpec) -> PolicyNetwork:
+        network = PolicyNetwork(self.exported.kind, team, self.exported.network)
+        network.load({name: torch.from_numpy(np.array(a)) for name, a in self.exported.weights[team.name].items()})
+        return network.eval()
+
+    def _question(self, trained: TeamSpec, body: SceneBody, where: str, seed: int | None) -> Question:
+        entities = body.entities
+        if len(entities) > self.limits.entities:
+            raise DataError(f"{where}.entities: {len(entities)}, at most {self.limits.entities} are taken")
+        known, acting = set(trained.kinds), set(trained.kinds[: trained.agents])
+        for number, entity in enumerate(entities):
+            if entity.kind not in known:
+                raise DataError(
+                    f"{where}.entities.{number}.kind: {entity.kind!r} is unknown; use {', '.join(sorted(known))}"
+                )
+            unknown = set(entity.features) - set(trained.features)
+            if unknown:
+                raise DataError(
+                    f"{where}.entities.{number}.features: {min(unknown)!r} is unknown; use {', '.join(trained.features)}"
+                )
+        order = sorted(range(len(entities)), key=lambda at: entities[at].kind not in acting)
+        kinds = tuple(entities[at].kind for at in order)
+        agents = sum(kind in acting for kind in kinds)
+        if not agents:
+            raise DataError(f"{where}.entities: none acts; at least one must be of kind {', '.join(sorted(acting))}")
+        if self.exported.kind == "mlp" and (agents, len(kinds)) != (trained.agents, trained.entities):
+            raise DataError(
+                f"{where}.entities: {agents} acting and {len(kinds)} in all, but an MLP takes {trained.agents} and "
+                f"{trained.entities} as in training; graph networks take any number"
+            )
+        layout = trained.actions
+        if layout.targets:
+            layout = replace(layout, targets=max((len(some) for some in (body.targets or {}).values()), default=0) or 1)
+        team = replace(trained, agents=agents, kinds=kinds, actions=layout)
+        return Question(team, _scene(team, body, order, where), tuple(order), seed)
+
+
+def action_names(layout: ActionLayout) -> list[str]:
+    """What actions are called."""
+    if layout.vectors:
+        return [VECTOR]
+    names = [*STILL[layout.still], *(MOVES[direction] for direction in layout.directions)]
+    return [*names, TARGET] if layout.targets else names
+
+
+def _scene(team: TeamSpec, body: SceneBody, order: Sequence[int], where: str) -> Scene:
+    entities = [body.entities[at] for at in order]
+    place = {at: number for number, at in enumerate(order)}
+    layout, names = team.actions, [name for name in action_names(team.actions) if name != TARGET]
+    features = np.array([_features(entity, team) for entity in entities])
+    present = np.array([entity.present for entity in entities])
+    visible = np.ones((team.agents, len(entities)), bool)
+    allowed = np.ones((team.agents, layout.choices), bool)
+    targets = np.zeros((team.agents, layout.targets), np.int16)
+    for at, seen in (body.sees or {}).items():
+        visible[_acting(place, at, team, f"{where}.sees")] = np.isin(np.arange(len(entities)), [place[s] for s in seen])
+    if not layout.vectors:
+        if layout.still == 2:
+            # The first of two still actions is for the dead.
+            allowed[:, 0] = ~present[: team.agents]
+        if layout.targets:
+            allowed[:, -layout.targets :] = False
+    for at, chosen in (body.targets or {}).items():
+        agent = _acting(place, at, team, f"{where}.targets")
+        if not layout.targets:
+            raise DataError(f"{where}.targets: this policy has no actions with a target; leave it out")
+        targets[agent, : len(chosen)] = [place[c] for c in chosen]
+        slots = layout.choices - layout.targets + np.arange(len(chosen))
+        allowed[agent, slots] = [present[place[c]] for c in chosen]
+    for at, forbidden in (body.forbidden or {}).items():
+        agent = _acting(place, at, team, f"{where}.forbidden")
+        unknown = [name for name in forbidden if name not in names or layout.vectors]
+        if unknown:
+            raise DataError(f"{where}.forbidden: {unknown[0]!r} is no action; use {', '.join(names)}")
+        allowed[agent, [names.index(name) for name in forbidden]] = False
+    if not allowed.any(1).all():
+        raise DataError(f"{where}.forbidden: leaves an agent nothing to do")
+    visible |= np.eye(team.agents, len(entities), dtype=bool)
+    shown = present[:, None]
+    scene = Scene(
+        np.where(shown, np.array([entity.position for entity in entities]), 0).astype(np.float32)[None],
+        np.where(shown, np.array([entity.velocity for entity in entities]), 0).astype(np.float32)[None],
+        np.where(shown, features, 0).astype(np.float32)[None],
+        present[None],
+        visible[None],
+        allowed[None],
+        targets[None],
+    )
+    team.check(scene)
+    return scene
+
+
+def _features(entity: Entity, team: TeamSpec) -> list[float]:
+    """Those that name a kind say whether it is one; the others are as given."""
+    own = team.kinds
+    return [float(name == entity.kind) if name in own else entity.features.get(name, 0.0) for name in team.features]
+
+
+def _acting(place: dict[int, int], at: int, team: TeamSpec, where: str) -> int:
+    if place[at] >= team.agents:
+        acting = ", ".join(sorted(set(team.kinds[: team.agents])))
+        raise DataError(f"{where}: entity {at} does not act; name one of kind {acting}")
+    return place[at]
+
+
+def _empty_scene(team: TeamSpec) -> Scene:
+    shape = (1, team.agents)
+    return Scene(
+        np.zeros((1, team.entities, 2), np.float32),
+        np.zeros((1, team.entities, 2), np.float32),
+        np.zeros((1, team.entities, len(team.features)), np.float32),
+        np.ones((1, team.entities), bool),
+        np.ones((*shape, team.entities), bool),
+        np.ones((*shape, team.actions.choices), bool),
+        np.zeros((*shape, team.actions.targets), np.int16),
+    )
+
+
+def _actions(question: Question, inputs: torch.Tensor, values: torch.Tensor) -> list[Action]:
+    team, scene = question.team, question.scene
+    layout, names = team.actions, action_names(team.actions)
+    generator = None if question.seed is None else torch.Generator().manual_seed(question.seed)
+    chosen, log_probability = draw(inputs, vectors=layout.vectors, generator=generator)
+    first_target = layout.choices - layout.targets
+    found = []
+    for agent in range(team.agents):
+        if not scene.present[0, agent]:
+            continue
+        target, vector, probability, name = None, None, None, VECTOR
+        if layout.vectors:
+            across, up = norm_clipped(chosen[agent].numpy())
+            vector = (float(across), float(up))
+        else:
+            number = int(chosen[agent])
+            probability = float(log_probability[agent].exp())
+            name = names[min(number, first_target)]
+            if layout.targets and number >= first_target:
+                target = question.places[int(scene.targets[0, agent, number - first_target])]
+        action = Action(
+            entity=question.places[agent],
+            action=name,
+            target=target,
+            vector=vector,
+            probability=probability,
+            value=float(values[agent]),
+        )
+        found.append(action)
+    return found

@@ -1,0 +1,162 @@
+"""Training on RLlib: our runner and learner on several processes, and RLlib's own with the same modules."""
+
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from rayworks.systems.marl.config import EnvironmentSection, NetworkSection, SamplingSection, TrainingSection
+from rayworks.systems.marl.environments import make_environment
+from rayworks.systems.marl.observation_schema import spread_schema
+from rayworks.systems.marl.parallel_environment import ParallelScenes
+from rayworks.systems.marl.rllib_algorithm import TeamPPO, algorithm_config
+from rayworks.systems.marl.rllib_connectors import SceneFromVector
+from rayworks.systems.marl.rllib_environment import plain_config
+from rayworks.systems.marl.rllib_module import module_spec
+from rayworks.systems.marl.scenes import ActionLayout
+
+NETWORK = NetworkSection(hidden=8, perceptron_hidden=8)
+TRAINING = TrainingSection(epochs=1, minibatch=60)
+Weights = dict[str, dict[str, np.ndarray]]
+
+
+@pytest.fixture(autouse=True)
+def connected(cluster: dict[str, str]) -> Iterator[None]:
+    """To the shared cluster. RLlib itself calls what it has deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(cluster["RAY_ADDRESS"], log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+def algorithm(name: str = "mpe/simple_spread", kind: Any = "e2gn2-last", **changes: Any) -> TeamPPO:
+    """A small one of three groups."""
+    sampling = SamplingSection(groups=3, copies=2, steps=10, runners=changes.pop("runners", 0))
+    section = EnvironmentSection.model_validate({"name": name, **changes.pop("environment", {})})
+    network = NETWORK.model_copy(update=changes.pop("network", {}))
+    training = TRAINING.model_copy(update=changes)
+    made: TeamPPO = algorithm_config(kind, section, network, training, sampling, seed=3).build_algo()
+    return made
+
+
+def weights(made: TeamPPO) -> Weights:
+    found: Weights = made.learner_group.get_weights()
+    return {module: {name: array.copy() for name, array in own.items()} for module, own in found.items()}
+
+
+def assert_same(first: Weights, second: Weights) -> None:
+    for module, arrays in first.items():
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, second[module][name], err_msg=f"{module} {name}")
+
+
+@pytest.fixture(scope="module")
+def alone(cluster: dict[str, str]) -> Weights:
+    """After four iterations without runners."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(cluster["RAY_ADDRESS"], log_to_driver=False)
+        made = algorithm()
+        for _ in range(4):
+            made.train()
+        found = weights(made)
+        made.stop()
+        ray.shutdown()
+    return found
+
+
+def test_runners_change_nothing_and_neither_does_the_death_of_one(alone: Weights) -> None:
+    made = algorithm(runners=2)
+    made.train()
+    [process] = made.env_runner_group.foreach_env_runner(
+        lambda _: os.getpid(), local_env_runner=False, remote_worker_ids=[1]
+    )
+    made.train()
+    os.kill(process, signal.SIGKILL)
+    for _ in range(2):
+        made.train()
+    assert_same(alone, weights(made))
+    made.stop()
+
+
+def test_a_checkpoint_goes_on_as_if_nothing_had_been(alone: Weights, tmp_path: Path) -> None:
+    made = algorithm()
+    for _ in range(2):
+        made.train()
+    made.save_to_path(str(tmp_path / "checkpoint"))
+    made.stop()
+    again = algorithm()
+    again.restore_from_path(str(tmp_path / "checkpoint"))
+    for _ in range(2):
+        again.train()
+    assert_same(alone, weights(again))
+    again.stop()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "mpe/simple_tag", "environment": {"actions": "vectors"}, "augment": True},
+        {"name": "battle/zerg_2_vs_3", "network": {"critic": "central", "graph": "agent"}},
+        {"name": "battle/terran_2_vs_2", "kind": "mlp", "augment": True},
+        {"name": "mpe/simple_spread", "kind": "penguin", "network": {"messages": "sparse"}},
+        {"name": "mpe2/simple_push", "kind": "gnn", "normalise_values": False},
+    ],
+    ids=lambda changes: changes["name"],
+)
+def test_everything_trains(changes: dict[str, Any]) -> None:
+    made = algorithm(**changes)
+    before = weights(made)
+    for _ in range(3):
+        made.train()
+    after = weights(made)
+    assert set(after) == set(make_environment(EnvironmentSection(name=changes["name"]), 1, 0).teams)
+    for module, arrays in after.items():
+        assert all(np.isfinite(array).all() for array in arrays.values())
+        assert any(not np.array_equal(array, before[module][name]) for name, array in arrays.items())
+    made.stop()
+
+
+def test_plain_rllib_trains_the_same_module_on_own_scenes() -> None:
+    section = EnvironmentSection(name="battle/terran_2_vs_2", horizon=8)
+    team = make_environment(section, 1, 0).teams["allies"].own()
+    config = plain_config(
+        lambda: ParallelScenes(lambda seed: make_environment(section, 1, seed)),
+        {"allies": module_spec("e2gn2-last", team, NETWORK)},
+        lambda agent: agent.rpartition("_")[0],
+        TRAINING,
+        steps=24,
+    )
+    assert_trains(config)
+
+
+def test_plain_rllib_trains_on_the_vectors_of_stock_mpe2() -> None:
+    from mpe2 import simple_spread_v3
+
+    layout = ActionLayout()
+    config = plain_config(
+        lambda: simple_spread_v3.parallel_env(max_cycles=5),
+        {"agent": module_spec("e2gn2-last", spread_schema().team("agent", layout), NETWORK)},
+        lambda agent: "agent",
+        TRAINING,
+        steps=20,
+        connectors=lambda *_, **__: SceneFromVector(schemas={"agent": spread_schema()}, actions=layout),
+    )
+    assert_trains(config)
+
+
+def assert_trains(config: Any) -> None:
+    made = config.build_algo()
+    before = weights(made)
+    result = made.train()
+    assert result["env_runners"]["num_env_steps_sampled"] >= 20
+    for module, arrays in weights(made).items():
+        assert any(not np.array_equal(array, before[module][name]) for name, array in arrays.items())
+    made.stop()
