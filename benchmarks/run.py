@@ -16,7 +16,9 @@ BENCHMARKS = (
     "item_response",
     "next_item",
     "off_policy",
+    "particle_world",
     "rating_period",
+    "team_training",
 )
 BEGIN, END = "<!-- benchmarks: made by make bench -->", "<!-- end of benchmarks -->"
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 
 from rayworks.systems.marl.config import EnvironmentSection, NetworkSection, SamplingSection, TrainingSection
 from rayworks.systems.marl.environments import make_environment
@@ -31,9 +30,7 @@ def connected(cluster: dict[str, str]) -> Iterator[None]:
     """To the shared cluster. RLlib itself calls what it has deprecated."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ray.init(cluster["RAY_ADDRESS"], log_to_driver=False)
         yield
-        ray.shutdown()
 
 
 def algorithm(name: str = "mpe/simple_spread", kind: Any = "e2gn2-last", **changes: Any) -> TeamPPO:
@@ -62,13 +59,11 @@ def alone(cluster: dict[str, str]) -> Weights:
     """After four iterations without runners."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ray.init(cluster["RAY_ADDRESS"], log_to_driver=False)
         made = algorithm()
         for _ in range(4):
             made.train()
         found = weights(made)
         made.stop()
-        ray.shutdown()
     return found
 
 

@@ -46,8 +46,8 @@ class PolicyNetwork(nn.Module):
             self.log_deviation = nn.Parameter(torch.full((1,), options.log_deviation))
         self.value_shift: Tensor
         self.value_scale: Tensor
-        self.register_buffer("value_shift", torch.zeros(()))
-        self.register_buffer("value_scale", torch.ones(()))
+        self.register_buffer("value_shift", torch.zeros(1))
+        self.register_buffer("value_scale", torch.ones(1))
         self.directions: Tensor
         self.register_buffer("directions", torch.tensor(team.actions.directions), persistent=False)
 

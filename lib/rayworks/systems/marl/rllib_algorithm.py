@@ -194,7 +194,8 @@ def algorithm_config(
             grad_clip=training.gradient_norm,
             grad_clip_by="global_norm",
             num_epochs=training.epochs,
-            minibatch_size=training.minibatch,
+            # RLlib compares it with environment steps; ours, of agent steps, the learner takes from its own settings.
+            minibatch_size=min(training.minibatch, sampling.per_iteration),
             train_batch_size_per_learner=sampling.per_iteration,
         )
         .debugging(seed=seed % 2**31, log_level="ERROR")

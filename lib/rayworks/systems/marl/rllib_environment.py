@@ -116,7 +116,7 @@ def plain_config(
             grad_clip=training.gradient_norm,
             grad_clip_by="global_norm",
             num_epochs=training.epochs,
-            minibatch_size=training.minibatch,
+            minibatch_size=min(training.minibatch, steps),
             train_batch_size_per_learner=steps,
         )
         .debugging(seed=seed, log_level="ERROR")

@@ -72,7 +72,6 @@ class TeamLearner(PPOTorchLearner):
         *,
         training_data: TrainingData,
         num_epochs: int = 1,
-        minibatch_size: int | None = None,
         **kwargs: Any,
     ) -> Iterator[MultiAgentBatch]:
         rollouts: list[Rollout] = training_data.episodes
@@ -83,14 +82,15 @@ class TeamLearner(PPOTorchLearner):
         columns = {
             module: self._ready(self.module[module].unwrapped(), _joined(found)) for module, found in parts.items()
         }
-        return self._minibatches(columns, num_epochs, minibatch_size, sum(len(rollout) for rollout in rollouts))
+        size = self.config.learner_config_dict["training"].minibatch
+        return self._minibatches(columns, num_epochs, size, sum(len(rollout) for rollout in rollouts))
 
     def _minibatches(
-        self, columns: Mapping[str, dict[str, Any]], epochs: int, size: int | None, steps: int
+        self, columns: Mapping[str, dict[str, Any]], epochs: int, size: int, steps: int
     ) -> Iterator[MultiAgentBatch]:
         """Each scene once per epoch, in random order; modules with fewer scenes have smaller minibatches."""
         scenes = {module: found[Columns.ACTIONS].shape[:2] for module, found in columns.items()}
-        count = 1 if size is None else max(1, max(round(rows * agents / size) for rows, agents in scenes.values()))
+        count = max(1, max(round(rows * agents / size) for rows, agents in scenes.values()))
         for _ in range(epochs):
             orders = {
                 module: torch.randperm(rows, generator=self._order).to(self._device).tensor_split(count)

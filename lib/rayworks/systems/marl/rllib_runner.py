@@ -11,6 +11,7 @@ import ray
 import torch
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.checkpoints import Checkpointable
 
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.systems.marl.acting import Game
@@ -21,7 +22,7 @@ from rayworks.systems.marl.rollouts import Rollout
 State = dict[str, Any]
 
 
-class TeamRunner(EnvRunner):
+class TeamRunner(EnvRunner, Checkpointable):
     """Plays the groups it is asked to.
 
     ``env_config``: ``environment``, ``sampling``, ``policies`` (team to module), ``seeds`` (of each group).
@@ -92,6 +93,10 @@ class TeamRunner(EnvRunner):
         """The reverse."""
         if "rl_module" in state:
             self.module.set_state(state["rl_module"])
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
+        """What makes it again."""
+        return (), {"config": self.config}
 
     def assert_healthy(self) -> None:
         """Whether it was made."""
