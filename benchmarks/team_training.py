@@ -3,7 +3,8 @@
 The same network (E2GN2 in the last of two layers, width 32, one graph per agent), the same PPO updates, simple_spread with
 three agents, 1,000 environment steps an iteration. The peer is RLlib 2.55.1 with one environment in its runner, which is
 its default, and with eight. Ours with a graph per agent has the peer's network; with one graph per team it has fewer
-graphs, which is the point. Everything in one process, CPU seconds of one thread. Beside it, the layer alone, dense and by torch-geometric.
+graphs, which is the point. Everything in one process, CPU seconds of one thread. Beside it the layer alone, dense and by
+torch-geometric.
 ``python -m benchmarks.team_training [--iterations N] [--repeats N]``.
 """
 

@@ -171,9 +171,7 @@ def algorithm_config(
         TeamPPO.get_default_config()
         .environment(env=None, env_config=options, normalize_actions=False, clip_actions=False)
         .framework("torch")
-        .env_runners(
-            env_runner_cls=TeamRunner, num_env_runners=sampling.runners, create_local_env_runner=not sampling.runners
-        )
+        .env_runners(env_runner_cls=TeamRunner, num_env_runners=sampling.runners)
         .fault_tolerance(restart_failed_env_runners=True, max_num_env_runner_restarts=1000)
         .learners(
             num_learners=0,

@@ -52,8 +52,18 @@ class TeamLearner(PPOTorchLearner):
         return {**state, "order": self._order.get_state().numpy()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """The reverse."""
+        """The reverse.
+
+        RLlib turns all numbers of the optimiser into tensors and back, which leaves Adam's settings rounded and its step a
+        plain number that is counted up in vain: settings stay as configured here, and steps become tensors again.
+        """
+        configured = {name: [dict(group) for group in o.param_groups] for name, o in self._named_optimizers.items()}
         super().set_state({name: value for name, value in state.items() if name != "order"})
+        for name, optimizer in self._named_optimizers.items():
+            for group, before in zip(optimizer.param_groups, configured[name], strict=True):
+                group.update({key: value for key, value in before.items() if key != "params"})
+            for kept in optimizer.state.values():
+                kept["step"] = torch.as_tensor(kept["step"], dtype=torch.float32)
         if "order" in state:
             self._order.set_state(torch.from_numpy(np.array(state["order"])))
 
