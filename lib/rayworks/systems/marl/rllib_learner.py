@@ -6,6 +6,7 @@ all its agents. Loss, optimiser, gradient clipping, metrics and checkpoints stay
 """
 
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -52,20 +53,22 @@ class TeamLearner(PPOTorchLearner):
         return {**state, "order": self._order.get_state().numpy()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """The reverse.
-
-        RLlib turns all numbers of the optimiser into tensors and back, which leaves Adam's settings rounded and its step a
-        plain number that is counted up in vain: settings stay as configured here, and steps become tensors again.
-        """
-        configured = {name: [dict(group) for group in o.param_groups] for name, o in self._named_optimizers.items()}
+        """The reverse."""
         super().set_state({name: value for name, value in state.items() if name != "order"})
-        for name, optimizer in self._named_optimizers.items():
-            for group, before in zip(optimizer.param_groups, configured[name], strict=True):
-                group.update({key: value for key, value in before.items() if key != "params"})
-            for kept in optimizer.state.values():
-                kept["step"] = torch.as_tensor(kept["step"], dtype=torch.float32)
         if "order" in state:
             self._order.set_state(torch.from_numpy(np.array(state["order"])))
+
+    def _get_optimizer_state(self) -> dict[str, Any]:
+        """As torch writes it: RLlib rounds Adam's settings and loses its moments on the way back."""
+        states = {name: optimizer.state_dict() for name, optimizer in self._named_optimizers.items()}
+        file = BytesIO()
+        torch.save(states, file)
+        return {"torch": file.getvalue()}
+
+    def _set_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        states = torch.load(BytesIO(state["torch"]), map_location=self._device, weights_only=True)
+        for name, kept in states.items():
+            self._named_optimizers[name].load_state_dict(kept)
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: Mapping[str, Any], fwd_out: Mapping[str, Any]
