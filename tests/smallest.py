@@ -49,6 +49,33 @@ def difficulty(folder: Path) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
+def marl(folder: Path) -> list[str]:
+    """Four iterations of two narrow networks on two copies of simple_spread."""
+    settings = {
+        "compute.workers": 2,
+        "environment.actions": "vectors",
+        "environment.horizon": 8,
+        "network.hidden": 8,
+        "network.perceptron_hidden": 8,
+        "training.steps": 64,
+        "training.epochs": 1,
+        "training.minibatch": 24,
+        "sampling.groups": 2,
+        "sampling.copies": 1,
+        "sampling.steps": 8,
+        "experiment.networks": "[e2gn2-last, mlp]",
+        "experiment.seeds": 2,
+        "experiment.iterations_per_call": 1,
+        "experiment.threshold": -1000,
+        "experiment.evaluation_copies": 4,
+        "experiment.initialisations": 2,
+        "experiment.resamples": 20,
+        "experiment.certificate_scenes": 4,
+        "experiment.episodes": 1,
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
 def recommendation(folder: Path) -> list[str]:
     """Eighty users of twelve recommendations each, tiny models, two impressions a row of a bandit log made in the folder."""
     settings = {

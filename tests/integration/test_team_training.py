@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rayworks.systems.marl.config import EnvironmentSection, NetworkSection, SamplingSection, TrainingSection
 from rayworks.systems.marl.environments import make_environment
@@ -93,6 +96,24 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_been(alone: Weights, tmp_path: P
         again.train()
     assert_same(alone, weights(again))
     again.stop()
+
+
+def test_two_trainers_with_runners_share_a_placement_group() -> None:
+    group = placement_group([{"CPU": 1}] * 4)
+    ray.get(group.ready())
+    strategy = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
+
+    @ray.remote(num_cpus=1, scheduling_strategy=strategy)
+    def trained() -> Weights:
+        made = algorithm(runners=1)
+        made.train()
+        found = weights(made)
+        made.stop()
+        return found
+
+    first, second = ray.get([trained.remote(), trained.remote()], timeout=120)
+    assert_same(first, second)
+    remove_placement_group(group)
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayworks.systems.marl.config import NetworkSection
+from rayworks.systems.marl.config import NetworkKind, NetworkSection
+from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes, Update
+from rayworks.systems.marl.graphs import Graph, joined
 from rayworks.systems.marl.policy_network import PolicyNetwork
 from rayworks.systems.marl.scenes import TeamSpec
 from rayworks.systems.marl.symmetry import TOLERANCE, certify
+from rayworks.systems.marl.symmetry_groups import Group, orthogonal
 from tests.small_scenes import random_scene, small_team, tensors
 
-KINDS = ("e2gn2-last", "e2gn2", "egnn", "gnn", "mlp", "penguin")
-OPTIONS = st.builds(
+KINDS: tuple[NetworkKind, ...] = ("e2gn2-last", "e2gn2", "egnn", "gnn", "mlp", "penguin")
+OPTIONS: st.SearchStrategy[dict[str, object]] = st.builds(
     dict,
     graph=st.sampled_from(["team", "agent"]),
     velocity=st.sampled_from(["channel", "tip", "speed", "none"]),
@@ -30,9 +33,9 @@ OPTIONS = st.builds(
 )
 
 
-def network(kind: str, team: TeamSpec, options: NetworkSection, seed: int) -> PolicyNetwork:
+def network(kind: NetworkKind, team: TeamSpec, options: NetworkSection, seed: int) -> PolicyNetwork:
     torch.manual_seed(seed)
-    made = PolicyNetwork(kind, team, options)  # type: ignore[arg-type]
+    made = PolicyNetwork(kind, team, options)
     for parameter in made.parameters():
         parameter.data *= 1.3
     return made
@@ -49,12 +52,12 @@ def allowed_options(drawn: dict[str, object]) -> NetworkSection:
 
 @settings(max_examples=80, deadline=None)
 @given(st.sampled_from(KINDS), OPTIONS, st.booleans(), st.booleans(), st.integers(0, 10**6))
-def test_claims_hold(kind: str, drawn: dict[str, object], vectors: bool, complete: bool, seed: int) -> None:
+def test_claims_hold(kind: NetworkKind, drawn: dict[str, object], vectors: bool, complete: bool, seed: int) -> None:
     options, team = allowed_options(drawn), small_team(vectors=vectors, complete=complete)
     policy = network(kind, team, options, seed)
     certificate = certify(
         lambda scene: (policy.action_inputs(scene), policy.values(scene)),
-        kind,  # type: ignore[arg-type]
+        kind,
         team,
         options,
         random_scene(team, 6, seed),
@@ -67,24 +70,24 @@ def test_claims_hold(kind: str, drawn: dict[str, object], vectors: bool, complet
 @pytest.mark.parametrize(
     ("kind", "group"), [("gnn", "rotations"), ("mlp", "rotations"), ("mlp", "permutations"), ("penguin", "rotations")]
 )
-def test_networks_without_the_symmetry_fail_visibly(kind: str, group: str) -> None:
+def test_networks_without_the_symmetry_fail_visibly(kind: NetworkKind, group: Group) -> None:
     team = small_team(vectors=True)
     policy = network(kind, team, NetworkSection(), 0)
     certificate = certify(
         lambda scene: (policy.action_inputs(scene), policy.values(scene)),
-        kind,  # type: ignore[arg-type]
+        kind,
         team,
         NetworkSection(),
         random_scene(team, 16, 0),
         0,
     )
     assert group not in certificate.claims
-    assert certificate.errors[group] > 1e-2  # type: ignore[index]
+    assert certificate.errors[group] > 1e-2
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(["gnn", "egnn", "e2gn2", "e2gn2-last", "penguin"]), OPTIONS, st.integers(0, 10**6))
-def test_sparse_and_dense_messages_agree(kind: str, drawn: dict[str, object], seed: int) -> None:
+def test_sparse_and_dense_messages_agree(kind: NetworkKind, drawn: dict[str, object], seed: int) -> None:
     options, team = allowed_options({**drawn, "symmetrise": "none", "messages": "dense"}), small_team(complete=False)
     dense = network(kind, team, options, seed)
     sparse = network(kind, team, options.model_copy(update={"messages": "sparse"}), seed)
@@ -95,7 +98,7 @@ def test_sparse_and_dense_messages_agree(kind: str, drawn: dict[str, object], se
 
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(KINDS), st.booleans(), st.integers(0, 10**6))
-def test_what_is_absent_changes_nothing(kind: str, vectors: bool, seed: int) -> None:
+def test_what_is_absent_changes_nothing(kind: NetworkKind, vectors: bool, seed: int) -> None:
     team = small_team(vectors=vectors)
     policy = network(kind, team, NetworkSection(), seed)
     scene = random_scene(team, 6, seed)
@@ -111,28 +114,22 @@ def test_what_is_absent_changes_nothing(kind: str, vectors: bool, seed: int) -> 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0, 2 * math.pi), st.booleans(), st.integers(0, 1000))
 def test_double_precision_leaves_nothing_but_rounding(angle: float, reflected: bool, seed: int) -> None:
-    from rayworks.systems.marl.graphs import Graph
-    from rayworks.systems.marl.symmetry_groups import orthogonal
-
     team = small_team(vectors=True)
-    policy = network("e2gn2", team, NetworkSection(layers=3), seed).double()
     graph = Graph.of(tensors(random_scene(team, 6, seed)))
     graph = Graph(*[v.double() if v.dtype == torch.float32 else v for v in vars(graph).values()])
     matrix = torch.from_numpy(orthogonal(angle, reflected=reflected))
     with torch.no_grad():
-        edges = graph.edges(policy.policy.joined, team.entities).double()  # type: ignore[attr-defined]
-        straight, turned = (_through(policy, g, edges) for g in (graph, graph.turned(matrix)))
+        edges = graph.edges(joined(team), team.entities).double()
+        straight, turned = (_through_layers(g, edges) for g in (graph, graph.turned(matrix)))
     assert (turned[0] - straight[0]).abs().max() < 1e-11
     assert (turned[1] - straight[1] @ matrix.T).abs().max() < 1e-11
 
 
-def _through(policy: PolicyNetwork, graph: object, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes
-
+def _through_layers(graph: Graph, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(1)
-    nodes = Nodes(
-        torch.ones(len(edges), edges.shape[1], 8).double(), torch.stack([graph.positions, graph.velocities], 2)
-    )  # type: ignore[attr-defined]
-    for update in ("egnn", "e2gn2"):
+    features = torch.ones(len(edges), edges.shape[1], 8).double()
+    nodes = Nodes(features, torch.stack([graph.positions, graph.velocities], 2))
+    kinds: tuple[Update, ...] = ("egnn", "e2gn2", "e2gn2")
+    for update in kinds:
         nodes = GraphLayer(8, 2, update).double()(nodes, edges)
     return nodes.invariant, nodes.vectors

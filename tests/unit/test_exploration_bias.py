@@ -2,15 +2,16 @@
 
 import pytest
 
-from rayworks.systems.marl.config import EnvironmentSection, NetworkSection
+from rayworks.systems.marl.config import EnvironmentSection, NetworkKind, NetworkSection
 from rayworks.systems.marl.exploration_bias import input_slope, untrained_play
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
 def test_egnn_is_biased_to_its_input_and_e2gn2_is_not(layers: int) -> None:
     assert input_slope("egnn", layers, 300, 0)["slope"] == pytest.approx(1, abs=0.01)
-    for kind in ("e2gn2", "e2gn2-last"):
-        assert input_slope(kind, layers, 300, 0)["slope"] == pytest.approx(0, abs=0.02)  # type: ignore[arg-type]
+    unbiased: tuple[NetworkKind, ...] = ("e2gn2", "e2gn2-last")
+    for kind in unbiased:
+        assert input_slope(kind, layers, 300, 0)["slope"] == pytest.approx(0, abs=0.02)
 
 
 def test_only_the_last_layer_placement_keeps_the_vectors_with_depth() -> None:

@@ -6,7 +6,7 @@ Axes: N acting agents over all rows, K discrete actions, B copies, A agents.
 import math
 from collections.abc import Mapping
 from operator import itemgetter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ class Game:
         self._returns = {team: np.zeros(environment.copies) for team in environment.teams}
         self._length = np.zeros(environment.copies)
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """Everything needed to go on elsewhere."""
         return {
             "environment": self.environment.state(),
@@ -94,12 +94,12 @@ class Game:
             "length": self._length.copy(),
         }
 
-    def restore(self, state: Mapping[str, object]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to a :meth:`state`."""
-        self._scenes = self.environment.restore(state["environment"])  # type: ignore[arg-type]  # as state() wrote it
-        random = np.frombuffer(state["generator"], np.uint8)  # type: ignore[call-overload]  # as state() wrote it
+        self._scenes = self.environment.restore(state["environment"])
+        random = np.frombuffer(state["generator"], np.uint8)
         self._generator.set_state(torch.from_numpy(random.copy()))
-        self._returns = {team: values.copy() for team, values in state["returns"].items()}  # type: ignore[attr-defined]  # as state() wrote it
+        self._returns = {team: values.copy() for team, values in state["returns"].items()}
         self._length = np.array(state["length"])
 
     @torch.no_grad()

@@ -1,25 +1,21 @@
 """What runs on the cluster: trainings by RLlib, some iterations at a time, and evaluations of what they made."""
 
-import logging
 import pickle
 import time
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 
 from rayworks.core.errors import DataError
 from rayworks.core.seeds import derive_small
 from rayworks.lm.threads import limit_torch_threads
+from rayworks.systems.marl.certificates import certificates
 from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkKind
 from rayworks.systems.marl.environments import make_environment, team_specs
 from rayworks.systems.marl.evaluation import Evaluation, Weights, evaluate
 from rayworks.systems.marl.rllib_algorithm import TeamPPO, algorithm_config
-from rayworks.systems.marl.rllib_module import TeamModule, module_spec
-from rayworks.systems.marl.symmetry import Certificate, certify
+from rayworks.systems.marl.rllib_module import quiet_rllib
+from rayworks.systems.marl.symmetry import Certificate
 
 
 @dataclass(frozen=True)
@@ -63,9 +59,7 @@ class MarlActor:
 
     def __init__(self, config: Config) -> None:
         limit_torch_threads()
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        for name in ("ray.rllib", "ray.tune", "ray._common.deprecation"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        quiet_rllib()
         self._config = config
         self._held: tuple[Unit, int, TeamPPO] | None = None
 
@@ -134,45 +128,6 @@ class MarlActor:
         if self._held is not None:
             self._held[2].stop()
             self._held = None
-
-
-def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[str, Certificate]:
-    """Errors of a policy under all groups, end to end through the RLlib module, in scenes that random play led to.
-
-    Args:
-        config: environment, network, number of scenes, seed.
-        kind: of network.
-        weights: by team; none for weights as initialised.
-
-    Raises:
-        DataError: weights of another shape.
-    """
-    seed, rows = config.run.seed, config.experiment.certificate_scenes
-    world = make_environment(config.environment, rows, derive_small(seed, "certificate"))
-    scenes = dict(world.reset())
-    random = np.random.default_rng(derive_small(seed, "certificate", "actions"))
-    for _ in range(min(10, world.horizon - 1)):
-        actions = {}
-        for team, spec in world.teams.items():
-            if spec.actions.vectors:
-                actions[team] = random.normal(size=(rows, spec.agents, 2))
-            else:
-                score = random.random(scenes[team].allowed.shape) * scenes[team].allowed
-                actions[team] = score.argmax(-1)
-        scenes = dict(world.step(actions).scenes)
-    found = {}
-    for team, spec in world.teams.items():
-        torch.manual_seed(derive_small(seed, "certificate", kind))
-        module: TeamModule = module_spec(kind, spec, config.network).build()
-        if weights:
-            module.network.load({name: torch.from_numpy(np.array(array)) for name, array in weights[team].items()})
-
-        def answer(scene: Mapping[str, torch.Tensor], module: TeamModule = module) -> tuple[Any, Any]:
-            batch = {"obs": scene}
-            return module._forward(batch)["action_dist_inputs"], module.compute_values(batch)
-
-        found[team] = certify(answer, kind, spec, config.network, scenes[team], seed)
-    return found
 
 
 def _weights(algorithm: TeamPPO) -> Weights:

@@ -4,7 +4,6 @@ Axes: N = B * A acting agents over all rows, T target slots.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +27,6 @@ class Decoded:
     """(N, T) logits."""
     moves: Tensor | None = None
     """(N, moves) logits of a network that knows no directions; else they come from the vector."""
-
-
-class Network(Protocol):
-    """Either half of an actor-critic."""
-
-    def decode(self, graph: Graph) -> Decoded:
-        """For the policy."""
-        ...
-
-    def value(self, graph: Graph) -> Tensor:
-        """(N,), for the critic."""
-        ...
 
 
 def updates(kind: NetworkKind, layers: int) -> list[Update]:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.marl.config import NetworkKind, NetworkSection
 from rayworks.systems.marl.graphs import Graph
-from rayworks.systems.marl.networks import GraphNetwork, Network, Perceptron
+from rayworks.systems.marl.networks import GraphNetwork, Perceptron
 from rayworks.systems.marl.scenes import TeamSpec
 from rayworks.systems.marl.symmetrised import AveragedNetwork, CanonicalNetwork
 
 LOWEST = torch.finfo(torch.float32).min
 """Logit of an action that the mask forbids; an infinite one would make the entropy NaN."""
+
+Network = Perceptron | GraphNetwork | AveragedNetwork | CanonicalNetwork
 
 
 class PolicyNetwork(nn.Module):
@@ -39,8 +41,8 @@ class PolicyNetwork(nn.Module):
         if self._central and team.mates is not None:
             raise ConfigError("network.critic: central needs scenes of the whole team; an agent's own have own only")
         acting = 1 if self._per_agent else team.agents
-        self.policy: Network = _network(kind, team, options, acting, "policy")  # type: ignore[assignment]
-        self.critic: Network = _network(kind, team, options, team.agents if self._central else acting, "value")  # type: ignore[assignment]
+        self.policy = _network(kind, team, options, acting, "policy")
+        self.critic = _network(kind, team, options, team.agents if self._central else acting, "value")
         if team.actions.vectors:
             # One deviation for both axes: a deviation per axis is not rotation invariant.
             self.log_deviation = nn.Parameter(torch.full((1,), options.log_deviation))
@@ -106,7 +108,7 @@ def shortened(vectors: Tensor, bound: float) -> Tensor:
     return vectors * (bound * torch.tanh(length / bound) / length)
 
 
-def _network(kind: NetworkKind, team: TeamSpec, options: NetworkSection, acting: int, head: str) -> nn.Module:
+def _network(kind: NetworkKind, team: TeamSpec, options: NetworkSection, acting: int, head: str) -> Network:
     inner: Perceptron | GraphNetwork
     inner = Perceptron(team, options, head) if kind == "mlp" else GraphNetwork(kind, team, options, acting, head)
     if options.symmetrise == "average":

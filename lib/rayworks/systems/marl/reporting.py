@@ -34,7 +34,7 @@ class Findings:
         self.label = "share of games won" if self.winnable else "return"
         self.threshold = config.experiment.threshold
         if self.threshold is None:
-            chance, reached = self._random("as trained"), interquartile_mean(self._scores("as trained", self.kinds[0]))
+            chance, reached = self.chance("as trained"), interquartile_mean(self._scores("as trained", self.kinds[0]))
             self.threshold = float(chance + reached) / 2
 
     def curves(self) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
@@ -104,11 +104,12 @@ class Findings:
 
     def _gains(self, environment: str, kind: str) -> np.ndarray[Any, Any]:
         """Over random play: in games won, or as a share of what random play gets, for returns grow with the map."""
-        chance = self._random(environment)
+        chance = self.chance(environment)
         gains: np.ndarray[Any, Any] = self._scores(environment, kind) - chance
         return gains if self.winnable or not chance else gains / abs(chance)
 
-    def _random(self, environment: str) -> float:
+    def chance(self, environment: str) -> float:
+        """Score of random play."""
         chance = self._scores(environment, RANDOM)
         return float(np.mean(chance))
 
@@ -159,7 +160,7 @@ def _learning_table(found: Findings) -> Table:
         sampling, training = found.speeds(kind)
         mean = area(curve["steps"], whole) if len(whole) else None
         rows.append([kind, *score, mean, found.steps_to_threshold(kind), sampling, training])
-    chance = found._random("as trained")
+    chance = found.chance("as trained")
     rows.append([RANDOM, chance, None, None, None, None, None, None])
     columns = (
         "network", f"{found.label}, final", "95 % low", "95 % high", "mean over training", "steps to threshold",
@@ -181,7 +182,7 @@ def _generalisation_table(found: Findings) -> list[Table]:
         ratio = found.ratio(kind)
         scores = [found.score(name, kind) for name in found.environments]
         rows.append([kind, *(None if s is None else s[0] for s in scores), *(ratio or (None, None, None))])
-    rows.append([RANDOM, *(found._random(name) for name in found.environments), None, None, None])
+    rows.append([RANDOM, *(found.chance(name) for name in found.environments), None, None, None])
     columns = ("network", *found.environments, "ratio", "95 % low", "95 % high")
     note = (
         f"{found.label}. Ratio: gain over random play, of returns as a share of its own, in the tests to where it was "
@@ -241,7 +242,7 @@ def _notes(found: Findings) -> list[str]:
         )
     for kind in found.kinds:
         score = found.score("as trained", kind)
-        if score is not None and score[0] <= found._random("as trained"):
+        if score is not None and score[0] <= found.chance("as trained"):
             notes.append(f"{kind} did not learn more than random play in these steps.")
     films = found.results.get("episodes", [])
     if films:

@@ -7,6 +7,7 @@ from typing import Any
 import ray
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
@@ -32,9 +33,22 @@ from rayworks.systems.marl.rllib_module import module_spec
 from rayworks.systems.marl.rllib_runner import State, TeamRunner
 from rayworks.systems.marl.rollouts import Rollout
 
+ANY_BUNDLE = -1
 SHARED = "shared"
 ATTEMPTS = 5
 """To have a group played, each by the runners that live then."""
+
+
+class TeamRunnerGroup(EnvRunnerGroup):
+    """Runners in whatever bundle of the run's placement group is free.
+
+    RLlib pins runner k to bundle k, as if the trainer had bundle 0 and no other trainer were there, and waits for ever where
+    that bundle is taken.
+    """
+
+    def _make_worker(self, *, worker_index: int, **options: Any) -> Any:
+        self._pg_offset = ANY_BUNDLE - worker_index
+        return super()._make_worker(worker_index=worker_index, **options)
 
 
 class TeamPPO(PPO):
@@ -53,7 +67,15 @@ class TeamPPO(PPO):
         """As PPO; all groups at their beginning."""
         self.groups: dict[int, State | None] = dict.fromkeys(range(config.env_config["sampling"].groups))
         self.episodes: dict[str, list[float]] = {}
-        super().setup(config)
+        runners = config.num_env_runners
+        super().setup(config.copy(copy_frozen=False).env_runners(num_env_runners=0))
+        if runners:
+            self.env_runner_group.stop()
+            self.config = self.config.copy(copy_frozen=False).env_runners(num_env_runners=runners)
+            self.config.freeze()
+            self.env_runner_group = TeamRunnerGroup(
+                env_creator=self.env_creator, config=self.config, local_env_runner=True, logdir=self.logdir
+            )
 
     def training_step(self) -> None:
         """Play, then learn."""

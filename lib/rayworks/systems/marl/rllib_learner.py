@@ -130,7 +130,7 @@ class TeamLearner(PPOTorchLearner):
             values = self._expected(module, as_tensors(own.scenes)).view(steps + 1, copies, agents)
             cut = self._expected(module, as_tensors(own.cut)).view(-1, agents)
             following, goes_on = following_values(values, cut, own, rollout)
-            rewards = torch.from_numpy(own.rewards).to(values.device)
+            rewards = torch.tensor(own.rewards, device=values.device)
             gains = advantages(
                 rewards, values[:-1], following, goes_on, discount=self.config.gamma, trace=self.config.lambda_
             )
@@ -173,7 +173,7 @@ def _by_scene(values: NDArray[Any]) -> NDArray[Any]:
 
 def _on(columns: Mapping[str, Any], device: Any) -> dict[str, Any]:
     return {
-        name: _on(value, device) if isinstance(value, Mapping) else torch.from_numpy(value).to(device)
+        name: _on(value, device) if isinstance(value, Mapping) else torch.tensor(value, device=device)
         for name, value in columns.items()
     }
 

@@ -4,6 +4,8 @@ Rows are scenes. A scene of A agents gives A actions and values: outputs have N 
 scenes of one agent, as :mod:`~.rllib_environment` gives, RLlib's own runner, connectors and PPO learner work unchanged.
 """
 
+import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,3 +45,10 @@ def module_spec(kind: NetworkKind, team: TeamSpec, network: NetworkSection) -> R
         action_space=action_space(team),
         model_config={"kind": kind, "team": team, "network": network},
     )
+
+
+def quiet_rllib() -> None:
+    """Hide what RLlib says about its own use of what it has deprecated, in this process."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for name in ("ray.rllib", "ray.tune", "ray._common.deprecation"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -16,7 +16,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.systems.marl.acting import Game
 from rayworks.systems.marl.environments import make_environment
-from rayworks.systems.marl.rllib_module import TeamModule
+from rayworks.systems.marl.rllib_module import TeamModule, quiet_rllib
 from rayworks.systems.marl.rollouts import Rollout
 
 State = dict[str, Any]
@@ -31,6 +31,7 @@ class TeamRunner(EnvRunner, Checkpointable):
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
         limit_torch_threads()
+        quiet_rllib()
         self._options: Mapping[str, Any] = config.env_config
         self._device = torch.device("cpu")
         self._games: dict[int, Game] = {}

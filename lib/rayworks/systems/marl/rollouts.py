@@ -94,11 +94,11 @@ def following_values(values: Tensor, cut_values: Tensor, team: TeamRollout, roll
         team: the rewards and lives.
         rollout: the ends of episodes.
     """
-    alive = torch.from_numpy(team.alive).to(values.device)
-    truncated = torch.from_numpy(rollout.truncated).to(values.device)
-    ended = truncated | torch.from_numpy(rollout.terminated).to(values.device)
+    alive = torch.tensor(team.alive, device=values.device)
+    truncated = torch.tensor(rollout.truncated, device=values.device)
+    terminated = torch.tensor(rollout.terminated, device=values.device)
     following = values[1:].clone()
     following[truncated] = cut_values
-    following = torch.where(torch.from_numpy(rollout.terminated).to(values.device)[..., None], 0.0, following)
+    following = torch.where(terminated[..., None], 0.0, following)
     following = torch.where(alive, following, 0.0)
-    return following, alive & ~ended[..., None]
+    return following, alive & ~(truncated | terminated)[..., None]
