@@ -106,8 +106,8 @@ def aggregate(
     """One server step.
 
     FedAvg, FedProx, MOON and SCAFFOLD take the weighted mean of the clients' models. FedNova (Wang et al. 2020) takes
-    ``theta + tau sum_i p_i (theta_i - theta) / a_i`` with ``tau = sum_i p_i a_i``. SCAFFOLD adds ``1/C`` of the changes of the
-    clients' control variates to its own. FedDyn (Acar et al. 2021) takes the plain mean minus ``h / alpha`` after
+    ``theta + tau sum_i p_i (theta_i - theta) / a_i`` with ``tau = sum_i p_i a_i``. SCAFFOLD adds ``1/C`` of the changes of
+    the clients' control variates to its own. FedDyn (Acar et al. 2021) takes the plain mean minus ``h / alpha`` after
     ``h -= alpha / C sum_i (theta_i - theta)``.
 
     Args:
@@ -122,7 +122,8 @@ def aggregate(
     Without any update that counts, model and state stay.
     """
     nova = name == "fednova"
-    mean, variates, normaliser = WeightedSum(), WeightedSum(), 0.0
+    mean, variates = WeightedSum(), WeightedSum()
+    total, normaliser = 0.0, 0.0
     accepted: list[int] = []
     rejected: dict[int, str] = {}
     for update in updates:
@@ -134,9 +135,8 @@ def aggregate(
         if update.examples == 0:
             continue
         weight = 1.0 if weighting == "equal" or name == "feddyn" else float(update.examples)
-        normaliser += weight * update.normaliser
+        total, normaliser = total + weight, normaliser + weight * update.normaliser
         mean.add(update.weights, weight / update.normaliser if nova else weight)
-        variates.weight += weight
         if update.variate is not None:
             variates.add(update.variate, 1.0)
     if mean.weight == 0:
@@ -144,11 +144,10 @@ def aggregate(
     following = state
     average = mean.mean()
     if nova:
-        pace = normaliser / variates.weight * (mean.weight / variates.weight)
+        pace = normaliser / total * (mean.weight / total)
         average = {key: weights[key] + pace * (value - weights[key]) for key, value in average.items()}
     elif name == "scaffold":
-        changes = variates.total
-        following = ServerState({key: _of(state, key) + value / clients for key, value in changes.items()})
+        following = ServerState({key: _of(state, key) + value / clients for key, value in variates.total.items()})
     elif name == "feddyn":
         share = mean.weight / clients
         moved = {key: value - weights[key] for key, value in average.items()}

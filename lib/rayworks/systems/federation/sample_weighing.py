@@ -7,6 +7,7 @@ class probabilities. One forward-mode derivative gives A for all examples and la
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ def gains(model: Classifier, inputs: Tensor, gradient: Mapping[str, Tensor]) -> 
         found: Tensor = functional_call(model, values, (inputs,))
         return found
 
-    outputs, slopes = jvp(logits, (parameters,), (tangents,))
+    outputs, slopes = cast(tuple[Tensor, Tensor], jvp(logits, (parameters,), (tangents,)))
     return -(slopes - (outputs.softmax(1) * slopes).sum(1, keepdim=True))
 
 
