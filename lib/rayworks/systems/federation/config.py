@@ -60,6 +60,9 @@ class DataSection(Section):
         min_length=1,
         description="digits, mnist, fashion-mnist, cifar10-test, clothing-departments, an .npz file, or hub:NAME",
     )
+    review_label: Literal["rating", "recommended"] = Field(
+        "rating", description="clothing-departments: the stars, or whether the garment is recommended"
+    )
     train_examples: int | None = Field(None, ge=1, description="use that many, drawn by seed; null: all")
     test_examples: int | None = Field(None, ge=1, description="of the held-out examples; null: all")
     clients: int = Field(10, ge=1, le=100_000, description="clients; natural partitions have their own number")
@@ -191,7 +194,9 @@ class PrivacySection(Section):
     @model_validator(mode="after")
     def _noise_needs_a_bound(self) -> Self:
         if self.update_noise and self.clipping == "none":
-            raise ValueError("privacy.update_noise: needs privacy.clipping fixed or adaptive; noise without a bound protects nothing")
+            raise ValueError(
+                "privacy.update_noise: needs privacy.clipping fixed or adaptive; noise without a bound protects nothing"
+            )
         return self
 
 
@@ -258,7 +263,9 @@ class Config(SystemConfig):
         changes = self.experiment.variants.get(name, METHODS.get(name))
         if changes is None:
             known = ", ".join([*METHODS, *self.experiment.variants])
-            raise ValueError(f"experiment.methods: {name!r} is unknown; choose of {known}, or add it to experiment.variants")
+            raise ValueError(
+                f"experiment.methods: {name!r} is unknown; choose of {known}, or add it to experiment.variants"
+            )
         values = self.model_dump()
         for path, value in changes.items():
             section, _, field = path.partition(".")
@@ -271,7 +278,9 @@ class Config(SystemConfig):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.privacy.update_noise and self.strategy.weighting != "equal":
-            raise ValueError("strategy.weighting: must be equal with privacy.update_noise; example counts change the sensitivity")
+            raise ValueError(
+                "strategy.weighting: must be equal with privacy.update_noise; example counts change the sensitivity"
+            )
         if self.privacy.secure_aggregation and self.strategy.name not in ("fedavg", "fedprox"):
             raise ValueError(f"privacy.secure_aggregation: works with fedavg and fedprox, not {self.strategy.name}")
         if self.experiment != ExperimentSection():
