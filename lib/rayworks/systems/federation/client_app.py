@@ -1,8 +1,7 @@
 """A federation's clients as a Flower ``ClientApp``: usable in Flower's simulation, in a deployment, and by our engine.
 
 It answers ``query.describe``, ``query.state``, ``train.pool``, ``train.receive``, ``train.restore``, ``train`` and
-``evaluate``.
-An exception inside becomes an error reply.
+``evaluate``. An exception inside becomes an error reply.
 """
 
 from collections.abc import Callable, Sequence

@@ -19,6 +19,7 @@ from rayworks.systems.federation import partitions, sources
 from rayworks.systems.federation.classifiers import Classifier, classifier_of
 from rayworks.systems.federation.config import Config
 from rayworks.systems.federation.examples import Examples, scaled
+from rayworks.systems.federation.label_balance import noisy_counts
 from rayworks.systems.federation.local_objectives import (
     Adjust,
     CrossEntropy,
@@ -63,7 +64,12 @@ class Task:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one input."""
-        return tuple(self.train.inputs.shape[1:])
+        return self.train.shape
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return len(self.train.classes)
 
     def model(self, weights: Weights | None = None, role: str = "trained") -> Classifier:
         """The one model of a role, set to the weights; a later call of the same role takes it over.
@@ -72,7 +78,7 @@ class Task:
             DataError: the weights are another model's.
         """
         if role not in self._models:
-            self._models[role] = classifier_of(self.config, self.shape, self.train.classes, self.seed)
+            self._models[role] = classifier_of(self.config, self.shape, self.classes, self.seed)
         if weights is not None:
             load_weights(self._models[role], weights)
         return self._models[role]
@@ -80,7 +86,7 @@ class Task:
     @lru_cache(maxsize=1)  # noqa: B019  (a process holds few tasks, each as long as it lives)
     def virtual_images(self) -> tuple[torch.Tensor, torch.Tensor]:
         """VHL's noise images and the labels they stand for, the same for all clients, in an order drawn by seed."""
-        count, classes = self.config.local.vhl_images, self.train.classes
+        count, classes = self.config.local.vhl_images, self.classes
         images = [
             noise_images(self.config.noise, count, self.shape, self.seed, "virtual", label=label)
             for label in range(classes)
@@ -115,17 +121,12 @@ class Client:
 
     def counts(self) -> NDArray[np.int64]:
         """``(K,)`` counts of its labels, noised by a rounded Laplace if asked (specification 2.2, step 1)."""
-        counts = self.real.counts()
-        if self._config.privacy.histogram_noise:
-            noise = self._draw("histogram").laplace(0.0, 1 / self._config.privacy.histogram_noise, len(counts))
-            counts = np.maximum(0, np.rint(counts + noise)).astype(np.int64)
-        return np.asarray(counts, np.int64)
+        return noisy_counts(self.real.counts(), self._config.privacy.histogram_noise, self._draw("histogram"))
 
     def encodings(self, labels: list[int], counts: list[int], edition: int) -> dict[str, NDArray[Any]]:
         """Mixups for the pool: ``inputs`` as the data's are, ``labels`` ``(n, K)``, in the order asked for."""
-        generator = self._draw("encodings", edition)
         made = [
-            encode(self.real, label, count, self._config.mixup, generator)
+            encode(self.real, label, count, self._config.mixup, self._draw("encodings", edition, label))
             for label, count in zip(labels, counts, strict=True)
         ]
         return self._packed([inputs for inputs, _ in made], [soft for _, soft in made])
@@ -135,7 +136,7 @@ class Client:
         size, total = self._config.local.fedmix_batch, len(self.real.labels)
         order = self._draw("means").permutation(total)[: max(total // size, 1) * size]
         inputs = scaled(self.real.inputs)[order]
-        hard = np.eye(self.real.classes, dtype=np.float32)[self.real.labels[order]]
+        hard = np.eye(self._task.classes, dtype=np.float32)[self.real.labels[order]]
         if total == 0:
             return self._packed([], [])
         groups = max(total // size, 1)
@@ -161,7 +162,7 @@ class Client:
             edition: how often pseudo-images were renewed.
         """
         inputs, labels = ([], []) if mixups is None else ([mixups["inputs"]], [mixups["labels"]])
-        eye = np.eye(self.real.classes, dtype=np.float32)
+        eye = np.eye(self._task.classes, dtype=np.float32)
         for label, count in enumerate(local_mixups):
             if count:
                 made = self.encodings([label], [count], edition)
@@ -230,7 +231,7 @@ class Client:
         model = self._task.model(weights).eval()
         labels = torch.from_numpy(self.real.labels)
         with torch.no_grad():
-            logits = model(torch.from_numpy(scaled(self.real.inputs)))[:, : self.real.classes]
+            logits = model(torch.from_numpy(scaled(self.real.inputs)))[:, : self._task.classes]
             loss = float(F.cross_entropy(logits, labels))
         return len(labels), float((logits.argmax(1) == labels).float().mean()), loss
 
@@ -252,13 +253,13 @@ class Client:
         ]
         return {
             "inputs": np.concatenate([np.empty((0, *self._task.shape), kind), *joined]),
-            "labels": np.concatenate([np.empty((0, self.real.classes), np.float32), *labels]).astype(np.float32),
+            "labels": np.concatenate([np.empty((0, self._task.classes), np.float32), *labels]).astype(np.float32),
         }
 
     def _examples(self, model: Classifier, round_number: int, gradient: Weights | None) -> tuple[Weighted, int]:
         """What it trains on, and how many of those are pseudo-images."""
         balance = self._config.balance
-        real = Weighted.real(scaled(self.real.inputs), self.real.labels, self.real.classes)
+        real = Weighted.real(scaled(self.real.inputs), self.real.labels, self._task.classes)
         weight = balance.weight * fade_factor(round_number, self._config.strategy.rounds, balance.fade)
         if PSEUDO not in self._state or weight == 0:
             return real, 0
