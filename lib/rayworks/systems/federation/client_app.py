@@ -5,6 +5,7 @@ It answers ``query.describe``, ``query.state``, ``train.pool``, ``train.receive`
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -111,7 +112,7 @@ def _train(client: Client, message: Message, context: Context) -> RecordDict:
         bound = number(config, BOUND)
         weights, norm = clipped(weights, before, bound)
         within = int(norm <= bound)
-    metrics = {
+    metrics: dict[str, Any] = {
         "num-examples": len(client.real.labels),
         "loss": result.loss,
         "steps": result.steps,

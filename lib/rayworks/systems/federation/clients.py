@@ -125,10 +125,7 @@ class Client:
 
     def encodings(self, labels: list[int], counts: list[int], edition: int) -> dict[str, NDArray[Any]]:
         """Mixups for the pool: ``inputs`` as the data's are, ``labels`` ``(n, K)``, in the order asked for."""
-        made = [
-            encode(self.real, label, count, self._config.mixup, self._draw("encodings", edition, label))
-            for label, count in zip(labels, counts, strict=True)
-        ]
+        made = [self._mixups(label, count, edition) for label, count in zip(labels, counts, strict=True)]
         return self._packed([inputs for inputs, _ in made], [soft for _, soft in made])
 
     def shared_means(self) -> dict[str, NDArray[Any]]:
@@ -238,11 +235,20 @@ class Client:
     def _draw(self, *path: str | int) -> np.random.Generator:
         return stream(self._seed, "client", self._partition, *path)
 
+    def _mixups(self, label: int, count: int, edition: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Noise stands in for a label that it lacks: with noised counts the server can not know, and must not learn."""
+        if not (self.real.labels == label).any():
+            eye = np.eye(self._task.classes, dtype=np.float32)
+            return self._noise(label, count, edition), np.repeat(eye[[label]], count, 0)
+        return encode(self.real, label, count, self._config.mixup, self._draw("encodings", edition, label))
+
     def _noise(self, label: int, count: int, edition: int) -> NDArray[np.uint8]:
         section, shape = self._config.noise, self._task.shape
         if section.labels == "pool":
-            return noise_images(section, count, shape, self._seed, "noise", edition, label=label)
-        return noise_images(section, count, shape, self._seed, "noise", self._partition, label, edition)
+            images: NDArray[np.uint8] = noise_images(section, count, shape, self._seed, "noise", edition, label=label)
+        else:
+            images = noise_images(section, count, shape, self._seed, "noise", self._partition, label, edition)
+        return images
 
     def _packed(self, inputs: list[NDArray[Any]], labels: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One array each, inputs in the data's own kind: rounding to bytes after the noise gives nothing away."""

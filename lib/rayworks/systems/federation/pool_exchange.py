@@ -23,22 +23,12 @@ from rayworks.systems.federation.records import (
     CONFIG,
     METRICS,
     arrays_of,
-    content_bytes,
     number,
     numbers,
     to_record,
 )
 
 Counts = NDArray[np.int64]
-
-
-@dataclass
-class Traffic:
-    """Bytes that messages carried, and requests without a good answer."""
-
-    down: int = 0
-    up: int = 0
-    failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,22 +63,14 @@ class Demand:
         return int(self.orders[:, 3].sum() + self.local.sum() + self.noise.sum() + self.copies.sum())
 
 
-def ask(
-    grid: Grid, messages: Iterable[Message], traffic: Traffic, partition_of: Mapping[int, int]
-) -> dict[int, RecordDict]:
+def ask(grid: Grid, messages: Iterable[Message], partition_of: Mapping[int, int]) -> dict[int, RecordDict]:
     """Send and wait; the contents of good answers by partition, in its order."""
-    sent = list(messages)
-    traffic.down += sum(map(content_bytes, sent))
-    answers: dict[int, RecordDict] = {}
-    for reply in grid.send_and_receive(sent):
-        traffic.up += content_bytes(reply)
-        if reply.has_content():
-            answers[partition_of[reply.metadata.src_node_id]] = reply.content
-    traffic.failed += len(sent) - len(answers)
+    replies = grid.send_and_receive(list(messages))
+    answers = {partition_of[reply.metadata.src_node_id]: reply.content for reply in replies if reply.has_content()}
     return dict(sorted(answers.items()))
 
 
-def describe(grid: Grid, traffic: Traffic) -> Members:
+def describe(grid: Grid) -> Members:
     """Ask every node for its partition and its counts of labels.
 
     Raises:
@@ -96,7 +78,7 @@ def describe(grid: Grid, traffic: Traffic) -> Members:
     """
     identities = sorted(grid.get_node_ids())
     messages = [Message(RecordDict(), node, "query.describe", group_id="0") for node in identities]
-    answers = ask(grid, messages, traffic, {node: node for node in identities})
+    answers = ask(grid, messages, {node: node for node in identities})
     if not answers:
         raise DataError("clients: none of them could say what it holds; see their log, or start some")
     nodes: dict[int, int] = {}
@@ -157,15 +139,15 @@ class Pool:
         return {"inputs": np.concatenate(self.inputs[client]), "labels": np.concatenate(self.labels[client])}
 
 
-def distribute(grid: Grid, members: Members, config: Config, seed: int, edition: int, traffic: Traffic) -> int:
+def distribute(grid: Grid, members: Members, config: Config, seed: int, edition: int) -> int:
     """Build the pool and hand out pseudo-images, and FedMix's means; how many pseudo-images there are now.
 
     Where an owner fails, its clients get noise in place of its mixups.
     """
     partition_of = {node: partition for partition, node in members.nodes.items()}
     wanted = demand(config, members.counts, seed)
-    pool = _collect(grid, members, wanted, edition, traffic, partition_of)
-    means = _means(grid, members, traffic, partition_of) if config.local.objective == "fedmix" else None
+    pool = _collect(grid, members, wanted, edition, partition_of)
+    means = _means(grid, members, partition_of) if config.local.objective == "fedmix" else None
     if wanted.total == 0 and means is None:
         return 0
     messages = []
@@ -183,13 +165,11 @@ def distribute(grid: Grid, members: Members, config: Config, seed: int, edition:
         if means is not None:
             content[MEANS] = means
         messages.append(Message(content, node, "train.receive", group_id="0"))
-    answers = ask(grid, messages, traffic, partition_of)
+    answers = ask(grid, messages, partition_of)
     return sum(int(number(content.metric_records[METRICS], "num-examples")) for content in answers.values())
 
 
-def _collect(
-    grid: Grid, members: Members, wanted: Demand, edition: int, traffic: Traffic, partition_of: Mapping[int, int]
-) -> Pool:
+def _collect(grid: Grid, members: Members, wanted: Demand, edition: int, partition_of: Mapping[int, int]) -> Pool:
     """Ask every owner once for all it is to encode; an owner that fails leaves its rows to noise."""
     by_owner: dict[int, list[tuple[int, int, int]]] = {}
     for owner, client, label, count in wanted.orders.tolist():
@@ -201,7 +181,7 @@ def _collect(
         counts = [sum(count for other, _, count in rows if other == label) for label in labels]
         settings = ConfigRecord({EDITION: edition, "labels": labels, "counts": counts})
         messages.append(Message(RecordDict({CONFIG: settings}), members.nodes[owner], "train.pool", group_id="0"))
-    answers = ask(grid, messages, traffic, partition_of) if messages else {}
+    answers = ask(grid, messages, partition_of) if messages else {}
     pool = Pool()
     for owner, rows in by_owner.items():
         if owner in answers:
@@ -212,14 +192,14 @@ def _collect(
     return pool
 
 
-def _means(grid: Grid, members: Members, traffic: Traffic, partition_of: Mapping[int, int]) -> Any:
+def _means(grid: Grid, members: Members, partition_of: Mapping[int, int]) -> Any:
     """FedMix: all clients' means in one record, shuffled by nothing: the order is that of the partitions."""
     settings = ConfigRecord({EDITION: 0, "means": 1})
     messages = [
         Message(RecordDict({CONFIG: ConfigRecord(dict(settings))}), node, "train.pool", group_id="0")
         for node in members.nodes.values()
     ]
-    found = [arrays_of(content) for content in ask(grid, messages, traffic, partition_of).values()]
+    found = [arrays_of(content) for content in ask(grid, messages, partition_of).values()]
     found = [arrays for arrays in found if len(arrays["inputs"])]
     if not found:
         return None

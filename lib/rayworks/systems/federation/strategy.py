@@ -4,7 +4,7 @@ Cohorts are drawn over partitions by seed, and replies are reduced in the order 
 the order of arrival change a bit of the result.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from logging import INFO
 from typing import Any
@@ -18,17 +18,16 @@ from flwr.serverapp.strategy import Strategy
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.seeds import stream
 from rayworks.systems.federation import update_clipping
-from rayworks.systems.federation.aggregation import Aggregated, Arrays, ServerState, Update, aggregate
+from rayworks.systems.federation.aggregation import Arrays, ServerState, Update, aggregate, cast_like
 from rayworks.systems.federation.client_app import BOUND
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.pool_exchange import Members, Traffic, describe, distribute
+from rayworks.systems.federation.pool_exchange import Members, describe, distribute
 from rayworks.systems.federation.records import (
     ARRAYS,
     CONFIG,
     METRICS,
     ROUND,
     arrays_of,
-    content_bytes,
     number,
     to_arrays,
     to_record,
@@ -77,8 +76,6 @@ class FederatedStrategy(Strategy):
         self.state = ServerState()
         self.bound = config.privacy.clip_norm
         self.members: Members | None = None
-        self.traffic = Traffic()
-        """Since it was last read."""
         self.tally = Tally()
         self.pseudo_images = 0
         self._gradient, self._sent = gradient, dict[str, Any]()
@@ -91,9 +88,9 @@ class FederatedStrategy(Strategy):
     def join(self, grid: Grid, edition: int = 0) -> Members:
         """Meet the clients and hand out the pseudo-images of an edition, unless both is done."""
         if self.members is None:
-            self.members = describe(grid, self.traffic)
+            self.members = describe(grid)
         if edition != self._edition:
-            self.pseudo_images = distribute(grid, self.members, self.config, self.seed, edition, self.traffic)
+            self.pseudo_images = distribute(grid, self.members, self.config, self.seed, edition)
             self._edition = edition
         return self.members
 
@@ -131,7 +128,7 @@ class FederatedStrategy(Strategy):
         if self._gradient is not None and self.config.balance.weighing == "server-gradient":
             records["gradient"] = to_record(self._gradient(self._sent))
         self.tally = Tally(asked=self.cohort(server_round))
-        messages = [
+        return [
             Message(
                 RecordDict({**records, CONFIG: ConfigRecord(settings)}),
                 members.nodes[partition],
@@ -140,8 +137,6 @@ class FederatedStrategy(Strategy):
             )
             for partition in self.tally.asked
         ]
-        self.traffic.down += sum(map(content_bytes, messages))
-        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -158,8 +153,8 @@ class FederatedStrategy(Strategy):
         )
         self.tally.rejected.update(done.rejected)
         self.state = done.state
-        weights = self._protected(server_round, done)
-        metrics = {
+        weights = self._protected(server_round, done.weights, len(done.accepted))
+        metrics: dict[str, Any] = {
             "answered": len(self.tally.answered),
             "failed": len(self.tally.asked) - len(self.tally.answered),
             "rejected": len(self.tally.rejected),
@@ -210,30 +205,46 @@ class FederatedStrategy(Strategy):
 
     def _updates(self, replies: Iterable[Message]) -> Iterator[Update]:
         for partition, reply in in_order(replies, self._partition_of, self.tally.asked):
-            self.traffic.up += content_bytes(reply)
             if not reply.has_content():
                 continue
-            self.tally.answered.append(partition)
             try:
+                self._count(partition, reply.content.metric_records[METRICS])
                 update = _update(partition, reply)
-                metrics = reply.content.metric_records[METRICS]
-                loss, straggler, within = (number(metrics, key) for key in ("loss", "straggler", "within-bound"))
             except (DataError, KeyError) as error:
                 self.tally.rejected[partition] = str(error)
                 continue
-            if update.examples:
-                self.tally.losses.append(loss)
-                self.tally.examples.append(update.examples)
-                self.tally.within_bound += int(within)
-            self.tally.stragglers += int(straggler)
             yield update
 
-    def _protected(self, server_round: int, done: Aggregated) -> Arrays:
+    def _count(self, partition: int, metrics: MetricRecord) -> None:
+        tally = self.tally
+        tally.answered.append(partition)
+        examples, loss = int(number(metrics, "num-examples")), number(metrics, "loss")
+        if examples:
+            tally.losses.append(loss)
+            tally.examples.append(examples)
+            tally.within_bound += int(number(metrics, "within-bound"))
+        tally.stragglers += int(number(metrics, "straggler"))
+
+    def take_mean(self, server_round: int, mean: Arrays | None, metrics: Mapping[int, MetricRecord]) -> Arrays:
+        """The next model from a mean that was made elsewhere, as secure aggregation does; None leaves the model.
+
+        Args:
+            server_round: the round that :meth:`configure_train` was last called for.
+            mean: of the clients' models.
+            metrics: of each client that took part, by node.
+        """
+        for node, record in metrics.items():
+            self._count(self._partition_of[node], record)
+        if mean is None:
+            return dict(self._sent)
+        return self._protected(server_round, cast_like(mean, self._sent), len(metrics))
+
+    def _protected(self, server_round: int, weights: Arrays, clients: int) -> Arrays:
         """Noise on the mean, and the next bound."""
-        privacy, clients = self.config.privacy, len(done.accepted)
+        privacy = self.config.privacy
         if privacy.clipping == "none" or clients == 0:
-            return done.weights
-        weights, noisy = done.weights, privacy.update_noise > 0
+            return weights
+        noisy = privacy.update_noise > 0
         if noisy:
             multiplier = privacy.update_noise
             if privacy.clipping == "adaptive":
