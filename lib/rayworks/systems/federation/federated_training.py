@@ -12,6 +12,8 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from rayworks.core.errors import DataError
 from rayworks.core.seeds import stream
@@ -165,14 +167,14 @@ class Federation:
             DataError: a client does not tell its state.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / "weights.npz", **self._weights)
-        np.savez(folder / "server.npz", **self.strategy.state.variate)
+        save_file(self._weights, folder / "weights.safetensors")
+        save_file(self.strategy.state.variate, folder / "server.safetensors")
         clients: dict[str, NDArray[Any]] = {}
         if self.config.strategy.name in STATEFUL:
             for partition, records in _states(grid, self.strategy.join(grid)).items():
                 for record, arrays in records.items():
                     clients.update({f"{partition}/{record}/{name}": value for name, value in arrays.items()})
-        np.savez(folder / "clients.npz", **clients)
+        save_file(clients, folder / "clients.safetensors")
         state = {"round": self.rounds_done, "bound": self.strategy.bound}
         (folder / "state.json").write_text(json.dumps(state))
 
@@ -184,8 +186,10 @@ class Federation:
         """
         try:
             state = json.loads((folder / "state.json").read_text())
-            weights, server, clients = (_read(folder / f"{name}.npz") for name in ("weights", "server", "clients"))
-        except (OSError, ValueError) as error:
+            weights, server, clients = (
+                load_file(folder / f"{name}.safetensors") for name in ("weights", "server", "clients")
+            )
+        except (OSError, ValueError, SafetensorError) as error:
             raise DataError(f"checkpoint {folder}: can not be read ({error}); resume from another one") from None
         if {name: value.shape for name, value in weights.items()} != {
             name: value.shape for name, value in self._weights.items()
@@ -267,11 +271,6 @@ def _restore(grid: Grid, members: Members, states: Mapping[int, Mapping[str, Arr
     missing = states.keys() - answers.keys()
     if missing:
         raise DataError(f"client {min(missing)}: can not take back its state; see its log")
-
-
-def _read(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file}
 
 
 def run_rounds(federation: Federation, grid: Grid, rounds: int) -> Iterable[RoundRecord]:

@@ -8,7 +8,7 @@ numbers of examples travel in the clear. Sums are quantised with random rounding
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -65,17 +65,11 @@ def secure_mods(equal: bool) -> list[Mod]:
     return [secaggplus_mod, bridge]
 
 
-class _Node(ClientProxy):
-    """A name for a node: the workflow sends messages itself."""
+@dataclass(frozen=True)
+class _Node:
+    """All that the workflow wants of a client: it sends messages itself."""
 
-    def __init__(self, node: int) -> None:
-        super().__init__(str(node))
-        self.node_id = node
-
-    def _unused(self, *arguments: Any) -> Any:
-        raise NotImplementedError("SecAgg+ sends messages over the grid")
-
-    get_properties = get_parameters = fit = evaluate = reconnect = _unused
+    node_id: int
 
 
 @dataclass
@@ -94,7 +88,7 @@ class _Cohort(FedAvg):
     def __init__(self, nodes: Sequence[int], parameters: Parameters, config: dict[str, Any]) -> None:
         super().__init__()
         self._instructions: list[tuple[ClientProxy, FitIns]] = [
-            (_Node(node), FitIns(parameters, dict(config))) for node in nodes
+            (cast(ClientProxy, _Node(node)), FitIns(parameters, dict(config))) for node in nodes
         ]
         self.results: list[tuple[ClientProxy, FitRes]] = []
 
@@ -145,7 +139,7 @@ def _result(cohort: _Cohort, names: Sequence[str]) -> SecureSum:
     metrics: dict[int, MetricRecord] = {}
     for proxy, result in cohort.results:
         values: Mapping[str, Any] = result.metrics
-        metrics[int(proxy.cid)] = MetricRecord(dict(values))
+        metrics[proxy.node_id] = MetricRecord(dict(values))
     found = parameters_to_ndarrays(cohort.results[0][1].parameters)
     mean = dict(zip(names, found, strict=True))
     return SecureSum(mean if all(np.isfinite(value).all() for value in found) else None, metrics)

@@ -1,0 +1,236 @@
+"""The federation's own engine: persistent actors that hold the client app, behind Flower's ``Grid``.
+
+One call carries a slice of clients. Arrays that many messages share, a round's model above all, lie in the object store once.
+What clients remember belongs to the driver, record by record; actors keep copies and fetch only those that they lack. So a
+dead actor or node loses nothing, and who computed what changes no result.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from rayworks.core.config import ComputeSection
+from rayworks.lm.threads import limit_torch_threads
+from rayworks.runtime.actor_pool import ActorPool
+from rayworks.runtime.placement import worker_options
+
+Record = ArrayRecord | ConfigRecord | MetricRecord
+SERVER = 1
+"""Number of the server; clients' nodes are their partitions plus 2."""
+FIRST_NODE = 2
+CALLS_PER_WORKER = 4
+SHARED_RECORDS_KEPT = 8
+"""By an actor: of the latest rounds."""
+
+
+@dataclass
+class Request:
+    """One client's message, on its way to an actor."""
+
+    message: Message
+    """Without the records below."""
+    shared: dict[str, ray.ObjectRef]
+    """Record to where it lies."""
+    state: dict[str, ray.ObjectRef]
+    """What the client remembers."""
+
+
+@dataclass
+class Answer:
+    """What came of it."""
+
+    reply: Message
+    remembered: dict[str, Record]
+    """Records of the client's state that are new."""
+    forgotten: list[str]
+
+
+class ClientHost:
+    """Answers for clients inside an actor."""
+
+    def __init__(self, factory: Callable[..., ClientApp], arguments: tuple[Any, ...], clients: int) -> None:
+        limit_torch_threads()
+        self._app, self._clients = factory(*arguments), clients
+        self._shared: dict[ray.ObjectRef, Record] = {}
+        self._states: dict[int, dict[str, tuple[ray.ObjectRef | None, Record]]] = {}
+
+    def answer(self, requests: list[Request]) -> list[Answer]:
+        """One after the other; a client's exception is its error reply."""
+        self._fetch(requests)
+        return [self._answer(request) for request in requests]
+
+    def _fetch(self, requests: list[Request]) -> None:
+        """Bring what is not here: shared records, and remembered ones that changed elsewhere."""
+        wanted: dict[ray.ObjectRef, None] = {}
+        for request in requests:
+            wanted.update(dict.fromkeys(ref for ref in request.shared.values() if ref not in self._shared))
+        for reference, record in zip(wanted, ray.get(list(wanted)), strict=True):
+            self._shared[reference] = record
+        while len(self._shared) > max(SHARED_RECORDS_KEPT, len(wanted)):
+            self._shared.pop(next(iter(self._shared)))
+        missing: list[tuple[int, str, ray.ObjectRef]] = []
+        for request in requests:
+            node = request.message.metadata.dst_node_id
+            held = self._states.setdefault(node, {})
+            for name in held.keys() - request.state.keys():
+                del held[name]
+            missing += [
+                (node, name, reference)
+                for name, reference in request.state.items()
+                if name not in held or held[name][0] != reference
+            ]
+        found = ray.get([reference for _, _, reference in missing])
+        for (node, name, reference), record in zip(missing, found, strict=True):
+            self._states[node][name] = (reference, record)
+
+    def _answer(self, request: Request) -> Answer:
+        message, node = request.message, request.message.metadata.dst_node_id
+        message.content = RecordDict(
+            {**message.content, **{name: self._shared[reference] for name, reference in request.shared.items()}}
+        )
+        before = {name: record for name, (_, record) in self._states[node].items()}
+        settings: dict[str, Any] = {"partition-id": node - FIRST_NODE, "num-partitions": self._clients}
+        context = Context(message.metadata.run_id, node, settings, RecordDict(dict(before)), {})
+        try:
+            reply = self._app(message, context)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            return Answer(Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message), {}, [])
+        new = {name: record for name, record in context.state.items() if before.get(name) is not record}
+        return Answer(reply, new, [name for name in before if name not in context.state])
+
+
+class RayGrid(Grid):
+    """Clients on a pool of actors, as a Flower grid.
+
+    Args:
+        factory: makes the client app inside an actor.
+        arguments: its arguments.
+        clients: number of partitions; client i is node ``i + 2``.
+        compute: number and size of the actors.
+        clients_per_task: clients of one call; None for four calls per worker.
+        name: of the actors on the dashboard.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[..., ClientApp],
+        *arguments: Any,
+        clients: int,
+        compute: ComputeSection,
+        clients_per_task: int | None = None,
+        name: str = "federation",
+    ) -> None:
+        self._clients, self._workers, self._per_task = clients, compute.workers, clients_per_task
+        self._pool: ActorPool[list[Request], list[Answer]] = ActorPool(
+            ClientHost, factory, arguments, clients, size=compute.workers, name=name, options=worker_options(compute)
+        )
+        self._states: dict[int, dict[str, ray.ObjectRef]] = {}
+        self._shared: dict[int, tuple[Record, ray.ObjectRef]] = {}
+        self._identities = itertools.count(1)
+        self._replies: dict[str, Message] = {}
+        self._run = Run.create_empty(run_id=int.from_bytes(os.urandom(4), "little") + 1)
+
+    @property
+    def replaced(self) -> int:
+        """Actors that died and were replaced."""
+        return self._pool.replaced
+
+    def close(self) -> None:
+        """End the actors."""
+        self._pool.shutdown()
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All clients."""
+        return range(FIRST_NODE, FIRST_NODE + self._clients)
+
+    def stream(self, messages: Iterable[Message], timeout: float | None = None) -> Iterator[Message]:
+        """Replies in the order of the messages, each as soon as those before it are there.
+
+        There is no deadline: a client that fails answers with an error, an actor that dies is replaced.
+        """
+        sent = list(messages)
+        size = self._per_task or max(1, -(-len(sent) // (CALLS_PER_WORKER * self._workers)))
+        requests = self._requests(sent)
+        slices = [requests[start : start + size] for start in range(0, len(requests), size)]
+        nodes = iter([message.metadata.dst_node_id for message in sent])
+        for answers in self._pool.map("answer", slices):
+            for node, answer in zip(itertools.islice(nodes, len(answers)), answers, strict=True):
+                self._remember(node, answer)
+                answer.reply.metadata.__dict__["_message_id"] = str(next(self._identities))
+                yield answer.reply
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """All replies, in the order of the messages."""
+        return list(self.stream(messages, timeout))
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Answer at once and keep the replies for :meth:`pull_messages`."""
+        sent = list(messages)
+        for reply in self.stream(sent):
+            self._replies[reply.metadata.reply_to_message_id] = reply
+        return [message.metadata.message_id for message in sent]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies to those messages that are there; each is handed out once."""
+        return [self._replies.pop(identity) for identity in message_ids if identity in self._replies]
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """As ``Message(...)``, which Flower prefers."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def set_run(self, run: Run) -> None:
+        """Change the run that messages belong to."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """What messages belong to."""
+        return self._run
+
+    def _requests(self, messages: list[Message]) -> list[Request]:
+        """Take shared array records out of messages, and number those."""
+        uses: dict[int, int] = {}
+        for message in messages:
+            for record in message.content.array_records.values():
+                uses[id(record)] = uses.get(id(record), 0) + 1
+        self._shared = {key: entry for key, entry in self._shared.items() if uses.get(key, 0) > 1}
+        requests = []
+        for message in messages:
+            metadata = message.metadata.__dict__
+            metadata.update(_run_id=self._run.run_id, _src_node_id=SERVER, _message_id=str(next(self._identities)))
+            own: dict[str, Any] = {}
+            shared: dict[str, ray.ObjectRef] = {}
+            for name, record in message.content.items():
+                if uses.get(id(record), 0) > 1:
+                    shared[name] = self._stored(record)
+                else:
+                    # A copy: messages may share a config that a mod changes at the other end.
+                    own[name] = record.copy()
+            light = Message(RecordDict(own), message.metadata.dst_node_id, message.metadata.message_type)
+            light.__dict__["_metadata"] = message.metadata
+            requests.append(Request(light, shared, dict(self._states.get(message.metadata.dst_node_id, {}))))
+        return requests
+
+    def _stored(self, record: Record) -> ray.ObjectRef:
+        if id(record) not in self._shared:
+            self._shared[id(record)] = (record, ray.put(record))
+        return self._shared[id(record)][1]
+
+    def _remember(self, node: int, answer: Answer) -> None:
+        held = self._states.setdefault(node, {})
+        for name in answer.forgotten:
+            held.pop(name, None)
+        for name, record in answer.remembered.items():
+            held[name] = ray.put(record)
