@@ -9,7 +9,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -24,6 +24,7 @@ from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import worker_options
 
 Record = ArrayRecord | ConfigRecord | MetricRecord
+Reference: TypeAlias = "ray.ObjectRef[Any]"
 SERVER = 1
 """Number of the server; clients' nodes are their partitions plus 2."""
 FIRST_NODE = 2
@@ -38,10 +39,10 @@ class Request:
 
     message: Message
     """Without the records below."""
-    shared: dict[str, ray.ObjectRef]
+    shared: dict[str, Reference]
     """Record to where it lies."""
-    state: dict[str, ray.ObjectRef]
-    """What the client remembers."""
+    state: dict[str, tuple[str, Reference]]
+    """What the client remembers: the message that made it, and where it lies."""
 
 
 @dataclass
@@ -60,8 +61,8 @@ class ClientHost:
     def __init__(self, factory: Callable[..., ClientApp], arguments: tuple[Any, ...], clients: int) -> None:
         limit_torch_threads()
         self._app, self._clients = factory(*arguments), clients
-        self._shared: dict[ray.ObjectRef, Record] = {}
-        self._states: dict[int, dict[str, tuple[ray.ObjectRef | None, Record]]] = {}
+        self._shared: dict[Reference, Record] = {}
+        self._states: dict[int, dict[str, tuple[str, Record]]] = {}
 
     def answer(self, requests: list[Request]) -> list[Answer]:
         """One after the other; a client's exception is its error reply."""
@@ -69,35 +70,32 @@ class ClientHost:
         return [self._answer(request) for request in requests]
 
     def _fetch(self, requests: list[Request]) -> None:
-        """Bring what is not here: shared records, and remembered ones that changed elsewhere."""
-        wanted: dict[ray.ObjectRef, None] = {}
-        for request in requests:
-            wanted.update(dict.fromkeys(ref for ref in request.shared.values() if ref not in self._shared))
-        for reference, record in zip(wanted, ray.get(list(wanted)), strict=True):
-            self._shared[reference] = record
-        while len(self._shared) > max(SHARED_RECORDS_KEPT, len(wanted)):
-            self._shared.pop(next(iter(self._shared)))
-        missing: list[tuple[int, str, ray.ObjectRef]] = []
-        for request in requests:
-            node = request.message.metadata.dst_node_id
-            held = self._states.setdefault(node, {})
-            for name in held.keys() - request.state.keys():
-                del held[name]
-            missing += [
-                (node, name, reference)
-                for name, reference in request.state.items()
-                if name not in held or held[name][0] != reference
-            ]
-        found = ray.get([reference for _, _, reference in missing])
-        for (node, name, reference), record in zip(missing, found, strict=True):
-            self._states[node][name] = (reference, record)
+        """Bring what is not here: shared records, and remembered ones that were made elsewhere."""
+        needed = dict.fromkeys(reference for request in requests for reference in request.shared.values())
+        absent = [reference for reference in needed if reference not in self._shared]
+        self._shared.update(zip(absent, ray.get(absent), strict=True))
+        for reference in [reference for reference in self._shared if reference not in needed][:-SHARED_RECORDS_KEPT]:
+            del self._shared[reference]
+        missing = [
+            (request.message.metadata.dst_node_id, name, maker, reference)
+            for request in requests
+            for name, (maker, reference) in request.state.items()
+            if self._maker(request.message.metadata.dst_node_id, name) != maker
+        ]
+        found = ray.get([reference for _, _, _, reference in missing])
+        for (node, name, maker, _), record in zip(missing, found, strict=True):
+            self._states.setdefault(node, {})[name] = (maker, record)
+
+    def _maker(self, node: int, name: str) -> str | None:
+        return self._states.get(node, {}).get(name, (None, None))[0]
 
     def _answer(self, request: Request) -> Answer:
         message, node = request.message, request.message.metadata.dst_node_id
         message.content = RecordDict(
             {**message.content, **{name: self._shared[reference] for name, reference in request.shared.items()}}
         )
-        before = {name: record for name, (_, record) in self._states[node].items()}
+        held = self._states.setdefault(node, {})
+        before = {name: held[name][1] for name in request.state}
         settings: dict[str, Any] = {"partition-id": node - FIRST_NODE, "num-partitions": self._clients}
         context = Context(message.metadata.run_id, node, settings, RecordDict(dict(before)), {})
         try:
@@ -106,6 +104,7 @@ class ClientHost:
             reason = f"{type(error).__name__}: {error}"
             return Answer(Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message), {}, [])
         new = {name: record for name, record in context.state.items() if before.get(name) is not record}
+        held.update({name: (message.metadata.message_id, record) for name, record in new.items()})
         return Answer(reply, new, [name for name in before if name not in context.state])
 
 
@@ -134,8 +133,8 @@ class RayGrid(Grid):
         self._pool: ActorPool[list[Request], list[Answer]] = ActorPool(
             ClientHost, factory, arguments, clients, size=compute.workers, name=name, options=worker_options(compute)
         )
-        self._states: dict[int, dict[str, ray.ObjectRef]] = {}
-        self._shared: dict[int, tuple[Record, ray.ObjectRef]] = {}
+        self._states: dict[int, dict[str, tuple[str, Reference]]] = {}
+        self._shared: dict[int, tuple[Record, Reference]] = {}
         self._identities = itertools.count(1)
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(run_id=int.from_bytes(os.urandom(4), "little") + 1)
@@ -203,15 +202,15 @@ class RayGrid(Grid):
         """Take shared array records out of messages, and number those."""
         uses: dict[int, int] = {}
         for message in messages:
-            for record in message.content.array_records.values():
-                uses[id(record)] = uses.get(id(record), 0) + 1
+            for arrays in message.content.array_records.values():
+                uses[id(arrays)] = uses.get(id(arrays), 0) + 1
         self._shared = {key: entry for key, entry in self._shared.items() if uses.get(key, 0) > 1}
         requests = []
         for message in messages:
             metadata = message.metadata.__dict__
             metadata.update(_run_id=self._run.run_id, _src_node_id=SERVER, _message_id=str(next(self._identities)))
             own: dict[str, Any] = {}
-            shared: dict[str, ray.ObjectRef] = {}
+            shared: dict[str, Reference] = {}
             for name, record in message.content.items():
                 if uses.get(id(record), 0) > 1:
                     shared[name] = self._stored(record)
@@ -223,7 +222,7 @@ class RayGrid(Grid):
             requests.append(Request(light, shared, dict(self._states.get(message.metadata.dst_node_id, {}))))
         return requests
 
-    def _stored(self, record: Record) -> ray.ObjectRef:
+    def _stored(self, record: Record) -> Reference:
         if id(record) not in self._shared:
             self._shared[id(record)] = (record, ray.put(record))
         return self._shared[id(record)][1]
@@ -233,4 +232,4 @@ class RayGrid(Grid):
         for name in answer.forgotten:
             held.pop(name, None)
         for name, record in answer.remembered.items():
-            held[name] = ray.put(record)
+            held[name] = (answer.reply.metadata.reply_to_message_id, ray.put(record))
