@@ -71,7 +71,7 @@ def test_job_configs_hold_only_what_differs(spec: SystemSpec) -> None:
     for path, value in _leaves(yaml.safe_load(file.read_text())):
         at = defaults
         for part in path[:-1]:
-            at = at.get(part, {})
+            at = at.get(part) or {}
         assert at.get(path[-1], object()) != value, f"{file.name}: {'.'.join(path)} is the default"
     assert config.run.name != "smoke"
 

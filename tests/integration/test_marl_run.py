@@ -101,7 +101,7 @@ def test_the_command_certifies_an_exported_policy(finished_runs: Finished, capsy
 
 def test_damaged_exports_are_refused(finished_runs: Finished, tmp_path: Path) -> None:
     export = finished_runs("marl").directory / "export"
-    with pytest.raises(DataError, match="no policy.json"):
+    with pytest.raises(DataError, match=r"no policy\.json"):
         read_policy(tmp_path)
     shutil.copytree(export, tmp_path / "cut")
     weights = tmp_path / "cut" / "agent.safetensors"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rayworks.systems.marl.config import NetworkKind, NetworkSection
@@ -50,8 +50,12 @@ def allowed_options(drawn: dict[str, object]) -> NetworkSection:
     return NetworkSection.model_validate(drawn)
 
 
+CENTRAL_CRITIC_OF_OWN_VIEWS = {"graph": "agent", "frame": "own", "critic": "central", "symmetrise": "none", "layers": 2}
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.sampled_from(KINDS), OPTIONS, st.booleans(), st.booleans(), st.integers(0, 10**6))
+@example("e2gn2", CENTRAL_CRITIC_OF_OWN_VIEWS, False, False, 0)
 def test_claims_hold(kind: NetworkKind, drawn: dict[str, object], vectors: bool, complete: bool, seed: int) -> None:
     options, team = allowed_options(drawn), small_team(vectors=vectors, complete=complete)
     policy = network(kind, team, options, seed)

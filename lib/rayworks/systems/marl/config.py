@@ -25,7 +25,9 @@ class NetworkSection(Section):
         description="one graph per step whose nodes decide for all agents, or one graph per agent with itself first",
     )
     frame: Literal["absolute", "own", "centroid"] = Field(
-        "absolute", description="origin of coordinates: centre of the map, the agent (needs graph: agent), the mean"
+        "absolute",
+        description="origin of coordinates: centre of the map, the agent (needs graph: agent; a central critic takes "
+        "the mean), the mean",
     )
     velocity: Literal["channel", "tip", "speed", "none"] = Field(
         "channel",

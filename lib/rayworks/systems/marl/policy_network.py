@@ -42,7 +42,7 @@ class PolicyNetwork(nn.Module):
             raise ConfigError("network.critic: central needs scenes of the whole team; an agent's own have own only")
         acting = 1 if self._per_agent else team.agents
         self.policy = _network(kind, team, options, acting, "policy")
-        self.critic = _network(kind, team, options, team.agents if self._central else acting, "value")
+        self.critic = _network(kind, team, self._of_the_critic, team.agents if self._central else acting, "value")
         if team.actions.vectors:
             # One deviation for both axes: a deviation per axis is not rotation invariant.
             self.log_deviation = nn.Parameter(torch.full((1,), options.log_deviation))
@@ -52,6 +52,13 @@ class PolicyNetwork(nn.Module):
         self.register_buffer("value_scale", torch.ones(1))
         self.directions: Tensor
         self.register_buffer("directions", torch.tensor(team.actions.directions), persistent=False)
+
+    @property
+    def _of_the_critic(self) -> NetworkSection:
+        """A central critic's graph has no agent of its own to take as origin; the mean moves along with all of them."""
+        if self._central and self._options.frame == "own":
+            return self._options.model_copy(update={"frame": "centroid"})
+        return self._options
 
     def action_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
         """Masked logits (N, K), or means and log standard deviations of vector actions (N, 4).

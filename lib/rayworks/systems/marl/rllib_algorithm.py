@@ -58,6 +58,9 @@ class TeamPPO(PPO):
     again by another, from the same state with the same weights: the training takes the same course, whatever dies.
     """
 
+    config: Any
+    env_runner_group: Any
+
     @classmethod
     def get_default_config(cls) -> PPOConfig:
         """PPO's, for this class."""
