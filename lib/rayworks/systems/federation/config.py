@@ -33,6 +33,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "balanced-softmax": {"balance.level": 0.0, "local.logits": "balanced-softmax"},
 }
 """What each named method changes. All take the same number of local steps."""
+SHARED = ("strategy.rounds", "strategy.evaluate_every")
+"""What all methods have in common, so that they can be compared."""
 
 
 class ScopeSection(Section):
@@ -269,7 +271,8 @@ class Config(SystemConfig):
         values = self.model_dump()
         for path, value in changes.items():
             section, _, field = path.partition(".")
-            if section in ("run", "compute", "experiment", "engine", "data") or field not in values.get(section, {}):
+            fixed = section in ("run", "compute", "experiment", "engine", "data") or path in SHARED
+            if fixed or field not in values.get(section, {}):
                 raise ValueError(f"experiment.variants.{name}: {path!r} is no setting that a method can change")
             values[section][field] = value
         values["experiment"] = {}
