@@ -1,7 +1,7 @@
 """The same apps in Flower's own simulation, in a process of its own: it ends the Ray that it runs on.
 
-``python -m rayworks.systems.federation.flower_simulation FOLDER`` reads ``task.json`` there and writes ``rounds.json`` and the
-newest ``round-N`` checkpoint after every round, atomically; run again it goes on after the last round that is complete.
+``python -m rayworks.systems.federation.flower_simulation FOLDER`` reads ``task.json`` there and writes ``rounds.json`` and
+the newest ``round-N`` checkpoint after every round, atomically; run again it goes on after the last complete round.
 """
 
 import dataclasses
