@@ -57,16 +57,10 @@ def _design(seed: int, path: tuple[Key, ...], index: int, label: int | None) -> 
 
 
 def _maker(section: NoiseSection, side: int, seed: int, path: tuple[Key, ...], label: int | None) -> Maker:
-    simple: dict[str, Callable[[np.random.Generator, np.random.Generator, int], NDArray[np.float32]]] = {
-        "spectrum": spectrum_image,
-        "pyramid": pyramid_image,
-        "dead-leaves": dead_leaves,
-        "gaussian": _white,
-    }
-    if section.generator in simple:
-        plain = simple[section.generator]
-        return lambda index, design, draw: plain(design, draw, side)
     kind = section.generator
+    if kind in ("spectrum", "pyramid", "dead-leaves", "gaussian"):
+        plain = _PLAIN[kind]
+        return lambda index, design, draw: plain(design, draw, side)
     networks: dict[int, Network] = {}
 
     def styled(index: int, design: np.random.Generator, draw: np.random.Generator) -> NDArray[np.float32]:
@@ -89,11 +83,21 @@ def _white(design: np.random.Generator, draw: np.random.Generator, side: int) ->
     return np.clip(0.5 + 0.25 * noise, 0, 1)
 
 
+_PLAIN: dict[str, Callable[[np.random.Generator, np.random.Generator, int], NDArray[np.float32]]] = {
+    "spectrum": spectrum_image,
+    "pyramid": pyramid_image,
+    "dead-leaves": dead_leaves,
+    "gaussian": _white,
+}
+
+
 def _fitted(picture: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """(3, R, R) in [0, 1] as bytes of the data's shape."""
     grey = picture if shape[0] == 3 else np.tensordot(LUMA, picture, 1)[None]
     if grey.shape != shape:
-        grey = functional.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(grey)), shape[1:]).numpy()
+        grey = functional.adaptive_avg_pool2d(
+            torch.from_numpy(np.ascontiguousarray(grey)), (shape[1], shape[2])
+        ).numpy()
     return np.rint(grey * 255).astype(np.uint8)
 
 
