@@ -1,7 +1,7 @@
 """Artificially labelled noise: images of every generator, at the shape of the data, from a seed alone."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from rayworks.core.seeds import Key
 from rayworks.systems.federation.config import NoiseSection
 from rayworks.systems.federation.dead_leaves import dead_leaves
 from rayworks.systems.federation.statistical_images import pyramid_image, spectrum_image
-from rayworks.systems.federation.untrained_stylegan import Network, network, render
+from rayworks.systems.federation.untrained_stylegan import Kind, Network, network, render
 
 LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 """Weights of red, green and blue in the grey of a colour image (BT.601)."""
 LEAST_SIDE = 8
 Maker = Callable[[int, np.random.Generator, np.random.Generator], NDArray[np.float32]]
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
 
 def noise_images(
@@ -57,9 +58,9 @@ def _design(seed: int, path: tuple[Key, ...], index: int, label: int | None) -> 
 
 
 def _maker(section: NoiseSection, side: int, seed: int, path: tuple[Key, ...], label: int | None) -> Maker:
-    kind = section.generator
-    if kind in ("spectrum", "pyramid", "dead-leaves", "gaussian"):
-        plain = _PLAIN[kind]
+    kind = _KINDS.get(section.generator)
+    if kind is None:
+        plain = _PLAIN[section.generator]
         return lambda index, design, draw: plain(design, draw, side)
     networks: dict[int, Network] = {}
 

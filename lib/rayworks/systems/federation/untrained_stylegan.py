@@ -12,6 +12,7 @@ does not depend on how many are made with it.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -178,13 +179,18 @@ def _latents(count: int, design: np.random.Generator, draw: np.random.Generator,
     return functional.leaky_relu(latents, SLOPE)
 
 
+@lru_cache(maxsize=4)
+def _bank(kind: Kind) -> Tensor:
+    return torch.from_numpy(oriented_bank() if kind == "oriented" else quantised_bank())
+
+
 def _layers(kind: Kind, of: Network, design: np.random.Generator, draw: np.random.Generator) -> list[Layer]:
     if kind == "original":
         return []
     shared = _shared_noise(of.side, design) if kind == "oriented" else {}
     found = []
     for index, (inputs, (side, _)) in enumerate(zip(_inputs(of.side), _convolutions(of.side), strict=True)):
-        bank = torch.from_numpy(oriented_bank() if kind == "oriented" else quantised_bank())
+        bank = _bank(kind)
         if kind == "oriented":
             chosen = design.permutation(len(bank))[: design.integers(FEWEST_KERNELS, len(bank) + 1)]
             bank = bank[torch.from_numpy(chosen)]
