@@ -15,6 +15,7 @@ BENCHMARKS = (
     "guided_decoding",
     "item_response",
     "next_item",
+    "noise_images",
     "off_policy",
     "particle_world",
     "rating_period",

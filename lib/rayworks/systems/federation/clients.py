@@ -40,6 +40,7 @@ from rayworks.systems.federation.local_training import (
     load_weights,
     step_count,
     train,
+    weights_of,
 )
 from rayworks.systems.federation.mixup_encodings import encode
 from rayworks.systems.federation.noise_images import noise_images
@@ -71,7 +72,11 @@ class Task:
         """K."""
         return len(self.train.classes)
 
-    def model(self, weights: Weights | None = None, role: str = "trained") -> Classifier:
+    def initial_weights(self) -> dict[str, NDArray[Any]]:
+        """Of the model before the first round."""
+        return weights_of(classifier_of(self.config, self.shape, self.classes, self.seed))
+
+    def model(self, weights: Weights, role: str = "trained") -> Classifier:
         """The one model of a role, set to the weights; a later call of the same role takes it over.
 
         Raises:
@@ -79,8 +84,7 @@ class Task:
         """
         if role not in self._models:
             self._models[role] = classifier_of(self.config, self.shape, self.classes, self.seed)
-        if weights is not None:
-            load_weights(self._models[role], weights)
+        load_weights(self._models[role], weights)
         return self._models[role]
 
     @lru_cache(maxsize=1)  # noqa: B019  (a process holds few tasks, each as long as it lives)

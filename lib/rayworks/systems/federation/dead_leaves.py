@@ -13,9 +13,9 @@ Floats = NDArray[np.float32]
 def dead_leaves(design: np.random.Generator, draw: np.random.Generator, side: int) -> Floats:
     """One image (3, side, side) in [0, 1]; radii have density ``r^-3 - 1``, colours are uniform.
 
-    Circles, squares, turned squares, rectangles, triangles and quadrilaterals, inscribed in a circle of their radius. Leaves
-    are looked at from below, so that the first one at a pixel stays: the law of what is seen is that of dropping for ever, and
-    dropping stops when nothing is bare. ``design`` draws the radii and colours of the leaves, ``draw`` their shapes and places.
+    Circles, squares, turned squares, rectangles, triangles and quadrilaterals, inscribed in a circle of their radius.
+    Leaves are looked at from below, so that the first one at a pixel stays: what is seen has the law of dropping for
+    ever, and dropping stops when nothing is bare. ``design`` draws radii and colours, ``draw`` shapes and places.
     """
     radii = np.linspace(SMALLEST, 1, BINS)
     density = radii**-3.0 - 1
@@ -36,7 +36,7 @@ def dead_leaves(design: np.random.Generator, draw: np.random.Generator, side: in
 
 
 def _covered(pixels: NDArray[np.float64], radius: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.bool_]:
-    """(leaves, pixels): which leaf covers which pixel. All but circles are quadrilaterals, a triangle having a corner twice."""
+    """(leaves, pixels): which leaf covers which pixel. All but circles have four corners, triangles one of them twice."""
     leaves = len(radius)
     offsets = pixels[None] - draw.random((leaves, 1, 2))
     angles, kinds = _corners(draw, leaves), draw.integers(6, size=leaves)

@@ -22,7 +22,6 @@ from rayworks.systems.federation.aggregation import Arrays, ServerState, require
 from rayworks.systems.federation.clients import task_of
 from rayworks.systems.federation.config import Config
 from rayworks.systems.federation.examples import Examples, scaled
-from rayworks.systems.federation.local_training import weights_of
 from rayworks.systems.federation.metered_grid import MeteredGrid
 from rayworks.systems.federation.pool_exchange import Members, ask
 from rayworks.systems.federation.records import to_arrays, to_record
@@ -80,13 +79,18 @@ class Federation:
     def __init__(self, config: Config, seed: int) -> None:
         self.config, self.seed = config, seed
         self._task = task_of(config.model_dump_json(), seed)
-        self._weights: Arrays = weights_of(self._task.model())
+        self._weights: Arrays = self._task.initial_weights()
         self.rounds_done = 0
         self._held_out, self._server_examples = self._divided(self._task.test)
         weighs = config.balance.weighing == "server-gradient"
-        self.strategy = FederatedStrategy(config, seed, self._gradient if weighs else None)
+        self.strategy = FederatedStrategy(config, seed, len(self._task.parts), self._gradient if weighs else None)
         self._restored: dict[int, dict[str, Arrays]] = {}
         self._pool_bytes = (0, 0)
+
+    @property
+    def partitions(self) -> list[NDArray[np.int64]]:
+        """Indices of each client's training examples."""
+        return list(self._task.parts)
 
     def weights(self) -> Arrays:
         """The global model's arrays."""

@@ -13,6 +13,7 @@ exceeds it, and attains the sum.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from rayworks.systems.federation.config import MixupSection
 
 VACUOUS = 10.0
 """Epsilon above which a guarantee says nothing of use: likelihoods may differ by a factor of e^10."""
-ORDERS = np.array([*range(2, 257), 320, 384, 512, 768, 1024])
+ORDERS = np.array([*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 320, 384, 512, 768, 1024])
 """Renyi orders that are tried."""
 
 
@@ -66,7 +67,9 @@ def loss_without_replacement(examples: int, mixed: int, ratio: float) -> float:
 
 def reverse_loss_without_replacement(examples: int, mixed: int, ratio: float) -> float:
     """``B = log(n / (n - k + k e^-x))``, of the other direction; never above ``A``."""
-    return -math.log1p(mixed / examples * math.expm1(-ratio))
+    chance = mixed / examples
+    absent = math.log1p(-chance) if mixed < examples else -math.inf
+    return max(0.0, -float(np.logaddexp(absent, math.log(chance) - ratio)))
 
 
 def loss_with_replacement(examples: int, mixed: int, ratio: float) -> float:
@@ -155,14 +158,21 @@ def renyi_divergences(chance: float, multiplier: float) -> NDArray[np.float64]:
         return np.full(len(ORDERS), math.inf)
     if chance >= 1:
         return np.asarray(ORDERS / (2 * multiplier**2))
+    j = np.arange(ORDERS[-1] + 1)
+    rest = np.maximum(ORDERS[:, None] - j, 0)
+    terms = _log_binomials() + rest * math.log1p(-chance) + j * math.log(chance) + j * (j - 1) / 2 / multiplier**2
+    largest = terms.max(1, keepdims=True)
+    sums = largest[:, 0] + np.log(np.exp(terms - largest).sum(1))
+    return np.maximum(sums / (ORDERS - 1), 0.0).astype(np.float64)
+
+
+@lru_cache(maxsize=1)
+def _log_binomials() -> NDArray[np.float64]:
+    """(orders, largest order + 1): log C(a, j), minus infinity for j above a."""
     factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, ORDERS[-1] + 1)))])
-    found = []
-    for order in ORDERS:
-        j = np.arange(order + 1)
-        binomials = factorials[order] - factorials[j] - factorials[order - j]
-        terms = binomials + (order - j) * math.log1p(-chance) + j * math.log(chance) + j * (j - 1) / 2 / multiplier**2
-        found.append(np.logaddexp.reduce(terms) / (order - 1))
-    return np.array(found).clip(min=0.0)
+    j = np.arange(ORDERS[-1] + 1)
+    rest = ORDERS[:, None] - j
+    return np.where(rest >= 0, factorials[ORDERS][:, None] - factorials[j] - factorials[np.maximum(rest, 0)], -np.inf)
 
 
 def epsilon_of(divergences: NDArray[np.float64], delta: float) -> float:

@@ -1,7 +1,7 @@
 """Artificially labelled noise: images of every generator, at the shape of the data, from a seed alone."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from rayworks.core.seeds import Key
 from rayworks.systems.federation.config import NoiseSection
 from rayworks.systems.federation.dead_leaves import dead_leaves
 from rayworks.systems.federation.statistical_images import pyramid_image, spectrum_image
-from rayworks.systems.federation.untrained_stylegan import Network, network, render
+from rayworks.systems.federation.untrained_stylegan import Kind, Network, network, render
 
 LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 """Weights of red, green and blue in the grey of a colour image (BT.601)."""
 LEAST_SIDE = 8
 Maker = Callable[[int, np.random.Generator, np.random.Generator], NDArray[np.float32]]
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
 
 def noise_images(
@@ -57,16 +58,10 @@ def _design(seed: int, path: tuple[Key, ...], index: int, label: int | None) -> 
 
 
 def _maker(section: NoiseSection, side: int, seed: int, path: tuple[Key, ...], label: int | None) -> Maker:
-    simple: dict[str, Callable[[np.random.Generator, np.random.Generator, int], NDArray[np.float32]]] = {
-        "spectrum": spectrum_image,
-        "pyramid": pyramid_image,
-        "dead-leaves": dead_leaves,
-        "gaussian": _white,
-    }
-    if section.generator in simple:
-        plain = simple[section.generator]
+    kind = _KINDS.get(section.generator)
+    if kind is None:
+        plain = _PLAIN[section.generator]
         return lambda index, design, draw: plain(design, draw, side)
-    kind = section.generator
     networks: dict[int, Network] = {}
 
     def styled(index: int, design: np.random.Generator, draw: np.random.Generator) -> NDArray[np.float32]:
@@ -89,11 +84,21 @@ def _white(design: np.random.Generator, draw: np.random.Generator, side: int) ->
     return np.clip(0.5 + 0.25 * noise, 0, 1)
 
 
+_PLAIN: dict[str, Callable[[np.random.Generator, np.random.Generator, int], NDArray[np.float32]]] = {
+    "spectrum": spectrum_image,
+    "pyramid": pyramid_image,
+    "dead-leaves": dead_leaves,
+    "gaussian": _white,
+}
+
+
 def _fitted(picture: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """(3, R, R) in [0, 1] as bytes of the data's shape."""
     grey = picture if shape[0] == 3 else np.tensordot(LUMA, picture, 1)[None]
     if grey.shape != shape:
-        grey = functional.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(grey)), shape[1:]).numpy()
+        grey = functional.adaptive_avg_pool2d(
+            torch.from_numpy(np.ascontiguousarray(grey)), (shape[1], shape[2])
+        ).numpy()
     return np.rint(grey * 255).astype(np.uint8)
 
 

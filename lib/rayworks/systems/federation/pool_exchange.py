@@ -3,6 +3,7 @@
 The server asks owners for mixups and hands them on to others; of noise images it only says how many.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ from rayworks.systems.federation.records import (
 )
 
 Counts = NDArray[np.int64]
+POLL_SECONDS, PATIENCE_SECONDS = 0.05, 60.0
+"""Between two looks for clients, and until training begins without those that are not there."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,26 @@ def ask(grid: Grid, messages: Iterable[Message], partition_of: Mapping[int, int]
     return dict(sorted(answers.items()))
 
 
-def describe(grid: Grid) -> Members:
+def connected(grid: Grid, clients: int, patience_seconds: float) -> list[int]:
+    """Nodes in ascending order, once there are ``clients`` of them or patience is over."""
+    deadline = time.monotonic() + patience_seconds
+    while len(nodes := sorted(grid.get_node_ids())) < clients and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return nodes
+
+
+def describe(grid: Grid, clients: int, patience_seconds: float = PATIENCE_SECONDS) -> Members:
     """Ask every node for its partition and its counts of labels.
+
+    Args:
+        grid: to reach them.
+        clients: how many to wait for; whoever is there when patience is over takes part.
+        patience_seconds: at most so long.
 
     Raises:
         DataError: nobody answers, two nodes have one partition, or the numbers of labels differ.
     """
-    identities = sorted(grid.get_node_ids())
+    identities = connected(grid, clients, patience_seconds)
     messages = [Message(RecordDict(), node, "query.describe", group_id="0") for node in identities]
     answers = ask(grid, messages, {node: node for node in identities})
     if not answers:
@@ -91,7 +107,7 @@ def describe(grid: Grid) -> Members:
     labels = {len(counts) for counts in found.values()}
     if len(labels) != 1:
         raise DataError(f"clients: they differ in the number of labels ({sorted(labels)}); give all the same data")
-    counts = np.zeros((max(max(nodes) + 1, len(identities)), labels.pop()), np.int64)
+    counts = np.zeros((max(max(nodes) + 1, clients), labels.pop()), np.int64)
     for partition, row in found.items():
         counts[partition] = row
     return Members(dict(sorted(nodes.items())), counts)

@@ -12,6 +12,7 @@ from rayworks.core.errors import DataError
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 """Names of records, those of Flower's own strategies."""
 ROUND = "server-round"
+NUMBER_BYTES = 8
 
 
 def to_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
@@ -64,8 +65,20 @@ def number(record: MetricRecord | ConfigRecord, name: str) -> float:
 
 
 def content_bytes(message: Message) -> int:
-    """Bytes of a message's records; an error has none."""
+    """Bytes of a message's arrays, names and values; an error has none.
+
+    Flower's own count fails on empty lists, which secure aggregation sends.
+    """
     if not message.has_content():
         return 0
-    records: list[Any] = list(message.content.values())
-    return sum(record.count_bytes() for record in records)
+    return sum(
+        len(name) + (len(value.data) if isinstance(value, Array) else _value_bytes(value))
+        for record in message.content.values()
+        for name, value in record.items()
+    )
+
+
+def _value_bytes(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(map(_value_bytes, value))
+    return len(value) if isinstance(value, str | bytes) else NUMBER_BYTES

@@ -1,7 +1,7 @@
 """Images that have a few statistics of natural scenes and are random otherwise (Baradad et al. 2021).
 
-``spectrum`` has a power-law spectrum with another slope in each direction; ``pyramid`` has heavy-tailed histograms in each band
-of a steerable pyramid (Portilla and Simoncelli 2000). Both take their colours from a few random ones.
+``spectrum`` has a power-law spectrum with another slope in each direction; ``pyramid`` has heavy-tailed histograms in each
+band of a steerable pyramid (Portilla and Simoncelli 2000). Both take their colours from a few random ones.
 """
 
 import math
@@ -65,7 +65,8 @@ def _quantiles(ratio: int, exponent: float, count: int) -> Floats:
     values = np.arange(-LARGEST, LARGEST + 0.25, 0.5)
     weights = np.exp(-(np.abs(values / 4.0**ratio) ** exponent))
     steps = (np.cumsum(weights) - 0.5 * weights) / weights.sum()
-    return np.interp((np.arange(count) + 0.5) / count, steps, values)
+    found: Floats = np.interp((np.arange(count) + 0.5) / count, steps, values)
+    return found
 
 
 def _ranked(values: Floats, targets: Floats) -> Floats:
@@ -88,7 +89,8 @@ def _polar(side: int) -> tuple[Floats, Floats]:
 def _below(side: int, octave: float) -> Floats:
     """Low-pass amplitude that falls from 1 to 0 over the octave below ``2^octave`` of the highest frequency."""
     ramp = np.clip(_polar(side)[0] - octave + 1, 0, 1)
-    return np.cos(np.pi / 2 * ramp)
+    amplitude: Floats = np.cos(np.pi / 2 * ramp)
+    return amplitude
 
 
 @lru_cache(maxsize=8)
@@ -114,10 +116,7 @@ def _masks(side: int) -> list[NDArray[np.complex128]]:
         ring = np.sqrt(np.maximum(_below(side, -scale) ** 2 - _below(side, -scale - 1) ** 2, 0))
         for turn in range(ORIENTATIONS):
             lobe = factor * np.cos(angle - np.pi * turn / ORIENTATIONS) ** (ORIENTATIONS - 1)
-            mask = 1j * ring * lobe
-            # At the highest frequency an odd filter has no real response; its sign would not be antisymmetric.
-            mask[side // 2] = mask[:, side // 2] = 0
-            masks.append(mask)
+            masks.append(1j * ring * lobe)
     return masks
 
 
@@ -144,10 +143,11 @@ def _in_random_colours(components: Floats, generator: np.random.Generator) -> ND
     blur = math.ceil(generator.uniform(0, 10))
     patches = palette[generator.choice(len(palette), (side, side), p=shares)]
     for axis in (0, 1):
-        patches = sum(np.roll(patches, shift, axis) for shift in range(blur)) / max(blur, 1)
+        patches = np.mean([np.roll(patches, shift, axis) for shift in range(max(blur, 1))], axis=0)
     colours = patches.reshape(-1, 3)
     variances, axes = np.linalg.eigh(np.cov(colours.T))
     flat = components.reshape(3, -1)
     standard = (flat - flat.mean(1, keepdims=True)) / np.maximum(flat.std(1, keepdims=True), 1e-12)
-    mixed = axes @ (np.sqrt(np.maximum(variances, 0))[:, None] * standard) + colours.mean(0)[:, None]
-    return np.clip(mixed, 0, 1).reshape(components.shape).astype(np.float32)
+    mixed: Floats = axes @ (np.sqrt(np.maximum(variances, 0))[:, None] * standard) + colours.mean(0)[:, None]
+    picture: NDArray[np.float32] = np.clip(mixed, 0, 1).reshape(components.shape).astype(np.float32)
+    return picture

@@ -64,13 +64,14 @@ class FederatedStrategy(Strategy):
     Args:
         config: of one method.
         seed: of the federation.
+        clients: how many to wait for at the start, C; None for data.clients.
         gradient: balance.weighing by the server's gradient: makes it from the model once a round.
 
     Raises:
         ConfigError: settings that do not go together.
     """
 
-    def __init__(self, config: Config, seed: int, gradient: Gradient | None = None) -> None:
+    def __init__(self, config: Config, seed: int, clients: int | None = None, gradient: Gradient | None = None) -> None:
         _check(config, gradient)
         self.config, self.seed = config, seed
         self.state = ServerState()
@@ -80,6 +81,7 @@ class FederatedStrategy(Strategy):
         self.pseudo_images = 0
         self._gradient, self._sent = gradient, dict[str, Any]()
         self._edition = -1
+        self._clients = clients or config.data.clients
 
     def summary(self) -> None:
         """Log what is run."""
@@ -88,7 +90,7 @@ class FederatedStrategy(Strategy):
     def join(self, grid: Grid, edition: int = 0) -> Members:
         """Meet the clients and hand out the pseudo-images of an edition, unless both is done."""
         if self.members is None:
-            self.members = describe(grid)
+            self.members = describe(grid, self._clients)
         if edition != self._edition:
             self.pseudo_images = distribute(grid, self.members, self.config, self.seed, edition)
             self._edition = edition

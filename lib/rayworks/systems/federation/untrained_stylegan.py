@@ -12,6 +12,7 @@ does not depend on how many are made with it.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -178,13 +179,18 @@ def _latents(count: int, design: np.random.Generator, draw: np.random.Generator,
     return functional.leaky_relu(latents, SLOPE)
 
 
+@lru_cache(maxsize=4)
+def _bank(kind: Kind) -> Tensor:
+    return torch.from_numpy(oriented_bank() if kind == "oriented" else quantised_bank())
+
+
 def _layers(kind: Kind, of: Network, design: np.random.Generator, draw: np.random.Generator) -> list[Layer]:
     if kind == "original":
         return []
-    shared = pink_map(design, SHARED_MAP, design.uniform(0.5, 1.5), envelope=True) if kind == "oriented" else None
+    shared = _shared_noise(of.side, design) if kind == "oriented" else {}
     found = []
     for index, (inputs, (side, _)) in enumerate(zip(_inputs(of.side), _convolutions(of.side), strict=True)):
-        bank = torch.from_numpy(oriented_bank() if kind == "oriented" else quantised_bank())
+        bank = _bank(kind)
         if kind == "oriented":
             chosen = design.permutation(len(bank))[: design.integers(FEWEST_KERNELS, len(bank) + 1)]
             bank = bank[torch.from_numpy(chosen)]
@@ -194,8 +200,18 @@ def _layers(kind: Kind, of: Network, design: np.random.Generator, draw: np.rando
         strength = design.uniform(0, LARGEST_NOISE)
         least_bias, most_bias = BIASES[kind]
         bias = design.uniform(least_bias, most_bias, outputs)
-        noise = _layer_noise(kind, of, index, side, design) if shared is None else _area(shared, side)
+        noise = shared[side] if shared else _layer_noise(kind, of, index, side, design)
         found.append(Layer(bank, kernels, amplitudes, strength * noise, torch.from_numpy(bias.astype(np.float32))))
+    return found
+
+
+def _shared_noise(side: int, design: np.random.Generator) -> dict[int, Tensor]:
+    """One map resized by area to the side of each layer, by halving."""
+    noise = pink_map(design, max(SHARED_MAP, side), design.uniform(0.5, 1.5), envelope=True)
+    found = {}
+    for smaller in reversed(resolutions(side)):
+        noise = functional.adaptive_avg_pool2d(noise[None, None], smaller)[0, 0]
+        found[smaller] = noise
     return found
 
 
@@ -236,10 +252,6 @@ def _plain_convolution(features: Tensor, weights: Tensor, style: Tensor, enlarge
 
 def _activated(maps: Tensor, layer: Layer) -> Tensor:
     return (maps + layer.noise + layer.bias[:, None, None]).clamp_min_(0).mul_(math.sqrt(2))
-
-
-def _area(noise: Tensor, side: int) -> Tensor:
-    return functional.adaptive_avg_pool2d(noise[None, None], side)[0, 0]
 
 
 def _normal(generator: np.random.Generator, *shape: int) -> Tensor:
