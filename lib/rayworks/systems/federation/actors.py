@@ -9,7 +9,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import ray
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -17,11 +17,13 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from ray.util.metrics import Gauge
 
 from rayworks.core.config import ComputeSection
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import worker_options
+from rayworks.systems.federation.federated_training import RoundRecord
 
 Record = ArrayRecord | ConfigRecord | MetricRecord
 Reference: TypeAlias = "ray.ObjectRef[Any]"
@@ -29,6 +31,8 @@ SERVER = 1
 """Number of the server; clients' nodes are their partitions plus 2."""
 FIRST_NODE = 2
 CALLS_PER_WORKER = 4
+CLIENTS_SHOWN = 20
+"""Clients whose accuracy is a metric of its own."""
 SHARED_RECORDS_KEPT = 8
 """By an actor: of the latest rounds."""
 
@@ -55,19 +59,35 @@ class Answer:
     forgotten: list[str]
 
 
-class ClientHost:
-    """Answers for clients inside an actor."""
+@dataclass
+class Call:
+    """A slice of a federation's clients, for one actor."""
 
-    def __init__(self, factory: Callable[..., ClientApp], arguments: tuple[Any, ...], clients: int) -> None:
+    app: Reference
+    """Where ``(factory, arguments, number of clients)`` of the client app lies."""
+    requests: list[Request]
+
+
+class ClientHost:
+    """Answers for clients inside an actor: those of one federation, until it is asked for another's."""
+
+    def __init__(self) -> None:
         limit_torch_threads()
-        self._app, self._clients = factory(*arguments), clients
+        self._made: Reference | None = None
+
+    def answer(self, call: Call) -> list[Answer]:
+        """One after the other; a client's exception is its error reply."""
+        if self._made != call.app:
+            self._make(call.app)
+        self._fetch(call.requests)
+        return [self._answer(request) for request in call.requests]
+
+    def _make(self, app: Reference) -> None:
+        factory, arguments, self._clients = ray.get(app)
+        self._app: ClientApp = factory(*arguments)
         self._shared: dict[Reference, Record] = {}
         self._states: dict[int, dict[str, tuple[str, Record]]] = {}
-
-    def answer(self, requests: list[Request]) -> list[Answer]:
-        """One after the other; a client's exception is its error reply."""
-        self._fetch(requests)
-        return [self._answer(request) for request in requests]
+        self._made = app
 
     def _fetch(self, requests: list[Request]) -> None:
         """Bring what is not here: shared records, and remembered ones that were made elsewhere."""
@@ -108,6 +128,51 @@ class ClientHost:
         return Answer(reply, new, [name for name in before if name not in context.state])
 
 
+ClientPool: TypeAlias = "ActorPool[Call, list[Answer]]"
+
+
+def client_pool(compute: ComputeSection, name: str) -> ClientPool:
+    """Actors for clients, ``NAME-0`` and so on, on the dashboard."""
+    return ActorPool(ClientHost, size=compute.workers, name=name, options=worker_options(compute))
+
+
+class RoundGauges:
+    """The newest round of a run as metrics of Ray, which its dashboard and Prometheus read."""
+
+    def __init__(self, run: str) -> None:
+        tags = ("run", "training")
+        self._run = run
+        self._values = {
+            name: Gauge(f"rayworks_federation_{name}", description=description, tag_keys=tags)
+            for name, description in (
+                ("round", "rounds done"),
+                ("accuracy", "on held-out examples"),
+                ("bytes_down", "from the server in the round"),
+                ("bytes_up", "to the server in the round"),
+                ("clients_failed", "without a good answer in the round"),
+            )
+        }
+        self._clients = Gauge(
+            "rayworks_federation_client_accuracy", description="on a client's labels", tag_keys=(*tags, "client")
+        )
+
+    def set(self, training: str, record: RoundRecord) -> None:
+        """Publish a round of a training."""
+        tags = {"run": self._run, "training": training}
+        found = {
+            "round": record.round,
+            "accuracy": record.accuracy,
+            "bytes_down": record.bytes_down,
+            "bytes_up": record.bytes_up,
+            "clients_failed": record.failed,
+        }
+        for name, value in found.items():
+            if value is not None:
+                self._values[name].set(value, tags)
+        for client, accuracy in enumerate((record.client_accuracies or ())[:CLIENTS_SHOWN]):
+            self._clients.set(accuracy, {**tags, "client": str(client)})
+
+
 class RayGrid(Grid):
     """Clients on a pool of actors, as a Flower grid.
 
@@ -117,7 +182,7 @@ class RayGrid(Grid):
         clients: number of partitions; client i is node ``i + 2``.
         compute: number and size of the actors.
         clients_per_task: clients of one call; None for four calls per worker.
-        name: of the actors on the dashboard.
+        pool: of :func:`client_pool`, which serves one federation after another; None for one of its own.
     """
 
     def __init__(
@@ -127,12 +192,12 @@ class RayGrid(Grid):
         clients: int,
         compute: ComputeSection,
         clients_per_task: int | None = None,
-        name: str = "federation",
+        pool: ClientPool | None = None,
     ) -> None:
         self._clients, self._workers, self._per_task = clients, compute.workers, clients_per_task
-        self._pool: ActorPool[list[Request], list[Answer]] = ActorPool(
-            ClientHost, factory, arguments, clients, size=compute.workers, name=name, options=worker_options(compute)
-        )
+        self._own = client_pool(compute, "federation") if pool is None else None
+        self._pool: ClientPool = pool or cast(ClientPool, self._own)
+        self._app: Reference = ray.put((factory, arguments, clients))
         self._states: dict[int, dict[str, tuple[str, Reference]]] = {}
         self._shared: dict[int, tuple[Record, Reference]] = {}
         self._identities = itertools.count(1)
@@ -145,8 +210,9 @@ class RayGrid(Grid):
         return self._pool.replaced
 
     def close(self) -> None:
-        """End the actors."""
-        self._pool.shutdown()
+        """End the actors, if they are its own."""
+        if self._own is not None:
+            self._own.shutdown()
 
     def get_node_ids(self) -> Iterable[int]:
         """All clients."""
@@ -160,7 +226,7 @@ class RayGrid(Grid):
         sent = list(messages)
         size = self._per_task or max(1, -(-len(sent) // (CALLS_PER_WORKER * self._workers)))
         requests = self._requests(sent)
-        slices = [requests[start : start + size] for start in range(0, len(requests), size)]
+        slices = [Call(self._app, requests[start : start + size]) for start in range(0, len(requests), size)]
         nodes = iter([message.metadata.dst_node_id for message in sent])
         for answers in self._pool.map("answer", slices):
             for node, answer in zip(itertools.islice(nodes, len(answers)), answers, strict=True):

@@ -105,8 +105,8 @@ def model_card(card: Mapping[str, Any], classes: tuple[str, ...]) -> str:
         [
             f"# A classifier of {card['source']}, learned by {card['clients']} clients",
             "",
-            f"Method **{card['method']}**, {card['rounds']} rounds; held-out accuracy {card['accuracy']:.3f}. It is the first "
-            f"of {len(card['accuracies'])} trainings, whose accuracies are {others}.",
+            f"Method **{card['method']}**, {card['rounds']} rounds; held-out accuracy {card['accuracy']:.3f}. "
+            f"It is the first of {len(card['accuracies'])} trainings, whose accuracies are {others}.",
             "",
             f"Labels: {', '.join(classes)}.",
             "",

@@ -199,8 +199,8 @@ def _attacks(privacy: Values) -> list[Table]:
         return []
     rows: list[list[Cell]] = [[name, value] for name, value in privacy["attacks"].items()]
     note = (
-        f"On encodings like those of client {privacy['client']}, who shares {privacy['encodings']:,}, by an attacker who knows "
-        "all of its examples but not which were mixed. A ratio that is higher than guessing is information."
+        f"On encodings like those of client {privacy['client']}, who shares {privacy['encodings']:,}, by an attacker who "
+        "knows all of its examples but not which were mixed. What beats chance, or the mean image, is information."
     )
     return [Table("Attacks on shared encodings, first seed", ("attack", "found"), rows, note)]
 
@@ -245,7 +245,7 @@ def _notes(found: Findings) -> list[str]:
     if config.privacy.update_noise:
         last = found.rounds(config.experiment.headline, 0)[-1]
         notes.append(
-            f"Updates: epsilon {last['epsilon']:.4g} at delta {config.privacy.delta:g} by Renyi differential privacy, assuming "
-            "Poisson sampling of clients; it adds to that of the encodings."
+            f"Updates: epsilon {last['epsilon']:.4g} at delta {config.privacy.delta:g} by Renyi differential privacy, "
+            "assuming Poisson sampling of clients; it adds to that of the encodings."
         )
     return notes

@@ -49,6 +49,17 @@ def read(data: DataSection, seed: int) -> tuple[Examples, Examples]:
     )
 
 
+def check_source(data: DataSection) -> None:
+    """Look for what :func:`read` would read, without reading it.
+
+    Raises:
+        DataError: the source is unknown, or the file is not there.
+    """
+    _reader(data)
+    if data.source.endswith(".npz") and not Path(data.source).expanduser().is_file():
+        raise DataError(f"data.source {data.source!r}: is no file; give the path of an .npz file")
+
+
 def stratified(labels: Labels, count: int, generator: np.random.Generator) -> Indices:
     """Sorted indices of ``count`` random examples; each label keeps its share to within one example."""
     order = generator.permutation(len(labels))

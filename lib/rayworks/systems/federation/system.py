@@ -17,11 +17,10 @@ from rayworks.core.report import Report
 from rayworks.core.run_directory import EXPORT
 from rayworks.core.seeds import derive_small
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import worker_bundle
 from rayworks.runtime.system import Metrics, System
 from rayworks.systems.federation import SPEC
-from rayworks.systems.federation.actors import RayGrid, RoundGauges, client_pool
+from rayworks.systems.federation.actors import CLIENTS_SHOWN, ClientPool, RayGrid, RoundGauges, client_pool
 from rayworks.systems.federation.aggregation import Arrays
 from rayworks.systems.federation.clients import task_of
 from rayworks.systems.federation.config import STAGES, Config
@@ -33,8 +32,6 @@ from rayworks.systems.federation.reporting import build_report
 from rayworks.systems.federation.sources import check_source
 
 STATE, UNDER_WAY, TRAINED = "state.json", "training", "trainings"
-CLIENTS_SHOWN = 20
-"""Clients whose accuracy gets a curve of its own."""
 SAMPLES = 10
 """Pseudo-images of a kind in the figure."""
 
@@ -85,7 +82,7 @@ class FederationSystem(System[Config]):
         self._results: dict[str, Any] = {"rounds": {training.name: [] for training in self._trainings}}
         self._federation: Federation | None = None
         self._grid: RayGrid | None = None
-        self._pool: ActorPool[Any, Any] | None = None
+        self._pool: ClientPool | None = None
         self._gauges = RoundGauges(settings.run.name)
 
     @property
