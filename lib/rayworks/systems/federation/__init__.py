@@ -16,6 +16,7 @@ SPEC = SystemSpec(
         "run.name": "smoke",
         "strategy.rounds": 10,
         "experiment.seeds": 3,
+        "noise.bank": 300,
     },
     headline=(
         "accuracy_fedavg",

@@ -128,7 +128,7 @@ class ClientHost:
         return Answer(reply, new, [name for name in before if name not in context.state])
 
 
-ClientPool: TypeAlias = "ActorPool[Call, list[Answer]]"
+ClientPool = ActorPool[Call, list[Answer]]
 
 
 def client_pool(compute: ComputeSection, name: str) -> ClientPool:

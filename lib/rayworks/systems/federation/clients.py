@@ -17,7 +17,7 @@ from rayworks.core.errors import InfrastructureError
 from rayworks.core.seeds import stream
 from rayworks.systems.federation import partitions, sources
 from rayworks.systems.federation.classifiers import Classifier, classifier_of
-from rayworks.systems.federation.config import Config
+from rayworks.systems.federation.config import Config, NoiseSection
 from rayworks.systems.federation.examples import Examples, scaled
 from rayworks.systems.federation.label_balance import noisy_counts
 from rayworks.systems.federation.local_objectives import (
@@ -108,6 +108,16 @@ def task_of(config: str, seed: int) -> Task:
         DataError: the data can not be read.
     """
     return Task(Config.model_validate_json(config), seed)
+
+
+@lru_cache(maxsize=2)
+def noise_bank(section: NoiseSection, shape: tuple[int, ...], seed: int, edition: int) -> NDArray[np.uint8]:
+    """``noise.bank`` images ``(bank, *shape)`` that all clients have in common; made once per process.
+
+    A client gives them labels of its own, so that over all clients they teach no label, but doubt off the data.
+    """
+    images: NDArray[np.uint8] = noise_images(section, section.bank or 0, shape, seed, "noise", "bank", edition)
+    return images
 
 
 def fade_factor(round_number: int, rounds: int, fade: float) -> float:
@@ -249,9 +259,12 @@ class Client:
     def _noise(self, label: int, count: int, edition: int) -> NDArray[np.uint8]:
         section, shape = self._config.noise, self._task.shape
         if section.labels == "pool":
-            images: NDArray[np.uint8] = noise_images(section, count, shape, self._seed, "noise", edition, label=label)
-        else:
-            images = noise_images(section, count, shape, self._seed, "noise", self._partition, label, edition)
+            return noise_images(section, count, shape, self._seed, "noise", edition, label=label)
+        if section.bank is None:
+            return noise_images(section, count, shape, self._seed, "noise", self._partition, label, edition)
+        bank = noise_bank(section, shape, self._seed, edition)
+        drawn = self._draw("noise", label, edition).choice(len(bank), count, replace=count > len(bank))
+        images: NDArray[np.uint8] = bank[drawn]
         return images
 
     def _packed(self, inputs: list[NDArray[Any]], labels: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -175,6 +175,12 @@ class NoiseSection(Section):
     labels: Literal["random", "pool"] = Field(
         "random", description="fresh images whose label says nothing, or a cluster of one generator for each label"
     )
+    bank: int | None = Field(
+        1000,
+        ge=1,
+        description="random: images that all clients make from the seed alone and draw from, each with labels of its own; "
+        "null: fresh images for every client, at ten times the cost",
+    )
     resolution: int | None = Field(
         None, ge=8, le=1024, description="side at which images are made before they are resized; null: the data's"
     )
