@@ -28,7 +28,9 @@ def test_gains_are_inner_products_of_gradients(model: Classifier) -> None:
     for row in range(4):
         for label in range(3):
             parts = torch.autograd.grad(log_chances[row, label], list(model.parameters()), retain_graph=True)
-            inner = sum((part * gradient[name]).sum() for (name, _), part in zip(model.named_parameters(), parts, strict=True))
+            inner = sum(
+                (part * gradient[name]).sum() for (name, _), part in zip(model.named_parameters(), parts, strict=True)
+            )
             assert float(found[row, label].detach()) == pytest.approx(-float(inner), abs=1e-12)
     assert float((log_chances.exp() * found).detach().sum(1).abs().max()) < 1e-14
 
