@@ -12,6 +12,7 @@ BENCHMARKS = (
     "acceptance_training",
     "auction",
     "battle",
+    "federation_engine",
     "guided_decoding",
     "item_response",
     "next_item",
