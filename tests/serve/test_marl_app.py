@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayworks.systems.marl.actors import certificates
+from rayworks.systems.marl.certificates import certificates
 from rayworks.systems.marl.config import Config, NetworkKind
 from rayworks.systems.marl.environments import make_environment, team_specs
 from rayworks.systems.marl.exported import read_policy, write_policy
