@@ -61,7 +61,7 @@ def trivial_rounds(grid: Grid, clients: int, rounds: int) -> list[float]:
     seconds = []
     for number in range(rounds + 1):
         began = time.perf_counter()
-        content = {"arrays": arrays, "config": ConfigRecord({"server-round": number})}
+        content: dict[str, Any] = {"arrays": arrays, "config": ConfigRecord({"server-round": number})}
         replies = list(grid.send_and_receive([Message(RecordDict(content), node, "train") for node in nodes]))
         if len(replies) != clients or any(reply.has_error() for reply in replies):
             raise RuntimeError(f"only {len(replies)} of {clients} clients answered")
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.flower:
         run_flower(int(options.flower[0]), int(options.flower[1]), Path(options.flower[2]))
         return 0
-    ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
     rows, raw = measure(options.repeats)
     store("federation_engine", __doc__ or "", rows, raw)
     for name, values in rows.items():
