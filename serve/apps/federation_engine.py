@@ -3,7 +3,8 @@
 import base64
 import binascii
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,12 @@ class Classifying:
         name, values = next(iter(given.items()))
         if len(values) > self.limits.inputs:
             raise DataError(f"{name}: {len(values)}, at most {self.limits.inputs} are taken; send them in parts")
-        read = {"images": self._picture, "pixels": self._pixels, "features": self._features}[name]
-        return np.stack([read(value, f"{name}.{number}") for number, value in enumerate(values)])
+        readers: dict[str, Callable[[Any, str], Inputs]] = {
+            "images": self._picture,
+            "pixels": partial(self._array, np.uint8),
+            "features": partial(self._array, np.float32),
+        }
+        return np.stack([readers[name](value, f"{name}.{number}") for number, value in enumerate(values)])
 
     def answer(self, asked: Sequence[Inputs]) -> list[NDArray[np.float64]]:
         """Probabilities ``(n, K)`` of each request, in one pass over all."""
@@ -105,13 +110,7 @@ class Classifying:
             raise DataError(f"{where}: is no PNG file in base64 ({type(error).__name__})") from None
         return values[None] if channels == 1 else values.transpose(2, 0, 1)
 
-    def _pixels(self, values: list[Any], where: str) -> Inputs:
-        return self._array(values, np.uint8, where)
-
-    def _features(self, values: list[float], where: str) -> Inputs:
-        return self._array(values, np.float32, where)
-
-    def _array(self, values: list[Any], kind: type[Any], where: str) -> Inputs:
+    def _array(self, kind: type[Any], values: list[Any], where: str) -> Inputs:
         try:
             found: Inputs = np.array(values, kind)
         except ValueError:
