@@ -92,6 +92,12 @@ _FASHION_MNIST = PackageSource(
     members=("usr/share/datasets/fashion-mnist",),
     registry="debian",
 )
+_BIGBENCH = PackageSource(
+    name="bigbench",
+    version="1.0.0",
+    sha256="1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
+    members=("bigbench-1.0.0/bigbench/benchmark_tasks/cifar10_classification/base64/task.json",),
+)
 
 
 @dataclass(frozen=True)
@@ -244,6 +250,14 @@ CATALOGUE: dict[str, Dataset] = {
             hub="zalando-datasets/fashion_mnist",
             package=_FASHION_MNIST,
             path="usr/share/datasets/fashion-mnist",
+        ),
+        Dataset(
+            name="cifar10-test",
+            description="the 10,000 test images of CIFAR-10, 32x32 pixels in colour; the package is 358 MB",
+            licence="unstated (data), Apache-2.0 (package)",
+            hub="uoft-cs/cifar10",
+            package=_BIGBENCH,
+            path="bigbench-1.0.0/bigbench/benchmark_tasks/cifar10_classification/base64/task.json",
         ),
         *(
             Dataset(

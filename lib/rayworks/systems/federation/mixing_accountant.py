@@ -163,7 +163,8 @@ def renyi_divergences(chance: float, multiplier: float) -> NDArray[np.float64]:
     terms = _log_binomials() + rest * math.log1p(-chance) + j * math.log(chance) + j * (j - 1) / 2 / multiplier**2
     largest = terms.max(1, keepdims=True)
     sums = largest[:, 0] + np.log(np.exp(terms - largest).sum(1))
-    return np.maximum(sums / (ORDERS - 1), 0.0).astype(np.float64)
+    divergences: NDArray[np.float64] = np.maximum(sums / (ORDERS - 1), 0.0)
+    return divergences
 
 
 @lru_cache(maxsize=1)
