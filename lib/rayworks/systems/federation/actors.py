@@ -55,17 +55,34 @@ class Answer:
     forgotten: list[str]
 
 
-class ClientHost:
-    """Answers for clients inside an actor."""
+@dataclass(frozen=True)
+class Served:
+    """The federation that a call belongs to."""
 
-    def __init__(self, factory: Callable[..., ClientApp], arguments: tuple[Any, ...], clients: int) -> None:
+    identity: str
+    factory: Callable[..., ClientApp]
+    """Makes its client app."""
+    arguments: tuple[Any, ...]
+    clients: int
+
+
+class ClientHost:
+    """Answers for clients inside an actor, of one federation at a time: what it keeps of it is a cache."""
+
+    def __init__(self) -> None:
         limit_torch_threads()
-        self._app, self._clients = factory(*arguments), clients
+        self._identity = ""
+        self._clients = 0
+        self._app = ClientApp()
         self._shared: dict[Reference, Record] = {}
         self._states: dict[int, dict[str, tuple[str, Record]]] = {}
 
-    def answer(self, requests: list[Request]) -> list[Answer]:
+    def answer(self, call: tuple[Served, list[Request]]) -> list[Answer]:
         """One after the other; a client's exception is its error reply."""
+        served, requests = call
+        if served.identity != self._identity:
+            self._app, self._clients = served.factory(*served.arguments), served.clients
+            self._identity, self._shared, self._states = served.identity, {}, {}
         self._fetch(requests)
         return [self._answer(request) for request in requests]
 
@@ -108,45 +125,47 @@ class ClientHost:
         return Answer(reply, new, [name for name in before if name not in context.state])
 
 
-class RayGrid(Grid):
-    """Clients on a pool of actors, as a Flower grid.
+ClientPool = ActorPool[tuple[Served, list[Request]], list[Answer]]
+
+
+def client_pool(compute: ComputeSection, name: str = "federation") -> ClientPool:
+    """Actors for the clients of any number of federations, one after the other or in turns.
 
     Args:
+        compute: number and size of the actors.
+        name: of the actors on the dashboard.
+    """
+    return ActorPool(ClientHost, size=compute.workers, name=name, options=worker_options(compute))
+
+
+class RayGrid(Grid):
+    """The clients of one federation on a pool of actors, as a Flower grid.
+
+    Args:
+        pool: of :func:`client_pool`; it may serve other grids too, whose caches an actor drops at every change.
+        workers: its number of actors.
         factory: makes the client app inside an actor.
         arguments: its arguments.
         clients: number of partitions; client i is node ``i + 2``.
-        compute: number and size of the actors.
         clients_per_task: clients of one call; None for four calls per worker.
-        name: of the actors on the dashboard.
     """
 
     def __init__(
         self,
+        pool: ClientPool,
+        workers: int,
         factory: Callable[..., ClientApp],
         *arguments: Any,
         clients: int,
-        compute: ComputeSection,
         clients_per_task: int | None = None,
-        name: str = "federation",
     ) -> None:
-        self._clients, self._workers, self._per_task = clients, compute.workers, clients_per_task
-        self._pool: ActorPool[list[Request], list[Answer]] = ActorPool(
-            ClientHost, factory, arguments, clients, size=compute.workers, name=name, options=worker_options(compute)
-        )
+        self._pool, self._clients, self._workers, self._per_task = pool, clients, workers, clients_per_task
+        self._served = Served(os.urandom(8).hex(), factory, arguments, clients)
         self._states: dict[int, dict[str, tuple[str, Reference]]] = {}
         self._shared: dict[int, tuple[Record, Reference]] = {}
         self._identities = itertools.count(1)
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(run_id=int.from_bytes(os.urandom(4), "little") + 1)
-
-    @property
-    def replaced(self) -> int:
-        """Actors that died and were replaced."""
-        return self._pool.replaced
-
-    def close(self) -> None:
-        """End the actors."""
-        self._pool.shutdown()
 
     def get_node_ids(self) -> Iterable[int]:
         """All clients."""
@@ -160,7 +179,7 @@ class RayGrid(Grid):
         sent = list(messages)
         size = self._per_task or max(1, -(-len(sent) // (CALLS_PER_WORKER * self._workers)))
         requests = self._requests(sent)
-        slices = [requests[start : start + size] for start in range(0, len(requests), size)]
+        slices = [(self._served, requests[start : start + size]) for start in range(0, len(requests), size)]
         nodes = iter([message.metadata.dst_node_id for message in sent])
         for answers in self._pool.map("answer", slices):
             for node, answer in zip(itertools.islice(nodes, len(answers)), answers, strict=True):
