@@ -27,7 +27,7 @@ from flwr.simulation import run_simulation
 from benchmarks.results import ratios, spread, store
 from rayworks.core.config import ComputeSection
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.systems.federation.actors import RayGrid
+from rayworks.systems.federation.actors import RayGrid, client_pool
 from rayworks.systems.federation.client_app import client_app
 from rayworks.systems.federation.clients import Client, task_of
 from rayworks.systems.federation.config import Config
@@ -71,11 +71,11 @@ def trivial_rounds(grid: Grid, clients: int, rounds: int) -> list[float]:
 
 def our_trivial_rounds(clients: int, rounds: int) -> list[float]:
     """On our engine."""
-    grid = RayGrid(trivial_app, clients=clients, compute=ComputeSection(workers=WORKERS))
+    pool = client_pool(ComputeSection(workers=WORKERS))
     try:
-        return trivial_rounds(grid, clients, rounds)
+        return trivial_rounds(RayGrid(pool, WORKERS, trivial_app, clients=clients), clients, rounds)
     finally:
-        grid.close()
+        pool.shutdown()
 
 
 def flower_trivial_rounds(clients: int, rounds: int) -> list[float]:
@@ -155,14 +155,15 @@ def bare_seconds(config: Config) -> float:
 
 def our_seconds(config: Config) -> float:
     """Of the second round on our engine."""
-    grid = RayGrid(client_app, config, 0, clients=TRAINING_CLIENTS, compute=ComputeSection(workers=WORKERS))
+    pool = client_pool(ComputeSection(workers=WORKERS))
+    grid = RayGrid(pool, WORKERS, client_app, config, 0, clients=TRAINING_CLIENTS)
     try:
         federation = Federation(config, 0)
         federation.start(grid)
         federation.round(grid)
         return federation.round(grid).seconds
     finally:
-        grid.close()
+        pool.shutdown()
 
 
 def measure(repeats: int) -> tuple[dict[str, list[float]], dict[str, Any]]:

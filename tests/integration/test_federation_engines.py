@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from rayworks.core.config import ComputeSection
-from rayworks.systems.federation.actors import RayGrid
+from rayworks.systems.federation.actors import RayGrid, client_pool
 from rayworks.systems.federation.aggregation import Arrays
 from rayworks.systems.federation.client_app import client_app
 from rayworks.systems.federation.config import Config
@@ -30,14 +30,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(config: Config, workers: int, app: Any = method_app, *more: Any) -> tuple[Arrays, list[RoundRecord], int]:
     """Weights, records and the number of replaced actors."""
     compute = ComputeSection(workers=workers, cpus_per_worker=0.5)
-    grid = RayGrid(app, config, 0, *more, clients=config.data.clients, compute=compute, clients_per_task=2)
+    pool = client_pool(compute)
+    grid = RayGrid(pool, workers, app, config, 0, *more, clients=config.data.clients, clients_per_task=2)
     try:
         federation = Federation(config, 0)
         federation.start(grid)
         records = [federation.round(grid) for _ in range(config.strategy.rounds)]
-        return federation.weights(), records, grid.replaced
+        return federation.weights(), records, pool.replaced
     finally:
-        grid.close()
+        pool.shutdown()
 
 
 def same(first: Arrays, second: Arrays) -> bool:
@@ -82,9 +83,28 @@ def test_a_host_that_dies_in_a_round_changes_nothing(images: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("cluster")
+def test_federations_that_take_turns_on_one_pool_do_not_mix(images: Path) -> None:
+    configs = [small_config(images, strategy={"name": name}) for name in ("scaffold", "moon")]
+    expected = [trained(config, 1)[0] for config in configs]
+    pool = client_pool(ComputeSection(workers=2, cpus_per_worker=0.5))
+    try:
+        grids = [RayGrid(pool, 2, method_app, config, 0, clients=4) for config in configs]
+        federations = [Federation(config, 0) for config in configs]
+        for federation, grid in zip(federations, grids, strict=True):
+            federation.start(grid)
+        for _ in range(3):
+            for federation, grid in zip(federations, grids, strict=True):
+                federation.round(grid)
+    finally:
+        pool.shutdown()
+    assert all(same(federation.weights(), weights) for federation, weights in zip(federations, expected, strict=True))
+
+
+@pytest.mark.usefixtures("cluster")
 def test_pushed_messages_are_answered_once(images: Path) -> None:
     config = small_config(images)
-    grid = RayGrid(method_app, config, 0, clients=4, compute=ComputeSection(workers=1, cpus_per_worker=0.5))
+    pool = client_pool(ComputeSection(workers=1, cpus_per_worker=0.5))
+    grid = RayGrid(pool, 1, method_app, config, 0, clients=4)
     try:
         messages = [Message(RecordDict(), node, "query.describe") for node in grid.get_node_ids()]
         identities = list(grid.push_messages(messages))
@@ -92,7 +112,7 @@ def test_pushed_messages_are_answered_once(images: Path) -> None:
         assert [reply.content.metric_records["metrics"]["partition"] for reply in replies] == [0, 1, 2, 3]
         assert list(grid.pull_messages(identities)) == []
     finally:
-        grid.close()
+        pool.shutdown()
 
 
 @pytest.mark.usefixtures("cluster")
@@ -111,3 +131,16 @@ def test_flowers_simulation_gives_our_engines_bits_and_resumes(images: Path, tmp
     simulate(tmp_path, longer, 0, processors=2, timeout_seconds=200)
     assert [r.round for r in read_rounds(tmp_path)] == [1, 2, 3]
     assert same(ours, read_federation(tmp_path).weights())
+
+
+@pytest.mark.usefixtures("cluster")
+def test_secure_aggregation_keeps_its_keys_over_our_engine(images: Path) -> None:
+    """Keys are remembered between the protocol's stages, whichever actor a client is at."""
+    plain, secure = (
+        small_config(images, strategy={"rounds": 1}, privacy={"secure_aggregation": secure}) for secure in (False, True)
+    )
+    (expected, _, _), (found, records, _) = trained(plain, 1), trained(secure, 2)
+    assert records[0].answered == 4
+    assert not same(expected, found)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=2 * 16 / 2**22)

@@ -106,7 +106,7 @@ def test_bad_updates_are_left_out_and_named() -> None:
         3: {"a": good.weights["a"]},
     }
     result = step("fedavg", start, [good, *(Update(i, weights, 9) for i, weights in broken.items())])
-    assert result.accepted == [0]
+    assert result.counted == 1
     assert [name in result.rejected[i] for i, name in ((1, "'b'"), (2, "'a'"), (3, "'b'"))] == [True] * 3
     for name in start:
         np.testing.assert_array_equal(result.weights[name], good.weights[name])
@@ -118,6 +118,7 @@ def test_without_examples_the_model_stays_and_integer_buffers_stay_integers() ->
     start = {"a": np.ones(2, np.float32), "steps": np.array(3, np.int64)}
     empty = step("fedavg", start, [Update(0, {"a": np.zeros(2, np.float32), "steps": np.array(9, np.int64)}, 0, 0.0)])
     assert empty.weights["a"].tolist() == [1.0, 1.0]
+    assert empty.counted == 0
     found = [Update(i, {"a": np.zeros(2, np.float32), "steps": np.array(n, np.int64)}, 1) for i, n in ((0, 4), (1, 7))]
     done = step("fedavg", start, found).weights
     assert done["steps"].dtype == np.int64

@@ -9,7 +9,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import ray
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -59,35 +59,36 @@ class Answer:
     forgotten: list[str]
 
 
-@dataclass
-class Call:
-    """A slice of a federation's clients, for one actor."""
+@dataclass(frozen=True)
+class Served:
+    """The federation that a call belongs to."""
 
-    app: Reference
-    """Where ``(factory, arguments, number of clients)`` of the client app lies."""
-    requests: list[Request]
+    identity: str
+    factory: Callable[..., ClientApp]
+    """Makes its client app."""
+    arguments: tuple[Any, ...]
+    clients: int
 
 
 class ClientHost:
-    """Answers for clients inside an actor: those of one federation, until it is asked for another's."""
+    """Answers for clients inside an actor, of one federation at a time: what it keeps of it is a cache."""
 
     def __init__(self) -> None:
         limit_torch_threads()
-        self._made: Reference | None = None
-
-    def answer(self, call: Call) -> list[Answer]:
-        """One after the other; a client's exception is its error reply."""
-        if self._made != call.app:
-            self._make(call.app)
-        self._fetch(call.requests)
-        return [self._answer(request) for request in call.requests]
-
-    def _make(self, app: Reference) -> None:
-        factory, arguments, self._clients = ray.get(app)
-        self._app: ClientApp = factory(*arguments)
+        self._identity = ""
+        self._clients = 0
+        self._app = ClientApp()
         self._shared: dict[Reference, Record] = {}
         self._states: dict[int, dict[str, tuple[str, Record]]] = {}
-        self._made = app
+
+    def answer(self, call: tuple[Served, list[Request]]) -> list[Answer]:
+        """One after the other; a client's exception is its error reply."""
+        served, requests = call
+        if served.identity != self._identity:
+            self._app, self._clients = served.factory(*served.arguments), served.clients
+            self._identity, self._shared, self._states = served.identity, {}, {}
+        self._fetch(requests)
+        return [self._answer(request) for request in requests]
 
     def _fetch(self, requests: list[Request]) -> None:
         """Bring what is not here: shared records, and remembered ones that were made elsewhere."""
@@ -128,91 +129,47 @@ class ClientHost:
         return Answer(reply, new, [name for name in before if name not in context.state])
 
 
-ClientPool = ActorPool[Call, list[Answer]]
+ClientPool = ActorPool[tuple[Served, list[Request]], list[Answer]]
 
 
-def client_pool(compute: ComputeSection, name: str) -> ClientPool:
-    """Actors for clients, ``NAME-0`` and so on, on the dashboard."""
+def client_pool(compute: ComputeSection, name: str = "federation") -> ClientPool:
+    """Actors for the clients of any number of federations, one after the other or in turns.
+
+    Args:
+        compute: number and size of the actors.
+        name: of the actors on the dashboard.
+    """
     return ActorPool(ClientHost, size=compute.workers, name=name, options=worker_options(compute))
 
 
-class RoundGauges:
-    """The newest round of a run as metrics of Ray, which its dashboard and Prometheus read."""
-
-    def __init__(self, run: str) -> None:
-        tags = ("run", "training")
-        self._run = run
-        self._values = {
-            name: Gauge(f"rayworks_federation_{name}", description=description, tag_keys=tags)
-            for name, description in (
-                ("round", "rounds done"),
-                ("accuracy", "on held-out examples"),
-                ("bytes_down", "from the server in the round"),
-                ("bytes_up", "to the server in the round"),
-                ("clients_failed", "without a good answer in the round"),
-            )
-        }
-        self._clients = Gauge(
-            "rayworks_federation_client_accuracy", description="on a client's labels", tag_keys=(*tags, "client")
-        )
-
-    def set(self, training: str, record: RoundRecord) -> None:
-        """Publish a round of a training."""
-        tags = {"run": self._run, "training": training}
-        found = {
-            "round": record.round,
-            "accuracy": record.accuracy,
-            "bytes_down": record.bytes_down,
-            "bytes_up": record.bytes_up,
-            "clients_failed": record.failed,
-        }
-        for name, value in found.items():
-            if value is not None:
-                self._values[name].set(value, tags)
-        for client, accuracy in enumerate((record.client_accuracies or ())[:CLIENTS_SHOWN]):
-            self._clients.set(accuracy, {**tags, "client": str(client)})
-
-
 class RayGrid(Grid):
-    """Clients on a pool of actors, as a Flower grid.
+    """The clients of one federation on a pool of actors, as a Flower grid.
 
     Args:
+        pool: of :func:`client_pool`; it may serve other grids too, whose caches an actor drops at every change.
+        workers: its number of actors.
         factory: makes the client app inside an actor.
         arguments: its arguments.
         clients: number of partitions; client i is node ``i + 2``.
-        compute: number and size of the actors.
         clients_per_task: clients of one call; None for four calls per worker.
-        pool: of :func:`client_pool`, which serves one federation after another; None for one of its own.
     """
 
     def __init__(
         self,
+        pool: ClientPool,
+        workers: int,
         factory: Callable[..., ClientApp],
         *arguments: Any,
         clients: int,
-        compute: ComputeSection,
         clients_per_task: int | None = None,
-        pool: ClientPool | None = None,
     ) -> None:
-        self._clients, self._workers, self._per_task = clients, compute.workers, clients_per_task
-        self._own = client_pool(compute, "federation") if pool is None else None
-        self._pool: ClientPool = pool or cast(ClientPool, self._own)
-        self._app: Reference = ray.put((factory, arguments, clients))
+        self._pool, self._clients, self._workers, self._per_task = pool, clients, workers, clients_per_task
+        self._served = Served(os.urandom(8).hex(), factory, arguments, clients)
         self._states: dict[int, dict[str, tuple[str, Reference]]] = {}
         self._shared: dict[int, tuple[Record, Reference]] = {}
         self._identities = itertools.count(1)
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(run_id=int.from_bytes(os.urandom(4), "little") + 1)
-
-    @property
-    def replaced(self) -> int:
-        """Actors that died and were replaced."""
-        return self._pool.replaced
-
-    def close(self) -> None:
-        """End the actors, if they are its own."""
-        if self._own is not None:
-            self._own.shutdown()
 
     def get_node_ids(self) -> Iterable[int]:
         """All clients."""
@@ -226,7 +183,7 @@ class RayGrid(Grid):
         sent = list(messages)
         size = self._per_task or max(1, -(-len(sent) // (CALLS_PER_WORKER * self._workers)))
         requests = self._requests(sent)
-        slices = [Call(self._app, requests[start : start + size]) for start in range(0, len(requests), size)]
+        slices = [(self._served, requests[start : start + size]) for start in range(0, len(requests), size)]
         nodes = iter([message.metadata.dst_node_id for message in sent])
         for answers in self._pool.map("answer", slices):
             for node, answer in zip(itertools.islice(nodes, len(answers)), answers, strict=True):
@@ -299,3 +256,40 @@ class RayGrid(Grid):
             held.pop(name, None)
         for name, record in answer.remembered.items():
             held[name] = (answer.reply.metadata.reply_to_message_id, ray.put(record))
+
+
+class RoundGauges:
+    """The newest round of a run as metrics of Ray, which its dashboard and Prometheus read."""
+
+    def __init__(self, run: str) -> None:
+        tags = ("run", "training")
+        self._run = run
+        self._values = {
+            name: Gauge(f"rayworks_federation_{name}", description=description, tag_keys=tags)
+            for name, description in (
+                ("round", "rounds done"),
+                ("accuracy", "on held-out examples"),
+                ("bytes_down", "from the server in the round"),
+                ("bytes_up", "to the server in the round"),
+                ("clients_failed", "without a good answer in the round"),
+            )
+        }
+        self._clients = Gauge(
+            "rayworks_federation_client_accuracy", description="on a client's labels", tag_keys=(*tags, "client")
+        )
+
+    def set(self, training: str, record: RoundRecord) -> None:
+        """Publish a round of a training."""
+        tags = {"run": self._run, "training": training}
+        found = {
+            "round": record.round,
+            "accuracy": record.accuracy,
+            "bytes_down": record.bytes_down,
+            "bytes_up": record.bytes_up,
+            "clients_failed": record.failed,
+        }
+        for name, value in found.items():
+            if value is not None:
+                self._values[name].set(value, tags)
+        for client, accuracy in enumerate((record.client_accuracies or ())[:CLIENTS_SHOWN]):
+            self._clients.set(accuracy, {**tags, "client": str(client)})

@@ -45,8 +45,8 @@ class Aggregated:
 
     weights: Arrays
     state: ServerState
-    accepted: list[int]
-    """Partitions whose updates went in, with or without weight."""
+    counted: int
+    """Updates in the mean: those of clients without examples are not."""
     rejected: dict[int, str]
     """Partition to what was wrong with its update."""
 
@@ -124,23 +124,23 @@ def aggregate(
     nova = name == "fednova"
     mean, variates = WeightedSum(), WeightedSum()
     total, normaliser = 0.0, 0.0
-    accepted: list[int] = []
+    counted = 0
     rejected: dict[int, str] = {}
     for update in updates:
         problem = _problem(name, update, weights)
         if problem is not None:
             rejected[update.partition] = problem
             continue
-        accepted.append(update.partition)
         if update.examples == 0:
             continue
+        counted += 1
         weight = 1.0 if weighting == "equal" or name == "feddyn" else float(update.examples)
         total, normaliser = total + weight, normaliser + weight * update.normaliser
         mean.add(update.weights, weight / update.normaliser if nova else weight)
         if update.variate is not None:
             variates.add(update.variate, 1.0)
     if mean.weight == 0:
-        return Aggregated(dict(weights), state, accepted, rejected)
+        return Aggregated(dict(weights), state, counted, rejected)
     following = state
     average = mean.mean()
     if nova:
@@ -153,7 +153,7 @@ def aggregate(
         moved = {key: value - weights[key] for key, value in average.items()}
         following = ServerState({key: _of(state, key) - alpha * share * value for key, value in moved.items()})
         average = {key: value - following.variate[key] / alpha for key, value in average.items()}
-    return Aggregated(cast_like(average, weights), following, accepted, rejected)
+    return Aggregated(cast_like(average, weights), following, counted, rejected)
 
 
 def _problem(name: StrategyName, update: Update, weights: Weights) -> str | None:

@@ -17,7 +17,7 @@ from rayworks.core.errors import InfrastructureError
 from rayworks.core.seeds import stream
 from rayworks.systems.federation import partitions, sources
 from rayworks.systems.federation.classifiers import Classifier, classifier_of
-from rayworks.systems.federation.config import Config, NoiseSection
+from rayworks.systems.federation.config import Config, DataSection, NoiseSection
 from rayworks.systems.federation.examples import Examples, scaled
 from rayworks.systems.federation.label_balance import noisy_counts
 from rayworks.systems.federation.local_objectives import (
@@ -58,8 +58,7 @@ class Task:
 
     def __init__(self, config: Config, seed: int) -> None:
         self.config, self.seed = config, seed
-        self.train, self.test = sources.read(config.data, seed)
-        self.parts = partitions.partition(self.train, config.data, seed)
+        self.train, self.test, self.parts = _data(config.data.model_dump_json(), seed)
         self._models: dict[str, Classifier] = {}
 
     @property
@@ -98,6 +97,14 @@ class Task:
         order = stream(self.seed, "virtual", "order").permutation(count * classes)
         labels = np.repeat(np.arange(classes), count)[order]
         return torch.from_numpy(scaled(np.concatenate(images)[order])), torch.from_numpy(labels)
+
+
+@lru_cache(maxsize=2)
+def _data(section: str, seed: int) -> tuple[Examples, Examples, list[NDArray[np.int64]]]:
+    """Training and held-out examples and the partition, the same for all methods of a seed."""
+    data = DataSection.model_validate_json(section)
+    train_examples, test = sources.read(data, seed)
+    return train_examples, test, partitions.partition(train_examples, data, seed)
 
 
 @lru_cache(maxsize=4)

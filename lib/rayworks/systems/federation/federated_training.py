@@ -23,6 +23,7 @@ from rayworks.systems.federation.clients import task_of
 from rayworks.systems.federation.config import Config
 from rayworks.systems.federation.examples import Examples, scaled
 from rayworks.systems.federation.metered_grid import MeteredGrid
+from rayworks.systems.federation.partitions import label_counts
 from rayworks.systems.federation.pool_exchange import Members, ask
 from rayworks.systems.federation.records import to_arrays, to_record
 from rayworks.systems.federation.sample_weighing import read_gradient, server_gradient
@@ -103,7 +104,7 @@ class Federation:
             DataError: clients do not answer, or are not of one federation.
         """
         metered = MeteredGrid(grid)
-        members = self.strategy.join(metered, self.strategy.edition(self.rounds_done + 1))
+        members = self.strategy.join(metered, self.strategy.edition(max(self.rounds_done, 1)))
         if self.rounds_done == 0:
             self._pool_bytes = (metered.traffic.down, metered.traffic.up)
         if self._restored:
@@ -154,7 +155,7 @@ class Federation:
         counts = np.maximum(self._held_out.counts(), 1)
         hits = self._held_out.labels[predicted == self._held_out.labels]
         recalls = np.bincount(hits, minlength=self._task.classes) / counts
-        owned = np.stack([self._task.train.take(part).counts() for part in self._task.parts])
+        owned = label_counts(self._task.train, self._task.parts)
         shares = owned / np.maximum(owned.sum(1, keepdims=True), 1)
         return {
             "accuracy": len(hits) / max(len(predicted), 1),
@@ -175,7 +176,7 @@ class Federation:
         save_file(self.strategy.state.variate, folder / "server.safetensors")
         clients: dict[str, NDArray[Any]] = {}
         if self.config.strategy.name in STATEFUL:
-            for partition, records in _states(grid, self.strategy.join(grid)).items():
+            for partition, records in _states(grid, self.strategy.known).items():
                 for record, arrays in records.items():
                     clients.update({f"{partition}/{record}/{name}": value for name, value in arrays.items()})
         save_file(clients, folder / "clients.safetensors")
@@ -207,7 +208,7 @@ class Federation:
             self._restored.setdefault(int(partition), {}).setdefault(record, {})[name] = value
 
     def _securely(self, grid: Grid, messages: list[Message]) -> Arrays:
-        most = int(self.strategy.join(grid, self.strategy.edition(self.rounds_done + 1)).counts.sum(1).max())
+        most = int(self.strategy.known.counts.sum(1).max())
         equal = self.config.strategy.weighting == "equal"
         found = secure_round(grid, messages, 1 if equal else most)
         return self.strategy.take_mean(self.rounds_done + 1, found.mean, found.metrics)

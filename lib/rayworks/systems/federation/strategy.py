@@ -103,7 +103,7 @@ class FederatedStrategy(Strategy):
 
     def cohort(self, server_round: int) -> list[int]:
         """Partitions of a round, ascending: a share of those that answered at the start, at least one."""
-        known = list(self._known.nodes)
+        known = list(self.known.nodes)
         share = self.config.strategy.participation
         if share == 1:
             return known
@@ -149,13 +149,13 @@ class FederatedStrategy(Strategy):
             self._sent,
             self._updates(replies),
             self.state,
-            clients=self._known.clients,
+            clients=self.known.clients,
             weighting=self.config.strategy.weighting,
             alpha=self.config.strategy.proximal,
         )
         self.tally.rejected.update(done.rejected)
         self.state = done.state
-        weights = self._protected(server_round, done.weights, len(done.accepted))
+        weights = self._protected(server_round, done.weights, done.counted)
         metrics: dict[str, Any] = {
             "answered": len(self.tally.answered),
             "failed": len(self.tally.asked) - len(self.tally.answered),
@@ -196,14 +196,19 @@ class FederatedStrategy(Strategy):
         return MetricRecord({"accuracy": accuracy / total, "loss": loss / total, "num-examples": int(total)})
 
     @property
-    def _known(self) -> Members:
+    def known(self) -> Members:
+        """The clients that answered at the start.
+
+        Raises:
+            DataError: nobody was asked yet.
+        """
         if self.members is None:
             raise DataError("strategy: it has not met its clients; call join with the grid first")
         return self.members
 
     @property
     def _partition_of(self) -> dict[int, int]:
-        return {node: partition for partition, node in self._known.nodes.items()}
+        return {node: partition for partition, node in self.known.nodes.items()}
 
     def _updates(self, replies: Iterable[Message]) -> Iterator[Update]:
         for partition, reply in in_order(replies, self._partition_of, self.tally.asked):
@@ -239,7 +244,7 @@ class FederatedStrategy(Strategy):
             self._count(self._partition_of[node], record)
         if mean is None:
             return dict(self._sent)
-        return self._protected(server_round, cast_like(mean, self._sent), len(metrics))
+        return self._protected(server_round, cast_like(mean, self._sent), len(self.tally.examples))
 
     def _protected(self, server_round: int, weights: Arrays, clients: int) -> Arrays:
         """Noise on the mean, and the next bound."""

@@ -244,7 +244,7 @@ class FederationSystem(System[Config]):
             self._pool = client_pool(compute, f"federation/{self.settings.run.name}/clients")
         per_task = self.settings.engine.clients_per_task
         return RayGrid(
-            method_app, config, seed, clients=clients, compute=compute, clients_per_task=per_task, pool=self._pool
+            self._pool, compute.workers, method_app, config, seed, clients=clients, clients_per_task=per_task
         )
 
     def _task(self, training: Training) -> tuple[Config, int]:
