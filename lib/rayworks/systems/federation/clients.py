@@ -4,7 +4,7 @@ Data are read once per process. What a client remembers from one round to the ne
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ class Task:
         load_weights(self._models[role], weights)
         return self._models[role]
 
-    @lru_cache(maxsize=1)  # noqa: B019  (a process holds few tasks, each as long as it lives)
+    @cached_property
     def virtual_images(self) -> tuple[torch.Tensor, torch.Tensor]:
         """VHL's noise images and the labels they stand for, the same for all clients, in an order drawn by seed."""
         count, classes = self.config.local.vhl_images, self.classes
@@ -310,7 +310,7 @@ class Client:
             shared, last = self._task.model(weights, "shared"), self._task.model(previous, "previous")
             return ModelContrastive(shared, last, strategy.contrast, strategy.temperature, plain)
         if local.objective == "vhl":
-            return VirtualHomogeneity(*self._task.virtual_images(), local.vhl_weight, local.vhl_align, plain)
+            return VirtualHomogeneity(*self._task.virtual_images, local.vhl_weight, local.vhl_align, plain)
         if local.objective == "fedmix" and MEANS in self._state:
             means = to_arrays(self._state.array_records[MEANS])
             inputs, labels = torch.from_numpy(scaled(means["inputs"])), torch.from_numpy(means["labels"])

@@ -20,7 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "mixup": {"balance.mixup_share": 1.0},
     "noise": {"balance.mixup_share": 0.0},
     "gaussian": {"balance.mixup_share": 0.0, "noise.generator": "gaussian"},
-    "oversampling": {"balance.source": "owned"},
+    "oversampling": {"balance.source": "owned", "balance.target": "most", "balance.level": 1.0},
     "fedprox": {"balance.level": 0.0, "strategy.name": "fedprox"},
     "scaffold": {"balance.level": 0.0, "strategy.name": "scaffold"},
     "fednova": {"balance.level": 0.0, "strategy.name": "fednova"},
