@@ -21,7 +21,8 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m rayworks.core.datasets fetch clothing-reviews adult imdb-classifier > /dev/null
 	@$(BIN)/python -m rayworks.core.datasets fetch verbal-aggression lsat6 lsat7 bundesliga champ > /dev/null
 	@$(BIN)/python -m rayworks.core.datasets fetch movielens-100k open-bandit > /dev/null
-	@$(BIN)/python -m rayworks.core.datasets fetch ability math-exam chess-mates > /dev/null || \
+	@$(BIN)/python -m rayworks.core.datasets fetch digits mnist > /dev/null
+	@$(BIN)/python -m rayworks.core.datasets fetch ability math-exam chess-mates fashion-mnist > /dev/null || \
 		echo "set-up: goes on without these, which need apt-get on Debian 12"
 	@TQDM_DISABLE=1 $(BIN)/python -m rayworks.lm.checkpoints smollm2-135m-instruct > /dev/null
 	@touch $(READY)

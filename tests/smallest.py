@@ -5,6 +5,7 @@ from pathlib import Path
 from tests.small_bandit import save_bandit_logs, save_natural_events
 from tests.small_census import save_census
 from tests.small_evidence import save_games, save_responses
+from tests.small_pictures import write_pictures
 from tests.tiny_models import save_pairs, save_tiny_model
 
 
@@ -45,6 +46,27 @@ def difficulty(folder: Path) -> list[str]:
         "subsets.folds": 2,
         "subsets.random_draws": 2,
         "labels.bins": 3,
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def federation(folder: Path) -> list[str]:
+    """Two rounds of three clients with a label each, two methods, two seeds; small pictures made in the folder."""
+    write_pictures(folder / "pictures.npz")
+    settings = {
+        "compute.workers": 2,
+        "data.source": folder / "pictures.npz",
+        "data.clients": 3,
+        "model.hidden": 8,
+        "local.epochs": 1,
+        "strategy.rounds": 4,
+        "noise.bank": 6,
+        "engine.rounds_per_call": 1,
+        "engine.compared_rounds": 1,
+        "experiment.methods": "[fedavg, balanced]",
+        "experiment.seeds": 2,
+        "experiment.target_accuracy": 0.01,
+        "experiment.resamples": 20,
     }
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 

@@ -6,14 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray.util.state
 from PIL import Image
 
 from jobs import marl_check, run
@@ -22,6 +20,7 @@ from rayworks.systems.marl.config import Config, EnvironmentSection
 from rayworks.systems.marl.environments import team_specs
 from rayworks.systems.marl.exported import POLICY, read_policy
 from tests.conftest import ROOT, FinishedRun
+from tests.observing import actor_processes, until
 
 TIMED = {"env_steps_per_second", "train_steps_per_second"}
 TIMED_COLUMNS = {"env steps/s sampling", "env steps/s in all"}
@@ -42,18 +41,6 @@ def results(directory: Path) -> dict[str, Any]:
     }
 
 
-def actors(name: str) -> list[int]:
-    found = ray.util.state.list_actors(filters=[("class_name", "=", name), ("state", "=", "ALIVE")])
-    return [actor.pid for actor in found if actor.pid]
-
-
-def until(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.05)
-
-
 def test_killed_worker_runner_and_driver_give_the_report_of_a_straight_run(
     finished_runs: Finished, cluster: dict[str, str]
 ) -> None:
@@ -68,9 +55,9 @@ def test_killed_worker_runner_and_driver_give_the_report_of_a_straight_run(
         subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT) as driver,
     ):
         until((directory / "tune/trial/checkpoint_000002").exists)
-        os.kill(actors("TeamRunner")[0], signal.SIGKILL)
+        os.kill(actor_processes("TeamRunner")[0], signal.SIGKILL)
         until((directory / "tune/trial/checkpoint_000004").exists)
-        os.kill(actors("_Host")[0], signal.SIGKILL)
+        os.kill(actor_processes("_Host")[0], signal.SIGKILL)
         until((directory / "tune/trial/checkpoint_000006").exists)
         driver.kill()
     assert not (directory / "report.json").exists()

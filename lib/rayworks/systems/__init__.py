@@ -3,6 +3,7 @@
 REGISTRY: dict[str, str] = {
     "alignment": "rayworks.systems.alignment:SPEC",
     "difficulty": "rayworks.systems.difficulty:SPEC",
+    "federation": "rayworks.systems.federation:SPEC",
     "marl": "rayworks.systems.marl:SPEC",
     "recommendation": "rayworks.systems.recommendation:SPEC",
     "regulation": "rayworks.systems.regulation:SPEC",

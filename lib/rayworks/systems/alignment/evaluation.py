@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rayworks.core import seeds
+from rayworks.core.bootstrap import mean_interval
 from rayworks.systems.alignment.baselines import best_of_n_kl_bound
 from rayworks.systems.alignment.config import Config
 from rayworks.systems.alignment.guided_decoding import GuidedGeneration
@@ -139,11 +139,7 @@ def paired_bootstrap(
         mean, lower end, upper end.
     """
     difference = np.asarray(treated) - np.asarray(control)
-    draws = seeds.stream(seed, "bootstrap").integers(0, len(difference), (resamples, len(difference)))
-    means = difference[draws].mean(axis=1)
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return float(difference.mean()), float(low), float(high)
+    return mean_interval(difference, resamples, seed, "bootstrap", confidence=confidence)
 
 
 def _kl(point: Point, generations: Sequence[GuidedGeneration], plain: bool) -> float:

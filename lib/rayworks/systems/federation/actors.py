@@ -1,0 +1,295 @@
+"""The federation's own engine: persistent actors that hold the client app, behind Flower's ``Grid``.
+
+One call carries a slice of clients. Arrays that many messages share, a round's model above all, lie in the object store once.
+What clients remember belongs to the driver, record by record; actors keep copies and fetch only those that they lack. So a
+dead actor or node loses nothing, and who computed what changes no result.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import ray
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from ray.util.metrics import Gauge
+
+from rayworks.core.config import ComputeSection
+from rayworks.lm.threads import limit_torch_threads
+from rayworks.runtime.actor_pool import ActorPool
+from rayworks.runtime.placement import worker_options
+from rayworks.systems.federation.federated_training import RoundRecord
+
+Record = ArrayRecord | ConfigRecord | MetricRecord
+Reference: TypeAlias = "ray.ObjectRef[Any]"
+SERVER = 1
+"""Number of the server; clients' nodes are their partitions plus 2."""
+FIRST_NODE = 2
+CALLS_PER_WORKER = 4
+CLIENTS_SHOWN = 20
+"""Clients whose accuracy is a metric of its own."""
+SHARED_RECORDS_KEPT = 8
+"""By an actor: of the latest rounds."""
+
+
+@dataclass
+class Request:
+    """One client's message, on its way to an actor."""
+
+    message: Message
+    """Without the records below."""
+    shared: dict[str, Reference]
+    """Record to where it lies."""
+    state: dict[str, tuple[str, Reference]]
+    """What the client remembers: the message that made it, and where it lies."""
+
+
+@dataclass
+class Answer:
+    """What came of it."""
+
+    reply: Message
+    remembered: dict[str, Record]
+    """Records of the client's state that are new."""
+    forgotten: list[str]
+
+
+@dataclass(frozen=True)
+class Served:
+    """The federation that a call belongs to."""
+
+    identity: str
+    factory: Callable[..., ClientApp]
+    """Makes its client app."""
+    arguments: tuple[Any, ...]
+    clients: int
+
+
+class ClientHost:
+    """Answers for clients inside an actor, of one federation at a time: what it keeps of it is a cache."""
+
+    def __init__(self) -> None:
+        limit_torch_threads()
+        self._identity = ""
+        self._clients = 0
+        self._app = ClientApp()
+        self._shared: dict[Reference, Record] = {}
+        self._states: dict[int, dict[str, tuple[str, Record]]] = {}
+
+    def answer(self, call: tuple[Served, list[Request]]) -> list[Answer]:
+        """One after the other; a client's exception is its error reply."""
+        served, requests = call
+        if served.identity != self._identity:
+            self._app, self._clients = served.factory(*served.arguments), served.clients
+            self._identity, self._shared, self._states = served.identity, {}, {}
+        self._fetch(requests)
+        return [self._answer(request) for request in requests]
+
+    def _fetch(self, requests: list[Request]) -> None:
+        """Bring what is not here: shared records, and remembered ones that were made elsewhere."""
+        needed = dict.fromkeys(reference for request in requests for reference in request.shared.values())
+        absent = [reference for reference in needed if reference not in self._shared]
+        self._shared.update(zip(absent, ray.get(absent), strict=True))
+        for reference in [reference for reference in self._shared if reference not in needed][:-SHARED_RECORDS_KEPT]:
+            del self._shared[reference]
+        missing = [
+            (request.message.metadata.dst_node_id, name, maker, reference)
+            for request in requests
+            for name, (maker, reference) in request.state.items()
+            if self._maker(request.message.metadata.dst_node_id, name) != maker
+        ]
+        found = ray.get([reference for _, _, _, reference in missing])
+        for (node, name, maker, _), record in zip(missing, found, strict=True):
+            self._states.setdefault(node, {})[name] = (maker, record)
+
+    def _maker(self, node: int, name: str) -> str | None:
+        return self._states.get(node, {}).get(name, (None, None))[0]
+
+    def _answer(self, request: Request) -> Answer:
+        message, node = request.message, request.message.metadata.dst_node_id
+        message.content = RecordDict(
+            {**message.content, **{name: self._shared[reference] for name, reference in request.shared.items()}}
+        )
+        held = self._states.setdefault(node, {})
+        before = {name: held[name][1] for name in request.state}
+        settings: dict[str, Any] = {"partition-id": node - FIRST_NODE, "num-partitions": self._clients}
+        context = Context(message.metadata.run_id, node, settings, RecordDict(dict(before)), {})
+        try:
+            reply = self._app(message, context)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            return Answer(Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message), {}, [])
+        new = {name: record for name, record in context.state.items() if before.get(name) is not record}
+        held.update({name: (message.metadata.message_id, record) for name, record in new.items()})
+        return Answer(reply, new, [name for name in before if name not in context.state])
+
+
+ClientPool = ActorPool[tuple[Served, list[Request]], list[Answer]]
+
+
+def client_pool(compute: ComputeSection, name: str = "federation") -> ClientPool:
+    """Actors for the clients of any number of federations, one after the other or in turns.
+
+    Args:
+        compute: number and size of the actors.
+        name: of the actors on the dashboard.
+    """
+    return ActorPool(ClientHost, size=compute.workers, name=name, options=worker_options(compute))
+
+
+class RayGrid(Grid):
+    """The clients of one federation on a pool of actors, as a Flower grid.
+
+    Args:
+        pool: of :func:`client_pool`; it may serve other grids too, whose caches an actor drops at every change.
+        workers: its number of actors.
+        factory: makes the client app inside an actor.
+        arguments: its arguments.
+        clients: number of partitions; client i is node ``i + 2``.
+        clients_per_task: clients of one call; None for four calls per worker.
+    """
+
+    def __init__(
+        self,
+        pool: ClientPool,
+        workers: int,
+        factory: Callable[..., ClientApp],
+        *arguments: Any,
+        clients: int,
+        clients_per_task: int | None = None,
+    ) -> None:
+        self._pool, self._clients, self._workers, self._per_task = pool, clients, workers, clients_per_task
+        self._served = Served(os.urandom(8).hex(), factory, arguments, clients)
+        self._states: dict[int, dict[str, tuple[str, Reference]]] = {}
+        self._shared: dict[int, tuple[Record, Reference]] = {}
+        self._identities = itertools.count(1)
+        self._replies: dict[str, Message] = {}
+        self._run = Run.create_empty(run_id=int.from_bytes(os.urandom(4), "little") + 1)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All clients."""
+        return range(FIRST_NODE, FIRST_NODE + self._clients)
+
+    def stream(self, messages: Iterable[Message], timeout: float | None = None) -> Iterator[Message]:
+        """Replies in the order of the messages, each as soon as those before it are there.
+
+        There is no deadline: a client that fails answers with an error, an actor that dies is replaced.
+        """
+        sent = list(messages)
+        size = self._per_task or max(1, -(-len(sent) // (CALLS_PER_WORKER * self._workers)))
+        requests = self._requests(sent)
+        slices = [(self._served, requests[start : start + size]) for start in range(0, len(requests), size)]
+        nodes = iter([message.metadata.dst_node_id for message in sent])
+        for answers in self._pool.map("answer", slices):
+            for node, answer in zip(itertools.islice(nodes, len(answers)), answers, strict=True):
+                self._remember(node, answer)
+                answer.reply.metadata.__dict__["_message_id"] = str(next(self._identities))
+                yield answer.reply
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """All replies, in the order of the messages."""
+        return list(self.stream(messages, timeout))
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Answer at once and keep the replies for :meth:`pull_messages`."""
+        sent = list(messages)
+        for reply in self.stream(sent):
+            self._replies[reply.metadata.reply_to_message_id] = reply
+        return [message.metadata.message_id for message in sent]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies to those messages that are there; each is handed out once."""
+        return [self._replies.pop(identity) for identity in message_ids if identity in self._replies]
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """As ``Message(...)``, which Flower prefers."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def set_run(self, run: Run) -> None:
+        """Change the run that messages belong to."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """What messages belong to."""
+        return self._run
+
+    def _requests(self, messages: list[Message]) -> list[Request]:
+        """Take shared array records out of messages, and number those."""
+        uses: dict[int, int] = {}
+        for message in messages:
+            for arrays in message.content.array_records.values():
+                uses[id(arrays)] = uses.get(id(arrays), 0) + 1
+        self._shared = {key: entry for key, entry in self._shared.items() if uses.get(key, 0) > 1}
+        requests = []
+        for message in messages:
+            metadata = message.metadata.__dict__
+            metadata.update(_run_id=self._run.run_id, _src_node_id=SERVER, _message_id=str(next(self._identities)))
+            own: dict[str, Any] = {}
+            shared: dict[str, Reference] = {}
+            for name, record in message.content.items():
+                if uses.get(id(record), 0) > 1:
+                    shared[name] = self._stored(record)
+                else:
+                    # A copy: messages may share a config that a mod changes at the other end.
+                    own[name] = record.copy()
+            light = Message(RecordDict(own), message.metadata.dst_node_id, message.metadata.message_type)
+            light.__dict__["_metadata"] = message.metadata
+            requests.append(Request(light, shared, dict(self._states.get(message.metadata.dst_node_id, {}))))
+        return requests
+
+    def _stored(self, record: Record) -> Reference:
+        if id(record) not in self._shared:
+            self._shared[id(record)] = (record, ray.put(record))
+        return self._shared[id(record)][1]
+
+    def _remember(self, node: int, answer: Answer) -> None:
+        held = self._states.setdefault(node, {})
+        for name in answer.forgotten:
+            held.pop(name, None)
+        for name, record in answer.remembered.items():
+            held[name] = (answer.reply.metadata.reply_to_message_id, ray.put(record))
+
+
+class RoundGauges:
+    """The newest round of a run as metrics of Ray, which its dashboard and Prometheus read."""
+
+    def __init__(self, run: str) -> None:
+        tags = ("run", "training")
+        self._run = run
+        self._values = {
+            name: Gauge(f"rayworks_federation_{name}", description=description, tag_keys=tags)
+            for name, description in (
+                ("round", "rounds done"),
+                ("accuracy", "on held-out examples"),
+                ("bytes_down", "from the server in the round"),
+                ("bytes_up", "to the server in the round"),
+                ("clients_failed", "without a good answer in the round"),
+            )
+        }
+        self._clients = Gauge(
+            "rayworks_federation_client_accuracy", description="on a client's labels", tag_keys=(*tags, "client")
+        )
+
+    def set(self, training: str, record: RoundRecord) -> None:
+        """Publish a round of a training."""
+        tags = {"run": self._run, "training": training}
+        found = {
+            "round": record.round,
+            "accuracy": record.accuracy,
+            "bytes_down": record.bytes_down,
+            "bytes_up": record.bytes_up,
+            "clients_failed": record.failed,
+        }
+        for name, value in found.items():
+            if value is not None:
+                self._values[name].set(value, tags)
+        for client, accuracy in enumerate((record.client_accuracies or ())[:CLIENTS_SHOWN]):
+            self._clients.set(accuracy, {**tags, "client": str(client)})

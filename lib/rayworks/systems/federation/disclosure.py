@@ -1,0 +1,127 @@
+"""What the shared encodings of a training give away: the formal guarantee, and attacks that try."""
+
+import math
+from typing import Any
+
+import numpy as np
+from flwr.app import RecordDict
+from numpy.typing import NDArray
+
+from rayworks.core.seeds import stream
+from rayworks.systems.federation import decoding_attacks
+from rayworks.systems.federation.clients import Client, Task
+from rayworks.systems.federation.config import Config, MixupSection
+from rayworks.systems.federation.examples import Examples, scaled
+from rayworks.systems.federation.mixing_accountant import Guarantee, guarantee, statement
+from rayworks.systems.federation.mixup_encodings import draw_mixtures, encode
+from rayworks.systems.federation.noise_images import noise_images
+from rayworks.systems.federation.pool_exchange import Demand, demand
+
+ATTACKED = 200
+"""Encodings that each attack tries."""
+PAIR_CANDIDATES = 200
+
+
+def shared_by_owner(wanted: Demand, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """``(C, K)`` encodings of each label that each client gives away in one edition of the pool."""
+    released = np.zeros(shape, np.int64)
+    np.add.at(released, (wanted.orders[:, 0], wanted.orders[:, 2]), wanted.orders[:, 3])
+    return released
+
+
+def disclosure(config: Config, task: Task) -> dict[str, Any]:
+    """Epsilon of the client that loses most, its statement, and what attacks on its encodings find.
+
+    Args:
+        config: of one method.
+        task: of one seed.
+
+    Returns:
+        plain values: ``epsilon`` (None where it is infinite), ``statement``, ``encodings``, ``attacks``, and the label
+        counts ``owned`` and ``filled`` (C, K) before and after.
+    """
+    owned = np.stack([task.train.take(part).counts() for part in task.parts])
+    described = np.stack([Client(task, at, RecordDict()).counts() for at in range(len(task.parts))])
+    wanted = demand(config, described, task.seed)
+    released = np.where(owned > 0, shared_by_owner(wanted, owned.shape), 0)
+    editions = _editions(config)
+    features = int(np.prod(task.shape))
+    promises = [
+        guarantee(owned[at], editions * released[at], config.mixup, features, config.privacy.delta)
+        for at in range(len(owned))
+    ]
+    worst = max(range(len(promises)), key=lambda at: promises[at].total)
+    found = promises[worst]
+    filled = owned + wanted.local + wanted.noise + wanted.copies
+    np.add.at(filled, (wanted.orders[:, 1], wanted.orders[:, 2]), wanted.orders[:, 3])
+    return {
+        "epsilon": found.total if math.isfinite(found.total) else None,
+        "statement": statement(found),
+        "client": worst,
+        "encodings": found.encodings,
+        "attacks": _attacks(config, task, worst, found),
+        "owned": owned.tolist(),
+        "filled": filled.tolist(),
+    }
+
+
+def samples(config: Config, task: Task, count: int) -> dict[str, NDArray[np.float32]]:
+    """Examples to look at, ``(count, ...)`` in [0, 1]: real ones of all clients, their mixups, noise images."""
+    draw = stream(task.seed, "samples")
+    real = task.train.take(np.sort(draw.choice(len(task.train), count, replace=False)))
+    owners = [at for at, part in enumerate(task.parts) if len(part)]
+    mixups = [_of_owner(task, owners[number % len(owners)], config.mixup, number, 1)[0] for number in range(count)]
+    return {
+        "real": scaled(real.inputs),
+        "mixups": np.concatenate(mixups),
+        "noise": scaled(noise_images(config.noise, count, task.shape, task.seed, "samples")),
+    }
+
+
+def _of_owner(
+    task: Task, client: int, section: MixupSection, number: int, count: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    own = task.train.take(task.parts[client])
+    label = int(own.labels[number % len(own)])
+    return encode(own, label, count, section, stream(task.seed, "samples", "mixup", number))
+
+
+def _editions(config: Config) -> int:
+    """How often the pool is made."""
+    refresh = config.balance.refresh
+    return -(-config.strategy.rounds // refresh) if refresh else 1
+
+
+def _attacks(config: Config, task: Task, client: int, found: Guarantee) -> dict[str, float]:
+    """On encodings of the client's most frequent label by an attacker who knows all of its examples but which were mixed."""
+    own = task.train.take(task.parts[client])
+    if not found.encodings or len(own) < 2:
+        return {}
+    label = int(own.counts().argmax())
+    sources, seen = _known(own, label, config.mixup, task.seed)
+    candidates = scaled(own.inputs).reshape(len(own), -1)
+    half = len(seen) // 2
+    known, attacked = ((seen[rows], candidates[sources[rows, 0]]) for rows in (slice(0, half), slice(half, len(seen))))
+    rates = {
+        "sources re-identified, nearest of all": decoding_attacks.reidentification_rate(seen, candidates, sources),
+        "by chance": sources.shape[1] / len(own),
+        "best linear decoder, PSNR dB": decoding_attacks.linear_decoder_psnr(known, attacked),
+        "guessing the mean image, PSNR dB": decoding_attacks.mean_image_psnr(known[1], attacked[1]),
+    }
+    few = own.take(np.arange(min(len(own), PAIR_CANDIDATES)))
+    label = int(few.counts().argmax())
+    pairs, encodings = _known(few, label, config.mixup.model_copy(update={"images": 2}), task.seed)
+    if pairs.shape[1] == 2:
+        candidates = scaled(few.inputs).reshape(len(few), -1)
+        rates["pairs decoded, if two were mixed"] = decoding_attacks.pair_decoding_rate(encodings, candidates, pairs)
+    return rates
+
+
+def _known(
+    own: Examples, label: int, section: MixupSection, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Sources ``(m, k)`` and flat encodings ``(m, F)``: the same generator gives both."""
+    path = ("attack", section.images)
+    sources = draw_mixtures(own, label, ATTACKED, section, stream(seed, *path)).sources
+    inputs, _ = encode(own, label, ATTACKED, section, stream(seed, *path))
+    return sources, inputs.reshape(len(inputs), -1)

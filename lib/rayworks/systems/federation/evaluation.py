@@ -1,0 +1,77 @@
+"""What the rounds of trainings say: how well, how soon, how evenly over clients, and at what price."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LATE_ROUNDS = 5
+"""Evaluated rounds behind ``late``."""
+Round = Mapping[str, Any]
+"""Fields of a :class:`~.federated_training.RoundRecord`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One training."""
+
+    final: float
+    """Accuracy on held-out examples after the last round."""
+    best: float
+    late: float
+    """Mean of the last evaluated rounds."""
+    rounds_to_target: float | None
+    """First evaluated round at the target accuracy; None if there is none."""
+    worst_recall: float
+    """Of any label, after the last round."""
+    lowest_client: float
+    """Accuracy of the worst-served client with examples, after the last round; see ``client_accuracies``."""
+    client_spread: float
+    """Standard deviation of the accuracy over clients."""
+    megabytes: float
+    """Sent in both directions, the pool's included."""
+    pseudo_images: int
+    failed: int
+    rejected: int
+    stragglers: int
+    seconds_per_round: float
+
+
+def outcome(rounds: Sequence[Round], target: float, owners: Sequence[bool]) -> Outcome:
+    """Summarise a training.
+
+    Args:
+        rounds: all of them, in order; the last is evaluated.
+        target: accuracy behind ``rounds_to_target``.
+        owners: by client, whether it has examples.
+    """
+    evaluated = [entry for entry in rounds if entry["accuracy"] is not None]
+    accuracies = [entry["accuracy"] for entry in evaluated]
+    last = evaluated[-1]
+    clients = np.array(last["client_accuracies"])[np.array(owners)]
+    return Outcome(
+        final=accuracies[-1],
+        best=max(accuracies),
+        late=float(np.mean(accuracies[-LATE_ROUNDS:])),
+        rounds_to_target=next((float(e["round"]) for e in evaluated if e["accuracy"] >= target), None),
+        worst_recall=min(last["recalls"]),
+        lowest_client=float(clients.min()),
+        client_spread=float(clients.std()),
+        megabytes=sum(entry["bytes_down"] + entry["bytes_up"] for entry in rounds) / 1e6,
+        pseudo_images=max(entry["pseudo_images"] for entry in rounds),
+        failed=sum(entry["failed"] for entry in rounds),
+        rejected=sum(entry["rejected"] for entry in rounds),
+        stragglers=sum(entry["stragglers"] for entry in rounds),
+        seconds_per_round=float(np.median([entry["seconds"] for entry in rounds])),
+    )
+
+
+def curve(trainings: Sequence[Sequence[Round]]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Evaluated rounds (R,) and accuracies (trainings, R) of trainings of one method."""
+    evaluated = [[entry for entry in rounds if entry["accuracy"] is not None] for rounds in trainings]
+    return (
+        np.array([entry["round"] for entry in evaluated[0]]),
+        np.array([[entry["accuracy"] for entry in rounds] for rounds in evaluated]),
+    )

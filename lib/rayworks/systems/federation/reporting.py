@@ -1,0 +1,251 @@
+"""The report: methods against each other at equal steps, heterogeneity, engines, and what privacy is left."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayworks.core.bootstrap import mean_interval
+from rayworks.core.registry import SystemSpec
+from rayworks.core.report import Cell, Report, Table
+from rayworks.systems.federation import figures
+from rayworks.systems.federation.config import Config
+from rayworks.systems.federation.evaluation import Outcome, curve, outcome
+from rayworks.systems.federation.heterogeneity import effective_labels, jensen_shannon, total_variation
+
+Values = Mapping[str, Any]
+BASELINE = "fedavg"
+
+
+class Findings:
+    """What the stages left, summarised."""
+
+    def __init__(self, config: Config, results: Values) -> None:
+        self.config, self.results = config, results
+        self.methods = list(config.experiment.methods)
+        self.seeds = range(config.experiment.seeds)
+        target = config.experiment.target_accuracy
+        self.outcomes: dict[str, list[Outcome]] = {
+            method: [outcome(self.rounds(method, seed), target, results["owners"][seed]) for seed in self.seeds]
+            for method in self.methods
+        }
+
+    def rounds(self, method: str, seed: int) -> Sequence[Values]:
+        """Records of a training."""
+        found: Sequence[Values] = self.results["rounds"][f"{method}-{seed}"]
+        return found
+
+    def finals(self, method: str) -> NDArray[np.float64]:
+        """Accuracy after the last round, by seed."""
+        return np.array([one.final for one in self.outcomes[method]])
+
+    def mean(self, method: str, field: str) -> float | None:
+        """Of a field of the outcomes over seeds; None where one of them has none."""
+        values = [getattr(one, field) for one in self.outcomes[method]]
+        return None if any(value is None for value in values) else float(np.mean(values))
+
+    def gain(self, method: str) -> tuple[float, float, float]:
+        """Over the baseline, paired by seed, with its 95 % interval."""
+        return self._interval(self.finals(method) - self.finals(BASELINE), method, "gain")
+
+    def accuracy(self, method: str) -> tuple[float, float, float]:
+        """Final accuracy with its 95 % interval over seeds."""
+        return self._interval(self.finals(method), method, "accuracy")
+
+    def client_accuracies(self, method: str) -> NDArray[np.float64]:
+        """Of all clients with examples of all seeds after the last round."""
+        return np.concatenate(
+            [
+                np.array(self.rounds(method, seed)[-1]["client_accuracies"])[np.array(self.results["owners"][seed])]
+                for seed in self.seeds
+            ]
+        )
+
+    def _interval(self, values: NDArray[np.float64], *path: str) -> tuple[float, float, float]:
+        return mean_interval(values, self.config.experiment.resamples, self.config.run.seed, "interval", *path)
+
+
+def build_report(
+    config: Config,
+    results: Values,
+    spec: SystemSpec,
+    classes: Sequence[str],
+    samples: Mapping[str, NDArray[np.float32]],
+) -> Report:
+    """All that the run's stages found."""
+    found = Findings(config, results)
+    chosen = config.experiment.headline
+    gain, low, _ = found.gain(chosen)
+    engines, privacy = results.get("flower", {}), results.get("privacy", {})
+    headline: dict[str, Cell] = {
+        "accuracy_fedavg": found.accuracy(BASELINE)[0],
+        "accuracy_balanced": found.accuracy(chosen)[0],
+        "gain": gain,
+        "gain_low": low,
+        "rounds_to_target": found.mean(chosen, "rounds_to_target"),
+        "seconds_per_round_engine": engines.get("engine"),
+        "seconds_per_round_flower": engines.get("flower"),
+        "epsilon": privacy.get("epsilon"),
+    }
+    return Report(
+        spec.name,
+        config.run.name,
+        f"{spec.title}, {config.data.source}",
+        headline,
+        [_methods(found), _fairness(found), *_skew(privacy), *_engines(engines), *_attacks(privacy)],
+        _pictures(found, classes, samples),
+        _notes(found),
+        {"outcomes": {name: [asdict(one) for one in ones] for name, ones in found.outcomes.items()}},
+    )
+
+
+def _methods(found: Findings) -> Table:
+    rows: list[list[Cell]] = []
+    for method in found.methods:
+        _, low, high = found.gain(method)
+        same = method == BASELINE
+        rows.append(
+            [
+                method,
+                *found.accuracy(method),
+                None if same else found.gain(method)[0],
+                None if same else low,
+                None if same else high,
+                found.mean(method, "best"),
+                found.mean(method, "late"),
+                found.mean(method, "rounds_to_target"),
+                found.mean(method, "worst_recall"),
+                found.mean(method, "pseudo_images"),
+                found.mean(method, "megabytes"),
+                found.mean(method, "seconds_per_round"),
+            ]
+        )
+    columns = (
+        "method", "accuracy, final", "95 % low", "95 % high", "gain over fedavg", "gain, low", "gain, high", "best round",
+        "last rounds", "rounds to target", "worst label's recall", "pseudo-images", "megabytes sent", "seconds a round",
+    )  # fmt: skip
+    strategy, local = found.config.strategy, found.config.local
+    steps = "the same number of local steps for all" if local.match_steps else "pseudo-images add local steps"
+    note = (
+        f"Means over {len(found.seeds)} seeds of {strategy.rounds} rounds, {steps}; gains are paired by seed, with bootstrap "
+        f"intervals. Target {found.config.experiment.target_accuracy:g}; none where a seed did not reach it."
+    )
+    return Table("Methods", columns, rows, note)
+
+
+def _fairness(found: Findings) -> Table:
+    rows: list[list[Cell]] = []
+    for method in found.methods:
+        clients = found.client_accuracies(method)
+        ones = found.outcomes[method]
+        rows.append(
+            [
+                method,
+                float(clients.mean()),
+                found.mean(method, "lowest_client"),
+                float(np.quantile(clients, 0.1)),
+                found.mean(method, "client_spread"),
+                sum(one.failed for one in ones),
+                sum(one.rejected for one in ones),
+                sum(one.stragglers for one in ones),
+            ]
+        )
+    columns = (
+        "method", "client mean", "worst client", "lowest tenth", "standard deviation", "answers missing", "answers rejected",
+        "stragglers",
+    )  # fmt: skip
+    note = "Accuracy of a client: recalls of the labels on held-out examples, weighed by how often the client has them."
+    return Table("Clients", columns, rows, note)
+
+
+def _skew(privacy: Values) -> list[Table]:
+    if not privacy:
+        return []
+    rows: list[list[Cell]] = []
+    for name, counts in (("real examples", privacy["owned"]), ("with pseudo-images", privacy["filled"])):
+        array = np.array(counts)
+        kept = array[array.sum(1) > 0]
+        rows.append(
+            [
+                name,
+                float(np.nanmean(total_variation(kept))),
+                jensen_shannon(kept),
+                float(np.nanmean(effective_labels(kept))),
+                int(kept.sum()),
+            ]
+        )
+    columns = ("examples", "total variation", "Jensen-Shannon, nats", "effective labels", "examples in all")
+    return [Table("Label skew, first seed", columns, rows, "Means over clients, against all examples together.")]
+
+
+def _engines(engines: Values) -> list[Table]:
+    if not engines:
+        return []
+    rows: list[list[Cell]] = [
+        ["this run's actors", engines["engine"], None],
+        ["Flower's simulation", engines["flower"], engines["flower"] / engines["engine"]],
+    ]
+    note = (
+        f"Median seconds of {engines['rounds']} rounds, the first left out, of the same apps with local training included; "
+        f"largest difference of a weight after them {engines['largest_difference']:.1e}."
+    )
+    return [Table("Engines", ("engine", "seconds a round", "times ours"), rows, note)]
+
+
+def _attacks(privacy: Values) -> list[Table]:
+    if not privacy.get("attacks"):
+        return []
+    rows: list[list[Cell]] = [[name, value] for name, value in privacy["attacks"].items()]
+    note = (
+        f"On encodings like those of client {privacy['client']}, who shares {privacy['encodings']:,}, by an attacker who "
+        "knows all of its examples but not which were mixed. What beats chance, or the mean image, is information."
+    )
+    return [Table("Attacks on shared encodings, first seed", ("attack", "found"), rows, note)]
+
+
+def _pictures(
+    found: Findings, classes: Sequence[str], samples: Mapping[str, NDArray[np.float32]]
+) -> dict[str, tuple[bytes, str]]:
+    privacy = found.results.get("privacy", {})
+    curves = {method: curve([found.rounds(method, seed) for seed in found.seeds]) for method in found.methods}
+    pictures = {
+        "accuracy.png": (
+            figures.accuracy(curves, found.config.experiment.target_accuracy),
+            "Held-out accuracy by round: mean over seeds, and their range.",
+        ),
+        "clients.png": (
+            figures.clients({method: found.client_accuracies(method) for method in found.methods}),
+            "Each dot is a client of a seed after the last round; lines are means.",
+        ),
+        "pseudo.png": (
+            figures.pseudo(samples),
+            "Real examples, encodings that clients share, and noise images that take a label.",
+        ),
+    }
+    if privacy:
+        picture = figures.partition(np.array(privacy["owned"]), np.array(privacy["filled"]), classes)
+        pictures = {"partition.png": (picture, "Labels of the clients, first seed."), **pictures}
+    return pictures
+
+
+def _notes(found: Findings) -> list[str]:
+    config, privacy = found.config, found.results.get("privacy", {})
+    notes = []
+    if privacy:
+        notes.append(privacy["statement"])
+    for method in found.methods:
+        gain, low, high = found.gain(method)
+        if method != BASELINE and low <= 0 <= high:
+            notes.append(f"{method}: its gain of {gain:.3f} [{low:.3f}, {high:.3f}] may be chance.")
+    rejected = sum(one.rejected for ones in found.outcomes.values() for one in ones)
+    if rejected:
+        notes.append(f"{rejected} answers were not usable (not finite, or of another shape) and were left out.")
+    if config.privacy.update_noise:
+        last = found.rounds(config.experiment.headline, 0)[-1]
+        notes.append(
+            f"Updates: epsilon {last['epsilon']:.4g} at delta {config.privacy.delta:g} by Renyi differential privacy, "
+            "assuming Poisson sampling of clients; it adds to that of the encodings."
+        )
+    return notes

@@ -1,0 +1,295 @@
+"""The run: every method trained on every seed, the same apps in Flower's simulation, attacks on what was shared."""
+
+import dataclasses
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from flwr.serverapp import Grid
+
+from rayworks.core.config import ComputeSection
+from rayworks.core.errors import ConfigError
+from rayworks.core.report import Report
+from rayworks.core.run_directory import EXPORT
+from rayworks.core.seeds import derive_small
+from rayworks.lm.threads import limit_torch_threads
+from rayworks.runtime.placement import worker_bundle
+from rayworks.runtime.system import Metrics, System
+from rayworks.systems.federation import SPEC
+from rayworks.systems.federation.actors import CLIENTS_SHOWN, ClientPool, RayGrid, RoundGauges, client_pool
+from rayworks.systems.federation.aggregation import Arrays
+from rayworks.systems.federation.clients import task_of
+from rayworks.systems.federation.config import STAGES, Config
+from rayworks.systems.federation.disclosure import disclosure, samples
+from rayworks.systems.federation.exported import model_card, write_model
+from rayworks.systems.federation.federated_training import Federation, RoundRecord
+from rayworks.systems.federation.flower_simulation import method_app, read_federation, read_rounds, simulate
+from rayworks.systems.federation.reporting import build_report
+from rayworks.systems.federation.sources import check_source
+
+STATE, UNDER_WAY, TRAINED = "state.json", "training", "trainings"
+SAMPLES = 10
+"""Pseudo-images of a kind in the figure."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One method on one seed."""
+
+    method: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        """In file names and curves."""
+        return f"{self.method}-{self.number}"
+
+
+class FederationSystem(System[Config]):
+    """Compares methods against label skew."""
+
+    spec = SPEC
+
+    @classmethod
+    def bundles(cls, config: Config) -> list[dict[str, float]]:
+        """The run itself asks for nothing but a core's share; a bundle per worker."""
+        return [{}, *[worker_bundle(config.compute)] * config.compute.workers]
+
+    @classmethod
+    def check_inputs(cls, config: Config) -> None:
+        """The data set by name or path; the gradient file if there is one."""
+        check_source(config.data)
+        for method in config.experiment.methods:
+            file = config.of_method(method).balance.gradient_file
+            if file is not None and not Path(file).expanduser().is_file():
+                raise ConfigError(f"balance.gradient_file {file}: is no file; give a .safetensors file")
+
+    def start(self) -> None:
+        """Plan the trainings, always in the same order; a seed's come together, so that half a run compares too."""
+        limit_torch_threads()
+        settings = self.settings
+        self._stages = [stage for stage in STAGES if stage in settings.scope.stages]
+        self._trainings = [
+            Training(method, number)
+            for number in range(settings.experiment.seeds)
+            for method in settings.experiment.methods
+        ]
+        self._done = 0
+        self._results: dict[str, Any] = {"rounds": {training.name: [] for training in self._trainings}}
+        self._federation: Federation | None = None
+        self._grid: RayGrid | None = None
+        self._pool: ClientPool | None = None
+        self._gauges = RoundGauges(settings.run.name)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage is done."""
+        return self._done == len(self._stages)
+
+    def advance(self) -> Metrics:
+        """Some rounds of one training, or one of the other stages."""
+        stage = self._stages[self._done]
+        metrics: Metrics = {}
+        if stage == "training":
+            metrics = self._train()
+            if self._unfinished():
+                return {**metrics, "progress": self._progress()}
+        else:
+            self._results[stage] = getattr(self, f"_{stage}")()
+        self._done += 1
+        return {"phase": stage, **metrics, "progress": self._progress()}
+
+    def save_state(self, folder: Path) -> None:
+        """Rounds so far, and where the training under way stands."""
+        (folder / STATE).write_text(json.dumps({"done": self._done, "results": self._results}))
+        if self._federation is not None and self._grid is not None:
+            self._federation.save(folder / UNDER_WAY, self._grid)
+
+    def load_state(self, folder: Path) -> None:
+        """Go back."""
+        state = json.loads((folder / STATE).read_text())
+        self._done, self._results = state["done"], state["results"]
+        self._leave()
+        if (folder / UNDER_WAY).is_dir():
+            self._federation = self._made(self._unfinished()[0])
+            self._federation.load(folder / UNDER_WAY)
+
+    def export(self) -> None:
+        """The headline's method, trained on the first seed."""
+        settings = self.settings
+        training = Training(settings.experiment.headline, 0)
+        config, seed = self._task(training)
+        task = task_of(config.model_dump_json(), seed)
+        accuracies = [
+            self._results["rounds"][Training(training.method, number).name][-1]["accuracy"]
+            for number in range(settings.experiment.seeds)
+        ]
+        privacy = self._results.get("privacy", {})
+        card = {
+            "source": settings.data.source,
+            "method": training.method,
+            "rounds": config.strategy.rounds,
+            "clients": len(task.parts),
+            "accuracy": accuracies[0],
+            "accuracies": accuracies,
+            "epsilon": privacy.get("epsilon"),
+            "statement": privacy.get("statement", "The privacy of shared encodings was not looked at in this run."),
+        }
+        write_model(
+            config,
+            self._weights(training),
+            task.shape,
+            task.train.classes,
+            card,
+            lambda name, data: self.run_directory.write(f"{EXPORT}/{name}", data),
+        )
+        self.run_directory.write(f"{EXPORT}/README.md", model_card(card, task.train.classes))
+
+    def report(self) -> Report:
+        """See :mod:`~.reporting`."""
+        training = Training(self.settings.experiment.headline, 0)
+        config, seed = self._task(training)
+        task = task_of(config.model_dump_json(), seed)
+        return build_report(self.settings, self._results, SPEC, task.train.classes, samples(config, task, SAMPLES))
+
+    def cleanup(self) -> None:
+        """End the actors."""
+        self._leave()
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _train(self) -> Metrics:
+        training = self._unfinished()[0]
+        rounds = self._results["rounds"][training.name]
+        if self.settings.engine.kind == "flower":
+            folder = self._simulation_folder(training)
+            config, seed = self._task(training)
+            simulate(folder, config, seed, self.settings.compute.workers)
+            done, weights = read_rounds(folder), read_federation(folder).weights()
+        else:
+            federation, grid = self._under_way(training)
+            size = min(self.settings.engine.rounds_per_call, federation.config.strategy.rounds - len(rounds))
+            done, weights = [federation.round(grid) for _ in range(size)], federation.weights()
+        rounds += [dataclasses.asdict(record) for record in done]
+        if len(rounds) == self.settings.strategy.rounds:
+            self._keep(training, weights)
+            self._results.setdefault("owners", self._owners(training))
+            self._leave()
+        return self._metrics(training, done)
+
+    def _metrics(self, training: Training, done: list[RoundRecord]) -> Metrics:
+        last = done[-1]
+        metrics: Metrics = {
+            "phase": training.name,
+            "round": last.round,
+            "loss": last.loss,
+            "failed": sum(record.failed for record in done),
+            f"megabytes/{training.name}": (last.bytes_down + last.bytes_up) / 1e6,
+        }
+        evaluated = next((record for record in reversed(done) if record.accuracy is not None), None)
+        if evaluated is not None and evaluated.accuracy is not None:
+            metrics |= {"accuracy": evaluated.accuracy, f"accuracy/{training.name}": evaluated.accuracy}
+            by_client = enumerate((evaluated.client_accuracies or ())[:CLIENTS_SHOWN])
+            metrics |= {f"client/{training.name}/{client}": value for client, value in by_client}
+        self._gauges.set(training.name, last)
+        return metrics
+
+    def _flower(self) -> dict[str, Any]:
+        """The headline's method on the first seed for some rounds by either engine: seconds, and how far they differ."""
+        engine = self.settings.engine
+        config, seed = self._task(Training(self.settings.experiment.headline, 0))
+        strategy = config.strategy.model_copy(update={"rounds": engine.compared_rounds})
+        config = config.model_copy(update={"strategy": strategy})
+        with tempfile.TemporaryDirectory(prefix="rayworks-flower-") as name:
+            simulate(Path(name), config, seed, self.settings.compute.workers)
+            theirs, their_weights = read_rounds(Path(name)), read_federation(Path(name)).weights()
+        federation = Federation(config, seed)
+        grid = self._grid_of(config, seed, len(federation.partitions))
+        federation.start(grid)
+        ours = [federation.round(grid) for _ in range(engine.compared_rounds)]
+        weights = federation.weights()
+        differences = [float(np.abs(weights[name] - their_weights[name]).max()) for name in weights]
+        return {
+            "engine": _seconds(ours),
+            "flower": _seconds(theirs),
+            "rounds": engine.compared_rounds,
+            "largest_difference": max(differences),
+        }
+
+    def _privacy(self) -> dict[str, Any]:
+        config, seed = self._task(Training(self.settings.experiment.headline, 0))
+        return disclosure(config, task_of(config.model_dump_json(), seed))
+
+    def _under_way(self, training: Training) -> tuple[Federation, Grid]:
+        """The training and its clients, met and with their pseudo-images."""
+        if self._federation is None:
+            self._federation = self._made(training)
+        if self._grid is None:
+            config, seed = self._task(training)
+            self._grid = self._grid_of(config, seed, len(self._federation.partitions))
+            self._federation.start(self._grid)
+        return self._federation, self._grid
+
+    def _made(self, training: Training) -> Federation:
+        return Federation(*self._task(training))
+
+    def _grid_of(self, config: Config, seed: int, clients: int) -> RayGrid:
+        compute: ComputeSection = self.settings.compute
+        if self._pool is None:
+            self._pool = client_pool(compute, f"federation/{self.settings.run.name}/clients")
+        per_task = self.settings.engine.clients_per_task
+        return RayGrid(
+            self._pool, compute.workers, method_app, config, seed, clients=clients, clients_per_task=per_task
+        )
+
+    def _task(self, training: Training) -> tuple[Config, int]:
+        """The settings of a training and its seed, which all methods share."""
+        return (
+            self.settings.of_method(training.method),
+            derive_small(self.settings.run.seed, "training", training.number),
+        )
+
+    def _owners(self, training: Training) -> list[list[bool]]:
+        """By seed, which clients have examples."""
+        found = []
+        for number in range(self.settings.experiment.seeds):
+            config, seed = self._task(Training(training.method, number))
+            found.append([len(part) > 0 for part in task_of(config.model_dump_json(), seed).parts])
+        return found
+
+    def _leave(self) -> None:
+        self._federation, self._grid = None, None
+
+    def _unfinished(self) -> list[Training]:
+        wanted = self.settings.strategy.rounds
+        return [training for training in self._trainings if len(self._results["rounds"][training.name]) < wanted]
+
+    def _progress(self) -> float:
+        # Training takes nearly all of the time.
+        done = sum(len(rounds) for rounds in self._results["rounds"].values())
+        trained = done / (len(self._trainings) * self.settings.strategy.rounds)
+        return 0.9 * trained + 0.1 * self._done / len(self._stages)
+
+    def _simulation_folder(self, training: Training) -> Path:
+        """Where Flower's simulation keeps its rounds: in the run if that is local, so that it goes on after a death."""
+        if self.run_directory.is_local:
+            return Path(self.run_directory.path(f"flower/{training.name}"))
+        return Path(tempfile.mkdtemp(prefix="rayworks-flower-"))
+
+    def _keep(self, training: Training, weights: Arrays) -> None:
+        stored = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+        self.run_directory.write(f"{TRAINED}/{training.name}/model.safetensors", safetensors.numpy.save(stored))
+
+    def _weights(self, training: Training) -> Arrays:
+        return safetensors.numpy.load(self.run_directory.read(f"{TRAINED}/{training.name}/model.safetensors"))
+
+
+def _seconds(rounds: list[RoundRecord]) -> float:
+    """Of a usual round; the first one also reads the data."""
+    later = rounds[1:] or rounds
+    return float(np.median([record.seconds for record in later]))

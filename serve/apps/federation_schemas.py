@@ -1,0 +1,66 @@
+"""Requests and answers of the federation application, with bounds and examples."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from ..common.application import Body
+
+MOST_INPUTS = 1024
+Number = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAADElEQVR4nGNgoA4AAABIAAEuuDx+AAAAAElFTkSuQmCC"
+
+
+class Limits(Body):
+    """What a deployment takes of one request."""
+
+    inputs: int = Field(64, ge=1, le=MOST_INPUTS, description="of a request")
+
+
+class ClassifyBody(Body):
+    """Images or feature vectors; one of the two, as the card says."""
+
+    images: list[str] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_INPUTS,
+        description="PNG files in base64, of the card's size; colours become greys where the model knows greys only",
+        examples=[[DOT]],
+    )
+    pixels: list[list[list[list[Byte]]]] | None = Field(
+        None, min_length=1, max_length=MOST_INPUTS, description="channels, rows and columns of bytes, instead of images"
+    )
+    features: list[list[Number]] | None = Field(
+        None, min_length=1, max_length=MOST_INPUTS, description="numbers in [0, 1], for a model of features"
+    )
+    top: int = Field(1, ge=1, le=100, description="labels of each answer, the most probable first")
+
+
+class Label(BaseModel):
+    """One guess."""
+
+    label: str
+    probability: float = Field(description="under the model, which knows its own labels only")
+
+
+class ClassifyAnswer(BaseModel):
+    """In the order of the inputs."""
+
+    answers: list[list[Label]]
+
+
+class ModelCard(BaseModel):
+    """Where the model comes from and what is known of its privacy."""
+
+    source: str = Field(description="data set")
+    method: str
+    rounds: int
+    clients: int
+    accuracy: float = Field(description="on held-out examples, of this model")
+    accuracies: list[float] = Field(description="of the trainings on other seeds too")
+    epsilon: float | None = Field(description="of the encodings that the clients shared; null if it is infinite")
+    statement: str = Field(description="what that is worth, and what it does not cover")
+    classes: list[str]
+    shape: list[int] = Field(description="of one input: channels, height, width; or the number of features")
+    limits: Limits

@@ -1,0 +1,137 @@
+"""The federation application over real HTTP on the shared cluster, against the library's own answers."""
+
+import base64
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from rayworks.systems.federation.classifiers import classifier_of
+from rayworks.systems.federation.config import Config
+from rayworks.systems.federation.exported import read_model, write_model
+from rayworks.systems.federation.local_training import weights_of
+from serve.common import keys
+from tests.serve.deployment import deployed
+
+Send = Callable[..., httpx.Response]
+CARD = {
+    "source": "made up", "method": "balanced", "rounds": 3, "clients": 4, "accuracy": 0.5, "accuracies": [0.5, 0.6],
+    "epsilon": None, "statement": "nothing is promised",
+}  # fmt: skip
+SHAPES: dict[str, tuple[int, ...]] = {"grey": (1, 8, 8), "coloured": (3, 16, 16), "tabular": (5,)}
+
+
+def export(folder: Path, shape: tuple[int, ...]) -> str:
+    """An untrained model of three labels."""
+    config = Config()
+    folder.mkdir()
+    weights = weights_of(classifier_of(config, shape, 3, 7))
+    write_model(config, weights, shape, ("a", "b", "c"), CARD, lambda name, data: (folder / name).write_bytes(data))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def service(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """URLs of three applications, and a key."""
+    folder = tmp_path_factory.mktemp("federation")
+    shared = {"api_keys": str(folder / "keys"), "num_cpus": 0.2, "limits": {"inputs": 4}}
+    arguments = {name: {**shared, "export": export(folder / name, shape)} for name, shape in SHAPES.items()}
+    key = keys.create("tester", str(folder / "keys"))
+    with deployed(cluster, folder, "federation", arguments) as urls:
+        yield {"key": key, "folder": str(folder), **dict(zip(arguments, urls, strict=True))}
+
+
+@pytest.fixture
+def send(service: dict[str, str]) -> Send:
+    """Posts to ``classify``."""
+
+    def send(app: str, **body: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {service['key']}"}
+        return httpx.post(f"{service[app]}/v1/federation/classify", json=body, headers=headers, timeout=60)
+
+    return send
+
+
+def pictures(shape: tuple[int, ...], count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)
+
+
+def png(pixels: np.ndarray) -> str:
+    file = io.BytesIO()
+    values = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    Image.fromarray(values).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.mark.parametrize("app", ["grey", "coloured"])
+def test_images_and_their_pixels_get_the_librarys_answer(send: Send, service: dict[str, str], app: str) -> None:
+    images = pictures(SHAPES[app], 3)
+    expected = read_model(Path(service["folder"]) / app).probabilities(images)
+    for body in ({"images": [png(image) for image in images]}, {"pixels": images.tolist()}):
+        answer = send(app, top=3, **body)
+        assert answer.status_code == 200, answer.text
+        for row, labels in zip(expected, answer.json()["answers"], strict=True):
+            assert [label["label"] for label in labels] == ["abc"[at] for at in np.argsort(-row)]
+            np.testing.assert_allclose([label["probability"] for label in labels], np.sort(row)[::-1], rtol=1e-5)
+
+
+def test_features_are_taken_by_a_model_of_features(send: Send, service: dict[str, str]) -> None:
+    features = np.random.default_rng(1).random((2, 5), np.float32)
+    expected = read_model(Path(service["folder"]) / "tabular").probabilities(features).argmax(1)
+    answer = send("tabular", features=features.tolist())
+    assert [labels[0]["label"] for labels in answer.json()["answers"]] == ["abc"[at] for at in expected]
+
+
+def test_requests_at_once_get_their_own_answers(send: Send) -> None:
+    images = pictures(SHAPES["grey"], 12)
+    alone = [send("grey", pixels=[image.tolist()]).json() for image in images]
+    with ThreadPoolExecutor(12) as threads:
+        together = list(threads.map(lambda image: send("grey", pixels=[image.tolist()]).json(), images))
+    for one, other in zip(alone, together, strict=True):
+        assert one["answers"][0][0]["label"] == other["answers"][0][0]["label"]
+        assert one["answers"][0][0]["probability"] == pytest.approx(other["answers"][0][0]["probability"], rel=1e-5)
+
+
+def test_the_card_says_what_is_known(service: dict[str, str]) -> None:
+    answer = httpx.get(
+        f"{service['coloured']}/v1/federation/card", headers={"Authorization": f"Bearer {service['key']}"}
+    )
+    card = answer.json()
+    assert card["shape"] == [3, 16, 16]
+    assert card["classes"] == ["a", "b", "c"]
+    assert {name: card[name] for name in CARD} == CARD
+    assert httpx.get(f"{service['coloured']}/healthz").json()["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("app", "body", "words"),
+    [
+        ("grey", {}, "exactly one of"),
+        ("grey", {"features": [[0.5] * 64]}, "this model takes 8 by 8 pixels of 1 channel"),
+        ("tabular", {"pixels": pictures((1, 8, 8), 1).tolist()}, "5 features"),
+        ("grey", {"images": ["no picture"]}, "images.0: is no PNG"),
+        ("grey", {"images": [png(pictures((1, 9, 8), 1)[0])]}, "images.0: is 9 by 8 pixels"),
+        ("grey", {"pixels": pictures((1, 8, 7), 1).tolist()}, "pixels.0: has shape"),
+        ("grey", {"pixels": [[[[1, 2], [3]]]]}, "pixels.0: its rows differ"),
+        ("grey", {"pixels": [[[[256]]]]}, "pixels.0.0.0.0"),
+        ("tabular", {"features": [[0.1, 0.2, 0.3, 0.4, 2.0]]}, "features.0.4"),
+        ("tabular", {"features": [[0.1] * 5] * 5}, "at most 4"),
+        ("grey", {"pixels": pictures((1, 8, 8), 1).tolist(), "bottom": 1}, "bottom"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(send: Send, app: str, body: dict[str, Any], words: str) -> None:
+    answer = send(app, **body)
+    assert answer.status_code == 422, answer.text
+    assert words in answer.json()["detail"]
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_nobody_is_answered_without_a_key(service: dict[str, str]) -> None:
+    body = {"pixels": pictures(SHAPES["grey"], 1).tolist()}
+    assert httpx.post(f"{service['grey']}/v1/federation/classify", json=body).status_code == 401
