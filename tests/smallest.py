@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.small_bandit import save_bandit_logs, save_natural_events
 from tests.small_census import save_census
 from tests.small_evidence import save_games, save_responses
-from tests.small_pictures import write_pictures
+from tests.small_federation import write_images
 from tests.tiny_models import save_pairs, save_tiny_model
 
 
@@ -51,12 +51,11 @@ def difficulty(folder: Path) -> list[str]:
 
 
 def federation(folder: Path) -> list[str]:
-    """Two rounds of three clients with a label each, two methods, two seeds; small pictures made in the folder."""
-    write_pictures(folder / "pictures.npz")
+    """Four rounds of four clients with a label each, two methods, two seeds; small images made in the folder."""
     settings = {
         "compute.workers": 2,
-        "data.source": folder / "pictures.npz",
-        "data.clients": 3,
+        "data.source": write_images(folder / "images.npz", 120),
+        "data.clients": 4,
         "model.hidden": 8,
         "local.epochs": 1,
         "strategy.rounds": 4,

@@ -102,7 +102,7 @@ def test_an_export_is_read_again_and_damaged_ones_are_refused(finished_runs: Fin
     export = finished_runs("federation").directory / "export"
     read = read_model(export)
     found = read.probabilities(np.zeros((2, 1, 8, 8), np.uint8))
-    assert found.shape == (2, 3)
+    assert found.shape == (2, 4)
     np.testing.assert_allclose(found.sum(1), 1)
     with pytest.raises(DataError, match=r"no model\.json"):
         read_model(tmp_path)

@@ -250,8 +250,8 @@ def test_settings_and_nodes_that_do_not_fit_are_refused(images: Path) -> None:
         ({"strategy": {"name": "feddyn", "proximal": 0.0}}, r"strategy\.proximal"),
         ({"strategy": {"name": "scaffold"}, "privacy": {"clipping": "fixed"}}, r"privacy\.clipping"),
     ):
-        with pytest.raises(ConfigError, match=field):
-            FederatedStrategy(small_config(images, **sections), 0)
+        with pytest.raises(ValueError, match=field):
+            small_config(images, **sections)
     config = small_config(images)
     grid = SerialGrid(client_app(config, 0), 4)
     context = Context(1, 2, {"partition-id": 9}, RecordDict(), {})

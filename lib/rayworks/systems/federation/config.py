@@ -15,7 +15,12 @@ Generator = Literal["oriented", "random", "sparse", "original", "spectrum", "pyr
 ModelKind = Literal["perceptron", "convolutional", "lenet", "resnet18"]
 
 METHODS: dict[str, dict[str, Any]] = {
-    "fedavg": {"balance.level": 0.0},
+    "fedavg": {
+        "balance.level": 0.0,
+        "strategy.name": "fedavg",
+        "local.objective": "cross-entropy",
+        "local.logits": "plain",
+    },
     "balanced": {"balance.mixup_share": 0.5},
     "mixup": {"balance.mixup_share": 1.0},
     "noise": {"balance.mixup_share": 0.0},
@@ -290,13 +295,24 @@ class Config(SystemConfig):
             raise ValueError(
                 "strategy.weighting: must be equal with privacy.update_noise; example counts change the sensitivity"
             )
-        if self.privacy.secure_aggregation and self.strategy.name not in ("fedavg", "fedprox"):
-            raise ValueError(f"privacy.secure_aggregation: works with fedavg and fedprox, not {self.strategy.name}")
+        name = self.strategy.name
+        if self.privacy.secure_aggregation and name not in ("fedavg", "fedprox"):
+            raise ValueError(f"privacy.secure_aggregation: works with fedavg and fedprox, not {name}")
+        if name == "feddyn" and self.strategy.proximal == 0:
+            raise ValueError("strategy.proximal: feddyn divides by it; give a value above 0")
+        if self.privacy.clipping != "none" and name == "scaffold":
+            raise ValueError(
+                "privacy.clipping: does not bound scaffold's control variates; choose another strategy.name"
+            )
+        if self.privacy.update_noise and name in ("fednova", "feddyn"):
+            raise ValueError(
+                f"privacy.update_noise: its size is that for a mean of updates, {name} takes another; use fedavg"
+            )
         if self.experiment != ExperimentSection():
             names: Mapping[str, Any] = dict.fromkeys(self.experiment.methods)
             for needed in ("fedavg", self.experiment.headline):
                 if needed not in names:
                     raise ValueError(f"experiment.methods: {needed} is missing; the headline compares it")
-            for name in names:
-                self.of_method(name)
+            for method in names:
+                self.of_method(method)
         return self

@@ -68,11 +68,12 @@ class FederatedStrategy(Strategy):
         gradient: balance.weighing by the server's gradient: makes it from the model once a round.
 
     Raises:
-        ConfigError: settings that do not go together.
+        ConfigError: the server's gradient is asked for and not given.
     """
 
     def __init__(self, config: Config, seed: int, clients: int | None = None, gradient: Gradient | None = None) -> None:
-        _check(config, gradient)
+        if config.balance.weighing == "server-gradient" and gradient is None:
+            raise ConfigError("balance.weighing: server-gradient needs a gradient; give the strategy one")
         self.config, self.seed = config, seed
         self.state = ServerState()
         self.bound = config.privacy.clip_norm
@@ -293,17 +294,3 @@ def _update(partition: int, reply: Message) -> Update:
     variate = arrays_of(reply.content, "variate") if "variate" in reply.content else None
     examples, normaliser = int(number(metrics, "num-examples")), number(metrics, "normaliser")
     return Update(partition, arrays_of(reply.content), examples, normaliser, variate)
-
-
-def _check(config: Config, gradient: Gradient | None) -> None:
-    strategy, privacy = config.strategy, config.privacy
-    if strategy.name == "feddyn" and strategy.proximal == 0:
-        raise ConfigError("strategy.proximal: feddyn divides by it; give a value above 0")
-    if privacy.clipping != "none" and strategy.name == "scaffold":
-        raise ConfigError("privacy.clipping: control variates are not bounded by it; choose another strategy.name")
-    if privacy.clipping != "none" and privacy.update_noise and strategy.name in ("fednova", "feddyn"):
-        raise ConfigError(
-            f"privacy.update_noise: its size is that for a mean of updates, {strategy.name} takes another; use fedavg"
-        )
-    if config.balance.weighing == "server-gradient" and gradient is None:
-        raise ConfigError("balance.weighing: server-gradient needs a gradient; give the strategy one")
