@@ -151,7 +151,7 @@ def test_every_set_is_drawn_equally_often() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(["dominant", "uniform", "dirichlet"]),
-    st.sampled_from(["hard", "true", "hide"]),
+    st.sampled_from(["hard", "true", "hide", "hide-random"]),
     st.integers(1, 9),
     st.integers(2, 6),
     st.integers(0, 99),
@@ -171,6 +171,7 @@ def test_encodings_carry_the_filled_label(weights: Any, labels: Any, images: int
     expected = {
         "hard": np.ones(8),
         "hide": mixtures.weights[:, 0],
+        "hide-random": mixtures.weights[:, 0],
         "true": (mixtures.weights * (examples.labels[mixtures.sources] == 1)).sum(1),
     }
     np.testing.assert_allclose(soft[:, 1], expected[labels], atol=1e-6)

@@ -163,8 +163,10 @@ class MixupSection(Section):
         "dominant", description="uniform 1/k has the DP bound; dominant has the better accuracy"
     )
     dominant: float = Field(0.7, gt=0, lt=1, description="weight of the image whose label is filled")
-    labels: Literal["hard", "true", "hide"] = Field(
-        "hard", description="the filled label, the true mixture, or the filled label with the partners' hidden"
+    labels: Literal["hard", "true", "hide", "hide-random"] = Field(
+        "hard",
+        description="the filled label, the true mixture, or the filled label's weight with the rest spread evenly or at "
+        "random over all others; which of the two the paper takes is unverified",
     )
     noise: Literal["laplace", "gaussian", "none"] = Field("laplace", description="added to every coordinate")
     scale: float = Field(0.05, ge=0, description="sigma of that noise; examples lie in [0, 1]")

@@ -32,8 +32,9 @@ def encode(
 ) -> tuple[Floats, Floats]:
     """``count`` encodings of a label: inputs (count, ...) float32 in [0, 1] and soft labels (count, K).
 
-    Labels are ``hard`` (the filled label), ``true`` (the mixture's) or ``hide`` (the filled label with its weight, the rest
-    spread evenly over all others, which says nothing of the partners; how the paper redraws those shares is unverified).
+    Labels are ``hard`` (the filled label), ``true`` (the mixture's), ``hide`` (the filled label with its weight, the rest
+    spread evenly over all others, which says nothing of the partners) or ``hide-random`` (the rest by a flat Dirichlet law;
+    how the paper redraws those shares is unverified).
     Labels are not covered by the noise. A client with fewer than k examples mixes all it has, by the same rules.
 
     Raises:
@@ -45,7 +46,7 @@ def encode(
         blends += generator.laplace(0.0, section.scale, blends.shape).astype(np.float32)
     elif section.noise == "gaussian":
         blends += np.float32(section.scale) * generator.standard_normal(blends.shape, np.float32)
-    return np.clip(blends, 0, 1, out=blends), _soft_labels(examples, label, section, mixtures)
+    return np.clip(blends, 0, 1, out=blends), _soft_labels(examples, label, section, mixtures, generator)
 
 
 def draw_mixtures(
@@ -98,14 +99,18 @@ def _weights(section: MixupSection, mixed: int, count: int, generator: np.random
     return weights
 
 
-def _soft_labels(examples: Examples, label: int, section: MixupSection, mixtures: Mixtures) -> Floats:
+def _soft_labels(
+    examples: Examples, label: int, section: MixupSection, mixtures: Mixtures, generator: np.random.Generator
+) -> Floats:
     count, classes = len(mixtures.sources), len(examples.classes)
     soft = np.zeros((count, classes))
     if section.labels == "true":
         np.add.at(soft, (np.arange(count)[:, None], examples.labels[mixtures.sources]), mixtures.weights)
-    elif section.labels == "hide" and classes > 1:
+    elif section.labels in ("hide", "hide-random") and classes > 1:
         kept = mixtures.weights[:, 0]
-        soft[:] = ((1 - kept) / (classes - 1))[:, None]
+        even = np.full((count, classes - 1), 1 / (classes - 1))
+        spread = even if section.labels == "hide" else generator.dirichlet(np.ones(classes - 1), count)
+        soft[:, np.arange(classes) != label] = (1 - kept)[:, None] * spread
         soft[:, label] = kept
     else:
         soft[:, label] = 1.0
