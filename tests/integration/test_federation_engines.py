@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +15,17 @@ import ray
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayworks.core.config import ComputeSection
-from rayworks.systems.federation.actors import RayGrid, client_pool
+from rayworks.runtime.actor_pool import ActorPool
+from rayworks.systems.federation.actors import ClientHost, ClientPool, RayGrid, client_pool
 from rayworks.systems.federation.aggregation import Arrays
 from rayworks.systems.federation.client_app import client_app
 from rayworks.systems.federation.config import Config
 from rayworks.systems.federation.federated_training import Federation, RoundRecord
 from rayworks.systems.federation.flower_simulation import method_app, read_federation, read_rounds, simulate
+from tests.observing import until
 from tests.small_federation import small_config, write_images
 
 
@@ -144,3 +151,52 @@ def test_secure_aggregation_keeps_its_keys_over_our_engine(images: Path) -> None
     assert not same(expected, found)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, atol=2 * 16 / 2**22)
+
+
+def test_a_node_that_dies_in_a_round_changes_nothing(
+    images: Path, cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    config = small_config(images, strategy={"name": "scaffold"})
+    expected, _, _ = trained(config, 1)
+    with doomed_node(cluster["RAY_ADDRESS"], tmp_path_factory.mktemp("node", numbered=True)) as (node, kill):
+        there = NodeAffinitySchedulingStrategy(node, soft=True)
+        pool: ClientPool = ActorPool(
+            ClientHost, size=2, name="doomed", options={"num_cpus": 0.5, "scheduling_strategy": there}
+        )
+        grid = RayGrid(pool, 2, method_app, config, 0, clients=4, clients_per_task=2)
+        federation = Federation(config, 0)
+        federation.start(grid)
+        federation.round(grid)
+        kill()
+        while federation.rounds_done < config.strategy.rounds:
+            federation.round(grid)
+        replaced = pool.replaced
+        pool.shutdown()
+    assert replaced == 2, "both actors were on the node"
+    assert same(federation.weights(), expected)
+
+
+@contextmanager
+def doomed_node(address: str, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A fourth node of the cluster in processes of its own: its identity, and how to kill all of them."""
+    known = {node["NodeID"] for node in ray.nodes()}
+    command = ["ray", "start", f"--address={address}", "--num-cpus=2", "--block", f"--temp-dir={folder}"]
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+    def new_nodes() -> list[str]:
+        return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in known]
+
+    def kill() -> None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    try:
+        until(new_nodes, 60)
+        yield new_nodes()[0], kill
+    finally:
+        if process.poll() is None:
+            kill()
