@@ -59,7 +59,13 @@ class ModelCard(BaseModel):
     clients: int
     accuracy: float = Field(description="on held-out examples, of this model")
     accuracies: list[float] = Field(description="of the trainings on other seeds too")
-    epsilon: float | None = Field(description="of the encodings that the clients shared; null if it is infinite")
+    epsilon: float | None = Field(
+        description="of the encodings that the clients shared, for the pixels of one example; null if it is infinite or "
+        "was not looked at, which the statement says"
+    )
+    epsilon_updates: float | None = Field(
+        description="of the updates, for a whole client; null where they had no noise"
+    )
     statement: str = Field(description="what that is worth, and what it does not cover")
     classes: list[str]
     shape: list[int] = Field(description="of one input: channels, height, width; or the number of features")

@@ -200,3 +200,24 @@ def doomed_node(address: str, folder: Path) -> Iterator[tuple[str, Callable[[], 
     finally:
         if process.poll() is None:
             kill()
+
+
+def app_that_always_dies(config: Config, seed: int) -> ClientApp:
+    """Its process is killed whenever client 1 trains."""
+
+    def deadly(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        if message.metadata.message_type == "train" and context.node_config["partition-id"] == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call_next(message, context)
+
+    return client_app(config, seed, [deadly])
+
+
+def test_a_client_that_always_takes_its_actor_along_is_left_out(images: Path, cluster: dict[str, str]) -> None:
+    config = small_config(images, balance={"level": 0.0}, strategy={"rounds": 2})
+    _, records, replaced = trained(config, 2, app_that_always_dies)
+    assert [(record.answered, record.failed) for record in records] == [(3, 1), (3, 1)]
+    assert records[0].problem is not None
+    assert "client 1" in records[0].problem
+    assert "not asked again" in records[1].problem
+    assert replaced >= 4

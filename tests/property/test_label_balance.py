@@ -204,3 +204,12 @@ def test_blending_features_leaves_their_scale() -> None:
     section = MixupSection(images=3, weights="uniform", noise="none")
     mixtures = draw_mixtures(features, 0, 2, section, seeds.stream(0, "mix"))
     np.testing.assert_allclose(blended(features.inputs, mixtures), np.full((2, 3), 1 / 3), atol=1e-6)
+
+
+def test_who_is_balanced_gets_nothing_by_size() -> None:
+    even, skewed = np.full((1, 10), 10), np.array([[90, 5, 5, 0]])
+    for level in (0.1, 0.3, 1.0):
+        section = BalanceSection(target="size", level=level)
+        assert deficits(even, np.ones(10, bool), section).sum() == 0
+        assert deficits(skewed, np.ones(4, bool), section).max() <= 90
+    assert deficits(skewed, np.ones(4, bool), BalanceSection(target="size", level=0.3)).tolist() == [[0, 25, 25, 30]]

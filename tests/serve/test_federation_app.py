@@ -22,7 +22,7 @@ from tests.serve.deployment import deployed
 Send = Callable[..., httpx.Response]
 CARD = {
     "source": "made up", "method": "balanced", "rounds": 3, "clients": 4, "accuracy": 0.5, "accuracies": [0.5, 0.6],
-    "epsilon": None, "statement": "nothing is promised",
+    "epsilon": None, "epsilon_updates": 1.5, "statement": "nothing is promised",
 }  # fmt: skip
 SHAPES: dict[str, tuple[int, ...]] = {"grey": (1, 8, 8), "coloured": (3, 16, 16), "tabular": (5,)}
 

@@ -1,5 +1,6 @@
 """Federations in one process: what they conserve, how they resume, what they survive, and that stock Flower can run them."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def test_neither_arrival_nor_node_numbers_change_a_bit(images: Path, name: str) 
 @pytest.mark.parametrize("name", EVERY_STRATEGY)
 def test_a_resumed_training_is_the_one_that_went_through(images: Path, name: str, tmp_path: Path) -> None:
     sections: dict[str, Any] = {"strategy": {"name": name, "rounds": 4}, "balance": {"refresh": 2}}
-    if name != "scaffold":
+    if name not in ("scaffold", "feddyn"):
         sections["privacy"] = {"clipping": "adaptive", "clip_norm": 0.5}
     config = small_config(images, **sections)
     straight, records, _ = run(config)
@@ -108,16 +109,16 @@ def test_clients_get_the_pseudo_images_that_were_planned(images: Path) -> None:
 
 
 def test_demand_by_source_and_sharing(images: Path) -> None:
-    counts = np.array([[10, 0], [0, 10], [5, 5]])
+    counts = np.array([[10, 0], [0, 10], [8, 2]])
     owned = demand(small_config(images, balance={"source": "owned", "level": 1.0}), counts, 0)
-    assert owned.copies.tolist() == [[0, 0], [0, 0], [5, 5]]
+    assert owned.copies.tolist() == [[0, 0], [0, 0], [0, 6]]
     local = demand(small_config(images, mixup={"sharing": "local"}, balance={"level": 1.0}), counts, 0)
     assert local.noise[:2].tolist() == [[0, 10], [10, 0]]
-    assert (local.local + local.noise)[2].tolist() == [5, 5]
+    assert (local.local + local.noise)[2].tolist() == [0, 6]
     pooled = demand(small_config(images, balance={"mixup_share": 1.0, "level": 1.0}), counts, 0)
     assert len(pooled.orders) > 0
     assert all(owner != client for owner, client, _, _ in pooled.orders.tolist())
-    assert pooled.total == local.total == 30
+    assert pooled.total == local.total == 26
 
 
 def test_the_sum_of_the_clients_variates_is_the_servers(images: Path) -> None:
@@ -165,7 +166,7 @@ def test_clients_without_examples_take_part_and_change_nothing(images: Path) -> 
     _, records, _ = run(few)
     assert records[-1].answered == 4
     assert records[-1].client_accuracies is not None
-    assert records[-1].client_accuracies[3] == 0.0
+    assert records[-1].client_accuracies[3] is None
 
 
 @pytest.mark.parametrize("weighting", ["examples", "equal"])
@@ -273,3 +274,76 @@ def test_digits_of_one_label_a_client_are_learned_with_pseudo_images() -> None:
         accuracies[name] = [record.accuracy or 0.0 for record in records]
     assert accuracies["noise"][4] >= accuracies["fedavg"][4] + 0.3
     assert accuracies["mixup"][14] >= 0.9
+
+
+def test_a_round_in_which_nobody_can_train_ends_with_the_reason(images: Path) -> None:
+    config = small_config(images, local={"learning_rate": 1e30})
+    with pytest.raises(DataError, match=r"round 1: none of 4 clients could train; client 0.*local\.learning_rate"):
+        run(config)
+
+
+def test_clients_drawn_not_to_answer_are_no_problem(images: Path) -> None:
+    _, records, _ = run(small_config(images, failures={"dropout": 0.9}, strategy={"rounds": 6}))
+    assert sum(record.failed for record in records) > 12
+    assert all(record.problem is None for record in records)
+
+
+def test_a_rejected_client_counts_in_no_mean(images: Path) -> None:
+    config = small_config(images, strategy={"rounds": 1}, privacy={"clipping": "adaptive", "clip_norm": 1e6})
+
+    def spoil(message: Message, context: Context, call_next: Any) -> Message:
+        reply = call_next(message, context)
+        if message.metadata.message_type == "train" and context.node_config["partition-id"] == 1:
+            arrays = to_arrays(reply.content.array_records["arrays"])
+            reply.content["arrays"] = to_record({name: np.full_like(value, np.nan) for name, value in arrays.items()})
+            reply.content.metric_records["metrics"]["loss"] = float("nan")
+        return reply
+
+    federation = Federation(config, 0)
+    grid = SerialGrid(client_app(config, 0, [spoil]), 4)
+    federation.start(grid)
+    record = federation.round(grid)
+    assert (record.answered, record.failed, record.rejected) == (4, 0, 1)
+    assert np.isfinite(record.loss)
+    assert record.problem is not None
+    assert "client 1" in record.problem
+    # All three that count lie within the bound: b = 1.
+    assert federation.strategy.bound == pytest.approx(1e6 * np.exp(-0.2 * (1 - 0.5)))
+
+
+def test_labels_nobody_holds_out_are_unknown_not_wrong(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    labels = np.array([0] * 60 + [1] * 60 + [2])
+    pixels = draw.integers(0, 255, (121, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "rare.npz", inputs=pixels, labels=labels)
+    _, records, _ = run(small_config(tmp_path / "rare.npz", data={"clients": 3}, balance={"level": 0.0}))
+    assert records[-1].recalls is not None
+    assert records[-1].client_accuracies is not None
+    assert records[-1].recalls[2] is None
+    assert records[-1].client_accuracies[2] is None
+    assert None not in records[-1].recalls[:2]
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"strategy": {"name": "moon"}, "local": {"objective": "vhl"}}, "local.objective"),
+        ({"balance": {"weighing": "server-gradient"}, "local": {"objective": "vhl"}}, "balance.weighing"),
+        ({"balance": {"gradient_file": "g.safetensors"}}, "balance.gradient_file"),
+        ({"strategy": {"name": "feddyn"}, "privacy": {"clipping": "fixed"}}, "privacy.clipping"),
+        ({"experiment": {"methods": ["fedavg", "balanced", "balanced"]}}, "experiment.methods"),
+        ({"experiment": {"variants": {"../up": {"mixup.images": 2}}}}, "experiment.variants"),
+        ({"experiment": {"variants": {"fedavg": {"mixup.images": 2}}}}, "experiment.variants.fedavg"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(images: Path, sections: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(field)):
+        small_config(images, **sections)
+
+
+def test_named_methods_are_what_they_say_whatever_the_base(images: Path) -> None:
+    base = small_config(images, strategy={"name": "scaffold"}, balance={"source": "owned"}, local={"logits": "fedrs"})
+    plain = base.of_method("fedavg")
+    assert (plain.strategy.name, plain.balance.level, plain.local.logits) == ("fedavg", 0.0, "plain")
+    filled = base.of_method("balanced")
+    assert (filled.strategy.name, filled.balance.source, filled.local.logits) == ("scaffold", "pseudo", "plain")

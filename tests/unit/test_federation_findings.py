@@ -19,15 +19,15 @@ from tests.small_federation import small_config, write_images
 def round_of(number: int, accuracy: float | None, **changes: Any) -> dict[str, Any]:
     known = accuracy is not None
     return {
-        "round": number, "accuracy": accuracy, "recalls": [0.5, 1.0] if known else None,
-        "client_accuracies": [0.25, 0.75, 0.0] if known else None, "bytes_down": 10**6, "bytes_up": 5 * 10**5,
+        "round": number, "accuracy": accuracy, "recalls": [0.5, 1.0, None] if known else None,
+        "client_accuracies": [0.25, 0.75, None] if known else None, "bytes_down": 10**6, "bytes_up": 5 * 10**5,
         "pseudo_images": 4, "failed": 1, "rejected": 0, "stragglers": 2, "seconds": float(number), **changes,
     }  # fmt: skip
 
 
 def test_an_outcome_counts_evaluated_rounds_and_clients_with_examples() -> None:
     rounds = [round_of(1, 0.5), round_of(2, None), round_of(3, 0.9, rejected=1), round_of(4, 0.7)]
-    found = outcome(rounds, 0.8, [True, True, False])
+    found = outcome(rounds, 0.8)
     assert (found.final, found.best) == (0.7, 0.9)
     assert found.late == pytest.approx(0.7)
     assert found.rounds_to_target == 3
@@ -36,7 +36,7 @@ def test_an_outcome_counts_evaluated_rounds_and_clients_with_examples() -> None:
     assert found.megabytes == pytest.approx(6.0)
     assert (found.failed, found.rejected, found.stragglers, found.pseudo_images) == (4, 1, 8, 4)
     assert found.seconds_per_round == 2.5
-    assert outcome(rounds, 0.95, [True] * 3).rounds_to_target is None
+    assert outcome(rounds, 0.95).rounds_to_target is None
     at, scores = curve([rounds, rounds])
     assert at.tolist() == [1, 3, 4]
     assert scores.shape == (2, 3)

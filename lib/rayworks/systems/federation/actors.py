@@ -20,6 +20,7 @@ from flwr.supercore.run import Run
 from ray.util.metrics import Gauge
 
 from rayworks.core.config import ComputeSection
+from rayworks.core.errors import InfrastructureError
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import worker_options
@@ -33,6 +34,8 @@ FIRST_NODE = 2
 CALLS_PER_WORKER = 4
 CLIENTS_SHOWN = 20
 """Clients whose accuracy is a metric of its own."""
+CLIENTS_KEPT = 64
+"""Whose states an actor keeps beside those it is asked for."""
 SHARED_RECORDS_KEPT = 8
 """By an actor: of the latest rounds."""
 
@@ -57,6 +60,10 @@ class Answer:
     remembered: dict[str, Record]
     """Records of the client's state that are new."""
     forgotten: list[str]
+
+
+def _node(request: Request) -> int:
+    return request.message.metadata.dst_node_id
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,9 @@ class ClientHost:
 
     def _fetch(self, requests: list[Request]) -> None:
         """Bring what is not here: shared records, and remembered ones that were made elsewhere."""
+        asked = {_node(request) for request in requests}
+        for node in [node for node in self._states if node not in asked][:-CLIENTS_KEPT]:
+            del self._states[node]
         needed = dict.fromkeys(reference for request in requests for reference in request.shared.values())
         absent = [reference for reference in needed if reference not in self._shared]
         self._shared.update(zip(absent, ray.get(absent), strict=True))
@@ -167,6 +177,7 @@ class RayGrid(Grid):
         self._served = Served(os.urandom(8).hex(), factory, arguments, clients)
         self._states: dict[int, dict[str, tuple[str, Reference]]] = {}
         self._shared: dict[int, tuple[Record, Reference]] = {}
+        self._deadly: dict[int, str] = {}
         self._identities = itertools.count(1)
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(run_id=int.from_bytes(os.urandom(4), "little") + 1)
@@ -178,18 +189,36 @@ class RayGrid(Grid):
     def stream(self, messages: Iterable[Message], timeout: float | None = None) -> Iterator[Message]:
         """Replies in the order of the messages, each as soon as those before it are there.
 
-        There is no deadline: a client that fails answers with an error, an actor that dies is replaced.
+        There is no deadline: a client that fails answers with an error, an actor that dies is replaced, and a client that
+        takes every actor with it is found by asking it alone, and not asked again.
         """
         sent = list(messages)
-        size = self._per_task or max(1, -(-len(sent) // (CALLS_PER_WORKER * self._workers)))
-        requests = self._requests(sent)
-        slices = [(self._served, requests[start : start + size]) for start in range(0, len(requests), size)]
-        nodes = iter([message.metadata.dst_node_id for message in sent])
-        for answers in self._pool.map("answer", slices):
-            for node, answer in zip(itertools.islice(nodes, len(answers)), answers, strict=True):
-                self._remember(node, answer)
-                answer.reply.metadata.__dict__["_message_id"] = str(next(self._identities))
-                yield answer.reply
+        for message, answer in zip(sent, self._answers(self._requests(sent)), strict=True):
+            self._remember(message.metadata.dst_node_id, answer)
+            answer.reply.metadata.__dict__["_message_id"] = str(next(self._identities))
+            yield answer.reply
+
+    def _answers(self, requests: list[Request]) -> Iterator[Answer]:
+        """In the order of the requests."""
+        size = self._per_task or max(1, -(-len(requests) // (CALLS_PER_WORKER * self._workers)))
+        done = 0
+        while done < len(requests):
+            waiting = list(itertools.takewhile(lambda request: _node(request) not in self._deadly, requests[done:]))
+            slices = [(self._served, waiting[start : start + size]) for start in range(0, len(waiting), size)]
+            try:
+                for answers in self._pool.map("answer", slices):
+                    done += len(answers)
+                    yield from answers
+            except InfrastructureError as error:
+                if size == 1:
+                    self._deadly[_node(requests[done])] = str(error)
+                size = 1
+                continue
+            if done < len(requests):
+                reason = f"its process dies each time; not asked again ({self._deadly[_node(requests[done])]})"
+                failure = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+                yield Answer(Message(failure, reply_to=requests[done].message), {}, [])
+                done += 1
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """All replies, in the order of the messages."""
@@ -292,4 +321,5 @@ class RoundGauges:
             if value is not None:
                 self._values[name].set(value, tags)
         for client, accuracy in enumerate((record.client_accuracies or ())[:CLIENTS_SHOWN]):
-            self._clients.set(accuracy, {**tags, "client": str(client)})
+            if accuracy is not None:
+                self._clients.set(accuracy, {**tags, "client": str(client)})

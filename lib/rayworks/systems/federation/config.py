@@ -1,6 +1,6 @@
 """Settings of a federation run."""
 
-from collections.abc import Mapping
+import re
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -14,32 +14,28 @@ StrategyName = Literal["fedavg", "fedprox", "scaffold", "fednova", "moon", "fedd
 Generator = Literal["oriented", "random", "sparse", "original", "spectrum", "pyramid", "dead-leaves", "gaussian"]
 ModelKind = Literal["perceptron", "convolutional", "lenet", "resnet18"]
 
-METHODS: dict[str, dict[str, Any]] = {
-    "fedavg": {
-        "balance.level": 0.0,
-        "strategy.name": "fedavg",
-        "local.objective": "cross-entropy",
-        "local.logits": "plain",
-    },
-    "balanced": {"balance.mixup_share": 0.5},
-    "mixup": {"balance.mixup_share": 1.0},
-    "noise": {"balance.mixup_share": 0.0},
-    "gaussian": {"balance.mixup_share": 0.0, "noise.generator": "gaussian"},
-    "oversampling": {"balance.source": "owned", "balance.target": "most", "balance.level": 1.0},
-    "fedprox": {"balance.level": 0.0, "strategy.name": "fedprox"},
-    "scaffold": {"balance.level": 0.0, "strategy.name": "scaffold"},
-    "fednova": {"balance.level": 0.0, "strategy.name": "fednova"},
-    "moon": {"balance.level": 0.0, "strategy.name": "moon"},
-    "feddyn": {"balance.level": 0.0, "strategy.name": "feddyn"},
-    "fedmix": {"balance.level": 0.0, "local.objective": "fedmix"},
-    "vhl": {"balance.level": 0.0, "local.objective": "vhl"},
-    "fedrs": {"balance.level": 0.0, "local.logits": "fedrs"},
-    "fedlc": {"balance.level": 0.0, "local.logits": "fedlc"},
-    "balanced-softmax": {"balance.level": 0.0, "local.logits": "balanced-softmax"},
+_PLAIN: dict[str, Any] = {
+    "balance.level": 0.0,
+    "strategy.name": "fedavg",
+    "local.objective": "cross-entropy",
+    "local.logits": "plain",
 }
-"""What each named method changes. All take the same number of local steps."""
+_PSEUDO: dict[str, Any] = {"balance.source": "pseudo", "local.objective": "cross-entropy", "local.logits": "plain"}
+METHODS: dict[str, dict[str, Any]] = {
+    "fedavg": _PLAIN,
+    "balanced": {**_PSEUDO, "balance.mixup_share": 0.5},
+    "mixup": {**_PSEUDO, "balance.mixup_share": 1.0},
+    "noise": {**_PSEUDO, "balance.mixup_share": 0.0},
+    "gaussian": {**_PSEUDO, "balance.mixup_share": 0.0, "noise.generator": "gaussian"},
+    "oversampling": {**_PLAIN, "balance.source": "owned", "balance.target": "most", "balance.level": 1.0},
+    **{name: {**_PLAIN, "strategy.name": name} for name in ("fedprox", "scaffold", "fednova", "moon", "feddyn")},
+    **{name: {**_PLAIN, "local.objective": name} for name in ("fedmix", "vhl")},
+    **{name: {**_PLAIN, "local.logits": name} for name in ("fedrs", "fedlc", "balanced-softmax")},
+}
+"""What each named method changes; those with pseudo-images keep ``strategy.name``. All take as many local steps."""
 SHARED = ("strategy.rounds", "strategy.evaluate_every")
 """What all methods have in common, so that they can be compared."""
+VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,40}")
 
 
 class ScopeSection(Section):
@@ -122,7 +118,8 @@ class StrategySection(Section):
     rounds: int = Field(15, ge=1, le=100_000, description="of training")
     participation: float = Field(1.0, gt=0, le=1, description="share of the clients in a round, drawn by seed")
     weighting: Literal["examples", "equal"] = Field(
-        "examples", description="clients weigh by their real examples, or all the same (needed by update_noise)"
+        "examples",
+        description="clients weigh by their real examples, or all the same (needed by update_noise; always in feddyn)",
     )
     proximal: float = Field(0.01, ge=0, description="fedprox: mu; feddyn: alpha")
     contrast: float = Field(1.0, ge=0, description="moon: mu")
@@ -138,7 +135,9 @@ class BalanceSection(Section):
     )
     level: float = Field(0.3, ge=0, le=1, description="rho: labels are filled up to this share of the target; 0: none")
     target: Literal["size", "most", "mean", "budget"] = Field(
-        "size", description="share of the client's size, its most frequent label, the mean of its labels, or budget"
+        "size",
+        description="share of the client's size (never beyond its most frequent label), its most frequent label, the mean of "
+        "its labels, or budget",
     )
     budget: int = Field(100, ge=0, description="budget: images of every label")
     presence: bool = Field(False, description="fill only labels that the client lacks")
@@ -160,7 +159,7 @@ class MixupSection(Section):
 
     images: int = Field(4, ge=1, le=64, description="k: examples in one mixup, drawn without replacement")
     weights: Literal["dominant", "uniform", "dirichlet"] = Field(
-        "dominant", description="uniform 1/k has the DP bound; dominant has the better accuracy"
+        "dominant", description="uniform 1/k has the best bound; dominant has the better accuracy"
     )
     dominant: float = Field(0.7, gt=0, lt=1, description="weight of the image whose label is filled")
     labels: Literal["hard", "true", "hide", "hide-random"] = Field(
@@ -203,8 +202,13 @@ class PrivacySection(Section):
     clip_rate: float = Field(0.2, gt=0, description="adaptive: rate of the geometric update")
     update_noise: float = Field(0.0, ge=0, description="noise multiplier z on the mean update")
     histogram_noise: float = Field(0.0, ge=0, description="epsilon of label counts sent to the server; 0: exact")
-    delta: float = Field(1e-5, gt=0, lt=1, description="at which epsilon of the updates is stated")
-    secure_aggregation: bool = Field(False, description="SecAgg+ by Flower's mod; the server sees sums only")
+    delta: float = Field(
+        1e-5, gt=0, lt=1, description="at which epsilon of updates and of Gaussian encodings is stated"
+    )
+    secure_aggregation: bool = Field(
+        False,
+        description="SecAgg+ by Flower's mod: of arrays the server sees sums only; losses and counts stay in the clear",
+    )
 
     @model_validator(mode="after")
     def _noise_needs_a_bound(self) -> Self:
@@ -252,6 +256,19 @@ class ExperimentSection(Section):
     target_accuracy: float = Field(0.8, gt=0, le=1, description="behind rounds_to_target")
     resamples: int = Field(2000, ge=10, le=100_000, description="bootstrap resamples behind intervals")
 
+    @model_validator(mode="after")
+    def _names_of_their_own(self) -> Self:
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError("experiment.methods: names one twice; leave it out")
+        for name in self.variants:
+            if name in METHODS:
+                raise ValueError(f"experiment.variants.{name}: is the name of a known method; choose another")
+            if not VARIANT_NAME.fullmatch(name):
+                raise ValueError(
+                    f"experiment.variants: {name!r} becomes a file name; use letters, digits, spaces, - _ ."
+                )
+        return self
+
 
 class Config(SystemConfig):
     """Settings of one run."""
@@ -269,13 +286,18 @@ class Config(SystemConfig):
     engine: EngineSection = EngineSection()
     experiment: ExperimentSection = ExperimentSection()
 
+    @property
+    def weighs_pseudo_images(self) -> bool:
+        """Whether the server's gradient weighs them."""
+        return self.balance.weighing == "server-gradient" and self.balance.level > 0
+
     def of_method(self, name: str) -> "Config":
         """The settings under which a method trains.
 
         Raises:
             ValueError: no such method, or its changes are not valid.
         """
-        changes = self.experiment.variants.get(name, METHODS.get(name))
+        changes = METHODS.get(name, self.experiment.variants.get(name))
         if changes is None:
             known = ", ".join([*METHODS, *self.experiment.variants])
             raise ValueError(
@@ -300,21 +322,24 @@ class Config(SystemConfig):
         name = self.strategy.name
         if self.privacy.secure_aggregation and name not in ("fedavg", "fedprox"):
             raise ValueError(f"privacy.secure_aggregation: works with fedavg and fedprox, not {name}")
+        if name == "moon" and self.local.objective != "cross-entropy":
+            raise ValueError(f"local.objective: moon has a term of its own; {self.local.objective} goes with others")
+        if self.local.objective == "vhl" and self.weighs_pseudo_images:
+            raise ValueError("balance.weighing: the server's gradient knows no noise classes; use none with vhl")
+        if self.balance.gradient_file is not None and self.balance.weighing == "none":
+            raise ValueError("balance.gradient_file: is read with balance.weighing server-gradient only; set that too")
         if name == "feddyn" and self.strategy.proximal == 0:
             raise ValueError("strategy.proximal: feddyn divides by it; give a value above 0")
-        if self.privacy.clipping != "none" and name == "scaffold":
+        if self.privacy.clipping != "none" and name in ("scaffold", "feddyn"):
             raise ValueError(
-                "privacy.clipping: does not bound scaffold's control variates; choose another strategy.name"
+                f"privacy.clipping: does not bound what {name}'s clients keep; choose another strategy.name"
             )
-        if self.privacy.update_noise and name in ("fednova", "feddyn"):
-            raise ValueError(
-                f"privacy.update_noise: its size is that for a mean of updates, {name} takes another; use fedavg"
-            )
+        if self.privacy.update_noise and name == "fednova":
+            raise ValueError("privacy.update_noise: its size is that for a mean of updates, not fednova's; use fedavg")
         if self.experiment != ExperimentSection():
-            names: Mapping[str, Any] = dict.fromkeys(self.experiment.methods)
             for needed in ("fedavg", self.experiment.headline):
-                if needed not in names:
+                if needed not in self.experiment.methods:
                     raise ValueError(f"experiment.methods: {needed} is missing; the headline compares it")
-            for method in names:
+            for method in self.experiment.methods:
                 self.of_method(method)
         return self

@@ -25,7 +25,7 @@ class Outcome:
     rounds_to_target: float | None
     """First evaluated round at the target accuracy; None if there is none."""
     worst_recall: float
-    """Of any label, after the last round."""
+    """Of any label with held-out examples, after the last round."""
     lowest_client: float
     """Accuracy of the worst-served client with examples, after the last round; see ``client_accuracies``."""
     client_spread: float
@@ -39,24 +39,23 @@ class Outcome:
     seconds_per_round: float
 
 
-def outcome(rounds: Sequence[Round], target: float, owners: Sequence[bool]) -> Outcome:
+def outcome(rounds: Sequence[Round], target: float) -> Outcome:
     """Summarise a training.
 
     Args:
         rounds: all of them, in order; the last is evaluated.
         target: accuracy behind ``rounds_to_target``.
-        owners: by client, whether it has examples.
     """
     evaluated = [entry for entry in rounds if entry["accuracy"] is not None]
     accuracies = [entry["accuracy"] for entry in evaluated]
     last = evaluated[-1]
-    clients = np.array(last["client_accuracies"])[np.array(owners)]
+    clients = known(last["client_accuracies"])
     return Outcome(
         final=accuracies[-1],
         best=max(accuracies),
         late=float(np.mean(accuracies[-LATE_ROUNDS:])),
         rounds_to_target=next((float(e["round"]) for e in evaluated if e["accuracy"] >= target), None),
-        worst_recall=min(last["recalls"]),
+        worst_recall=float(known(last["recalls"]).min()),
         lowest_client=float(clients.min()),
         client_spread=float(clients.std()),
         megabytes=sum(entry["bytes_down"] + entry["bytes_up"] for entry in rounds) / 1e6,
@@ -66,6 +65,11 @@ def outcome(rounds: Sequence[Round], target: float, owners: Sequence[bool]) -> O
         stragglers=sum(entry["stragglers"] for entry in rounds),
         seconds_per_round=float(np.median([entry["seconds"] for entry in rounds])),
     )
+
+
+def known(values: Sequence[float | None]) -> NDArray[np.float64]:
+    """Without what could not be measured."""
+    return np.array([value for value in values if value is not None])
 
 
 def curve(trainings: Sequence[Sequence[Round]]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -32,7 +32,7 @@ class ExportedModel:
     """Of one input: ``(channels, height, width)`` or ``(features,)``."""
     classes: tuple[str, ...]
     card: Mapping[str, Any]
-    """``source``, ``method``, ``rounds``, ``clients``, ``accuracy``, ``epsilon``, ``statement``."""
+    """``source``, ``method``, ``rounds``, ``clients``, ``accuracy``, ``epsilon``, ``epsilon_updates``, ``statement``."""
 
     def probabilities(self, inputs: NDArray[Any]) -> NDArray[np.float64]:
         """``(n, K)`` of inputs ``(n, *shape)``, uint8 images or float32 features."""

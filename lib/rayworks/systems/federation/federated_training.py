@@ -31,6 +31,8 @@ from rayworks.systems.federation.secure_aggregation import secure_round
 from rayworks.systems.federation.strategy import FederatedStrategy
 
 EVALUATION_BATCH = 2048
+AS_DRAWN = "as drawn"
+"""In the reason of a client that failures.dropout keeps from answering."""
 STATEFUL = ("scaffold", "moon", "feddyn")
 """Strategies whose clients remember something of their own."""
 
@@ -53,12 +55,14 @@ class RoundRecord:
     seconds: float
     loss: float
     """Mean of the clients' mean losses, by their examples."""
+    problem: str | None = None
+    """What the first client that failed or was rejected says, unless it was drawn not to answer."""
     accuracy: float | None = None
     """On held-out examples; None in rounds without evaluation."""
-    recalls: tuple[float, ...] | None = None
-    """By label."""
-    client_accuracies: tuple[float, ...] | None = None
-    """By partition: its shares of the labels times the recalls; 0 for a client without examples."""
+    recalls: tuple[float | None, ...] | None = None
+    """By label; None for one without held-out examples."""
+    client_accuracies: tuple[float | None, ...] | None = None
+    """By partition: its shares of the labels times the recalls; None for a client without examples of a tested label."""
     pseudo_images: int = 0
     clip_bound: float | None = None
     epsilon: float | None = None
@@ -83,8 +87,8 @@ class Federation:
         self._weights: Arrays = self._task.initial_weights()
         self.rounds_done = 0
         self._held_out, self._server_examples = self._divided(self._task.test)
-        weighs = config.balance.weighing == "server-gradient"
-        self.strategy = FederatedStrategy(config, seed, len(self._task.parts), self._gradient if weighs else None)
+        gradient = self._gradient if config.weighs_pseudo_images else None
+        self.strategy = FederatedStrategy(config, seed, len(self._task.parts), gradient)
         self._restored: dict[int, dict[str, Arrays]] = {}
         self._pool_bytes = (0, 0)
 
@@ -105,6 +109,7 @@ class Federation:
         """
         metered = MeteredGrid(grid)
         members = self.strategy.join(metered, self.strategy.edition(max(self.rounds_done, 1)))
+        self._require_clients_for_adaptive_noise()
         if self.rounds_done == 0:
             self._pool_bytes = (metered.traffic.down, metered.traffic.up)
         if self._restored:
@@ -112,10 +117,10 @@ class Federation:
             self._restored = {}
 
     def round(self, grid: Grid) -> RoundRecord:
-        """Train one round; the model changes unless nobody answers.
+        """Train one round; the model changes unless all who were asked were drawn not to answer.
 
         Raises:
-            DataError: not started, or the model is no longer finite.
+            DataError: not started, nobody could train (with the first one's reason), or the model is no longer finite.
         """
         began, number = time.perf_counter(), self.rounds_done + 1
         metered, strategy = MeteredGrid(grid), self.strategy
@@ -125,6 +130,7 @@ class Federation:
         else:
             arrays, _ = strategy.aggregate_train(number, metered.stream(messages))
             self._weights = to_arrays(arrays) if arrays is not None else self._weights
+        self._require_somebody()
         require_finite(self._weights)
         self.rounds_done = number
         down, up = self._pool_bytes
@@ -143,6 +149,7 @@ class Federation:
             bytes_up=up + metered.traffic.up,
             seconds=time.perf_counter() - began,
             loss=tally.loss,
+            problem=next(iter(self._problems()), None),
             pseudo_images=strategy.pseudo_images,
             clip_bound=strategy.bound if privacy.clipping != "none" else None,
             epsilon=self._epsilon() if privacy.update_noise else None,
@@ -151,16 +158,17 @@ class Federation:
 
     def evaluation(self) -> dict[str, Any]:
         """Held-out ``accuracy``, ``recalls`` by label and ``client_accuracies`` of the global model."""
-        predicted = self._predict(self._held_out.inputs)
-        counts = np.maximum(self._held_out.counts(), 1)
+        predicted, tested = self._predict(self._held_out.inputs), self._held_out.counts()
         hits = self._held_out.labels[predicted == self._held_out.labels]
-        recalls = np.bincount(hits, minlength=self._task.classes) / counts
-        owned = label_counts(self._task.train, self._task.parts)
+        recalls = np.bincount(hits, minlength=self._task.classes) / np.maximum(tested, 1)
+        owned = label_counts(self._task.train, self._task.parts) * (tested > 0)
         shares = owned / np.maximum(owned.sum(1, keepdims=True), 1)
         return {
             "accuracy": len(hits) / max(len(predicted), 1),
-            "recalls": tuple(float(value) for value in recalls),
-            "client_accuracies": tuple(float(value) for value in shares @ recalls),
+            "recalls": tuple(float(v) if count else None for v, count in zip(recalls, tested, strict=True)),
+            "client_accuracies": tuple(
+                float(v) if count else None for v, count in zip(shares @ recalls, owned.sum(1), strict=True)
+            ),
         }
 
     def save(self, folder: Path, grid: Grid) -> None:
@@ -207,6 +215,24 @@ class Federation:
             partition, record, name = key.split("/", 2)
             self._restored.setdefault(int(partition), {}).setdefault(record, {})[name] = value
 
+    def _problems(self) -> list[str]:
+        """Of clients that were not drawn to fail, by partition."""
+        tally = self.strategy.tally
+        told = {**tally.failed, **tally.rejected}
+        return [f"client {partition}: {reason}" for partition, reason in sorted(told.items()) if AS_DRAWN not in reason]
+
+    def _require_somebody(self) -> None:
+        tally, problems = self.strategy.tally, self._problems()
+        if problems and len(tally.rejected) + len(tally.failed) == len(tally.asked):
+            raise DataError(
+                f"round {self.rounds_done + 1}: none of {len(tally.asked)} clients could train; {problems[0]}"
+            )
+
+    def _require_clients_for_adaptive_noise(self) -> None:
+        privacy = self.config.privacy
+        if privacy.clipping == "adaptive":
+            update_clipping.adaptive_multiplier(privacy.update_noise, len(self.strategy.cohort(1)))
+
     def _securely(self, grid: Grid, messages: list[Message]) -> Arrays:
         most = int(self.strategy.known.counts.sum(1).max())
         equal = self.config.strategy.weighting == "equal"
@@ -215,7 +241,7 @@ class Federation:
 
     def _divided(self, test: Examples) -> tuple[Examples, Examples]:
         """Examples to evaluate on, and those that the server may learn from."""
-        if self.config.balance.weighing == "none" or self.config.balance.gradient_file is not None:
+        if not self.config.weighs_pseudo_images or self.config.balance.gradient_file is not None:
             return test, test.take(np.zeros(0, np.int64))
         wanted = self.config.balance.server_examples
         if wanted >= len(test):
@@ -246,7 +272,8 @@ class Federation:
         return np.concatenate([np.zeros(0, np.int64), *found])
 
     def _epsilon(self) -> float:
-        privacy, rate = self.config.privacy, self.config.strategy.participation
+        privacy = self.config.privacy
+        rate = len(self.strategy.cohort(1)) / len(self.strategy.known.nodes)
         return update_clipping.epsilon(privacy.update_noise, rate, self.rounds_done, privacy.delta)
 
 

@@ -38,8 +38,9 @@ def present_labels(counts: Counts) -> NDArray[np.bool_]:
 def deficits(counts: Counts, present: NDArray[np.bool_], section: BalanceSection) -> Counts:
     """(C, K): pseudo-images that fill each label up to ``level`` times the client's target, at most ``cap``.
 
-    The target is the client's size, its most frequent label, the mean of the labels it has, or ``budget``; with level 1 and
-    ``most`` all present labels become equally frequent. With ``presence`` only labels that a client lacks are filled, to
+    The target is the client's size, its most frequent label, the mean of the labels it has, or ``budget``. A share of the
+    size is never more than the most frequent label: who is balanced gets nothing. With level 1 and ``most`` all present
+    labels become equally frequent. With ``presence`` only labels that a client lacks are filled, to
     ``level`` times the target rounded to the nearest. Labels that nobody has, and clients without examples, get nothing.
     """
     sizes = counts.sum(1)
@@ -50,6 +51,8 @@ def deficits(counts: Counts, present: NDArray[np.bool_], section: BalanceSection
         "budget": np.full(len(counts), section.budget),
     }[section.target]
     goals = section.level * np.asarray(targets, np.float64)[:, None]
+    if section.target == "size":
+        goals = np.minimum(goals, counts.max(1)[:, None])
     if section.presence:
         missing = np.where(counts == 0, np.rint(goals), 0)
     else:

@@ -131,7 +131,7 @@ def train(
         correction: of the gradient.
 
     Raises:
-        DataError: the loss is no longer finite.
+        DataError: the loss or the model is no longer finite.
     """
     optimiser = torch.optim.SGD(
         model.parameters(), learning_rate, momentum=section.momentum, weight_decay=section.weight_decay
@@ -148,9 +148,10 @@ def train(
         optimiser.step()
         total += loss.detach()
     mean = float(total) / max(steps, 1)
-    if not np.isfinite(mean):
-        raise DataError(f"local.learning_rate: {learning_rate:g} makes the loss of a client infinite; lower it")
-    return LocalResult(weights_of(model), steps, mean, gradient_normaliser(steps, section.momentum))
+    weights = weights_of(model)
+    if not np.isfinite(mean) or not all(np.isfinite(value).all() for value in weights.values()):
+        raise DataError(f"local.learning_rate: {learning_rate:g} makes a client's loss or model infinite; lower it")
+    return LocalResult(weights, steps, mean, gradient_normaliser(steps, section.momentum))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from rayworks.core.registry import SystemSpec
 from rayworks.core.report import Cell, Report, Table
 from rayworks.systems.federation import figures
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.evaluation import Outcome, curve, outcome
+from rayworks.systems.federation.evaluation import Outcome, curve, known, outcome
 from rayworks.systems.federation.heterogeneity import effective_labels, jensen_shannon, total_variation
 
 Values = Mapping[str, Any]
@@ -28,8 +28,7 @@ class Findings:
         self.seeds = range(config.experiment.seeds)
         target = config.experiment.target_accuracy
         self.outcomes: dict[str, list[Outcome]] = {
-            method: [outcome(self.rounds(method, seed), target, results["owners"][seed]) for seed in self.seeds]
-            for method in self.methods
+            method: [outcome(self.rounds(method, seed), target) for seed in self.seeds] for method in self.methods
         }
 
     def rounds(self, method: str, seed: int) -> Sequence[Values]:
@@ -56,12 +55,7 @@ class Findings:
 
     def client_accuracies(self, method: str) -> NDArray[np.float64]:
         """Of all clients with examples of all seeds after the last round."""
-        return np.concatenate(
-            [
-                np.array(self.rounds(method, seed)[-1]["client_accuracies"])[np.array(self.results["owners"][seed])]
-                for seed in self.seeds
-            ]
-        )
+        return np.concatenate([known(self.rounds(method, seed)[-1]["client_accuracies"]) for seed in self.seeds])
 
     def _interval(self, values: NDArray[np.float64], *path: str) -> tuple[float, float, float]:
         return mean_interval(values, self.config.experiment.resamples, self.config.run.seed, "interval", *path)
@@ -242,10 +236,21 @@ def _notes(found: Findings) -> list[str]:
     rejected = sum(one.rejected for ones in found.outcomes.values() for one in ones)
     if rejected:
         notes.append(f"{rejected} answers were not usable (not finite, or of another shape) and were left out.")
-    if config.privacy.update_noise:
-        last = found.rounds(config.experiment.headline, 0)[-1]
-        notes.append(
-            f"Updates: epsilon {last['epsilon']:.4g} at delta {config.privacy.delta:g} by Renyi differential privacy, "
-            "assuming Poisson sampling of clients; it adds to that of the encodings."
-        )
+    for method in found.methods:
+        epsilon = found.rounds(method, 0)[-1]["epsilon"]
+        if epsilon is not None:
+            notes.append(
+                f"{method}: updates cost epsilon {epsilon:.4g} at delta {config.of_method(method).privacy.delta:g} for "
+                "adding or removing a whole client, by Renyi differential privacy, assuming Poisson sampling; that of "
+                "encodings is for the pixels of one example, and does not simply add."
+            )
+    problems = [
+        entry["problem"]
+        for method in found.methods
+        for seed in found.seeds
+        for entry in found.rounds(method, seed)
+        if entry["problem"] is not None
+    ]
+    if problems:
+        notes.append(f"Clients had trouble in {len(problems)} rounds; the first said: {problems[0]}")
     return notes

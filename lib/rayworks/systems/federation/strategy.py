@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Result, Strategy
 
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.seeds import stream
@@ -44,6 +44,9 @@ class Tally:
     asked: list[int] = field(default_factory=list)
     """Partitions."""
     answered: list[int] = field(default_factory=list)
+    """Those of them that sent something back, usable or not."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Partition to what kept it from answering, where it could say."""
     rejected: dict[int, str] = field(default_factory=dict)
     stragglers: int = 0
     losses: list[float] = field(default_factory=list)
@@ -72,7 +75,7 @@ class FederatedStrategy(Strategy):
     """
 
     def __init__(self, config: Config, seed: int, clients: int | None = None, gradient: Gradient | None = None) -> None:
-        if config.balance.weighing == "server-gradient" and gradient is None:
+        if config.weighs_pseudo_images and gradient is None:
             raise ConfigError("balance.weighing: server-gradient needs a gradient; give the strategy one")
         self.config, self.seed = config, seed
         self.state = ServerState()
@@ -81,6 +84,7 @@ class FederatedStrategy(Strategy):
         self.tally = Tally()
         self.pseudo_images = 0
         self._gradient, self._sent = gradient, dict[str, Any]()
+        self._metrics: dict[int, MetricRecord] = {}
         self._edition = -1
         self._clients = clients or config.data.clients
 
@@ -101,6 +105,16 @@ class FederatedStrategy(Strategy):
         """How often pseudo-images were renewed before a round."""
         refresh = self.config.balance.refresh
         return (server_round - 1) // refresh if refresh else 0
+
+    def start(self, grid: Grid, initial_arrays: ArrayRecord, *arguments: Any, **options: Any) -> Result:
+        """As Flower's, which can not aggregate securely.
+
+        Raises:
+            ConfigError: privacy.secure_aggregation is asked for.
+        """
+        if self.config.privacy.secure_aggregation:
+            raise ConfigError("privacy.secure_aggregation: takes a server_app or a Federation, not the strategy alone")
+        return super().start(grid, initial_arrays, *arguments, **options)
 
     def cohort(self, server_round: int) -> list[int]:
         """Partitions of a round, ascending: a share of those that answered at the start, at least one."""
@@ -128,9 +142,9 @@ class FederatedStrategy(Strategy):
                 for name, value in self._sent.items()
             }
             records["variate"] = to_record(variate)
-        if self._gradient is not None and self.config.balance.weighing == "server-gradient":
+        if self._gradient is not None and self.config.weighs_pseudo_images:
             records["gradient"] = to_record(self._gradient(self._sent))
-        self.tally = Tally(asked=self.cohort(server_round))
+        self.tally, self._metrics = Tally(asked=self.cohort(server_round)), {}
         return [
             Message(
                 RecordDict({**records, CONFIG: ConfigRecord(settings)}),
@@ -155,6 +169,9 @@ class FederatedStrategy(Strategy):
             alpha=self.config.strategy.proximal,
         )
         self.tally.rejected.update(done.rejected)
+        for partition, reported in self._metrics.items():
+            if partition not in done.rejected:
+                self._count(reported)
         self.state = done.state
         weights = self._protected(server_round, done.weights, done.counted)
         metrics: dict[str, Any] = {
@@ -214,18 +231,20 @@ class FederatedStrategy(Strategy):
     def _updates(self, replies: Iterable[Message]) -> Iterator[Update]:
         for partition, reply in in_order(replies, self._partition_of, self.tally.asked):
             if not reply.has_content():
+                self.tally.failed[partition] = reply.error.reason or "gave no reason"
                 continue
+            self.tally.answered.append(partition)
             try:
-                self._count(partition, reply.content.metric_records[METRICS])
                 update = _update(partition, reply)
+                self._metrics[partition] = reply.content.metric_records[METRICS]
             except (DataError, KeyError) as error:
                 self.tally.rejected[partition] = str(error)
                 continue
             yield update
 
-    def _count(self, partition: int, metrics: MetricRecord) -> None:
+    def _count(self, metrics: MetricRecord) -> None:
+        """Of an update that goes into the mean."""
         tally = self.tally
-        tally.answered.append(partition)
         examples, loss = int(number(metrics, "num-examples")), number(metrics, "loss")
         if examples:
             tally.losses.append(loss)
@@ -242,7 +261,8 @@ class FederatedStrategy(Strategy):
             metrics: of each client that took part, by node.
         """
         for node, record in metrics.items():
-            self._count(self._partition_of[node], record)
+            self.tally.answered.append(self._partition_of[node])
+            self._count(record)
         if mean is None:
             return dict(self._sent)
         return self._protected(server_round, cast_like(mean, self._sent), len(self.tally.examples))
@@ -256,7 +276,7 @@ class FederatedStrategy(Strategy):
         if noisy:
             multiplier = privacy.update_noise
             if privacy.clipping == "adaptive":
-                multiplier = update_clipping.adaptive_multiplier(multiplier, clients)
+                multiplier = update_clipping.adaptive_multiplier(multiplier, len(self.tally.asked))
             deviation = update_clipping.noise_deviation(multiplier, self.bound, clients)
             weights = update_clipping.noised(weights, deviation, self._draw(server_round, "noise"))
         if privacy.clipping == "adaptive":

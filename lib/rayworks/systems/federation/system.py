@@ -137,6 +137,7 @@ class FederationSystem(System[Config]):
             "accuracy": accuracies[0],
             "accuracies": accuracies,
             "epsilon": privacy.get("epsilon"),
+            "epsilon_updates": self._results["rounds"][training.name][-1]["epsilon"],
             "statement": privacy.get("statement", "The privacy of shared encodings was not looked at in this run."),
         }
         write_model(
@@ -170,7 +171,7 @@ class FederationSystem(System[Config]):
             folder = self._simulation_folder(training)
             config, seed = self._task(training)
             simulate(folder, config, seed, self.settings.compute.workers)
-            done, weights = read_rounds(folder), read_federation(folder).weights()
+            done, weights = read_rounds(folder)[len(rounds) :], read_federation(folder).weights()
         else:
             federation, grid = self._under_way(training)
             size = min(self.settings.engine.rounds_per_call, federation.config.strategy.rounds - len(rounds))
@@ -178,7 +179,6 @@ class FederationSystem(System[Config]):
         rounds += [dataclasses.asdict(record) for record in done]
         if len(rounds) == self.settings.strategy.rounds:
             self._keep(training, weights)
-            self._results.setdefault("owners", self._owners(training))
             self._leave()
         return self._metrics(training, done)
 
@@ -195,7 +195,7 @@ class FederationSystem(System[Config]):
         if evaluated is not None and evaluated.accuracy is not None:
             metrics |= {"accuracy": evaluated.accuracy, f"accuracy/{training.name}": evaluated.accuracy}
             by_client = enumerate((evaluated.client_accuracies or ())[:CLIENTS_SHOWN])
-            metrics |= {f"client/{training.name}/{client}": value for client, value in by_client}
+            metrics |= {f"client/{training.name}/{client}": v for client, v in by_client if v is not None}
         self._gauges.set(training.name, last)
         return metrics
 
@@ -253,14 +253,6 @@ class FederationSystem(System[Config]):
             self.settings.of_method(training.method),
             derive_small(self.settings.run.seed, "training", training.number),
         )
-
-    def _owners(self, training: Training) -> list[list[bool]]:
-        """By seed, which clients have examples."""
-        found = []
-        for number in range(self.settings.experiment.seeds):
-            config, seed = self._task(Training(training.method, number))
-            found.append([len(part) > 0 for part in task_of(config.model_dump_json(), seed).parts])
-        return found
 
     def _leave(self) -> None:
         self._federation, self._grid = None, None
