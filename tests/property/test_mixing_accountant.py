@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 
 from rayworks.core.errors import DataError
 from rayworks.systems.federation.config import MixupSection
-from rayworks.systems.federation.mixing_accountant import (
-    Role,
+from rayworks.systems.federation.gaussian_accountant import (
     gaussian_epsilon,
     gaussian_multiplier_for,
+    renyi_divergences,
+)
+from rayworks.systems.federation.mixing_accountant import (
+    Role,
     guarantee,
     loss,
     loss_with_replacement,
     loss_without_replacement,
-    renyi_divergences,
     reverse_loss_without_replacement,
     roles,
     scale_for,
