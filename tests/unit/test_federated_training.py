@@ -18,7 +18,6 @@ from rayworks.systems.federation.clients import PSEUDO, VARIATE, task_of
 from rayworks.systems.federation.config import Config
 from rayworks.systems.federation.examples import scaled
 from rayworks.systems.federation.federated_training import Federation, RoundRecord
-from rayworks.systems.federation.flower_simulation import method_app
 from rayworks.systems.federation.local_objectives import CrossEntropy
 from rayworks.systems.federation.local_training import Weighted, train, weights_of
 from rayworks.systems.federation.pool_exchange import demand
@@ -37,7 +36,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(config: Config, seed: int = 0, rounds: int | None = None, **options: Any) -> Outcome:
-    grid = SerialGrid(method_app(config, seed), config.data.clients, **options)
+    grid = SerialGrid(client_app(config, seed), config.data.clients, **options)
     federation = Federation(config, seed)
     federation.start(grid)
     records = [federation.round(grid) for _ in range(rounds or config.strategy.rounds)]
@@ -83,7 +82,7 @@ def test_a_resumed_training_is_the_one_that_went_through(images: Path, name: str
     resumed = Federation(config, 0)
     resumed.load(tmp_path)
     assert resumed.rounds_done == 2
-    fresh = SerialGrid(method_app(config, 0), 4)
+    fresh = SerialGrid(client_app(config, 0), 4)
     resumed.start(fresh)
     later = [resumed.round(fresh) for _ in range(2)]
     assert same(straight.weights(), resumed.weights())

@@ -57,7 +57,7 @@ def test_divergences_are_those_of_the_mixture_by_integration(multiplier: float, 
     ratio = 1 - rate + rate * np.exp((2 * grid - 1) / (2 * multiplier**2))
     for order in (2, 3, 8):
         moment = float(np.sum(density * ratio**order) * (grid[1] - grid[0]))
-        found = renyi_divergences(rate, multiplier)[ORDERS == order]
+        found = renyi_divergences(rate, multiplier)[order == ORDERS]
         assert found == pytest.approx(math.log(moment) / (order - 1), rel=1e-6)
 
 
