@@ -1,4 +1,4 @@
-"""What clients give away beside what they are asked for: nothing of the labels they lack, and no noise without their secret."""
+"""What clients give away beside what they are asked for: nothing of the labels they lack, no noise without their secret."""
 
 from pathlib import Path
 from typing import Any

@@ -20,7 +20,7 @@ from rayworks.systems.federation.examples import scaled
 from rayworks.systems.federation.federated_training import Federation, RoundRecord
 from rayworks.systems.federation.local_objectives import CrossEntropy
 from rayworks.systems.federation.local_training import Weighted, train, weights_of
-from rayworks.systems.federation.pool_exchange import demand
+from rayworks.systems.federation.pool_exchange import demand, describe
 from rayworks.systems.federation.records import ARRAYS, to_arrays, to_record
 from rayworks.systems.federation.strategy import FederatedStrategy
 from tests.serial_grid import SerialGrid
@@ -159,12 +159,38 @@ def test_a_broken_update_is_rejected_and_a_broken_client_is_an_error_reply(image
     assert all(np.isfinite(value).all() for value in federation.weights().values())
 
 
-def test_clients_without_examples_take_part_and_change_nothing(images: Path) -> None:
-    few = small_config(images, data={"clients": 4, "train_examples": 3, "partition": "iid"}, balance={"level": 0.0})
-    _, records, _ = run(few)
+@pytest.mark.parametrize(
+    "strategy", [*({"name": name} for name in EVERY_STRATEGY), {"name": "fedavg", "weighting": "equal"}]
+)
+def test_clients_without_examples_take_part_and_change_nothing(images: Path, strategy: dict[str, Any]) -> None:
+    few = small_config(
+        images, data={"train_examples": 3, "partition": "iid"}, balance={"level": 0.0}, strategy=strategy
+    )
+
+    def without_the_last(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        if message.metadata.message_type == "train" and context.node_config["partition-id"] == 3:
+            raise ValueError("away")
+        return call_next(message, context)
+
+    federation, records, _ = run(few)
     assert records[-1].answered == 4
     assert records[-1].client_accuracies is not None
     assert records[-1].client_accuracies[3] == 0.0
+    others, grid = Federation(few, 0), SerialGrid(client_app(few, 0, [without_the_last]), 4)
+    others.start(grid)
+    assert [others.round(grid).answered for _ in range(3)] == [3, 3, 3]
+    assert same(federation.weights(), others.weights())
+
+
+def test_fedprox_without_a_proximal_term_is_fedavg(images: Path) -> None:
+    shared: dict[str, Any] = {"balance": {"mixup_share": 0.5}, "data": {"labels_per_client": 2}}
+    average, _, _ = run(small_config(images, **shared))
+    free, held = (
+        run(small_config(images, **shared, strategy={"name": "fedprox", "proximal": proximal}))[0]
+        for proximal in (0.0, 1.0)
+    )
+    assert same(free.weights(), average.weights())
+    assert not same(held.weights(), average.weights())
 
 
 @pytest.mark.parametrize("weighting", ["examples", "equal"])
@@ -229,7 +255,8 @@ def test_histograms_can_be_noised_and_the_pool_still_meets_its_orders(images: Pa
     exact = np.stack([task.train.take(part).counts() for part in task.parts])
     assert not np.array_equal(members.counts, exact)
     assert records[0].pseudo_images == demand(config, members.counts, 0).total
-    assert len(grid.states) == 4
+    held = [len(to_arrays(state.array_records[PSEUDO])["inputs"]) for state in grid.states.values()]
+    assert sum(held) == records[0].pseudo_images > 0
 
 
 def test_stock_flower_strategies_run_over_our_clients_and_ours_over_stock_flower(images: Path) -> None:
@@ -252,15 +279,19 @@ def test_settings_and_nodes_that_do_not_fit_are_refused(images: Path) -> None:
         with pytest.raises(ValueError, match=field):
             small_config(images, **sections)
     config = small_config(images)
-    grid = SerialGrid(client_app(config, 0), 4)
-    context = Context(1, 2, {"partition-id": 9}, RecordDict(), {})
-    with pytest.raises(DataError, match="partition-id"):
-        client_app(config, 0)(Message(RecordDict(), 2, "query.describe"), context)
+    for partition in (9, 4, -1, "0", None):
+        context = Context(1, 2, {} if partition is None else {"partition-id": partition}, RecordDict(), {})
+        with pytest.raises(DataError, match="partition-id"):
+            client_app(config, 0)(Message(RecordDict(), 2, "query.describe"), context)
     with pytest.raises(DataError, match="join"):
         FederatedStrategy(config, 0).cohort(1)
     with pytest.raises(DataError, match="checkpoint"):
         Federation(config, 0).load(images.parent / "none")
-    assert len(list(grid.get_node_ids())) == 4
+    grid = SerialGrid(client_app(config, 0), 2)
+    assert describe(grid, 2).nodes == {0: 2, 1: 3}
+    grid._nodes[3] = 0
+    with pytest.raises(DataError, match="0 is that of two nodes"):
+        describe(grid, 2)
 
 
 def test_digits_of_one_label_a_client_are_learned_with_pseudo_images() -> None:

@@ -41,7 +41,9 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def png(side: int, bits: int, *chunks: bytes) -> bytes:
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, 0, 0, 0, 0)) + b"".join(chunks)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, 0, 0, 0, 0)) + b"".join(chunks)
+    )
 
 
 def encoded(data: bytes) -> str:
@@ -54,7 +56,9 @@ def saved(picture: Image.Image) -> str:
     return encoded(file.getvalue())
 
 
-ROWS = zlib.compress(b"".join(b"\x00" + row.tobytes() for row in np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)))
+ROWS = zlib.compress(
+    b"".join(b"\x00" + row.tobytes() for row in np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8))
+)
 WHOLE = png(8, 8, chunk(b"IDAT", ROWS), chunk(b"IEND", b""))
 BAD = {
     "bomb": (png(50_000, 8, chunk(b"IDAT", b"")), "images.0: has far too many pixels; send 8 by 8"),

@@ -105,10 +105,14 @@ def test_means_of_fedmix_have_no_finite_epsilon(tmp_path: Path) -> None:
 
 def test_the_statement_says_what_becomes_of_label_counts(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images.npz")
-    exact, noised = (small_config(images, privacy={"histogram_noise": noise}) for noise in (0.0, 0.5))
-    said = [disclosure(config, task_of(config.model_dump_json(), 0))["statement"] for config in (exact, noised)]
+    exact, noised, alone = (
+        small_config(images, privacy={"histogram_noise": noise}, balance={"mixup_share": share})
+        for noise, share in ((0.0, 0.5), (0.5, 0.5), (0.5, 0.0))
+    )
+    said = [disclosure(config, task_of(config.model_dump_json(), 0))["statement"] for config in (exact, noised, alone)]
     assert "Label counts are sent exactly" in said[0]
-    assert "Label counts are sent with epsilon 0.5" in said[1]
+    assert all("Label counts are sent with epsilon 0.5" in sentences for sentences in said[1:])
+    assert [sentences.count("common seed") for sentences in said] == [1, 1, 1]
     assert all("exact number of examples" in sentences for sentences in said)
 
 
@@ -158,7 +162,9 @@ def test_hashed_reviews_are_nearer_than_any_features(tmp_path: Path) -> None:
         assert seen <= expected
         owned = np.stack([reviews.take(part).counts() for part in task.parts])
         released = shared_by_owner(demand(hashed, owned, 0), owned.shape)
-        totals = [guarantee(*pair, changed.mixup, 512, distance=expected).total for pair in zip(owned, released, strict=True)]
+        totals = [
+            guarantee(*pair, changed.mixup, 512, distance=expected).total for pair in zip(owned, released, strict=True)
+        ]
         assert found == pytest.approx(max(totals))
         assert 0 < found < loose
 
@@ -168,7 +174,9 @@ def test_the_linear_decoder_is_called_the_best_only_where_it_can_be(tmp_path: Pa
     attacks = disclosure(small, task_of(small.model_dump_json(), 0))["attacks"]
     assert attacks["best linear decoder, PSNR dB"] > attacks["guessing the mean image, PSNR dB"]
     draw = np.random.default_rng(0)
-    np.savez(tmp_path / "large.npz", inputs=draw.integers(0, 256, (40, 3, 21, 21)).astype(np.uint8), labels=np.arange(40) % 4)
+    np.savez(
+        tmp_path / "large.npz", inputs=draw.integers(0, 256, (40, 3, 21, 21)).astype(np.uint8), labels=np.arange(40) % 4
+    )
     large = small_config(tmp_path / "large.npz", balance={"mixup_share": 1.0})
     names = disclosure(large, task_of(large.model_dump_json(), 0))["attacks"].keys()
     assert "linear decoder, PSNR dB" in names and "best linear decoder, PSNR dB" not in names

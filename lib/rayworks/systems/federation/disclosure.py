@@ -12,7 +12,13 @@ from rayworks.systems.federation import decoding_attacks
 from rayworks.systems.federation.clients import Client, Task
 from rayworks.systems.federation.config import Config, MixupSection
 from rayworks.systems.federation.examples import Examples, scaled
-from rayworks.systems.federation.mixing_accountant import Guarantee, guarantee, statement, total_with_replacement
+from rayworks.systems.federation.mixing_accountant import (
+    SEED_SCOPE,
+    Guarantee,
+    guarantee,
+    statement,
+    total_with_replacement,
+)
 from rayworks.systems.federation.mixup_encodings import draw_mixtures, encode
 from rayworks.systems.federation.noise_images import noise_images
 from rayworks.systems.federation.pool_exchange import Demand, demand
@@ -98,7 +104,10 @@ def _statement(config: Config, found: Guarantee) -> str:
         )
     noise = config.privacy.histogram_noise
     counts = f"Label counts are sent with epsilon {noise:g}" if noise else "Label counts are sent exactly"
-    return " ".join([*sentences, f"{counts}, and every training reply carries the exact number of examples."])
+    sentences.append(f"{counts}, and every training reply carries the exact number of examples.")
+    if noise and not any(SEED_SCOPE in said for said in sentences):
+        sentences.append(SEED_SCOPE)
+    return " ".join(sentences)
 
 
 def samples(config: Config, task: Task, count: int) -> dict[str, NDArray[np.float32]]:

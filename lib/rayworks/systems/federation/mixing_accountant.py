@@ -177,9 +177,10 @@ def total_with_replacement(
         first = loss([Role(1 / int(counts[of]), 1.0)], ratio, 1.0) if of == label else 0.0
         return first + loss_with_replacement(examples, mixed - 1, ratio)
 
-    shared = np.flatnonzero(released)
-    owned = np.flatnonzero(counts) if len(shared) else []
-    return max((sum(int(released[of]) * cost(of, label) for of in shared) for label in owned), default=0.0)
+    totals = [
+        sum(int(released[of]) * cost(of, label) for of in np.flatnonzero(released)) for label in np.flatnonzero(counts)
+    ]
+    return max(totals, default=0.0)
 
 
 def statement(found: Guarantee) -> str:

@@ -173,7 +173,7 @@ def distribute(grid: Grid, members: Members, config: Config, seed: int, edition:
     partition_of = {node: partition for partition, node in members.nodes.items()}
     wanted = demand(config, members.counts, seed)
     pool = _collect(grid, members, wanted, edition, partition_of)
-    means = _means(grid, members, partition_of) if config.local.objective == "fedmix" else None
+    means = _means(grid, members, config, partition_of) if config.local.objective == "fedmix" else None
     if wanted.total == 0 and means is None:
         return 0
     messages = []
@@ -228,15 +228,24 @@ def _collect(grid: Grid, members: Members, wanted: Demand, edition: int, partiti
     return pool
 
 
-def _means(grid: Grid, members: Members, partition_of: Mapping[int, int]) -> Any:
-    """FedMix: all clients' means in one record, shuffled by nothing: the order is that of the partitions."""
+def _means(grid: Grid, members: Members, config: Config, partition_of: Mapping[int, int]) -> Any:
+    """FedMix: all clients' means in one record, shuffled by nothing: the order is that of the partitions.
+
+    How many a client has to give is known only where label counts are exact.
+    """
+    sizes = members.counts.sum(1)
+    rows = np.maximum(sizes // config.local.fedmix_batch, np.minimum(sizes, 1)).tolist()
+    exact = config.privacy.histogram_noise == 0
     settings = ConfigRecord({EDITION: 0, "means": 1})
     messages = [
         Message(RecordDict({CONFIG: ConfigRecord(dict(settings))}), node, "train.pool", group_id="0")
         for node in members.nodes.values()
     ]
     answers = ask(grid, messages, partition_of)
-    usable = [_usable(partition, content, members, None) for partition, content in answers.items()]
+    usable = [
+        _usable(partition, content, members, rows[partition] if exact else None)
+        for partition, content in answers.items()
+    ]
     found = [arrays for arrays in usable if arrays is not None and len(arrays["inputs"])]
     if not found:
         return None

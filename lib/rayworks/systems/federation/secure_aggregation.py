@@ -81,7 +81,7 @@ def _require_summable(found: Arrays, sent: Arrays, weight: int, most: int) -> No
     """Refuse, at the client, what would be masked and spoil the sum.
 
     Raises:
-        DataError: arrays that are not finite, of other names or shapes, or out of the clipping range; a weight above ``most``.
+        DataError: arrays that are not finite, of other names or shapes, or out of range; a weight above ``most``.
     """
     problem = fault(found, sent)
     if problem is not None:
