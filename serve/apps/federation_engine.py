@@ -3,6 +3,8 @@
 import base64
 import binascii
 import io
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,15 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 
 from rayworks.core.errors import DataError
-from rayworks.systems.federation.exported import ExportedModel, read_model
+from rayworks.systems.federation.exported import CARD, ExportedModel, read_model
 
 from .federation_schemas import ClassifyBody, Label, Limits, ModelCard
 
 Inputs = NDArray[Any]
 MODES = {1: "L", 3: "RGB"}
 """Channels to the kind of picture."""
+TAKEN = ("1", "L", "LA", "P", "RGB", "RGBA")
+"""Kinds of pictures, by Pillow's names, that become either without a loss that nobody asked for."""
+BROKEN = (binascii.Error, ValueError, OSError, EOFError, SyntaxError, struct.error, zlib.error)
+"""What Pillow raises of files that are no PNG, or only begin as one."""
 
 
 class Classifying:
@@ -36,13 +43,16 @@ class Classifying:
     def __init__(self, folder: str, limits: Limits) -> None:
         self.exported: ExportedModel = read_model(Path(folder).expanduser())
         self.limits = limits
+        try:
+            self.card()
+        except ValidationError as error:
+            raise DataError(f"{folder}: its card is not that of a run ({error.errors()[0]['loc']})") from None
 
     def card(self) -> ModelCard:
         """What there is."""
         exported = self.exported
-        return ModelCard(
-            **exported.card, classes=list(exported.classes), shape=list(exported.shape), limits=self.limits
-        )
+        known = {name: exported.card[name] for name in CARD}
+        return ModelCard(**known, classes=list(exported.classes), shape=list(exported.shape), limits=self.limits)
 
     def inputs(self, body: ClassifyBody) -> Inputs:
         """``(n, *shape)``, uint8 or float32.
@@ -105,8 +115,12 @@ class Classifying:
             picture = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"])
             if picture.size != (width, height):
                 raise DataError(f"{where}: is {picture.size[1]} by {picture.size[0]} pixels; send {height} by {width}")
+            if picture.mode not in TAKEN:
+                raise DataError(f"{where}: is a PNG of kind {picture.mode}; send 8 bits of grey or of each colour")
             values = np.asarray(picture.convert(MODES[channels]))
-        except (binascii.Error, ValueError, OSError) as error:
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise DataError(f"{where}: has far too many pixels; send {height} by {width}") from None
+        except BROKEN as error:
             raise DataError(f"{where}: is no PNG file in base64 ({type(error).__name__})") from None
         return values[None] if channels == 1 else values.transpose(2, 0, 1)
 

@@ -24,7 +24,7 @@ from rayworks.systems.federation.aggregation import Arrays
 from rayworks.systems.federation.client_app import client_app
 from rayworks.systems.federation.config import Config
 from rayworks.systems.federation.federated_training import Federation, RoundRecord
-from rayworks.systems.federation.flower_simulation import method_app, read_federation, read_rounds, simulate
+from rayworks.systems.federation.flower_simulation import read_federation, read_rounds, simulate
 from tests.observing import until
 from tests.small_federation import small_config, write_images
 
@@ -34,7 +34,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("images") / "images.npz")
 
 
-def trained(config: Config, workers: int, app: Any = method_app, *more: Any) -> tuple[Arrays, list[RoundRecord], int]:
+def trained(config: Config, workers: int, app: Any = client_app, *more: Any) -> tuple[Arrays, list[RoundRecord], int]:
     """Weights, records and the number of replaced actors."""
     compute = ComputeSection(workers=workers, cpus_per_worker=0.5)
     pool = client_pool(compute)
@@ -95,7 +95,7 @@ def test_federations_that_take_turns_on_one_pool_do_not_mix(images: Path) -> Non
     expected = [trained(config, 1)[0] for config in configs]
     pool = client_pool(ComputeSection(workers=2, cpus_per_worker=0.5))
     try:
-        grids = [RayGrid(pool, 2, method_app, config, 0, clients=4) for config in configs]
+        grids = [RayGrid(pool, 2, client_app, config, 0, clients=4) for config in configs]
         federations = [Federation(config, 0) for config in configs]
         for federation, grid in zip(federations, grids, strict=True):
             federation.start(grid)
@@ -111,7 +111,7 @@ def test_federations_that_take_turns_on_one_pool_do_not_mix(images: Path) -> Non
 def test_pushed_messages_are_answered_once(images: Path) -> None:
     config = small_config(images)
     pool = client_pool(ComputeSection(workers=1, cpus_per_worker=0.5))
-    grid = RayGrid(pool, 1, method_app, config, 0, clients=4)
+    grid = RayGrid(pool, 1, client_app, config, 0, clients=4)
     try:
         messages = [Message(RecordDict(), node, "query.describe") for node in grid.get_node_ids()]
         identities = list(grid.push_messages(messages))
@@ -163,7 +163,7 @@ def test_a_node_that_dies_in_a_round_changes_nothing(
         pool: ClientPool = ActorPool(
             ClientHost, size=2, name="doomed", options={"num_cpus": 0.5, "scheduling_strategy": there}
         )
-        grid = RayGrid(pool, 2, method_app, config, 0, clients=4, clients_per_task=2)
+        grid = RayGrid(pool, 2, client_app, config, 0, clients=4, clients_per_task=2)
         federation = Federation(config, 0)
         federation.start(grid)
         federation.round(grid)

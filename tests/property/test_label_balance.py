@@ -66,9 +66,12 @@ def test_deficits_keep_their_bounds(counts: np.ndarray, level: float, target: An
     assert not found[counts.sum(1) == 0].any()
     if presence:
         assert not found[counts > 0].any()
-    mixups, noise = split(found, 0.3)
+    mixups, noise = split(found, counts, 0.3)
+    lacked = counts == 0
     assert np.array_equal(mixups + noise, found)
-    assert np.abs(mixups - 0.3 * found).max() <= 0.5
+    assert np.abs((mixups - 0.3 * found) * lacked).max() <= 0.5
+    assert not (noise * ~lacked).any(), "noise never takes a label that the client has"
+    assert not (split(found, counts, 0.0)[0]).any()
 
 
 def test_deficits_by_hand() -> None:

@@ -11,19 +11,23 @@ from hypothesis import strategies as st
 
 from rayworks.core.errors import DataError
 from rayworks.systems.federation.config import MixupSection
-from rayworks.systems.federation.mixing_accountant import (
-    Role,
+from rayworks.systems.federation.gaussian_accountant import (
     gaussian_epsilon,
     gaussian_multiplier_for,
+    renyi_divergences,
+)
+from rayworks.systems.federation.mixing_accountant import (
+    SEED_SCOPE,
+    Role,
     guarantee,
     loss,
     loss_with_replacement,
     loss_without_replacement,
-    renyi_divergences,
     reverse_loss_without_replacement,
     roles,
     scale_for,
     statement,
+    total_with_replacement,
 )
 
 OUTPUTS = np.linspace(-4, 5, 3601)
@@ -148,8 +152,32 @@ def test_losses_of_all_encodings_add_up_for_the_worst_example() -> None:
     assert found.per_encoding == pytest.approx(cost(1, True))
     assert (found.encodings, found.delta) == (8, 0.0)
     assert guarantee(counts, 0 * released, section, 4).total == 0
-    with pytest.raises(DataError, match="released"):
-        guarantee(counts, np.array([0, 0, 1]), section, 4)
+    standing = guarantee(counts, np.array([0, 0, 1]), section, 4)
+    assert standing.total == pytest.approx(loss([Role(1 / 10, 0.4)], 4, 2.0)), "one partner of ten beside a stand-in"
+    assert guarantee(np.zeros(3, np.int64), np.array([0, 0, 1]), section, 4).total == 0
+    assert guarantee(counts, released, section, 4, distance=0.0).total == 0
+    assert guarantee(counts, released, section, 4, distance=2.0).total < found.total
+
+
+@pytest.mark.parametrize(("points", "owned", "mixed", "scale"), [(4, 2, 2, 0.1), (3, 1, 3, 0.2), (4, 0, 3, 0.2)])
+def test_stand_ins_and_partners_with_replacement_against_enumeration(
+    points: int, owned: int, mixed: int, scale: float
+) -> None:
+    counts, released = np.array([owned, points - owned]), np.array([1, 0])
+    section = MixupSection(images=mixed, weights="uniform", scale=scale)
+    if owned == 0:
+        partners = itertools.combinations(range(points), mixed - 1)
+        draws = [tuple((point, 1 / mixed) for point in chosen) for chosen in partners]
+        found, changed = guarantee(counts, released, section, 1).total, 0
+    else:
+        draws = [
+            tuple((point, 1 / mixed) for point in (first, *partners))
+            for first in range(owned)
+            for partners in itertools.product(range(points), repeat=mixed - 1)
+        ]
+        found, changed = total_with_replacement(counts, released, section, 1), 0
+        assert found > guarantee(counts, released, section, 1).total
+    assert exact_loss(draws, points, changed, scale) == pytest.approx(found, abs=1e-9)
 
 
 def test_gaussian_releases_have_the_known_epsilon() -> None:
@@ -179,5 +207,5 @@ def test_statements_are_honest() -> None:
     assert "vacuous" not in heavy and "Poisson" in heavy and "not the model" in heavy
     assert "promise nothing" in statement(guarantee(counts, released, MixupSection(noise="none"), 64))
     assert "No encodings" in statement(guarantee(counts, 0 * released, MixupSection(), 64))
-    for sentence in (useful, heavy):
-        assert sentence.count(". ") == 0 and sentence.endswith(".")
+    for said in (useful, heavy):
+        assert said.endswith(SEED_SCOPE) and said.count(". ") == 1 and said.count("common seed") == 1

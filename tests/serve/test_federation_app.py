@@ -2,6 +2,8 @@
 
 import base64
 import io
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -62,6 +64,21 @@ def pictures(shape: tuple[int, ...], count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)
 
 
+def bomb() -> str:
+    """A PNG whose header promises 50,000 by 50,000 pixels."""
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
+    parts = [struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+             for name, body in ((b"IHDR", header), (b"IDAT", b""))]  # fmt: skip
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(parts)).decode()
+
+
+def torn(picture: str) -> str:
+    """The same with a broken chunk after its header."""
+    data = bytearray(base64.b64decode(picture))
+    data[37:41] = b"\x00\x00\x00\x00"
+    return base64.b64encode(bytes(data)).decode()
+
+
 def png(pixels: np.ndarray) -> str:
     file = io.BytesIO()
     values = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
@@ -117,6 +134,9 @@ def test_the_card_says_what_is_known(service: dict[str, str]) -> None:
         ("tabular", {"pixels": pictures((1, 8, 8), 1).tolist()}, "5 features"),
         ("grey", {"images": ["no picture"]}, "images.0: is no PNG"),
         ("grey", {"images": [png(pictures((1, 9, 8), 1)[0])]}, "images.0: is 9 by 8 pixels"),
+        ("grey", {"images": [bomb()]}, "images.0: has far too many pixels"),
+        ("grey", {"images": [torn(png(pictures((1, 8, 8), 1)[0]))]}, "images.0: is no PNG"),
+        ("grey", {"images": [png(pictures((1, 8, 8), 1).astype(np.uint16)[0])]}, "images.0: is a PNG of kind I;16"),
         ("grey", {"pixels": pictures((1, 8, 7), 1).tolist()}, "pixels.0: has shape"),
         ("grey", {"pixels": [[[[1, 2], [3]]]]}, "pixels.0: its rows differ"),
         ("grey", {"pixels": [[[[256]]]]}, "pixels.0.0.0.0"),

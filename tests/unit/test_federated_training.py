@@ -19,10 +19,9 @@ from rayworks.systems.federation.clients import PSEUDO, VARIATE, task_of
 from rayworks.systems.federation.config import Config
 from rayworks.systems.federation.examples import scaled
 from rayworks.systems.federation.federated_training import Federation, RoundRecord
-from rayworks.systems.federation.flower_simulation import method_app
 from rayworks.systems.federation.local_objectives import CrossEntropy
 from rayworks.systems.federation.local_training import Weighted, train, weights_of
-from rayworks.systems.federation.pool_exchange import demand
+from rayworks.systems.federation.pool_exchange import demand, describe
 from rayworks.systems.federation.records import ARRAYS, to_arrays, to_record
 from rayworks.systems.federation.strategy import FederatedStrategy
 from tests.serial_grid import SerialGrid
@@ -38,7 +37,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(config: Config, seed: int = 0, rounds: int | None = None, **options: Any) -> Outcome:
-    grid = SerialGrid(method_app(config, seed), config.data.clients, **options)
+    grid = SerialGrid(client_app(config, seed), config.data.clients, **options)
     federation = Federation(config, seed)
     federation.start(grid)
     records = [federation.round(grid) for _ in range(rounds or config.strategy.rounds)]
@@ -84,7 +83,7 @@ def test_a_resumed_training_is_the_one_that_went_through(images: Path, name: str
     resumed = Federation(config, 0)
     resumed.load(tmp_path)
     assert resumed.rounds_done == 2
-    fresh = SerialGrid(method_app(config, 0), 4)
+    fresh = SerialGrid(client_app(config, 0), 4)
     resumed.start(fresh)
     later = [resumed.round(fresh) for _ in range(2)]
     assert same(straight.weights(), resumed.weights())
@@ -161,12 +160,38 @@ def test_a_broken_update_is_rejected_and_a_broken_client_is_an_error_reply(image
     assert all(np.isfinite(value).all() for value in federation.weights().values())
 
 
-def test_clients_without_examples_take_part_and_change_nothing(images: Path) -> None:
-    few = small_config(images, data={"clients": 4, "train_examples": 3, "partition": "iid"}, balance={"level": 0.0})
-    _, records, _ = run(few)
+@pytest.mark.parametrize(
+    "strategy", [*({"name": name} for name in EVERY_STRATEGY), {"name": "fedavg", "weighting": "equal"}]
+)
+def test_clients_without_examples_take_part_and_change_nothing(images: Path, strategy: dict[str, Any]) -> None:
+    few = small_config(
+        images, data={"train_examples": 3, "partition": "iid"}, balance={"level": 0.0}, strategy=strategy
+    )
+
+    def without_the_last(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        if message.metadata.message_type == "train" and context.node_config["partition-id"] == 3:
+            raise ValueError("away")
+        return call_next(message, context)
+
+    federation, records, _ = run(few)
     assert records[-1].answered == 4
     assert records[-1].client_accuracies is not None
     assert records[-1].client_accuracies[3] is None
+    others, grid = Federation(few, 0), SerialGrid(client_app(few, 0, [without_the_last]), 4)
+    others.start(grid)
+    assert [others.round(grid).answered for _ in range(3)] == [3, 3, 3]
+    assert same(federation.weights(), others.weights())
+
+
+def test_fedprox_without_a_proximal_term_is_fedavg(images: Path) -> None:
+    shared: dict[str, Any] = {"balance": {"mixup_share": 0.5}, "data": {"labels_per_client": 2}}
+    average, _, _ = run(small_config(images, **shared))
+    free, held = (
+        run(small_config(images, **shared, strategy={"name": "fedprox", "proximal": proximal}))[0]
+        for proximal in (0.0, 1.0)
+    )
+    assert same(free.weights(), average.weights())
+    assert not same(held.weights(), average.weights())
 
 
 @pytest.mark.parametrize("weighting", ["examples", "equal"])
@@ -231,7 +256,8 @@ def test_histograms_can_be_noised_and_the_pool_still_meets_its_orders(images: Pa
     exact = np.stack([task.train.take(part).counts() for part in task.parts])
     assert not np.array_equal(members.counts, exact)
     assert records[0].pseudo_images == demand(config, members.counts, 0).total
-    assert len(grid.states) == 4
+    held = [len(to_arrays(state.array_records[PSEUDO])["inputs"]) for state in grid.states.values()]
+    assert sum(held) == records[0].pseudo_images > 0
 
 
 def test_stock_flower_strategies_run_over_our_clients_and_ours_over_stock_flower(images: Path) -> None:
@@ -254,15 +280,19 @@ def test_settings_and_nodes_that_do_not_fit_are_refused(images: Path) -> None:
         with pytest.raises(ValueError, match=field):
             small_config(images, **sections)
     config = small_config(images)
-    grid = SerialGrid(client_app(config, 0), 4)
-    context = Context(1, 2, {"partition-id": 9}, RecordDict(), {})
-    with pytest.raises(DataError, match="partition-id"):
-        client_app(config, 0)(Message(RecordDict(), 2, "query.describe"), context)
+    for partition in (9, 4, -1, "0", None):
+        context = Context(1, 2, {} if partition is None else {"partition-id": partition}, RecordDict(), {})
+        with pytest.raises(DataError, match="partition-id"):
+            client_app(config, 0)(Message(RecordDict(), 2, "query.describe"), context)
     with pytest.raises(DataError, match="join"):
         FederatedStrategy(config, 0).cohort(1)
     with pytest.raises(DataError, match="checkpoint"):
         Federation(config, 0).load(images.parent / "none")
-    assert len(list(grid.get_node_ids())) == 4
+    grid = SerialGrid(client_app(config, 0), 2)
+    assert describe(grid, 2).nodes == {0: 2, 1: 3}
+    grid._nodes[3] = 0
+    with pytest.raises(DataError, match="0 is that of two nodes"):
+        describe(grid, 2)
 
 
 def test_digits_of_one_label_a_client_are_learned_with_pseudo_images() -> None:

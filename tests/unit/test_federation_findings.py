@@ -1,18 +1,23 @@
 """Outcomes of trainings, intervals, and what a training's encodings disclose."""
 
 import math
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from flwr.app import RecordDict
 
 from rayworks.core.bootstrap import mean_interval
-from rayworks.systems.federation.clients import task_of
+from rayworks.systems.federation.clients import Client, task_of
+from rayworks.systems.federation.config import DataSection
 from rayworks.systems.federation.disclosure import disclosure, samples, shared_by_owner
 from rayworks.systems.federation.evaluation import curve, outcome
 from rayworks.systems.federation.mixing_accountant import guarantee
 from rayworks.systems.federation.pool_exchange import demand
+from rayworks.systems.federation.reviews import examples_of
 from tests.small_federation import small_config, write_images
 
 
@@ -86,6 +91,95 @@ def test_without_noise_there_is_no_finite_epsilon_and_without_encodings_none_is_
     assert found["epsilon"] == 0
     assert found["attacks"] == {}
     assert math.isfinite(found["epsilon"])
+    assert "with replacement" not in found
+
+
+def test_means_of_fedmix_have_no_finite_epsilon(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images.npz")
+    config = small_config(images).of_method("fedmix")
+    found = disclosure(config, task_of(config.model_dump_json(), 0))
+    assert found["epsilon"] is None
+    assert "Means of 5 examples" in found["statement"] and "without noise" in found["statement"]
+    assert "reveal nothing" not in found["statement"]
+
+
+def test_the_statement_says_what_becomes_of_label_counts(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images.npz")
+    exact, noised, alone = (
+        small_config(images, privacy={"histogram_noise": noise}, balance={"mixup_share": share})
+        for noise, share in ((0.0, 0.5), (0.5, 0.5), (0.5, 0.0))
+    )
+    said = [disclosure(config, task_of(config.model_dump_json(), 0))["statement"] for config in (exact, noised, alone)]
+    assert "Label counts are sent exactly" in said[0]
+    assert all("Label counts are sent with epsilon 0.5" in sentences for sentences in said[1:])
+    assert [sentences.count("common seed") for sentences in said] == [1, 1, 1]
+    assert all("exact number of examples" in sentences for sentences in said)
+
+
+def test_stand_ins_cost_their_partners(tmp_path: Path) -> None:
+    """With noised counts a client is asked for labels that it lacks."""
+    config = small_config(
+        write_images(tmp_path / "images.npz"),
+        balance={"mixup_share": 1.0},
+        mixup={"scale": 2000.0, "weights": "uniform"},
+        privacy={"histogram_noise": 0.05},
+    )
+    task = task_of(config.model_dump_json(), 0)
+    found = disclosure(config, task)
+    owned = np.array(found["owned"])
+    counts = np.stack([Client(task, at, RecordDict()).counts() for at in range(len(owned))])
+    released = shared_by_owner(demand(config, counts, 0), owned.shape)
+    assert (released[owned == 0] > 0).any()
+    assert found["encodings"] == released[found["client"]].sum()
+    totals = [guarantee(owned[at], released[at], config.mixup, 64).total for at in range(len(owned))]
+    honest = [guarantee(owned[at], released[at] * (owned[at] > 0), config.mixup, 64).total for at in range(len(owned))]
+    assert found["epsilon"] == pytest.approx(max(totals))
+    assert max(totals) > max(honest)
+    assert found["with replacement"] > found["epsilon"]
+
+
+def test_hashed_reviews_are_nearer_than_any_features(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "Title": ["good", None, "bad " * 40, "a b c d e f g"] * 10,
+            "Review Text": [f"word{n % 7} and {'x' * (n % 5 + 1)}" for n in range(40)],
+            "Rating": np.arange(40) % 3 + 1,
+            "Recommended IND": np.arange(40) % 2,
+            "Department Name": np.array(["Tops", "Bottoms"])[np.arange(40) % 2],
+        }
+    )
+    reviews = examples_of(table, "rating")
+    gaps = np.abs(reviews.inputs[:, None] - reviews.inputs)
+    reaches = {"laplace": gaps.sum(2).max(), "gaussian": np.sqrt((gaps**2).sum(2)).max()}
+    pictures = small_config(write_images(tmp_path / "images.npz"), balance={"mixup_share": 1.0}, mixup={"scale": 50.0})
+    for noise, seen in reaches.items():
+        changed = pictures.model_copy(update={"mixup": pictures.mixup.model_copy(update={"noise": noise})})
+        hashed = changed.model_copy(update={"data": DataSection(source="clothing-departments", partition="natural")})
+        task = copy(task_of(pictures.model_dump_json(), 0))
+        task.train, task.parts = reviews, [np.flatnonzero(reviews.labels == 0), np.flatnonzero(reviews.labels > 0)]
+        found, loose = (disclosure(config, task)["epsilon"] for config in (hashed, changed))
+        expected = {"laplace": np.sqrt(2 * 512), "gaussian": np.sqrt(2)}[noise]
+        assert seen <= expected
+        owned = np.stack([reviews.take(part).counts() for part in task.parts])
+        released = shared_by_owner(demand(hashed, owned, 0), owned.shape)
+        totals = [
+            guarantee(*pair, changed.mixup, 512, distance=expected).total for pair in zip(owned, released, strict=True)
+        ]
+        assert found == pytest.approx(max(totals))
+        assert 0 < found < loose
+
+
+def test_the_linear_decoder_is_called_the_best_only_where_it_can_be(tmp_path: Path) -> None:
+    small = small_config(write_images(tmp_path / "images.npz"), balance={"mixup_share": 1.0})
+    attacks = disclosure(small, task_of(small.model_dump_json(), 0))["attacks"]
+    assert attacks["best linear decoder, PSNR dB"] > attacks["guessing the mean image, PSNR dB"]
+    draw = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "large.npz", inputs=draw.integers(0, 256, (40, 3, 21, 21)).astype(np.uint8), labels=np.arange(40) % 4
+    )
+    large = small_config(tmp_path / "large.npz", balance={"mixup_share": 1.0})
+    names = disclosure(large, task_of(large.model_dump_json(), 0))["attacks"].keys()
+    assert "linear decoder, PSNR dB" in names and "best linear decoder, PSNR dB" not in names
 
 
 def test_samples_show_each_kind_in_the_shape_of_the_data(tmp_path: Path) -> None:
@@ -95,3 +189,6 @@ def test_samples_show_each_kind_in_the_shape_of_the_data(tmp_path: Path) -> None
         ("real", "mixups", "noise"), (5, 1, 8, 8)
     )
     assert all(values.min() >= 0 and values.max() <= 1 for values in found.values())
+    task = task_of(config.model_dump_json(), 0)
+    more = samples(config, task, len(task.train) + 1)["real"]
+    assert len(more) == len(task.train) + 1

@@ -12,10 +12,10 @@ from rayworks.systems.federation.config import Generator, NoiseSection
 from rayworks.systems.federation.dead_leaves import dead_leaves
 from rayworks.systems.federation.noise_images import LUMA, noise_images
 from rayworks.systems.federation.pink_noise import lanczos_matrix, pink_map
-from rayworks.systems.federation.power_spectrum import radial_power, spectral_slopes
 from rayworks.systems.federation.statistical_images import pyramid_image, spectrum_image
 from rayworks.systems.federation.untrained_stylegan import channels, enlarged, network, render
 from rayworks.systems.federation.wavelet_kernels import oriented_bank, quantised_bank
+from tests.power_spectrum import radial_power, spectral_slopes
 
 GENERATORS = get_args(Generator)
 
@@ -111,8 +111,9 @@ def test_images_of_a_label_are_a_cluster_that_all_clients_share(generator: Any) 
     assert between > 2 * within
 
 
-def test_oriented_images_look_natural_in_spectrum_and_colour() -> None:
-    images = noise_images(NoiseSection(), 60, (3, 32, 32), 0, "check") / 255.0
+@pytest.mark.parametrize("generator", ["oriented", "random", "sparse"])
+def test_network_images_look_natural_in_spectrum_and_colour(generator: Any) -> None:
+    images = noise_images(NoiseSection(generator=generator), 60, (3, 32, 32), 0, "check") / 255.0
     slopes = spectral_slopes(np.tensordot(images, LUMA, (1, 0)))
     assert -5.5 < np.median(slopes) < -1.5
     white = noise_images(NoiseSection(generator="gaussian"), 20, (1, 32, 32), 0, "check")[:, 0]

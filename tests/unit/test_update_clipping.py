@@ -7,6 +7,7 @@ import pytest
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.federation import update_clipping as clipping
+from rayworks.systems.federation.gaussian_accountant import ORDERS, gaussian_epsilon, renyi_divergences
 
 
 def test_a_zero_update_and_integer_buffers_pass_unharmed() -> None:
@@ -56,7 +57,7 @@ def test_divergences_are_those_of_the_mixture_by_integration(multiplier: float, 
     ratio = 1 - rate + rate * np.exp((2 * grid - 1) / (2 * multiplier**2))
     for order in (2, 3, 8):
         moment = float(np.sum(density * ratio**order) * (grid[1] - grid[0]))
-        found = clipping.renyi_divergences(multiplier, rate)[clipping.ORDERS.index(order)]
+        found = renyi_divergences(rate, multiplier)[order == ORDERS]
         assert found == pytest.approx(math.log(moment) / (order - 1), rel=1e-6)
 
 
@@ -67,6 +68,7 @@ def test_epsilon_grows_with_rounds_and_shrinks_with_noise_and_sampling() -> None
     assert clipping.epsilon(1.0, 1.0, 10, 1e-5) > 3 * base
     assert clipping.epsilon(0.0, 0.1, 10, 1e-5) == math.inf
     assert clipping.epsilon(1.0, 0.1, 0, 1e-5) == 0.0
+    assert clipping.epsilon(1.0, 0.1, 10, 1e-5) == gaussian_epsilon(0.1, 1.0, 10, 1e-5)
     full = clipping.epsilon(4.0, 1.0, 1, 1e-5)
     orders = np.linspace(1.01, 200, 20_000)
     best = orders / 32 + np.log1p(-1 / orders) - (math.log(1e-5) + np.log(orders)) / (orders - 1)

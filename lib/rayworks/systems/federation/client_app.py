@@ -16,6 +16,7 @@ from rayworks.lm.threads import limit_torch_threads
 from rayworks.systems.federation.clients import MEANS, TRAINED_STATE, Client, task_of
 from rayworks.systems.federation.config import Config
 from rayworks.systems.federation.records import ARRAYS, CONFIG, METRICS, ROUND, arrays_of, number, numbers, to_record
+from rayworks.systems.federation.secure_aggregation import secure_mods
 from rayworks.systems.federation.update_clipping import clipped
 
 EDITION, BOUND = "edition", "clip-bound"
@@ -28,9 +29,10 @@ def client_app(config: Config, seed: int, mods: Sequence[Mod] = ()) -> ClientApp
     Args:
         config: of one method.
         seed: of the federation: the partition, batches and pseudo-images follow from it.
-        mods: Flower mods around every answer.
+        mods: Flower mods around every answer, inside those of secure aggregation where privacy.secure_aggregation is set.
     """
-    app, written = ClientApp(mods=list(mods)), config.model_dump_json()
+    secure = secure_mods(config.strategy.weighting == "equal") if config.privacy.secure_aggregation else []
+    app, written = ClientApp(mods=[*secure, *mods]), config.model_dump_json()
 
     def answering(handler: Handler) -> Callable[[Message, Context], Message]:
         def answer(message: Message, context: Context) -> Message:
@@ -61,7 +63,13 @@ def _partition(context: Context, parts: int) -> int:
 def _describe(client: Client, message: Message, context: Context) -> RecordDict:
     counts = [int(count) for count in client.counts()]
     partition = int(context.node_config["partition-id"])
-    return RecordDict({METRICS: MetricRecord({"partition": partition, "num-examples": sum(counts), "counts": counts})})
+    described: dict[str, Any] = {
+        "partition": partition,
+        "num-examples": sum(counts),
+        "counts": counts,
+        "shape": list(client.real.shape),
+    }
+    return RecordDict({METRICS: MetricRecord(described)})
 
 
 def _state(client: Client, message: Message, context: Context) -> RecordDict:

@@ -3,6 +3,7 @@
 Data are read once per process. What a client remembers from one round to the next lies in the state that it is handed.
 """
 
+import os
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Any
@@ -42,7 +43,7 @@ from rayworks.systems.federation.local_training import (
     train,
     weights_of,
 )
-from rayworks.systems.federation.mixup_encodings import encode
+from rayworks.systems.federation.mixup_encodings import encode, encode_stand_ins
 from rayworks.systems.federation.noise_images import noise_images
 from rayworks.systems.federation.records import to_arrays, to_record
 from rayworks.systems.federation.sample_weighing import gains, weigh
@@ -51,6 +52,10 @@ VARIATE, PREVIOUS, GRADIENT, PSEUDO, MEANS = "variate", "previous", "dynamic-gra
 """Records of a client's state."""
 TRAINED_STATE = (VARIATE, PREVIOUS, GRADIENT)
 """What training makes and a restart must bring back; the rest follows from the seed."""
+SECRET = "RAYWORKS_CLIENT_SECRET"
+"""Environment variable of a deployed client: any string. Without one, as in a simulation, all noise follows from the common
+seed, and whoever holds that can take it off again. With one, the noise of the client's encodings and label counts follows
+from both, is the same on every start, and is its own."""
 
 
 class Task:
@@ -142,7 +147,7 @@ class Client:
 
     def counts(self) -> NDArray[np.int64]:
         """``(K,)`` counts of its labels, noised by a rounded Laplace if asked (specification 2.2, step 1)."""
-        return noisy_counts(self.real.counts(), self._config.privacy.histogram_noise, self._draw("histogram"))
+        return noisy_counts(self.real.counts(), self._config.privacy.histogram_noise, self._secret_draw("histogram"))
 
     def encodings(self, labels: list[int], counts: list[int], edition: int) -> dict[str, NDArray[Any]]:
         """Mixups for the pool: ``inputs`` as the data's are, ``labels`` ``(n, K)``, in the order asked for."""
@@ -256,12 +261,23 @@ class Client:
     def _draw(self, *path: str | int) -> np.random.Generator:
         return stream(self._seed, "client", self._partition, *path)
 
+    def _secret_draw(self, *path: str | int) -> np.random.Generator:
+        """For noise that protects: the client's secret, where it has one, enters the stream beside the common seed."""
+        secret = os.environ.get(SECRET, "")
+        return self._draw(*path, "secret", secret) if secret else self._draw(*path)
+
     def _mixups(self, label: int, count: int, edition: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Noise stands in for a label that it lacks: with noised counts the server can not know, and must not learn."""
-        if not (self.real.labels == label).any():
-            eye = np.eye(self._task.classes, dtype=np.float32)
-            return self._noise(label, count, edition), np.repeat(eye[[label]], count, 0)
-        return encode(self.real, label, count, self._config.mixup, self._draw("encodings", edition, label))
+        """Encodings of a label; one that it lacks is stood in for by noise of its own, mixed and noised like an example.
+
+        With noised counts the server can not know which labels it has, and must not learn it here: not from the common
+        seed's bank of noise either, which everybody can make.
+        """
+        draw, section = self._secret_draw("encodings", edition, label), self._config.mixup
+        if (self.real.labels == label).any():
+            return encode(self.real, label, count, section, draw)
+        own_seed = int(draw.integers(2**63 - 1))
+        images = noise_images(self._config.noise, count, self._task.shape, own_seed, "stand-in")
+        return encode_stand_ins(self.real, images, label, section, draw)
 
     def _noise(self, label: int, count: int, edition: int) -> NDArray[np.uint8]:
         section, shape = self._config.noise, self._task.shape

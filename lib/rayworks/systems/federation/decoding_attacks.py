@@ -14,7 +14,7 @@ from rayworks.core.errors import DataError
 
 Floats = NDArray[np.float64]
 BLOCK = 256
-"""Encodings against which all pairs are tried at a time."""
+"""Encodings that are looked at together."""
 MOST_CANDIDATES = 500
 
 
@@ -69,16 +69,22 @@ def pair_decoding_rate(encodings: NDArray[Any], candidates: NDArray[Any], source
 def linear_decoder_psnr(
     known: tuple[NDArray[Any], NDArray[Any]], attacked: tuple[NDArray[Any], NDArray[Any]], penalty: float = 1e-3
 ) -> float:
-    """Peak signal-to-noise ratio in decibels of the best linear decoder, with values in [0, 1].
+    """Peak signal-to-noise ratio in decibels of a linear decoder, with values in [0, 1]; the best one, given enough to fit.
 
     ``known`` are encodings and their first sources, both (m, F), from which the attacker fits an affine map by ridge
     regression (penalty per example); ``attacked`` are others to which it is applied. Compare with :func:`mean_image_psnr`.
+    Memory is three times F squared, whatever m.
     """
-    encodings, originals = (part.astype(np.float64) for part in known)
-    centre, middle = encodings.mean(0), originals.mean(0)
-    spread = encodings - centre
-    normal = spread.T @ spread + penalty * len(spread) * np.eye(spread.shape[1])
-    decoder = np.linalg.solve(normal, spread.T @ (originals - middle))
+    encodings, originals = known
+    centre, middle = (part.mean(0, dtype=np.float64) for part in known)
+    features = encodings.shape[1]
+    normal = penalty * len(encodings) * np.eye(features)
+    cross = np.zeros((features, originals.shape[1]))
+    for start in range(0, len(encodings), BLOCK):
+        spread = encodings[start : start + BLOCK] - centre
+        normal += spread.T @ spread
+        cross += spread.T @ (originals[start : start + BLOCK] - middle)
+    decoder = np.linalg.solve(normal, cross)
     decoded = np.clip((attacked[0].astype(np.float64) - centre) @ decoder + middle, 0, 1)
     return _psnr(decoded - attacked[1])
 

@@ -1,4 +1,4 @@
-"""What the shared encodings of a training give away: the formal guarantee, and attacks that try."""
+"""What a training's clients give away beside their updates: the formal guarantee of encodings, and attacks that try."""
 
 import math
 from typing import Any
@@ -12,13 +12,21 @@ from rayworks.systems.federation import decoding_attacks
 from rayworks.systems.federation.clients import Client, Task
 from rayworks.systems.federation.config import Config, MixupSection
 from rayworks.systems.federation.examples import Examples, scaled
-from rayworks.systems.federation.mixing_accountant import Guarantee, guarantee, statement
+from rayworks.systems.federation.mixing_accountant import (
+    SEED_SCOPE,
+    Guarantee,
+    guarantee,
+    statement,
+    total_with_replacement,
+)
 from rayworks.systems.federation.mixup_encodings import draw_mixtures, encode
 from rayworks.systems.federation.noise_images import noise_images
 from rayworks.systems.federation.pool_exchange import Demand, demand
 
-ATTACKED = 200
+ATTACKED = 300
 """Encodings that each attack tries."""
+LEAST_FITTED, MOST_FITTED = 2000, 5000
+"""Others from which the linear decoder is fitted: five for each value of an input, within these bounds."""
 PAIR_CANDIDATES = 200
 
 
@@ -37,38 +45,78 @@ def disclosure(config: Config, task: Task) -> dict[str, Any]:
         task: of one seed.
 
     Returns:
-        plain values: ``epsilon`` (None where it is infinite), ``statement``, ``encodings``, ``attacks``, and the label
-        counts ``owned`` and ``filled`` (C, K) before and after.
+        plain values: ``epsilon`` (None where it is infinite, as with FedMix, whose means carry no noise), ``statement``,
+        ``encodings``, ``attacks``, the label counts ``owned`` and ``filled`` (C, K) before and after; for uniform mixtures
+        under Laplace noise also ``with replacement``: epsilon had partners been drawn so.
     """
     owned = np.stack([task.train.take(part).counts() for part in task.parts])
     described = np.stack([Client(task, at, RecordDict()).counts() for at in range(len(task.parts))])
     wanted = demand(config, described, task.seed)
-    released = np.where(owned > 0, shared_by_owner(wanted, owned.shape), 0)
-    editions = _editions(config)
+    released = _editions(config) * shared_by_owner(wanted, owned.shape)
     features = int(np.prod(task.shape))
+    reach = _distance(config, features)
     promises = [
-        guarantee(owned[at], editions * released[at], config.mixup, features, config.privacy.delta)
-        for at in range(len(owned))
+        guarantee(counts, shared, config.mixup, features, config.privacy.delta, distance=reach)
+        for counts, shared in zip(owned, released, strict=True)
     ]
     worst = max(range(len(promises)), key=lambda at: promises[at].total)
     found = promises[worst]
+    means = config.local.objective == "fedmix"
     filled = owned + wanted.local + wanted.noise + wanted.copies
     np.add.at(filled, (wanted.orders[:, 1], wanted.orders[:, 2]), wanted.orders[:, 3])
-    return {
-        "epsilon": found.total if math.isfinite(found.total) else None,
-        "statement": statement(found),
+    result: dict[str, Any] = {
+        "epsilon": found.total if math.isfinite(found.total) and not means else None,
+        "statement": _statement(config, found),
         "client": worst,
         "encodings": found.encodings,
         "attacks": _attacks(config, task, worst, found),
         "owned": owned.tolist(),
         "filled": filled.tolist(),
     }
+    if config.mixup.weights == "uniform" and config.mixup.noise == "laplace":
+        others = (
+            total_with_replacement(counts, shared, config.mixup, features, distance=reach)
+            for counts, shared in zip(owned, released, strict=True)
+        )
+        total = max(others)
+        result["with replacement"] = total if math.isfinite(total) else None
+    return result
+
+
+def _distance(config: Config, features: int) -> float | None:
+    """The largest distance of two examples, where it is known to be below that of any values in [0, 1].
+
+    Hashed reviews are not negative and have an l2 norm of at most 1, so two are at most the root of 2 apart, and ``sqrt(F)``
+    times that in l1.
+    """
+    if config.data.source != "clothing-departments":
+        return None
+    return math.sqrt(2) if config.mixup.noise == "gaussian" else math.sqrt(2 * features)
+
+
+def _statement(config: Config, found: Guarantee) -> str:
+    """All that clients send beside the model, in sentences."""
+    sentences = [] if config.local.objective == "fedmix" and not found.encodings else [statement(found)]
+    if config.local.objective == "fedmix":
+        sentences.append(
+            f"Means of {config.local.fedmix_batch} examples and of their labels are shared without noise, so epsilon is "
+            "infinite."
+        )
+    noise = config.privacy.histogram_noise
+    counts = f"Label counts are sent with epsilon {noise:g}" if noise else "Label counts are sent exactly"
+    sentences.append(f"{counts}, and every training reply carries the exact number of examples.")
+    if noise and not any(SEED_SCOPE in said for said in sentences):
+        sentences.append(SEED_SCOPE)
+    return " ".join(sentences)
 
 
 def samples(config: Config, task: Task, count: int) -> dict[str, NDArray[np.float32]]:
-    """Examples to look at, ``(count, ...)`` in [0, 1]: real ones of all clients, their mixups, noise images."""
+    """Examples to look at, ``(count, ...)`` in [0, 1]: real ones of all clients, their mixups, noise images.
+
+    Real ones come more than once where there are fewer.
+    """
     draw = stream(task.seed, "samples")
-    real = task.train.take(np.sort(draw.choice(len(task.train), count, replace=False)))
+    real = task.train.take(np.sort(draw.choice(len(task.train), count, replace=count > len(task.train))))
     owners = [at for at, part in enumerate(task.parts) if len(part)]
     mixups = [_of_owner(task, owners[number % len(owners)], config.mixup, number, 1)[0] for number in range(count)]
     return {
@@ -98,19 +146,24 @@ def _attacks(config: Config, task: Task, client: int, found: Guarantee) -> dict[
     if not found.encodings or len(own) < 2:
         return {}
     label = int(own.counts().argmax())
-    sources, seen = _known(own, label, config.mixup, task.seed)
     candidates = scaled(own.inputs).reshape(len(own), -1)
-    half = len(seen) // 2
-    known, attacked = ((seen[rows], candidates[sources[rows, 0]]) for rows in (slice(0, half), slice(half, len(seen))))
+    features = candidates.shape[1]
+    fitted = min(max(5 * features, LEAST_FITTED), MOST_FITTED)
+    sources, seen = _known(own, label, config.mixup, task.seed, fitted + ATTACKED)
+    originals = candidates[sources[:, 0]]
+    known, attacked = (seen[:fitted], originals[:fitted]), (seen[fitted:], originals[fitted:])
+    decoder = "best linear decoder" if fitted > 4 * features else "linear decoder"
     rates = {
-        "sources re-identified, nearest of all": decoding_attacks.reidentification_rate(seen, candidates, sources),
+        "sources re-identified, nearest of all": decoding_attacks.reidentification_rate(
+            attacked[0], candidates, sources[fitted:]
+        ),
         "by chance": sources.shape[1] / len(own),
-        "best linear decoder, PSNR dB": decoding_attacks.linear_decoder_psnr(known, attacked),
+        f"{decoder}, PSNR dB": decoding_attacks.linear_decoder_psnr(known, attacked),
         "guessing the mean image, PSNR dB": decoding_attacks.mean_image_psnr(known[1], attacked[1]),
     }
     few = own.take(np.arange(min(len(own), PAIR_CANDIDATES)))
     label = int(few.counts().argmax())
-    pairs, encodings = _known(few, label, config.mixup.model_copy(update={"images": 2}), task.seed)
+    pairs, encodings = _known(few, label, config.mixup.model_copy(update={"images": 2}), task.seed, ATTACKED)
     if pairs.shape[1] == 2:
         candidates = scaled(few.inputs).reshape(len(few), -1)
         rates["pairs decoded, if two were mixed"] = decoding_attacks.pair_decoding_rate(encodings, candidates, pairs)
@@ -118,10 +171,10 @@ def _attacks(config: Config, task: Task, client: int, found: Guarantee) -> dict[
 
 
 def _known(
-    own: Examples, label: int, section: MixupSection, seed: int
+    own: Examples, label: int, section: MixupSection, seed: int, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Sources ``(m, k)`` and flat encodings ``(m, F)``: the same generator gives both."""
     path = ("attack", section.images)
-    sources = draw_mixtures(own, label, ATTACKED, section, stream(seed, *path)).sources
-    inputs, _ = encode(own, label, ATTACKED, section, stream(seed, *path))
+    sources = draw_mixtures(own, label, count, section, stream(seed, *path)).sources
+    inputs, _ = encode(own, label, count, section, stream(seed, *path))
     return sources, inputs.reshape(len(inputs), -1)

@@ -21,6 +21,8 @@ from rayworks.systems.federation.examples import scaled
 from rayworks.systems.federation.local_training import load_weights
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
+CARD = ("source", "method", "rounds", "clients", "accuracy", "accuracies", "epsilon", "epsilon_updates", "statement")
+"""Fields of a card."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class ExportedModel:
     """Of one input: ``(channels, height, width)`` or ``(features,)``."""
     classes: tuple[str, ...]
     card: Mapping[str, Any]
-    """``source``, ``method``, ``rounds``, ``clients``, ``accuracy``, ``epsilon``, ``epsilon_updates``, ``statement``."""
+    """All of :data:`CARD`."""
 
     def probabilities(self, inputs: NDArray[Any]) -> NDArray[np.float64]:
         """``(n, K)`` of inputs ``(n, *shape)``, uint8 images or float32 features."""
@@ -57,7 +59,7 @@ def write_model(
         weights: arrays of the model by name.
         shape: of one input.
         classes: names of the labels.
-        card: plain values for people and for Serve.
+        card: plain values for people and for Serve: all of :data:`CARD`.
         write: takes a file's name and content.
     """
     described = {
@@ -84,6 +86,8 @@ def read_model(folder: Path) -> ExportedModel:
         model = classifier_of(Config.model_validate(described["config"]), shape, len(classes), 0)
         load_weights(model, safetensors.numpy.load_file(folder / WEIGHTS))
         card = dict(described["card"])
+        if missing := [name for name in CARD if name not in card]:
+            raise ValueError(f"its card lacks {', '.join(missing)}; export the run again")
     except (
         ValueError,
         KeyError,

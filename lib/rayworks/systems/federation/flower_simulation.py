@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.simulation import run_simulation
 
@@ -23,18 +22,13 @@ from rayworks.core.errors import InfrastructureError
 from rayworks.systems.federation.client_app import client_app
 from rayworks.systems.federation.config import Config
 from rayworks.systems.federation.federated_training import Federation, RoundRecord
-from rayworks.systems.federation.secure_aggregation import secure_mods
 from rayworks.systems.federation.server_app import server_app
 
 TASK, ROUNDS = "task.json", "rounds.json"
 RAY_OF_THE_CALLER = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_ID")
 """Variables that would join the simulation to the caller's cluster."""
-
-
-def method_app(config: Config, seed: int) -> ClientApp:
-    """The client app of a method, with secure aggregation's mods where it asks for that."""
-    secure = config.privacy.secure_aggregation
-    return client_app(config, seed, secure_mods(config.strategy.weighting == "equal") if secure else ())
+method_app = client_app
+"""The name under which ``system.py`` knows it."""
 
 
 def simulate(folder: Path, config: Config, seed: int, processors: int, timeout_seconds: float | None = None) -> None:
@@ -120,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
     }
     run_simulation(
         server_app(config, seed, watch, federation),
-        method_app(config, seed),
+        client_app(config, seed),
         num_supernodes=len(federation.partitions),
         backend_config=backend,
     )

@@ -63,10 +63,15 @@ def deficits(counts: Counts, present: NDArray[np.bool_], section: BalanceSection
     return filled
 
 
-def split(missing: Counts, share: float) -> tuple[Counts, Counts]:
-    """Mixups and noise images: ``share`` of each count, rounded, and the rest."""
-    mixups = np.rint(share * missing).astype(np.int64)
-    return mixups, missing - mixups
+def split(missing: Counts, counts: Counts, share: float) -> tuple[Counts, Counts]:
+    """Mixups and noise images, (C, K) each: ``share`` of each missing count, rounded, and the rest.
+
+    Noise under a label that the client has would only blur what it knows: such labels get mixups, or nothing if ``share``
+    is 0.
+    """
+    owned = counts > 0
+    mixups = np.where(owned & (share > 0), missing, np.rint(share * missing)).astype(np.int64)
+    return mixups, np.where(owned, 0, missing - mixups).astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,10 @@ class Streaming(Protocol):
 
 @dataclass
 class Traffic:
-    """Bytes that messages carried, and requests without a good answer."""
+    """Bytes that messages carried."""
 
     down: int = 0
     up: int = 0
-    failed: int = 0
 
 
 class MeteredGrid(Grid):
@@ -39,7 +38,6 @@ class MeteredGrid(Grid):
         """Replies as they come, where the other grid can."""
         sent = list(messages)
         self.traffic.down += sum(map(content_bytes, sent))
-        self.traffic.failed += len(sent)
         inner = self._inner
         replies = (
             inner.stream(sent, timeout)
@@ -48,7 +46,6 @@ class MeteredGrid(Grid):
         )
         for reply in replies:
             self.traffic.up += content_bytes(reply)
-            self.traffic.failed -= int(reply.has_content())
             yield reply
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:

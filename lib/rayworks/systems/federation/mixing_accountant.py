@@ -13,18 +13,22 @@ exceeds it, and attains the sum.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayworks.core.errors import DataError
 from rayworks.systems.federation.config import MixupSection
+from rayworks.systems.federation.gaussian_accountant import epsilon_of, renyi_divergences
 
 VACUOUS = 10.0
 """Epsilon above which a guarantee says nothing of use: likelihoods may differ by a factor of e^10."""
-ORDERS = np.array([*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 320, 384, 512, 768, 1024])
-"""Renyi orders that are tried."""
+
+SEED_SCOPE = (
+    "All noise of a simulated federation follows from the common seed: in a deployment whoever holds it can make the noise "
+    "again and take it off, so clients need secrets of their own (RAYWORKS_CLIENT_SECRET)."
+)
+"""Whom no epsilon holds against."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ def scale_for(epsilon: float, examples: int, mixed: int, distance: float) -> flo
 def roles(examples: int, owned: int, section: MixupSection, filled: bool) -> list[Role]:
     """Roles of an example among ``examples`` of a client of which ``owned`` have the label that is filled.
 
-    ``filled``: the example is one of those. Dirichlet weights are bounded by their largest values, 1 for the first and 1/2
+    ``filled``: the example is one of those. ``owned`` 0: a noise image stands in for the first, all examples are partners.
+    Dirichlet weights are bounded by their largest values, 1 for the first and 1/2
     for a partner, so there is no gain from mixing many.
     """
     mixed = min(section.images, examples)
@@ -97,7 +102,7 @@ def roles(examples: int, owned: int, section: MixupSection, filled: bool) -> lis
         "dominant": (1 - section.dominant) / max(mixed - 1, 1),
         "dirichlet": 0.5,
     }[section.weights]
-    as_partner = (mixed - 1) / max(examples - 1, 1)
+    as_partner = (mixed - 1) / max(examples - (owned > 0), 1)
     if not filled:
         return [Role(as_partner, partner)]
     return [Role(1 / owned, 1.0 if mixed == 1 else first), Role((1 - 1 / owned) * as_partner, partner)]
@@ -114,19 +119,15 @@ def guarantee(
 ) -> Guarantee:
     """What a client with ``counts`` (K,) examples that shares ``released`` (K,) encodings of each label promises.
 
-    Covers replacing the pixels or features of one example, its label being known. ``distance`` is the largest distance of
+    Covers replacing the pixels or features of one example, its label being known. Encodings of a label that it does not have
+    mix stand-ins with its other examples (:func:`encode_stand_ins`). ``distance`` is the largest distance of
     two examples, l1 for Laplace and l2 for Gaussian noise; left out, that of ``features`` values in [0, 1]. Encodings add
     up: by basic composition for Laplace, as Renyi divergences for Gaussian noise, which assumes Poisson sampling at the
     chance of entering and is approximate for a fixed k.
-
-    Raises:
-        DataError: encodings of a label that the client does not have.
     """
-    if np.any((released > 0) & (counts == 0)):
-        raise DataError("released: a client shares encodings of a label that it has no example of; mend the plan")
     examples, shared = int(counts.sum()), np.flatnonzero(released)
     gaussian = section.noise == "gaussian"
-    reach = distance or (math.sqrt(features) if gaussian else float(features))
+    reach = _largest_distance(features, gaussian) if distance is None else distance
     scale = 0.0 if section.noise == "none" else section.scale
 
     def cost(found: Sequence[Role]) -> NDArray[np.float64]:
@@ -147,63 +148,43 @@ def guarantee(
     return Guarantee(max(each), max(totals), int(released.sum()), delta if gaussian else 0.0)
 
 
-def renyi_divergences(chance: float, multiplier: float) -> NDArray[np.float64]:
-    """(orders,): Renyi divergence of one Poisson-sampled Gaussian release at each of ``ORDERS``.
+def _largest_distance(features: int, gaussian: bool) -> float:
+    """Of two rows of values in [0, 1]: l2 for Gaussian, l1 for Laplace noise."""
+    return math.sqrt(features) if gaussian else float(features)
 
-    ``1/(a-1) log sum_j C(a,j) (1-q)^(a-j) q^j exp(j(j-1) / 2 z^2)`` (Mironov et al. 2019, equation 3, integer orders).
+
+def total_with_replacement(
+    counts: NDArray[np.int64],
+    released: NDArray[np.int64],
+    section: MixupSection,
+    features: int,
+    *,
+    distance: float | None = None,
+) -> float:
+    """What the same uniform mixtures with Laplace noise would cost, had partners been drawn with replacement.
+
+    An example could then be the first and every partner: draws are independent, so their losses add up. The first is one of
+    the label's, partners are any of all.
     """
-    if chance == 0:
-        return np.zeros(len(ORDERS))
-    if multiplier == 0:
-        return np.full(len(ORDERS), math.inf)
-    if chance >= 1:
-        return np.asarray(ORDERS / (2 * multiplier**2))
-    j = np.arange(ORDERS[-1] + 1)
-    rest = np.maximum(ORDERS[:, None] - j, 0)
-    terms = _log_binomials() + rest * math.log1p(-chance) + j * math.log(chance) + j * (j - 1) / 2 / multiplier**2
-    largest = terms.max(1, keepdims=True)
-    sums = largest[:, 0] + np.log(np.exp(terms - largest).sum(1))
-    divergences: NDArray[np.float64] = np.maximum(sums / (ORDERS - 1), 0.0)
-    return divergences
+    examples, scale = int(counts.sum()), 0.0 if section.noise == "none" else section.scale
+    reach = _largest_distance(features, gaussian=False) if distance is None else distance
+    mixed = min(section.images, examples)
 
+    def cost(of: int, label: int) -> float:
+        if scale == 0:
+            return math.inf if reach > 0 else 0.0
+        ratio = reach / (mixed * scale)
+        first = loss([Role(1 / int(counts[of]), 1.0)], ratio, 1.0) if of == label else 0.0
+        return first + loss_with_replacement(examples, mixed - 1, ratio)
 
-@lru_cache(maxsize=1)
-def _log_binomials() -> NDArray[np.float64]:
-    """(orders, largest order + 1): log C(a, j), minus infinity for j above a."""
-    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, ORDERS[-1] + 1)))])
-    j = np.arange(ORDERS[-1] + 1)
-    rest = ORDERS[:, None] - j
-    return np.where(rest >= 0, factorials[ORDERS][:, None] - factorials[j] - factorials[np.maximum(rest, 0)], -np.inf)
-
-
-def epsilon_of(divergences: NDArray[np.float64], delta: float) -> float:
-    """The smallest epsilon at ``delta`` over all orders (Canonne, Kamath and Steinke 2020, proposition 12)."""
-    shift = np.log1p(-1 / ORDERS) - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
-    return max(0.0, float(np.min(divergences + shift)))
-
-
-def gaussian_epsilon(chance: float, multiplier: float, releases: int, delta: float) -> float:
-    """Epsilon of ``releases`` Gaussian releases; ``multiplier`` is sigma over the weighted l2 distance."""
-    return epsilon_of(releases * renyi_divergences(chance, multiplier), delta) if releases else 0.0
-
-
-def gaussian_multiplier_for(epsilon: float, chance: float, releases: int, delta: float) -> float:
-    """The smallest noise multiplier, to one in ten thousand, at which :func:`gaussian_epsilon` stays below ``epsilon``.
-
-    Raises:
-        DataError: more noise than a multiplier of a million would be needed.
-    """
-    low, high = 1e-3, 1e6
-    if gaussian_epsilon(chance, high, releases, delta) > epsilon:
-        raise DataError(f"epsilon {epsilon:g}: can not be reached at delta {delta:g}; raise one of them")
-    while high / low > 1.0001:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if gaussian_epsilon(chance, middle, releases, delta) <= epsilon else (middle, high)
-    return high
+    totals = [
+        sum(int(released[of]) * cost(of, label) for of in np.flatnonzero(released)) for label in np.flatnonzero(counts)
+    ]
+    return max(totals, default=0.0)
 
 
 def statement(found: Guarantee) -> str:
-    """One sentence for people: what is promised, how much that is worth, and what it does not cover."""
+    """For people: what is promised, how much that is worth, what it does not cover, and whom it does not hold against."""
     if not found.encodings:
         return (
             "No encodings are shared, so they reveal nothing; updates of the model are not covered by this statement."
@@ -216,5 +197,7 @@ def statement(found: Guarantee) -> str:
     at = f" at delta {found.delta:g}, assuming Poisson sampling" if found.delta else ""
     sums = f"{found.encodings:,} encodings cost epsilon {found.total:,.4g}{at} ({found.per_encoding:,.4g} for the worst one)"
     if found.total > VACUOUS:
-        return f"{sums}; above {VACUOUS:g} this is vacuous, so take them as empirical obfuscation, and {scope}."
-    return f"{sums}; {scope}."
+        sums += f"; above {VACUOUS:g} this is vacuous, so take them as empirical obfuscation, and {scope}"
+    else:
+        sums += f"; {scope}"
+    return f"{sums}. {SEED_SCOPE}"

@@ -40,7 +40,29 @@ def encode(
     Raises:
         DataError: the client has no example of that label.
     """
-    mixtures = draw_mixtures(examples, label, count, section, generator)
+    return _encoded(examples, label, section, draw_mixtures(examples, label, count, section, generator), generator)
+
+
+def encode_stand_ins(
+    examples: Examples, images: NDArray[Any], label: int, section: MixupSection, generator: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """The same for a label that the client lacks, with ``images`` (count, ...) in place of the first examples.
+
+    Partners, weights, noise, clip and labels are those of a client that has the label, so that an encoding does not say
+    whether it has. A client without any example has no partners to mix in.
+    """
+    count, held = len(images), len(examples)
+    mixed = min(section.images, max(held, 1))
+    partners = count + distinct(generator, held, mixed - 1, count)
+    sources = np.concatenate([np.arange(count)[:, None], partners], 1)
+    mixtures = Mixtures(sources, _weights(section, mixed, count, generator))
+    inputs, labels = np.concatenate([images, examples.inputs]), np.concatenate([np.full(count, label), examples.labels])
+    return _encoded(Examples(inputs, labels, examples.classes), label, section, mixtures, generator)
+
+
+def _encoded(
+    examples: Examples, label: int, section: MixupSection, mixtures: Mixtures, generator: np.random.Generator
+) -> tuple[Floats, Floats]:
     blends = blended(examples.inputs, mixtures)
     if section.noise == "laplace":
         blends += generator.laplace(0.0, section.scale, blends.shape).astype(np.float32)

@@ -1,8 +1,10 @@
 """Before training: who holds which labels, and pseudo-images for what clients lack (specification 2.2, steps 1 to 4).
 
-The server asks owners for mixups and hands them on to others; of noise images it only says how many.
+The server asks owners for mixups and hands them on to others; of noise images it only says how many. What owners send is
+checked before anybody is given it: an owner that sends something else counts as one that failed.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +34,8 @@ from rayworks.systems.federation.records import (
 Counts = NDArray[np.int64]
 POLL_SECONDS, PATIENCE_SECONDS = 0.05, 60.0
 """Between two looks for clients, and until training begins without those that are not there."""
+LABEL_ERROR = 1e-3
+"""By which the sum of a row of soft labels may miss 1."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Members:
     """Partition to node."""
     counts: Counts
     """``(C, K)`` examples of each label, by partition; zeros for a client that did not answer."""
+    shape: tuple[int, ...]
+    """Of one input."""
 
     @property
     def clients(self) -> int:
@@ -90,7 +96,7 @@ def describe(grid: Grid, clients: int, patience_seconds: float = PATIENCE_SECOND
         patience_seconds: at most so long.
 
     Raises:
-        DataError: nobody answers, two nodes have one partition, or the numbers of labels differ.
+        DataError: nobody answers, two nodes have one partition, or the numbers of labels or shapes of inputs differ.
     """
     identities = connected(grid, clients, patience_seconds)
     messages = [Message(RecordDict(), node, "query.describe", group_id="0") for node in identities]
@@ -99,25 +105,29 @@ def describe(grid: Grid, clients: int, patience_seconds: float = PATIENCE_SECOND
         raise DataError("clients: none of them could say what it holds; see their log, or start some")
     nodes: dict[int, int] = {}
     found: dict[int, list[int]] = {}
+    shapes: set[tuple[int, ...]] = set()
     for node, content in answers.items():
         partition = int(number(content.metric_records[METRICS], "partition"))
         if partition in nodes:
             raise DataError(f"partition-id: {partition} is that of two nodes; give every node its own")
         nodes[partition], found[partition] = node, numbers(content, METRICS, "counts")
+        shapes.add(tuple(numbers(content, METRICS, "shape")))
     labels = {len(counts) for counts in found.values()}
     if len(labels) != 1:
         raise DataError(f"clients: they differ in the number of labels ({sorted(labels)}); give all the same data")
+    if len(shapes) != 1:
+        raise DataError(f"clients: their inputs differ in shape ({sorted(shapes)}); give all the same data")
     counts = np.zeros((max(max(nodes) + 1, clients), labels.pop()), np.int64)
     for partition, row in found.items():
         counts[partition] = row
-    return Members(dict(sorted(nodes.items())), counts)
+    return Members(dict(sorted(nodes.items())), counts, shapes.pop())
 
 
 def demand(config: Config, counts: Counts, seed: int) -> Demand:
     """How many pseudo-images every client is to have, and of which kind.
 
-    Mixups of a label that no other client owns become noise. Where mixups stay with their client, labels that it lacks
-    come from noise.
+    Mixups of a label that no other client owns are made by the client itself if it has the label, and are noise else. Where
+    mixups stay with their client, labels that it lacks come from noise.
     """
     balance = config.balance
     nothing = np.zeros_like(counts)
@@ -125,11 +135,12 @@ def demand(config: Config, counts: Counts, seed: int) -> Demand:
     missing = label_balance.deficits(counts, present, balance) if balance.level else nothing
     if balance.source == "owned":
         return Demand(np.zeros((0, 4), np.int64), nothing, nothing, missing * (counts > 0))
-    mixups, noise = label_balance.split(missing, balance.mixup_share)
+    owned = counts > 0
+    mixups, noise = label_balance.split(missing, counts, balance.mixup_share)
     if config.mixup.sharing == "local":
-        return Demand(np.zeros((0, 4), np.int64), mixups * (counts > 0), noise + mixups * (counts == 0), nothing)
+        return Demand(np.zeros((0, 4), np.int64), mixups * owned, noise + mixups * ~owned, nothing)
     plan = label_balance.pool_plan(counts, mixups, derive_small(seed, "pool-plan"))
-    return Demand(plan.orders, nothing, noise + plan.unmet, nothing)
+    return Demand(plan.orders, plan.unmet * owned, noise + plan.unmet * ~owned, nothing)
 
 
 @dataclass
@@ -158,12 +169,12 @@ class Pool:
 def distribute(grid: Grid, members: Members, config: Config, seed: int, edition: int) -> int:
     """Build the pool and hand out pseudo-images, and FedMix's means; how many pseudo-images there are now.
 
-    Where an owner fails, its clients get noise in place of its mixups.
+    Where an owner fails, or sends what is no encoding, its clients get noise in place of its mixups, which counts too.
     """
     partition_of = {node: partition for partition, node in members.nodes.items()}
     wanted = demand(config, members.counts, seed)
     pool = _collect(grid, members, wanted, edition, partition_of)
-    means = _means(grid, members, partition_of) if config.local.objective == "fedmix" else None
+    means = _means(grid, members, config, partition_of) if config.local.objective == "fedmix" else None
     if wanted.total == 0 and means is None:
         return 0
     messages = []
@@ -182,7 +193,15 @@ def distribute(grid: Grid, members: Members, config: Config, seed: int, edition:
             content[MEANS] = means
         messages.append(Message(content, node, "train.receive", group_id="0"))
     answers = ask(grid, messages, partition_of)
-    return sum(int(number(content.metric_records[METRICS], "num-examples")) for content in answers.values())
+    return sum(map(_taken, answers.values()))
+
+
+def _taken(content: RecordDict) -> int:
+    """How many pseudo-images a client says it has; 0 if it says nothing of use."""
+    try:
+        return int(number(content.metric_records[METRICS], "num-examples"))
+    except (DataError, KeyError):
+        return 0
 
 
 def _collect(grid: Grid, members: Members, wanted: Demand, edition: int, partition_of: Mapping[int, int]) -> Pool:
@@ -200,23 +219,81 @@ def _collect(grid: Grid, members: Members, wanted: Demand, edition: int, partiti
     answers = ask(grid, messages, partition_of) if messages else {}
     pool = Pool()
     for owner, rows in by_owner.items():
-        if owner in answers:
-            pool.put([(client, count) for _, client, count in rows], arrays_of(answers[owner]))
+        ordered = sum(count for _, _, count in rows)
+        made = _usable(owner, answers[owner], members, ordered) if owner in answers else None
+        if made is not None:
+            pool.put([(client, count) for _, client, count in rows], made)
             continue
         for label, client, count in rows:
             wanted.noise[client, label] += count
     return pool
 
 
-def _means(grid: Grid, members: Members, partition_of: Mapping[int, int]) -> Any:
-    """FedMix: all clients' means in one record, shuffled by nothing: the order is that of the partitions."""
+def _means(grid: Grid, members: Members, config: Config, partition_of: Mapping[int, int]) -> Any:
+    """FedMix: all clients' means in one record, shuffled by nothing: the order is that of the partitions.
+
+    How many a client has to give is known only where label counts are exact.
+    """
+    sizes = members.counts.sum(1)
+    rows = np.maximum(sizes // config.local.fedmix_batch, np.minimum(sizes, 1)).tolist()
+    exact = config.privacy.histogram_noise == 0
     settings = ConfigRecord({EDITION: 0, "means": 1})
     messages = [
         Message(RecordDict({CONFIG: ConfigRecord(dict(settings))}), node, "train.pool", group_id="0")
         for node in members.nodes.values()
     ]
-    found = [arrays_of(content) for content in ask(grid, messages, partition_of).values()]
-    found = [arrays for arrays in found if len(arrays["inputs"])]
+    answers = ask(grid, messages, partition_of)
+    usable = [
+        _usable(partition, content, members, rows[partition] if exact else None)
+        for partition, content in answers.items()
+    ]
+    found = [arrays for arrays in usable if arrays is not None and len(arrays["inputs"])]
     if not found:
         return None
     return to_record({name: np.concatenate([arrays[name] for arrays in found]) for name in ("inputs", "labels")})
+
+
+def _usable(owner: int, content: RecordDict, members: Members, rows: int | None) -> dict[str, NDArray[Any]] | None:
+    """The inputs and labels that a client shares; None, and a warning, where they are not what was asked for."""
+    try:
+        arrays = arrays_of(content)
+        require_encodings(arrays, members.shape, members.counts.shape[1], rows)
+    except DataError as error:
+        logging.getLogger(__name__).warning("client %d: what it shares is not used: %s", owner, error)
+        return None
+    return arrays
+
+
+def require_encodings(
+    arrays: Mapping[str, NDArray[Any]], shape: tuple[int, ...], classes: int, rows: int | None
+) -> None:
+    """Refuse what can not be handed to other clients as encodings, or as means.
+
+    Args:
+        arrays: ``inputs`` (n, *shape), uint8 images or floating-point features in [0, 1], and soft ``labels`` (n, classes).
+        shape: of one input.
+        classes: K.
+        rows: n that was ordered; None: any, as for means.
+
+    Raises:
+        DataError: says what is wrong.
+    """
+    if arrays.keys() != {"inputs", "labels"}:
+        raise DataError(f"encodings: are arrays {sorted(arrays)}; send inputs and labels")
+    inputs, labels = arrays["inputs"], arrays["labels"]
+    wanted = len(labels) if rows is None and labels.ndim else rows
+    if inputs.shape != (wanted, *shape) or labels.shape != (wanted, classes):
+        raise DataError(
+            f"encodings: inputs {inputs.shape} and labels {labels.shape} do not fit; send {wanted} rows of "
+            f"inputs {shape} and of {classes} labels"
+        )
+    images = len(shape) == 3
+    if not (inputs.dtype == np.uint8 if images else inputs.dtype.kind == "f" and _within_unit(inputs)):
+        raise DataError(f"encodings: inputs must be {'bytes' if images else 'numbers in [0, 1]'}; scale them")
+    if labels.dtype.kind != "f" or not _within_unit(labels) or np.abs(labels.sum(1) - 1).max(initial=0) > LABEL_ERROR:
+        raise DataError("encodings: rows of labels must be shares of at least 0 that sum to 1; normalise them")
+
+
+def _within_unit(values: NDArray[Any]) -> bool:
+    """Whether all lie in [0, 1], which no NaN does; a little above is rounding."""
+    return bool(np.all((values >= 0) & (values <= 1 + LABEL_ERROR)))

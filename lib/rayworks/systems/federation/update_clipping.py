@@ -7,14 +7,11 @@ neither clipped nor noised, and the noise comes from a generator that the caller
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.federation.aggregation import Arrays
+from rayworks.systems.federation.gaussian_accountant import gaussian_epsilon
 from rayworks.systems.federation.local_training import Weights
-
-ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512)
-"""At which the Renyi divergence is taken."""
 
 
 def update_norm(after: Weights, before: Weights) -> float:
@@ -84,33 +81,10 @@ def adapted_bound(
     return float(bound * math.exp(-rate * (count / clients - quantile)))
 
 
-def renyi_divergences(multiplier: float, rate: float) -> NDArray[np.float64]:
-    """Of one round at :data:`ORDERS`: the Gaussian mechanism on a Poisson sample (Mironov et al. 2019, equation 30).
-
-    ``log(sum_k C(a,k) (1-q)^(a-k) q^k exp((k^2-k) / 2z^2)) / (a-1)``, the closed form ``a / 2z^2`` where q = 1.
-    """
-    if rate >= 1:
-        return np.array(ORDERS, np.float64) / (2 * multiplier**2)
-    found = []
-    for order in ORDERS:
-        k = np.arange(order + 1, dtype=np.float64)
-        binomial = np.array([math.lgamma(order + 1) - math.lgamma(i + 1) - math.lgamma(order - i + 1) for i in k])
-        terms = binomial + (order - k) * math.log1p(-rate) + k * math.log(rate) + (k * k - k) / (2 * multiplier**2)
-        found.append(float(np.logaddexp.reduce(terms)) / (order - 1))
-    return np.array(found)
-
-
 def epsilon(multiplier: float, rate: float, rounds: int, delta: float) -> float:
     """Of the noised updates of ``rounds`` rounds, at ``delta``; infinite without noise.
 
     Clients are drawn without replacement, the accountant assumes that each is drawn on its own with probability ``rate``.
-    It says nothing of pseudo-images, whose epsilon adds to it. (Conversion: Canonne, Kamath and Steinke 2020.)
+    It says nothing of pseudo-images, whose epsilon adds to it.
     """
-    if multiplier == 0:
-        return math.inf
-    if rounds == 0:
-        return 0.0
-    orders = np.array(ORDERS, np.float64)
-    found = rounds * renyi_divergences(multiplier, rate)
-    found = found + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
-    return max(0.0, float(found.min()))
+    return gaussian_epsilon(rate, multiplier, rounds, delta)
