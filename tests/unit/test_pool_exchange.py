@@ -128,3 +128,12 @@ def test_features_must_lie_in_the_unit_interval() -> None:
     for value in (np.nan, np.inf, -0.5, 1.5):
         with pytest.raises(DataError, match=r"numbers in \[0, 1\]"):
             require_encodings({"inputs": np.full((2, 5), value, np.float32), "labels": labels}, (5,), 4, 2)
+
+
+def test_pseudo_images_that_nobody_can_make_end_with_the_reason(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    pictures = draw.integers(0, 255, (40, 2, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "two.npz", inputs=pictures, labels=np.arange(40) % 4)
+    config = small_config(tmp_path / "two.npz", noise={"generator": "oriented", "bank": 4})
+    with pytest.raises(DataError, match=r"no client could .* channels"):
+        Federation(config, 0).start(SerialGrid(client_app(config, 0), 4))

@@ -170,6 +170,9 @@ def distribute(grid: Grid, members: Members, config: Config, seed: int, edition:
     """Build the pool and hand out pseudo-images, and FedMix's means; how many pseudo-images there are now.
 
     Where an owner fails, or sends what is no encoding, its clients get noise in place of its mixups, which counts too.
+
+    Raises:
+        DataError: no client has any in the end.
     """
     partition_of = {node: partition for partition, node in members.nodes.items()}
     wanted = demand(config, members.counts, seed)
@@ -192,8 +195,11 @@ def distribute(grid: Grid, members: Members, config: Config, seed: int, edition:
         if means is not None:
             content[MEANS] = means
         messages.append(Message(content, node, "train.receive", group_id="0"))
-    answers = ask(grid, messages, partition_of)
-    return sum(map(_taken, answers.values()))
+    replies = list(grid.send_and_receive(messages))
+    reasons = [reply.error.reason for reply in replies if not reply.has_content()]
+    if replies and len(reasons) == len(replies):
+        raise DataError(f"pseudo-images: no client could take or make its own; the first says: {reasons[0]}")
+    return sum(_taken(reply.content) for reply in replies if reply.has_content())
 
 
 def _taken(content: RecordDict) -> int:
