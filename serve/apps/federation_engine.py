@@ -1,10 +1,7 @@
 """From images or features to labels: the classifier of one export, without HTTP."""
 
 import base64
-import binascii
 import io
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +22,7 @@ MODES = {1: "L", 3: "RGB"}
 """Channels to the kind of picture."""
 TAKEN = ("1", "L", "LA", "P", "RGB", "RGBA")
 """Kinds of pictures, by Pillow's names, that become either without a loss that nobody asked for."""
-BROKEN = (binascii.Error, ValueError, OSError, EOFError, SyntaxError, struct.error, zlib.error)
+BROKEN = (ValueError, OSError, SyntaxError)
 """What Pillow raises of files that are no PNG, or only begin as one."""
 
 

@@ -37,8 +37,11 @@ def rows(inputs: np.ndarray) -> set[bytes]:
 
 
 @pytest.mark.parametrize("labels", ["random", "pool"])
-def test_stand_ins_are_not_in_the_bank_that_all_can_make(images: Path, labels: str) -> None:
-    config = small_config(images, noise={"labels": labels, "bank": 50}, mixup={"labels": "hide", "noise": "none"})
+@pytest.mark.parametrize("mixed", [1, 4])
+def test_stand_ins_are_not_in_the_bank_that_all_can_make(images: Path, labels: str, mixed: int) -> None:
+    """Not even where nothing is mixed in and no noise added."""
+    mixup = {"labels": "hide", "noise": "none", "images": mixed}
+    config = small_config(images, noise={"labels": labels, "bank": 50}, mixup=mixup)
     asked = client(config)
     assert asked.real.counts()[OTHER] == 0
     found, again = (asked.encodings([OTHER], [40], 0) for _ in range(2))

@@ -63,6 +63,11 @@ WHOLE = png(8, 8, chunk(b"IDAT", ROWS), chunk(b"IEND", b""))
 BAD = {
     "bomb": (png(50_000, 8, chunk(b"IDAT", b"")), "images.0: has far too many pixels; send 8 by 8"),
     "bad checksum": (WHOLE[:37] + b"\x00" * 4 + WHOLE[41:], "images.0: is no PNG"),
+    "bad chunk amid the data": (
+        png(8, 8, chunk(b"IDAT", ROWS[:20]), struct.pack(">I", 5) + b"\x00\x01\x02\x03hello" + bytes(4)),
+        r"images.0: is no PNG file in base64 \(SyntaxError",
+    ),
+    "cut in a header": (png(8, 8, chunk(b"IDAT", ROWS[:20])) + b"\x00\x00\x00", "images.0: is no PNG"),
     "no data": (png(8, 8), "images.0: is no PNG"),
     "cut short": (WHOLE[:-40], "images.0: is no PNG"),
     "not compressed": (png(8, 8, chunk(b"IDAT", b"no rows"), chunk(b"IEND", b"")), "images.0: is no PNG"),
