@@ -27,8 +27,6 @@ from rayworks.systems.federation.server_app import server_app
 TASK, ROUNDS = "task.json", "rounds.json"
 RAY_OF_THE_CALLER = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_ID")
 """Variables that would join the simulation to the caller's cluster."""
-method_app = client_app
-"""The name under which ``system.py`` knows it."""
 
 
 def simulate(folder: Path, config: Config, seed: int, processors: int, timeout_seconds: float | None = None) -> None:

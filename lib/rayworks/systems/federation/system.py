@@ -22,12 +22,13 @@ from rayworks.runtime.system import Metrics, System
 from rayworks.systems.federation import SPEC
 from rayworks.systems.federation.actors import CLIENTS_SHOWN, ClientPool, RayGrid, RoundGauges, client_pool
 from rayworks.systems.federation.aggregation import Arrays
+from rayworks.systems.federation.client_app import client_app
 from rayworks.systems.federation.clients import task_of
 from rayworks.systems.federation.config import STAGES, Config
 from rayworks.systems.federation.disclosure import disclosure, samples
 from rayworks.systems.federation.exported import model_card, write_model
 from rayworks.systems.federation.federated_training import Federation, RoundRecord
-from rayworks.systems.federation.flower_simulation import method_app, read_federation, read_rounds, simulate
+from rayworks.systems.federation.flower_simulation import read_federation, read_rounds, simulate
 from rayworks.systems.federation.reporting import build_report
 from rayworks.systems.federation.sources import check_source
 
@@ -244,7 +245,7 @@ class FederationSystem(System[Config]):
             self._pool = client_pool(compute, f"federation/{self.settings.run.name}/clients")
         per_task = self.settings.engine.clients_per_task
         return RayGrid(
-            self._pool, compute.workers, method_app, config, seed, clients=clients, clients_per_task=per_task
+            self._pool, compute.workers, client_app, config, seed, clients=clients, clients_per_task=per_task
         )
 
     def _task(self, training: Training) -> tuple[Config, int]:
