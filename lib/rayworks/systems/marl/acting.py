@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rayworks.core.errors import DataError
 from rayworks.systems.marl.environment import Environment, Step, check_rewards
 from rayworks.systems.marl.policy_network import LOWEST
 from rayworks.systems.marl.rollouts import Rollout, TeamRollout
@@ -109,7 +110,7 @@ class Game:
         """T steps of all copies, each team by its policy.
 
         Raises:
-            DataError: a reward is not finite.
+            DataError: a reward, or what a policy says, is not finite.
         """
         record: dict[str, _Record] = {team: _Record() for team in self.environment.teams}
         ends: list[Step] = []
@@ -120,6 +121,8 @@ class Game:
             for team, spec in self.environment.teams.items():
                 scene = self._scenes[team]
                 inputs = policies[team].action_inputs(as_tensors(scene, device))
+                if not inputs.isfinite().all():
+                    raise DataError(f"policy of team {team}: its answers are not finite; lower training.learning_rate")
                 action, log_probability = draw(
                     inputs, vectors=spec.actions.vectors, generator=None if greedy else self._generator
                 )
@@ -138,7 +141,10 @@ class Game:
                 record[team].got(step.rewards[team], step.alive[team], step.last[team].map(itemgetter(step.truncated)))
             self._count(step, ended)
             self._scenes = step.scenes
-            alive = {team: np.where(step.ended[:, None], True, step.alive[team]) for team in record}
+            alive = {
+                team: np.where(step.ended[:, None], scene.present[:, : scene.agents], step.alive[team])
+                for team, scene in self._scenes.items()
+            }
             ends.append(step)
         return Rollout(
             {team: one.finished(self._scenes[team]) for team, one in record.items()},

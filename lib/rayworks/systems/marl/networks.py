@@ -12,7 +12,7 @@ from rayworks.systems.marl.config import NetworkKind, NetworkSection
 from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes, Output, Update
 from rayworks.systems.marl.graphs import Graph, joined
 from rayworks.systems.marl.scenes import TeamSpec
-from rayworks.systems.marl.sparse_messages import SparseMessages
+from rayworks.systems.marl.sparse_messages import sparse_round
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,6 @@ class GraphNetwork(nn.Module):
         super().__init__()
         self._acting, self._mates, self._options = acting, team.joined, options
         self._kind = kind
-        self._sparse = SparseMessages() if options.messages == "sparse" else None
         tips = team.joined if options.velocity == "tip" else 0
         split = options.graph == "agent" and team.mates is None and acting == 1
         inputs = len(team.features) + split + bool(tips)
@@ -109,8 +108,10 @@ class GraphNetwork(nn.Module):
             nodes = self._round(layer, nodes, edges)
         return self._round(self.layers[-1], nodes, edges[:, :read])
 
-    def _round(self, layer: nn.Module, nodes: Nodes, edges: Tensor) -> Nodes:
-        updated: Nodes = layer(nodes, edges) if self._sparse is None else self._sparse(layer, nodes, edges)
+    def _round(self, layer: GraphLayer, nodes: Nodes, edges: Tensor) -> Nodes:
+        if self._options.messages == "sparse":
+            return sparse_round(layer, nodes, edges)
+        updated: Nodes = layer(nodes, edges)
         return updated
 
     def decode(self, graph: Graph) -> Decoded:

@@ -55,10 +55,11 @@ class PolicyNetwork(nn.Module):
 
     @property
     def _of_the_critic(self) -> NetworkSection:
-        """A central critic's graph has no agent of its own to take as origin; the mean moves along with all of them."""
-        if self._central and self._options.frame == "own":
-            return self._options.model_copy(update={"frame": "centroid"})
-        return self._options
+        """A central critic's graph is the team's: it has no agent of its own to take as origin, but the mean moves along."""
+        if not self._central:
+            return self._options
+        frame = "centroid" if self._options.frame == "own" else self._options.frame
+        return self._options.model_copy(update={"graph": "team", "frame": frame})
 
     def action_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
         """Masked logits (N, K), or means and log standard deviations of vector actions (N, 4).
@@ -121,5 +122,5 @@ def _network(kind: NetworkKind, team: TeamSpec, options: NetworkSection, acting:
     if options.symmetrise == "average":
         return AveragedNetwork(inner, team.actions)
     if options.symmetrise == "canonical":
-        return CanonicalNetwork(inner, team.joined)
+        return CanonicalNetwork(inner, team.joined, absolute=options.frame == "absolute")
     return inner
