@@ -66,6 +66,16 @@ class MarlActor:
     def train(self, call: Call) -> Piece:
         """Some iterations; the same whichever actor does them."""
         algorithm = self._algorithm(call)
+        try:
+            piece = self._advance(algorithm, call)
+        except BaseException:
+            # It stands somewhere between two pieces, from where nobody may go on.
+            algorithm.stop()
+            raise
+        self._held = (call.unit, call.done + call.iterations, algorithm)
+        return piece
+
+    def _advance(self, algorithm: TeamPPO, call: Call) -> Piece:
         per_iteration, curve = self._config.sampling.per_iteration, []
         for number in range(call.done, call.done + call.iterations):
             before = time.perf_counter()
@@ -80,7 +90,6 @@ class MarlActor:
                     **means,
                 }
             )
-        self._held = (call.unit, call.done + call.iterations, algorithm)
         state = {"learner": algorithm.learner_group.get_state(), "groups": algorithm.groups}
         return Piece(pickle.dumps(state), curve, _weights(algorithm))
 
@@ -101,10 +110,12 @@ class MarlActor:
         return certificates(self._config, kind, weights)
 
     def _algorithm(self, call: Call) -> TeamPPO:
-        """The one at hand if it stands where the call begins, else a new one set to the call's state."""
-        if self._held is not None and self._held[:2] == (call.unit, call.done):
-            return self._held[2]
-        self.close()
+        """The one at hand if it stands where the call begins, else a new one set to the call's state; no longer held."""
+        held, self._held = self._held, None
+        if held is not None and held[:2] == (call.unit, call.done):
+            return held[2]
+        if held is not None:
+            held[2].stop()
         config, unit = self._config, call.unit
         seed = derive_small(config.run.seed, "training", unit.number)
         settings = algorithm_config(
@@ -117,10 +128,14 @@ class MarlActor:
             gpus=config.compute.gpus_per_worker,
         )
         algorithm: TeamPPO = settings.build_algo()
-        if call.state is not None:
-            state = pickle.loads(call.state)
-            algorithm.learner_group.set_state(state["learner"])
-            algorithm.groups = state["groups"]
+        try:
+            if call.state is not None:
+                state = pickle.loads(call.state)
+                algorithm.learner_group.set_state(state["learner"])
+                algorithm.groups = state["groups"]
+        except BaseException:
+            algorithm.stop()
+            raise
         return algorithm
 
     def close(self) -> None:

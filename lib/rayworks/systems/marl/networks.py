@@ -108,8 +108,9 @@ class GraphNetwork(nn.Module):
             nodes = self._round(layer, nodes, edges)
         return self._round(self.layers[-1], nodes, edges[:, :read])
 
-    def _round(self, layer: GraphLayer, nodes: Nodes, edges: Tensor) -> Nodes:
+    def _round(self, layer: nn.Module, nodes: Nodes, edges: Tensor) -> Nodes:
         if self._options.messages == "sparse":
+            assert isinstance(layer, GraphLayer)
             return sparse_round(layer, nodes, edges)
         updated: Nodes = layer(nodes, edges)
         return updated
