@@ -17,7 +17,7 @@ from rayworks.core.errors import DataError
 from rayworks.systems.marl.environment import Environment, Step, check_rewards
 from rayworks.systems.marl.policy_network import LOWEST
 from rayworks.systems.marl.rollouts import Rollout, TeamRollout
-from rayworks.systems.marl.scenes import Scene
+from rayworks.systems.marl.scenes import Scene, joined
 
 Generator = torch.Generator
 
@@ -100,8 +100,10 @@ class Game:
         self._scenes = self.environment.restore(state["environment"])
         random = np.frombuffer(state["generator"], np.uint8)
         self._generator.set_state(torch.from_numpy(random.copy()))
-        self._returns = {team: values.copy() for team, values in state["returns"].items()}
-        self._length = np.array(state["length"])
+        # An episode that begins anew has no return yet.
+        goes_on = self.environment.resumable
+        self._returns = {team: values * goes_on for team, values in state["returns"].items()}
+        self._length = np.array(state["length"]) * goes_on
 
     @torch.no_grad()
     def play(
@@ -192,17 +194,12 @@ class _Record:
         actions, inputs, log_probability, acting = (np.stack(column) for column in zip(*self._columns, strict=True))
         rewards, alive = (np.stack(column) for column in zip(*self._results, strict=True))
         return TeamRollout(
-            _joined([*self._scenes, scene]),
+            joined([*self._scenes, scene]),
             actions,
             inputs,
             log_probability,
             rewards.astype(np.float32),
             acting,
             alive,
-            _joined(self._cut),
+            joined(self._cut),
         )
-
-
-def _joined(scenes: list[Scene]) -> Scene:
-    arrays = [scene.arrays() for scene in scenes]
-    return Scene.of({name: np.concatenate([one[name] for one in arrays]) for name in arrays[0]})

@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from rayworks.core.seeds import derive_small
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.systems.marl.certificates import certificates
 from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkKind
-from rayworks.systems.marl.environments import make_environment, team_specs
+from rayworks.systems.marl.environments import make_environment
 from rayworks.systems.marl.evaluation import Evaluation, Weights, evaluate
 from rayworks.systems.marl.rllib_algorithm import TeamPPO, algorithm_config
 from rayworks.systems.marl.rllib_module import quiet_rllib
@@ -161,8 +162,8 @@ def check_environment(environment: EnvironmentSection) -> None:
         ConfigError: what making it raises.
         DataError: its first scene is not what its team says.
     """
-    world = make_environment(environment, 1, 0)
-    for team, scene in world.reset().items():
-        if team not in team_specs(environment):
-            raise DataError(f"environment {environment.name}: team {team} is not declared")
-        world.teams[team].check(scene)
+    with closing(make_environment(environment, 1, 0)) as world:
+        for team, scene in world.reset().items():
+            if team not in world.teams:
+                raise DataError(f"environment {environment.name}: team {team} is not declared")
+            world.teams[team].check(scene)

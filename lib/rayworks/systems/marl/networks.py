@@ -143,30 +143,37 @@ class GraphNetwork(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """All entities of an agent's own view in one row, into an MLP: no symmetry, a fixed number of entities.
+    """All entities of a view in one row, into an MLP: no symmetry, a fixed number of entities.
 
     Args:
-        team: whose scenes; graphs are per agent.
-        options: widths.
+        team: whose scenes.
+        options: widths, and what becomes of velocities.
         head: ``policy`` or ``value``.
+        whole: whether graphs are the team's and all agents are valued at once, instead of graphs per agent.
     """
 
-    def __init__(self, team: TeamSpec, options: NetworkSection, head: str) -> None:
+    def __init__(self, team: TeamSpec, options: NetworkSection, head: str, *, whole: bool = False) -> None:
         super().__init__()
-        self._frame, self._layout = options.frame, team.actions
+        self._frame, self._velocity, self._layout = options.frame, options.velocity, team.actions
         width = options.perceptron_hidden
-        inputs = team.entities * (len(team.features) + (team.mates is None) + 4 + 1)
+        moving = {"none": 0, "speed": 1}.get(options.velocity, 2)
+        marked = team.mates is None and not whole
+        inputs = team.entities * (len(team.features) + marked + 2 + moving + 1)
         hidden: list[nn.Module] = [nn.Linear(inputs, width), nn.Tanh()]
         for _ in range(options.layers - 1):
             hidden += [nn.Linear(width, width), nn.Tanh()]
         actions = team.actions
-        outputs = 1 if head == "value" else actions.still + 1 + 2 + len(actions.directions) + actions.targets
+        valued = team.agents if whole else 1
+        outputs = valued if head == "value" else actions.still + 1 + 2 + len(actions.directions) + actions.targets
         self.body = nn.Sequential(*hidden, nn.Linear(width, outputs))
 
     def forward(self, graph: Graph) -> Tensor:
         """(N, outputs)."""
         graph = graph.in_frame(self._frame)
-        entities = [graph.positions, graph.velocities, graph.features, graph.present[..., None].float()]
+        moving = graph.velocities
+        if self._velocity in ("none", "speed"):
+            moving = moving.square().sum(-1, keepdim=True)[..., : self._velocity == "speed"]
+        entities = [graph.positions, moving, graph.features, graph.present[..., None].float()]
         answer: Tensor = self.body(torch.cat(entities, -1).flatten(1))
         return answer
 
