@@ -2,7 +2,8 @@
 
 Features per entity: its type (nine), whether it is an enemy, shares of health and shield, and for allies the share of the
 cooldown that is left, or of a medivac's energy (as SMACv2 pairs them). Positions are from the centre of the map, in halves of
-the width of SMACv2's map whatever the width of this one, so that ranges look alike; velocities hold the direction of look where sight is a cone, and else zeros.
+the width of SMACv2's map whatever the width of this one, so that reaches look the same; velocities hold the direction of look
+where sight is a cone, and else zeros.
 """
 
 import math

@@ -100,7 +100,7 @@ class EnvironmentSection(Section):
     field_of_view: float | None = Field(None, gt=0, le=360, description="battle: degrees around the last move")
 
     def usual_tests(self) -> dict[str, dict[str, Any]]:
-        """Changes that a policy should survive: a larger map and, where numbers are free, more agents; none of other games."""
+        """Changes that a policy should survive: a larger map and, where numbers are free, more agents."""
         family, _, name = self.name.partition("/")
         if family not in ("mpe", "battle"):
             return {}

@@ -267,6 +267,10 @@ def _notes(found: Findings) -> list[str]:
             f"Teams {' and '.join(teams)} both learn, and each network meets an opponent of its own kind: returns (of team "
             f"{teams[0]}) do not compare networks with each other."
         )
+    if found.winnable:
+        notes.append(
+            "Returns are sums over the agents of a team, each of which gets the whole team's reward while it lives."
+        )
     if found.config.experiment.seeds < 5:
         notes.append(
             f"{found.config.experiment.seeds} trainings per network: differences between networks mean little."
