@@ -95,14 +95,14 @@ def evaluate(
         else:
             policies = policies_for(kind, world.teams, network, weights)
         game = Game(world, derive_small(seed, "evaluation", "actions"))
-        episodes = _first_episodes(game, policies, -(-copies // playing), greedy=greedy)
+        episodes = first_episodes(game, policies, -(-copies // playing), greedy=greedy)
     team = next(iter(world.teams))
     won = float(episodes["won"].mean()) if "won" in episodes else None
     return Evaluation(float(episodes[f"return {team}"].mean()), won, copies)
 
 
-def _first_episodes(
-    game: Game, policies: Mapping[str, Policy], wanted: int, *, greedy: bool
+def first_episodes(
+    game: Game, policies: Mapping[str, Policy], wanted: int, *, greedy: bool = False
 ) -> dict[str, NDArray[np.float64]]:
     """By name, values of the first ``wanted`` episodes of each copy: whatever comes first would favour short ones."""
     world = game.environment
