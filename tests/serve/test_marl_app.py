@@ -181,7 +181,11 @@ def test_the_card_says_what_holds(service: dict[str, str]) -> None:
         ("spread", {"scenes": [{**spread_scene(0), "sees": {"3": [0] * 513}}]}, "sees"),
         (
             "battle",
-            {"scenes": [{"entities": [{"kind": "ally", "position": [0, 0], "features": {"health": 1e38}}]}]},
+            {
+                "scenes": [
+                    {"entities": [{"kind": "ally", "position": [0, 0], "features": {"health": 3e38, "shield": -3e38}}]}
+                ]
+            },
             "not finite",
         ),
         ("spread", {"scenes": [{**spread_scene(0), "targets": {"3": [0]}}]}, "no actions with a target"),
