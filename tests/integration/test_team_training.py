@@ -4,7 +4,7 @@ import os
 import pickle
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def weights(made: TeamPPO) -> Weights:
     return {module: {name: array.copy() for name, array in own.items()} for module, own in found.items()}
 
 
-def assert_same(first: Weights, second: Weights) -> None:
+def assert_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     for module, arrays in first.items():
         for name, array in arrays.items():
             np.testing.assert_array_equal(array, second[module][name], err_msg=f"{module} {name}")
@@ -129,14 +129,14 @@ def test_a_game_is_put_back_only_if_it_stands_elsewhere() -> None:
     states, copied = made.groups, pickle.loads(pickle.dumps(made.groups))
     assert all(runner._game(number, copied[number])._scenes is before[number] for number in games)
     for number, game in games.items():
-        runner._games[number] = game, {**states[number], "generator": b"elsewhere"}
+        runner._games[number] = game, {**(states[number] or {}), "generator": b"elsewhere"}
     assert all(runner._game(number, copied[number])._scenes is not before[number] for number in games)
     made.stop()
 
 
-@pytest.mark.parametrize("training", [{"minibatch": 1}, {"minibatch": 2}])
-def test_minibatches_smaller_than_a_scene_are_a_scene(training: dict[str, int]) -> None:
-    made = algorithm(**training)
+@pytest.mark.parametrize("minibatch", [1, 2])
+def test_minibatches_smaller_than_a_scene_are_a_scene(minibatch: int) -> None:
+    made = algorithm(minibatch=minibatch)
     made.train()
     assert all(np.isfinite(array).all() for own in weights(made).values() for array in own.values())
     made.stop()
