@@ -1,7 +1,6 @@
 """Random scenes of small teams, with dead and unseen entities."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rayworks.systems.marl.acting import as_tensors

@@ -199,6 +199,16 @@ def test_everything_trains(changes: dict[str, Any]) -> None:
     made.stop()
 
 
+def test_teams_of_one_shape_may_share_a_policy() -> None:
+    made = algorithm("mpe/simple_tag", environment={"agents": 1}, policies="shared")
+    before = weights(made)
+    made.train()
+    after = weights(made)
+    assert set(after) == {"shared"}
+    assert any(not np.array_equal(array, before["shared"][name]) for name, array in after["shared"].items())
+    made.stop()
+
+
 def test_plain_rllib_trains_the_same_module_on_own_scenes() -> None:
     section = EnvironmentSection(name="battle/terran_2_vs_2", horizon=8)
     team = make_environment(section, 1, 0).teams["allies"].own()
