@@ -156,6 +156,25 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_been(alone: Weights, tmp_path: P
     again.stop()
 
 
+def test_a_runner_takes_the_bundle_that_its_trainer_left_free() -> None:
+    group = placement_group([{"CPU": 1}] * 2)
+    ray.get(group.ready())
+    second = PlacementGroupSchedulingStrategy(
+        group, placement_group_bundle_index=1, placement_group_capture_child_tasks=True
+    )
+
+    @ray.remote(num_cpus=1, scheduling_strategy=second)
+    def trained() -> int:
+        made = algorithm(runners=1)
+        made.train()
+        runners: int = made.env_runner_group.num_healthy_remote_workers()
+        made.stop()
+        return runners
+
+    assert ray.get(trained.remote(), timeout=120) == 1
+    remove_placement_group(group)
+
+
 def test_two_trainers_with_runners_share_a_placement_group() -> None:
     group = placement_group([{"CPU": 1}] * 4)
     ray.get(group.ready())

@@ -72,7 +72,10 @@ class TeamPPO(PPO):
         self.groups: dict[int, State | None] = dict.fromkeys(range(config.env_config["sampling"].groups))
         self.episodes: dict[str, list[float]] = {}
         runners = config.num_env_runners
-        super().setup(config.copy(copy_frozen=False).env_runners(num_env_runners=0))
+        # RLlib sets up by its own config, not by the one handed in, and would make a group of runners that may wait for ever.
+        self.config = config.copy(copy_frozen=False).env_runners(num_env_runners=0)
+        self.config.freeze()
+        super().setup(self.config)
         if runners:
             self.env_runner_group.stop()
             self.config = self.config.copy(copy_frozen=False).env_runners(num_env_runners=runners)
