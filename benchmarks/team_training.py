@@ -29,7 +29,7 @@ from rayworks.systems.marl.rllib_connectors import SceneFromVector
 from rayworks.systems.marl.rllib_environment import plain_config
 from rayworks.systems.marl.rllib_module import module_spec
 from rayworks.systems.marl.scenes import ActionLayout
-from rayworks.systems.marl.sparse_messages import SparseMessages
+from rayworks.systems.marl.sparse_messages import sparse_round
 
 STEPS = 1000
 TRAINING = TrainingSection(normalise_values=False, minibatch=500, epochs=5)
@@ -104,12 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in made}
     layers: dict[str, list[float]] = {"dense": [], "sparse": []}
-    layer, sparse = GraphLayer(HIDDEN, 1, "e2gn2"), SparseMessages()
+    layer = GraphLayer(HIDDEN, 1, "e2gn2")
     for _ in range(options.repeats):
         for name, make in made.items():
             found[name].append(per_second(make(), options.iterations))
         layers["dense"].append(layer_seconds(layer))
-        layers["sparse"].append(layer_seconds(lambda nodes, edges: sparse(layer, nodes, edges)))
+        layers["sparse"].append(layer_seconds(lambda nodes, edges: sparse_round(layer, nodes, edges)))
     ray.shutdown()
     sampling = {name: [pair[0] for pair in pairs] for name, pairs in found.items()}
     training = {name: [pair[1] for pair in pairs] for name, pairs in found.items()}

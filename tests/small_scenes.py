@@ -1,7 +1,6 @@
 """Random scenes of small teams, with dead and unseen entities."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rayworks.systems.marl.acting import as_tensors
@@ -10,11 +9,11 @@ from rayworks.systems.marl.scenes import ActionLayout, Scene, TeamSpec
 AGENTS, ENTITIES = 3, 6
 
 
-def small_team(*, vectors: bool = False, complete: bool = True) -> TeamSpec:
-    """Three agents, three others, two features."""
+def small_team(*, vectors: bool = False, complete: bool = True, agents: int = AGENTS, others: int = 3) -> TeamSpec:
+    """Some agents, some others, two features."""
     layout = ActionLayout(vectors=vectors, targets=0 if vectors else 2)
-    kinds = ("agent",) * AGENTS + ("other",) * (ENTITIES - AGENTS)
-    return TeamSpec("team", AGENTS, kinds, ("first", "second"), layout, complete=complete)
+    kinds = ("agent",) * agents + ("other",) * others
+    return TeamSpec("team", agents, kinds, ("first", "second"), layout, complete=complete)
 
 
 def random_scene(team: TeamSpec, rows: int, seed: int) -> Scene:
@@ -44,8 +43,3 @@ def random_scene(team: TeamSpec, rows: int, seed: int) -> Scene:
 def tensors(scene: Scene) -> dict[str, Tensor]:
     """As networks take them."""
     return as_tensors(scene)
-
-
-def acting_rows(scene: Scene) -> Tensor:
-    """(N,): agents that are there."""
-    return torch.from_numpy(scene.present[:, : scene.agents].reshape(-1))

@@ -63,7 +63,7 @@ class Marl:
         torch.set_num_threads(1)
         self.access = Access(ApiKeys(args.api_keys), args.concurrent_per_key)
         self._players = Players(args.export, args.limits)
-        self._batching: Batching[Sequence[Question], list[list[Action]]] = Batching(
+        self._batching: Batching[Sequence[Question], list[list[Action] | DataError]] = Batching(
             self._answer, args.largest_batch, args.max_waiting, args.deadline_seconds
         )
         self._players.check()
@@ -95,15 +95,21 @@ class Marl:
         """Actions of all agents of a team in each scene."""
         try:
             team, questions = self._players.questions(body)
-            found = await self._batching.ask(questions)
+            scenes = [SceneAnswer(actions=_known(found)) for found in await self._batching.ask(questions)]
         except DataError as error:
             raise Problem(422, str(error)) from None
-        return ActAnswer(team=team, scenes=[SceneAnswer(actions=actions) for actions in found])
+        return ActAnswer(team=team, scenes=scenes)
 
-    def _answer(self, asked: Sequence[Sequence[Question]]) -> list[list[list[Action]]]:
+    def _answer(self, asked: Sequence[Sequence[Question]]) -> list[list[list[Action] | DataError]]:
         """Requests together: their scenes in one list, and apart again."""
         found = iter(self._players.answer([question for questions in asked for question in questions]))
         return [[next(found) for _ in questions] for questions in asked]
+
+
+def _known(found: list[Action] | DataError) -> list[Action]:
+    if isinstance(found, DataError):
+        raise found
+    return found
 
 
 def build(args: Args) -> serve.Application:

@@ -1,6 +1,6 @@
 """From scenes of named entities to actions: the networks of one export, without HTTP."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -89,8 +89,8 @@ class Players:
         for team in self.exported.teams.values():
             question = Question(team, _empty_scene(team), tuple(range(team.entities)), None)
             [found] = self.answer([question])
-            if not all(np.isfinite(action.value) for action in found):
-                raise DataError(f"export: team {team.name} values a scene at no finite number")
+            if isinstance(found, DataError):
+                raise DataError(f"export: team {team.name} answers a scene of zeros with no finite numbers")
 
     def questions(self, body: ActBody) -> tuple[str, list[Question]]:
         """The team that acts, and its scenes.
@@ -110,12 +110,12 @@ class Players:
             found.append(self._question(exported.teams[name], scene, f"scenes.{number}", seed))
         return name, found
 
-    def answer(self, questions: Sequence[Question]) -> list[list[Action]]:
-        """Actions of each scene; scenes of one shape are computed together."""
+    def answer(self, questions: Sequence[Question]) -> list[list[Action] | DataError]:
+        """Actions of each scene, or why it has none; scenes of one shape are computed together."""
         alike: dict[TeamSpec, list[int]] = defaultdict(list)
         for number, question in enumerate(questions):
             alike[question.team].append(number)
-        answers: list[list[Action]] = [[] for _ in questions]
+        answers: list[list[Action] | DataError] = [[] for _ in questions]
         for team, numbers in alike.items():
             scenes = [questions[number].scene.arrays() for number in numbers]
             rows = as_tensors(Scene.of({name: np.concatenate([one[name] for one in scenes]) for name in scenes[0]}))
@@ -124,7 +124,12 @@ class Players:
                 inputs = network.action_inputs(rows).view(len(numbers), team.agents, -1)
                 values = network.expected_returns(rows).view(len(numbers), team.agents)
             for row, number in enumerate(numbers):
-                answers[number] = _actions(questions[number], inputs[row], values[row])
+                if inputs[row].isfinite().all() and values[row].isfinite().all():
+                    answers[number] = _actions(questions[number], inputs[row], values[row])
+                else:
+                    answers[number] = DataError(
+                        "scenes: an answer is not finite; give smaller features and coordinates"
+                    )
         return answers
 
     def _made(self, team: TeamSpec) -> PolicyNetwork:
@@ -147,21 +152,23 @@ class Players:
                 raise DataError(
                     f"{where}.entities.{number}.features: {min(unknown)!r} is unknown; use {', '.join(trained.features)}"
                 )
-        order = sorted(range(len(entities)), key=lambda at: entities[at].kind not in acting)
+        # In the order of the training, whose first kinds act.
+        rank = {kind: number for number, kind in enumerate(dict.fromkeys(trained.kinds))}
+        order = sorted(range(len(entities)), key=lambda at: rank[entities[at].kind])
         kinds = tuple(entities[at].kind for at in order)
         agents = sum(kind in acting for kind in kinds)
         if not agents:
             raise DataError(f"{where}.entities: none acts; at least one must be of kind {', '.join(sorted(acting))}")
-        if self.exported.kind == "mlp" and (agents, len(kinds)) != (trained.agents, trained.entities):
+        if self.exported.kind == "mlp" and kinds != trained.kinds:
             raise DataError(
-                f"{where}.entities: {agents} acting and {len(kinds)} in all, but an MLP takes {trained.agents} and "
-                f"{trained.entities} as in training; graph networks take any number"
+                f"{where}.entities: {_counted(kinds)}, but an MLP takes {_counted(trained.kinds)} as in training; graph "
+                "networks take any number"
             )
         layout = trained.actions
         if layout.targets:
             layout = replace(layout, targets=max((len(some) for some in (body.targets or {}).values()), default=0) or 1)
         team = replace(trained, agents=agents, kinds=kinds, actions=layout)
-        return Question(team, _scene(team, body, order, where), tuple(order), seed)
+        return Question(team, _scene(team, body, order, where, known), tuple(order), seed)
 
 
 def action_names(layout: ActionLayout) -> list[str]:
@@ -172,11 +179,15 @@ def action_names(layout: ActionLayout) -> list[str]:
     return [*names, TARGET] if layout.targets else names
 
 
-def _scene(team: TeamSpec, body: SceneBody, order: Sequence[int], where: str) -> Scene:
+def _counted(kinds: Sequence[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(kinds).items())
+
+
+def _scene(team: TeamSpec, body: SceneBody, order: Sequence[int], where: str, known: set[str]) -> Scene:
     entities = [body.entities[at] for at in order]
     place = {at: number for number, at in enumerate(order)}
     layout, names = team.actions, [name for name in action_names(team.actions) if name != TARGET]
-    features = np.array([_features(entity, team) for entity in entities])
+    features = np.array([_features(entity, team, known) for entity in entities])
     present = np.array([entity.present for entity in entities])
     visible = np.ones((team.agents, len(entities)), bool)
     allowed = np.ones((team.agents, layout.choices), bool)
@@ -219,10 +230,9 @@ def _scene(team: TeamSpec, body: SceneBody, order: Sequence[int], where: str) ->
     return scene
 
 
-def _features(entity: Entity, team: TeamSpec) -> list[float]:
-    """Those that name a kind say whether it is one; the others are as given."""
-    own = team.kinds
-    return [float(name == entity.kind) if name in own else entity.features.get(name, 0.0) for name in team.features]
+def _features(entity: Entity, team: TeamSpec, known: set[str]) -> list[float]:
+    """Those that name a kind of the training say whether it is one; the others are as given."""
+    return [float(name == entity.kind) if name in known else entity.features.get(name, 0.0) for name in team.features]
 
 
 def _acting(place: dict[int, int], at: int, team: TeamSpec, where: str) -> int:

@@ -6,10 +6,14 @@ from pydantic import BaseModel, Field, model_validator
 
 from ..common.application import Body
 
-MOST_ENTITIES, MOST_SCENES = 512, 1024
+MOST_ENTITIES, MOST_SCENES, MOST_NAMES = 512, 1024, 64
+FARTHEST = 1e3
+"""Of a coordinate; squares of much larger ones leave float32."""
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Vector = tuple[Number, Number]
+Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-FARTHEST, le=FARTHEST)]
+Vector = tuple[Coordinate, Coordinate]
 Place = Annotated[int, Field(ge=0, description="of an entity in the scene's list")]
+Places = Annotated[list[Place], Field(max_length=MOST_ENTITIES)]
 
 EXAMPLE_SCENE = {
     "entities": [
@@ -46,14 +50,20 @@ class SceneBody(Body):
     """What a team knows at one step."""
 
     entities: list[Entity] = Field(min_length=1, max_length=MOST_ENTITIES)
-    sees: dict[int, list[Place]] | None = Field(
-        None, description="acting entity to the entities it sees; one that is not named sees all"
+    sees: dict[int, Places] | None = Field(
+        None,
+        max_length=MOST_ENTITIES,
+        description="acting entity to the entities it sees; one that is not named sees all",
     )
-    targets: dict[int, list[Place]] | None = Field(
-        None, description="acting entity to those it may act on now, where the game has targets; not named: none"
+    targets: dict[int, Places] | None = Field(
+        None,
+        max_length=MOST_ENTITIES,
+        description="acting entity to those it may act on now, where the game has targets; not named: none",
     )
-    forbidden: dict[int, list[str]] | None = Field(
-        None, description="acting entity to the names of actions without target that it may not take now"
+    forbidden: dict[int, Annotated[list[str], Field(max_length=MOST_NAMES)]] | None = Field(
+        None,
+        max_length=MOST_ENTITIES,
+        description="acting entity to the names of actions without target that it may not take now",
     )
 
 

@@ -1,9 +1,10 @@
 """Training on RLlib: our runner and learner on several processes, and RLlib's own with the same modules."""
 
 import os
+import pickle
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rayworks.systems.marl.config import EnvironmentSection, NetworkSection, SamplingSection, TrainingSection
+from rayworks.core.errors import DataError
+from rayworks.systems.marl.actors import Call, MarlActor, Unit
+from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkSection, SamplingSection, TrainingSection
 from rayworks.systems.marl.environments import make_environment
 from rayworks.systems.marl.observation_schema import spread_schema
 from rayworks.systems.marl.parallel_environment import ParallelScenes
@@ -51,7 +54,7 @@ def weights(made: TeamPPO) -> Weights:
     return {module: {name: array.copy() for name, array in own.items()} for module, own in found.items()}
 
 
-def assert_same(first: Weights, second: Weights) -> None:
+def assert_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     for module, arrays in first.items():
         for name, array in arrays.items():
             np.testing.assert_array_equal(array, second[module][name], err_msg=f"{module} {name}")
@@ -84,6 +87,61 @@ def test_runners_change_nothing_and_neither_does_the_death_of_one(alone: Weights
     made.stop()
 
 
+def test_what_a_remote_runner_finds_wrong_with_a_policy_is_told_as_it_is() -> None:
+    made = algorithm(runners=1)
+    broken = {module: {name: array * np.nan for name, array in own.items()} for module, own in weights(made).items()}
+    made.learner_group.set_weights(broken)
+    with pytest.raises(DataError, match=r"policy of team agent: .*lower training\.learning_rate"):
+        made.train()
+    made.stop()
+
+
+def test_an_algorithm_that_failed_is_not_gone_on_with() -> None:
+    config = Config.model_validate(
+        {
+            "network": NETWORK.model_dump(),
+            "training": TRAINING.model_dump(),
+            "sampling": {"groups": 1, "copies": 2, "steps": 10},
+        }
+    )
+    unit, actor = Unit("e2gn2", 0), MarlActor(config)
+    first = actor.train(Call(unit, None, 0, 1))
+    straight = actor.train(Call(unit, first.state, 1, 1))
+    actor.close()
+    actor.train(Call(unit, None, 0, 1))
+    held = actor._held
+    assert held is not None
+    broken = {module: {name: array * np.nan for name, array in own.items()} for module, own in weights(held[2]).items()}
+    held[2].learner_group.set_weights(broken)
+    with pytest.raises(DataError, match="not finite"):
+        actor.train(Call(unit, first.state, 1, 1))
+    assert_same(straight.weights, actor.train(Call(unit, first.state, 1, 1)).weights)
+    actor.close()
+
+
+def test_a_game_is_put_back_only_if_it_stands_elsewhere() -> None:
+    made = algorithm()
+    made.train()
+    runner = made.env_runner_group.local_env_runner
+    games = {number: game for number, (game, _) in runner._games.items()}
+    before = {number: game._scenes for number, game in games.items()}
+    runner.sample(groups={})
+    states, copied = made.groups, pickle.loads(pickle.dumps(made.groups))
+    assert all(runner._game(number, copied[number])._scenes is before[number] for number in games)
+    for number, game in games.items():
+        runner._games[number] = game, {**(states[number] or {}), "generator": b"elsewhere"}
+    assert all(runner._game(number, copied[number])._scenes is not before[number] for number in games)
+    made.stop()
+
+
+@pytest.mark.parametrize("minibatch", [1, 2])
+def test_minibatches_smaller_than_a_scene_are_a_scene(minibatch: int) -> None:
+    made = algorithm(minibatch=minibatch)
+    made.train()
+    assert all(np.isfinite(array).all() for own in weights(made).values() for array in own.values())
+    made.stop()
+
+
 def test_a_checkpoint_goes_on_as_if_nothing_had_been(alone: Weights, tmp_path: Path) -> None:
     made = algorithm()
     for _ in range(2):
@@ -96,6 +154,25 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_been(alone: Weights, tmp_path: P
         again.train()
     assert_same(alone, weights(again))
     again.stop()
+
+
+def test_a_runner_takes_the_bundle_that_its_trainer_left_free() -> None:
+    group = placement_group([{"CPU": 1}] * 2)
+    ray.get(group.ready())
+    second = PlacementGroupSchedulingStrategy(
+        group, placement_group_bundle_index=1, placement_group_capture_child_tasks=True
+    )
+
+    @ray.remote(num_cpus=1, scheduling_strategy=second)
+    def trained() -> int:
+        made = algorithm(runners=1)
+        made.train()
+        runners: int = made.env_runner_group.num_healthy_remote_workers()
+        made.stop()
+        return runners
+
+    assert ray.get(trained.remote(), timeout=120) == 1
+    remove_placement_group(group)
 
 
 def test_two_trainers_with_runners_share_a_placement_group() -> None:
@@ -119,9 +196,10 @@ def test_two_trainers_with_runners_share_a_placement_group() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"name": "mpe/simple_push", "network": {"graph": "agent", "critic": "central"}},
         {"name": "mpe/simple_tag", "environment": {"actions": "vectors"}, "augment": True},
         {"name": "battle/zerg_2_vs_3", "network": {"critic": "central", "graph": "agent"}},
-        {"name": "battle/terran_2_vs_2", "kind": "mlp", "augment": True},
+        {"name": "battle/terran_2_vs_2", "kind": "mlp", "augment": True, "network": {"critic": "central"}},
         {"name": "mpe/simple_spread", "kind": "penguin", "network": {"messages": "sparse"}},
         {"name": "mpe2/simple_push", "kind": "gnn", "normalise_values": False},
     ],
@@ -137,6 +215,16 @@ def test_everything_trains(changes: dict[str, Any]) -> None:
     for module, arrays in after.items():
         assert all(np.isfinite(array).all() for array in arrays.values())
         assert any(not np.array_equal(array, before[module][name]) for name, array in arrays.items())
+    made.stop()
+
+
+def test_teams_of_one_shape_may_share_a_policy() -> None:
+    made = algorithm("mpe/simple_tag", environment={"agents": 1}, policies="shared")
+    before = weights(made)
+    made.train()
+    after = weights(made)
+    assert set(after) == {"shared"}
+    assert any(not np.array_equal(array, before["shared"][name]) for name, array in after["shared"].items())
     made.stop()
 
 

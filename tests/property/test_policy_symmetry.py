@@ -1,6 +1,8 @@
 """Every network under every group it claims; and those that claim nothing, visibly failing."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,7 +55,7 @@ def allowed_options(drawn: dict[str, object]) -> NetworkSection:
 CENTRAL_CRITIC_OF_OWN_VIEWS = {"graph": "agent", "frame": "own", "critic": "central", "symmetrise": "none", "layers": 2}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(KINDS), OPTIONS, st.booleans(), st.booleans(), st.integers(0, 10**6))
 @example("e2gn2", CENTRAL_CRITIC_OF_OWN_VIEWS, False, False, 0)
 def test_claims_hold(kind: NetworkKind, drawn: dict[str, object], vectors: bool, complete: bool, seed: int) -> None:
@@ -69,6 +71,47 @@ def test_claims_hold(kind: NetworkKind, drawn: dict[str, object], vectors: bool,
     )
     for group in certificate.claims:
         assert certificate.errors[group] < TOLERANCE, (group, certificate.errors)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["mlp", "gnn", "penguin"]),
+    st.sampled_from(["absolute", "own", "centroid"]),
+    st.booleans(),
+    st.integers(1, 2),
+    st.integers(1, 2),
+    st.sampled_from(["moving", "still", "alone"]),
+    st.integers(0, 10**6),
+)
+@example("mlp", "absolute", True, 1, 1, "still", 0)
+@example("gnn", "absolute", True, 2, 1, "alone", 1)
+def test_views_turned_to_one_side_are_symmetric_even_where_there_is_no_side(
+    kind: NetworkKind, frame: str, vectors: bool, agents: int, others: int, what: str, seed: int
+) -> None:
+    options = NetworkSection.model_validate({"graph": "agent", "frame": frame, "symmetrise": "canonical"})
+    team = small_team(vectors=vectors, agents=agents, others=others)
+    policy, scene = network(kind, team, options, seed), random_scene(team, 8, seed)
+    if what != "moving":
+        scene = replace(scene, velocities=np.zeros_like(scene.velocities))
+    if what == "alone":
+        here = scene.present & (np.arange(team.entities) == 0)
+        scene = replace(scene, present=here, visible=scene.visible & here[:, None])
+    certificate = certify(
+        lambda scene: (policy.action_inputs(scene), policy.values(scene)), kind, team, options, scene, seed
+    )
+    for group in certificate.claims:
+        assert certificate.errors[group] < TOLERANCE, (group, certificate.errors)
+
+
+def test_answers_that_are_no_numbers_are_no_symmetry() -> None:
+    team = small_team(vectors=True)
+    scene = random_scene(team, 4, 0)
+
+    def answer(scene: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((4 * team.agents, 4), math.nan), torch.zeros(4 * team.agents)
+
+    certificate = certify(answer, "e2gn2", team, NetworkSection(), scene, 0)
+    assert not certificate.holds and set(certificate.errors.values()) == {math.inf}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +141,8 @@ def test_sparse_and_dense_messages_agree(kind: NetworkKind, drawn: dict[str, obj
     scene = tensors(random_scene(team, 8, seed))
     assert (dense.action_inputs(scene) - sparse.action_inputs(scene)).abs().max() < 1e-5
     assert (dense.values(scene) - sparse.values(scene)).abs().max() < 1e-5
+    alone = {**scene, "visible": torch.zeros_like(scene["visible"])}
+    assert (dense.action_inputs(alone) - sparse.action_inputs(alone)).abs().max() < 1e-5, "no edge at all"
 
 
 @settings(max_examples=30, deadline=None)

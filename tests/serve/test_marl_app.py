@@ -177,10 +177,21 @@ def test_the_card_says_what_holds(service: dict[str, str]) -> None:
         ),
         ("spread", {"scenes": [{"entities": [{"kind": "agent", "position": [0, "x"]}]}]}, "position"),
         ("spread", {"scenes": [{"entities": [{"kind": "agent"}]}]}, "position"),
+        ("spread", {"scenes": [{"entities": [{"kind": "agent", "position": [0, 1e20]}]}]}, "position"),
+        ("spread", {"scenes": [{**spread_scene(0), "sees": {"3": [0] * 513}}]}, "sees"),
+        (
+            "battle",
+            {
+                "scenes": [
+                    {"entities": [{"kind": "ally", "position": [0, 0], "features": {"health": 3e38, "shield": -3e38}}]}
+                ]
+            },
+            "not finite",
+        ),
         ("spread", {"scenes": [{**spread_scene(0), "targets": {"3": [0]}}]}, "no actions with a target"),
         ("spread", {"scenes": [{**spread_scene(0), "sees": {"77": [0]}}]}, "beyond the 6"),
         ("spread", {"scenes": [{**spread_scene(0), "sees": {"0": [3]}}]}, "entity 0 does not act"),
-        ("mlp", {"scenes": [spread_scene(0, 4)]}, "an MLP takes 3 and 6"),
+        ("mlp", {"scenes": [spread_scene(0, 4)]}, "4 agent, 3 landmark, but an MLP takes 3 agent, 3 landmark"),
         (
             "battle",
             {"scenes": [{"entities": [{"kind": "ally", "position": [0, 0], "features": {"wings": 2}}]}]},

@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rayworks.core.errors import ConfigError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.marl.observation_schema import ObservationSchema, SeenEntity, spread_schema, tag_schema
 from rayworks.systems.marl.particle_environment import ParticleOptions, particle_environment
+from rayworks.systems.marl.rllib_connectors import SceneFromVector
 from rayworks.systems.marl.scenes import ActionLayout
 
 
@@ -56,6 +57,20 @@ def test_a_schema_that_can_not_be_is_refused(entities: tuple[SeenEntity, ...], s
 def test_vectors_of_another_size_are_refused() -> None:
     with pytest.raises(ConfigError, match="18, but observations have 17"):
         spread_schema().scene(np.zeros((2, 17)), ActionLayout())
+
+
+def test_vectors_that_are_no_numbers_are_refused_by_place() -> None:
+    vectors = np.zeros((2, 18))
+    vectors[1, 7] = np.nan
+    with pytest.raises(DataError, match="number 7 is not finite"):
+        spread_schema().scene(vectors, ActionLayout())
+
+
+def test_agents_without_a_schema_are_named() -> None:
+    connector = SceneFromVector(schemas={"agent": spread_schema()}, actions=ActionLayout())
+    assert set(connector.preprocess({"agent_0": np.zeros(18)}, None)) == {"agent_0"}
+    with pytest.raises(DataError, match="agent adversary_0 has none"):
+        connector.preprocess({"adversary_0": np.zeros(18)}, None)
 
 
 def test_features_come_along() -> None:

@@ -1,5 +1,8 @@
 """Advantages against the sum that defines them, and games that go on elsewhere."""
 
+from dataclasses import replace
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +12,12 @@ from hypothesis import strategies as st
 from rayworks.core.errors import DataError
 from rayworks.systems.marl.acting import Game, draw, log_probabilities
 from rayworks.systems.marl.config import EnvironmentSection, NetworkSection
-from rayworks.systems.marl.environment import Step, check_rewards
+from rayworks.systems.marl.environment import Actions, Step, check_rewards
 from rayworks.systems.marl.environments import make_environment
+from rayworks.systems.marl.evaluation import RandomPolicy, first_episodes
 from rayworks.systems.marl.policy_network import LOWEST, PolicyNetwork
 from rayworks.systems.marl.rollouts import Rollout, TeamRollout, advantages, following_values
+from rayworks.systems.marl.scenes import Scene
 from tests.small_scenes import random_scene, small_team
 
 DISCOUNT, TRACE = 0.9, 0.8
@@ -116,6 +121,48 @@ def test_returns_are_sums_over_whole_episodes() -> None:
     assert rollout.episodes["return agent"] == pytest.approx(expected, rel=1e-5)
     assert rollout.episodes["length"].tolist() == [7.0] * 8
     assert rollout.truncated.sum() == 8 and rollout.teams["agent"].cut.rows == 8
+
+
+class Reinforced:
+    """A team of three, of which only the first begins; all copies end with every step."""
+
+    copies, horizon, resumable = 2, 1, True
+    teams: ClassVar = {"team": small_team()}
+
+    def reset(self) -> dict[str, Scene]:
+        scene = random_scene(self.teams["team"], 2, 0)
+        return {"team": replace(scene, present=np.array([[True, False, False, True, True, True]] * 2))}
+
+    def step(self, actions: Actions) -> Step:
+        flags, everyone = np.zeros(2, bool), {"team": np.ones((2, 3), bool)}
+        return Step(self.reset(), self.reset(), {"team": np.zeros((2, 3), np.float32)}, everyone, ~flags, flags, {})
+
+    def state(self) -> bytes:
+        return b""
+
+    def restore(self, state: bytes) -> dict[str, Scene]:
+        return self.reset()
+
+    def close(self) -> None:
+        pass
+
+
+def test_absent_agents_do_not_act_in_a_new_episode() -> None:
+    game = Game(Reinforced(), 0)
+    rollout = game.play({"team": RandomPolicy(small_team())}, 3)
+    assert rollout.teams["team"].acting[:, 0].tolist() == [[True, False, False]] * 3
+
+
+def test_evaluations_take_the_first_episodes_of_each_copy() -> None:
+    section = EnvironmentSection(name="battle/zerg_3_vs_4", horizon=30)
+    battle = make_environment(section, 4, 1)
+    policies = {team: RandomPolicy(spec) for team, spec in battle.teams.items()}
+    played = Game(battle, 2).play(policies, 300).episodes
+    first = [
+        [value for at, value in zip(played["copy"], played["length"], strict=True) if at == n][:2] for n in range(4)
+    ]
+    found = first_episodes(Game(make_environment(section, 4, 1), 2), policies, 2)
+    assert sorted(found["length"]) == sorted(np.concatenate(first)) and len(found["length"]) == 8
 
 
 def test_rewards_that_are_no_numbers_are_refused_by_team_and_copy() -> None:

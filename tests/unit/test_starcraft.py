@@ -1,17 +1,20 @@
 """The adapter of the real game, against recorded battles; and the real game where it is installed."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
+from rayworks.systems.marl.acting import Game
 from rayworks.systems.marl.battle import BattleOptions, battle_environment
 from rayworks.systems.marl.battle_scene import FIRST_TARGET
 from rayworks.systems.marl.battle_scripts import scripted_actions
 from rayworks.systems.marl.battle_units import parse_scenario
 from rayworks.systems.marl.environment import Environment, Step
-from rayworks.systems.marl.scenes import Scene
+from rayworks.systems.marl.scenes import ActionLayout, Scene
 from rayworks.systems.marl.starcraft import (
     ATTEMPTS,
     StarCraftEnvironment,
@@ -163,6 +166,33 @@ def test_a_restored_game_begins_the_next_episode() -> None:
     ):
         with pytest.raises(DataError, match=message):
             later.restore(wrong)
+
+
+class ScriptedPolicy:
+    """Does what the recorded allies did."""
+
+    def __init__(self, layout: ActionLayout) -> None:
+        self._layout = layout
+
+    def action_inputs(self, scene: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(A, K): 1 at the script's choice."""
+        chosen = scripted_actions(Scene.of({name: array.numpy() for name, array in scene.items()}), self._layout)
+        return torch.nn.functional.one_hot(torch.from_numpy(chosen[0]), self._layout.choices).float()
+
+
+def test_games_are_played_with_policies_and_begin_an_episode_without_a_return_when_put_back() -> None:
+    _, steps = play(environment("zerg_4_vs_3"), 1)
+    battle = environment("zerg_4_vs_3")
+    policies = {ALLIES: ScriptedPolicy(battle.spec.actions)}
+    game = Game(battle, 0)
+    game.play(policies, 2, greedy=True)
+    state = game.state()
+    assert state["length"].tolist() == [2]
+    episodes = game.play(policies, len(steps) - 2, greedy=True).episodes
+    assert episodes["return allies"] == pytest.approx(sum(step.rewards[ALLIES].sum() for step in steps))
+    again = Game(environment("zerg_4_vs_3"), 0)
+    again.restore(state)
+    assert again.state()["length"].tolist() == [0] and again.state()["returns"][ALLIES].tolist() == [0]
 
 
 def test_what_the_real_game_does_not_know_is_refused() -> None:

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rayworks.core.errors import DataError
 from rayworks.systems.marl.environment import Environment, Step, check_rewards
 from rayworks.systems.marl.policy_network import LOWEST
 from rayworks.systems.marl.rollouts import Rollout, TeamRollout
-from rayworks.systems.marl.scenes import Scene
+from rayworks.systems.marl.scenes import Scene, joined
 
 Generator = torch.Generator
 
@@ -99,8 +100,10 @@ class Game:
         self._scenes = self.environment.restore(state["environment"])
         random = np.frombuffer(state["generator"], np.uint8)
         self._generator.set_state(torch.from_numpy(random.copy()))
-        self._returns = {team: values.copy() for team, values in state["returns"].items()}
-        self._length = np.array(state["length"])
+        # An episode that begins anew has no return yet.
+        goes_on = self.environment.resumable
+        self._returns = {team: values * goes_on for team, values in state["returns"].items()}
+        self._length = np.array(state["length"]) * goes_on
 
     @torch.no_grad()
     def play(
@@ -109,7 +112,7 @@ class Game:
         """T steps of all copies, each team by its policy.
 
         Raises:
-            DataError: a reward is not finite.
+            DataError: a reward, or what a policy says, is not finite.
         """
         record: dict[str, _Record] = {team: _Record() for team in self.environment.teams}
         ends: list[Step] = []
@@ -120,6 +123,8 @@ class Game:
             for team, spec in self.environment.teams.items():
                 scene = self._scenes[team]
                 inputs = policies[team].action_inputs(as_tensors(scene, device))
+                if not inputs.isfinite().all():
+                    raise DataError(f"policy of team {team}: its answers are not finite; lower training.learning_rate")
                 action, log_probability = draw(
                     inputs, vectors=spec.actions.vectors, generator=None if greedy else self._generator
                 )
@@ -138,7 +143,10 @@ class Game:
                 record[team].got(step.rewards[team], step.alive[team], step.last[team].map(itemgetter(step.truncated)))
             self._count(step, ended)
             self._scenes = step.scenes
-            alive = {team: np.where(step.ended[:, None], True, step.alive[team]) for team in record}
+            alive = {
+                team: np.where(step.ended[:, None], scene.present[:, : scene.agents], step.alive[team])
+                for team, scene in self._scenes.items()
+            }
             ends.append(step)
         return Rollout(
             {team: one.finished(self._scenes[team]) for team, one in record.items()},
@@ -186,17 +194,12 @@ class _Record:
         actions, inputs, log_probability, acting = (np.stack(column) for column in zip(*self._columns, strict=True))
         rewards, alive = (np.stack(column) for column in zip(*self._results, strict=True))
         return TeamRollout(
-            _joined([*self._scenes, scene]),
+            joined([*self._scenes, scene]),
             actions,
             inputs,
             log_probability,
             rewards.astype(np.float32),
             acting,
             alive,
-            _joined(self._cut),
+            joined(self._cut),
         )
-
-
-def _joined(scenes: list[Scene]) -> Scene:
-    arrays = [scene.arrays() for scene in scenes]
-    return Scene.of({name: np.concatenate([one[name] for one in arrays]) for name in arrays[0]})

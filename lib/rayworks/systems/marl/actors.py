@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from rayworks.core.seeds import derive_small
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.systems.marl.certificates import certificates
 from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkKind
-from rayworks.systems.marl.environments import make_environment, team_specs
+from rayworks.systems.marl.environments import make_environment
 from rayworks.systems.marl.evaluation import Evaluation, Weights, evaluate
 from rayworks.systems.marl.rllib_algorithm import TeamPPO, algorithm_config
 from rayworks.systems.marl.rllib_module import quiet_rllib
@@ -66,6 +67,16 @@ class MarlActor:
     def train(self, call: Call) -> Piece:
         """Some iterations; the same whichever actor does them."""
         algorithm = self._algorithm(call)
+        try:
+            piece = self._advance(algorithm, call)
+        except BaseException:
+            # It stands somewhere between two pieces, from where nobody may go on.
+            algorithm.stop()
+            raise
+        self._held = (call.unit, call.done + call.iterations, algorithm)
+        return piece
+
+    def _advance(self, algorithm: TeamPPO, call: Call) -> Piece:
         per_iteration, curve = self._config.sampling.per_iteration, []
         for number in range(call.done, call.done + call.iterations):
             before = time.perf_counter()
@@ -80,7 +91,6 @@ class MarlActor:
                     **means,
                 }
             )
-        self._held = (call.unit, call.done + call.iterations, algorithm)
         state = {"learner": algorithm.learner_group.get_state(), "groups": algorithm.groups}
         return Piece(pickle.dumps(state), curve, _weights(algorithm))
 
@@ -101,10 +111,12 @@ class MarlActor:
         return certificates(self._config, kind, weights)
 
     def _algorithm(self, call: Call) -> TeamPPO:
-        """The one at hand if it stands where the call begins, else a new one set to the call's state."""
-        if self._held is not None and self._held[:2] == (call.unit, call.done):
-            return self._held[2]
-        self.close()
+        """The one at hand if it stands where the call begins, else a new one set to the call's state; no longer held."""
+        held, self._held = self._held, None
+        if held is not None and held[:2] == (call.unit, call.done):
+            return held[2]
+        if held is not None:
+            held[2].stop()
         config, unit = self._config, call.unit
         seed = derive_small(config.run.seed, "training", unit.number)
         settings = algorithm_config(
@@ -117,10 +129,14 @@ class MarlActor:
             gpus=config.compute.gpus_per_worker,
         )
         algorithm: TeamPPO = settings.build_algo()
-        if call.state is not None:
-            state = pickle.loads(call.state)
-            algorithm.learner_group.set_state(state["learner"])
-            algorithm.groups = state["groups"]
+        try:
+            if call.state is not None:
+                state = pickle.loads(call.state)
+                algorithm.learner_group.set_state(state["learner"])
+                algorithm.groups = state["groups"]
+        except BaseException:
+            algorithm.stop()
+            raise
         return algorithm
 
     def close(self) -> None:
@@ -146,8 +162,8 @@ def check_environment(environment: EnvironmentSection) -> None:
         ConfigError: what making it raises.
         DataError: its first scene is not what its team says.
     """
-    world = make_environment(environment, 1, 0)
-    for team, scene in world.reset().items():
-        if team not in team_specs(environment):
-            raise DataError(f"environment {environment.name}: team {team} is not declared")
-        world.teams[team].check(scene)
+    with closing(make_environment(environment, 1, 0)) as world:
+        for team, scene in world.reset().items():
+            if team not in world.teams:
+                raise DataError(f"environment {environment.name}: team {team} is not declared")
+            world.teams[team].check(scene)

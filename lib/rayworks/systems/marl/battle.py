@@ -76,6 +76,8 @@ class BattleEnvironment:
     is the whole team's; an agent gets it up to the step in which it falls.
     """
 
+    resumable = True
+
     def __init__(self, scenario: Scenario, copies: int, seed: int, options: BattleOptions) -> None:
         """Draws nothing before :meth:`reset`.
 
@@ -191,6 +193,9 @@ class BattleEnvironment:
         self._steps, self._full_reward, self._units = steps, full_reward, units
         self._scene = self._look(units)
         return {TEAM: self._scene}
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def _header(self) -> dict[str, object]:
         return {"scenario": self.scenario.name, "copies": self.copies, "options": asdict(self.options)}

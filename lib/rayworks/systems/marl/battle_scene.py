@@ -1,8 +1,9 @@
 """What a team of a battle sees and may do: the scene of the embedded battle and of StarCraft II alike.
 
 Features per entity: its type (nine), whether it is an enemy, shares of health and shield, and for allies the share of the
-cooldown that is left, or of a medivac's energy (as SMACv2 pairs them). Positions are from the centre of the map and scaled by
-half its width; velocities hold the direction of look where sight is a cone, and else zeros.
+cooldown that is left, or of a medivac's energy (as SMACv2 pairs them). Positions are from the centre of the map, in halves of
+the width of SMACv2's map whatever the width of this one, so that reaches look the same; velocities hold the direction of look
+where sight is a cone, and else zeros.
 """
 
 import math
@@ -19,6 +20,8 @@ from rayworks.systems.marl.scenes import STARCRAFT_DIRECTIONS, ActionLayout, Fla
 TEAM = "allies"
 NOOP, STOP, MOVES, FIRST_TARGET = 0, 1, slice(2, 6), 6
 """Actions as SMACv2 numbers them; nothing is for the dead alone."""
+UNIT_CELLS = 16.0
+"""Cells in a unit of position: half the width of SMACv2's map."""
 MOVE_AMOUNT = 2.0
 """Cells that a move is ordered to go; allowed where half of it stays on the map. No unit gets so far in a step."""
 FEATURES = (*(f"type_{name}" for name in kinds.NAMES), "enemy", "health", "shield", "energy_or_cooldown")
@@ -72,7 +75,7 @@ def battle_scene(units: Units, agents: int, half: float, sight: Sight) -> Scene:
     ahead = np.abs(units.place[:, :, :agents, None] + directions.T[:, None, None, :]) <= half
     still = np.stack([~own, own], -1)
     return Scene(
-        positions=_planar(units.place / half, alive),
+        positions=_planar(units.place / UNIT_CELLS, alive),
         velocities=_planar(units.look * _looking(units, agents, sight), alive),
         features=_features(units, agents),
         present=alive,

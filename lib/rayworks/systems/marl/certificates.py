@@ -1,6 +1,7 @@
 """Certificates through the RLlib module: of one policy, and of every network in every frame of every environment."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, get_args
@@ -11,10 +12,12 @@ import torch
 from rayworks.core.config import resolve
 from rayworks.core.seeds import derive_small
 from rayworks.systems.marl.config import Config, NetworkKind
-from rayworks.systems.marl.environments import make_environment
+from rayworks.systems.marl.environment import Environment
+from rayworks.systems.marl.environments import make_environment, most_copies
 from rayworks.systems.marl.evaluation import Weights
 from rayworks.systems.marl.particle_scenarios import SCENARIOS
 from rayworks.systems.marl.rllib_module import TeamModule, module_spec
+from rayworks.systems.marl.scenes import Scene, joined
 from rayworks.systems.marl.symmetry import Certificate, certify
 
 FRAMES = (("team", "absolute"), ("team", "centroid"), ("agent", "absolute"), ("agent", "own"), ("agent", "centroid"))
@@ -79,18 +82,9 @@ def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[st
         DataError: weights of another shape.
     """
     seed, rows = config.run.seed, config.experiment.certificate_scenes
-    world = make_environment(config.environment, rows, derive_small(seed, "certificate"))
-    scenes = dict(world.reset())
-    random = np.random.default_rng(derive_small(seed, "certificate", "actions"))
-    for _ in range(min(10, world.horizon - 1)):
-        actions = {}
-        for team, spec in world.teams.items():
-            if spec.actions.vectors:
-                actions[team] = random.normal(size=(rows, spec.agents, 2))
-            else:
-                score = random.random(scenes[team].allowed.shape) * scenes[team].allowed
-                actions[team] = score.argmax(-1)
-        scenes = dict(world.step(actions).scenes)
+    copies = most_copies(config.environment, rows)
+    with closing(make_environment(config.environment, copies, derive_small(seed, "certificate"))) as world:
+        scenes = _scenes_of_random_play(world, rows, derive_small(seed, "certificate", "actions"))
     found = {}
     for team, spec in world.teams.items():
         torch.manual_seed(derive_small(seed, "certificate", kind))
@@ -104,3 +98,23 @@ def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[st
 
         found[team] = certify(answer, kind, spec, config.network, scenes[team], seed)
     return found
+
+
+def _scenes_of_random_play(world: Environment, rows: int, seed: int) -> dict[str, Scene]:
+    """By team, ``rows`` scenes: of as many copies after some steps, or one after the other of a game that has one copy."""
+    random = np.random.default_rng(seed)
+    scenes: Mapping[str, Scene] = world.reset()
+    met = [scenes]
+    for _ in range(min(10, world.horizon - 1) if world.copies == rows else rows - 1):
+        actions = {}
+        for team, spec in world.teams.items():
+            if spec.actions.vectors:
+                actions[team] = random.normal(size=(world.copies, spec.agents, 2))
+            else:
+                score = random.random(scenes[team].allowed.shape) * scenes[team].allowed
+                actions[team] = score.argmax(-1)
+        scenes = world.step(actions).scenes
+        met.append(scenes)
+    if world.copies == rows:
+        return dict(scenes)
+    return {team: joined([one[team] for one in met]) for team in world.teams}

@@ -11,6 +11,7 @@ STAGES: tuple[Stage, ...] = ("certificate", "bias", "training", "generalisation"
 """In the order in which they run."""
 BATTLE_ONLY = ("starts", "fully_observable", "field_of_view")
 MPE_ONLY = ("agents", "opponents", "landmarks")
+LARGEST_MAP, MOST_AGENTS = 8.0, 64
 NetworkKind = Literal["e2gn2-last", "e2gn2", "egnn", "gnn", "mlp", "penguin"]
 
 
@@ -27,12 +28,12 @@ class NetworkSection(Section):
     frame: Literal["absolute", "own", "centroid"] = Field(
         "absolute",
         description="origin of coordinates: centre of the map, the agent (needs graph: agent; a central critic takes "
-        "the mean), the mean",
+        "the mean), the mean of what some agent sees",
     )
     velocity: Literal["channel", "tip", "speed", "none"] = Field(
         "channel",
-        description="a second vector beside the position, a node at its tip, its length as a feature, or unused; "
-        "the paper is silent",
+        description="a second vector beside the position, a node at the tip of each team mate's (others' are unused), "
+        "its length as a feature, or unused; the MLP takes it raw but for the last two; the paper is silent",
     )
     messages: Literal["dense", "sparse"] = Field(
         "dense", description="all pairs at once, or the edges that exist by torch-geometric: for large, sparse graphs"
@@ -44,7 +45,7 @@ class NetworkSection(Section):
         "edge", description="target logits from the agent's message to it, or from the target's own node (the paper)"
     )
     critic: Literal["own", "central"] = Field(
-        "own", description="values from what the policy sees, or from one graph of everything (MAPPO)"
+        "own", description="values from what the policy sees, or from everything at once (MAPPO)"
     )
     vector_bound: float | None = Field(
         5.0,
@@ -56,7 +57,8 @@ class NetworkSection(Section):
     symmetrise: Literal["none", "average", "canonical"] = Field(
         "none",
         description="make any network symmetric from outside: average over quarter turns and reflections, or turn "
-        "each agent's view by its own velocity (needs graph: agent)",
+        "each agent's view by its own velocity, else by where others are (needs graph: agent); where everything is "
+        "balanced around an agent, canonical is exact for quarter turns and reflections only",
     )
 
     @model_validator(mode="after")
@@ -85,8 +87,10 @@ class EnvironmentSection(Section):
     side: Literal["all", "left", "right", "top", "bottom"] = Field(
         "all", description="where things begin: the half of MPE's map, or the side that a battle's enemies come from"
     )
-    map_scale: float = Field(1.0, gt=0, le=8, description="size of the map over the usual")
-    agents: int | None = Field(None, ge=1, le=64, description="mpe: agents of the first team; null: the scenario's")
+    map_scale: float = Field(1.0, gt=0, le=LARGEST_MAP, description="size of the map over the usual")
+    agents: int | None = Field(
+        None, ge=1, le=MOST_AGENTS, description="mpe: agents of the first team; null: the scenario's"
+    )
     opponents: int | None = Field(None, ge=1, le=64, description="mpe: agents of the other team")
     landmarks: int | None = Field(None, ge=1, le=64, description="mpe: landmarks")
     starts: Literal["surrounded_and_reflect", "surrounded", "reflect"] = Field(
@@ -98,12 +102,17 @@ class EnvironmentSection(Section):
     def usual_tests(self) -> dict[str, dict[str, Any]]:
         """Changes that a policy should survive: a larger map and, where numbers are free, more agents."""
         family, _, name = self.name.partition("/")
-        if family == "mpe2":
+        if family not in ("mpe", "battle"):
             return {}
-        tests: dict[str, dict[str, Any]] = {"larger map": {"map_scale": 1.5 * self.map_scale}}
-        if family == "mpe" and name in ("simple_spread", "simple_adversary"):
-            more = (self.agents or 3) + 2
-            tests[f"{more} agents"] = {"agents": more}
+        tests: dict[str, dict[str, Any]] = {}
+        if self.map_scale < LARGEST_MAP:
+            tests["larger map"] = {"map_scale": min(1.5 * self.map_scale, LARGEST_MAP)}
+        usual = {"simple_spread": 3, "simple_adversary": 2}
+        if family == "mpe" and name in usual:
+            before = self.agents or usual[name]
+            more = min(before + 2, MOST_AGENTS)
+            if more > before:
+                tests[f"{more} agents"] = {"agents": more}
         return tests
 
     @model_validator(mode="after")
@@ -113,7 +122,7 @@ class EnvironmentSection(Section):
             "mpe": BATTLE_ONLY,
             "mpe2": (*BATTLE_ONLY, *MPE_ONLY, "side", "map_scale"),
             "battle": MPE_ONLY,
-            "smacv2": MPE_ONLY,
+            "smacv2": (*MPE_ONLY, "map_scale", "field_of_view"),
         }
         if family not in foreign:
             raise ValueError(
@@ -137,7 +146,9 @@ class TrainingSection(Section):
     trace: float = Field(0.95, ge=0, le=1, description="lambda of the advantage estimates")
     clip: float = Field(0.2, gt=0, lt=1, description="of the probability ratio")
     entropy: float = Field(0.01, ge=0, description="weight of the entropy bonus")
-    value_clip: float = Field(1e4, gt=0, description="largest squared error of a value that gives a gradient")
+    value_clip: float = Field(
+        1e4, gt=0, description="squared errors of values beyond this give no gradient, in learned units"
+    )
     gradient_norm: float = Field(10.0, gt=0, description="gradients are shortened to this")
     epochs: int = Field(4, ge=1, description="passes over the steps of an iteration")
     minibatch: int = Field(750, ge=1, description="agent steps per update")
@@ -180,8 +191,9 @@ class ExperimentSection(Section):
     iterations_per_call: int = Field(
         8, ge=1, description="iterations between two checkpoints", json_schema_extra=HARMLESS
     )
-    evaluation_copies: int = Field(200, ge=1, description="copies that play the final evaluations")
-    evaluation_episodes: int = Field(1, ge=1, description="episodes of each copy, at most")
+    evaluation_copies: int = Field(
+        200, ge=1, description="copies that play an episode of each evaluation; in smacv2 episodes of the only copy"
+    )
     threshold: float | None = Field(
         None, description="return that counts as learned; null: half of what the headline's network gained"
     )
@@ -190,12 +202,19 @@ class ExperimentSection(Section):
     initialisations: int = Field(12, ge=2, description="untrained networks behind the bias curves")
     episodes: int = Field(2, ge=0, le=20, description="episodes to film")
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.networks)) < len(self.networks):
+            raise ValueError("experiment.networks: one is named twice; name each once and ask for more seeds")
+        return self
+
 
 class GeneralisationSection(Section):
     """Environments that no training saw, as changes of ``environment``."""
 
     tests: dict[str, dict[str, Any]] | None = Field(
-        None, description="name to changed settings; null: a larger map and, where numbers are free, more agents"
+        None,
+        description="name to changed settings; null: a larger map and, where numbers are free, more agents (mpe, battle)",
     )
 
 

@@ -50,6 +50,8 @@ class Environment(Protocol):
     """B."""
     horizon: int
     """Most steps of an episode."""
+    resumable: bool
+    """Whether :meth:`restore` goes on within an episode; else it begins the one that would have come next."""
 
     @property
     def teams(self) -> Mapping[str, TeamSpec]:
@@ -70,6 +72,10 @@ class Environment(Protocol):
 
     def restore(self, state: bytes) -> dict[str, Scene]:
         """Go back to a state; returns the scenes to act on."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds outside this process; it plays no more."""
         ...
 
 

@@ -1,6 +1,7 @@
 """Environments by name."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from rayworks.core.errors import ConfigError
@@ -48,9 +49,51 @@ PARTICLE = ("horizon", "side", "map_scale", "agents", "opponents", "landmarks")
 BATTLE = ("horizon", "side", "starts", "fully_observable", "field_of_view")
 
 
+def most_copies(section: EnvironmentSection, wanted: int) -> int:
+    """``wanted``, but 1 where a game is a process of its own: several episodes one after the other take their place."""
+    return 1 if section.name.startswith("smacv2/") else wanted
+
+
 def team_specs(section: EnvironmentSection) -> Mapping[str, TeamSpec]:
     """The teams that learn, without beginning a game."""
-    return make_environment(section, 1, 0).teams
+    with closing(make_environment(section, 1, 0)) as world:
+        return world.teams
+
+
+def require_same_game(name: str, tested: Mapping[str, TeamSpec], trained: Mapping[str, TeamSpec]) -> None:
+    """Whether graph policies of one environment can play another; numbers of agents, entities and targets may differ.
+
+    Args:
+        name: of the test.
+        tested: its teams.
+        trained: those of the training.
+
+    Raises:
+        ConfigError: names the test, the team and what differs.
+    """
+    if list(tested) != list(trained):
+        raise ConfigError(
+            f"generalisation.tests.{name}: its teams are {', '.join(tested)}, trained are {', '.join(trained)}; "
+            "test in a game of the same teams"
+        )
+    for team, spec in tested.items():
+        own, other = spec.actions, trained[team].actions
+        differing = [
+            what
+            for what, same in (
+                ("features", spec.features == trained[team].features),
+                ("kinds of actions", own.vectors == other.vectors),
+                ("actions without direction", own.still == other.still),
+                ("moves", own.directions == other.directions),
+                ("actions with a target", bool(own.targets) == bool(other.targets)),
+            )
+            if not same
+        ]
+        if differing:
+            raise ConfigError(
+                f"generalisation.tests.{name}: team {team} has other {' and '.join(differing)} than in training; "
+                "test in a game that keeps them"
+            )
 
 
 def _given(section: EnvironmentSection, fields: tuple[str, ...]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,11 @@ def strip(config: Config, kind: NetworkKind, weights: Weights, number: int) -> b
 
 
 def _episode(config: Config, kind: NetworkKind, weights: Weights, number: int) -> tuple[TeamSpec, list[Moment]]:
-    world: Environment = make_environment(config.environment, 1, derive_small(config.run.seed, "film", number))
+    with closing(make_environment(config.environment, 1, derive_small(config.run.seed, "film", number))) as world:
+        return _played(world, config, kind, weights)
+
+
+def _played(world: Environment, config: Config, kind: NetworkKind, weights: Weights) -> tuple[TeamSpec, list[Moment]]:
     policies: Mapping[str, Policy] = policies_for(kind, world.teams, config.network, weights)
     team, spec = next(iter(world.teams.items()))
     scenes: Mapping[str, Scene] = world.reset()

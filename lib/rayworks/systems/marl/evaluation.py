@@ -1,6 +1,7 @@
-"""Playing trained policies: the first episode of each of many copies, in the training's environment or another."""
+"""Playing trained policies: the first episodes of each of many copies, in the training's environment or another."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +13,12 @@ from rayworks.core.errors import DataError
 from rayworks.core.seeds import derive_small
 from rayworks.systems.marl.acting import Game, Policy
 from rayworks.systems.marl.config import EnvironmentSection, NetworkKind, NetworkSection
-from rayworks.systems.marl.environments import make_environment
+from rayworks.systems.marl.environments import make_environment, most_copies
 from rayworks.systems.marl.policy_network import LOWEST, PolicyNetwork
 from rayworks.systems.marl.scenes import TeamSpec
 
 Weights = Mapping[str, Mapping[str, NDArray[np.generic]]]
 """Arrays of a policy network by team."""
-RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,6 @@ class Evaluation:
     won: float | None
     """Share of episodes, in games that one can win."""
     episodes: int
-
-    @property
-    def score(self) -> float:
-        """What is compared: wins where there are any."""
-        return self.returns if self.won is None else self.won
 
 
 class RandomPolicy:
@@ -81,7 +76,7 @@ def evaluate(
     *,
     greedy: bool = False,
 ) -> Evaluation:
-    """Play one episode in each copy.
+    """Play one episode in each copy, or all one after the other where a game has one copy.
 
     Args:
         kind: of network; None acts at random.
@@ -92,24 +87,35 @@ def evaluate(
         seed: of environment and actions: the same for all networks, so that they meet the same games.
         greedy: take the most probable actions.
     """
-    world = make_environment(environment, copies, derive_small(seed, "evaluation", "environment"))
-    policies: Mapping[str, Policy]
-    if kind is None:
-        policies = {team: RandomPolicy(spec) for team, spec in world.teams.items()}
-    else:
-        policies = policies_for(kind, world.teams, network, weights)
-    game = Game(world, derive_small(seed, "evaluation", "actions"))
-    first: dict[str, NDArray[np.float64]] = {}
-    seen = np.zeros(copies, bool)
-    while not seen.all():
+    playing = most_copies(environment, copies)
+    with closing(make_environment(environment, playing, derive_small(seed, "evaluation", "environment"))) as world:
+        policies: Mapping[str, Policy]
+        if kind is None:
+            policies = {team: RandomPolicy(spec) for team, spec in world.teams.items()}
+        else:
+            policies = policies_for(kind, world.teams, network, weights)
+        game = Game(world, derive_small(seed, "evaluation", "actions"))
+        episodes = first_episodes(game, policies, -(-copies // playing), greedy=greedy)
+    team = next(iter(world.teams))
+    won = float(episodes["won"].mean()) if "won" in episodes else None
+    return Evaluation(float(episodes[f"return {team}"].mean()), won, copies)
+
+
+def first_episodes(
+    game: Game, policies: Mapping[str, Policy], wanted: int, *, greedy: bool = False
+) -> dict[str, NDArray[np.float64]]:
+    """By name, values of the first ``wanted`` episodes of each copy: whatever comes first would favour short ones."""
+    world = game.environment
+    seen = np.zeros(world.copies, int)
+    kept: dict[str, list[NDArray[np.float64]]] = {}
+    while (seen < wanted).any():
         episodes = game.play(policies, world.horizon, greedy=greedy).episodes
         copy = episodes["copy"].astype(int)
-        fresh = np.zeros(len(copy), bool)
-        fresh[np.unique(copy, return_index=True)[1]] = True
-        fresh &= ~seen[copy]
-        seen[copy] = True
+        order = np.argsort(copy, kind="stable")
+        number = np.empty_like(order)
+        number[order] = np.arange(len(copy)) - np.searchsorted(copy[order], copy[order])
+        use = seen[copy] + number < wanted
+        seen += np.bincount(copy, minlength=world.copies)
         for name, values in episodes.items():
-            first[name] = np.concatenate([first.get(name, np.zeros(0)), values[fresh]])
-    team = next(iter(world.teams))
-    won = float(first["won"].mean()) if "won" in first else None
-    return Evaluation(float(first[f"return {team}"].mean()), won, copies)
+            kept.setdefault(name, []).append(values[use])
+    return {name: np.concatenate(values) for name, values in kept.items()}

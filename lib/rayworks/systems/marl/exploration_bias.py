@@ -5,6 +5,7 @@ EGNN's expected output is its input position (arXiv 2410.02581, theorem 1): agen
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -74,12 +75,12 @@ def untrained_play(
         returns, distances = [], []
         for number in range(initialisations):
             own = derive_small(seed, "untrained", kind, number)
-            world = make_environment(environment, copies, derive_small(seed, "untrained", number))
-            game = Game(world, own)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(own)
-                policies = {team: PolicyNetwork(kind, spec, options) for team, spec in world.teams.items()}
-            rollout = game.play(policies, world.horizon)
+            with closing(make_environment(environment, copies, derive_small(seed, "untrained", number))) as world:
+                game = Game(world, own)
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(own)
+                    policies = {team: PolicyNetwork(kind, spec, options) for team, spec in world.teams.items()}
+                rollout = game.play(policies, world.horizon)
             ended = [values.mean() for name, values in rollout.episodes.items() if name.startswith("return")]
             returns.append(float(np.sum(ended)))
             last = [own.cut.positions[:, : own.cut.agents] for own in rollout.teams.values()]

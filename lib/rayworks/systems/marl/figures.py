@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from rayworks.core.figures import COLOURS, draw
-from rayworks.systems.marl.statistics import interquartile_mean, smoothed
 
 Values = Mapping[str, Any]
 WINDOW = 5
@@ -20,23 +19,28 @@ def colour(kind: str, kinds: Sequence[str]) -> str:
     return COLOURS[list(kinds).index(kind) % len(COLOURS)]
 
 
-def learning(curves: Mapping[str, Mapping[str, np.ndarray[Any, Any]]], label: str, threshold: float | None) -> bytes:
-    """Return against environment steps and against time: interquartile mean over trainings, and their range.
+def learning(
+    curves: Mapping[str, Mapping[str, np.ndarray[Any, Any]]],
+    bands: Mapping[str, tuple[np.ndarray[Any, Any], ...]],
+    label: str,
+    threshold: float | None,
+) -> bytes:
+    """Score against environment steps and against time.
 
     Args:
-        curves: by network ``steps`` (I,), ``seconds`` (seeds, I) and ``scores`` (seeds, I).
+        curves: by network ``steps`` (I,) and ``seconds`` (seeds, I).
+        bands: by network, mean over trainings (I,), and the low and high end of its interval.
         label: of the score.
         threshold: drawn as a line.
     """
     with draw(columns=2, sharey=True) as drawing:
         left, right = drawing.axes
         for kind, curve in curves.items():
-            scores = smoothed(curve["scores"], WINDOW)
-            middle = interquartile_mean(scores.T)
+            middle, low, high = bands[kind]
             paint = colour(kind, list(curves))
             for axes, at in ((left, curve["steps"]), (right, curve["seconds"].mean(0))):
                 axes.plot(at, middle, color=paint, label=kind)
-                axes.fill_between(at, scores.min(0), scores.max(0), color=paint, alpha=0.15, linewidth=0)
+                axes.fill_between(at, low, high, color=paint, alpha=0.15, linewidth=0)
         if threshold is not None:
             left.axhline(threshold, color=COLOURS[7], linewidth=1, linestyle=":")
             left.annotate(

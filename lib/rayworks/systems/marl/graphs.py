@@ -14,7 +14,6 @@ from torch import Tensor
 from rayworks.systems.marl.scenes import TeamSpec, own_order
 
 Frame = Literal["absolute", "own", "centroid"]
-Velocity = Literal["channel", "tip", "speed", "none"]
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,15 @@ class Graph:
         )
 
     def in_frame(self, frame: Frame) -> "Graph":
-        """Positions from the centre of the map (``absolute``), from the first agent, or from the mean of those present."""
+        """Positions from the centre of the map (``absolute``), from the first agent, or from the mean of what agents see."""
         if frame == "absolute":
             return self
         present = self.present[..., None]
         if frame == "own":
             origin = self.positions[:, :1]
         else:
-            origin = (self.positions * present).sum(1, keepdim=True) / present.sum(1, keepdim=True).clamp(min=1)
+            seen = present & self.visible.any(1)[..., None]
+            origin = (self.positions * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1)
         return replace(self, positions=(self.positions - origin) * present)
 
     def turned(self, matrices: Tensor) -> "Graph":

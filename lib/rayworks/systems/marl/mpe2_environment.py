@@ -28,6 +28,8 @@ class Mpe2Environment:
     Scenes are those of :class:`~.particle_environment.ParticleEnvironment`: policies go from one to the other.
     """
 
+    resumable = True
+
     def __init__(self, name: str, copies: int, seed: int, *, vectors: bool, horizon: int) -> None:
         """Raises:
         ConfigError: no such scenario, or agents that speak or can not move.
@@ -110,6 +112,11 @@ class Mpe2Environment:
                     agent.goal_a = game.unwrapped.world.landmarks[goal]
             game.unwrapped.steps = steps
         return self._scenes()
+
+    def close(self) -> None:
+        """End the games, and their windows if they had any."""
+        for game in self._games:
+            game.close()
 
     def _reset_all(self) -> None:
         self._begun = [0] * self.copies

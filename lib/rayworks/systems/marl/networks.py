@@ -12,7 +12,7 @@ from rayworks.systems.marl.config import NetworkKind, NetworkSection
 from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes, Output, Update
 from rayworks.systems.marl.graphs import Graph, joined
 from rayworks.systems.marl.scenes import TeamSpec
-from rayworks.systems.marl.sparse_messages import SparseMessages
+from rayworks.systems.marl.sparse_messages import sparse_round
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,6 @@ class GraphNetwork(nn.Module):
         super().__init__()
         self._acting, self._mates, self._options = acting, team.joined, options
         self._kind = kind
-        self._sparse = SparseMessages() if options.messages == "sparse" else None
         tips = team.joined if options.velocity == "tip" else 0
         split = options.graph == "agent" and team.mates is None and acting == 1
         inputs = len(team.features) + split + bool(tips)
@@ -110,7 +109,10 @@ class GraphNetwork(nn.Module):
         return self._round(self.layers[-1], nodes, edges[:, :read])
 
     def _round(self, layer: nn.Module, nodes: Nodes, edges: Tensor) -> Nodes:
-        updated: Nodes = layer(nodes, edges) if self._sparse is None else self._sparse(layer, nodes, edges)
+        if self._options.messages == "sparse":
+            assert isinstance(layer, GraphLayer)
+            return sparse_round(layer, nodes, edges)
+        updated: Nodes = layer(nodes, edges)
         return updated
 
     def decode(self, graph: Graph) -> Decoded:
@@ -141,30 +143,37 @@ class GraphNetwork(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """All entities of an agent's own view in one row, into an MLP: no symmetry, a fixed number of entities.
+    """All entities of a view in one row, into an MLP: no symmetry, a fixed number of entities.
 
     Args:
-        team: whose scenes; graphs are per agent.
-        options: widths.
+        team: whose scenes.
+        options: widths, and what becomes of velocities.
         head: ``policy`` or ``value``.
+        whole: whether graphs are the team's and all agents are valued at once, instead of graphs per agent.
     """
 
-    def __init__(self, team: TeamSpec, options: NetworkSection, head: str) -> None:
+    def __init__(self, team: TeamSpec, options: NetworkSection, head: str, *, whole: bool = False) -> None:
         super().__init__()
-        self._frame, self._layout = options.frame, team.actions
+        self._frame, self._velocity, self._layout = options.frame, options.velocity, team.actions
         width = options.perceptron_hidden
-        inputs = team.entities * (len(team.features) + (team.mates is None) + 4 + 1)
+        moving = {"none": 0, "speed": 1}.get(options.velocity, 2)
+        marked = team.mates is None and not whole
+        inputs = team.entities * (len(team.features) + marked + 2 + moving + 1)
         hidden: list[nn.Module] = [nn.Linear(inputs, width), nn.Tanh()]
         for _ in range(options.layers - 1):
             hidden += [nn.Linear(width, width), nn.Tanh()]
         actions = team.actions
-        outputs = 1 if head == "value" else actions.still + 1 + 2 + len(actions.directions) + actions.targets
+        valued = team.agents if whole else 1
+        outputs = valued if head == "value" else actions.still + 1 + 2 + len(actions.directions) + actions.targets
         self.body = nn.Sequential(*hidden, nn.Linear(width, outputs))
 
     def forward(self, graph: Graph) -> Tensor:
         """(N, outputs)."""
         graph = graph.in_frame(self._frame)
-        entities = [graph.positions, graph.velocities, graph.features, graph.present[..., None].float()]
+        moving = graph.velocities
+        if self._velocity in ("none", "speed"):
+            moving = moving.square().sum(-1, keepdim=True)[..., : self._velocity == "speed"]
+        entities = [graph.positions, moving, graph.features, graph.present[..., None].float()]
         answer: Tensor = self.body(torch.cat(entities, -1).flatten(1))
         return answer
 

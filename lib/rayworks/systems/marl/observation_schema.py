@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rayworks.core.errors import ConfigError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.marl.scenes import SELF, ActionLayout, Scene, TeamSpec
 
 Place = tuple[int, int]
@@ -92,9 +92,13 @@ class ObservationSchema:
 
         Raises:
             ConfigError: vectors of another size.
+            DataError: a number is not finite; names its place in the vector.
         """
         if vectors.shape[-1] != self.size:
             raise ConfigError(f"schema.size: is {self.size}, but observations have {vectors.shape[-1]} numbers")
+        if not np.isfinite(vectors).all():
+            place = int(np.nonzero(~np.isfinite(vectors).all(0))[0][0])
+            raise DataError(f"observation: number {place} is not finite; mend the environment")
         rows, count = len(vectors), len(self.entities)
         own = vectors[:, slice(*_given(self.entities[0].position))]
         positions = np.stack([vectors[:, slice(*_given(e.position))] + own * e.relative for e in self.entities], 1)

@@ -28,7 +28,7 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
     def __init__(self, make: Maker, name: str = "scenes") -> None:
         self.metadata = {"name": name, "render_modes": [], "is_parallelizable": True}
         self.render_mode = None
-        self._make, self._world, self._fresh = make, make(0), True
+        self._make, self._world = make, make(0)
         self._of = {
             f"{team}_{number}": (team, number)
             for team, spec in self._world.teams.items()
@@ -63,6 +63,7 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
     ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
         """A new episode; with a seed always the same."""
         if seed is not None:
+            self._world.close()
             self._world = self._make(seed)
         self._scenes = self._world.reset()
         self.agents = self._living({team: s.present[:, : s.agents] for team, s in self._scenes.items()})
@@ -98,7 +99,8 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
         """Nothing: films are drawn by :mod:`~.episodes`."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """As the environment."""
+        self._world.close()
 
     def _living(self, alive: Mapping[str, np.ndarray[Any, Any]]) -> list[str]:
         return [agent for agent, (team, number) in self._of.items() if alive[team][0, number]]

@@ -29,7 +29,7 @@ class ParticleOptions:
     side: Literal["all", "left", "right", "top", "bottom"] = "all"
     """The half of the map where everything begins."""
     map_scale: float = 1.0
-    """Size of the region where everything begins, over mpe2's."""
+    """Size over mpe2's of the region where everything begins, and of what simple_tag's prey may not leave."""
     agents: int | None = None
     opponents: int | None = None
     landmarks: int | None = None
@@ -43,9 +43,11 @@ class ParticleEnvironment:
     Scenes show all velocities; mpe2's own vectors (:meth:`flat_observations`) hide those of team mates.
     """
 
+    resumable = True
+
     def __init__(self, scenario: Scenario, copies: int, seed: int, options: ParticleOptions) -> None:
         self.copies, self.horizon, self._options = copies, options.horizon, options
-        self.world, self._scenario = World(scenario.bodies, copies), scenario
+        self.world, self._scenario = World(scenario.bodies, copies, options.map_scale), scenario
         self._draw = np.random.Generator(np.random.Philox(seed))
         self.goal: NDArray[np.int64] = np.zeros(copies, np.int64)
         self.age = 0
@@ -153,6 +155,9 @@ class ParticleEnvironment:
             }
         self.world.look()
         return self.scenes()
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def _described(self, kinds: tuple[str, ...], team: str) -> tuple[Floats, tuple[str, ...]]:
         """(E, F) features that stay, and their names: what it is, and a place for the goal's mark."""

@@ -17,7 +17,7 @@ Rewards = Callable[[World, NDArray[np.int64]], Reals]
 Observations = Callable[[World, NDArray[np.int64], int], Reals]
 """World, goal and agent to mpe2's vector, (B, D)."""
 EDGE, WALL = 0.9, 1.0
-"""Where prey begins to pay for leaving the map, and where the price turns exponential."""
+"""Where prey begins to pay for leaving the map, and where the price turns exponential, over the map's scale."""
 CAUGHT = 10.0
 
 
@@ -114,7 +114,7 @@ def _tag(counts: Counts, local_ratio: float) -> Scenario:
         catches = (first < hunters) & (second >= hunters) & (second < agents)
         of_prey = second[catches, None] == np.arange(hunters, agents)
         caught = of_prey.T.astype(float) @ overlap[catches]
-        outside = _outside(np.abs(world.place[:, hunters:agents])).sum(0)
+        outside = _outside(np.abs(world.place[:, hunters:agents]) / world.scale).sum(0)
         return np.concatenate(
             [np.broadcast_to(CAUGHT * caught.sum(0), (hunters, world.copies)), -CAUGHT * caught - outside]
         )

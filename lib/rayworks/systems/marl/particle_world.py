@@ -47,11 +47,12 @@ class Bodies:
 class World:
     """B copies of bodies in motion.
 
-    ``place`` (2, E, B) and ``speed`` (2, A, B) may be set from outside; call :meth:`look` after changing places.
+    ``place`` (2, E, B) and ``speed`` (2, A, B) may be set from outside; call :meth:`look` after changing places. ``scale`` is
+    the size of the map over the usual, for rewards that know a border.
     """
 
-    def __init__(self, bodies: Bodies, copies: int) -> None:
-        self.bodies, self.copies = bodies, copies
+    def __init__(self, bodies: Bodies, copies: int, scale: float = 1.0) -> None:
+        self.bodies, self.copies, self.scale = bodies, copies, scale
         self.place: Reals = np.zeros((2, len(bodies.names), copies))
         self.speed: Reals = np.zeros((2, bodies.agents, copies))
         self._first, self._second = bodies.pairs

@@ -37,12 +37,13 @@ class PolicyNetwork(nn.Module):
         super().__init__()
         self.team, self.kind, self._options = team, kind, options
         self._per_agent = team.mates is None and (kind == "mlp" or options.graph == "agent")
-        self._central = options.critic == "central" and kind != "mlp"
+        self._central = options.critic == "central"
         if self._central and team.mates is not None:
             raise ConfigError("network.critic: central needs scenes of the whole team; an agent's own have own only")
         acting = 1 if self._per_agent else team.agents
         self.policy = _network(kind, team, options, acting, "policy")
-        self.critic = _network(kind, team, self._of_the_critic, team.agents if self._central else acting, "value")
+        valued = team.agents if self._central else acting
+        self.critic = _network(kind, team, self._of_the_critic, valued, "value", whole=self._central)
         if team.actions.vectors:
             # One deviation for both axes: a deviation per axis is not rotation invariant.
             self.log_deviation = nn.Parameter(torch.full((1,), options.log_deviation))
@@ -55,10 +56,11 @@ class PolicyNetwork(nn.Module):
 
     @property
     def _of_the_critic(self) -> NetworkSection:
-        """A central critic's graph has no agent of its own to take as origin; the mean moves along with all of them."""
-        if self._central and self._options.frame == "own":
-            return self._options.model_copy(update={"frame": "centroid"})
-        return self._options
+        """A central critic's graph is the team's: it has no agent of its own to take as origin, but the mean moves along."""
+        if not self._central:
+            return self._options
+        frame = "centroid" if self._options.frame == "own" else self._options.frame
+        return self._options.model_copy(update={"graph": "team", "frame": frame})
 
     def action_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
         """Masked logits (N, K), or means and log standard deviations of vector actions (N, 4).
@@ -115,11 +117,17 @@ def shortened(vectors: Tensor, bound: float) -> Tensor:
     return vectors * (bound * torch.tanh(length / bound) / length)
 
 
-def _network(kind: NetworkKind, team: TeamSpec, options: NetworkSection, acting: int, head: str) -> Network:
+def _network(
+    kind: NetworkKind, team: TeamSpec, options: NetworkSection, acting: int, head: str, *, whole: bool = False
+) -> Network:
     inner: Perceptron | GraphNetwork
-    inner = Perceptron(team, options, head) if kind == "mlp" else GraphNetwork(kind, team, options, acting, head)
+    inner = (
+        Perceptron(team, options, head, whole=whole)
+        if kind == "mlp"
+        else GraphNetwork(kind, team, options, acting, head)
+    )
     if options.symmetrise == "average":
         return AveragedNetwork(inner, team.actions)
     if options.symmetrise == "canonical":
-        return CanonicalNetwork(inner, team.joined)
+        return CanonicalNetwork(inner, team.joined, absolute=options.frame == "absolute")
     return inner

@@ -9,12 +9,13 @@ from rayworks.core.registry import SystemSpec
 from rayworks.core.report import Cell, Report, Table
 from rayworks.systems.marl import figures
 from rayworks.systems.marl.config import Config
-from rayworks.systems.marl.statistics import area, interquartile_mean, interval, smoothed, steps_to
+from rayworks.systems.marl.statistics import area, bootstrap, interquartile_mean, interval, smoothed, steps_to
 from rayworks.systems.marl.symmetry import TOLERANCE
 from rayworks.systems.marl.symmetry_groups import TURNING
 
 Values = Mapping[str, Any]
 Interval = tuple[float, float, float]
+Smooth = np.ndarray[Any, Any]
 RANDOM = "random"
 
 
@@ -31,7 +32,7 @@ class Findings:
         self.environments |= results.get("generalisation", {})
         first = next(iter(self.environments["as trained"].values()))
         self.winnable = first["won"] is not None
-        self.label = "share of games won" if self.winnable else "return"
+        self.label = "share of games won" if self.winnable else "return, sum over the team"
         self.threshold = config.experiment.threshold
         if self.threshold is None:
             chance, reached = self.chance("as trained"), interquartile_mean(self._scores("as trained", self.kinds[0]))
@@ -41,6 +42,10 @@ class Findings:
         """By network ``steps`` (I,), ``seconds`` and ``scores`` (seeds, I), of iterations in which an episode ended."""
         return {kind: self._curve(kind) for kind in self.kinds}
 
+    def bands(self) -> dict[str, tuple[Smooth, Smooth, Smooth]]:
+        """By network, of its smoothed curve (I,): interquartile mean over trainings, and its interval."""
+        return {kind: self._band(kind) for kind in self.kinds}
+
     def score(self, environment: str, kind: str) -> Interval | None:
         """Interquartile mean with its interval; None where the network can not act."""
         scores = self._scores(environment, kind)
@@ -49,29 +54,33 @@ class Findings:
         experiment = self.config.experiment
         return interval(scores.tolist(), experiment.resamples, self.config.run.seed, f"{environment} {kind}")
 
-    def ratio(self, kind: str) -> Interval | None:
-        """Gain in the tests over gain where it was trained, mean over the tests it can act in; 0 if it learned nothing."""
-        tests = [name for name in list(self.environments)[1:] if len(self._scores(name, kind))]
+    def played(self, kind: str) -> list[str]:
+        """The tests that a network can act in."""
+        return [name for name in list(self.environments)[1:] if len(self._scores(name, kind))]
+
+    @property
+    def common(self) -> list[str]:
+        """The tests that all networks can act in."""
+        return [name for name in list(self.environments)[1:] if all(name in self.played(kind) for kind in self.kinds)]
+
+    def ratio(self, kind: str, tests: list[str]) -> Interval | None:
+        """Gain in the tests over gain where it was trained, mean over the tests; 0 if it learned nothing."""
         if not tests:
             return None
         gains = np.stack([self._gains(name, kind) for name in ("as trained", *tests)])
-        experiment, seeds = self.config.experiment, gains.shape[1]
-        drawn = np.random.default_rng(self.config.run.seed).integers(0, seeds, (experiment.resamples, seeds))
 
         def of(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             middle = interquartile_mean(values)
             return np.where(middle[0] > 0, middle[1:].mean(0) / np.where(middle[0] > 0, middle[0], 1), 0.0)
 
-        low, high = np.quantile(of(gains[:, drawn]), [0.025, 0.975])
-        return float(of(gains[:, None])[0]), float(low), float(high)
+        experiment, seed = self.config.experiment, self.config.run.seed
+        middle, low, high = bootstrap(of, gains, experiment.resamples, seed, f"ratio {kind}")
+        return float(middle), float(low), float(high)
 
     def steps_to_threshold(self, kind: str) -> float | None:
         """Of the interquartile mean over trainings, smoothed."""
-        curve = self._curve(kind)
-        if not len(curve["steps"]):
-            return None
-        middle = interquartile_mean(smoothed(curve["scores"], figures.WINDOW).T)
-        return steps_to(float(self.threshold or 0.0), curve["steps"], middle)
+        steps = self._curve(kind)["steps"]
+        return steps_to(float(self.threshold or 0.0), steps, self._band(kind)[0]) if len(steps) else None
 
     def speeds(self, kind: str) -> tuple[float, float]:
         """Environment steps per second of sampling, and of everything."""
@@ -86,9 +95,18 @@ class Findings:
         errors = [team["errors"] for team in certificate.values()]
         return float(max(found[group] for found in errors for group in TURNING if group in found))
 
+    def _band(self, kind: str) -> tuple[Smooth, Smooth, Smooth]:
+        scores = smoothed(self._curve(kind)["scores"], figures.WINDOW).T
+        if not len(scores):
+            return scores[:, 0], scores[:, 0], scores[:, 0]
+        experiment, seed = self.config.experiment, self.config.run.seed
+        return bootstrap(interquartile_mean, scores, experiment.resamples, seed, f"curve {kind}")
+
     def _curve(self, kind: str) -> dict[str, np.ndarray[Any, Any]]:
         points = [curve for name, curve in self.results["curves"].items() if _kind_of(name) == kind]
-        field = "won" if self.winnable else next((key for key in points[0][-1] if key.startswith("return")), "return")
+        # In the order of the teams, of which the first is reported; an iteration in which no episode ended has none.
+        returns = (key for point in points[0] for key in point if key.startswith("return"))
+        field = "won" if self.winnable else next(returns, "return")
         ended = [all(field in curve[at] for curve in points) for at in range(len(points[0]))]
         kept = [[point for point, use in zip(curve, ended, strict=True) if use] for curve in points]
         seconds = np.array([np.cumsum([point["seconds"] for point in curve]) for curve in points])
@@ -120,7 +138,7 @@ def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
     kind = found.kinds[0]
     final = found.score("as trained", kind) or (0.0, 0.0, 0.0)
     sampling, training = found.speeds(kind)
-    ratio = found.ratio(kind)
+    ratio = found.ratio(kind, found.common)
     evaluations = found.environments["as trained"]
     returns = [value["returns"] for name, value in evaluations.items() if _kind_of(name) == kind]
     middle, low, _ = interval(returns, config.experiment.resamples, config.run.seed, "returns")
@@ -179,16 +197,22 @@ def _generalisation_table(found: Findings) -> list[Table]:
         return []
     rows: list[list[Cell]] = []
     for kind in found.kinds:
-        ratio = found.ratio(kind)
+        ratio, whole = found.ratio(kind, found.common), found.ratio(kind, found.played(kind))
         scores = [found.score(name, kind) for name in found.environments]
-        rows.append([kind, *(None if s is None else s[0] for s in scores), *(ratio or (None, None, None))])
-    rows.append([RANDOM, *(found.chance(name) for name in found.environments), None, None, None])
-    columns = ("network", *found.environments, "ratio", "95 % low", "95 % high")
+        of_all = None if whole is None else whole[0]
+        rows.append([kind, *(None if s is None else s[0] for s in scores), *(ratio or (None, None, None)), of_all])
+    rows.append([RANDOM, *(found.chance(name) for name in found.environments), None, None, None, None])
+    columns = ("network", *found.environments, "ratio", "95 % low", "95 % high", "ratio, all its tests")
     note = (
         f"{found.label}. Ratio: gain over random play, of returns as a share of its own, in the tests to where it was "
-        "trained; 0 if there was none. An MLP can not act with other numbers of entities."
+        f"trained; 0 if there was none. The first is over the tests in which all networks act ({_listed(found.common)}), the "
+        "last over all in which the network acts: an MLP can not act with other numbers of entities."
     )
     return [Table("Generalisation", columns, rows, note)]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _symmetry_tables(found: Findings) -> list[Table]:
@@ -212,8 +236,9 @@ def _pictures(found: Findings) -> dict[str, tuple[bytes, str]]:
     experiment = found.config.experiment
     drawn = {
         "learning.png": (
-            figures.learning(found.curves(), found.label, found.threshold),
-            f"Interquartile mean over {experiment.seeds} trainings, smoothed; the band is their range.",
+            figures.learning(found.curves(), found.bands(), found.label, found.threshold),
+            f"{found.label.capitalize()}: interquartile mean over {experiment.seeds} trainings, smoothed, with its 95 % "
+            "bootstrap interval.",
         )
     }
     if "bias" in results:
@@ -236,6 +261,16 @@ def _pictures(found: Findings) -> dict[str, tuple[bytes, str]]:
 
 def _notes(found: Findings) -> list[str]:
     notes = []
+    teams = list(found.results["final"]["certificate"])
+    if len(teams) > 1:
+        notes.append(
+            f"Teams {' and '.join(teams)} both learn, and each network meets an opponent of its own kind: returns (of team "
+            f"{teams[0]}) do not compare networks with each other."
+        )
+    if found.winnable:
+        notes.append(
+            "Returns are sums over the agents of a team, each of which gets the whole team's reward while it lives."
+        )
     if found.config.experiment.seeds < 5:
         notes.append(
             f"{found.config.experiment.seeds} trainings per network: differences between networks mean little."

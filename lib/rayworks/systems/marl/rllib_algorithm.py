@@ -18,8 +18,9 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
-from rayworks.core.errors import ConfigError, InfrastructureError
+from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError
 from rayworks.core.seeds import derive_small
+from rayworks.runtime.failures import Failure, classify
 from rayworks.systems.marl.config import (
     EnvironmentSection,
     NetworkKind,
@@ -71,7 +72,10 @@ class TeamPPO(PPO):
         self.groups: dict[int, State | None] = dict.fromkeys(range(config.env_config["sampling"].groups))
         self.episodes: dict[str, list[float]] = {}
         runners = config.num_env_runners
-        super().setup(config.copy(copy_frozen=False).env_runners(num_env_runners=0))
+        # RLlib sets up by its own config, not by the one handed in, and would make a group of runners that may wait for ever.
+        self.config = config.copy(copy_frozen=False).env_runners(num_env_runners=0)
+        self.config.freeze()
+        super().setup(self.config)
         if runners:
             self.env_runner_group.stop()
             self.config = self.config.copy(copy_frozen=False).env_runners(num_env_runners=runners)
@@ -122,6 +126,10 @@ class TeamPPO(PPO):
         return [played[number][0] for number in sorted(played)]
 
     def _play_remotely(self, weights: Any) -> dict[int, tuple[Rollout, State]]:
+        """Raises:
+        RayworksError: what a runner reports of the game or the policy.
+        InfrastructureError: runners keep dying.
+        """
         played: dict[int, tuple[Rollout, State]] = {}
         for _ in range(ATTEMPTS):
             runners = self.env_runner_group.healthy_env_runner_ids()
@@ -134,6 +142,8 @@ class TeamPPO(PPO):
                     calls, local_env_runner=False, remote_worker_ids=[runner for runner, _ in busy]
                 )
                 for answer in answers:
+                    if isinstance(answer, Failure):
+                        raise answer.as_error()
                     played |= answer
             if len(played) == len(self.groups):
                 return played
@@ -143,8 +153,14 @@ class TeamPPO(PPO):
         )
 
 
-def _sample(runner: TeamRunner, weights: Any, groups: Mapping[int, State | None]) -> dict[int, tuple[Rollout, State]]:
-    return runner.sample(weights=weights, groups=groups)
+def _sample(
+    runner: TeamRunner, weights: Any, groups: Mapping[int, State | None]
+) -> dict[int, tuple[Rollout, State]] | Failure:
+    """What was played, or why not: RLlib would log an exception of ours, end the runner and try again."""
+    try:
+        return runner.sample(weights=weights, groups=groups)
+    except RayworksError as error:
+        return classify(error)
 
 
 def policies_of(teams: Mapping[str, Any], training: TrainingSection) -> dict[str, str]:
@@ -197,7 +213,9 @@ def algorithm_config(
         .environment(env=None, env_config=options, normalize_actions=False, clip_actions=False)
         .framework("torch")
         .env_runners(env_runner_cls=TeamRunner, num_env_runners=sampling.runners)
-        .fault_tolerance(restart_failed_env_runners=True, max_num_env_runner_restarts=1000)
+        .fault_tolerance(
+            restart_failed_env_runners=True, max_num_env_runner_restarts=1000, delay_between_env_runner_restarts_s=0
+        )
         .learners(
             num_learners=0,
             num_gpus_per_learner=gpus,

@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 from ray.rllib.connectors.env_to_module.observation_preprocessor import MultiAgentObservationPreprocessor
 
+from rayworks.core.errors import DataError
 from rayworks.systems.marl.observation_schema import ObservationSchema
 from rayworks.systems.marl.scenes import ActionLayout
 from rayworks.systems.marl.spaces import observation_space
@@ -17,6 +18,9 @@ class SceneFromVector(MultiAgentObservationPreprocessor):
     Args:
         schemas: by the first part of agents' names (before the last underscore).
         actions: of all agents.
+
+    Raises:
+        DataError: an agent of the environment has no schema.
     """
 
     def __init__(
@@ -48,4 +52,9 @@ class SceneFromVector(MultiAgentObservationPreprocessor):
         return {name: array[0] for name, array in arrays.items()}
 
     def _schema(self, agent: str) -> ObservationSchema:
-        return self._schemas[agent.rpartition("_")[0]]
+        kind = agent.rpartition("_")[0]
+        if kind not in self._schemas:
+            raise DataError(
+                f"schemas: agent {agent} has none; give one for {kind!r} beside {', '.join(map(repr, self._schemas))}"
+            )
+        return self._schemas[kind]

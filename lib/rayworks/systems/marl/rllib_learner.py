@@ -101,9 +101,10 @@ class TeamLearner(PPOTorchLearner):
     def _minibatches(
         self, columns: Mapping[str, dict[str, Any]], epochs: int, size: int, steps: int
     ) -> Iterator[MultiAgentBatch]:
-        """Each scene once per epoch, in random order; modules with fewer scenes have smaller minibatches."""
+        """Each scene once per epoch, in random order; modules with fewer scenes have smaller minibatches, of one at least."""
         scenes = {module: found[Columns.ACTIONS].shape[:2] for module, found in columns.items()}
         count = max(1, max(round(rows * agents / size) for rows, agents in scenes.values()))
+        count = min(count, *(rows for rows, _ in scenes.values()))
         for _ in range(epochs):
             orders = {
                 module: torch.randperm(rows, generator=self._order).to(self._device).tensor_split(count)
@@ -146,7 +147,7 @@ class TeamLearner(PPOTorchLearner):
         gains, targets = rows[Postprocessing.ADVANTAGES], rows[Postprocessing.VALUE_TARGETS]
         if training.normalise_values:
             _follow_returns(module.network, targets[acting])
-        rows[Postprocessing.ADVANTAGES] = (gains - gains[acting].mean()) / gains[acting].std().clamp(min=1e-4)
+        rows[Postprocessing.ADVANTAGES] = (gains - gains[acting].mean()) / _spread(gains[acting]).clamp(min=1e-4)
         rows[Postprocessing.VALUE_TARGETS] = (targets - module.network.value_shift) / module.network.value_scale
         return turned_at_random(rows, module.network, self._order) if training.augment else rows
 
@@ -164,7 +165,12 @@ def _follow_returns(network: PolicyNetwork, returns: Tensor) -> None:
     first = network.value_scale == 1
     keep = torch.where(first, 0.0, SMOOTHING)
     network.value_shift.copy_(keep * network.value_shift + (1 - keep) * returns.mean())
-    network.value_scale.copy_(keep * network.value_scale + (1 - keep) * returns.std().clamp(min=1e-3))
+    network.value_scale.copy_(keep * network.value_scale + (1 - keep) * _spread(returns).clamp(min=1e-3))
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Standard deviation; 0 of a single value, of which torch makes NaN."""
+    return values.std() if len(values) > 1 else values.new_zeros(())
 
 
 def _by_scene(values: NDArray[Any]) -> NDArray[Any]:

@@ -34,7 +34,7 @@ class TeamRunner(EnvRunner, Checkpointable):
         quiet_rllib()
         self._options: Mapping[str, Any] = config.env_config
         self._device = torch.device("cpu")
-        self._games: dict[int, Game] = {}
+        self._games: dict[int, tuple[Game, State]] = {}
         self.module: MultiRLModule
         self.make_module()
 
@@ -62,18 +62,31 @@ class TeamRunner(EnvRunner, Checkpointable):
         sampling, result = self._options["sampling"], {}
         for group, state in (groups or {}).items():
             game = self._game(group, state)
-            result[group] = (game.play(policies, sampling.steps, device=self._device), game.state())
+            rollout = game.play(policies, sampling.steps, device=self._device)
+            left = game.state()
+            self._games[group] = game, left
+            result[group] = rollout, left
         return result
 
+    def stop(self) -> None:
+        """End all games."""
+        for game, _ in self._games.values():
+            game.environment.close()
+        self._games.clear()
+
     def _game(self, group: int, state: State | None) -> Game:
-        """A new game begins as the group's seed says, however often it is asked for."""
-        if state is None or group not in self._games:
+        """A game at a state, no longer held; a new one begins as the group's seed says, however often it is asked for."""
+        game, left = self._games.pop(group, (None, None))
+        if game is not None and state is None:
+            game.environment.close()
+        if game is None or state is None:
             seed = self._options["seeds"][group]
             environment = make_environment(self._options["environment"], self._options["sampling"].copies, seed)
-            self._games[group] = Game(environment, seed)
-        if state is not None:
-            self._games[group].restore(state)
-        return self._games[group]
+            game = Game(environment, seed)
+        # Not every game can be put back, so one that stands there already is left alone.
+        if state is not None and not _same_moment(left, state):
+            game.restore(state)
+        return game
 
     def get_spaces(self) -> dict[str, Any]:
         """Of the modules, as their specs say."""
@@ -102,3 +115,8 @@ class TeamRunner(EnvRunner, Checkpointable):
     def assert_healthy(self) -> None:
         """Whether it was made."""
         assert self.module, "no module"
+
+
+def _same_moment(left: State | None, state: State) -> bool:
+    """Whether a game was left there: what was drawn since tells moments apart even where the game's state does not."""
+    return left is not None and all(left[part] == state[part] for part in ("environment", "generator"))

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.errors import DataError
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -236,15 +236,7 @@ def own_order(agents: int, entities: int) -> NDArray[np.int64]:
     return np.concatenate([first, others], 1)
 
 
-def one_hot(kinds: Sequence[str]) -> tuple[tuple[str, ...], Floats]:
-    """Names of the kinds in order of appearance, and (E, kinds) ones where an entity is of a kind."""
-    names = tuple(dict.fromkeys(kinds))
-    return names, np.array([[float(kind == name) for name in names] for kind in kinds], np.float32)
-
-
-def require_positions(positions: object, what: str) -> None:
-    """Raises:
-    ConfigError: an observation schema says nothing of where entities are.
-    """
-    if not positions:
-        raise ConfigError(f"{what}: no position; equivariant policies need to know where each entity is")
+def joined(scenes: Sequence[Scene]) -> Scene:
+    """The rows of all, one scene after the other."""
+    arrays = [scene.arrays() for scene in scenes]
+    return Scene.of({name: np.concatenate([one[name] for one in arrays]) for name in arrays[0]})

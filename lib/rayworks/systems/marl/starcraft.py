@@ -77,6 +77,7 @@ class StarCraftEnvironment:
     """
 
     copies = 1
+    resumable = False
 
     def __init__(
         self, game: Game, scenario: Scenario, seed: int, options: BattleOptions, refusal: type[Exception]

@@ -10,7 +10,8 @@ from rayworks.systems.marl.networks import Decoded, GraphNetwork, Perceptron
 from rayworks.systems.marl.scenes import ActionLayout
 from rayworks.systems.marl.symmetry_groups import QUARTER_TURNS
 
-SMALL = 1e-6
+SMALL = 1e-5
+"""Lengths below it are rounding."""
 
 
 class AveragedNetwork(nn.Module):
@@ -46,39 +47,60 @@ class AveragedNetwork(nn.Module):
 
 class CanonicalNetwork(nn.Module):
     """Each agent's view turned so that its velocity points along x and the team's centre lies on the side of positive y
-    (LEGO, arXiv 2509.14431). Exact for all rotations and reflections, but it jumps where the velocity is zero (the direction
-    to the team's centre takes its place) or the centre lies on the axis (then all that is seen decides).
+    (LEGO, arXiv 2509.14431).
+
+    Where the velocity is zero, a direction is taken from the team's centre, from all that is seen or, in the absolute frame,
+    from the agent's own place; where nothing lies to a side, both sides are averaged. So it is exact for all rotations and
+    reflections, except that an agent with no such direction (all that it sees is balanced around it) averages over the eight
+    symmetries of a square: exact for those, and for any turn if it is alone. It jumps where the choice changes.
 
     Args:
         inner: any network on graphs per agent.
         agents: of the team, the first entities of a view.
+        absolute: whether coordinates have an origin of their own, so that the agent's place is a direction.
     """
 
-    def __init__(self, inner: GraphNetwork | Perceptron, agents: int) -> None:
+    def __init__(self, inner: GraphNetwork | Perceptron, agents: int, *, absolute: bool) -> None:
         super().__init__()
-        self.inner, self._agents = inner, agents
+        self.inner, self._agents, self._absolute = inner, agents, absolute
+        self.turns: Tensor
+        self.register_buffer("turns", torch.tensor(QUARTER_TURNS, dtype=torch.float32), persistent=False)
 
     def decode(self, graph: Graph) -> Decoded:
         """With the vector turned back."""
-        turn = self._turn(graph)
-        decoded = self.inner.decode(graph.turned(turn))
-        return replace(decoded, vector=(decoded.vector[:, None] @ turn).squeeze(1), moves=None)
+        still, vector, targets = [], [], []
+        for turn in self._views(graph):
+            one = self.inner.decode(graph.turned(turn))
+            still.append(one.still)
+            vector.append((one.vector[:, None] @ turn).squeeze(1))
+            targets.append(one.targets)
+        return Decoded(torch.stack(still).mean(0), torch.stack(vector).mean(0), torch.stack(targets).mean(0))
 
     def value(self, graph: Graph) -> Tensor:
         """(N,)."""
-        return self.inner.value(graph.turned(self._turn(graph)))
+        return torch.stack([self.inner.value(graph.turned(turn)) for turn in self._views(graph)]).mean(0)
 
-    def _turn(self, graph: Graph) -> Tensor:
-        """(N, 2, 2), orthogonal."""
-        team = graph.positions[:, : self._agents], graph.present[:, : self._agents]
-        centre = _centre(*team) - graph.positions[:, 0]
-        everything = _centre(graph.positions, graph.present) - graph.positions[:, 0]
-        along = _first_long([graph.velocities[:, 0], centre, everything, torch.ones_like(centre)])
-        along = along / along.norm(dim=-1, keepdim=True)
+    def _views(self, graph: Graph) -> list[Tensor]:
+        """Orthogonal matrices (N, 2, 2), whose answers are averaged: one, two if a side is open, eight without direction."""
+        own, acting = graph.positions[:, 0], graph.present[:, :1]
+        centre = _centre(graph.positions[:, : self._agents], graph.present[:, : self._agents]) - own
+        everything = _centre(graph.positions, graph.present) - own
+        places = [centre, everything, *([own] if self._absolute else [])]
+        along = _first_long([graph.velocities[:, 0], *places])
+        length = along.norm(dim=-1, keepdim=True)
+        lost = (length < SMALL) & acting
+        along = along / length.clamp(min=SMALL)
         across = torch.stack([-along[:, 1], along[:, 0]], -1)
-        sides = [(across * one).sum(-1, keepdim=True) for one in (centre, everything)]
-        side = torch.where(_first_long([*sides, torch.ones_like(sides[0])]) < 0, -1.0, 1.0)
-        return torch.stack([along, across * side], 1)
+        side = _first_long([(across * one).sum(-1, keepdim=True) for one in places])
+        open_sided = (side.abs() < SMALL) & acting
+        count = len(self.turns) if lost.any() else 2 if open_sided.any() else 1
+        views = []
+        for number, turn in enumerate(self.turns[:count]):
+            sign = torch.where(side < 0, -1.0, 1.0)
+            sign = torch.where(open_sided, (-1.0) ** number, sign)
+            turned = torch.stack([along, across * sign], 1)
+            views.append(torch.where(lost[..., None], turn, turned))
+        return views
 
 
 def _centre(positions: Tensor, present: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The symmetry certificate: how far a policy and its values are from turning with the world.
 
 The error under a group is the largest difference, over scenes, elements of the group and agents that act, between what the
-policy says of a changed scene and the changed answer to the scene itself.
+policy says of a changed scene and the changed answer to the scene itself; infinite if an answer is not finite.
 """
 
 import math
@@ -128,7 +128,9 @@ def _error(answer: Answer, team: TeamSpec, scene: Scene, changes: Iterator[_Chan
         open_to = acting[..., None] & (change.scene.allowed | layout.vectors)
         differences = np.where(open_to, np.abs(found - expected), 0.0)
         value_differences = np.where(acting, np.abs(found_values - values[:, change.agents]), 0.0)
-        worst = max(worst, float(differences.max()), float(value_differences.max()))
+        largest = max(float(differences.max()), float(value_differences.max()))
+        # A maximum of Python's ignores NaN.
+        worst = max(worst, largest) if np.isfinite(largest) else math.inf
     return worst
 
 

@@ -17,16 +17,19 @@ from rayworks.runtime.system import Metrics, System
 from rayworks.systems.marl import SPEC
 from rayworks.systems.marl.actors import Call, MarlActor, Piece, Unit, check_environment
 from rayworks.systems.marl.config import STAGES, Config, EnvironmentSection, NetworkKind
-from rayworks.systems.marl.environments import team_specs
+from rayworks.systems.marl.environments import require_same_game, team_specs
 from rayworks.systems.marl.episodes import film, strip
 from rayworks.systems.marl.evaluation import Evaluation, Weights
 from rayworks.systems.marl.exploration_bias import input_slope, untrained_play
 from rayworks.systems.marl.exported import model_card, write_policy
 from rayworks.systems.marl.reporting import build_report
+from rayworks.systems.marl.rllib_algorithm import policies_of
 from rayworks.systems.marl.symmetry_groups import SLOPED
 
 STATE = "state.json"
 TRAINED = "trainings"
+RETURN = "return "
+"""Beginning of the names of returns in a curve, before the team's."""
 BASE = ""
 """Name of the environment of the training among the tests."""
 LAYERS = (1, 2, 4)
@@ -46,9 +49,13 @@ class MarlSystem(System[Config]):
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
-        """Make every environment once."""
-        for environment in [config.environment, *config.tests().values()]:
+        """Make every environment once, and see whether the policies of the training can play the tests."""
+        check_environment(config.environment)
+        trained = team_specs(config.environment)
+        policies_of(trained, config.training)
+        for name, environment in config.tests().items():
             check_environment(environment)
+            require_same_game(name, team_specs(environment), trained)
 
     def start(self) -> None:
         """Plan the stages, always in the same order."""
@@ -165,7 +172,9 @@ class MarlSystem(System[Config]):
                 del self._states[unit.name]
                 self._keep(unit, piece.weights)
             metrics |= {"phase": f"training {unit.name}", "steps": curve[-1]["steps"]}
-            metrics |= {f"return/{unit.name}": value for name, value in curve[-1].items() if name.startswith("return")}
+            returns = {name.removeprefix(RETURN): v for name, v in curve[-1].items() if name.startswith(RETURN)}
+            for team, value in returns.items():
+                metrics[f"return/{unit.name}" if len(returns) == 1 else f"return/{unit.name}/{team}"] = value
         if not self._unfinished():
             self._results["final"] = self._final()
         return metrics
@@ -184,11 +193,11 @@ class MarlSystem(System[Config]):
 
     def _evaluate(self, environments: dict[str, EnvironmentSection]) -> dict[str, Any]:
         """Scores by environment and training; of random play too; None where an MLP meets other numbers of entities."""
-        sizes = {team: spec.entities for team, spec in team_specs(self.settings.environment).items()}
+        trained = _shapes(self.settings.environment)
         tasks: list[tuple[NetworkKind | None, EnvironmentSection, Weights, int]] = []
         names = []
         for name, environment in environments.items():
-            same = {team: spec.entities for team, spec in team_specs(environment).items()} == sizes
+            same = _shapes(environment) == trained
             for number in range(self.settings.experiment.seeds):
                 tasks.append((None, environment, {}, number))
                 names.append((name, f"random-{number}"))
@@ -243,6 +252,11 @@ class MarlSystem(System[Config]):
                 in_flight_per_actor=1,
             )
         return self._pool
+
+
+def _shapes(environment: EnvironmentSection) -> dict[str, tuple[Any, ...]]:
+    """By team, what an MLP's inputs and outputs mean."""
+    return {team: (spec.kinds, spec.actions) for team, spec in team_specs(environment).items()}
 
 
 def _as_values(certificates: dict[str, Any]) -> dict[str, Any]:
