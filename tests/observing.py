@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable
 
+import ray
 import ray.util.state
 
 
 def actor_processes(name: str) -> list[int]:
     """Processes of the living actors of a class, of a run that is under way."""
-    found = ray.util.state.list_actors(filters=[("class_name", "=", name), ("state", "=", "ALIVE")])
+    address = ray.get_runtime_context().gcs_address
+    found = ray.util.state.list_actors(address, filters=[("class_name", "=", name), ("state", "=", "ALIVE")])
     return [actor.pid for actor in found if actor.pid]
 
 
