@@ -28,7 +28,7 @@ from ..common.access import Access, Caller
 from ..common.application import Problem, new_application
 from ..common.batching import Batching
 from ..common.keys import DEFAULT_FILE, ApiKeys
-from .marl_engine import Players, Question
+from .marl_engine import Players, Question, given
 from .marl_schemas import ActAnswer, ActBody, Action, Limits, PolicyCard, SceneAnswer
 
 HEALTH_SECONDS = 30.0
@@ -95,7 +95,7 @@ class Marl:
         """Actions of all agents of a team in each scene."""
         try:
             team, questions = self._players.questions(body)
-            scenes = [SceneAnswer(actions=_known(found)) for found in await self._batching.ask(questions)]
+            scenes = [SceneAnswer(actions=given(found)) for found in await self._batching.ask(questions)]
         except DataError as error:
             raise Problem(422, str(error)) from None
         return ActAnswer(team=team, scenes=scenes)
@@ -104,12 +104,6 @@ class Marl:
         """Requests together: their scenes in one list, and apart again."""
         found = iter(self._players.answer([question for questions in asked for question in questions]))
         return [[next(found) for _ in questions] for questions in asked]
-
-
-def _known(found: list[Action] | DataError) -> list[Action]:
-    if isinstance(found, DataError):
-        raise found
-    return found
 
 
 def build(args: Args) -> serve.Application:

@@ -171,6 +171,17 @@ class Players:
         return Question(team, _scene(team, body, order, where, known), tuple(order), seed)
 
 
+def given(answer: list[Action] | DataError) -> list[Action]:
+    """The actions of an answer of :meth:`Players.answer`.
+
+    Raises:
+        DataError: why there are none.
+    """
+    if isinstance(answer, DataError):
+        raise answer
+    return answer
+
+
 def action_names(layout: ActionLayout) -> list[str]:
     """What actions are called."""
     if layout.vectors:

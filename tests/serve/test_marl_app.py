@@ -183,7 +183,12 @@ def test_the_card_says_what_holds(service: dict[str, str]) -> None:
             "battle",
             {
                 "scenes": [
-                    {"entities": [{"kind": "ally", "position": [0, 0], "features": {"health": 3e38, "shield": -3e38}}]}
+                    {
+                        "entities": [
+                            {"kind": "ally", "position": [0, 0], "features": {"health": 3e38, "shield": -3e38}},
+                            {"kind": "enemy", "position": [0.1, 0]},
+                        ]
+                    }
                 ]
             },
             "not finite",
