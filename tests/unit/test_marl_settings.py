@@ -64,7 +64,11 @@ def test_what_can_not_be_trained_or_tested_is_found_before_training(settings: di
 
 def test_other_numbers_are_the_same_game() -> None:
     trained = team_specs(EnvironmentSection(name="battle/terran_3_vs_3"))
-    require_same_game("more", team_specs(EnvironmentSection(name="battle/zerg_5_vs_4")), trained)
+    more = team_specs(EnvironmentSection(name="battle/zerg_5_vs_4"))
+    assert more["allies"].entities != trained["allies"].entities
+    require_same_game("more", more, trained)
+    with pytest.raises(ConfigError, match=r"generalisation\.tests\.spread: its teams"):
+        require_same_game("spread", team_specs(EnvironmentSection()), trained)
 
 
 @pytest.mark.parametrize(("velocity", "seen"), [("channel", True), ("speed", True), ("none", False)])
