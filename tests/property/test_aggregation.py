@@ -1,12 +1,22 @@
 """The strategies' server steps against their formulas in plain numpy, and against what they conserve."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayworks.core.errors import DataError
-from rayworks.systems.federation.aggregation import ServerState, Update, aggregate, fault, require_finite
+from rayworks.systems.federation.aggregation import (
+    Aggregated,
+    Arrays,
+    ServerState,
+    Update,
+    aggregate,
+    fault,
+    require_finite,
+)
 from rayworks.systems.federation.local_training import control_variate
 from rayworks.systems.federation.update_clipping import clipped, update_norm
 
@@ -25,9 +35,9 @@ def updates(draw: np.random.Generator, clients: int, normaliser: bool = False) -
     ]
 
 
-def step(name: str, start: dict, found: list[Update], state: ServerState | None = None, **options):  # type: ignore[no-untyped-def]
+def step(name: Any, start: Arrays, found: list[Update], state: ServerState | None = None, **options: Any) -> Aggregated:
     options = {"clients": 8, "weighting": "examples", **options}
-    return aggregate(name, start, found, state or ServerState(), **options)  # type: ignore[arg-type]
+    return aggregate(name, start, found, state or ServerState(), **options)
 
 
 @settings(deadline=None, max_examples=40)

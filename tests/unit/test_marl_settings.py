@@ -1,6 +1,6 @@
 """Settings that act or are refused, and tests of generalisation that can be played."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -107,10 +107,11 @@ def test_a_larger_map_moves_tags_border_and_leaves_reaches_of_battles_alone() ->
         nobody_moves = {team: np.zeros((1, spec.agents), int) for team, spec in world.teams.items()}
         rewards.append(float(world.step(nobody_moves).rewards["agent"][0, 0]))
     assert rewards[0] == pytest.approx(-2 * np.exp(0.4), rel=1e-6) and rewards[1] == 0
+    # Only battles have units and begin.
     usual, large = (
-        make_environment(EnvironmentSection(name="battle/terran_3_vs_3", map_scale=scale), 1, 0) for scale in (1.0, 2.0)
+        cast(Any, make_environment(EnvironmentSection(name="battle/terran_3_vs_3", map_scale=scale), 1, 0))
+        for scale in (1.0, 2.0)
     )
     usual.reset()
-    units: Any = usual.units  # type: ignore[attr-defined]  # of a battle
-    near, far = (world.begin(units)["allies"] for world in (usual, large))  # type: ignore[attr-defined]  # the same
+    near, far = (world.begin(usual.units)["allies"] for world in (usual, large))
     np.testing.assert_array_equal(near.positions, far.positions)
