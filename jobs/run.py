@@ -70,11 +70,11 @@ def dry_run(spec: SystemSpec, config: SystemConfig) -> int:
     launch.check_resume(directory, config)
     system = spec.load_system()
     system.check_inputs(config)
-    bundles = [*system.bundles(config), *system.train_bundles(config)]
+    bundles = system.reserved(config)
     print(f"{spec.name}: config and inputs are valid; run directory {directory.uri}")
     print(f"asks for {placement.describe(bundles)}")
     if "RAY_ADDRESS" in os.environ:
-        launch.attach(spec, config)
+        launch.attach(bundles)
         placement.require(bundles, config.compute.placement_timeout_seconds)
         print("the cluster can hold it")
     else:

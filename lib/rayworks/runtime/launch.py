@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -59,14 +60,15 @@ def launch(spec: SystemSpec, config: SystemConfig) -> int:
         if _is_finished(directory):
             print(f"{spec.name}/{config.run.name} is finished already; report: {directory.path(REPORT_HTML)}")
             return 0
-        spec.load_system().check_inputs(config)
-        attach(spec, config)
-        bundles = spec.load_system().bundles(config)
-        placement.require(_reserved(spec, config), config.compute.placement_timeout_seconds)
+        system = spec.load_system()
+        system.check_inputs(config)
+        reserved = system.reserved(config)
+        attach(reserved)
+        placement.require(reserved, config.compute.placement_timeout_seconds)
         manifest.begin_attempt(directory, spec.name, config)
         begun = True
         directory.write(CONFIG, configs.to_yaml(config))
-        _run(spec, config, directory, bundles)
+        _run(spec, config, directory, reserved)
     except KeyboardInterrupt:
         if begun and directory is not None:
             manifest.end_attempt(directory, "failed", "stopped by the user")
@@ -105,8 +107,15 @@ def _is_finished(directory: RunDirectory) -> bool:
     return stored is not None and stored["state"] == "done" and directory.exists(REPORT_HTML)
 
 
-def attach(spec: SystemSpec, config: SystemConfig) -> None:
-    """Join the cluster that ``RAY_ADDRESS`` names; without one, a private Ray that lives as long as this command."""
+def attach(reserved: Sequence[placement.Bundle]) -> None:
+    """Join the cluster that ``RAY_ADDRESS`` names; without one, a private Ray that lives as long as this command.
+
+    Args:
+        reserved: what is going to be asked for; a private Ray is made large enough for it.
+
+    Raises:
+        InfrastructureError: there is no cluster at the address, or Ray did not start.
+    """
     os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
     for name in ("ray.tune", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -117,7 +126,7 @@ def attach(spec: SystemSpec, config: SystemConfig) -> None:
         if address:
             ray.init(address=address, namespace="rayworks", logging_level=logging.WARNING)
         else:
-            asked = sum(bundle.get("CPU", 0.0) for bundle in _reserved(spec, config))
+            asked = sum(bundle.get("CPU", 0.0) for bundle in reserved)
             cpus = max(os.cpu_count() or 1, min(math.ceil(asked), LARGEST_PRIVATE))
             os.environ[PRIVATE] = "1"
             # Its dashboard would take the usual port and let anybody on this machine in.
@@ -128,22 +137,18 @@ def attach(spec: SystemSpec, config: SystemConfig) -> None:
                 namespace="rayworks",
                 logging_level=logging.WARNING,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InfrastructureError(f"RAY_ADDRESS {address or 'not set'}: no cluster there ({reason})") from None
+    except Exception as error:
+        # A Ray that does not start in time raises a bare Exception.
+        if address:
+            raise InfrastructureError(f"RAY_ADDRESS {address}: there is no cluster ({_head(error)})") from None
+        raise InfrastructureError(f"Ray did not start on this machine ({_head(error)}); repeat the command") from None
 
 
-def _reserved(spec: SystemSpec, config: SystemConfig) -> list[dict[str, float]]:
-    """All that must fit on the cluster at once."""
-    system = spec.load_system()
-    return [*system.bundles(config), *system.train_bundles(config)]
-
-
-def _run(spec: SystemSpec, config: SystemConfig, directory: RunDirectory, bundles: list[dict[str, float]]) -> None:
+def _run(spec: SystemSpec, config: SystemConfig, directory: RunDirectory, reserved: list[dict[str, float]]) -> None:
     """Fit, and after an infrastructure failure fit again from the last checkpoint, at most ``max_failures`` times."""
-    trainable = tune.with_resources(
-        spec.load_system(), tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
-    )
+    system = spec.load_system()
+    bundles = [dict(bundle) for bundle in system.bundles(config)]
+    trainable = tune.with_resources(system, tune.PlacementGroupFactory(bundles))
     for attempt in range(config.run.max_failures + 1):
         if directory.exists(FAILURE):
             directory.write(FAILURE, "null")
@@ -157,7 +162,7 @@ def _run(spec: SystemSpec, config: SystemConfig, directory: RunDirectory, bundle
         print(f"infrastructure: {failure.message}; going on from the last checkpoint in {pause:g} s", file=sys.stderr)
         time.sleep(pause)
         try:
-            placement.require(_reserved(spec, config), config.compute.placement_timeout_seconds)
+            placement.require(reserved, config.compute.placement_timeout_seconds)
         except ConfigError as error:
             raise InfrastructureError(str(error)) from None
 

@@ -42,10 +42,10 @@ def run_sweep(sweep: Sweep[Any]) -> int:
             return 0
         if sweep.settings.search == "optuna":
             require_optuna()
-        launch.attach(sweep.spec, sweep.base)
         system = sweep.spec.load_system()
+        launch.attach(system.reserved(sweep.base))
         configs_asked = (sweep.base, *(trial.config for trial in sweep.trials()))
-        for bundles in _distinct([[*system.bundles(c), *system.train_bundles(c)] for c in configs_asked]):
+        for bundles in _distinct([system.reserved(config) for config in configs_asked]):
             placement.require(bundles, sweep.base.compute.placement_timeout_seconds)
         _write_state(directory, sweep, "running")
         _fit_until_settled(sweep, directory)

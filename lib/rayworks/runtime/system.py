@@ -59,6 +59,11 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
         return []
 
     @classmethod
+    def reserved(cls, config: ConfigT) -> list[dict[str, float]]:
+        """All that must fit on the cluster at once."""
+        return [*cls.bundles(config), *cls.train_bundles(config)]
+
+    @classmethod
     @abc.abstractmethod
     def check_inputs(cls, config: ConfigT) -> None:
         """Look for the models and data the config names, without loading them; raises what the run would."""

@@ -1,9 +1,8 @@
 """The run: reward models trained side by side, then one point of the evaluation after the other, then the report."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from rayworks.lm.engine import ScoringRequest
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import worker_bundle, worker_options
-from rayworks.runtime.system import Metrics, System
+from rayworks.runtime.stages import Stage, StagedSystem
+from rayworks.runtime.system import Metrics
 from rayworks.systems.alignment import SPEC
 from rayworks.systems.alignment.actors import GuidedActor, RewardModelActor
 from rayworks.systems.alignment.baselines import keep_best, sharpened_temperature
@@ -29,13 +29,12 @@ from rayworks.systems.alignment.judges import load_judge
 from rayworks.systems.alignment.pairs import check_source
 from rayworks.systems.alignment.reporting import build_report
 
-STATE = "state.json"
 CARD = "guidance.json"
-TRAINING_SHARE = 0.6
-"""Of the progress shown, for want of a better guess."""
+TRAINING_SHARE = 1.5
+"""Of the time, per point of the evaluation: for want of a better guess."""
 
 
-class AlignmentSystem(System[Config]):
+class AlignmentSystem(StagedSystem[Config]):
     """Trains autoregressive reward models and measures what they do to a frozen base."""
 
     spec = SPEC
@@ -55,43 +54,23 @@ class AlignmentSystem(System[Config]):
             check_source(section.pairs)
 
     def start(self) -> None:
-        """Make the trainers and the plan of the evaluation."""
+        """Plan, with no trainers yet."""
         limit_torch_threads()
-        self._plan = points(self.settings)
-        self._curves: dict[str, list[dict[str, float]]] = {name: [] for name in self.settings.objectives}
-        self._held_out: dict[str, dict[str, float]] = {}
-        self._facts: dict[str, dict[str, Any]] = {}
-        self._measurements: list[Measurement] = []
-        self._steps = dict.fromkeys(self.settings.objectives, 0)
         self._trainers: dict[str, ActorPool[Any, Any]] = {}
-        self._guides: ActorPool[Any, Any] | None = None
+        super().start()
 
-    @property
-    def finished(self) -> bool:
-        """Whether every point is measured."""
-        return len(self._measurements) == len(self._plan)
+    def plan(self) -> Sequence[Stage]:
+        """All reward models side by side, then the points of the evaluation. The weights lie in the run directory."""
+        names = self.settings.objectives
+        self.results |= {"facts": {}, "held_out": {}, "measurements": []}
+        self.results |= {"steps": dict.fromkeys(names, 0), "curves": {name: [] for name in names}}
+        evaluation = points(self.settings)
+        training = Stage("train", self._train, self._trained, share=TRAINING_SHARE * len(evaluation))
+        return [training, *(Stage(point.label, partial(self._evaluate, point)) for point in evaluation)]
 
-    def advance(self) -> Metrics:
-        """A few optimiser steps of every reward model, or one point of the evaluation."""
-        return self._evaluate_next() if self._held_out else self._train_next()
-
-    def save_state(self, folder: Path) -> None:
-        """Positions and results; the weights themselves are in the run directory, one folder per kept step."""
-        state = {
-            "steps": self._steps,
-            "curves": self._curves,
-            "facts": self._facts,
-            "held_out": self._held_out,
-            "measurements": [measurement.as_dict() for measurement in self._measurements],
-        }
-        (folder / STATE).write_text(json.dumps(state))
-
-    def load_state(self, folder: Path) -> None:
-        """Go back; trainers fetch their weights when they next train."""
-        state = json.loads((folder / STATE).read_text())
-        self._steps, self._curves, self._facts = state["steps"], state["curves"], state["facts"]
-        self._held_out = state["held_out"]
-        self._measurements = [Measurement.from_dict(values) for values in state["measurements"]]
+    def worker(self) -> tuple[Any, ...]:
+        """Workers of the evaluation; reward models are trained by actors of their own."""
+        return GuidedActor, self.settings, self.run_directory
 
     def export(self) -> None:
         """Beside the reward models, which their trainers have written: what base they belong to, and a model card."""
@@ -99,42 +78,50 @@ class AlignmentSystem(System[Config]):
             "base": self.settings.model.base,
             "dtype": self.settings.model.dtype,
             "objectives": list(self.settings.objectives),
-            "pair_accuracy": {name: scores["accuracy"] for name, scores in self._held_out.items()},
+            "pair_accuracy": {name: scores["accuracy"] for name, scores in self.results["held_out"].items()},
             "prompts": {suite: self._prompts(suite) for suite in suites(self.settings)},
         }
-        self.run_directory.write(f"{EXPORT}/README.md", _model_card(self.settings, self._held_out))
+        self.run_directory.write(f"{EXPORT}/README.md", _model_card(self.settings, self.results["held_out"]))
         self.run_directory.write_json(f"{EXPORT}/{CARD}", card)
 
     def report(self) -> Report:
         """See :func:`~rayworks.systems.alignment.reporting.build_report`."""
-        prompts = {suite: self._prompts(suite) for suite in suites(self.settings)}
-        facts = {"pairs": self._facts, "prompts": prompts}
-        return build_report(self.settings, self._measurements, self._held_out, self._curves, facts, SPEC.title)
+        found = self.results
+        facts = {"pairs": found["facts"], "prompts": {suite: self._prompts(suite) for suite in suites(self.settings)}}
+        measurements = [Measurement.from_dict(values) for values in found["measurements"]]
+        return build_report(self.settings, measurements, found["held_out"], found["curves"], facts, SPEC.title)
 
     def cleanup(self) -> None:
         """End the actors."""
-        for pool in (*self._trainers.values(), *([self._guides] if self._guides else [])):
-            pool.shutdown()
+        self._dismiss()
+        super().cleanup()
 
-    def _train_next(self) -> Metrics:
+    def _trained(self) -> float:
+        """Counted in steps; what is trained is not done before it is measured."""
+        total = sum(facts["steps"] for facts in self.results["facts"].values())
+        return 1.0 if self.results["held_out"] else min(sum(self.results["steps"].values()) / total, 0.99)
+
+    def _train(self) -> Metrics:
+        """A few optimiser steps of every reward model."""
         self._ensure_trainers()
+        facts, steps = self.results["facts"], self.results["steps"]
         wanted = self.settings.training.steps_per_checkpoint
         calls = {
-            name: trainer.submit("train", self._steps[name], wanted)
+            name: trainer.submit("train", steps[name], wanted)
             for name, trainer in self._trainers.items()
-            if self._steps[name] < self._facts[name]["steps"]
+            if steps[name] < facts[name]["steps"]
         }
         metrics: Metrics = {}
         for name, call in calls.items():
             result = call.result()
-            self._steps[name] = int(result["step"])
-            self._curves[name].append(result)
+            steps[name] = int(result["step"])
+            self.results["curves"][name].append(result)
             metrics |= {f"{name}_{key}": result[key] for key in ("loss", "accuracy")}
-        if all(self._steps[name] >= facts["steps"] for name, facts in self._facts.items()):
+        if all(steps[name] >= facts[name]["steps"] for name in facts):
             self._finish_training()
-            metrics |= {f"{name}_held_out_accuracy": scores["accuracy"] for name, scores in self._held_out.items()}
-        done = sum(self._steps.values()) / sum(facts["steps"] for facts in self._facts.values())
-        return {**metrics, "phase": "train", "progress": TRAINING_SHARE * done}
+            held_out = self.results["held_out"]
+            metrics |= {f"{name}_held_out_accuracy": scores["accuracy"] for name, scores in held_out.items()}
+        return metrics
 
     def _ensure_trainers(self) -> None:
         if self._trainers:
@@ -146,33 +133,26 @@ class AlignmentSystem(System[Config]):
                 self.run_directory,
                 name,
                 size=1,
-                name=f"alignment/{self.settings.run.name}/train-{name}",
+                name=self.actor_name(f"train-{name}"),
                 options=worker_options(self.settings.compute),
             )
         calls = {name: trainer.submit("facts") for name, trainer in self._trainers.items()}
-        self._facts = {name: call.result() for name, call in calls.items()}
+        self.results["facts"] = {name: call.result() for name, call in calls.items()}
 
     def _finish_training(self) -> None:
         """Measure and export all reward models, then give their workers to generation."""
-        calls = {name: trainer.submit("finish", self._steps[name]) for name, trainer in self._trainers.items()}
-        self._held_out = {name: call.result() for name, call in calls.items()}
+        steps = self.results["steps"]
+        calls = {name: trainer.submit("finish", steps[name]) for name, trainer in self._trainers.items()}
+        self.results["held_out"] = {name: call.result() for name, call in calls.items()}
+        self._dismiss()
+
+    def _dismiss(self) -> None:
         for trainer in self._trainers.values():
             trainer.shutdown()
         self._trainers = {}
 
-    def _evaluate_next(self) -> Metrics:
-        if self._guides is None:
-            self._guides = ActorPool(
-                GuidedActor,
-                self.settings,
-                self.run_directory,
-                size=self.settings.compute.workers,
-                name=f"alignment/{self.settings.run.name}/guide",
-                options=worker_options(self.settings.compute),
-            )
-            self._guides.broadcast("ready")
-            self._judges = self._load_judges()
-        point = self._plan[len(self._measurements)]
+    def _evaluate(self, point: Point) -> Metrics:
+        self.workers.broadcast("ready")
         started = time.perf_counter()
         generations, drawn = self._generate(point)
         tokens_per_second = drawn / (time.perf_counter() - started)
@@ -182,30 +162,25 @@ class AlignmentSystem(System[Config]):
         plain = decoding.temperature == 1 and decoding.top_k == 0 and decoding.top_p == 1
         best_of = self.settings.evaluation.best_of
         measurement = measure(point, generations, rewards, tokens_per_second, best_of, plain)
-        self._measurements.append(measurement)
-        done = len(self._measurements) / len(self._plan)
-        shown = {name: float(np.mean(scores)) for name, scores in rewards.items()}
+        self.results["measurements"].append(measurement.as_dict())
         return {
-            **shown,
+            **{name: float(np.mean(scores)) for name, scores in rewards.items()},
             "kl": measurement.kl,
             "perplexity": measurement.perplexity,
             "tokens_per_second": measurement.tokens_per_second,
-            "phase": point.label,
-            "progress": TRAINING_SHARE + (1 - TRAINING_SHARE) * done,
         }
 
     def _generate(self, point: Point) -> tuple[list[GuidedGeneration], int]:
         """One continuation per sample, and how many tokens were drawn for them."""
-        assert self._guides is not None
         requests = self._requests(point)
         size = self._batch_size(len(requests))
-        generations = [found for batch in self._guides.map("generate", _batches(requests, size)) for found in batch]
+        generations = [found for batch in self.workers.map("generate", _batches(requests, size)) for found in batch]
         drawn = sum(len(generation.base_logprobs) for generation in generations)
         if point.method != "best-of-n":
             return generations, drawn
         candidates = [ScoringRequest(r.prompt, g.text) for r, g in zip(requests, generations, strict=True)]
         calls = [(point.objective, batch) for batch in _batches(candidates, size)]
-        rewards = [score.total for batch in self._guides.map("score", calls) for score in batch]
+        rewards = [score.total for batch in self.workers.map("score", calls) for score in batch]
         return keep_best(generations, rewards, self.settings.evaluation.best_of), drawn
 
     def _requests(self, point: Point) -> list[GuidedRequest]:
@@ -233,14 +208,15 @@ class AlignmentSystem(System[Config]):
 
     def _prompts(self, suite: str) -> list[str]:
         given = list(self.settings.evaluation.prompts)
-        return given or self._facts[suite]["prompts"][: self.settings.evaluation.prompt_count]
+        return given or self.results["facts"][suite]["prompts"][: self.settings.evaluation.prompt_count]
 
     def _batch_size(self, requests: int) -> int:
         """Long enough batches to keep all slots busy, and at least two per worker."""
         workers = self.settings.compute.workers
         return max(1, min(4 * self.settings.decoding.slots, -(-requests // (2 * workers))))
 
-    def _load_judges(self) -> dict[str, Any]:
+    @cached_property
+    def _judges(self) -> dict[str, Any]:
         tokenizer = load_tokenizer(self.settings.model.base)
         names = dict.fromkeys(judge for section in self.settings.objectives.values() for judge in section.judges)
         return {name: load_judge(name, tokenizer) for name in names}

@@ -1,8 +1,8 @@
 """The run: every method trained on every seed, the same apps in Flower's simulation, attacks on what was shared."""
 
 import dataclasses
-import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,15 @@ import numpy as np
 import safetensors.numpy
 from flwr.serverapp import Grid
 
-from rayworks.core.config import ComputeSection
 from rayworks.core.errors import ConfigError
 from rayworks.core.report import Report
 from rayworks.core.run_directory import EXPORT
 from rayworks.core.seeds import derive_small
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.runtime.placement import worker_bundle
-from rayworks.runtime.system import Metrics, System
+from rayworks.runtime.stages import Stage, StagedSystem
+from rayworks.runtime.system import Metrics
 from rayworks.systems.federation import SPEC
-from rayworks.systems.federation.actors import CLIENTS_SHOWN, ClientPool, RayGrid, RoundGauges, client_pool
+from rayworks.systems.federation.actors import CLIENTS_SHOWN, ClientHost, RayGrid, RoundGauges
 from rayworks.systems.federation.aggregation import Arrays
 from rayworks.systems.federation.client_app import client_app
 from rayworks.systems.federation.clients import task_of
@@ -32,7 +31,7 @@ from rayworks.systems.federation.flower_simulation import read_federation, read_
 from rayworks.systems.federation.reporting import build_report
 from rayworks.systems.federation.sources import check_source
 
-STATE, UNDER_WAY, TRAINED = "state.json", "training", "trainings"
+UNDER_WAY, TRAINED = "training", "trainings"
 SAMPLES = 10
 """Pseudo-images of a kind in the figure."""
 
@@ -50,15 +49,12 @@ class Training:
         return f"{self.method}-{self.number}"
 
 
-class FederationSystem(System[Config]):
+class FederationSystem(StagedSystem[Config]):
     """Compares methods against label skew."""
 
     spec = SPEC
-
-    @classmethod
-    def bundles(cls, config: Config) -> list[dict[str, float]]:
-        """The run itself asks for nothing but a core's share; a bundle per worker."""
-        return [{}, *[worker_bundle(config.compute)] * config.compute.workers]
+    _federation: Federation | None = None
+    _grid: RayGrid | None = None
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
@@ -70,50 +66,44 @@ class FederationSystem(System[Config]):
                 raise ConfigError(f"balance.gradient_file {file}: is no file; give a .safetensors file")
 
     def start(self) -> None:
-        """Plan the trainings, always in the same order; a seed's come together, so that half a run compares too."""
+        """Plan, with no training under way."""
         limit_torch_threads()
+        self._leave()
+        self._gauges = RoundGauges(self.settings.run.name)
+        super().start()
+
+    def plan(self) -> Sequence[Stage]:
+        """Stages in the order of ``STAGES``; trainings take nearly all of the time.
+
+        Trainings of one seed come together, so that half a run compares too.
+        """
         settings = self.settings
-        self._stages = [stage for stage in STAGES if stage in settings.scope.stages]
         self._trainings = [
             Training(method, number)
             for number in range(settings.experiment.seeds)
             for method in settings.experiment.methods
         ]
-        self._done = 0
-        self._results: dict[str, Any] = {"rounds": {training.name: [] for training in self._trainings}}
-        self._federation: Federation | None = None
-        self._grid: RayGrid | None = None
-        self._pool: ClientPool | None = None
-        self._gauges = RoundGauges(settings.run.name)
+        self.results["rounds"] = {training.name: [] for training in self._trainings}
+        stages = {
+            "training": Stage("training", self._train, self._trained, share=9 * len(settings.scope.stages)),
+            "flower": self.finding("flower", self._flower),
+            "privacy": self.finding("privacy", self._privacy),
+        }
+        return [stages[name] for name in STAGES if name in settings.scope.stages]
 
-    @property
-    def finished(self) -> bool:
-        """Whether every stage is done."""
-        return self._done == len(self._stages)
-
-    def advance(self) -> Metrics:
-        """Some rounds of one training, or one of the other stages."""
-        stage = self._stages[self._done]
-        metrics: Metrics = {}
-        if stage == "training":
-            metrics = self._train()
-            if self._unfinished():
-                return {**metrics, "progress": self._progress()}
-        else:
-            self._results[stage] = getattr(self, f"_{stage}")()
-        self._done += 1
-        return {"phase": stage, **metrics, "progress": self._progress()}
+    def worker(self) -> tuple[Any, ...]:
+        """Hosts of the clients of any number of federations, one after the other."""
+        return (ClientHost,)
 
     def save_state(self, folder: Path) -> None:
-        """Rounds so far, and where the training under way stands."""
-        (folder / STATE).write_text(json.dumps({"done": self._done, "results": self._results}))
+        """Write the rounds so far, and where the training under way stands."""
+        super().save_state(folder)
         if self._federation is not None and self._grid is not None:
             self._federation.save(folder / UNDER_WAY, self._grid)
 
     def load_state(self, folder: Path) -> None:
-        """Go back."""
-        state = json.loads((folder / STATE).read_text())
-        self._done, self._results = state["done"], state["results"]
+        """Take them up."""
+        super().load_state(folder)
         self._leave()
         if (folder / UNDER_WAY).is_dir():
             self._federation = self._made(self._unfinished()[0])
@@ -126,10 +116,10 @@ class FederationSystem(System[Config]):
         config, seed = self._task(training)
         task = task_of(config.model_dump_json(), seed)
         accuracies = [
-            self._results["rounds"][Training(training.method, number).name][-1]["accuracy"]
+            self.results["rounds"][Training(training.method, number).name][-1]["accuracy"]
             for number in range(settings.experiment.seeds)
         ]
-        privacy = self._results.get("privacy", {})
+        privacy = self.results.get("privacy", {})
         card = {
             "source": settings.data.source,
             "method": training.method,
@@ -138,7 +128,7 @@ class FederationSystem(System[Config]):
             "accuracy": accuracies[0],
             "accuracies": accuracies,
             "epsilon": privacy.get("epsilon"),
-            "epsilon_updates": self._results["rounds"][training.name][-1]["epsilon"],
+            "epsilon_updates": self.results["rounds"][training.name][-1]["epsilon"],
             "statement": privacy.get("statement", "The privacy of shared encodings was not looked at in this run."),
         }
         write_model(
@@ -156,18 +146,11 @@ class FederationSystem(System[Config]):
         training = Training(self.settings.experiment.headline, 0)
         config, seed = self._task(training)
         task = task_of(config.model_dump_json(), seed)
-        return build_report(self.settings, self._results, SPEC, task.train.classes, samples(config, task, SAMPLES))
-
-    def cleanup(self) -> None:
-        """End the actors."""
-        self._leave()
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        return build_report(self.settings, self.results, SPEC, task.train.classes, samples(config, task, SAMPLES))
 
     def _train(self) -> Metrics:
         training = self._unfinished()[0]
-        rounds = self._results["rounds"][training.name]
+        rounds = self.results["rounds"][training.name]
         if self.settings.engine.kind == "flower":
             folder = self._simulation_folder(training)
             config, seed = self._task(training)
@@ -240,13 +223,8 @@ class FederationSystem(System[Config]):
         return Federation(*self._task(training))
 
     def _grid_of(self, config: Config, seed: int, clients: int) -> RayGrid:
-        compute: ComputeSection = self.settings.compute
-        if self._pool is None:
-            self._pool = client_pool(compute, f"federation/{self.settings.run.name}/clients")
-        per_task = self.settings.engine.clients_per_task
-        return RayGrid(
-            self._pool, compute.workers, client_app, config, seed, clients=clients, clients_per_task=per_task
-        )
+        workers, per_task = self.settings.compute.workers, self.settings.engine.clients_per_task
+        return RayGrid(self.workers, workers, client_app, config, seed, clients=clients, clients_per_task=per_task)
 
     def _task(self, training: Training) -> tuple[Config, int]:
         """The settings of a training and its seed, which all methods share."""
@@ -260,13 +238,11 @@ class FederationSystem(System[Config]):
 
     def _unfinished(self) -> list[Training]:
         wanted = self.settings.strategy.rounds
-        return [training for training in self._trainings if len(self._results["rounds"][training.name]) < wanted]
+        return [training for training in self._trainings if len(self.results["rounds"][training.name]) < wanted]
 
-    def _progress(self) -> float:
-        # Training takes nearly all of the time.
-        done = sum(len(rounds) for rounds in self._results["rounds"].values())
-        trained = done / (len(self._trainings) * self.settings.strategy.rounds)
-        return 0.9 * trained + 0.1 * self._done / len(self._stages)
+    def _trained(self) -> float:
+        done = sum(len(rounds) for rounds in self.results["rounds"].values())
+        return done / (len(self._trainings) * self.settings.strategy.rounds)
 
     def _simulation_folder(self, training: Training) -> Path:
         """Where Flower's simulation keeps its rounds: in the run if that is local, so that it goes on after a death."""

@@ -1,7 +1,6 @@
 """The run: certify symmetry, measure the bias of untrained policies, train every network on every seed, test, film."""
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ from rayworks.core.report import Report
 from rayworks.core.run_directory import EXPORT
 from rayworks.core.seeds import derive_small
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.runtime.actor_pool import ActorPool
-from rayworks.runtime.placement import worker_bundle, worker_options
-from rayworks.runtime.system import Metrics, System
+from rayworks.runtime.stages import Stage, StagedSystem
+from rayworks.runtime.system import Metrics
 from rayworks.systems.marl import SPEC
 from rayworks.systems.marl.actors import Call, MarlActor, Piece, Unit, check_environment
 from rayworks.systems.marl.config import STAGES, Config, EnvironmentSection, NetworkKind
@@ -26,7 +24,6 @@ from rayworks.systems.marl.reporting import build_report
 from rayworks.systems.marl.rllib_algorithm import policies_of
 from rayworks.systems.marl.symmetry_groups import SLOPED
 
-STATE = "state.json"
 TRAINED = "trainings"
 RETURN = "return "
 """Beginning of the names of returns in a curve, before the team's."""
@@ -36,16 +33,17 @@ LAYERS = (1, 2, 4)
 SLOPE_INITIALISATIONS = 300
 
 
-class MarlSystem(System[Config]):
+class MarlSystem(StagedSystem[Config]):
     """Compares networks as policies of teams."""
 
     spec = SPEC
+    in_flight_per_worker = 1
 
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
         """A bundle per trainer, and one per env runner of each."""
         runners = [{"CPU": 1.0}] * (config.compute.workers * config.sampling.runners)
-        return [{}, *[worker_bundle(config.compute)] * config.compute.workers, *runners]
+        return [*super().bundles(config), *runners]
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
@@ -58,46 +56,40 @@ class MarlSystem(System[Config]):
             require_same_game(name, team_specs(environment), trained)
 
     def start(self) -> None:
-        """Plan the stages, always in the same order."""
+        """Plan, with nothing trained."""
         limit_torch_threads()
+        self._states: dict[str, bytes] = {}
+        super().start()
+
+    def plan(self) -> Sequence[Stage]:
+        """Stages in the order of ``STAGES``; training takes nearly all of the time."""
         settings = self.settings
-        self._stages = [stage for stage in STAGES if stage in settings.scope.stages]
         self._units = [
             Unit(kind, number) for kind in settings.experiment.networks for number in range(settings.experiment.seeds)
         ]
-        self._done = 0
-        self._results: dict[str, Any] = {"curves": {unit.name: [] for unit in self._units}}
-        self._states: dict[str, bytes] = {}
-        self._pool: ActorPool[Any, Any] | None = None
+        self.results["curves"] = {unit.name: [] for unit in self._units}
+        stages = {
+            "certificate": self.finding("certificate", self._certificate),
+            "bias": self.finding("bias", self._bias),
+            "training": Stage("training", self._train, self._trained, share=9 * len(settings.scope.stages)),
+            "generalisation": self.finding("generalisation", lambda: self._evaluate(settings.tests())),
+            "episodes": self.finding("episodes", self._episodes),
+        }
+        return [stages[name] for name in STAGES if name in settings.scope.stages]
 
-    @property
-    def finished(self) -> bool:
-        """Whether every stage is done."""
-        return self._done == len(self._stages)
-
-    def advance(self) -> Metrics:
-        """One stage; of the training, some iterations of as many trainings as there are workers."""
-        stage = self._stages[self._done]
-        metrics: Metrics = {}
-        if stage == "training":
-            metrics = self._train()
-            if self._unfinished():
-                return {**metrics, "phase": metrics["phase"], "progress": self._progress()}
-        else:
-            self._results[stage] = getattr(self, f"_{stage}")()
-        self._done += 1
-        return {**metrics, "phase": stage, "progress": self._progress()}
+    def worker(self) -> tuple[Any, ...]:
+        """Workers of all stages."""
+        return MarlActor, self.settings
 
     def save_state(self, folder: Path) -> None:
-        """Results so far, and where each training under way stands."""
-        (folder / STATE).write_text(json.dumps({"done": self._done, "results": self._results}))
+        """Write the results so far, and where each training under way stands."""
+        super().save_state(folder)
         for name, state in self._states.items():
             (folder / name).write_bytes(state)
 
     def load_state(self, folder: Path) -> None:
-        """Go back."""
-        state = json.loads((folder / STATE).read_text())
-        self._done, self._results = state["done"], state["results"]
+        """Take them up."""
+        super().load_state(folder)
         self._states = {
             unit.name: (folder / unit.name).read_bytes() for unit in self._units if (folder / unit.name).is_file()
         }
@@ -109,30 +101,24 @@ class MarlSystem(System[Config]):
             self.settings,
             unit.kind,
             self._weights(unit),
-            self._results["final"]["certificate"],
+            self.results["final"]["certificate"],
             lambda name, data: self.run_directory.write(f"{EXPORT}/{name}", data),
         )
-        self.run_directory.write(f"{EXPORT}/README.md", model_card(self.settings, unit.kind, self._results))
+        self.run_directory.write(f"{EXPORT}/README.md", model_card(self.settings, unit.kind, self.results))
 
     def report(self) -> Report:
         """See :mod:`~.reporting`."""
-        report = build_report(self.settings, self._results, SPEC)
-        if "episodes" in self._stages:
+        report = build_report(self.settings, self.results, SPEC)
+        if "episodes" in self.results:
             unit = self._units[0]
             picture = strip(self.settings, unit.kind, self._weights(unit), 0)
             report.figures = {**report.figures, "episode.png": (picture, f"An episode of the trained {unit.kind}.")}
         return report
 
-    def cleanup(self) -> None:
-        """End the actors."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
-
     def _certificate(self) -> dict[str, Any]:
         """Of every network as initialised."""
         kinds = self.settings.experiment.networks
-        found = self._workers.map("certify", [(kind, {}) for kind in kinds])
+        found = self.workers.map("certify", [(kind, {}) for kind in kinds])
         return {kind: _as_values(by_team) for kind, by_team in zip(kinds, found, strict=True)}
 
     def _bias(self) -> dict[str, Any]:
@@ -159,13 +145,13 @@ class MarlSystem(System[Config]):
         chosen = self._unfinished()[: settings.compute.workers]
         calls = []
         for unit in chosen:
-            done = len(self._results["curves"][unit.name])
+            done = len(self.results["curves"][unit.name])
             size = min(settings.experiment.iterations_per_call, settings.iterations - done)
             calls.append(Call(unit, self._states.get(unit.name), done, size))
-        pieces: Iterable[Piece] = self._workers.map("train", calls)
+        pieces: Iterable[Piece] = self.workers.map("train", calls)
         metrics: Metrics = {}
         for unit, piece in zip(chosen, pieces, strict=True):
-            curve = self._results["curves"][unit.name]
+            curve = self.results["curves"][unit.name]
             curve += piece.curve
             self._states[unit.name] = piece.state
             if len(curve) == settings.iterations:
@@ -176,20 +162,17 @@ class MarlSystem(System[Config]):
             for team, value in returns.items():
                 metrics[f"return/{unit.name}" if len(returns) == 1 else f"return/{unit.name}/{team}"] = value
         if not self._unfinished():
-            self._results["final"] = self._final()
+            self.results["final"] = self._final()
         return metrics
 
     def _final(self) -> dict[str, Any]:
         """Every trained network in the environment it was trained in, and the certificate of the headline's."""
         unit = self._units[0]
-        certificate = next(iter(self._workers.map("certify", [(unit.kind, self._weights(unit))])))
+        certificate = next(iter(self.workers.map("certify", [(unit.kind, self._weights(unit))])))
         return {
             "certificate": _as_values(certificate),
             "evaluations": self._evaluate({BASE: self.settings.environment})[BASE],
         }
-
-    def _generalisation(self) -> dict[str, Any]:
-        return self._evaluate(self.settings.tests())
 
     def _evaluate(self, environments: dict[str, EnvironmentSection]) -> dict[str, Any]:
         """Scores by environment and training; of random play too; None where an MLP meets other numbers of entities."""
@@ -206,7 +189,7 @@ class MarlSystem(System[Config]):
                     tasks.append((unit.kind, environment, self._weights(unit), unit.number))
                     names.append((name, unit.name))
         found: dict[str, Any] = {name: {unit.name: None for unit in self._units} for name in environments}
-        evaluations: Iterable[Evaluation] = self._workers.map("evaluate", tasks)
+        evaluations: Iterable[Evaluation] = self.workers.map("evaluate", tasks)
         for (name, who), evaluation in zip(names, evaluations, strict=True):
             found[name][who] = vars(evaluation)
         return found
@@ -222,13 +205,11 @@ class MarlSystem(System[Config]):
         return written
 
     def _unfinished(self) -> list[Unit]:
-        return [unit for unit in self._units if len(self._results["curves"][unit.name]) < self.settings.iterations]
+        return [unit for unit in self._units if len(self.results["curves"][unit.name]) < self.settings.iterations]
 
-    def _progress(self) -> float:
-        # Training takes nearly all of the time.
-        curves = self._results["curves"].values()
-        trained = sum(len(curve) for curve in curves) / (len(self._units) * self.settings.iterations)
-        return 0.9 * trained + 0.1 * self._done / len(self._stages)
+    def _trained(self) -> float:
+        done = sum(len(curve) for curve in self.results["curves"].values())
+        return done / (len(self._units) * self.settings.iterations)
 
     def _keep(self, unit: Unit, weights: Weights) -> None:
         for team, arrays in weights.items():
@@ -239,19 +220,6 @@ class MarlSystem(System[Config]):
             team: safetensors.numpy.load(self.run_directory.read(f"{TRAINED}/{unit.name}/{team}.safetensors"))
             for team in team_specs(self.settings.environment)
         }
-
-    @property
-    def _workers(self) -> ActorPool[Any, Any]:
-        if self._pool is None:
-            self._pool = ActorPool(
-                MarlActor,
-                self.settings,
-                size=self.settings.compute.workers,
-                name=f"marl/{self.settings.run.name}/train",
-                options=worker_options(self.settings.compute),
-                in_flight_per_actor=1,
-            )
-        return self._pool
 
 
 def _shapes(environment: EnvironmentSection) -> dict[str, tuple[Any, ...]]:

@@ -1,6 +1,6 @@
 """The run: audit the log, train, score, say why, value other recommenders."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from rayworks.core.run_directory import EXPORT
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.data_parallel import DataParallel, own_bundle, worker_bundles
 from rayworks.runtime.placement import worker_bundle
-from rayworks.runtime.system import Metrics, System
+from rayworks.runtime.stages import Stage, StagedSystem
+from rayworks.runtime.system import Metrics
 from rayworks.systems.recommendation import SPEC, effects, policies
 from rayworks.systems.recommendation.actors import (
     DONE,
@@ -45,13 +46,10 @@ from rayworks.systems.recommendation.sources import (
     read_sequences,
 )
 
-STATE = "state.json"
 TRAIN = "train"
-STEPS = ("audit", TRAIN, "acceptance", "policies", "effects", "bandit", "ranking")
-"""Parts of the run in order; training serves the stages natural, acceptance and ranking."""
 
 
-class RecommendationSystem(System[Config]):
+class RecommendationSystem(StagedSystem[Config]):
     """Learns acceptance from one log."""
 
     spec = SPEC
@@ -89,9 +87,6 @@ class RecommendationSystem(System[Config]):
     def start(self) -> None:
         """Read or simulate the log."""
         limit_torch_threads()
-        self._steps = [step for step in STEPS if step == TRAIN or step in self.settings.scope.stages]
-        self._done = 0
-        self._results: dict[str, Any] = {}
         self._training: DataParallel | None = None
         self._told: Any = None
         self._simulator: Simulator | None = None
@@ -107,52 +102,39 @@ class RecommendationSystem(System[Config]):
                 f"{split.valid + split.test} recommendations; lower them, or give longer logs"
             )
         self._units = units(self.settings, natural=has_natural(self.settings, self._log))
+        super().start()
 
-    @property
-    def finished(self) -> bool:
-        """Whether every part is done."""
-        return self._done == len(self._steps)
-
-    def advance(self) -> Metrics:
-        """One part; of the training, what its workers have done since."""
-        step = self._steps[self._done]
-        if step == TRAIN:
-            told = self._train()
-            if told is not None:
-                if told["unit"] == MAIN:
-                    told |= {"acceptance_epoch": told["epoch"]}
-                fraction = told.pop("fraction")
-                return {**told, "phase": f"train {told['unit']}", "progress": self._progress(fraction)}
-        else:
-            self._results[step] = getattr(self, f"_{step}")()
-        self._done += 1
-        warnings = {"warnings": self._results["audit"]["warnings"]} if step == "audit" else {}
-        return {**warnings, "phase": step, "progress": self._progress(0.0)}
-
-    def save_state(self, folder: Path) -> None:
-        """Results so far; states of training lie in the run directory."""
-        (folder / STATE).write_text(json.dumps({"done": self._done, "results": self._results}))
-
-    def load_state(self, folder: Path) -> None:
-        """Go back."""
-        state = json.loads((folder / STATE).read_text())
-        self._done, self._results = state["done"], state["results"]
+    def plan(self) -> Sequence[Stage]:
+        """Training, which takes nearly all of the time, serves the stages natural, acceptance and ranking."""
+        found = {
+            "acceptance": self._acceptance,
+            "policies": self._policies,
+            "effects": self._effects,
+            "bandit": self._bandit,
+            "ranking": self._ranking,
+        }
+        asked = self.settings.scope.stages
+        after = [self.finding(name, find) for name, find in found.items() if name in asked]
+        before = [Stage("audit", self._audit)] if "audit" in asked else []
+        training = Stage(TRAIN, self._train, self._trained, share=7 / 3 * (len(before) + len(after)))
+        return [*before, training, *after]
 
     def export(self) -> None:
         """The acceptance models with what Serve needs beside them, and a card."""
         reference = effects.reference_users(self.settings, self._log)
         exported = Exported(self._members(), self._log.items, reference)
         write_export(exported, lambda name, data: self.run_directory.write(f"{EXPORT}/{name}", data))
-        self.run_directory.write(f"{EXPORT}/README.md", model_card(self.settings, self._log, self._results))
+        self.run_directory.write(f"{EXPORT}/README.md", model_card(self.settings, self._log, self.results))
 
     def report(self) -> Report:
         """See :mod:`~.reporting`."""
-        return build_report(self.settings, self._results, SPEC)
+        return build_report(self.settings, self.results, SPEC)
 
     def cleanup(self) -> None:
         """End a training that is under way."""
         if self._training is not None:
             self._training.stop()
+        super().cleanup()
 
     def _read(self) -> EventLog:
         settings = self.settings
@@ -163,14 +145,11 @@ class RecommendationSystem(System[Config]):
         log, self._truth = self._simulator.log()
         return log
 
-    def _progress(self, fraction: float) -> float:
-        # Training takes nearly all of the time.
-        parts = {step: 0.7 if step == TRAIN else 0.3 / (len(self._steps) - 1 or 1) for step in self._steps}
-        before = sum(parts[step] for step in self._steps[: self._done])
-        return before + (parts[self._steps[self._done]] * fraction if not self.finished else 0.0)
+    def _trained(self) -> float:
+        return 1.0 if TRAIN in self.results else float(self._told["fraction"])
 
-    def _train(self) -> Metrics | None:
-        """What the workers tell next; None once all is trained."""
+    def _train(self) -> Metrics:
+        """What the workers tell next."""
         if self._training is None:
             logs = {"natural": ray.put(self._log)}
             logs["acceptance"] = logs["natural"]
@@ -179,11 +158,14 @@ class RecommendationSystem(System[Config]):
             arguments = {"config": self.settings, "units": self._units, "logs": logs}
             self._training = DataParallel(training_loop, arguments, self.run_directory, TRAINING, self.settings.compute)
         if self._training.wait(self._heard):
-            return dict(self._told)
+            told = {name: value for name, value in self._told.items() if name != "fraction"}
+            epoch = {"acceptance_epoch": told["epoch"]} if told["unit"] == MAIN else {}
+            return {**told, **epoch, "phase": f"train {told['unit']}"}
         self._training = None
-        done = {unit.name: self.run_directory.read_json(f"{TRAINING}/{unit.name}/{DONE}") for unit in self._units}
-        self._results[TRAIN] = done
-        return None
+        self.results[TRAIN] = {
+            unit.name: self.run_directory.read_json(f"{TRAINING}/{unit.name}/{DONE}") for unit in self._units
+        }
+        return {}
 
     def _heard(self) -> bool:
         where = f"{TRAINING}/{PROGRESS}"
@@ -192,9 +174,10 @@ class RecommendationSystem(System[Config]):
         self._told = told
         return changed
 
-    def _audit(self) -> dict[str, Any]:
+    def _audit(self) -> Metrics:
         found = audit(self._log, windows(self.settings), self.settings.run.seed)
-        return audit_results(found, facts_of(self._log, self.settings.data.source))
+        self.results["audit"] = audit_results(found, facts_of(self._log, self.settings.data.source))
+        return {"warnings": self.results["audit"]["warnings"]}
 
     def _acceptance(self) -> dict[str, Any]:
         ablations: dict[str, Any] = {

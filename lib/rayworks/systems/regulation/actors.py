@@ -13,7 +13,7 @@ from rayworks.core.errors import ConfigError
 from rayworks.systems.regulation.bidding_game import BiddingGame, entry_game, premium_game
 from rayworks.systems.regulation.config import Config
 from rayworks.systems.regulation.design import Design, value_law
-from rayworks.systems.regulation.equilibrium import Auction, Mode, solve
+from rayworks.systems.regulation.equilibrium import Auction, solve
 from rayworks.systems.regulation.learning import Learner, learn, noise_response
 from rayworks.systems.regulation.safety_training import TrainingOptions, measure
 from rayworks.systems.regulation.simulation import Curves, exact_curves, simulated_curves
@@ -24,41 +24,35 @@ STRESSES = ("rings", "sybils", "test data", "values")
 
 
 class RegulationActor:
-    """One worker. Results are plain values.
+    """One worker. The regulator's design comes with each call; results are plain values.
 
     Args:
         config: of the run.
-        design: the regulator's; ``None`` while the price of safety is still being measured.
     """
 
-    def __init__(self, config: Config, design: Design | None) -> None:
-        self._config, self._design = config, design
-
-    @property
-    def design(self) -> Design:
-        """The design that is measured."""
-        assert self._design is not None
-        return self._design
+    def __init__(self, config: Config) -> None:
+        self._config = config
 
     def train(self, runs: Sequence[tuple[float, int]]) -> list[dict[str, Any]]:
         """Errors of one model per share and seed."""
         options = training_options(self._config)
         return [asdict(measure(options, share, seed)) for share, seed in runs]
 
-    def curves(self, part: tuple[str, Mode, Sequence[float]]) -> dict[str, dict[str, list[float | None]]]:
+    def curves(self, call: tuple[Design, str, Sequence[float]]) -> dict[str, dict[str, list[float | None]]]:
         """Both mechanisms at some prices under a law, by quadrature and by drawing builders."""
-        law, mode, prices = part
-        section = self._config.population
-        auction = replace(self.design.auction, law=value_law(law))
-        exact = exact_curves(auction, prices, mode, self.design.curve)
+        design, law, prices = call
+        section, mode = self._config.population, self._config.auction.mode
+        auction = replace(design.auction, law=value_law(law))
+        exact = exact_curves(auction, prices, mode, design.curve)
         drawn = simulated_curves(auction, prices, mode, section.builders, self._config.run.seed)
         return {"exact": _columns(exact), "simulated": _columns(drawn)}
 
-    def learn(self, learner: Learner) -> dict[str, Any]:
+    def learn(self, call: tuple[Design, Learner]) -> dict[str, Any]:
         """A population of learners, and how near it comes to the bid."""
+        design, learner = call
         section = self._config.learning
         # On a grid of bids ties are common, and go to a coin.
-        auction = replace(self.design.auction, tie="coin")
+        auction = replace(design.auction, tie="coin")
         equilibrium = solve(auction, "capped")
         game = premium_game(auction, section.types, section.bids)
         target = equilibrium.bid(game.premium)
@@ -74,9 +68,10 @@ class RegulationActor:
             "mean_gain": found.mean_gain,
         }
 
-    def noise(self, level: float) -> dict[str, Any]:
+    def noise(self, call: tuple[Design, float]) -> dict[str, Any]:
         """Builders who answer noisy readings."""
-        section, design = self._config.noise, self.design
+        design, level = call
+        section = self._config.noise
 
         def game(noise: float) -> BiddingGame:
             return entry_game(design.auction, section.values, section.shares, section.bids, design.curve, noise)
@@ -86,9 +81,10 @@ class RegulationActor:
         naive = np.where(entered, design.equilibrium.bid(types.premium), 0.0)
         return asdict(noise_response(game, (level,), section.rounds, naive)[0])
 
-    def stress(self, kind: str) -> dict[str, Any]:
+    def stress(self, call: tuple[Design, str]) -> dict[str, Any]:
         """One of ``STRESSES``."""
-        section, design = self._config.stress, self.design
+        design, kind = call
+        section = self._config.stress
         if kind == "rings":
             points, break_even = rings(design.equilibrium, section.rings)
             return {"points": [asdict(point) for point in points], "break_even": _finite(break_even)}
@@ -101,9 +97,9 @@ class RegulationActor:
         found = play(design.equilibrium, design.curve, design.rules, levels, count, seed)
         return {"points": [asdict(point) for point in found]}
 
-    def policy_gradient(self, _: None = None) -> dict[str, Any]:
+    def policy_gradient(self, design: Design) -> dict[str, Any]:
         """Two builders who learn by multi-agent PPO; see :func:`train_policy`."""
-        return train_policy(self._config, self.design)
+        return train_policy(self._config, design)
 
 
 def training_options(config: Config) -> TrainingOptions:
