@@ -27,10 +27,10 @@ import torch
 
 from benchmarks.results import spread, store
 from rayworks.core import seeds
-from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions
-from rayworks.systems.recommendation.events import NATURAL
 from rayworks.systems.recommendation.exported import DESCRIPTION, Exported, write_export
-from rayworks.systems.recommendation.histories import Histories
+from rayworks.systems.recommendation.logs.events import NATURAL
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
+from rayworks.systems.recommendation.models.histories import Histories
 
 ITEMS, LENGTH, WIDTH, MEMBERS = 1000, 64, 64, 3
 PAST, SLATE = 50, 20

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from benchmarks.results import ratios, spread, store
-from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions, predict
-from rayworks.systems.recommendation.constraint import AcceptanceObjective
-from rayworks.systems.recommendation.events import EventLog, Windows
-from rayworks.systems.recommendation.metrics import auc
-from rayworks.systems.recommendation.sequences import Sequences, sequences
-from rayworks.systems.recommendation.simulator import Simulator, SimulatorOptions
-from rayworks.systems.recommendation.training import Trainer, TrainingOptions
+from rayworks.systems.recommendation.logs.events import EventLog, Windows
+from rayworks.systems.recommendation.logs.sequences import Sequences, sequences
+from rayworks.systems.recommendation.logs.simulator import Simulator, SimulatorOptions
+from rayworks.systems.recommendation.measures.metrics import auc
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions, predict
+from rayworks.systems.recommendation.models.constraint import AcceptanceObjective
+from rayworks.systems.recommendation.models.training import Trainer, TrainingOptions
 
 LENGTH, ROWS, OWN_BATCH = 64, 256, 256
 WINDOWS = Windows(test=3, valid=3)

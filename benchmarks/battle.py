@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.results import spread, store
-from rayworks.systems.marl.battle import BattleOptions, battle_environment
-from rayworks.systems.marl.battle_scene import TEAM
-from rayworks.systems.marl.battle_scripts import scripted_actions
+from rayworks.systems.marl.environments.battle import BattleOptions, battle_environment
+from rayworks.systems.marl.environments.battle_scene import TEAM
+from rayworks.systems.marl.environments.battle_scripts import scripted_actions
 
 SMALL, LARGE = ("terran_5_vs_5", "protoss_5_vs_5", "zerg_5_vs_5"), "zerg_20_vs_23"
 COPIES = (1, 32, 256, 1024)

@@ -28,11 +28,11 @@ from benchmarks.results import ratios, spread, store
 from rayworks.core.config import ComputeSection
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.systems.federation.actors import RayGrid, client_pool
-from rayworks.systems.federation.client_app import client_app
-from rayworks.systems.federation.clients import Client, task_of
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.federated_training import Federation
-from rayworks.systems.federation.flower_simulation import RAY_OF_THE_CALLER
+from rayworks.systems.federation.rounds.client_app import client_app
+from rayworks.systems.federation.rounds.clients import Client, task_of
+from rayworks.systems.federation.rounds.federated_training import Federation
+from rayworks.systems.federation.rounds.flower_simulation import RAY_OF_THE_CALLER
 
 CLIENTS = (10, 100, 1000)
 PARAMETERS = 62_006

@@ -26,11 +26,12 @@ from benchmarks.results import ratios, spread, store
 from rayworks.core import seeds
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.systems.difficulty.calibration import bootstrap_refit
-from rayworks.systems.difficulty.item_response import ItemParameters, Model, simulate
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions, fit
-from rayworks.systems.difficulty.response_matrix import ByteMatrix, SparseMatrix, as_matrix
-from rayworks.systems.difficulty.responses import Responses, from_matrix
-from rayworks.systems.difficulty.standard_errors import standard_errors
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model, simulate
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.item_response.standard_errors import standard_errors
+from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix, SparseMatrix, as_matrix
+from rayworks.systems.difficulty.responses.response_store import Responses, from_matrix
 
 GIRTH = "girth==0.8.0"
 PY_IRT = ["py-irt==0.7.1", "torch==2.13.0"]

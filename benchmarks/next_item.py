@@ -24,18 +24,18 @@ import torch
 
 from benchmarks import peers
 from benchmarks.results import ratios, spread, store
-from rayworks.systems.recommendation.estimates import Bootstrap, SumOfRatios, estimate_all
-from rayworks.systems.recommendation.metrics import hit_rate, ndcg
-from rayworks.systems.recommendation.next_item import (
+from rayworks.systems.recommendation.logs.sequences import Sequences
+from rayworks.systems.recommendation.measures.estimates import Bootstrap, SumOfRatios, estimate_all
+from rayworks.systems.recommendation.measures.metrics import hit_rate, ndcg
+from rayworks.systems.recommendation.models.next_item import (
     NextItemModel,
     NextItemObjective,
     NextItemOptions,
     natural_sequences,
     rank_held_out,
 )
-from rayworks.systems.recommendation.sequences import Sequences
+from rayworks.systems.recommendation.models.training import Trainer, TrainingOptions
 from rayworks.systems.recommendation.sources import read_sequences
-from rayworks.systems.recommendation.training import Trainer, TrainingOptions
 
 PEER = ["recbole==1.2.1"]
 """Installed without dependencies, for it pins old ones; these are what it imports."""

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.results import ratios, spread, store
 from rayworks.core import seeds
-from rayworks.systems.federation.untrained_stylegan import Kind, Network, network, render
+from rayworks.systems.federation.images.untrained_stylegan import Kind, Network, network, render
 
 CASES: tuple[tuple[Kind, int], ...] = (("oriented", 32), ("random", 32), ("sparse", 32), ("oriented", 128))
 GOAL = 6

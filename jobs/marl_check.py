@@ -18,13 +18,13 @@ from rich.table import Table
 
 from rayworks.core import config as configs
 from rayworks.core.errors import ConfigError, RayworksError
-from rayworks.systems.marl.certificates import FRAMES, SETTINGS, Tried, certificates, every_certificate
 from rayworks.systems.marl.config import Config, NetworkKind
+from rayworks.systems.marl.environments.starcraft import missing_parts
 from rayworks.systems.marl.exported import read_policy
-from rayworks.systems.marl.rllib_module import quiet_rllib
-from rayworks.systems.marl.starcraft import missing_parts
-from rayworks.systems.marl.symmetry import TOLERANCE
-from rayworks.systems.marl.symmetry_groups import Group
+from rayworks.systems.marl.findings.certificates import FRAMES, SETTINGS, Tried, certificates, every_certificate
+from rayworks.systems.marl.findings.symmetry import TOLERANCE
+from rayworks.systems.marl.networks.symmetry_groups import Group
+from rayworks.systems.marl.rllib.module import quiet_rllib
 
 GROUPS = get_args(Group)
 

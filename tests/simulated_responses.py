@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rayworks.systems.difficulty.item_response import ItemParameters, Model, simulate
-from rayworks.systems.difficulty.response_matrix import ByteMatrix, ResponseMatrix
-from rayworks.systems.difficulty.responses import Responses, from_matrix
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model, simulate
+from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix, ResponseMatrix
+from rayworks.systems.difficulty.responses.response_store import Responses, from_matrix
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from rayworks.core import seeds
-from rayworks.systems.recommendation.events import ACCEPTED, NATURAL, REJECTED, EventLog, event_log
+from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED, EventLog, event_log
 
 TEMPLATE_SIZES = [549, 497, 497, 497, 480, 458, *[502] * 8, *[501] * 6]
 """Users of each of the 20 patterns of the authors' sample, which has 458 to 549 of each."""

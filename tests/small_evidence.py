@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from rayworks.core import seeds
-from rayworks.systems.difficulty.item_response import ItemParameters, simulate
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, simulate
 
 
 def response_table(subjects: int = 40, items: int = 12, families: int = 4, missing: float = 0.0) -> pd.DataFrame:

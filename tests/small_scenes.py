@@ -3,8 +3,8 @@
 import numpy as np
 from torch import Tensor
 
-from rayworks.systems.marl.acting import as_tensors
-from rayworks.systems.marl.scenes import ActionLayout, Scene, TeamSpec
+from rayworks.systems.marl.environments.scenes import ActionLayout, Scene, TeamSpec
+from rayworks.systems.marl.networks.acting import as_tensors
 
 AGENTS, ENTITIES = 3, 6
 

@@ -4,7 +4,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,9 @@ MAY_IMPORT = {
 ONLY_WHERE_USED = {"matplotlib", "fsspec", "cycler"}
 """Imported by core inside functions only."""
 WIRED_TO_RAY = {"system.py", "actors.py"}
-"""The modules of a system that may import ray, beside those of RLlib's parts, ``rllib_*.py``."""
+"""The modules of a system that may import ray, beside those of a folder ``rllib/``."""
+FLAT_SYSTEM = 24
+"""Modules beyond which a system has folders by idea."""
 NEVER_IMPORTED = {"jobs", "serve", "benchmarks", "tests", "cluster"}
 
 
@@ -34,9 +36,12 @@ def modules(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
 
 
-def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
+def imports(path: Path, *, top_level_only: bool = False, for_type_checkers: bool = False) -> Iterator[str]:
     tree = ast.parse(path.read_text())
-    nodes = _top_level(tree.body) if top_level_only else ast.walk(tree)
+    nodes: Iterable[ast.AST] = _top_level(tree.body) if top_level_only else ast.walk(tree)
+    if for_type_checkers:
+        guards = [n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]
+        nodes = (node for guard in guards for node in ast.walk(guard))
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -46,10 +51,11 @@ def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.AST]:
     for node in body:
-        is_typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        if isinstance(node, ast.If) and not is_typing:
-            yield from _top_level(node.body)
-        elif not is_typing:
+        if isinstance(node, ast.If):
+            yield from _top_level([*node.body, *node.orelse])
+        elif isinstance(node, ast.Try):
+            yield from _top_level([*node.body, *(s for handler in node.handlers for s in handler.body)])
+        else:
             yield node
 
 
@@ -69,7 +75,9 @@ def test_layers_import_only_what_lies_below_them(layer: str) -> None:
 
 def test_core_loads_heavy_packages_only_where_they_are_used() -> None:
     for path in modules(LIBRARY / "core"):
-        wrong = [name for name in imports(path, top_level_only=True) if name.split(".")[0] in ONLY_WHERE_USED]
+        for_types = set(imports(path, for_type_checkers=True))
+        found = [name for name in imports(path, top_level_only=True) if name not in for_types]
+        wrong = [name for name in found if name.split(".")[0] in ONLY_WHERE_USED]
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong} at its top"
 
 
@@ -82,7 +90,7 @@ def test_systems_do_not_know_each_other() -> None:
 
 def test_mathematics_never_imports_ray() -> None:
     for path in modules(LIBRARY / "systems"):
-        if path.name in WIRED_TO_RAY or path.name.startswith("rllib_"):
+        if path.name in WIRED_TO_RAY or path.parent.name == "rllib":
             continue
         wrong = [
             n
@@ -104,10 +112,11 @@ def test_serve_imports_its_own_relatively() -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}; inside serve/ the word means ray.serve"
 
 
-def test_there_are_no_import_cycles() -> None:
-    names = {path: "rayworks." + ".".join(path.relative_to(LIBRARY).with_suffix("").parts) for path in modules(LIBRARY)}
+def known_imports(folder: Path, package: str) -> dict[str, set[str]]:
+    """Module to the modules of the same tree that it imports at its top, those for type checkers too."""
+    names = {path: ".".join((package, *path.relative_to(folder).with_suffix("").parts)) for path in modules(folder)}
     known = {name.removesuffix(".__init__") for name in names.values()}
-    graph = {
+    return {
         name.removesuffix(".__init__"): {
             target
             for imported in imports(path, top_level_only=True)
@@ -116,23 +125,73 @@ def test_there_are_no_import_cycles() -> None:
         }
         for path, name in names.items()
     }
-    visiting: list[str] = []
+
+
+def cycle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Names that lead back to the first; empty where there is no cycle."""
     done: set[str] = set()
 
-    def visit(name: str) -> None:
-        # Importing a package's own module from the package is Python's order, not a cycle.
-        assert name not in visiting, f"cycle: {' -> '.join([*visiting[visiting.index(name) :], name])}"
+    def visit(name: str, above: list[str]) -> list[str]:
+        if name in above:
+            return [*above[above.index(name) :], name]
         if name in done:
-            return
-        visiting.append(name)
-        for target in graph[name]:
-            if not name.startswith(f"{target}."):
-                visit(target)
-        visiting.pop()
+            return []
+        for target in sorted(graph.get(name, ())):
+            # A module that imports from its own package is Python's order, not a cycle.
+            found = [] if name.startswith(f"{target}.") else visit(target, [*above, name])
+            if found:
+                return found
         done.add(name)
+        return []
 
-    for name in graph:
-        visit(name)
+    return next((found for name in graph if (found := visit(name, []))), [])
+
+
+def test_there_are_no_import_cycles() -> None:
+    found = cycle(known_imports(LIBRARY, "rayworks"))
+    assert not found, " -> ".join(found)
+
+
+def test_a_cycle_would_be_found_also_one_that_only_type_checkers_see(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.two import b\n")
+    (tmp_path / "two.py").write_text("import p.three\n")
+    (tmp_path / "three.py").write_text("import os\n")
+    assert cycle(known_imports(tmp_path, "p")) == []
+    (tmp_path / "three.py").write_text("from p import one\n")
+    assert cycle(known_imports(tmp_path, "p")) == ["p.one", "p.two", "p.three", "p.one"]
+
+
+RUN = "run"
+
+
+def folder_arrows(system: Path) -> dict[str, set[str]]:
+    """Folder to the folders it imports from; modules beside the folders are the run, but for the config."""
+
+    def place(parts: Sequence[str]) -> str:
+        return parts[0] if (system / parts[0]).is_dir() or parts[0] == "config" else RUN
+
+    package = f"rayworks.systems.{system.name}."
+    arrows: dict[str, set[str]] = {}
+    for path in modules(system):
+        own = place(path.relative_to(system).with_suffix("").parts)
+        if path == system / "__init__.py":
+            continue
+        for imported in imports(path):
+            if imported.startswith(package) and imported.rpartition(".")[2] not in ("SPEC", "Config"):
+                arrows.setdefault(own, set()).add(place(imported.removeprefix(package).split(".")))
+    return {own: targets - {own} for own, targets in arrows.items()}
+
+
+@pytest.mark.parametrize("system", REGISTRY)
+def test_arrows_between_the_folders_of_a_system_go_one_way(system: str) -> None:
+    folder = LIBRARY / "systems" / system
+    arrows = folder_arrows(folder)
+    back = [name for name, targets in arrows.items() if RUN in targets]
+    assert not back, f"{back} import what wires the run together"
+    found = cycle(arrows)
+    assert not found, " -> ".join(found)
+    beside = [path for path in modules(folder) if path.parent == folder]
+    assert len(beside) <= FLAT_SYSTEM, f"{len(beside)} modules in one folder; make folders by idea"
 
 
 @pytest.mark.parametrize("folder", ["lib", "jobs", "cluster", "serve", "benchmarks", "tests"])
@@ -143,9 +202,10 @@ def test_files_are_short_and_named_for_what_they_hold(folder: str) -> None:
         assert not FORBIDDEN_NAMES.match(path.stem), f"{path.relative_to(ROOT)}: name it for what it holds"
 
 
-def test_the_library_is_no_deeper_than_a_system_module() -> None:
+def test_the_library_is_no_deeper_than_a_folder_of_a_system() -> None:
     for path in modules(LIBRARY):
-        assert len(path.relative_to(LIBRARY).parts) <= 3, path
+        parts = path.relative_to(LIBRARY).parts
+        assert len(parts) <= (4 if parts[0] == "systems" else 2), path
 
 
 def test_every_public_definition_of_the_library_is_documented() -> None:

@@ -30,8 +30,8 @@ from ray import serve
 from rayworks import __version__
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 from rayworks.core.run_directory import EXPORT, REPORT_JSON
-from rayworks.systems.difficulty.item_response import MODELS
-from rayworks.systems.difficulty.responses import Responses
+from rayworks.systems.difficulty.item_response.curves import MODELS
+from rayworks.systems.difficulty.responses.response_store import Responses
 
 from ..common.access import Access, Caller, replica
 from ..common.application import Problem, new_application

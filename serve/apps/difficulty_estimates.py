@@ -11,19 +11,19 @@ import pandas as pd
 
 from rayworks.core import config as configs
 from rayworks.core.errors import DataError
-from rayworks.systems.difficulty import abilities
-from rayworks.systems.difficulty.adaptive_subset import predict_score
 from rayworks.systems.difficulty.calibration import Estimates, estimate
 from rayworks.systems.difficulty.config import Config
-from rayworks.systems.difficulty.glicko2 import rate_period
-from rayworks.systems.difficulty.item_response import ItemParameters
-from rayworks.systems.difficulty.labels import label
-from rayworks.systems.difficulty.marginal_likelihood import fit as fit_items
-from rayworks.systems.difficulty.rating_baselines import rate_elo, rate_glicko1
-from rayworks.systems.difficulty.rating_games import PeriodReport, Ratings
-from rayworks.systems.difficulty.rating_periods import Games, RatePeriod, chronological, converged
-from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
-from rayworks.systems.difficulty.responses import Responses, from_table
+from rayworks.systems.difficulty.item_response import abilities
+from rayworks.systems.difficulty.item_response.adaptive_subset import predict_score
+from rayworks.systems.difficulty.item_response.curves import ItemParameters
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_items
+from rayworks.systems.difficulty.labels.label_form import label
+from rayworks.systems.difficulty.ratings.glicko2 import rate_period
+from rayworks.systems.difficulty.ratings.rating_baselines import rate_elo, rate_glicko1
+from rayworks.systems.difficulty.ratings.rating_games import PeriodReport, Ratings
+from rayworks.systems.difficulty.ratings.rating_periods import Games, RatePeriod, chronological, converged
+from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, as_matrix
+from rayworks.systems.difficulty.responses.response_store import Responses, from_table
 
 from .difficulty_item_bank import CalibratedSet, interval, label_fields
 from .difficulty_schemas import (

@@ -10,7 +10,7 @@ import pandas as pd
 
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.calibration import parameters_from_dict
-from rayworks.systems.difficulty.item_response import ItemParameters
+from rayworks.systems.difficulty.item_response.curves import ItemParameters
 
 from ..common.application import Problem
 from .difficulty_schemas import CalibratedItem

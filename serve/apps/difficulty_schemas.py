@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from rayworks.systems.difficulty.glicko2 import Glicko2Options
-from rayworks.systems.difficulty.rating_baselines import EloOptions, GlickoOptions
+from rayworks.systems.difficulty.ratings.glicko2 import Glicko2Options
+from rayworks.systems.difficulty.ratings.rating_baselines import EloOptions, GlickoOptions
 
 from ..common.application import Body
 

@@ -11,12 +11,12 @@ import torch
 
 from rayworks.core.errors import DataError
 from rayworks.core.seeds import derive_small
-from rayworks.systems.marl.acting import as_tensors, draw
-from rayworks.systems.marl.environment import norm_clipped
+from rayworks.systems.marl.environments.environment import norm_clipped
+from rayworks.systems.marl.environments.scenes import ActionLayout, Scene, TeamSpec
 from rayworks.systems.marl.exported import ExportedPolicy, read_policy
-from rayworks.systems.marl.policy_network import PolicyNetwork
-from rayworks.systems.marl.scenes import ActionLayout, Scene, TeamSpec
-from rayworks.systems.marl.symmetry_groups import claimed
+from rayworks.systems.marl.networks.acting import as_tensors, draw
+from rayworks.systems.marl.networks.policy_network import PolicyNetwork
+from rayworks.systems.marl.networks.symmetry_groups import claimed
 
 from .marl_schemas import ActBody, Action, Entity, Limits, PolicyCard, SceneBody, TeamCard
 

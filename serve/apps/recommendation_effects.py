@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.attribution import CAUSES, MEMBERS_FOR_INTERVALS, attribute, member_error
-from rayworks.systems.recommendation.do_recursion import intervene
-from rayworks.systems.recommendation.histories import histories
-from rayworks.systems.recommendation.roll_out import Policy, greedy_policy, mixture, roll_out, uniform_policy
+from rayworks.systems.recommendation.causes.attribution import CAUSES, MEMBERS_FOR_INTERVALS, attribute, member_error
+from rayworks.systems.recommendation.causes.do_recursion import intervene
+from rayworks.systems.recommendation.models.histories import histories
+from rayworks.systems.recommendation.values.roll_out import Policy, greedy_policy, mixture, roll_out, uniform_policy
 
 from .recommendation_engine import Past, Recommender, as_floats, interval, last, require_at_most
 from .recommendation_schemas import (

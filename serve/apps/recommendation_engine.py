@@ -9,15 +9,15 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.attribution import member_error, member_quantile
-from rayworks.systems.recommendation.events import KINDS
+from rayworks.systems.recommendation.causes.attribution import member_error, member_quantile
 from rayworks.systems.recommendation.exported import read_export
-from rayworks.systems.recommendation.histories import histories, states_after
+from rayworks.systems.recommendation.logs.events import KINDS
+from rayworks.systems.recommendation.models.histories import histories, states_after
 
 from .recommendation_schemas import AcceptBody, Event, Limits, RankBody, ScoredItem
 
 Past = Sequence[tuple[int, int]]
-"""Item code and kind of each event, as :func:`~rayworks.systems.recommendation.histories.histories` takes them."""
+"""Item code and kind of each event, as :func:`~rayworks.systems.recommendation.models.histories.histories` takes them."""
 KIND = {name: number for number, name in enumerate(KINDS)}
 
 

@@ -15,7 +15,7 @@ import pytest
 from jobs import run
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.config import DataSection
-from rayworks.systems.difficulty.sources import read_responses
+from rayworks.systems.difficulty.responses.sources import read_responses
 from tests.conftest import ROOT, FinishedRun
 from tests.small_evidence import response_table
 

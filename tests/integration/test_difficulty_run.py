@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from rayworks.systems.difficulty.calibration import parameters_from_dict
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions, fit
-from rayworks.systems.difficulty.response_matrix import as_matrix
-from rayworks.systems.difficulty.responses import from_table
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.responses.response_matrix import as_matrix
+from rayworks.systems.difficulty.responses.response_store import from_table
 from tests import smallest
 from tests.conftest import FinishedRun
 from tests.small_evidence import save_responses

@@ -20,11 +20,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rayworks.core.config import ComputeSection
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.systems.federation.actors import ClientHost, ClientPool, RayGrid, client_pool
-from rayworks.systems.federation.aggregation import Arrays
-from rayworks.systems.federation.client_app import client_app
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.federated_training import Federation, RoundRecord
-from rayworks.systems.federation.flower_simulation import read_federation, read_rounds, simulate
+from rayworks.systems.federation.rounds.client_app import client_app
+from rayworks.systems.federation.rounds.federated_training import Federation, RoundRecord
+from rayworks.systems.federation.rounds.flower_simulation import read_federation, read_rounds, simulate
+from rayworks.systems.federation.training.aggregation import Arrays
 from tests.observing import until
 from tests.small_federation import small_config, write_images
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from jobs import marl_check, run
 from rayworks.core.errors import DataError
-from rayworks.systems.marl.certificates import FRAMES
 from rayworks.systems.marl.config import Config, EnvironmentSection
-from rayworks.systems.marl.environments import team_specs
+from rayworks.systems.marl.environments.registry import team_specs
 from rayworks.systems.marl.exported import POLICY, read_policy
+from rayworks.systems.marl.findings.certificates import FRAMES
 from tests.conftest import ROOT, FinishedRun
 from tests.observing import actor_processes, until
 
@@ -152,7 +152,7 @@ def test_the_command_certifies_networks_and_refuses_what_it_does_not_know(
 def test_the_command_says_when_a_claim_is_broken(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rayworks.systems.marl import equivariant_layers
+    from rayworks.systems.marl.networks import equivariant_layers
 
     def askew(self: Any, nodes: Any, *rest: Any, original: Any = equivariant_layers.GraphLayer.forward) -> Any:
         return original(self, nodes._replace(vectors=nodes.vectors + 0.1), *rest)

@@ -11,7 +11,7 @@ from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.actors import read_events_distributed
 from rayworks.systems.recommendation.config import ReadOptions
-from rayworks.systems.recommendation.events import EventLog
+from rayworks.systems.recommendation.logs.events import EventLog
 from rayworks.systems.recommendation.sources import read_events
 
 

@@ -15,7 +15,7 @@ import ray.util.state
 from rayworks.core import config as configs
 from rayworks.runtime.launch import launch
 from rayworks.systems.recommendation import SPEC
-from rayworks.systems.recommendation.simulator import Simulator, SimulatorOptions
+from rayworks.systems.recommendation.logs.simulator import Simulator, SimulatorOptions
 from tests.conftest import ROOT, FinishedRun
 
 TIMED = ("sequences_per_second",)

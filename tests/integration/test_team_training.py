@@ -17,14 +17,14 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rayworks.core.errors import DataError
 from rayworks.systems.marl.actors import Call, MarlActor, Unit
 from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkSection, SamplingSection, TrainingSection
-from rayworks.systems.marl.environments import make_environment
-from rayworks.systems.marl.observation_schema import spread_schema
-from rayworks.systems.marl.parallel_environment import ParallelScenes
-from rayworks.systems.marl.rllib_algorithm import TeamPPO, algorithm_config
-from rayworks.systems.marl.rllib_connectors import SceneFromVector
-from rayworks.systems.marl.rllib_environment import plain_config
-from rayworks.systems.marl.rllib_module import module_spec
-from rayworks.systems.marl.scenes import ActionLayout
+from rayworks.systems.marl.environments.observation_schema import spread_schema
+from rayworks.systems.marl.environments.parallel_environment import ParallelScenes
+from rayworks.systems.marl.environments.registry import make_environment
+from rayworks.systems.marl.environments.scenes import ActionLayout
+from rayworks.systems.marl.rllib.algorithm import TeamPPO, algorithm_config
+from rayworks.systems.marl.rllib.connectors import SceneFromVector
+from rayworks.systems.marl.rllib.environment import plain_config
+from rayworks.systems.marl.rllib.module import module_spec
 
 NETWORK = NetworkSection(hidden=8, perceptron_hidden=8)
 TRAINING = TrainingSection(epochs=1, minibatch=60)

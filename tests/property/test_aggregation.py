@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayworks.core.errors import DataError
-from rayworks.systems.federation.aggregation import (
+from rayworks.systems.federation.privacy.update_clipping import clipped, update_norm
+from rayworks.systems.federation.training.aggregation import (
     Aggregated,
     Arrays,
     ServerState,
@@ -17,8 +18,7 @@ from rayworks.systems.federation.aggregation import (
     fault,
     require_finite,
 )
-from rayworks.systems.federation.local_training import control_variate
-from rayworks.systems.federation.update_clipping import clipped, update_norm
+from rayworks.systems.federation.training.local_training import control_variate
 
 CLIENTS = st.integers(1, 6)
 SEEDS = st.integers(0, 10_000)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from rayworks.systems.recommendation.backbones import BackboneName, make_backbone
+from rayworks.systems.recommendation.models.backbones import BackboneName, make_backbone
 
 WIDTH, LENGTH = 8, 12
 BACKBONES = ["gru", "attention", "convolution", "filter"]

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rayworks.core import seeds
-from rayworks.systems.marl.battle import BattleEnvironment, BattleOptions, battle_environment
-from rayworks.systems.marl.battle_combat import Orders, Units, fight
-from rayworks.systems.marl.battle_scripts import nearest_targets, scripted_actions
-from rayworks.systems.marl.scenes import Scene
-from rayworks.systems.marl.symmetry_groups import QUARTER_TURNS
+from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions, battle_environment
+from rayworks.systems.marl.environments.battle_combat import Orders, Units, fight
+from rayworks.systems.marl.environments.battle_scripts import nearest_targets, scripted_actions
+from rayworks.systems.marl.environments.scenes import Scene
+from rayworks.systems.marl.networks.symmetry_groups import QUARTER_TURNS
 
 SCENARIOS = ("terran_5_vs_5", "protoss_4_vs_6", "zerg_6_vs_5", "terran_7_vs_4")
 COPIES = 8

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions, History
-from rayworks.systems.recommendation.do_recursion import do_recursion, intervene
-from rayworks.systems.recommendation.events import ACCEPTED, REJECTED
+from rayworks.systems.recommendation.causes.do_recursion import do_recursion, intervene
+from rayworks.systems.recommendation.logs.events import ACCEPTED, REJECTED
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions, History
 
 
 def enumerated(first: float, if_rejected: np.ndarray, if_accepted: np.ndarray) -> list[float]:

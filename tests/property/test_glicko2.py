@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayworks.systems.difficulty.glicko2 import SCALE, Glicko2Options, rate_period
-from rayworks.systems.difficulty.rating_baselines import rate_elo, rate_glicko1
-from rayworks.systems.difficulty.rating_games import Ratings
+from rayworks.systems.difficulty.ratings.glicko2 import SCALE, Glicko2Options, rate_period
+from rayworks.systems.difficulty.ratings.rating_baselines import rate_elo, rate_glicko1
+from rayworks.systems.difficulty.ratings.rating_games import Ratings
 
 Period = tuple[Ratings, np.ndarray, np.ndarray, np.ndarray]
 UNCAPPED = Glicko2Options(max_volatility=None, max_rating_change=None, max_deviation=1e9)

@@ -4,10 +4,16 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rayworks.systems.difficulty.abilities import posterior_means
-from rayworks.systems.difficulty.item_response import MODELS, ItemParameters, Model
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions, expectation, fit, rasch_expectation, working_of
-from rayworks.systems.difficulty.response_matrix import ByteMatrix, SparseMatrix
+from rayworks.systems.difficulty.item_response.abilities import posterior_means
+from rayworks.systems.difficulty.item_response.curves import MODELS, ItemParameters, Model
+from rayworks.systems.difficulty.item_response.marginal_likelihood import (
+    expectation,
+    fit,
+    rasch_expectation,
+    working_of,
+)
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix, SparseMatrix
 from tests.simulated_responses import simulated
 
 models = st.sampled_from(MODELS)

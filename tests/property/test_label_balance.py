@@ -11,11 +11,11 @@ from hypothesis.extra.numpy import arrays
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.federation.config import BalanceSection, DataSection, MixupSection
-from rayworks.systems.federation.examples import Examples
-from rayworks.systems.federation.heterogeneity import total_variation
-from rayworks.systems.federation.label_balance import deficits, noisy_counts, pool_plan, present_labels, split
-from rayworks.systems.federation.mixup_encodings import blended, distinct, draw_mixtures, encode
-from rayworks.systems.federation.partitions import label_counts, partition
+from rayworks.systems.federation.data.examples import Examples
+from rayworks.systems.federation.data.heterogeneity import total_variation
+from rayworks.systems.federation.data.mixup_encodings import blended, distinct, draw_mixtures, encode
+from rayworks.systems.federation.data.partitions import label_counts, partition
+from rayworks.systems.federation.training.label_balance import deficits, noisy_counts, pool_plan, present_labels, split
 
 counts_of = arrays(np.int64, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=st.integers(0, 30))
 

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayworks.systems.marl.config import NetworkKind, NetworkSection
-from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes
-from rayworks.systems.marl.graphs import Graph
-from rayworks.systems.marl.networks import GraphNetwork
-from rayworks.systems.marl.policy_network import PolicyNetwork
-from rayworks.systems.marl.scenes import Scene, TeamSpec
-from rayworks.systems.marl.symmetry import TOLERANCE, certify
+from rayworks.systems.marl.environments.scenes import Scene, TeamSpec
+from rayworks.systems.marl.findings.symmetry import TOLERANCE, certify
+from rayworks.systems.marl.networks.equivariant_layers import GraphLayer, Nodes
+from rayworks.systems.marl.networks.graph_networks import GraphNetwork
+from rayworks.systems.marl.networks.graphs import Graph
+from rayworks.systems.marl.networks.policy_network import PolicyNetwork
 from tests.small_scenes import random_scene, small_team, tensors
 
 SHIFT = torch.tensor([0.7, -1.3], dtype=torch.float64)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from rayworks.systems.marl.acting import Game, as_tensors, draw
-from rayworks.systems.marl.battle import BattleEnvironment, BattleOptions, battle_environment
-from rayworks.systems.marl.battle_combat import Units
 from rayworks.systems.marl.config import EnvironmentSection, NetworkKind, NetworkSection
-from rayworks.systems.marl.environments import make_environment
-from rayworks.systems.marl.policy_network import PolicyNetwork
+from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions, battle_environment
+from rayworks.systems.marl.environments.battle_combat import Units
+from rayworks.systems.marl.environments.registry import make_environment
+from rayworks.systems.marl.networks.acting import Game, as_tensors, draw
+from rayworks.systems.marl.networks.policy_network import PolicyNetwork
 from tests.conftest import ROOT
 
 COPIES, STEPS = 16, 60

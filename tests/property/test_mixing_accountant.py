@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from rayworks.core.errors import DataError
 from rayworks.systems.federation.config import MixupSection
-from rayworks.systems.federation.gaussian_accountant import (
+from rayworks.systems.federation.privacy.gaussian_accountant import (
     gaussian_epsilon,
     gaussian_multiplier_for,
     renyi_divergences,
 )
-from rayworks.systems.federation.mixing_accountant import (
+from rayworks.systems.federation.privacy.mixing_accountant import (
     SEED_SCOPE,
     Role,
     guarantee,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayworks.systems.recommendation.estimates import SumOfRatios
-from rayworks.systems.recommendation.off_policy import LoggedActions, Target, estimators, evaluate
-from rayworks.systems.recommendation.sequence_off_policy import (
+from rayworks.systems.recommendation.measures.estimates import SumOfRatios
+from rayworks.systems.recommendation.values.off_policy import LoggedActions, Target, estimators, evaluate
+from rayworks.systems.recommendation.values.sequence_off_policy import (
     Trajectories,
     evaluate_sequences,
     importance_sampling,

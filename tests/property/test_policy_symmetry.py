@@ -11,12 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rayworks.systems.marl.config import NetworkKind, NetworkSection
-from rayworks.systems.marl.equivariant_layers import GraphLayer, Nodes, Update
-from rayworks.systems.marl.graphs import Graph, joined
-from rayworks.systems.marl.policy_network import PolicyNetwork
-from rayworks.systems.marl.scenes import TeamSpec
-from rayworks.systems.marl.symmetry import TOLERANCE, certify
-from rayworks.systems.marl.symmetry_groups import Group, orthogonal
+from rayworks.systems.marl.environments.scenes import TeamSpec
+from rayworks.systems.marl.findings.symmetry import TOLERANCE, certify
+from rayworks.systems.marl.networks.equivariant_layers import GraphLayer, Nodes, Update
+from rayworks.systems.marl.networks.graphs import Graph, joined
+from rayworks.systems.marl.networks.policy_network import PolicyNetwork
+from rayworks.systems.marl.networks.symmetry_groups import Group, orthogonal
 from tests.small_scenes import random_scene, small_team, tensors
 
 KINDS: tuple[NetworkKind, ...] = ("e2gn2-last", "e2gn2", "egnn", "gnn", "mlp", "penguin")

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayworks.core import seeds
-from rayworks.systems.recommendation.audit_baselines import fingerprints
-from rayworks.systems.recommendation.audits import audit
-from rayworks.systems.recommendation.events import ACCEPTED, EventLog, Windows
+from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
+from rayworks.systems.recommendation.measures.audit_baselines import fingerprints
+from rayworks.systems.recommendation.measures.audits import audit
 from tests.small_events import clean_log
 
 

@@ -12,15 +12,20 @@ import numpy as np
 import pytest
 
 from rayworks.core import config as configs
-from rayworks.systems.difficulty import glicko2
-from rayworks.systems.difficulty.abilities import expected_abilities, next_item, scoring_grid, weighted_likelihood
 from rayworks.systems.difficulty.calibration import calibrate, estimate, parameters_from_dict
 from rayworks.systems.difficulty.config import Config
-from rayworks.systems.difficulty.item_response import ItemParameters, simulate
-from rayworks.systems.difficulty.rating_periods import converged, problem_games
-from rayworks.systems.difficulty.response_matrix import as_matrix
-from rayworks.systems.difficulty.responses import from_matrix
-from rayworks.systems.difficulty.sources import ResponseSet
+from rayworks.systems.difficulty.item_response.abilities import (
+    expected_abilities,
+    next_item,
+    scoring_grid,
+    weighted_likelihood,
+)
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, simulate
+from rayworks.systems.difficulty.ratings import glicko2
+from rayworks.systems.difficulty.ratings.rating_periods import converged, problem_games
+from rayworks.systems.difficulty.responses.response_matrix import as_matrix
+from rayworks.systems.difficulty.responses.response_store import from_matrix
+from rayworks.systems.difficulty.responses.sources import ResponseSet
 from serve.common import keys
 from tests.serve.deployment import deployed
 

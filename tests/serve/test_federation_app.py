@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rayworks.systems.federation.classifiers import classifier_of
 from rayworks.systems.federation.config import Config
 from rayworks.systems.federation.exported import read_model, write_model
-from rayworks.systems.federation.local_training import weights_of
+from rayworks.systems.federation.training.classifiers import classifier_of
+from rayworks.systems.federation.training.local_training import weights_of
 from serve.common import keys
 from tests.serve.deployment import deployed
 

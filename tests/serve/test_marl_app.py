@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from rayworks.systems.marl.certificates import certificates
 from rayworks.systems.marl.config import Config, NetworkKind
-from rayworks.systems.marl.environments import make_environment, team_specs
+from rayworks.systems.marl.environments.registry import make_environment, team_specs
 from rayworks.systems.marl.exported import read_policy, write_policy
-from rayworks.systems.marl.policy_network import PolicyNetwork
-from rayworks.systems.marl.symmetry_groups import orthogonal
+from rayworks.systems.marl.findings.certificates import certificates
+from rayworks.systems.marl.networks.policy_network import PolicyNetwork
+from rayworks.systems.marl.networks.symmetry_groups import orthogonal
 from serve.common import keys
 from tests.serve.deployment import deployed
 

@@ -13,13 +13,13 @@ import torch
 
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions
-from rayworks.systems.recommendation.attribution import CAUSES, attribute, member_quantile
-from rayworks.systems.recommendation.do_recursion import intervene
-from rayworks.systems.recommendation.events import KINDS, NATURAL
+from rayworks.systems.recommendation.causes.attribution import CAUSES, attribute, member_quantile
+from rayworks.systems.recommendation.causes.do_recursion import intervene
 from rayworks.systems.recommendation.exported import Exported, read_export, write_export
-from rayworks.systems.recommendation.histories import Histories, acceptance, histories
-from rayworks.systems.recommendation.roll_out import greedy_policy, mixture, roll_out
+from rayworks.systems.recommendation.logs.events import KINDS, NATURAL
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
+from rayworks.systems.recommendation.models.histories import Histories, acceptance, histories
+from rayworks.systems.recommendation.values.roll_out import greedy_policy, mixture, roll_out
 from serve.apps.recommendation_engine import Recommender
 from serve.apps.recommendation_schemas import Limits
 from serve.common import keys

@@ -6,7 +6,7 @@ from scipy.integrate import quad
 from scipy.optimize import brentq, minimize_scalar
 
 from rayworks.core.errors import DataError
-from rayworks.systems.difficulty.abilities import (
+from rayworks.systems.difficulty.item_response.abilities import (
     estimate,
     expected_abilities,
     next_item,
@@ -15,10 +15,11 @@ from rayworks.systems.difficulty.abilities import (
     scoring_grid,
     weighted_likelihood,
 )
-from rayworks.systems.difficulty.item_response import ItemParameters, Model
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions, fit
-from rayworks.systems.difficulty.response_matrix import as_matrix
-from rayworks.systems.difficulty.responses import from_matrix
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.responses.response_matrix import as_matrix
+from rayworks.systems.difficulty.responses.response_store import from_matrix
 from tests.simulated_responses import simulated
 
 MODELS: list[Model] = ["1PL", "2PL", "3PL", "4PL"]

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions, History, predict
-from rayworks.systems.recommendation.backbones import BackboneName
-from rayworks.systems.recommendation.events import ACCEPTED, NATURAL, PAD, REJECTED, EventLog, event_log
-from rayworks.systems.recommendation.histories import (
+from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, PAD, REJECTED, EventLog, event_log
+from rayworks.systems.recommendation.logs.sequences import sequences
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions, History, predict
+from rayworks.systems.recommendation.models.backbones import BackboneName
+from rayworks.systems.recommendation.models.histories import (
     Histories,
     acceptance,
     equally_long,
@@ -15,7 +16,6 @@ from rayworks.systems.recommendation.histories import (
     histories_of,
     states_after,
 )
-from rayworks.systems.recommendation.sequences import sequences
 
 BACKBONES: tuple[BackboneName, ...] = ("gru", "attention", "convolution", "filter")
 HISTORIES: tuple[History, ...] = ("all", "shown", "natural", "first-order")

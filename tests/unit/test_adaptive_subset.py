@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import ConfigError
-from rayworks.systems.difficulty.adaptive_subset import choose, measure, predict_score
-from rayworks.systems.difficulty.item_response import ItemParameters, equispaced, simulate
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions, fit
-from rayworks.systems.difficulty.response_matrix import ByteMatrix
-from rayworks.systems.difficulty.responses import from_matrix
+from rayworks.systems.difficulty.item_response.adaptive_subset import choose, measure, predict_score
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, equispaced, simulate
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix
+from rayworks.systems.difficulty.responses.response_store import from_matrix
 from tests.simulated_responses import simulated
 
 GRID = equispaced(81)

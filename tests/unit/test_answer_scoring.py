@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.difficulty import symbolic_equality
-from rayworks.systems.difficulty.answer_scoring import SCORERS, last_box, last_number, score
-from rayworks.systems.difficulty.prompts import PROMPTS, build
+from rayworks.systems.difficulty.answering import symbolic_equality
+from rayworks.systems.difficulty.answering.answer_scoring import SCORERS, last_box, last_number, score
+from rayworks.systems.difficulty.answering.prompts import PROMPTS, build
 
 MATE_IN_ONE = "6k1/5ppp/8/8/8/8/8/R3R1K1 w - - 0 1"
 ROWS: dict[str, dict[str, Any]] = {

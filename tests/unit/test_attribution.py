@@ -6,10 +6,10 @@ import torch
 from scipy.stats import t as student_t
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions
-from rayworks.systems.recommendation.attribution import CAUSES, attribute, member_error, member_half_width
-from rayworks.systems.recommendation.events import ACCEPTED, NATURAL, REJECTED
-from rayworks.systems.recommendation.histories import Histories, acceptance, histories
+from rayworks.systems.recommendation.causes.attribution import CAUSES, attribute, member_error, member_half_width
+from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
+from rayworks.systems.recommendation.models.histories import Histories, acceptance, histories
 
 PAST = [(0, NATURAL), (3, REJECTED), (1, NATURAL), (4, ACCEPTED)]
 REFERENCE = histories([[(2, NATURAL), (5, NATURAL)], [(5, NATURAL)]])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.recommendation.bandit import (
+from rayworks.systems.recommendation.measures.estimates import Bootstrap
+from rayworks.systems.recommendation.values.bandit import (
     BanditLog,
     cross_check,
     cross_fitted_rates,
@@ -15,7 +16,6 @@ from rayworks.systems.recommendation.bandit import (
     smoothed_rates,
     uniform_policy,
 )
-from rayworks.systems.recommendation.estimates import Bootstrap
 
 ITEMS, POSITIONS = 6, 3
 RATES = np.linspace(0.1, 0.6, ITEMS)[:, None] * np.array([1.0, 0.8, 0.6])

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.marl.battle import BattleEnvironment, BattleOptions, battle_environment
-from rayworks.systems.marl.battle_combat import Units
-from rayworks.systems.marl.battle_scene import HEALTH, READINESS
-from rayworks.systems.marl.battle_scripts import scripted_actions
-from rayworks.systems.marl.battle_units import NAMES
-from rayworks.systems.marl.environment import Environment, Step
-from rayworks.systems.marl.scenes import Scene
+from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions, battle_environment
+from rayworks.systems.marl.environments.battle_combat import Units
+from rayworks.systems.marl.environments.battle_scene import HEALTH, READINESS
+from rayworks.systems.marl.environments.battle_scripts import scripted_actions
+from rayworks.systems.marl.environments.battle_units import NAMES
+from rayworks.systems.marl.environments.environment import Environment, Step
+from rayworks.systems.marl.environments.scenes import Scene
 
 ALLIES = "allies"
 

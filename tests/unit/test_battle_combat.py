@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from rayworks.systems.marl import battle_units
-from rayworks.systems.marl.battle_combat import Orders, Units, fight
-from rayworks.systems.marl.battle_scripts import nearest_targets
-from rayworks.systems.marl.battle_units import BANELING, DAMAGE, MEDIVAC, NAMES
+from rayworks.systems.marl.environments import battle_units
+from rayworks.systems.marl.environments.battle_combat import Orders, Units, fight
+from rayworks.systems.marl.environments.battle_scripts import nearest_targets
+from rayworks.systems.marl.environments.battle_units import BANELING, DAMAGE, MEDIVAC, NAMES
 
 HALF = 16.0
 

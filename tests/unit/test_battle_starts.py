@@ -5,8 +5,8 @@ import pytest
 
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError
-from rayworks.systems.marl.battle_starts import BUFFER, SIDES, Side, Starts, draw_places, draw_teams
-from rayworks.systems.marl.battle_units import BANELING, MEDIVAC, RACES, Scenario, parse_scenario
+from rayworks.systems.marl.environments.battle_starts import BUFFER, SIDES, Side, Starts, draw_places, draw_teams
+from rayworks.systems.marl.environments.battle_units import BANELING, MEDIVAC, RACES, Scenario, parse_scenario
 
 COPIES = 4000
 

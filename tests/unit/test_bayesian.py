@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import ConfigError
-from rayworks.systems.difficulty.bayesian import Inference, posterior
-from rayworks.systems.difficulty.item_response import Model
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions, fit
-from rayworks.systems.difficulty.standard_errors import standard_errors
+from rayworks.systems.difficulty.item_response.bayesian import Inference, posterior
+from rayworks.systems.difficulty.item_response.curves import Model
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.item_response.standard_errors import standard_errors
 from tests.simulated_responses import simulated
 
 

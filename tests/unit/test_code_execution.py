@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayworks.systems.difficulty import code_execution
-from rayworks.systems.difficulty.code_execution import Limits, passes_tests, run_program
+from rayworks.systems.difficulty.answering import code_execution
+from rayworks.systems.difficulty.answering.code_execution import Limits, passes_tests, run_program
 
 QUICK = Limits(seconds=1)
 

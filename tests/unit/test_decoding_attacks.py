@@ -6,16 +6,16 @@ import pytest
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.federation.config import DataSection, MixupSection
-from rayworks.systems.federation.decoding_attacks import (
+from rayworks.systems.federation.data.examples import scaled
+from rayworks.systems.federation.data.mixup_encodings import draw_mixtures, encode
+from rayworks.systems.federation.data.sources import read
+from rayworks.systems.federation.privacy.decoding_attacks import (
     decoded_pairs,
     linear_decoder_psnr,
     mean_image_psnr,
     pair_decoding_rate,
     reidentification_rate,
 )
-from rayworks.systems.federation.examples import scaled
-from rayworks.systems.federation.mixup_encodings import draw_mixtures, encode
-from rayworks.systems.federation.sources import read
 
 
 def attacked(section: MixupSection, candidates: int, count: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.difficulty import easy2hard, evidence
-from rayworks.systems.difficulty.answer_scoring import SCORERS, score_move
-from rayworks.systems.difficulty.prompts import PROMPTS
+from rayworks.systems.difficulty.answering import easy2hard
+from rayworks.systems.difficulty.answering.answer_scoring import SCORERS, score_move
+from rayworks.systems.difficulty.answering.prompts import PROMPTS
+from rayworks.systems.difficulty.responses import evidence
 from tests.published_points import PUBLISHED_POINTS
 
 SIZES = {

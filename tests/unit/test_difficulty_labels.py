@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy.stats import norm, spearmanr
 
 from rayworks.core.errors import DataError
-from rayworks.systems.difficulty.label_builders import EVIDENCE, from_attempts, from_responses, from_solve_rates
-from rayworks.systems.difficulty.labels import bin_probabilities, common_scale, drift, label
-from rayworks.systems.difficulty.linking import Link
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions
-from rayworks.systems.difficulty.profiles import trend_test
-from rayworks.systems.difficulty.solve_rates import expected_rate
+from rayworks.systems.difficulty.answering.profiles import trend_test
+from rayworks.systems.difficulty.item_response.linking import Link
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.labels.label_builders import EVIDENCE, from_attempts, from_responses, from_solve_rates
+from rayworks.systems.difficulty.labels.label_form import bin_probabilities, common_scale, drift, label
+from rayworks.systems.difficulty.labels.solve_rates import expected_rate
 from tests.published_points import PUBLISHED_POINTS
 from tests.simulated_responses import simulated
 

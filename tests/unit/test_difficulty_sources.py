@@ -12,9 +12,9 @@ from rayworks.systems.difficulty import figures
 from rayworks.systems.difficulty.calibration import calibrate
 from rayworks.systems.difficulty.config import Config, DataSection, RatingSection
 from rayworks.systems.difficulty.evaluation import benchmark_rows
-from rayworks.systems.difficulty.glicko2 import Glicko2Options
 from rayworks.systems.difficulty.rating_run import rate_games
-from rayworks.systems.difficulty.sources import read_games, read_responses
+from rayworks.systems.difficulty.ratings.glicko2 import Glicko2Options
+from rayworks.systems.difficulty.responses.sources import read_games, read_responses
 from tests.small_evidence import response_table, save_games
 
 GAMES = "period,player,opponent,score,weight\n1,a,b,1,2\n1,b,c,0.5,1\n2,c,a,0,1\n"

@@ -3,7 +3,7 @@
 import pytest
 
 from rayworks.systems.marl.config import EnvironmentSection, NetworkKind, NetworkSection
-from rayworks.systems.marl.exploration_bias import input_slope, untrained_play
+from rayworks.systems.marl.findings.exploration_bias import input_slope, untrained_play
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from rayworks.core.errors import ConfigError
-from rayworks.systems.federation.classifiers import SMALLEST_SIDE, classifier_of, make
 from rayworks.systems.federation.config import Config, ModelKind, ModelSection
+from rayworks.systems.federation.training.classifiers import SMALLEST_SIDE, classifier_of, make
 
 KINDS: tuple[ModelKind, ...] = ("perceptron", "convolutional", "lenet", "resnet18")
 

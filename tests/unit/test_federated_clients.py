@@ -8,10 +8,10 @@ import pytest
 from flwr.app import RecordDict
 
 from rayworks.core.seeds import stream
-from rayworks.systems.federation.clients import SECRET, Client, Task, noise_bank
 from rayworks.systems.federation.config import Config, MixupSection
-from rayworks.systems.federation.examples import Examples, scaled
-from rayworks.systems.federation.mixup_encodings import encode, encode_stand_ins
+from rayworks.systems.federation.data.examples import Examples, scaled
+from rayworks.systems.federation.data.mixup_encodings import encode, encode_stand_ins
+from rayworks.systems.federation.rounds.clients import SECRET, Client, Task, noise_bank
 from tests.small_federation import small_config, write_images
 
 OTHER = 1

@@ -15,11 +15,11 @@ from PIL import Image
 from rayworks.core import datasets, seeds
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.federation.config import DataSection
-from rayworks.systems.federation.examples import Examples, scaled
-from rayworks.systems.federation.heterogeneity import effective_labels, jensen_shannon, total_variation
-from rayworks.systems.federation.partitions import label_counts, partition
-from rayworks.systems.federation.reviews import examples_of, hashed_words
-from rayworks.systems.federation.sources import cifar10_task, idx_pair, read, stratified
+from rayworks.systems.federation.data.examples import Examples, scaled
+from rayworks.systems.federation.data.heterogeneity import effective_labels, jensen_shannon, total_variation
+from rayworks.systems.federation.data.partitions import label_counts, partition
+from rayworks.systems.federation.data.reviews import examples_of, hashed_words
+from rayworks.systems.federation.data.sources import cifar10_task, idx_pair, read, stratified
 
 NAMES = tuple("abcdefghij")
 

@@ -13,17 +13,17 @@ from flwr.serverapp.strategy import FedAvg
 
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.seeds import stream
-from rayworks.systems.federation.aggregation import Arrays
-from rayworks.systems.federation.client_app import client_app
-from rayworks.systems.federation.clients import PSEUDO, VARIATE, task_of
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.examples import scaled
-from rayworks.systems.federation.federated_training import Federation, RoundRecord
-from rayworks.systems.federation.local_objectives import CrossEntropy
-from rayworks.systems.federation.local_training import Weighted, train, weights_of
-from rayworks.systems.federation.pool_exchange import demand, describe
-from rayworks.systems.federation.records import ARRAYS, to_arrays, to_record
-from rayworks.systems.federation.strategy import FederatedStrategy
+from rayworks.systems.federation.data.examples import scaled
+from rayworks.systems.federation.messages.records import ARRAYS, to_arrays, to_record
+from rayworks.systems.federation.rounds.client_app import client_app
+from rayworks.systems.federation.rounds.clients import PSEUDO, VARIATE, task_of
+from rayworks.systems.federation.rounds.federated_training import Federation, RoundRecord
+from rayworks.systems.federation.rounds.pool_exchange import demand, describe
+from rayworks.systems.federation.rounds.strategy import FederatedStrategy
+from rayworks.systems.federation.training.aggregation import Arrays
+from rayworks.systems.federation.training.local_objectives import CrossEntropy
+from rayworks.systems.federation.training.local_training import Weighted, train, weights_of
 from tests.serial_grid import SerialGrid
 from tests.small_federation import small_config, write_images
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from rayworks.core.errors import DataError
-from rayworks.systems.federation.classifiers import classifier_of
 from rayworks.systems.federation.config import Config
 from rayworks.systems.federation.exported import CARD, DESCRIPTION, read_model, write_model
-from rayworks.systems.federation.local_training import weights_of
+from rayworks.systems.federation.training.classifiers import classifier_of
+from rayworks.systems.federation.training.local_training import weights_of
 from serve.apps.federation_engine import Classifying
 from serve.apps.federation_schemas import ClassifyBody, Limits, ModelCard
 

@@ -11,13 +11,13 @@ import pytest
 from flwr.app import RecordDict
 
 from rayworks.core.bootstrap import mean_interval
-from rayworks.systems.federation.clients import Client, task_of
 from rayworks.systems.federation.config import DataSection
+from rayworks.systems.federation.data.reviews import examples_of
 from rayworks.systems.federation.disclosure import disclosure, samples, shared_by_owner
 from rayworks.systems.federation.evaluation import curve, outcome
-from rayworks.systems.federation.mixing_accountant import guarantee
-from rayworks.systems.federation.pool_exchange import demand
-from rayworks.systems.federation.reviews import examples_of
+from rayworks.systems.federation.privacy.mixing_accountant import guarantee
+from rayworks.systems.federation.rounds.clients import Client, task_of
+from rayworks.systems.federation.rounds.pool_exchange import demand
 from tests.small_federation import small_config, write_images
 
 

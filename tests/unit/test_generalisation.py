@@ -15,11 +15,12 @@ from rayworks.core.sweep import TrialResult, read_sweep
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.fine_tuning import FineTuner, FineTuningOptions
 from rayworks.lm.scoring import encode
-from rayworks.systems.difficulty import SPEC, arithmetic, easy2hard
+from rayworks.systems.difficulty import SPEC
+from rayworks.systems.difficulty.answering import arithmetic, easy2hard
+from rayworks.systems.difficulty.answering.generalisation import heatmap, mean_estimate, ratio_estimate, summarise_gains
+from rayworks.systems.difficulty.answering.generalisation_items import binned_items, quantile_bins
+from rayworks.systems.difficulty.answering.generalisation_report import sweep_summary
 from rayworks.systems.difficulty.config import Config, GeneralisationSection
-from rayworks.systems.difficulty.generalisation import heatmap, mean_estimate, ratio_estimate, summarise_gains
-from rayworks.systems.difficulty.generalisation_items import binned_items, quantile_bins
-from rayworks.systems.difficulty.generalisation_report import sweep_summary
 from tests.conftest import ROOT
 from tests.unit.test_difficulty_data import synthetic_table
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import DataError
-from rayworks.systems.difficulty.glicko2 import (
+from rayworks.systems.difficulty.ratings.glicko2 import (
     GLICKO2,
     LICHESS,
     LICHESS_BLEND,
@@ -19,9 +19,9 @@ from rayworks.systems.difficulty.glicko2 import (
     new_volatility,
     rate_period,
 )
-from rayworks.systems.difficulty.rating_baselines import EloOptions, GlickoOptions, rate_elo, rate_glicko1
-from rayworks.systems.difficulty.rating_games import Ratings
-from rayworks.systems.difficulty.rating_periods import (
+from rayworks.systems.difficulty.ratings.rating_baselines import EloOptions, GlickoOptions, rate_elo, rate_glicko1
+from rayworks.systems.difficulty.ratings.rating_games import Ratings
+from rayworks.systems.difficulty.ratings.rating_periods import (
     Games,
     chronological,
     converged,

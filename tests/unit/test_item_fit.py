@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from rayworks.systems.difficulty.abilities import weighted_likelihood
-from rayworks.systems.difficulty.item_fit import (
+from rayworks.systems.difficulty.item_response.abilities import weighted_likelihood
+from rayworks.systems.difficulty.item_response.item_fit import (
     aberrant_share,
     benjamini_hochberg,
     local_dependence,
@@ -16,9 +16,10 @@ from rayworks.systems.difficulty.item_fit import (
     score_fit,
     without_item,
 )
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions, fit
-from rayworks.systems.difficulty.response_matrix import ByteMatrix
-from rayworks.systems.difficulty.responses import from_matrix
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix
+from rayworks.systems.difficulty.responses.response_store import from_matrix
 from tests.simulated_responses import simulated
 
 

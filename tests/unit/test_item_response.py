@@ -9,13 +9,20 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from rayworks.core.errors import DataError
-from rayworks.systems.difficulty import evidence
-from rayworks.systems.difficulty.item_response import ItemParameters, Model, equispaced, fitting_grid, gauss_hermite
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions, expectation, fit, working_of
-from rayworks.systems.difficulty.model_fit import criteria, likelihood_ratio
-from rayworks.systems.difficulty.response_matrix import ByteMatrix, ResponseMatrix, as_matrix
-from rayworks.systems.difficulty.responses import from_table
-from rayworks.systems.difficulty.standard_errors import standard_errors
+from rayworks.systems.difficulty.item_response.curves import (
+    ItemParameters,
+    Model,
+    equispaced,
+    fitting_grid,
+    gauss_hermite,
+)
+from rayworks.systems.difficulty.item_response.marginal_likelihood import expectation, fit, working_of
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.item_response.model_fit import criteria, likelihood_ratio
+from rayworks.systems.difficulty.item_response.standard_errors import standard_errors
+from rayworks.systems.difficulty.responses import evidence
+from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix, ResponseMatrix, as_matrix
+from rayworks.systems.difficulty.responses.response_store import from_table
 from tests.simulated_responses import rmse, simulated
 
 SEEDS = range(8)

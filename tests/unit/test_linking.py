@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import DataError
-from rayworks.systems.difficulty.abilities import posterior_means
-from rayworks.systems.difficulty.item_response import ItemParameters, Model, simulate
-from rayworks.systems.difficulty.linking import Method, link_by_items, link_by_solvers
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions, fit
-from rayworks.systems.difficulty.response_matrix import ByteMatrix
+from rayworks.systems.difficulty.item_response.abilities import posterior_means
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model, simulate
+from rayworks.systems.difficulty.item_response.linking import Method, link_by_items, link_by_solvers
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix
 from tests.simulated_responses import simulated
 
 METHODS: list[Method] = ["mean-sigma", "stocking-lord"]

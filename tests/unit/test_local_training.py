@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from rayworks.core.errors import DataError
-from rayworks.systems.federation import local_objectives as objectives
-from rayworks.systems.federation.classifiers import Classifier, make
-from rayworks.systems.federation.clients import fade_factor
 from rayworks.systems.federation.config import LocalSection, ModelSection
-from rayworks.systems.federation.local_training import (
+from rayworks.systems.federation.rounds.clients import fade_factor
+from rayworks.systems.federation.training import local_objectives as objectives
+from rayworks.systems.federation.training.classifiers import Classifier, make
+from rayworks.systems.federation.training.local_training import (
     Correction,
     Weighted,
     batches,

@@ -8,11 +8,11 @@ import torch
 from pydantic import ValidationError
 
 from rayworks.core.errors import ConfigError
-from rayworks.systems.marl.acting import as_tensors
 from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkSection
-from rayworks.systems.marl.environments import make_environment, require_same_game, team_specs
-from rayworks.systems.marl.particle_environment import ParticleOptions, particle_environment
-from rayworks.systems.marl.policy_network import PolicyNetwork
+from rayworks.systems.marl.environments.particle_environment import ParticleOptions, particle_environment
+from rayworks.systems.marl.environments.registry import make_environment, require_same_game, team_specs
+from rayworks.systems.marl.networks.acting import as_tensors
+from rayworks.systems.marl.networks.policy_network import PolicyNetwork
 from rayworks.systems.marl.system import MarlSystem
 
 

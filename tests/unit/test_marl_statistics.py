@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rayworks.systems.marl.statistics import area, interquartile_mean, interval, smoothed, steps_to
+from rayworks.systems.marl.findings.statistics import area, interquartile_mean, interval, smoothed, steps_to
 
 
 def test_the_interquartile_mean_leaves_a_quarter_out_at_each_end() -> None:

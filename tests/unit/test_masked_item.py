@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rayworks.systems.recommendation.masked_item import MaskedItemModel, MaskedItemObjective, MaskedItemOptions
-from rayworks.systems.recommendation.metrics import ndcg
-from rayworks.systems.recommendation.next_item import natural_sequences, rank_held_out
-from rayworks.systems.recommendation.sequences import Sequences
-from rayworks.systems.recommendation.training import Trainer, TrainingOptions
+from rayworks.systems.recommendation.logs.sequences import Sequences
+from rayworks.systems.recommendation.measures.metrics import ndcg
+from rayworks.systems.recommendation.models.masked_item import MaskedItemModel, MaskedItemObjective, MaskedItemOptions
+from rayworks.systems.recommendation.models.next_item import natural_sequences, rank_held_out
+from rayworks.systems.recommendation.models.training import Trainer, TrainingOptions
 from tests.unit.test_next_item import cyclic
 
 OPTIONS = MaskedItemOptions(items=12, length=8, width=16, layers=1, dropout=0.0, masked=0.3)

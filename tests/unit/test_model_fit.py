@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 
-from rayworks.systems.difficulty.item_response import ItemParameters, simulate
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions, fit
-from rayworks.systems.difficulty.model_fit import (
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, simulate
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.item_response.model_fit import (
     area_under_curve,
     criteria,
     differential_functioning,
     held_out,
     likelihood_ratio,
 )
-from rayworks.systems.difficulty.response_matrix import ByteMatrix
-from rayworks.systems.difficulty.responses import from_matrix, from_table
+from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix
+from rayworks.systems.difficulty.responses.response_store import from_matrix, from_table
 from tests.simulated_responses import simulated
 
 ONE, TWO = FitOptions(model="1PL"), FitOptions(model="2PL")

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from rayworks.systems.recommendation.events import NATURAL, REJECTED, EventLog, event_log
-from rayworks.systems.recommendation.natural_scores import natural_scores, top_rule
-from rayworks.systems.recommendation.next_item import NextItemModel, NextItemOptions, rank_held_out
+from rayworks.systems.recommendation.logs.events import NATURAL, REJECTED, EventLog, event_log
+from rayworks.systems.recommendation.models.natural_scores import natural_scores, top_rule
+from rayworks.systems.recommendation.models.next_item import NextItemModel, NextItemOptions, rank_held_out
 
 ITEMS, LENGTH = 9, 4
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from rayworks.systems.recommendation.events import ACCEPTED, NATURAL, REJECTED, EventLog
-from rayworks.systems.recommendation.metrics import ndcg
-from rayworks.systems.recommendation.next_item import (
+from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED, EventLog
+from rayworks.systems.recommendation.measures.metrics import ndcg
+from rayworks.systems.recommendation.models.next_item import (
     NextItemLoss,
     NextItemModel,
     NextItemObjective,
@@ -14,7 +14,7 @@ from rayworks.systems.recommendation.next_item import (
     natural_sequences,
     rank_held_out,
 )
-from rayworks.systems.recommendation.training import Trainer, TrainingOptions
+from rayworks.systems.recommendation.models.training import Trainer, TrainingOptions
 
 
 def log_of(histories: list[list[int]], kinds: list[list[int]] | None = None, items: int = 12) -> EventLog:

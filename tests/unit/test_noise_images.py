@@ -9,12 +9,12 @@ import torch
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError
 from rayworks.systems.federation.config import Generator, NoiseSection
-from rayworks.systems.federation.dead_leaves import dead_leaves
-from rayworks.systems.federation.noise_images import LUMA, noise_images
-from rayworks.systems.federation.pink_noise import lanczos_matrix, pink_map
-from rayworks.systems.federation.statistical_images import pyramid_image, spectrum_image
-from rayworks.systems.federation.untrained_stylegan import channels, enlarged, network, render
-from rayworks.systems.federation.wavelet_kernels import oriented_bank, quantised_bank
+from rayworks.systems.federation.images.dead_leaves import dead_leaves
+from rayworks.systems.federation.images.noise_images import LUMA, noise_images
+from rayworks.systems.federation.images.pink_noise import lanczos_matrix, pink_map
+from rayworks.systems.federation.images.statistical_images import pyramid_image, spectrum_image
+from rayworks.systems.federation.images.untrained_stylegan import channels, enlarged, network, render
+from rayworks.systems.federation.images.wavelet_kernels import oriented_bank, quantised_bank
 from tests.power_spectrum import radial_power, spectral_slopes
 
 GENERATORS = get_args(Generator)

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.marl.observation_schema import ObservationSchema, SeenEntity, spread_schema, tag_schema
-from rayworks.systems.marl.particle_environment import ParticleOptions, particle_environment
-from rayworks.systems.marl.rllib_connectors import SceneFromVector
-from rayworks.systems.marl.scenes import ActionLayout
+from rayworks.systems.marl.environments.observation_schema import (
+    ObservationSchema,
+    SeenEntity,
+    spread_schema,
+    tag_schema,
+)
+from rayworks.systems.marl.environments.particle_environment import ParticleOptions, particle_environment
+from rayworks.systems.marl.environments.scenes import ActionLayout
+from rayworks.systems.marl.rllib.connectors import SceneFromVector
 
 
 @pytest.mark.parametrize("name", ["simple_spread", "simple_tag"])

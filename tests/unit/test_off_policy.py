@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.recommendation.estimates import Bootstrap, SumOfRatios, estimate_all
-from rayworks.systems.recommendation.off_policy import LoggedActions, Target, diagnose, evaluate
+from rayworks.systems.recommendation.measures.estimates import Bootstrap, SumOfRatios, estimate_all
+from rayworks.systems.recommendation.values.off_policy import LoggedActions, Target, diagnose, evaluate
 
 OPEN_BANDIT_PIPELINE = {
     "ips": 0.1048337713810113,

@@ -9,7 +9,7 @@ import pytest
 from rayworks.core import cache, datasets
 from rayworks.core.cache import PackageSource
 from rayworks.core.errors import DataError
-from rayworks.systems.difficulty import r_data
+from rayworks.systems.difficulty.responses import r_data
 
 BACK_END = """
 from pathlib import Path

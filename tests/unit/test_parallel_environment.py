@@ -7,9 +7,9 @@ import pytest
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 from rayworks.systems.marl.config import EnvironmentSection
-from rayworks.systems.marl.environments import make_environment
-from rayworks.systems.marl.parallel_environment import ParallelScenes
-from rayworks.systems.marl.particle_scenarios import SCENARIOS
+from rayworks.systems.marl.environments.parallel_environment import ParallelScenes
+from rayworks.systems.marl.environments.particle_scenarios import SCENARIOS
+from rayworks.systems.marl.environments.registry import make_environment
 
 NAMES = [*(f"mpe/{name}" for name in SCENARIOS), "battle/terran_3_vs_3", "battle/zerg_3_vs_5"]
 

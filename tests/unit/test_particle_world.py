@@ -8,11 +8,15 @@ import pytest
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.marl.config import EnvironmentSection
-from rayworks.systems.marl.environments import make_environment
-from rayworks.systems.marl.mpe2_environment import mpe2_environment
-from rayworks.systems.marl.particle_environment import ParticleEnvironment, ParticleOptions, particle_environment
-from rayworks.systems.marl.particle_scenarios import SCENARIOS
-from rayworks.systems.marl.symmetry_groups import QUARTER_TURNS, orthogonal
+from rayworks.systems.marl.environments.mpe2_environment import mpe2_environment
+from rayworks.systems.marl.environments.particle_environment import (
+    ParticleEnvironment,
+    ParticleOptions,
+    particle_environment,
+)
+from rayworks.systems.marl.environments.particle_scenarios import SCENARIOS
+from rayworks.systems.marl.environments.registry import make_environment
+from rayworks.systems.marl.networks.symmetry_groups import QUARTER_TURNS, orthogonal
 
 
 def copied(name: str, reference: Any, vectors: bool) -> ParticleEnvironment:

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from rayworks.core.errors import DataError
-from rayworks.systems.marl.acting import Game, as_tensors
 from rayworks.systems.marl.config import EnvironmentSection, NetworkSection
-from rayworks.systems.marl.environments import make_environment
-from rayworks.systems.marl.evaluation import RandomPolicy
-from rayworks.systems.marl.policy_network import PolicyNetwork
-from rayworks.systems.marl.scenes import TeamSpec
+from rayworks.systems.marl.environments.registry import make_environment
+from rayworks.systems.marl.environments.scenes import TeamSpec
+from rayworks.systems.marl.findings.evaluation import RandomPolicy
+from rayworks.systems.marl.networks.acting import Game, as_tensors
+from rayworks.systems.marl.networks.policy_network import PolicyNetwork
 
 
 @pytest.mark.parametrize("name", ["mpe/simple", "mpe/simple_tag"])

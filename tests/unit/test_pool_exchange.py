@@ -9,12 +9,12 @@ from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from rayworks.core.errors import DataError
-from rayworks.systems.federation.client_app import client_app
-from rayworks.systems.federation.clients import MEANS, PSEUDO
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.federated_training import Federation
-from rayworks.systems.federation.pool_exchange import demand, require_encodings
-from rayworks.systems.federation.records import ARRAYS, METRICS, to_arrays, to_record
+from rayworks.systems.federation.messages.records import ARRAYS, METRICS, to_arrays, to_record
+from rayworks.systems.federation.rounds.client_app import client_app
+from rayworks.systems.federation.rounds.clients import MEANS, PSEUDO
+from rayworks.systems.federation.rounds.federated_training import Federation
+from rayworks.systems.federation.rounds.pool_exchange import demand, require_encodings
 from tests.serial_grid import SerialGrid
 from tests.small_federation import small_config, write_images
 

@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import kstest, norm
 
-from rayworks.systems.difficulty.profiles import (
+from rayworks.systems.difficulty.answering.profiles import (
     above_chance,
     accuracy_curve,
     fit_logistic,

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.recbole_checkpoint import RecBolePreference, read_recbole
+from rayworks.systems.recommendation.models.recbole_checkpoint import RecBolePreference, read_recbole
 
 ITEMS, WIDTH, LENGTH = 7, 8, 5
 NAMES = [f"film {number}" for number in range(1, ITEMS + 1)]

@@ -5,11 +5,11 @@ import pytest
 
 from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.evaluation import MODEL, ORACLE, TOP_RULE, evaluate
-from rayworks.systems.recommendation.fitting import Group, Unit, calibrate, make_trainer
-from rayworks.systems.recommendation.histories import histories_of
-from rayworks.systems.recommendation.policies import imagine
-from rayworks.systems.recommendation.roll_out import table_policy
-from rayworks.systems.recommendation.simulator import Simulator, SimulatorOptions
+from rayworks.systems.recommendation.logs.simulator import Simulator, SimulatorOptions
+from rayworks.systems.recommendation.models.fitting import Group, Unit, calibrate, make_trainer
+from rayworks.systems.recommendation.models.histories import histories_of
+from rayworks.systems.recommendation.values.policies import imagine
+from rayworks.systems.recommendation.values.roll_out import table_policy
 
 
 def trained(users: int, seed: int) -> tuple[dict[str, float], float]:

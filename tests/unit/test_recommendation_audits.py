@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rayworks.core import seeds
-from rayworks.systems.recommendation.audits import audit, leaked_labels
-from rayworks.systems.recommendation.events import ACCEPTED, REJECTED, EventLog, Windows
+from rayworks.systems.recommendation.logs.events import ACCEPTED, REJECTED, EventLog, Windows
+from rayworks.systems.recommendation.measures.audits import audit, leaked_labels
 from tests.small_events import clean_draws, clean_log, make_log, template_log
 
 WINDOWS = Windows(test=3, valid=2)

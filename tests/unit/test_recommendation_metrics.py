@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.recommendation.estimates import Bootstrap
-from rayworks.systems.recommendation.metrics import (
+from rayworks.systems.recommendation.measures.estimates import Bootstrap
+from rayworks.systems.recommendation.measures.metrics import (
     NEVER,
     Binning,
     Ties,

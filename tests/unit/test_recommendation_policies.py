@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions
 from rayworks.systems.recommendation.config import Config
-from rayworks.systems.recommendation.events import ACCEPTED, NATURAL
-from rayworks.systems.recommendation.histories import histories
-from rayworks.systems.recommendation.policies import (
+from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL
+from rayworks.systems.recommendation.logs.simulator import Simulator, SimulatorOptions
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
+from rayworks.systems.recommendation.models.histories import histories
+from rayworks.systems.recommendation.values.policies import (
     GREEDY,
     UNIFORM,
     deploy,
@@ -19,14 +20,13 @@ from rayworks.systems.recommendation.policies import (
     mixture_name,
     simulated_policies,
 )
-from rayworks.systems.recommendation.roll_out import (
+from rayworks.systems.recommendation.values.roll_out import (
     greedy_policy,
     mixture,
     roll_out,
     table_policy,
     uniform_policy,
 )
-from rayworks.systems.recommendation.simulator import Simulator, SimulatorOptions
 
 WORLD = SimulatorOptions(users=300, items=8, observed=3, steps=5)
 CONFIG = Config.model_validate({"policies": {"explorations": [0.0, 1.0], "steps": 4, "users": 50}})

@@ -7,9 +7,12 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from rayworks.systems.recommendation.events import ACCEPTED, NATURAL
-from rayworks.systems.recommendation.recommender_environment import RecommenderEnvironment, RecommenderVectorEnvironment
-from rayworks.systems.recommendation.simulator import Simulator, SimulatorOptions, UserState, choose
+from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL
+from rayworks.systems.recommendation.logs.recommender_environment import (
+    RecommenderEnvironment,
+    RecommenderVectorEnvironment,
+)
+from rayworks.systems.recommendation.logs.simulator import Simulator, SimulatorOptions, UserState, choose
 
 SMALL = SimulatorOptions(users=40, items=12, observed=5, steps=6)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.events import ACCEPTED, NATURAL, REJECTED, EventLog
+from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED, EventLog
 from rayworks.systems.recommendation.sources import (
     KUAIRAND_CANDIDATES,
     ReadOptions,

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions
-from rayworks.systems.recommendation.calibration import platt
-from rayworks.systems.recommendation.constraint import (
+from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED, Windows
+from rayworks.systems.recommendation.logs.sequences import Sequences, sequences
+from rayworks.systems.recommendation.logs.simulator import Simulator, SimulatorOptions
+from rayworks.systems.recommendation.measures.calibration import platt
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
+from rayworks.systems.recommendation.models.constraint import (
     AcceptanceObjective,
     Constraint,
     ConstraintOptions,
     previous_place,
 )
-from rayworks.systems.recommendation.events import ACCEPTED, NATURAL, REJECTED, Windows
-from rayworks.systems.recommendation.sequences import Sequences, sequences
-from rayworks.systems.recommendation.simulator import Simulator, SimulatorOptions
-from rayworks.systems.recommendation.training import Gather, Trainer, TrainingOptions, bootstrap_weights
+from rayworks.systems.recommendation.models.training import Gather, Trainer, TrainingOptions, bootstrap_weights
 
 ITEMS, LENGTH = 12, 24
 OPTIONS = AcceptanceOptions(items=ITEMS, length=LENGTH, width=8)

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from rayworks.systems import recommendation
-from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions
-from rayworks.systems.recommendation.audits import audit, leaked_labels
-from rayworks.systems.recommendation.backbones import make_backbone
 from rayworks.systems.recommendation.config import Config
-from rayworks.systems.recommendation.constraint import AcceptanceObjective, Constraint, ConstraintOptions
 from rayworks.systems.recommendation.evaluation import NEXT_ITEM, TOP_RULE, evaluate, probabilities
-from rayworks.systems.recommendation.events import ACCEPTED, NATURAL, PAD, REJECTED, EventLog, Windows, event_log
-from rayworks.systems.recommendation.metrics import accuracy, best_threshold, ranks
-from rayworks.systems.recommendation.natural_scores import natural_scores
-from rayworks.systems.recommendation.next_item import NaturalPreference, NextItemModel, NextItemOptions
-from rayworks.systems.recommendation.sequences import Sequences, sequences
-from rayworks.systems.recommendation.simulator import Simulator, SimulatorOptions
-from rayworks.systems.recommendation.training import Trainer, TrainingOptions
+from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, PAD, REJECTED, EventLog, Windows, event_log
+from rayworks.systems.recommendation.logs.sequences import Sequences, sequences
+from rayworks.systems.recommendation.logs.simulator import Simulator, SimulatorOptions
+from rayworks.systems.recommendation.measures.audits import audit, leaked_labels
+from rayworks.systems.recommendation.measures.metrics import accuracy, best_threshold, ranks
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
+from rayworks.systems.recommendation.models.backbones import make_backbone
+from rayworks.systems.recommendation.models.constraint import AcceptanceObjective, Constraint, ConstraintOptions
+from rayworks.systems.recommendation.models.natural_scores import natural_scores
+from rayworks.systems.recommendation.models.next_item import NaturalPreference, NextItemModel, NextItemOptions
+from rayworks.systems.recommendation.models.training import Trainer, TrainingOptions
 
 ITEMS, LENGTH = 6, 16
 OPTIONS = AcceptanceOptions(items=ITEMS, length=LENGTH, width=8)

@@ -9,9 +9,9 @@ import pytest
 
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.difficulty.config import DataSection
-from rayworks.systems.difficulty.response_matrix import ByteMatrix, SparseMatrix, as_matrix
-from rayworks.systems.difficulty.responses import from_matrix, from_table
-from rayworks.systems.difficulty.sources import read_games, read_responses
+from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix, SparseMatrix, as_matrix
+from rayworks.systems.difficulty.responses.response_store import from_matrix, from_table
+from rayworks.systems.difficulty.responses.sources import read_games, read_responses
 
 GOOD = [("ann", "q1", 1.0), ("ann", "q2", 0.0), ("bob", "q1", 0.0), ("bob", "q2", 1.0)]
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayworks.core.errors import DataError
-from rayworks.systems.marl.acting import Game, draw, log_probabilities
 from rayworks.systems.marl.config import EnvironmentSection, NetworkSection
-from rayworks.systems.marl.environment import Actions, Step, check_rewards
-from rayworks.systems.marl.environments import make_environment
-from rayworks.systems.marl.evaluation import RandomPolicy, first_episodes
-from rayworks.systems.marl.policy_network import LOWEST, PolicyNetwork
-from rayworks.systems.marl.rollouts import Rollout, TeamRollout, advantages, following_values
-from rayworks.systems.marl.scenes import Scene
+from rayworks.systems.marl.environments.environment import Actions, Step, check_rewards
+from rayworks.systems.marl.environments.registry import make_environment
+from rayworks.systems.marl.environments.rollouts import Rollout, TeamRollout, advantages, following_values
+from rayworks.systems.marl.environments.scenes import Scene
+from rayworks.systems.marl.findings.evaluation import RandomPolicy, first_episodes
+from rayworks.systems.marl.networks.acting import Game, draw, log_probabilities
+from rayworks.systems.marl.networks.policy_network import LOWEST, PolicyNetwork
 from tests.small_scenes import random_scene, small_team
 
 DISCOUNT, TRACE = 0.9, 0.8

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from rayworks.core.errors import DataError
-from rayworks.systems.federation.classifiers import Classifier, make
 from rayworks.systems.federation.config import ModelSection
-from rayworks.systems.federation.sample_weighing import gains, read_gradient, server_gradient, weigh
+from rayworks.systems.federation.training.classifiers import Classifier, make
+from rayworks.systems.federation.training.sample_weighing import gains, read_gradient, server_gradient, weigh
 
 
 @pytest.fixture

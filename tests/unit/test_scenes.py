@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from rayworks.core.errors import DataError
-from rayworks.systems.marl.graphs import Graph, joined
-from rayworks.systems.marl.scenes import MPE_DIRECTIONS, ActionLayout, Scene
-from rayworks.systems.marl.symmetry_groups import QUARTER_TURNS, orthogonal
+from rayworks.systems.marl.environments.scenes import MPE_DIRECTIONS, ActionLayout, Scene
+from rayworks.systems.marl.networks.graphs import Graph, joined
+from rayworks.systems.marl.networks.symmetry_groups import QUARTER_TURNS, orthogonal
 from tests.small_scenes import AGENTS, ENTITIES, random_scene, small_team, tensors
 
 

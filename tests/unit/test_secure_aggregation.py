@@ -10,12 +10,12 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from rayworks.core.errors import ConfigError
-from rayworks.systems.federation.aggregation import Arrays
-from rayworks.systems.federation.client_app import client_app
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.federated_training import Federation, RoundRecord
-from rayworks.systems.federation.records import ARRAYS, METRICS, to_arrays, to_record
-from rayworks.systems.federation.secure_aggregation import MODULUS, MOST_CLIENTS, STEPS, secure_round
+from rayworks.systems.federation.messages.records import ARRAYS, METRICS, to_arrays, to_record
+from rayworks.systems.federation.privacy.secure_aggregation import MODULUS, MOST_CLIENTS, STEPS, secure_round
+from rayworks.systems.federation.rounds.client_app import client_app
+from rayworks.systems.federation.rounds.federated_training import Federation, RoundRecord
+from rayworks.systems.federation.training.aggregation import Arrays
 from tests.serial_grid import SerialGrid
 from tests.small_federation import small_config, write_images
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.estimates import Bootstrap
-from rayworks.systems.recommendation.sequence_off_policy import Trajectories, evaluate_sequences
+from rayworks.systems.recommendation.measures.estimates import Bootstrap
+from rayworks.systems.recommendation.values.sequence_off_policy import Trajectories, evaluate_sequences
 
 
 def columns(users: int = 4, steps: int = 3) -> dict[str, np.ndarray]:

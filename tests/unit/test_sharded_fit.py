@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayworks.systems.difficulty.abilities import posterior_means
-from rayworks.systems.difficulty.item_response import Model
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions, fit, working_of
-from rayworks.systems.difficulty.response_matrix import as_matrix
-from rayworks.systems.difficulty.responses import Responses
-from rayworks.systems.difficulty.sharded_fit import Shard, ShardedFit
-from rayworks.systems.difficulty.standard_errors import from_information, standard_errors
+from rayworks.systems.difficulty.item_response.abilities import posterior_means
+from rayworks.systems.difficulty.item_response.curves import Model
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit, working_of
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.item_response.sharded_fit import Shard, ShardedFit
+from rayworks.systems.difficulty.item_response.standard_errors import from_information, standard_errors
+from rayworks.systems.difficulty.responses.response_matrix import as_matrix
+from rayworks.systems.difficulty.responses.response_store import Responses
 from tests.simulated_responses import simulated
 
 

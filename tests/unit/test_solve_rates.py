@@ -9,7 +9,7 @@ from scipy.integrate import quad
 from scipy.special import expit
 
 from rayworks.core.errors import DataError
-from rayworks.systems.difficulty.solve_rates import expected_rate, fit_solve_rates
+from rayworks.systems.difficulty.labels.solve_rates import expected_rate, fit_solve_rates
 from tests.simulated_responses import rmse
 
 POPULATIONS = {"AMC 10": (0.0, 1.0, 60_000), "AMC 12": (0.2, 1.0, 40_000), "AIME": (1.5, 0.7, 5_000)}

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import ConfigError
-from rayworks.systems.difficulty.item_response import ItemParameters, Model
-from rayworks.systems.difficulty.marginal_likelihood import Calibration, FitOptions, expectation, fit, working_of
-from rayworks.systems.difficulty.maximisation import Working
-from rayworks.systems.difficulty.response_matrix import ByteMatrix, ResponseMatrix, SparseMatrix
-from rayworks.systems.difficulty.standard_errors import (
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit, working_of
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.item_response.standard_errors import (
     Method,
     intervals,
     marginal_scores,
     observed_information,
     standard_errors,
 )
+from rayworks.systems.difficulty.item_response.working import Working
+from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix, ResponseMatrix, SparseMatrix
 from tests.simulated_responses import simulated
 
 MODELS: list[Model] = ["1PL", "2PL", "3PL", "4PL"]

@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
-from rayworks.systems.marl.acting import Game
-from rayworks.systems.marl.battle import BattleOptions, battle_environment
-from rayworks.systems.marl.battle_scene import FIRST_TARGET
-from rayworks.systems.marl.battle_scripts import scripted_actions
-from rayworks.systems.marl.battle_units import parse_scenario
-from rayworks.systems.marl.environment import Environment, Step
-from rayworks.systems.marl.scenes import ActionLayout, Scene
-from rayworks.systems.marl.starcraft import (
+from rayworks.systems.marl.environments.battle import BattleOptions, battle_environment
+from rayworks.systems.marl.environments.battle_scene import FIRST_TARGET
+from rayworks.systems.marl.environments.battle_scripts import scripted_actions
+from rayworks.systems.marl.environments.battle_units import parse_scenario
+from rayworks.systems.marl.environments.environment import Environment, Step
+from rayworks.systems.marl.environments.scenes import ActionLayout, Scene
+from rayworks.systems.marl.environments.starcraft import (
     ATTEMPTS,
     StarCraftEnvironment,
     missing_parts,
     starcraft_environment,
 )
+from rayworks.systems.marl.networks.acting import Game
 from tests.recorded_game import RecordedGame, recordings
 
 ALLIES = "allies"

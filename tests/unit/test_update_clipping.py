@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import ConfigError
-from rayworks.systems.federation import update_clipping as clipping
-from rayworks.systems.federation.gaussian_accountant import ORDERS, gaussian_epsilon, renyi_divergences
+from rayworks.systems.federation.privacy import update_clipping as clipping
+from rayworks.systems.federation.privacy.gaussian_accountant import ORDERS, gaussian_epsilon, renyi_divergences
 
 
 def test_a_zero_update_and_integer_buffers_pass_unharmed() -> None:

@@ -25,16 +25,16 @@ from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.placement import device_of, keep_ray_data_in_the_placement_group, worker_options
 from rayworks.systems.difficulty import new_subjects
+from rayworks.systems.difficulty.answering.generalisation_items import BinnedItems, Item
+from rayworks.systems.difficulty.answering.generalisation_report import BASE
 from rayworks.systems.difficulty.calibration import bootstrap_refit, calibrate, fit_options
 from rayworks.systems.difficulty.config import Config, EvaluationSection, set_name
 from rayworks.systems.difficulty.evaluation import Row, score_answer
-from rayworks.systems.difficulty.generalisation_items import BinnedItems, Item
-from rayworks.systems.difficulty.generalisation_report import BASE
+from rayworks.systems.difficulty.item_response.sharded_fit import Everywhere, Shard
 from rayworks.systems.difficulty.rating_run import rate_games
-from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
-from rayworks.systems.difficulty.responses import Duplicates
-from rayworks.systems.difficulty.sharded_fit import Everywhere, Shard
-from rayworks.systems.difficulty.sources import ResponseSet, read_games, read_responses
+from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, as_matrix
+from rayworks.systems.difficulty.responses.response_store import Duplicates
+from rayworks.systems.difficulty.responses.sources import ResponseSet, read_games, read_responses
 
 STATES = "states"
 STATES_KEPT = 3

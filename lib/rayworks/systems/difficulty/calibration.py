@@ -10,20 +10,26 @@ import numpy as np
 
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.difficulty import bayesian
-from rayworks.systems.difficulty.abilities import Abilities, posterior_means, weighted_likelihood
 from rayworks.systems.difficulty.config import Config
-from rayworks.systems.difficulty.item_fit import aberrant_share, local_dependence, residual_fit, score_fit
-from rayworks.systems.difficulty.item_response import ItemParameters, fitting_grid
-from rayworks.systems.difficulty.labels import label
-from rayworks.systems.difficulty.marginal_likelihood import Calibration, FitOptions, expectation, fit, working_of
-from rayworks.systems.difficulty.model_fit import criteria, differential_functioning, held_out, likelihood_ratio
-from rayworks.systems.difficulty.priors import Priors
-from rayworks.systems.difficulty.response_matrix import ResponseMatrix, as_matrix
-from rayworks.systems.difficulty.responses import Responses, describe_parts
-from rayworks.systems.difficulty.sharded_fit import ShardedFit
-from rayworks.systems.difficulty.sources import ResponseSet
-from rayworks.systems.difficulty.standard_errors import StandardErrors, from_information, standard_errors
+from rayworks.systems.difficulty.item_response import bayesian
+from rayworks.systems.difficulty.item_response.abilities import Abilities, posterior_means, weighted_likelihood
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, fitting_grid
+from rayworks.systems.difficulty.item_response.item_fit import aberrant_share, local_dependence, residual_fit, score_fit
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit, working_of
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.item_response.model_fit import (
+    criteria,
+    differential_functioning,
+    held_out,
+    likelihood_ratio,
+)
+from rayworks.systems.difficulty.item_response.priors import Priors
+from rayworks.systems.difficulty.item_response.sharded_fit import ShardedFit
+from rayworks.systems.difficulty.item_response.standard_errors import StandardErrors, from_information, standard_errors
+from rayworks.systems.difficulty.labels.label_form import label
+from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, as_matrix
+from rayworks.systems.difficulty.responses.response_store import Responses, describe_parts
+from rayworks.systems.difficulty.responses.sources import ResponseSet
 
 SHARDED_HALVINGS = 3
 """Of the split-half correlation over shards, where each costs two whole fits."""

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rayworks.core.config import HARMLESS, ComputeSection, RunSection, Section, SystemConfig
-from rayworks.systems.difficulty.glicko2 import Glicko2Options
-from rayworks.systems.difficulty.rating_baselines import EloOptions, GlickoOptions
+from rayworks.systems.difficulty.ratings.glicko2 import Glicko2Options
+from rayworks.systems.difficulty.ratings.rating_baselines import EloOptions, GlickoOptions
 
 TRAINABLE = ("arithmetic", "amc", "codeforces", "lichess")
 """Named sources of the generalisation heatmap; the other sets of Easy2Hard-Bench have no train split."""

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from rayworks.core.figures import COLOURS, draw
+from rayworks.systems.difficulty.answering.profiles import WILSON
 from rayworks.systems.difficulty.calibration import parameters_from_dict
-from rayworks.systems.difficulty.profiles import WILSON
 
 Result = Mapping[str, Any]
 CURVES = 7

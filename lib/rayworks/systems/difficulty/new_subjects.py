@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 
 from rayworks.core import seeds
-from rayworks.systems.difficulty.adaptive_subset import SubsetError, choose, measure
+from rayworks.systems.difficulty.answering.profiles import Profile, profile
 from rayworks.systems.difficulty.calibration import fit_options
 from rayworks.systems.difficulty.config import Config
-from rayworks.systems.difficulty.marginal_likelihood import FitOptions, fit
-from rayworks.systems.difficulty.profiles import Profile, profile
-from rayworks.systems.difficulty.response_matrix import as_matrix
-from rayworks.systems.difficulty.responses import Responses
+from rayworks.systems.difficulty.item_response.adaptive_subset import SubsetError, choose, measure
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.responses.response_matrix import as_matrix
+from rayworks.systems.difficulty.responses.response_store import Responses
 
 MOST_FAMILIES = 12
 """More families than these are no groups a figure can show."""

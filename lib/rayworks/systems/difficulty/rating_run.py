@@ -7,10 +7,16 @@ from typing import Any
 import numpy as np
 
 from rayworks.systems.difficulty.config import RatingSection
-from rayworks.systems.difficulty.glicko2 import SCALE, deviation_impact, rate_period
-from rayworks.systems.difficulty.rating_baselines import rate_elo, rate_glicko1
-from rayworks.systems.difficulty.rating_games import Ratings
-from rayworks.systems.difficulty.rating_periods import Games, RatePeriod, chronological, converged, rating_history
+from rayworks.systems.difficulty.ratings.glicko2 import SCALE, deviation_impact, rate_period
+from rayworks.systems.difficulty.ratings.rating_baselines import rate_elo, rate_glicko1
+from rayworks.systems.difficulty.ratings.rating_games import Ratings
+from rayworks.systems.difficulty.ratings.rating_periods import (
+    Games,
+    RatePeriod,
+    chronological,
+    converged,
+    rating_history,
+)
 
 HISTORY = 8
 """Players whose history is kept: those with the most games."""

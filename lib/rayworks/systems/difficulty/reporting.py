@@ -7,8 +7,8 @@ import numpy as np
 
 from rayworks.core.report import Cell, Report, Table
 from rayworks.systems.difficulty import figures
+from rayworks.systems.difficulty.answering.profiles import WILSON
 from rayworks.systems.difficulty.config import Config, set_name
-from rayworks.systems.difficulty.profiles import WILSON
 
 Results = Mapping[str, Mapping[str, Any]]
 SHOWN = 12

@@ -15,20 +15,20 @@ from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.difficulty import SPEC
 from rayworks.systems.difficulty.actors import STATES, CalibrationActor, GeneralisationActor, answer, shards
-from rayworks.systems.difficulty.calibration import calibrate_shards
-from rayworks.systems.difficulty.config import Config, set_name
-from rayworks.systems.difficulty.evaluation import benchmark_rows, summarise
-from rayworks.systems.difficulty.generalisation_items import BinnedItems, binned_items, check_source
-from rayworks.systems.difficulty.generalisation_report import (
+from rayworks.systems.difficulty.answering.generalisation_items import BinnedItems, binned_items, check_source
+from rayworks.systems.difficulty.answering.generalisation_report import (
     BASE,
     TUNED,
     generalisation_card,
     run_report,
     sweep_summary,
 )
+from rayworks.systems.difficulty.calibration import calibrate_shards
+from rayworks.systems.difficulty.config import Config, set_name
+from rayworks.systems.difficulty.evaluation import benchmark_rows, summarise
+from rayworks.systems.difficulty.item_response.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.reporting import build_report, label_card
-from rayworks.systems.difficulty.sharded_fit import ShardedFit
-from rayworks.systems.difficulty.sources import check_games, check_responses
+from rayworks.systems.difficulty.responses.sources import check_games, check_responses
 
 ANSWERS_PER_CALL = 64
 WAVES = 2

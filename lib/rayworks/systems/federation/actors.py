@@ -24,7 +24,7 @@ from rayworks.core.errors import InfrastructureError
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import worker_options
-from rayworks.systems.federation.federated_training import RoundRecord
+from rayworks.systems.federation.rounds.federated_training import RoundRecord
 
 Record = ArrayRecord | ConfigRecord | MetricRecord
 Reference: TypeAlias = "ray.ObjectRef[Any]"

@@ -8,20 +8,20 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from rayworks.core.seeds import stream
-from rayworks.systems.federation import decoding_attacks
-from rayworks.systems.federation.clients import Client, Task
 from rayworks.systems.federation.config import Config, MixupSection
-from rayworks.systems.federation.examples import Examples, scaled
-from rayworks.systems.federation.mixing_accountant import (
+from rayworks.systems.federation.data.examples import Examples, scaled
+from rayworks.systems.federation.data.mixup_encodings import draw_mixtures, encode
+from rayworks.systems.federation.images.noise_images import noise_images
+from rayworks.systems.federation.privacy import decoding_attacks
+from rayworks.systems.federation.privacy.mixing_accountant import (
     SEED_SCOPE,
     Guarantee,
     guarantee,
     statement,
     total_with_replacement,
 )
-from rayworks.systems.federation.mixup_encodings import draw_mixtures, encode
-from rayworks.systems.federation.noise_images import noise_images
-from rayworks.systems.federation.pool_exchange import Demand, demand
+from rayworks.systems.federation.rounds.clients import Client, Task
+from rayworks.systems.federation.rounds.pool_exchange import Demand, demand
 
 ATTACKED = 300
 """Encodings that each attack tries."""

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from rayworks.core.errors import DataError, RayworksError
-from rayworks.systems.federation.aggregation import Arrays
-from rayworks.systems.federation.classifiers import Classifier, classifier_of
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.examples import scaled
-from rayworks.systems.federation.local_training import load_weights
+from rayworks.systems.federation.data.examples import scaled
+from rayworks.systems.federation.training.aggregation import Arrays
+from rayworks.systems.federation.training.classifiers import Classifier, classifier_of
+from rayworks.systems.federation.training.local_training import load_weights
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 CARD = ("source", "method", "rounds", "clients", "accuracy", "accuracies", "epsilon", "epsilon_updates", "statement")

@@ -12,8 +12,8 @@ from rayworks.core.registry import SystemSpec
 from rayworks.core.report import Cell, Report, Table
 from rayworks.systems.federation import figures
 from rayworks.systems.federation.config import Config
+from rayworks.systems.federation.data.heterogeneity import effective_labels, jensen_shannon, total_variation
 from rayworks.systems.federation.evaluation import Outcome, curve, known, outcome
-from rayworks.systems.federation.heterogeneity import effective_labels, jensen_shannon, total_variation
 
 Values = Mapping[str, Any]
 BASELINE = "fedavg"

@@ -20,16 +20,16 @@ from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.federation import SPEC
 from rayworks.systems.federation.actors import CLIENTS_SHOWN, ClientHost, RayGrid, RoundGauges
-from rayworks.systems.federation.aggregation import Arrays
-from rayworks.systems.federation.client_app import client_app
-from rayworks.systems.federation.clients import task_of
 from rayworks.systems.federation.config import STAGES, Config
+from rayworks.systems.federation.data.sources import check_source
 from rayworks.systems.federation.disclosure import disclosure, samples
 from rayworks.systems.federation.exported import model_card, write_model
-from rayworks.systems.federation.federated_training import Federation, RoundRecord
-from rayworks.systems.federation.flower_simulation import read_federation, read_rounds, simulate
 from rayworks.systems.federation.reporting import build_report
-from rayworks.systems.federation.sources import check_source
+from rayworks.systems.federation.rounds.client_app import client_app
+from rayworks.systems.federation.rounds.clients import task_of
+from rayworks.systems.federation.rounds.federated_training import Federation, RoundRecord
+from rayworks.systems.federation.rounds.flower_simulation import read_federation, read_rounds, simulate
+from rayworks.systems.federation.training.aggregation import Arrays
 
 UNDER_WAY, TRAINED = "training", "trainings"
 SAMPLES = 10

@@ -10,13 +10,13 @@ import numpy as np
 from rayworks.core.errors import DataError
 from rayworks.core.seeds import derive_small
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.systems.marl.certificates import certificates
 from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkKind
-from rayworks.systems.marl.environments import make_environment
-from rayworks.systems.marl.evaluation import Evaluation, Weights, evaluate
-from rayworks.systems.marl.rllib_algorithm import TeamPPO, algorithm_config
-from rayworks.systems.marl.rllib_module import quiet_rllib
-from rayworks.systems.marl.symmetry import Certificate
+from rayworks.systems.marl.environments.registry import make_environment
+from rayworks.systems.marl.findings.certificates import certificates
+from rayworks.systems.marl.findings.evaluation import Evaluation, Weights, evaluate
+from rayworks.systems.marl.findings.symmetry import Certificate
+from rayworks.systems.marl.rllib.algorithm import TeamPPO, algorithm_config
+from rayworks.systems.marl.rllib.module import quiet_rllib
 
 
 @dataclass(frozen=True)

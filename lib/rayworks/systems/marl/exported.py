@@ -12,12 +12,12 @@ import safetensors.numpy
 from pydantic import TypeAdapter, ValidationError
 
 from rayworks.core.errors import DataError
-from rayworks.systems.marl.acting import Policy
 from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkKind, NetworkSection
-from rayworks.systems.marl.environments import team_specs
-from rayworks.systems.marl.evaluation import Weights, policies_for
-from rayworks.systems.marl.scenes import TeamSpec
-from rayworks.systems.marl.symmetry_groups import claimed
+from rayworks.systems.marl.environments.registry import team_specs
+from rayworks.systems.marl.environments.scenes import TeamSpec
+from rayworks.systems.marl.findings.evaluation import Weights, policies_for
+from rayworks.systems.marl.networks.acting import Policy
+from rayworks.systems.marl.networks.symmetry_groups import claimed
 
 POLICY = "policy.json"
 Values = Mapping[str, Any]

@@ -9,9 +9,9 @@ from rayworks.core.registry import SystemSpec
 from rayworks.core.report import Cell, Report, Table
 from rayworks.systems.marl import figures
 from rayworks.systems.marl.config import Config
-from rayworks.systems.marl.statistics import area, bootstrap, interquartile_mean, interval, smoothed, steps_to
-from rayworks.systems.marl.symmetry import TOLERANCE
-from rayworks.systems.marl.symmetry_groups import TURNING
+from rayworks.systems.marl.findings.statistics import area, bootstrap, interquartile_mean, interval, smoothed, steps_to
+from rayworks.systems.marl.findings.symmetry import TOLERANCE
+from rayworks.systems.marl.networks.symmetry_groups import TURNING
 
 Values = Mapping[str, Any]
 Interval = tuple[float, float, float]

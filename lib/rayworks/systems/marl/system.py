@@ -15,14 +15,14 @@ from rayworks.runtime.system import Metrics
 from rayworks.systems.marl import SPEC
 from rayworks.systems.marl.actors import Call, MarlActor, Piece, Unit, check_environment
 from rayworks.systems.marl.config import STAGES, Config, EnvironmentSection, NetworkKind
-from rayworks.systems.marl.environments import require_same_game, team_specs
-from rayworks.systems.marl.episodes import film, strip
-from rayworks.systems.marl.evaluation import Evaluation, Weights
-from rayworks.systems.marl.exploration_bias import input_slope, untrained_play
+from rayworks.systems.marl.environments.registry import require_same_game, team_specs
 from rayworks.systems.marl.exported import model_card, write_policy
+from rayworks.systems.marl.findings.episodes import film, strip
+from rayworks.systems.marl.findings.evaluation import Evaluation, Weights
+from rayworks.systems.marl.findings.exploration_bias import input_slope, untrained_play
+from rayworks.systems.marl.networks.symmetry_groups import SLOPED
 from rayworks.systems.marl.reporting import build_report
-from rayworks.systems.marl.rllib_algorithm import policies_of
-from rayworks.systems.marl.symmetry_groups import SLOPED
+from rayworks.systems.marl.rllib.algorithm import policies_of
 
 TRAINED = "trainings"
 RETURN = "return "

@@ -18,9 +18,9 @@ from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.data_parallel import stopping
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.placement import device_of, keep_ray_data_in_the_placement_group
-from rayworks.systems.recommendation.acceptance import AcceptanceModel
 from rayworks.systems.recommendation.config import Config, ReadOptions
-from rayworks.systems.recommendation.event_tables import (
+from rayworks.systems.recommendation.exported import weights_of
+from rayworks.systems.recommendation.logs.event_tables import (
     EncodedEvents,
     as_log,
     column_names,
@@ -32,13 +32,13 @@ from rayworks.systems.recommendation.event_tables import (
     projection,
     reading,
 )
-from rayworks.systems.recommendation.events import EventLog
-from rayworks.systems.recommendation.exported import weights_of
-from rayworks.systems.recommendation.fitting import Group, Unit, calibrate, empty_model, make_trainer, units
-from rayworks.systems.recommendation.next_item import NaturalPreference
-from rayworks.systems.recommendation.recbole_checkpoint import read_recbole
+from rayworks.systems.recommendation.logs.events import EventLog
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel
+from rayworks.systems.recommendation.models.fitting import Group, Unit, calibrate, empty_model, make_trainer, units
+from rayworks.systems.recommendation.models.next_item import NaturalPreference
+from rayworks.systems.recommendation.models.recbole_checkpoint import read_recbole
+from rayworks.systems.recommendation.models.training import Trainer
 from rayworks.systems.recommendation.sources import DEFAULTS
-from rayworks.systems.recommendation.training import Trainer
 
 TRAINING = "training"
 PROGRESS, DONE, MODEL, STATES = "progress.json", "done.json", "model.safetensors", "states"

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rayworks.systems.recommendation.acceptance import AcceptanceModel, predict
 from rayworks.systems.recommendation.config import Config
-from rayworks.systems.recommendation.estimates import Bootstrap, Estimate
-from rayworks.systems.recommendation.events import ACCEPTED, EventLog
-from rayworks.systems.recommendation.fitting import windows
-from rayworks.systems.recommendation.metrics import (
+from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog
+from rayworks.systems.recommendation.logs.sequences import sequences
+from rayworks.systems.recommendation.measures.estimates import Bootstrap, Estimate
+from rayworks.systems.recommendation.measures.metrics import (
     accuracy,
     auc,
     auc_difference,
@@ -25,9 +24,10 @@ from rayworks.systems.recommendation.metrics import (
     ndcg,
     reliability,
 )
-from rayworks.systems.recommendation.natural_scores import natural_scores, top_rule
-from rayworks.systems.recommendation.next_item import NaturalPreference, rank_held_out
-from rayworks.systems.recommendation.sequences import sequences
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, predict
+from rayworks.systems.recommendation.models.fitting import windows
+from rayworks.systems.recommendation.models.natural_scores import natural_scores, top_rule
+from rayworks.systems.recommendation.models.next_item import NaturalPreference, rank_held_out
 
 CUTOFFS = (5, 10, 20)
 TOP_RULE, NEXT_ITEM, MODEL, ORACLE = "next-item top 20 % rule", "next-item score", "acceptance model", "oracle"

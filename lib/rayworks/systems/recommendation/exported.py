@@ -6,13 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from torch import nn
 
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.acceptance import AcceptanceModel, AcceptanceOptions
-from rayworks.systems.recommendation.events import NATURAL
-from rayworks.systems.recommendation.histories import Histories
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
+from rayworks.systems.recommendation.models.histories import Histories
 
 DESCRIPTION, MEMBER, REFERENCE = "model.json", "member-{}.safetensors", "reference.safetensors"
 
@@ -75,9 +73,3 @@ def read_export(folder: str | Path) -> Exported:
             f"export {folder}: is no export of an acceptance model ({type(error).__name__}: {error})"
         ) from None
     return Exported(models, tuple(description["items"]), Histories(reference["item"], reference["kind"]))
-
-
-def only_natural(past: Histories, longest: int) -> Histories:
-    """The last natural events of each user, at most so many."""
-    natural = past.only(past.kind == NATURAL).last(longest)
-    return Histories(natural.item.clone(memory_format=torch.contiguous_format), natural.kind.clone())

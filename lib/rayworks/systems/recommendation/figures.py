@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rayworks.core.figures import COLOURS, draw
-from rayworks.systems.recommendation.attribution import member_half_width
+from rayworks.systems.recommendation.causes.attribution import member_half_width
 
 Values = Mapping[str, Any]
 NORMAL = 1.96

@@ -9,14 +9,14 @@ import numpy as np
 from rayworks.core.registry import SystemSpec
 from rayworks.core.report import Cell, Report, Table
 from rayworks.systems.recommendation import figures
-from rayworks.systems.recommendation.audits import Audit
-from rayworks.systems.recommendation.bandit import CrossCheck
 from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.evaluation import MODEL, ORACLE, TOP_RULE
-from rayworks.systems.recommendation.events import EventLog
-from rayworks.systems.recommendation.fitting import MAIN
-from rayworks.systems.recommendation.policies import mixture_name
+from rayworks.systems.recommendation.logs.events import EventLog
+from rayworks.systems.recommendation.measures.audits import Audit
+from rayworks.systems.recommendation.models.fitting import MAIN
 from rayworks.systems.recommendation.sources import Facts
+from rayworks.systems.recommendation.values.bandit import CrossCheck
+from rayworks.systems.recommendation.values.policies import mixture_name
 
 Values = Mapping[str, Any]
 

@@ -14,9 +14,8 @@ import pandas as pd
 
 from rayworks.core import datasets
 from rayworks.core.errors import DataError
-from rayworks.systems.recommendation.bandit import BanditLog
 from rayworks.systems.recommendation.config import ReadOptions
-from rayworks.systems.recommendation.event_tables import (
+from rayworks.systems.recommendation.logs.event_tables import (
     NATURAL_COLUMNS,
     EncodedEvents,
     as_log,
@@ -27,7 +26,8 @@ from rayworks.systems.recommendation.event_tables import (
     projection,
     read_columns,
 )
-from rayworks.systems.recommendation.events import NATURAL, EventLog
+from rayworks.systems.recommendation.logs.events import NATURAL, EventLog
+from rayworks.systems.recommendation.values.bandit import BanditLog
 
 KUAIRAND, KUAIREC, MOVIELENS, OPEN_BANDIT = "kuairand:", "kuairec:", "movielens-100k", "open-bandit"
 KUAIRAND_CANDIDATES = 7583

@@ -14,7 +14,7 @@ from rayworks.runtime.data_parallel import DataParallel, own_bundle, worker_bund
 from rayworks.runtime.placement import worker_bundle
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
-from rayworks.systems.recommendation import SPEC, effects, policies
+from rayworks.systems.recommendation import SPEC
 from rayworks.systems.recommendation.actors import (
     DONE,
     PROGRESS,
@@ -24,18 +24,18 @@ from rayworks.systems.recommendation.actors import (
     read_events_distributed,
     training_loop,
 )
-from rayworks.systems.recommendation.audits import audit
-from rayworks.systems.recommendation.bandit import cross_check, empirical_policy
+from rayworks.systems.recommendation.causes import effects
 from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.evaluation import evaluate, ranking_scores
-from rayworks.systems.recommendation.event_tables import files_of
-from rayworks.systems.recommendation.events import EventLog
 from rayworks.systems.recommendation.exported import Exported, write_export
-from rayworks.systems.recommendation.fitting import MAIN, Unit, has_natural, units, windows
-from rayworks.systems.recommendation.next_item import rank_held_out
-from rayworks.systems.recommendation.recbole_checkpoint import read_inert
+from rayworks.systems.recommendation.logs.event_tables import files_of
+from rayworks.systems.recommendation.logs.events import EventLog
+from rayworks.systems.recommendation.logs.simulator import Rollout, Simulator, SimulatorOptions
+from rayworks.systems.recommendation.measures.audits import audit
+from rayworks.systems.recommendation.models.fitting import MAIN, Unit, has_natural, units, windows
+from rayworks.systems.recommendation.models.next_item import rank_held_out
+from rayworks.systems.recommendation.models.recbole_checkpoint import read_inert
 from rayworks.systems.recommendation.reporting import audit_results, bandit_results, build_report, model_card
-from rayworks.systems.recommendation.simulator import Rollout, Simulator, SimulatorOptions
 from rayworks.systems.recommendation.sources import (
     KUAIRAND,
     KUAIREC,
@@ -45,6 +45,8 @@ from rayworks.systems.recommendation.sources import (
     read_events,
     read_sequences,
 )
+from rayworks.systems.recommendation.values import policies
+from rayworks.systems.recommendation.values.bandit import cross_check, empirical_policy
 
 TRAIN = "train"
 

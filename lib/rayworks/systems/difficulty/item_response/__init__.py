@@ -1,0 +1,1 @@
+"""Item response models: curves, estimation, standard errors, abilities, diagnostics."""

@@ -1,0 +1,107 @@
+"""Which k items to ask a new model, so that its score on all of them is known best, and with what error."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rayworks.core.errors import ConfigError
+from rayworks.systems.difficulty.item_response.abilities import expected_abilities
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, Quadrature
+from rayworks.systems.difficulty.responses.response_matrix import as_matrix
+from rayworks.systems.difficulty.responses.response_store import Responses
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Chosen items by position, best first, and the root mean square error the model expects of the estimated score."""
+
+    items: np.ndarray
+    expected_error: float
+
+
+def choose(parameters: ItemParameters, quadrature: Quadrature, size: int) -> Subset:
+    """Greedy choice for the score: each next item lowers the posterior variance of the mean score most.
+
+    With information ``J(theta) = 1 / sd**2 + sum_i I_i(theta)`` of the items asked, the variance of the score of the items
+    not asked is ``T'(theta)**2 / J`` (they share the ability) plus ``sum P (1 - P)`` (their own luck), all over ``I**2`` and
+    averaged over the population. O(size x items x nodes).
+
+    Raises:
+        ConfigError: ``size`` is not between 1 and the number of items.
+    """
+    items = len(parameters)
+    if not 1 <= size <= items:
+        raise ConfigError(f"subset size {size}: must be from 1 to the number of items, {items}")
+    nodes = quadrature.nodes * parameters.population_sd
+    information, slope = parameters.information(nodes), parameters.slope(nodes)
+    p = parameters.probability(nodes)
+    luck = p * (1 - p)
+    known = np.full(len(nodes), 1 / parameters.population_sd**2)
+    rest_slope, rest_luck = slope.sum(0), luck.sum(0)
+    left = np.ones(items, dtype=bool)
+    chosen: list[int] = []
+    error = 0.0
+    for _ in range(size):
+        variance = ((rest_slope - slope) ** 2 / (known + information) + rest_luck - luck) @ quadrature.weights
+        best = int(np.where(left, variance, np.inf).argmin())
+        chosen.append(best)
+        left[best] = False
+        known, rest_slope, rest_luck = known + information[best], rest_slope - slope[best], rest_luck - luck[best]
+        error = float(np.sqrt(max(variance[best], 0.0))) / items
+    return Subset(np.array(chosen), error)
+
+
+def predict_score(
+    responses: Responses, parameters: ItemParameters, quadrature: Quadrature, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score over all items from answers to the chosen ones (p-IRT), and its standard error, shape (J,) each.
+
+    What was asked counts as it was answered, the rest as expected at the posterior mean of the ability.
+    """
+    part = responses.take_items(chosen)
+    asked = as_matrix(part)
+    found = expected_abilities(asked, parameters.take(chosen), quadrature)
+    rest = parameters.take(np.setdiff1d(np.arange(len(parameters)), chosen))
+    solved = np.bincount(part.subject, weights=part.score, minlength=len(part.subjects))
+    p = rest.probability(found.ability)
+    slope = rest.slope(found.ability).sum(0)
+    variance = (slope * found.error) ** 2 + (p * (1 - p)).sum(0)
+    return (solved + p.sum(0)) / len(parameters), np.sqrt(variance) / len(parameters)
+
+
+@dataclass(frozen=True)
+class SubsetError:
+    """Mean absolute errors of the score of subjects that the calibration has not seen."""
+
+    size: int
+    chosen: float
+    random: float
+    """Of the same estimator on as many items drawn at random."""
+    plain: float
+    """Of the plain mean over as many items drawn at random."""
+    expected: float
+    coverage: float
+    """Share of true scores inside the 95 % intervals of the chosen items."""
+
+
+def measure(
+    calibrated: ItemParameters, quadrature: Quadrature, new: Responses, size: int, draws: np.ndarray
+) -> SubsetError:
+    """Errors on new subjects who answered all items; ``draws`` (R, I) orders the items of each random subset."""
+    truth = np.bincount(new.subject, weights=new.score, minlength=len(new.subjects)) / len(new.items)
+    subset = choose(calibrated, quadrature, size)
+    predicted, error = predict_score(new, calibrated, quadrature, subset.items)
+    at_random, plain = [], []
+    for order in draws:
+        drawn = np.sort(order[:size])
+        at_random.append(np.abs(predict_score(new, calibrated, quadrature, drawn)[0] - truth).mean())
+        plain.append(np.abs(new.take_items(drawn).subject_means() - truth).mean())
+    inside = np.abs(predicted - truth) <= 1.96 * error
+    return SubsetError(
+        size,
+        float(np.abs(predicted - truth).mean()),
+        float(np.mean(at_random)),
+        float(np.mean(plain)),
+        subset.expected_error,
+        float(inside.mean()),
+    )

@@ -1,0 +1,289 @@
+"""Marginal maximum likelihood by EM (Bock and Aitkin 1981), accelerated by SQUAREM, with MAP priors where they are needed.
+
+Of a 1PL or 2PL the expectation of the complete-data likelihood needs two sums per subject and two per item, not one per
+ability node: an iteration over complete data costs O(subjects x items), whatever the grid.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import logit, logsumexp
+
+from rayworks.core.errors import DataError
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model, Quadrature, equispaced, fitting_grid
+from rayworks.systems.difficulty.item_response.maximisation import FitOptions, maximise
+from rayworks.systems.difficulty.item_response.working import Counts, Expectation, Working
+from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, in_blocks
+
+STEEPEST = 8.0
+"""A discrimination that grows beyond it has no finite maximum: solvers and failures are separated by ability."""
+SUSPECT_SLOPE = 0.05
+"""A discrimination below it in the unconstrained fit marks an item as a suspected label error."""
+
+
+Expect = Callable[[Working, Quadrature], Expectation]
+"""The E-step: of one matrix, or of shards summed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A fit: the parameters and how they were reached."""
+
+    parameters: ItemParameters
+    quadrature: Quadrature
+    log_likelihood: float
+    """Marginal, without the priors."""
+    iterations: int
+    converged: bool
+    trace: list[float]
+    """The objective (log-likelihood plus log-prior) of every accepted step."""
+    with_prior: np.ndarray
+    """Items that a prior holds, shape (I,)."""
+    unbounded: np.ndarray
+    """Items that have no finite estimate of their own, shape (I,)."""
+    suspects: np.ndarray
+    """Items whose unconstrained discrimination is not positive: suspected label errors, shape (I,)."""
+    options: FitOptions
+
+    @property
+    def free_per_item(self) -> int:
+        """Parameters estimated for each item."""
+        return {"1PL": 1, "2PL": 2, "3PL": 3, "4PL": 4}[self.parameters.model] - bool(self.options.guessing)
+
+    @property
+    def free_parameters(self) -> int:
+        """Parameters estimated in all, the population's spread included."""
+        spread = self.parameters.model == "1PL" and self.options.estimate_population
+        return self.free_per_item * len(self.parameters) + spread
+
+    @property
+    def abilities(self) -> np.ndarray:
+        """Ability at the nodes, shape (Q,)."""
+        return self.quadrature.nodes * self.parameters.population_sd
+
+
+def item_totals(matrix: ResponseMatrix, frequency: np.ndarray | None = None) -> Counts:
+    """Responses and scores per item, shape (I,) each; ``frequency`` counts each subject that often."""
+    each = np.ones((matrix.shape[0], 1)) if frequency is None else frequency[:, None]
+    seen = np.broadcast_to(matrix.item_counts(each)[:, 0], matrix.shape[1:])
+    return Counts(np.asarray(matrix.item_scores(each)[:, 0]), seen.copy(), float(each.sum()))
+
+
+def posterior(matrix: ResponseMatrix, working: Working, quadrature: Quadrature) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior weights (J, Q) of the abilities and marginal log-likelihoods (J,)."""
+    z = working.slope[:, None] * quadrature.nodes + working.intercept[:, None]
+    if working.is_logistic:
+        sums = matrix.subject_scores(np.stack([working.slope, working.intercept], axis=1))
+        log_likelihood = sums[:, :1] * quadrature.nodes + sums[:, 1:] + matrix.subject_counts(-np.logaddexp(0, z))
+    else:
+        p = working.probability(z)
+        log_q = np.log1p(-p)
+        log_likelihood = matrix.subject_scores(np.log(p) - log_q) + matrix.subject_counts(log_q)
+    log_likelihood += quadrature.log_weights
+    marginal = logsumexp(log_likelihood, axis=1)
+    return np.exp(log_likelihood - marginal[:, None]), marginal
+
+
+def score_groups(
+    matrix: ResponseMatrix, frequency: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct total scores (G,), the group of each subject (J,), and how many subjects are in each (G,)."""
+    totals = matrix.subject_scores(np.ones((matrix.shape[1], 1)))[:, 0]
+    groups, member = np.unique(totals, return_inverse=True)
+    return groups, member, np.bincount(member, weights=frequency, minlength=len(groups)).astype(float)
+
+
+def rasch_expectation(matrix: ResponseMatrix, frequency: np.ndarray | None = None) -> Expect:
+    """The E-step of the 1PL over complete data, where the total score is sufficient: O(items x nodes), whatever subjects."""
+    groups, _, size = score_groups(matrix, frequency)
+    scored = item_totals(matrix, frequency).scored
+
+    def expect(working: Working, quadrature: Quadrature) -> Expectation:
+        slope, x = working.slope[0], quadrature.nodes
+        log_q = -np.logaddexp(0, slope * x + working.intercept[:, None]).sum(0)
+        log_joint = groups[:, None] * slope * x + log_q + quadrature.log_weights
+        marginal = logsumexp(log_joint, axis=1)
+        weights = np.exp(log_joint - marginal[:, None]) * size[:, None]
+        mass = weights.sum(0)
+        total = float(marginal @ size + scored @ working.intercept)
+        # Of the first moments the 1PL reads the sum over items only.
+        moment = np.zeros(len(scored))
+        moment[0] = groups @ (weights @ x)
+        return Expectation(total, mass, mass[None, :], moment)
+
+    return expect
+
+
+def expectation(matrix: ResponseMatrix, frequency: np.ndarray | None = None) -> Expect:
+    """The E-step over one matrix; ``frequency`` (J,) counts each subject that often (bootstrap, family weights)."""
+    blocks = in_blocks(matrix)
+
+    def expect(working: Working, quadrature: Quadrature) -> Expectation:
+        parts = [
+            _block_expectation(part, None if frequency is None else frequency[rows], working, quadrature)
+            for rows, part in blocks
+        ]
+        return sum(parts[1:], parts[0])
+
+    return expect
+
+
+def _block_expectation(
+    matrix: ResponseMatrix, frequency: np.ndarray | None, working: Working, quadrature: Quadrature
+) -> Expectation:
+    weights, marginal = posterior(matrix, working, quadrature)
+    total = float(marginal.sum() if frequency is None else marginal @ frequency)
+    if frequency is not None:
+        weights *= frequency[:, None]
+    return Expectation(
+        log_likelihood=total,
+        mass=weights.sum(0),
+        seen=matrix.item_counts(weights),
+        first_moment=matrix.item_scores(weights @ quadrature.nodes[:, None])[:, 0],
+        scored=None if working.is_logistic else matrix.item_scores(weights),
+    )
+
+
+def fit(matrix: ResponseMatrix, options: FitOptions, frequency: np.ndarray | None = None) -> Calibration:
+    """Fit one to four parameters per item to a matrix that this process holds.
+
+    Raises:
+        DataError: an item without a response, or a fit that left the finite numbers.
+    """
+    fast = options.model == "1PL" and matrix.is_complete
+    expect = rasch_expectation(matrix, frequency) if fast else expectation(matrix, frequency)
+    return fit_by(expect, item_totals(matrix, frequency), options)
+
+
+def fit_by(expect: Expect, totals: Counts, options: FitOptions, start: Working | None = None) -> Calibration:
+    """The same, given the E-step and the totals, wherever the subjects are; ``start`` where a fit is known to be near."""
+    unseen = np.flatnonzero(totals.seen <= 0)
+    if len(unseen):
+        raise DataError(f"items: nobody saw item number {int(unseen[0])} ({len(unseen)} in all); leave them out")
+    quadrature = fitting_grid(len(totals.seen)) if options.nodes == 0 else equispaced(options.nodes)
+    unbounded = _needs_prior(totals)
+    together = options.model == "1PL" and bool(unbounded.any())
+    everywhere = options.estimator == "map" or options.model in ("3PL", "4PL") or together
+    held = np.ones(len(totals.seen), dtype=bool) if everywhere else unbounded
+    start = start or _start(totals, options)
+    suspects = np.zeros(len(totals.seen), dtype=bool)
+    working, trace, iterations, converged = _iterate(expect, start, quadrature, totals, options, held)
+    while options.model != "1PL":
+        if working.slope.sum() < 0:
+            working = replace(working, slope=-working.slope)
+        reversed_now = (working.slope < SUSPECT_SLOPE) & ~held & converged
+        steep_now = ~(np.abs(working.slope) <= STEEPEST) & ~held
+        if not (reversed_now | steep_now).any():
+            break
+        suspects |= reversed_now
+        unbounded = unbounded | reversed_now | steep_now
+        held = held | unbounded
+        again = replace(
+            working,
+            slope=np.where(held, np.clip(np.nan_to_num(working.slope, nan=1.0), 0.3, 1.5), working.slope),
+            intercept=np.where(held, start.intercept, working.intercept),
+        )
+        working, trace, more, converged = _iterate(expect, again, quadrature, totals, options, held)
+        iterations += more
+    log_likelihood = expect(working, quadrature).log_likelihood
+    if not np.isfinite(log_likelihood):
+        raise DataError(
+            f"fit: the {options.model} left the finite numbers after {iterations} iterations; use estimator map"
+        )
+    return Calibration(
+        _as_parameters(working, options.model),
+        quadrature,
+        log_likelihood,
+        iterations,
+        converged,
+        trace,
+        held,
+        unbounded,
+        suspects,
+        options,
+    )
+
+
+def working_of(parameters: ItemParameters) -> Working:
+    """The parameters on the standard normal grid, as the E-step takes them."""
+    c = parameters.guessing
+    return Working(
+        parameters.model,
+        parameters.discrimination * parameters.population_sd,
+        parameters.intercept,
+        c,
+        (parameters.ceiling - c) / (1 - c),
+    )
+
+
+def _iterate(
+    expect: Expect, working: Working, quadrature: Quadrature, totals: Counts, options: FitOptions, held: np.ndarray
+) -> tuple[Working, list[float], int, bool]:
+    """SQUAREM (Varadhan and Roland 2008, scheme S3) around the EM map; an extrapolation that loses likelihood is undone."""
+    evaluations = 0
+
+    def em(at: Working) -> tuple[Working, float]:
+        nonlocal evaluations
+        evaluations += 1
+        found = expect(at, quadrature)
+        objective = found.log_likelihood + options.priors.log_density(at, held)
+        return maximise(at, found, quadrature, totals, options, held), objective
+
+    trace: list[float] = []
+    following, objective = em(working)
+    while evaluations < options.max_iterations and not _runs_off(following, held):
+        trace.append(objective)
+        step = following.vector - working.vector
+        if np.abs(step).max() < options.tolerance:
+            return following, trace, evaluations, True
+        second, second_objective = em(following)
+        if not options.accelerate:
+            working, following, objective = following, second, second_objective
+            continue
+        curvature = second.vector - following.vector - step
+        length = -np.linalg.norm(step) / max(float(np.linalg.norm(curvature)), 1e-300)
+        if length > -1:
+            working, following, objective = following, second, second_objective
+            continue
+        jumped = following.at(working.vector - 2 * length * step + length**2 * curvature)
+        # From steeper slopes than any item has Newton's steps run away.
+        if jumped is not None and np.abs(jumped.slope).max() <= STEEPEST:
+            beyond, jumped_objective = em(jumped)
+            if np.isfinite(jumped_objective) and jumped_objective >= second_objective:
+                working, following, objective = jumped, beyond, jumped_objective
+                continue
+        working, following, objective = following, second, second_objective
+    trace.append(objective)
+    return following, trace, evaluations, False
+
+
+def _runs_off(at: Working, held: np.ndarray) -> bool:
+    """Whether some item has no finite estimate, so that going on is no use."""
+    return at.model != "1PL" and bool((~(np.abs(at.slope) <= STEEPEST) & ~held).any())
+
+
+def _needs_prior(totals: Counts) -> np.ndarray:
+    rate = totals.scored / totals.seen
+    return np.asarray((rate <= 0) | (rate >= 1))
+
+
+def _start(totals: Counts, options: FitOptions) -> Working:
+    rate = (totals.scored + 0.5) / (totals.seen + 1)
+    items = len(rate)
+    lower = np.zeros(items)
+    if options.model in ("3PL", "4PL"):
+        lower = np.broadcast_to(options.guessing, items).copy() if options.guessing else np.full(items, 0.15)
+        lower = np.where(lower > 0.8 * rate, 0.5 * rate, lower) if not options.guessing else lower
+    share = np.full(items, 0.95) if options.model == "4PL" else np.ones(items)
+    inner = np.clip((rate - lower) / (share * (1 - lower)), 0.02, 0.98)
+    fixed = bool(options.guessing)
+    return Working(options.model, np.ones(items), 1.2 * logit(inner), lower, share, fixed_lower=fixed)
+
+
+def _as_parameters(working: Working, model: Model) -> ItemParameters:
+    ones = np.ones(len(working.slope))
+    if model == "1PL":
+        return ItemParameters(model, ones, working.intercept, 0 * ones, ones, float(abs(working.slope[0])))
+    upper = working.lower + (1 - working.lower) * working.share
+    return ItemParameters(model, working.slope, working.intercept, working.lower, upper)

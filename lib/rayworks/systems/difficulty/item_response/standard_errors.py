@@ -1,0 +1,314 @@
+"""Standard errors of a calibration: observed information (Louis 1982, Oakes 1999), cross-product, clustered sandwich."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from scipy.special import expit, ndtri
+
+from rayworks.core.errors import ConfigError
+from rayworks.systems.difficulty.item_response.marginal_likelihood import (
+    Calibration,
+    expectation,
+    posterior,
+    score_groups,
+    working_of,
+)
+from rayworks.systems.difficulty.item_response.maximisation import curve_derivatives
+from rayworks.systems.difficulty.item_response.working import Working
+from rayworks.systems.difficulty.responses.response_matrix import BLOCK, ResponseMatrix
+
+Method = Literal["auto", "observed", "cross-product", "sandwich"]
+LARGEST_OBSERVED = 4e11
+"""Multiplications above which ``auto`` takes the cross-product instead of the exact observed information."""
+EXPENSIVE = 300
+"""How much dearer central differences are than products, per multiplication counted."""
+STEP = 1e-4
+"""Of the central differences that Oakes' formula is evaluated by where there are asymptotes."""
+
+
+@dataclass(frozen=True, eq=False)
+class StandardErrors:
+    """One standard error per item and parameter, shape (I,); of a parameter that is fixed, 0."""
+
+    difficulty: np.ndarray
+    discrimination: np.ndarray
+    guessing: np.ndarray
+    ceiling: np.ndarray
+    population_sd: float
+    method: str
+
+
+def standard_errors(
+    matrix: ResponseMatrix,
+    calibration: Calibration,
+    method: Method = "auto",
+    family: np.ndarray | None = None,
+    frequency: np.ndarray | None = None,
+) -> StandardErrors:
+    """Standard errors by one of three methods.
+
+    ``observed`` inverts the exact observed information, at O(nodes x items**2 x subjects), of a complete 1PL only
+    O(items x nodes**2). ``cross-product`` sums products of per-subject scores, O(items**2 x subjects), and needs more
+    subjects than parameters. ``sandwich`` clusters subjects by ``family`` (J,): the fine-tunes of one base model are not
+    independent witnesses.
+
+    Raises:
+        ConfigError: a method that these data do not allow.
+    """
+    working = working_of(calibration.parameters)
+    working = replace(working, fixed_lower=bool(calibration.options.guessing))
+    subjects, items = matrix.shape
+    if method == "auto":
+        cost = float(len(calibration.quadrature.nodes)) * items**2 * subjects
+        if not working.is_logistic:
+            # Two E-steps per parameter, each with exponentials where the other has products.
+            cost *= EXPENSIVE
+        free = calibration.options.model == "1PL" and matrix.is_complete
+        few = subjects <= working.vector.size
+        method = "observed" if free or few or cost < LARGEST_OBSERVED else "cross-product"
+    if method == "observed" and working.model == "1PL" and matrix.is_complete:
+        return _complete_rasch(matrix, calibration, working, frequency)
+    if method == "cross-product" and subjects <= working.vector.size:
+        raise ConfigError(
+            f"standard_errors cross-product: needs more subjects than parameters ({subjects} <= {working.vector.size}); "
+            "use observed"
+        )
+    if method == "cross-product":
+        return from_information(score_products(matrix, calibration, working, frequency), calibration, method)
+    information = observed_information(matrix, calibration, working, frequency)
+    bread = _inverse(information)
+    if method == "observed":
+        return _from_covariance(bread, calibration, working, method)
+    if family is None:
+        raise ConfigError("standard_errors sandwich: needs the family of each subject; give the column family")
+    meat = _clustered_products(matrix, calibration, working, family, frequency)
+    return _from_covariance(np.asarray(bread @ meat @ bread), calibration, working, method)
+
+
+def from_information(information: np.ndarray, calibration: Calibration, method: str) -> StandardErrors:
+    """Standard errors from the information (K, K) of the data alone; that of the priors is added here."""
+    working = replace(working_of(calibration.parameters), fixed_lower=bool(calibration.options.guessing))
+    return _from_covariance(
+        _inverse(information + _prior_information(calibration, working)), calibration, working, method
+    )
+
+
+def marginal_scores(
+    matrix: ResponseMatrix, calibration: Calibration, working: Working
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Derivative of each subject's marginal log-likelihood by the free parameters, in ``vector``'s order.
+
+    Yields:
+        blocks of subjects with their derivatives (J', K), for all of them at once may not fit the memory.
+    """
+    weights, _ = posterior(matrix, working, calibration.quadrature)
+    p, derivatives = curve_derivatives(working, calibration.quadrature.nodes)
+    factors = [((part / (p * (1 - p))).T, (part / (1 - p)).T) for part in derivatives]
+    for rows in _row_blocks(matrix):
+        scored, seen = matrix.dense(rows)
+        parts = [scored * (weights[rows] @ solved) - seen * (weights[rows] @ failed) for solved, failed in factors]
+        if working.model == "1PL":
+            parts[0] = parts[0].sum(1, keepdims=True)
+        yield rows, np.concatenate(_estimated(parts, calibration), axis=1)
+
+
+def score_products(
+    matrix: ResponseMatrix, calibration: Calibration, working: Working, frequency: np.ndarray | None = None
+) -> np.ndarray:
+    """Sum over subjects of the products of their scores, shape (K, K)."""
+    total: np.ndarray = np.zeros(())
+    for rows, scores in marginal_scores(matrix, calibration, working):
+        total = total + scores.T @ (scores if frequency is None else scores * frequency[rows, None])
+    return total
+
+
+def _row_blocks(matrix: ResponseMatrix) -> Iterator[slice]:
+    for start in range(0, matrix.shape[0], BLOCK):
+        yield slice(start, start + BLOCK)
+
+
+def observed_information(
+    matrix: ResponseMatrix, calibration: Calibration, working: Working, frequency: np.ndarray | None = None
+) -> np.ndarray:
+    """Negative second derivative of the marginal log-likelihood (plus log-prior) by the free parameters, shape (K, K)."""
+    exact = _louis if working.is_logistic else _oakes
+    return np.asarray(exact(matrix, calibration, working, frequency) + _prior_information(calibration, working))
+
+
+def _louis(
+    matrix: ResponseMatrix, calibration: Calibration, working: Working, frequency: np.ndarray | None
+) -> np.ndarray:
+    """Complete information minus the posterior covariance of the complete-data score, node by node."""
+    weights, _ = posterior(matrix, working, calibration.quadrature)
+    counted = weights if frequency is None else weights * frequency[:, None]
+    x = calibration.quadrature.nodes
+    p = expit(working.slope[:, None] * x + working.intercept[:, None])
+    curvature = matrix.item_counts(counted) * p * (1 - p)
+    ee, ae, aa = (np.diag(curvature @ x**power) for power in range(3))
+    for rows in _row_blocks(matrix):
+        scored, seen = matrix.dense(rows)
+        for q, node in enumerate(x):
+            score = scored - seen * p[:, q]
+            product = score.T @ (score * counted[rows, q : q + 1])
+            ee, ae, aa = ee - product, ae - node * product, aa - node**2 * product
+        mean_e = scored - seen * (weights[rows] @ p.T)
+        mean_a = scored * (weights[rows] @ x)[:, None] - seen * (weights[rows] @ (x * p).T)
+        each = 1.0 if frequency is None else frequency[rows, None]
+        ee += mean_e.T @ (mean_e * each)
+        ae += mean_a.T @ (mean_e * each)
+        aa += mean_a.T @ (mean_a * each)
+    if working.model == "1PL":
+        if not calibration.options.estimate_population:
+            return np.asarray(ee)
+        ae, aa = ae.sum(0, keepdims=True), aa.sum(keepdims=True)
+    return np.block([[aa, ae], [ae.T, ee]])
+
+
+def _oakes(
+    matrix: ResponseMatrix, calibration: Calibration, working: Working, frequency: np.ndarray | None
+) -> np.ndarray:
+    """The same by central differences of the gradient, which Fisher's identity gives from one E-step each."""
+    expect = expectation(matrix, frequency)
+
+    def gradient(vector: np.ndarray) -> np.ndarray:
+        at = working.at(vector)
+        assert at is not None
+        found = expect(at, calibration.quadrature)
+        assert found.scored is not None
+        p, derivatives = curve_derivatives(at, calibration.quadrature.nodes)
+        return np.asarray(((found.scored - found.seen * p) / (p * (1 - p)) * derivatives).sum(2).ravel())
+
+    centre = working.vector
+    rows = [gradient(centre + step) - gradient(centre - step) for step in STEP * np.eye(len(centre))]
+    information = -np.array(rows) / (2 * STEP)
+    return 0.5 * (information + information.T)
+
+
+def _complete_rasch(
+    matrix: ResponseMatrix, calibration: Calibration, working: Working, frequency: np.ndarray | None
+) -> StandardErrors:
+    """Louis' information of a complete 1PL is diagonal plus low rank, for posteriors depend on the total score only."""
+    groups, _, size = score_groups(matrix, frequency)
+    x, slope = calibration.quadrature.nodes, float(working.slope[0])
+    z = slope * x + working.intercept[:, None]
+    p = expit(z)
+    log_weights = groups[:, None] * slope * x - np.logaddexp(0, z).sum(0) + calibration.quadrature.log_weights
+    weights = np.exp(log_weights - log_weights.max(1, keepdims=True))
+    weights /= weights.sum(1, keepdims=True)
+    covariances = [_pooled_covariance(weights, size * groups**power) for power in range(3)]
+    mass = size @ weights
+    complete = mass * p * (1 - p)
+    prior = calibration.options.priors.logistic_terms(working, calibration.with_prior)[4]
+    diagonal = complete.sum(1) + prior
+    values, vectors = np.linalg.eigh(covariances[0])
+    root = p @ (vectors * np.sqrt(np.maximum(values, 0)))
+    scaled = root / diagonal[:, None]
+    core = np.linalg.inv(np.eye(len(x)) - root.T @ scaled)
+    variance = 1 / diagonal + np.einsum("ik,kl,il->i", scaled, core, scaled, optimize=True)
+    if not calibration.options.estimate_population:
+        return _rasch_errors(np.sqrt(variance), 0.0)
+    total = x * p.sum(0)
+    border = complete @ x - p @ (covariances[0] @ total - covariances[1] @ x)
+    corner = (complete @ x**2).sum() - (
+        x @ covariances[2] @ x - 2 * x @ covariances[1] @ total + total @ covariances[0] @ total
+    )
+    solved = border / diagonal + scaled @ (core @ (root.T @ (border / diagonal)))
+    sd_variance = 1 / (corner - border @ solved)
+    return _rasch_errors(np.sqrt(variance + solved**2 * sd_variance), float(np.sqrt(sd_variance)))
+
+
+def _pooled_covariance(weights: np.ndarray, size: np.ndarray) -> np.ndarray:
+    return np.asarray(np.diag(size @ weights) - weights.T @ (weights * size[:, None]))
+
+
+def _rasch_errors(difficulty: np.ndarray, population_sd: float) -> StandardErrors:
+    zero = np.zeros_like(difficulty)
+    return StandardErrors(difficulty, zero, zero, zero, population_sd, "observed")
+
+
+def _prior_information(calibration: Calibration, working: Working) -> np.ndarray:
+    options, held = calibration.options, calibration.with_prior
+    _, _, aa, ae, ee = options.priors.logistic_terms(working, held)
+    items = len(ee)
+    blocks = [ee] if working.model == "1PL" else [aa, ee]
+    for values, (alpha, beta), estimated in (
+        (working.lower, options.priors.guessing, working.estimates_lower),
+        (working.share, options.priors.ceiling, working.estimates_share),
+    ):
+        blocks += [(alpha + beta - 2) * values * (1 - values)] if estimated else []
+    population = [np.zeros(1)] if working.model == "1PL" and options.estimate_population else []
+    information = np.diag(np.concatenate([*population, *blocks]))
+    if working.model != "1PL":
+        across = np.arange(items)
+        information[across, items + across] = information[items + across, across] = ae
+    return information
+
+
+def _estimated(parts: list[np.ndarray], calibration: Calibration) -> list[np.ndarray]:
+    fixed_population = calibration.options.model == "1PL" and not calibration.options.estimate_population
+    return parts[1:] if fixed_population else parts
+
+
+def _inverse(information: np.ndarray) -> np.ndarray:
+    """The inverse, or where flat directions make it no information matrix, that of its positive part."""
+    values, vectors = np.linalg.eigh(information)
+    floor = 1e-9 * values.max()
+    return np.asarray((vectors / np.maximum(values, floor)) @ vectors.T)
+
+
+def _clustered_products(
+    matrix: ResponseMatrix,
+    calibration: Calibration,
+    working: Working,
+    family: np.ndarray,
+    frequency: np.ndarray | None,
+) -> np.ndarray:
+    """Products of the scores summed within families, between which alone subjects are independent."""
+    each = np.ones(len(family)) if frequency is None else frequency
+    names, member = np.unique(family.astype(str), return_inverse=True)
+    present = np.bincount(member, weights=each, minlength=len(names)) > 0
+    count = int(present.sum())
+    if count < 2:
+        raise ConfigError("standard_errors sandwich: all subjects are of one family; use observed")
+    fixed_population = working.model == "1PL" and not calibration.options.estimate_population
+    summed = np.zeros((len(names), working.vector.size - fixed_population))
+    for rows, scores in marginal_scores(matrix, calibration, working):
+        np.add.at(summed, member[rows], scores * each[rows, None])
+    summed = summed[present] - summed[present].mean(0)
+    return np.asarray(summed.T @ summed * count / (count - 1))
+
+
+def _from_covariance(covariance: np.ndarray, calibration: Calibration, working: Working, method: str) -> StandardErrors:
+    """Delta method from the working parameters to difficulty, guessing and ceiling."""
+    items = len(calibration.parameters)
+    variance = np.maximum(np.diag(covariance), 0)
+    zero = np.zeros(items)
+    if working.model == "1PL":
+        first = int(calibration.options.estimate_population)
+        sd = float(np.sqrt(variance[0])) if first else 0.0
+        return StandardErrors(np.sqrt(variance[first:]), zero, zero, zero, sd, method)
+    a, e = working.slope, working.intercept
+    across = np.arange(items)
+    var_a, var_e, cov = variance[:items], variance[items : 2 * items], covariance[across, items + across]
+    var_b = var_e / a**2 + e**2 * var_a / a**4 - 2 * e * cov / a**3
+    guessing, ceiling, column = zero, zero, 2 * items
+    if working.estimates_lower:
+        guessing = working.lower * (1 - working.lower) * np.sqrt(variance[column : column + items])
+        column += items
+    if working.estimates_share:
+        by_share = (1 - working.lower) * working.share * (1 - working.share)
+        by_lower = (1 - working.share) * working.lower * (1 - working.lower) * working.estimates_lower
+        var_ceiling = by_share**2 * variance[column:]
+        if working.estimates_lower:
+            lower, share = column - items + across, column + across
+            var_ceiling += by_lower**2 * variance[lower] + 2 * by_share * by_lower * covariance[lower, share]
+        ceiling = np.sqrt(np.maximum(var_ceiling, 0))
+    return StandardErrors(np.sqrt(np.maximum(var_b, 0)), np.sqrt(var_a), guessing, ceiling, 0.0, method)
+
+
+def intervals(estimate: np.ndarray, error: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Normal intervals, lower and upper ends."""
+    reach = float(ndtri(0.5 + confidence / 2)) * error
+    return estimate - reach, estimate + reach

@@ -1,0 +1,98 @@
+"""What an iteration of the EM algorithm passes on: parameters, counts, and the expectation over abilities."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import expit, logit
+
+from rayworks.systems.difficulty.item_response.curves import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Per item, weighted: scores and responses, shape (I,); and the number of subjects."""
+
+    scored: np.ndarray
+    seen: np.ndarray
+    subjects: float
+
+
+@dataclass(frozen=True, eq=False)
+class Working:
+    """Parameters on the standard normal grid: ``P = lower + (1 - lower) * share * sigmoid(slope * x + intercept)``.
+
+    In the 1PL all slopes are equal and stand for the population's standard deviation.
+    """
+
+    model: Model
+    slope: np.ndarray
+    intercept: np.ndarray
+    lower: np.ndarray
+    share: np.ndarray
+    fixed_lower: bool = False
+
+    @property
+    def is_logistic(self) -> bool:
+        """Whether there are no asymptotes."""
+        return self.model in ("1PL", "2PL")
+
+    @property
+    def estimates_lower(self) -> bool:
+        """Whether the lower asymptote is free."""
+        return not self.is_logistic and not self.fixed_lower
+
+    @property
+    def estimates_share(self) -> bool:
+        """Whether the upper asymptote is free."""
+        return self.model == "4PL"
+
+    @property
+    def vector(self) -> np.ndarray:
+        """All free parameters in a row, asymptotes as logits: what the acceleration extrapolates."""
+        parts = [self.slope[:1] if self.model == "1PL" else self.slope, self.intercept]
+        parts += [logit(self.lower)] if self.estimates_lower else []
+        parts += [logit(self.share)] if self.estimates_share else []
+        return np.concatenate(parts)
+
+    def at(self, vector: np.ndarray) -> "Working | None":
+        """The same model at another vector; None where that is no set of parameters."""
+        items = len(self.intercept)
+        slopes = 1 if self.model == "1PL" else items
+        parts = np.split(vector, np.cumsum([slopes, items, items])[: 1 + self.estimates_lower + self.estimates_share])
+        if not np.isfinite(vector).all() or np.abs(vector).max() > 60:
+            return None
+        changed = replace(self, slope=np.broadcast_to(parts[0], items).copy(), intercept=parts[1])
+        if self.estimates_lower:
+            changed = replace(changed, lower=expit(parts[2]))
+        return replace(changed, share=expit(parts[3])) if self.estimates_share else changed
+
+    def probability(self, z: np.ndarray) -> np.ndarray:
+        """``P`` at logits (I, Q), kept off 0 and 1."""
+        p = self.lower[:, None] + ((1 - self.lower) * self.share)[:, None] * expit(z)
+        return np.asarray(np.clip(p, 1e-12, 1 - 1e-12))
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the M-step needs of all subjects, and the marginal log-likelihood at the parameters it was taken at.
+
+    ``mass`` (Q,) is the posterior mass per node; ``seen`` (I or 1, Q) the expected number of responses per item and node;
+    ``scored`` (I, Q) the expected number solved, of which the 1PL and 2PL need only ``first_moment`` (I,), its sum against
+    the nodes.
+    """
+
+    log_likelihood: float
+    mass: np.ndarray
+    seen: np.ndarray
+    first_moment: np.ndarray
+    scored: np.ndarray | None = None
+
+    def __add__(self, other: "Expectation") -> "Expectation":
+        scored = None if self.scored is None or other.scored is None else self.scored + other.scored
+        return Expectation(
+            self.log_likelihood + other.log_likelihood,
+            self.mass + other.mass,
+            self.seen + other.seen,
+            self.first_moment + other.first_moment,
+            scored,
+        )

@@ -1,0 +1,1 @@
+"""Difficulty labels: one form, and the ways to make them."""

@@ -1,0 +1,1 @@
+"""Ratings from games: Glicko-2, Glicko and Elo."""

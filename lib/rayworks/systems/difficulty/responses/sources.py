@@ -1,0 +1,199 @@
+"""Reading evidence: embedded sets by name, CSV, Parquet and JSON-lines files by path, hub data sets by id."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rayworks.core import datasets
+from rayworks.core.errors import ConfigError, DataError
+from rayworks.systems.difficulty.config import DataSection
+from rayworks.systems.difficulty.ratings.rating_periods import Games
+from rayworks.systems.difficulty.responses import evidence
+from rayworks.systems.difficulty.responses.response_store import Responses, from_table
+
+HUB = "hub:"
+SUFFIXES = (".csv", ".parquet", ".jsonl")
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseSet:
+    """A response store with what is known of its items and subjects."""
+
+    responses: Responses
+    texts: dict[str, str]
+    """Item to its text, where the source has one."""
+    subjects: pd.DataFrame
+    provenance: str
+
+    def focal(self, rule: str) -> np.ndarray:
+        """Mask of the subjects for which ``attribute=value`` holds.
+
+        Raises:
+            ConfigError: the attribute is unknown, or holds for all or none.
+        """
+        attribute, _, value = rule.partition("=")
+        if attribute not in self.subjects:
+            known = ", ".join(column for column in self.subjects.columns if column != "subject") or "none"
+            raise ConfigError(f"data.focal {rule!r}: subjects have no attribute {attribute}; known: {known}")
+        by_subject = self.subjects.astype({"subject": str}).set_index("subject")[attribute].astype(str)
+        mask = by_subject.reindex(self.responses.subjects.astype(str)).to_numpy() == value
+        if mask.all() or not mask.any():
+            raise ConfigError(
+                f"data.focal {rule!r}: holds for {'all' if mask.all() else 'no'} subjects; choose another value"
+            )
+        return np.asarray(mask)
+
+
+def check_responses(source: str, data: DataSection) -> None:
+    """Look for a response set, and read it where it is a file that fits one memory; hub ids are not looked up.
+
+    Raises:
+        DataError: it is neither embedded nor a readable path, or :func:`read_responses` refuses it.
+    """
+    _check(source, tuple(evidence.RESPONSES))
+    if data.reader == "memory" and source not in evidence.RESPONSES and not source.startswith(HUB):
+        read_responses(source, data)
+
+
+def check_games(source: str) -> None:
+    """Look for a game set, and read it where it is a file.
+
+    Raises:
+        DataError: as :func:`check_responses`.
+    """
+    _check(source, tuple(evidence.GAMES))
+    if source not in evidence.GAMES and not source.startswith(HUB):
+        read_games(source)
+
+
+def read_responses(source: str, data: DataSection) -> ResponseSet:
+    """A response set, checked.
+
+    Raises:
+        DataError: it can not be read, or the store refuses it.
+    """
+    if source in evidence.RESPONSES:
+        found = evidence.read_responses(source)
+        store = from_table(
+            found.responses,
+            source,
+            items=found.items["item"].tolist(),
+            duplicates=data.duplicates,
+            allow_disconnected=data.allow_disconnected,
+        )
+        texts = dict(zip(found.items["item"].astype(str), found.items["text"].astype(str), strict=True))
+        return ResponseSet(store, texts, found.subjects, found.provenance)
+    table = read_table(source)
+    store = from_table(table, source, duplicates=data.duplicates, allow_disconnected=data.allow_disconnected)
+    texts = {}
+    if "text" in table:
+        texts = dict(zip(table["item"].astype(str), table["text"].astype(str), strict=True))
+    attributes = [
+        column for column in table.columns if column not in ("item", "score", "weight", "period", "split", "text")
+    ]
+    return ResponseSet(store, texts, table[attributes].drop_duplicates("subject"), source)
+
+
+def read_games(source: str) -> tuple[list[str], list[str], Games]:
+    """Names of players, names of periods, and the games between them by position.
+
+    Columns ``period``, ``player``, ``opponent``, ``score`` or ``period``, ``problem``, ``contestant``, ``solved``; ``weight``
+    if games count differently.
+
+    Raises:
+        DataError: it can not be read, a column is missing, or periods go backwards.
+    """
+    table = evidence.read_games(source) if source in evidence.GAMES else read_table(source)
+    if {"problem", "contestant", "solved"} <= set(table.columns):
+        # A problem is a player that wins when it is not solved.
+        solved = pd.to_numeric(table["solved"], errors="coerce").astype(float)
+        table = table.assign(player=table["problem"], opponent=table["contestant"], score=1 - solved)
+    if not len(table):
+        raise DataError(f"{source}: holds no game")
+    missing = [column for column in ("period", "player", "opponent", "score") if column not in table.columns]
+    if missing:
+        raise DataError(f"{source}: has no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
+    for column in ("period", "player", "opponent"):
+        empty = table[column].isna().to_numpy()
+        if empty.any():
+            raise DataError(f"{source}: row {int(empty.argmax()) + 1} has no {column}; give every game one")
+    itself = (table["player"].astype(str) == table["opponent"].astype(str)).to_numpy()
+    if itself.any():
+        row = int(itself.argmax())
+        raise DataError(f"{source}: row {row + 1}: {table['player'].iloc[row]} meets itself; drop the game")
+    names = pd.Index(pd.unique(pd.concat([table["player"], table["opponent"]]).astype(str))).sort_values()
+    period, periods = pd.factorize(table["period"], sort=True)
+    back = np.flatnonzero(np.diff(period) < 0)
+    if len(back):
+        row = int(back[0]) + 1
+        raise DataError(
+            f"{source}: row {row + 1} is of period {table['period'].iloc[row]}, after one of "
+            f"{table['period'].iloc[row - 1]}; sort the games by period"
+        )
+    score = _numbers(table, "score", 0.0, 1.0, source)
+    weight = _numbers(table, "weight", 0.0, np.inf, source) if "weight" in table else None
+    player, opponent = (names.get_indexer(table[side].astype(str)) for side in ("player", "opponent"))
+    return list(names), [str(name) for name in periods], Games(player, opponent, score, period, weight)
+
+
+def _numbers(table: pd.DataFrame, column: str, low: float, high: float, source: str) -> np.ndarray:
+    values = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+    wrong = ~((values >= low) & (values <= high) & np.isfinite(values))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"{source}: row {row + 1} has {column} {table[column].tolist()[row]!r}; must be in [{low:g}, {high:g}]"
+        )
+    return values
+
+
+def read_table(source: str) -> pd.DataFrame:
+    """A CSV, Parquet or JSON-lines file, a folder of Parquet, or ``hub:OWNER/NAME:SPLIT``, as a table.
+
+    Raises:
+        DataError: it can not be read.
+    """
+    if source.startswith(HUB):
+        return _from_hub(source)
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir() or path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        elif path.suffix == ".csv":
+            ids = ("subject", "item", "family", "player", "opponent", "problem", "contestant", "text")
+            # An id may be called NA: only an empty cell is missing.
+            table = pd.read_csv(path, dtype=dict.fromkeys(ids, str), keep_default_na=False, na_values=[""])
+        elif path.suffix == ".jsonl":
+            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+        else:
+            raise DataError(f"{source}: is neither an embedded set nor a {', '.join(SUFFIXES)} file")
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{source}: can not be read ({reason})") from None
+    return table
+
+
+def _from_hub(source: str) -> pd.DataFrame:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise DataError(f"{source}: needs the datasets package; pip install rayworks[difficulty]") from None
+    name, _, split = source.removeprefix(HUB).partition(":")
+    try:
+        loaded = load_dataset(name, split=split or "train")
+    except (ConnectionError, TimeoutError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{source}: can not be loaded ({reason})") from None
+    table: pd.DataFrame = loaded.to_pandas()
+    return table
+
+
+def _check(source: str, embedded: tuple[str, ...]) -> None:
+    if source in embedded:
+        datasets.fetch(source)
+    elif not source.startswith(HUB) and not Path(source).expanduser().exists():
+        raise DataError(f"data {source}: is neither an embedded set ({', '.join(embedded)}), hub:OWNER/NAME nor a path")

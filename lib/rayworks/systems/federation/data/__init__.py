@@ -1,0 +1,1 @@
+"""Examples, which client holds which, and mixtures of them."""

@@ -1,0 +1,1 @@
+"""Arrays and numbers as Flower records, and what they weigh."""

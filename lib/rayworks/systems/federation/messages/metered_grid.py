@@ -1,0 +1,80 @@
+"""A Flower grid that counts what passes it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from rayworks.systems.federation.messages.records import content_bytes
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A grid that hands out replies as they come, so that they need not all be in memory."""
+
+    def stream(self, messages: Iterable[Message], timeout: float | None = None) -> Iterator[Message]:
+        """Replies, one at a time."""
+        ...
+
+
+@dataclass
+class Traffic:
+    """Bytes that messages carried."""
+
+    down: int = 0
+    up: int = 0
+
+
+class MeteredGrid(Grid):
+    """Another grid's messages, counted in :attr:`traffic`."""
+
+    def __init__(self, inner: Grid) -> None:
+        self._inner, self.traffic = inner, Traffic()
+
+    def stream(self, messages: Iterable[Message], timeout: float | None = None) -> Iterator[Message]:
+        """Replies as they come, where the other grid can."""
+        sent = list(messages)
+        self.traffic.down += sum(map(content_bytes, sent))
+        inner = self._inner
+        replies = (
+            inner.stream(sent, timeout)
+            if isinstance(inner, Streaming)
+            else inner.send_and_receive(sent, timeout=timeout)
+        )
+        for reply in replies:
+            self.traffic.up += content_bytes(reply)
+            yield reply
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """All replies."""
+        return list(self.stream(messages, timeout))
+
+    def set_run(self, run: Run) -> None:
+        """As of the other grid."""
+        self._inner.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """As of the other grid."""
+        return self._inner.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """As of the other grid."""
+        return self._inner.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """As of the other grid."""
+        return self._inner.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """As of the other grid, not counted."""
+        return self._inner.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """As of the other grid, not counted."""
+        return self._inner.pull_messages(message_ids)

@@ -1,0 +1,1 @@
+"""Accountants, clipping, secure aggregation, attacks."""

@@ -1,0 +1,1 @@
+"""Flower apps: clients, server, strategy, and the rounds between them."""

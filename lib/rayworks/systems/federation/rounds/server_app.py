@@ -1,0 +1,34 @@
+"""A federation's server as a Flower ``ServerApp``: beside :func:`client_app` all that stock Flower needs."""
+
+from collections.abc import Callable
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from rayworks.systems.federation.config import Config
+from rayworks.systems.federation.rounds.federated_training import Federation, RoundRecord, run_rounds
+
+Watch = Callable[[Federation, Grid, RoundRecord], None]
+
+
+def server_app(
+    config: Config, seed: int, watch: Watch | None = None, federation: Federation | None = None
+) -> ServerApp:
+    """The app that trains all rounds of ``config.strategy``.
+
+    Args:
+        config: of one method.
+        seed: of the federation.
+        watch: called after every round, to print or to save.
+        federation: one to go on with, already loaded; None begins.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        training = federation or Federation(config, seed)
+        for record in run_rounds(training, grid, config.strategy.rounds):
+            if watch is not None:
+                watch(training, grid, record)
+
+    return app

@@ -1,0 +1,209 @@
+"""Any environment of mpe2 in the form of this package: the slow reference, one Python object per copy."""
+
+import importlib
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayworks.core.errors import ConfigError
+from rayworks.core.seeds import derive_small
+from rayworks.systems.marl.environments.environment import Actions, Step, norm_clipped
+from rayworks.systems.marl.environments.scenes import ActionLayout, Scene, TeamSpec
+
+# pygame, which mpe2 draws with, greets on standard output.
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+
+USUAL_HORIZON = 25
+GOAL = "goal"
+
+
+class Mpe2Environment:
+    """B copies of an mpe2 scenario; an :class:`~rayworks.systems.marl.environments.environment.Environment`.
+
+    Scenes are those of :class:`~.particle_environment.ParticleEnvironment`: policies go from one to the other.
+    """
+
+    resumable = True
+
+    def __init__(self, name: str, copies: int, seed: int, *, vectors: bool, horizon: int) -> None:
+        """Raises:
+        ConfigError: no such scenario, or agents that speak or can not move.
+        """
+        self.copies, self.horizon, self._vectors = copies, horizon, vectors
+        self._games = [_make(name, vectors, horizon) for _ in range(copies)]
+        self._seeds, self._episode = [derive_small(seed, "mpe2", copy) % 2**31 for copy in range(copies)], 0
+        self._reset_all()
+        world = self._games[0].unwrapped.world
+        mute = [agent.name for agent in world.agents if not (agent.movable and agent.silent)]
+        if mute:
+            raise ConfigError(
+                f"environment.name: mpe2/{name}: {', '.join(mute)} speaks or can not move; policies here are for scenarios "
+                "in which all agents move and none speaks"
+            )
+        self._agents: dict[str, list[int]] = {}
+        for number, agent in enumerate(world.agents):
+            self._agents.setdefault(agent.name.rpartition("_")[0], []).append(number)
+        if name == "simple_adversary":
+            self._agents = {team: self._agents[team] for team in ("agent", "adversary")}
+        self._teams = {team: self._spec(team, len(world.landmarks)) for team in self._agents}
+
+    @property
+    def teams(self) -> Mapping[str, TeamSpec]:
+        """By the first part of agents' names."""
+        return self._teams
+
+    def reset(self) -> dict[str, Scene]:
+        """New episodes, each from a seed of its own."""
+        self._reset_all()
+        return self._scenes()
+
+    def step(self, actions: Actions) -> Step:
+        """See :class:`~rayworks.systems.marl.environments.environment.Environment`."""
+        given = {
+            team: norm_clipped(actions[team]).astype(np.float32) if self._vectors else actions[team]
+            for team in self._agents
+        }
+        rewards = {team: np.zeros((self.copies, len(own)), np.float32) for team, own in self._agents.items()}
+        ended = np.zeros((2, self.copies), bool)
+        for copy, game in enumerate(self._games):
+            names = game.possible_agents
+            chosen = {
+                names[agent]: self._action(given[team][copy, place])
+                for team, own in self._agents.items()
+                for place, agent in enumerate(own)
+            }
+            _, got, terminated, truncated, _ = game.step(chosen)
+            for team, own in self._agents.items():
+                rewards[team][copy] = [got[names[agent]] for agent in own]
+            ended[:, copy] = all(terminated.values()), all(truncated.values()) and not all(terminated.values())
+        last = self._scenes()
+        over = ended.any(0)
+        for copy in np.nonzero(over)[0]:
+            self._reset(int(copy))
+        alive = {team: np.ones((self.copies, len(own)), bool) for team, own in self._agents.items()}
+        return Step(self._scenes() if over.any() else last, last, rewards, alive, ended[0], ended[1], {})
+
+    def state(self) -> bytes:
+        """See :class:`~.environment.Environment`; trusted like any pickle: it stays within a run."""
+        games = [
+            (
+                [(e.state.p_pos, e.state.p_vel) for e in _entities(game)],
+                _goal(game),
+                game.unwrapped.steps,
+            )
+            for game in self._games
+        ]
+        return pickle.dumps((games, self._episode, self._begun))
+
+    def restore(self, state: bytes) -> dict[str, Scene]:
+        """See :class:`~rayworks.systems.marl.environments.environment.Environment`."""
+        games, self._episode, self._begun = pickle.loads(state)
+        for game, (entities, goal, steps), begun in zip(self._games, games, self._begun, strict=True):
+            game.reset(seed=begun)
+            for entity, (place, speed) in zip(_entities(game), entities, strict=True):
+                entity.state.p_pos, entity.state.p_vel = place.copy(), speed.copy()
+            if goal is not None:
+                for agent in game.unwrapped.world.agents:
+                    agent.goal_a = game.unwrapped.world.landmarks[goal]
+            game.unwrapped.steps = steps
+        return self._scenes()
+
+    def close(self) -> None:
+        """End the games, and their windows if they had any."""
+        for game in self._games:
+            game.close()
+
+    def _reset_all(self) -> None:
+        self._begun = [0] * self.copies
+        for copy in range(self.copies):
+            self._reset(copy)
+
+    def _reset(self, copy: int) -> None:
+        self._episode += 1
+        self._begun[copy] = derive_small(self._seeds[copy], "episode", self._episode) % 2**31
+        self._games[copy].reset(seed=self._begun[copy])
+
+    def _action(self, given: Any) -> Any:
+        if not self._vectors:
+            return int(given)
+        across, up = given
+        force = [0, max(-across, 0), max(across, 0), max(-up, 0), max(up, 0)]
+        return np.minimum(np.array(force, np.float32), 1)
+
+    def _spec(self, team: str, landmarks: int) -> TeamSpec:
+        order = [team, *(name for name in self._agents if name != team)]
+        kinds = (*(name for name in order for _ in self._agents[name]), *("landmark",) * landmarks)
+        features = tuple(sorted(set(kinds)))
+        if _goal(self._games[0]) is not None and team == "agent":
+            features += (GOAL,)
+        return TeamSpec(team, len(self._agents[team]), kinds, features, ActionLayout(vectors=self._vectors))
+
+    def _scenes(self) -> dict[str, Scene]:
+        return {team: self._scene(team) for team in self._teams}
+
+    def _scene(self, team: str) -> Scene:
+        spec, copies = self._teams[team], self.copies
+        agents = len(self._games[0].unwrapped.world.agents)
+        order = [agent for name in [team, *(n for n in self._agents if n != team)] for agent in self._agents[name]]
+        order += range(agents, spec.entities)
+        features = np.array([[float(kind == name) for name in spec.features] for kind in spec.kinds], np.float32)
+        features = np.repeat(features[None], copies, 0)
+        if GOAL in spec.features:
+            goals = [_goal(game) for game in self._games]
+            features[np.arange(copies), agents + np.array(goals, int), -1] = 1
+        states = [[(entity.state.p_pos, entity.state.p_vel) for entity in _entities(game)] for game in self._games]
+        moving: NDArray[np.float32] = np.array(states, np.float32)[:, order]
+        return Scene(
+            np.ascontiguousarray(moving[:, :, 0]),
+            np.ascontiguousarray(moving[:, :, 1]),
+            features,
+            np.ones((copies, spec.entities), bool),
+            np.ones((copies, spec.agents, spec.entities), bool),
+            np.ones((copies, spec.agents, spec.actions.choices), bool),
+            np.zeros((copies, spec.agents, 0), np.int16),
+        )
+
+
+def mpe2_environment(
+    name: str, copies: int, seed: int, *, vectors: bool, horizon: int = USUAL_HORIZON
+) -> Mpe2Environment:
+    """B copies of an mpe2 scenario.
+
+    Args:
+        name: such as ``simple_push``.
+        copies: B, stepped one after the other.
+        seed: of starts and goals; copies differ.
+        vectors: whether actions are forces, shortened to length 1, instead of choices.
+        horizon: steps of an episode.
+
+    Raises:
+        ConfigError: no such scenario, or agents that speak or can not move.
+    """
+    return Mpe2Environment(name, copies, seed, vectors=vectors, horizon=horizon)
+
+
+def _make(name: str, vectors: bool, horizon: int) -> Any:
+    from mpe2.all_modules import mpe_environments
+
+    versions = {re.sub(r"^mpe/|_v\d+$", "", full): full.removeprefix("mpe/") for full in mpe_environments}
+    if name not in versions:
+        raise ConfigError(f"environment.name: mpe2/{name} is unknown; mpe2 has {', '.join(sorted(versions))}")
+    module = importlib.import_module(f"mpe2.{versions[name]}")
+    return module.parallel_env(max_cycles=horizon, continuous_actions=vectors)
+
+
+def _entities(game: Any) -> list[Any]:
+    world = game.unwrapped.world
+    return [*world.agents, *world.landmarks]
+
+
+def _goal(game: Any) -> int | None:
+    """Which landmark is the goal, where there is one."""
+    world = game.unwrapped.world
+    chosen = getattr(world.agents[-1], "goal_a", None)
+    return None if chosen is None else world.landmarks.index(chosen)

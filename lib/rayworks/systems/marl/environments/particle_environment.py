@@ -1,0 +1,205 @@
+"""MPE's scenarios as environments of many copies."""
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayworks.systems.marl.environments.environment import Actions, Step, norm_clipped
+from rayworks.systems.marl.environments.particle_scenarios import Counts, Scenario, make_scenario
+from rayworks.systems.marl.environments.particle_world import Reals, World
+from rayworks.systems.marl.environments.scenes import MPE_DIRECTIONS, ActionLayout, Floats, Scene, TeamSpec
+
+FORCES = np.array([(0.0, 0.0), *MPE_DIRECTIONS]).T
+"""(2, 5), of discrete actions."""
+SIDES: dict[str, tuple[int, float]] = {"left": (0, -1.0), "right": (0, 1.0), "bottom": (1, -1.0), "top": (1, 1.0)}
+"""Axis and sign of the half where things begin."""
+
+
+@dataclass(frozen=True)
+class ParticleOptions:
+    """What may be chosen about a scenario; mpe2's as they stand."""
+
+    vectors: bool = False
+    """Whether actions are forces, shortened to length 1, instead of choices."""
+    horizon: int = 25
+    """Steps of an episode."""
+    side: Literal["all", "left", "right", "top", "bottom"] = "all"
+    """The half of the map where everything begins."""
+    map_scale: float = 1.0
+    """Size over mpe2's of the region where everything begins, and of what simple_tag's prey may not leave."""
+    agents: int | None = None
+    opponents: int | None = None
+    landmarks: int | None = None
+    local_ratio: float = 0.5
+    """simple_spread: weight of an agent's own collisions; the rest is the team's."""
+
+
+class ParticleEnvironment:
+    """B copies of a scenario, all of which end together; an :class:`~.environment.Environment`.
+
+    Scenes show all velocities; mpe2's own vectors (:meth:`flat_observations`) hide those of team mates.
+    """
+
+    resumable = True
+
+    def __init__(self, scenario: Scenario, copies: int, seed: int, options: ParticleOptions) -> None:
+        self.copies, self.horizon, self._options = copies, options.horizon, options
+        self.world, self._scenario = World(scenario.bodies, copies, options.map_scale), scenario
+        self._draw = np.random.Generator(np.random.Philox(seed))
+        self.goal: NDArray[np.int64] = np.zeros(copies, np.int64)
+        self.age = 0
+        landmarks = len(scenario.bodies.names) - scenario.bodies.agents
+        self._order: dict[str, NDArray[np.int64]] = {}
+        self._features: dict[str, Floats] = {}
+        self.teams: dict[str, TeamSpec] = {}
+        for team, agents in scenario.teams:
+            others = [(name, own) for name, own in scenario.teams if name != team]
+            order = [*agents, *(agent for _, own in others for agent in own)]
+            kinds = (*(team for _ in agents), *(name for name, own in others for _ in own), *("landmark",) * landmarks)
+            self._order[team] = np.array([*order, *range(scenario.bodies.agents, len(scenario.bodies.names))])
+            self._features[team], named = self._described(kinds, team)
+            layout = ActionLayout(vectors=options.vectors)
+            self.teams[team] = TeamSpec(team, len(agents), kinds, named, layout)
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """mpe2's names, in its order."""
+        return self._scenario.bodies.names[: self._scenario.bodies.agents]
+
+    def reset(self) -> dict[str, Scene]:
+        """Everything anew; what is drawn depends on the seed and on how often this was called."""
+        options, bodies = self._options, self._scenario.bodies
+        reach = np.repeat([1.0, self._scenario.landmark_range], [bodies.agents, len(bodies.names) - bodies.agents])
+        place = self._draw.uniform(-1, 1, self.world.place.shape)
+        if options.side in SIDES:
+            axis, sign = SIDES[options.side]
+            place[axis] = sign * np.abs(place[axis])
+        self.world.place = place * reach[:, None] * options.map_scale
+        self.world.speed[:] = 0
+        if self._scenario.goal_known_to:
+            self.goal = self._draw.integers(0, len(bodies.names) - bodies.agents, self.copies)
+        self.world.look()
+        self.age = 0
+        return self.scenes()
+
+    def step(self, actions: Actions) -> Step:
+        """See :class:`~rayworks.systems.marl.environments.environment.Environment`."""
+        action: Reals = np.empty((2, self._scenario.bodies.agents, self.copies))
+        for team, agents in self._scenario.teams:
+            given = actions[team]
+            if self._options.vectors:
+                action[:, agents] = norm_clipped(given).transpose(2, 1, 0)
+            else:
+                action[:, agents] = FORCES[:, given.T]
+        self.world.step(action)
+        self.age += 1
+        rewards = self._scenario.rewards(self.world, self.goal).astype(np.float32).T
+        reached, over = self.scenes(), self.age >= self.horizon
+        none = np.zeros(self.copies, bool)
+        return Step(
+            self.reset() if over else reached,
+            reached,
+            {team: rewards[:, list(agents)] for team, agents in self._scenario.teams},
+            {team: np.ones((self.copies, len(agents)), bool) for team, agents in self._scenario.teams},
+            none,
+            none | over,
+            {},
+        )
+
+    def scenes(self) -> dict[str, Scene]:
+        """What each team knows now."""
+        place, speed = self.world.place, self.world.speed
+        velocity = np.zeros_like(place)
+        velocity[:, : speed.shape[1]] = speed
+        return {team: self._scene(team, place, velocity) for team in self.teams}
+
+    def flat_observations(self) -> dict[str, Reals]:
+        """mpe2's vectors by agent, (B, D)."""
+        return {
+            name: self._scenario.observations(self.world, self.goal, agent) for agent, name in enumerate(self.agents)
+        }
+
+    def state(self) -> bytes:
+        """See :class:`~rayworks.systems.marl.environments.environment.Environment`."""
+        drawn = self._draw.bit_generator.state
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            place=self.world.place,
+            speed=self.world.speed,
+            goal=self.goal,
+            age=self.age,
+            counter=drawn["state"]["counter"],
+            key=drawn["state"]["key"],
+            buffer=drawn["buffer"],
+            rest=np.array([drawn["buffer_pos"], drawn["has_uint32"], drawn["uinteger"]], np.uint64),
+        )
+        return buffer.getvalue()
+
+    def restore(self, state: bytes) -> dict[str, Scene]:
+        """See :class:`~rayworks.systems.marl.environments.environment.Environment`."""
+        with np.load(io.BytesIO(state)) as stored:
+            self.world.place, self.world.speed = stored["place"], stored["speed"]
+            self.goal, self.age = stored["goal"], int(stored["age"])
+            place, has, drawn = (int(value) for value in stored["rest"])
+            self._draw.bit_generator.state = {
+                "bit_generator": "Philox",
+                "state": {"counter": stored["counter"], "key": stored["key"]},
+                "buffer": stored["buffer"],
+                "buffer_pos": place,
+                "has_uint32": has,
+                "uinteger": drawn,
+            }
+        self.world.look()
+        return self.scenes()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _described(self, kinds: tuple[str, ...], team: str) -> tuple[Floats, tuple[str, ...]]:
+        """(E, F) features that stay, and their names: what it is, and a place for the goal's mark."""
+        names = sorted(set(kinds))
+        features = np.array([[float(kind == name) for name in names] for kind in kinds], np.float32)
+        if team not in self._scenario.goal_known_to:
+            return features, tuple(names)
+        return np.pad(features, ((0, 0), (0, 1))), (*names, "goal")
+
+    def _scene(self, team: str, place: Reals, velocity: Reals) -> Scene:
+        order, spec, copies = self._order[team], self.teams[team], self.copies
+        positions = np.empty((copies, spec.entities, 2), np.float32)
+        positions[:] = place[:, order].transpose(2, 1, 0)
+        velocities = np.empty_like(positions)
+        velocities[:] = velocity[:, order].transpose(2, 1, 0)
+        features = np.broadcast_to(self._features[team], (copies, *self._features[team].shape))
+        if team in self._scenario.goal_known_to:
+            features = features.copy()
+            features[np.arange(copies), self._scenario.bodies.agents + self.goal, -1] = 1
+        present = np.ones((copies, spec.entities), bool)
+        return Scene(
+            positions,
+            velocities,
+            features,
+            present,
+            np.broadcast_to(True, (copies, spec.agents, spec.entities)),
+            np.broadcast_to(True, (copies, spec.agents, spec.actions.choices)),
+            np.zeros((copies, spec.agents, 0), np.int16),
+        )
+
+
+def particle_environment(scenario: str, copies: int, seed: int, options: ParticleOptions) -> ParticleEnvironment:
+    """B copies of a scenario by mpe2's name.
+
+    Args:
+        scenario: one of :data:`~.particle_scenarios.SCENARIOS`.
+        copies: B.
+        seed: of starts and goals; copies differ.
+        options: numbers of entities, actions, starts.
+
+    Raises:
+        ConfigError: no such scenario, or a number it does not leave open.
+    """
+    counts = Counts(options.agents, options.opponents, options.landmarks)
+    return ParticleEnvironment(make_scenario(scenario, counts, options.local_ratio), copies, seed, options)

@@ -1,0 +1,1 @@
+"""Networks from scenes to actions, the symmetries they respect, and playing with them."""

@@ -1,0 +1,116 @@
+"""Symmetry from outside: any network made equivariant by averaging over turned views, or by turning each view to one side."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from rayworks.systems.marl.environments.scenes import ActionLayout
+from rayworks.systems.marl.networks.graph_networks import Decoded, GraphNetwork, Perceptron
+from rayworks.systems.marl.networks.graphs import Graph
+from rayworks.systems.marl.networks.symmetry_groups import QUARTER_TURNS
+
+SMALL = 1e-5
+"""Lengths below it are rounding."""
+
+
+class AveragedNetwork(nn.Module):
+    """Frame averaging over the eight quarter turns and reflections: exact for moves on a grid, eight times the cost."""
+
+    def __init__(self, inner: GraphNetwork | Perceptron, actions: ActionLayout) -> None:
+        super().__init__()
+        self.inner = inner
+        self.turns: Tensor
+        self.register_buffer("turns", torch.tensor(QUARTER_TURNS, dtype=torch.float32), persistent=False)
+        still = actions.still
+        self._moves = [
+            torch.from_numpy(actions.turned(turn))[still : still + len(actions.directions)] - still
+            for turn in QUARTER_TURNS
+        ]
+
+    def decode(self, graph: Graph) -> Decoded:
+        """The mean of what the network says of all turned views, turned back."""
+        turned = [self.inner.decode(graph.turned(turn)) for turn in self.turns]
+        back = [replace(one, vector=one.vector @ turn) for one, turn in zip(turned, self.turns, strict=True)]
+        moves = [one.moves[:, places] for one, places in zip(turned, self._moves, strict=True) if one.moves is not None]
+        return Decoded(
+            torch.stack([one.still for one in back]).mean(0),
+            torch.stack([one.vector for one in back]).mean(0),
+            torch.stack([one.targets for one in back]).mean(0),
+            torch.stack(moves).mean(0) if moves else None,
+        )
+
+    def value(self, graph: Graph) -> Tensor:
+        """The mean over all turned views."""
+        return torch.stack([self.inner.value(graph.turned(turn)) for turn in self.turns]).mean(0)
+
+
+class CanonicalNetwork(nn.Module):
+    """Each agent's view turned so that its velocity points along x and the team's centre lies on the side of positive y
+    (LEGO, arXiv 2509.14431).
+
+    Where the velocity is zero, a direction is taken from the team's centre, from all that is seen or, in the absolute frame,
+    from the agent's own place; where nothing lies to a side, both sides are averaged. So it is exact for all rotations and
+    reflections, except that an agent with no such direction (all that it sees is balanced around it) averages over the eight
+    symmetries of a square: exact for those, and for any turn if it is alone. It jumps where the choice changes.
+
+    Args:
+        inner: any network on graphs per agent.
+        agents: of the team, the first entities of a view.
+        absolute: whether coordinates have an origin of their own, so that the agent's place is a direction.
+    """
+
+    def __init__(self, inner: GraphNetwork | Perceptron, agents: int, *, absolute: bool) -> None:
+        super().__init__()
+        self.inner, self._agents, self._absolute = inner, agents, absolute
+        self.turns: Tensor
+        self.register_buffer("turns", torch.tensor(QUARTER_TURNS, dtype=torch.float32), persistent=False)
+
+    def decode(self, graph: Graph) -> Decoded:
+        """With the vector turned back."""
+        still, vector, targets = [], [], []
+        for turn in self._views(graph):
+            one = self.inner.decode(graph.turned(turn))
+            still.append(one.still)
+            vector.append((one.vector[:, None] @ turn).squeeze(1))
+            targets.append(one.targets)
+        return Decoded(torch.stack(still).mean(0), torch.stack(vector).mean(0), torch.stack(targets).mean(0))
+
+    def value(self, graph: Graph) -> Tensor:
+        """(N,)."""
+        return torch.stack([self.inner.value(graph.turned(turn)) for turn in self._views(graph)]).mean(0)
+
+    def _views(self, graph: Graph) -> list[Tensor]:
+        """Orthogonal matrices (N, 2, 2), whose answers are averaged: one, two if a side is open, eight without direction."""
+        own, acting = graph.positions[:, 0], graph.present[:, :1]
+        centre = _centre(graph.positions[:, : self._agents], graph.present[:, : self._agents]) - own
+        everything = _centre(graph.positions, graph.present) - own
+        places = [centre, everything, *([own] if self._absolute else [])]
+        along = _first_long([graph.velocities[:, 0], *places])
+        length = along.norm(dim=-1, keepdim=True)
+        lost = (length < SMALL) & acting
+        along = along / length.clamp(min=SMALL)
+        across = torch.stack([-along[:, 1], along[:, 0]], -1)
+        side = _first_long([(across * one).sum(-1, keepdim=True) for one in places])
+        open_sided = (side.abs() < SMALL) & acting
+        count = len(self.turns) if lost.any() else 2 if open_sided.any() else 1
+        views = []
+        for number, turn in enumerate(self.turns[:count]):
+            sign = torch.where(side < 0, -1.0, 1.0)
+            sign = torch.where(open_sided, (-1.0) ** number, sign)
+            turned = torch.stack([along, across * sign], 1)
+            views.append(torch.where(lost[..., None], turn, turned))
+        return views
+
+
+def _centre(positions: Tensor, present: Tensor) -> Tensor:
+    """(N, 2), mean position of those present."""
+    return (positions * present[..., None]).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
+
+
+def _first_long(choices: list[Tensor]) -> Tensor:
+    """Per row the first of the (N, D) choices that is not nearly zero, else the last."""
+    chosen = choices[-1]
+    for choice in reversed(choices[:-1]):
+        chosen = torch.where(choice.norm(dim=-1, keepdim=True) < SMALL, chosen, choice)
+    return chosen

@@ -1,0 +1,1 @@
+"""Why an item is accepted: do-recursion, attribution, effects."""

@@ -1,0 +1,1 @@
+"""Logs of what was recommended, accepted and chosen, read or simulated."""

@@ -1,0 +1,292 @@
+"""Tables of events with columns user, item, time, shown, accepted, propensity: checked, encoded part by part, joined.
+
+A part is a whole table, or a block of one that another process has read.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.dataset
+
+from rayworks.core.errors import DataError
+from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED, EventLog, event_log
+
+NATURAL_COLUMNS = ("user", "item", "time")
+COLUMNS = (*NATURAL_COLUMNS, "shown", "accepted")
+OPTIONAL = ("shown", "accepted", "propensity")
+FOLDER_SUFFIX = "*.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedEvents:
+    """N rows of a table in their order, names replaced by their places among the sorted distinct ones."""
+
+    user: np.ndarray
+    """int32 (N,)."""
+    item: np.ndarray
+    """int32 (N,)."""
+    kind: np.ndarray
+    """int8 (N,), as in :class:`~.events.EventLog`."""
+    time: np.ndarray
+    """float64 (N,)."""
+    propensity: np.ndarray
+    """float64 (N,), NaN where there is none."""
+    users: np.ndarray
+    """Names, sorted."""
+    items: np.ndarray
+    """Names, sorted."""
+
+    def take(self, rows: np.ndarray) -> "EncodedEvents":
+        """Some rows, by number or by mask; names stay."""
+        numbers = {name: getattr(self, name)[rows] for name in ("user", "item", "kind", "time", "propensity")}
+        return replace(self, **numbers)
+
+
+def files_of(source: str) -> list[str]:
+    """The CSV or Parquet files of a path, in the order in which their rows follow each other; an address is one file.
+
+    Raises:
+        DataError: it is not there, is of another kind, or is a folder without Parquet files.
+    """
+    if "://" in source:
+        return [source]
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(str(file) for file in path.rglob(FOLDER_SUFFIX))
+        if not files:
+            raise DataError(f"{source}: holds no {FOLDER_SUFFIX} file; name a file, or a folder of Parquet files")
+        return files
+    if not path.exists():
+        raise DataError(f"{source}: does not exist; name a .csv or .parquet file, or a folder of .parquet files")
+    if path.suffix not in (".csv", ".parquet"):
+        raise DataError(f"{source}: is neither .csv nor .parquet; write it as one of them")
+    return [str(path)]
+
+
+def csv_as_text(names: Sequence[str]) -> Any:
+    """Arrow's options that read the columns ``names`` as text: an id is what is written, only an empty cell is missing."""
+    return pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()),
+        strings_can_be_null=True,
+        null_values=[""],
+    )
+
+
+def column_names(files: Sequence[str]) -> list[str]:
+    """The columns of a table, from its metadata or its first lines.
+
+    Raises:
+        DataError: it can not be read.
+    """
+    with reading(files[0]):
+        return list(_dataset(files, None).schema.names)
+
+
+def read_columns(files: Sequence[str], names: Sequence[str], *, as_text: bool = True) -> pd.DataFrame:
+    """Some columns of a table, nothing else being read; those of CSV as text, or as the types that they look like.
+
+    Raises:
+        DataError: it can not be read.
+    """
+    options = csv_as_text(names) if as_text else None
+    with reading(files[0]):
+        table: pd.DataFrame = _dataset(files, options).to_table(columns=list(names)).to_pandas()
+    return table
+
+
+def _dataset(files: Sequence[str], options: Any) -> Any:
+    if not is_csv(files):
+        return pyarrow.dataset.dataset(list(files), format="parquet")
+    form = (
+        pyarrow.dataset.CsvFileFormat() if options is None else pyarrow.dataset.CsvFileFormat(convert_options=options)
+    )
+    return pyarrow.dataset.dataset(list(files), format=form)
+
+
+def is_csv(files: Sequence[str]) -> bool:
+    """Whether a table is of CSV, not of Parquet, files."""
+    return files[0].endswith(".csv")
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Where an unreadable file of ``source`` is bad data, but a lost connection is not.
+
+    Raises:
+        DataError: Arrow or the system can not read it.
+    """
+    try:
+        yield
+    except (ConnectionError, TimeoutError):
+        raise
+    except (OSError, pa.ArrowException) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise DataError(f"{source}: can not be read ({reason}); mend or rewrite the file") from None
+
+
+def projection(
+    found: Sequence[str], columns: Mapping[str, str], source: str, required: Sequence[str] = COLUMNS
+) -> dict[str, str]:
+    """The file's name of each of our columns that it has.
+
+    Args:
+        found: the file's columns.
+        columns: our name to the file's, for those that are called otherwise there.
+        source: what messages call the data.
+        required: columns that it must have; with ``shown`` it must have ``accepted`` too.
+
+    Raises:
+        DataError: a column is missing, or ``columns`` names one that we do not have or gives two the same name.
+    """
+    known = (*NATURAL_COLUMNS, *OPTIONAL)
+    unknown = [name for name in columns if name not in known]
+    if unknown:
+        raise DataError(f"{source}: columns: {', '.join(unknown)} is no column of events; choose of {', '.join(known)}")
+    names = {name: columns.get(name, name) for name in known}
+    needed = {*required, *columns, *(("accepted",) if names["shown"] in found else ())}
+    missing = [names[name] for name in known if name in needed and names[name] not in found]
+    if missing:
+        raise DataError(
+            f"{source}: has no column {', '.join(missing)}; found {', '.join(found)}; map names by columns={{ours: theirs}}"
+        )
+    present = {name: theirs for name, theirs in names.items() if theirs in found}
+    if len(set(present.values())) < len(present):
+        raise DataError(f"{source}: columns: two of ours are one of the file's in {present}; map each to its own")
+    return present
+
+
+def encode(
+    table: pd.DataFrame, source: str, first_row: int = 1, columns: Mapping[str, str] | None = None
+) -> EncodedEvents:
+    """Check the rows of a table with our column names and replace names by numbers.
+
+    ``shown`` is 0 at a natural event, where ``accepted`` is 1 or empty, and 1 at a recommendation, where ``accepted`` is
+    the decision. Without a column ``shown`` all events are natural. ``time`` is a number or a date of ISO 8601, which
+    becomes seconds since 1970.
+
+    Args:
+        table: rows, the index counts them from 0 in the order of the file; columns beyond ours are ignored.
+        source: what messages call the data.
+        first_row: the number that messages give to row 0; the first after a header is 1.
+        columns: our name to the file's, for messages.
+
+    Raises:
+        DataError: a value is missing or out of range; the message names the column, the first bad row and the fix.
+    """
+    theirs = columns or {}
+
+    def refuse(bad: np.ndarray, column: str, why: str) -> None:
+        if bad.any():
+            row = int(bad.argmax())
+            value = table[column].iloc[row]
+            shown_value = "is empty" if pd.isna(value) else f"is {value}"
+            name = theirs.get(column, column)
+            raise DataError(f"{source}: row {first_row + int(table.index[row])}: {name} {shown_value}; {why}")
+
+    for column in ("user", "item"):
+        refuse(table[column].isna().to_numpy(), column, "every event needs one; drop the row")
+    time = _seconds(table["time"])
+    refuse(~np.isfinite(time), "time", "must be a number or a date of ISO 8601")
+    kind, propensity = np.full(len(table), NATURAL, np.int8), np.full(len(table), np.nan)
+    if "shown" in table:
+        shown, accepted = _numbers(table["shown"]), _numbers(table["accepted"])
+        refuse(~np.isin(shown, (0, 1)), "shown", "must be 0 at a natural event, 1 at a recommendation")
+        natural, empty = shown == 0, table["accepted"].isna().to_numpy()
+        refuse(
+            natural & (accepted == 0),
+            "accepted",
+            "a decision without a recommendation: where shown is 0 the user took the item; leave accepted empty there, or "
+            "set shown to 1 if the item was recommended",
+        )
+        refuse(~natural & empty, "accepted", "a recommendation without a decision; drop the row or give 0 or 1")
+        refuse(~empty & ~np.isin(accepted, (0, 1)), "accepted", "must be 0 or 1")
+        kind = np.where(natural, NATURAL, np.where(accepted == 1, ACCEPTED, REJECTED)).astype(np.int8)
+        if "propensity" in table:
+            given = _numbers(table["propensity"])
+            outside = ~table["propensity"].isna().to_numpy() & ~((given > 0) & (given <= 1))
+            refuse(~natural & outside, "propensity", "must be above 0 and at most 1: an item shown had a chance")
+            propensity = np.where(natural, np.nan, given)
+    (user, users), (item, items) = _codes(table["user"]), _codes(table["item"])
+    return EncodedEvents(user, item, kind, time, propensity, users, items)
+
+
+def join(parts: Sequence[EncodedEvents], source: str, *, ordered: bool) -> EncodedEvents:
+    """Parts that follow each other as one, by user and then by time; equal times keep their order.
+
+    Args:
+        parts: in the order of the file.
+        source: what messages call the data.
+        ordered: whether the file claims that the time of a user never goes backwards, which then is checked; users may
+            alternate.
+
+    Raises:
+        DataError: there are no rows, some recommendations only have a propensity, or time goes backwards in an ordered
+            table.
+    """
+    if not sum(len(part.user) for part in parts):
+        raise DataError(f"{source}: has no events")
+    users = np.unique(np.concatenate([part.users for part in parts]))
+    items = np.unique(np.concatenate([part.items for part in parts]))
+    user = np.concatenate([np.searchsorted(users, part.users)[part.user] for part in parts]).astype(np.int32)
+    item = np.concatenate([np.searchsorted(items, part.items)[part.item] for part in parts]).astype(np.int32)
+    kind, time, propensity = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("kind", "time", "propensity")
+    )
+    unlogged = (kind >= REJECTED) & np.isnan(propensity)
+    if unlogged.any() and np.isfinite(propensity).any():
+        row = int(unlogged.argmax())
+        raise DataError(f"{source}: row {row + 1}: propensity is empty while other rows have one; give all or none")
+    order = np.argsort(user, kind="stable") if ordered else np.lexsort((time, user))
+    backwards = (np.diff(user[order]) == 0) & (np.diff(time[order]) < 0)
+    if backwards.any():
+        row = int(order[1:][backwards].min())
+        raise DataError(
+            f"{source}: row {row + 1}: time {time[row]:.15g} goes backwards for user {users[user[row]]}; sort the table, "
+            "or read it as not ordered"
+        )
+    return EncodedEvents(user, item, kind, time, propensity, users, items).take(order)
+
+
+def as_log(events: EncodedEvents, source: str) -> EventLog:
+    """Joined events as a log.
+
+    Raises:
+        DataError: see :func:`~.events.event_log`.
+    """
+    return event_log(
+        events.user,
+        events.item,
+        events.kind,
+        events.time,
+        events.propensity,
+        users=events.users.tolist(),
+        items=events.items.tolist(),
+        source=source,
+    )
+
+
+def _numbers(column: "pd.Series[Any]") -> np.ndarray:
+    return pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
+
+
+def _seconds(column: "pd.Series[Any]") -> np.ndarray:
+    dated = pd.api.types.is_datetime64_any_dtype(column)
+    seconds = np.full(len(column), np.nan) if dated else _numbers(column).copy()
+    other = np.isnan(seconds) & column.notna().to_numpy()
+    if other.any():
+        dates = pd.to_datetime(column[other], utc=True, errors="coerce", format=None if dated else "ISO8601")
+        seconds[other] = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+    return seconds
+
+
+def _codes(column: "pd.Series[Any]") -> tuple[np.ndarray, np.ndarray]:
+    places, found = pd.factorize(column)
+    names, codes = np.unique(np.asarray(found.astype(str), dtype=object), return_inverse=True)
+    return codes[places].astype(np.int32), names

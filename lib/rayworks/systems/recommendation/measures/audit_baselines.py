@@ -1,0 +1,104 @@
+"""Predictors that know neither items nor tastes: what any score on a log must be read beside (specification 3.3)."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from rayworks.core import seeds
+from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog
+from rayworks.systems.recommendation.measures.metrics import auc, bce
+
+
+class Split(Protocol):
+    """Which events training, validation and testing see; :class:`~.events.Windows` is one."""
+
+    def train_mask(self, log: EventLog) -> np.ndarray:
+        """Bool (N,): events that training may see."""
+
+    def valid_mask(self, log: EventLog) -> np.ndarray:
+        """Bool (N,): recommendations whose decision is validated."""
+
+    def test_mask(self, log: EventLog) -> np.ndarray:
+        """Bool (N,): recommendations whose decision is predicted."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A predictor's score on the test window."""
+
+    accuracy: float
+    bce: float
+    """Mean binary cross-entropy, in nats."""
+    auc: float | None
+    """Ties count half; None where all decisions are alike."""
+
+
+def score_baselines(log: EventLog, split: Split, seed: int) -> dict[str, Baseline]:
+    """Scores on the test window; empty where nothing is tested or trained.
+
+    ``always accept`` decides so and gives the training window's acceptance as its probability. ``per-step prior`` is the
+    acceptance at the same step, ``template lookup`` at the same test step of users who decided alike at all training
+    steps, falling back on the prior where nobody did. Both learn from one random half of the users what they predict for
+    the other, so that no user's own decision is looked up.
+
+    Args:
+        log: N events.
+        split: the windows.
+        seed: of the halves.
+    """
+    accepted = log.kind == ACCEPTED
+    labelled, tested = split.train_mask(log) & log.recommended, split.test_mask(log)
+    if not tested.any() or not labelled.any():
+        return {}
+    rate = float(accepted[labelled].mean())
+    half = (seeds.stream(seed, "audit", "halves").permutation(len(log.users)) % 2)[log.user]
+    rows = np.flatnonzero(log.recommended)
+    prior = np.full(len(log), rate)
+    prior[rows] = _learned_from_others(log.step[rows], accepted[rows], half[rows], prior[rows])
+    _, template = np.unique(fingerprints(log, labelled, accepted + 1, log.step, seed), return_inverse=True)
+    rows = np.flatnonzero(tested)
+    left = log.steps_left[rows]
+    place = template[log.user[rows]] * (left.max() + 1) + left
+    lookup = _learned_from_others(place, accepted[rows], half[rows], prior[rows])
+    outcome = accepted[rows]
+    return {
+        "always accept": _score(np.full(len(rows), rate), np.ones(len(rows), bool), outcome),
+        "per-step prior": _score(prior[rows], prior[rows] >= 0.5, outcome),
+        "template lookup": _score(lookup, lookup >= 0.5, outcome),
+    }
+
+
+def fingerprints(log: EventLog, mask: np.ndarray, value: np.ndarray, place: np.ndarray, seed: int) -> np.ndarray:
+    """uint64 (U,): equal for users with equal values at equal places, different otherwise but for one chance in 1e19.
+
+    Args:
+        log: N events.
+        mask: bool (N,), events that count.
+        value: (N,), whole numbers from 1.
+        place: (N,), whole numbers from 0.
+        seed: of the random linear function of the values.
+    """
+    draw = seeds.stream(seed, "audit", "fingerprints")
+    factor = draw.integers(0, 2**64, int(place.max()) + 1, dtype=np.uint64)
+    terms = np.where(mask, factor[place] * value.astype(np.uint64), np.uint64(0))
+    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms)])
+    return np.asarray(total[log.offsets[1:]] - total[log.offsets[:-1]])
+
+
+def _learned_from_others(key: np.ndarray, accepted: np.ndarray, half: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Acceptance by key in the half that a row is not in, with the weight of one more row at its prior."""
+    _, group = np.unique(key, return_inverse=True)
+    probability = prior.copy()
+    for asked in (0, 1):
+        others, own = half != asked, half == asked
+        count = np.bincount(group[others], minlength=group.max() + 1)
+        total = np.bincount(group[others], accepted[others], minlength=group.max() + 1)
+        probability[own] = (total[group[own]] + prior[own]) / (count[group[own]] + 1)
+    return probability
+
+
+def _score(probability: np.ndarray, decision: np.ndarray, outcome: np.ndarray) -> Baseline:
+    area = auc(outcome.astype(np.float64), probability)
+    loss = bce(outcome.astype(np.float64), probability)
+    return Baseline(float((decision == outcome).mean()), loss, None if np.isnan(area) else area)

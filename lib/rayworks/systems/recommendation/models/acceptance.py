@@ -1,0 +1,183 @@
+"""The acceptance model: the chance that a recommended item is accepted, given all that the user did before it.
+
+Every place of a sequence is predicted in the same pass, from the places before it only.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rayworks.systems.recommendation.logs.events import ACCEPTED, REJECTED
+from rayworks.systems.recommendation.logs.sequences import Sequences
+from rayworks.systems.recommendation.models.backbones import BackboneName, Cache, make_backbone
+
+SHOWN = ACCEPTED + 1
+"""Kind of a recommendation whose decision is hidden from the model."""
+History = Literal["all", "shown", "natural", "first-order"]
+"""What the model sees of the past: all; no decisions; no recommendations at all; natural events, the last recommendation and
+its decision. Only for the last does the recursion of :mod:`~.do_recursion` hold exactly."""
+
+
+@dataclass(frozen=True)
+class AcceptanceOptions:
+    """Size and shape of the network."""
+
+    items: int
+    length: int
+    """Most events of a sequence."""
+    backbone: BackboneName = "gru"
+    history: History = "all"
+    width: int = 32
+    layers: int = 1
+    heads: int = 2
+    dropout: float = 0.2
+
+
+@dataclass(frozen=True)
+class UserMemory:
+    """What the model knows of B users after their last event."""
+
+    state: Tensor
+    """(B, d + 1), from which any item is scored; the last is added to the log odds of every item."""
+    cache: Cache
+    """Of the backbone."""
+    shown: Tensor
+    """(B, d), the token of the last recommendation, 0 before the first."""
+    times: Tensor
+    """int64 (B,), recommendations so far."""
+
+    def take(self, rows: Tensor) -> "UserMemory":
+        """Some users (int64 (b,)), also repeatedly."""
+        cache = [part[rows] for part in self.cache]
+        return UserMemory(self.state[rows], cache, self.shown[rows], self.times[rows])
+
+
+class AcceptanceModel(nn.Module):
+    """Embeds items and kinds of events, encodes them causally and scores the item shown next.
+
+    Padding, natural, rejected and accepted are four different kinds: a rejection is seen. The decision at a place and all
+    that follows it are not among what its prediction depends on.
+    """
+
+    calibration: Tensor
+    """(2,): log odds are multiplied by the first and then the second is added; 1 and 0 until it is calibrated."""
+
+    def __init__(self, options: AcceptanceOptions) -> None:
+        super().__init__()
+        self.options = options
+        width = options.width
+        self.item = nn.Embedding(options.items + 1, width, padding_idx=0)
+        self.kind = nn.Embedding(SHOWN + 1, width, padding_idx=0)
+        self.start = nn.Parameter(torch.zeros(width))
+        self.normalise, self.dropout = nn.LayerNorm(width), nn.Dropout(options.dropout)
+        self.backbone = make_backbone(
+            options.backbone, width, options.layers, options.heads, options.length, options.dropout
+        )
+        self.shown_before = nn.Embedding(options.length + 1, 1)
+        self.offset = nn.Linear(width, 1)
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        self.last_shown = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
+        self.output = nn.Embedding(options.items, width)
+        self.bias = nn.Embedding(options.items, 1)
+        for table in (self.item, self.kind, self.output, self.bias):
+            nn.init.normal_(table.weight, std=0.1)
+        nn.init.zeros_(self.shown_before.weight)
+        with torch.no_grad():
+            self.item.weight[0], self.kind.weight[0] = 0, 0
+
+    def forward(self, item: Tensor, kind: Tensor) -> Tensor:
+        """Log odds (B, T) that the item at each place would be accepted, from ``item`` and ``kind`` (B, T) before it."""
+        return self.score(self.states(item, kind), (item - 1).clamp(min=0)[..., None])[..., 0]
+
+    def states(self, item: Tensor, kind: Tensor) -> Tensor:
+        """(B, T, d + 1): the user's state before each place."""
+        tokens, shown = self._tokens(item, kind)
+        before = torch.cat([self.start.expand(len(item), 1, -1), tokens[:, :-1]], 1)
+        states: Tensor = self.backbone(self.dropout(self.normalise(before)))
+        shown_before = (kind[:, :-1] >= REJECTED).cumsum(1)
+        shown_before = torch.cat([shown_before.new_zeros(len(shown_before), 1), shown_before], 1)
+        if self.options.history != "first-order":
+            return self._with_offset(states, shown_before)
+        recommended = kind[:, :-1] >= REJECTED
+        places = torch.where(recommended, torch.arange(1, kind.shape[1], device=kind.device), 0).cummax(1).values
+        places = torch.cat([places.new_zeros(len(places), 1), places], 1)
+        before = torch.cat([torch.zeros_like(before[:, :1]), shown[:, :-1]], 1)
+        last = before.gather(1, places[..., None].expand_as(before))
+        return self._with_offset(self._with_last_shown(states, last), shown_before)
+
+    def score(self, states: Tensor, items: Tensor | None = None) -> Tensor:
+        """Log odds (..., k) of the items coded 0..I-1 (int64 (..., k)) in ``states`` (..., d + 1); of all items if None."""
+        scale, shift = self.calibration[0], self.calibration[1]
+        states, offset = states[..., :-1], states[..., -1:]
+        if items is None:
+            return (states @ self.output.weight.T + self.bias.weight[:, 0] + offset) * scale + shift
+        found: Tensor = (self.output(items) * states[..., None, :]).sum(-1) + self.bias(items)[..., 0]
+        return (found + offset) * scale + shift
+
+    def remember(self, count: int) -> UserMemory:
+        """``count`` users of whom nothing is known."""
+        cache = self.backbone.start(count, self.start)
+        state, cache = self.backbone.extend(self.dropout(self.normalise(self.start.expand(count, -1))), cache)
+        shown, times = self.start.new_zeros(count, self.options.width), torch.zeros(count, dtype=torch.int64)
+        return UserMemory(self._after(state, shown, times), cache, shown, times)
+
+    def extend(self, memory: UserMemory, item: Tensor, kind: Tensor) -> UserMemory:
+        """Add an event to each of B users: ``item`` (int64 (B,), code + 1) and ``kind`` (int64 (B,))."""
+        tokens, shown = self._tokens(item[:, None], kind[:, None])
+        state, cache = self.backbone.extend(self.dropout(self.normalise(tokens[:, 0])), memory.cache)
+        last = torch.where((kind >= REJECTED)[:, None], shown[:, 0], memory.shown)
+        times = memory.times + (kind >= REJECTED)
+        return UserMemory(self._after(state, last, times), cache, last, times)
+
+    def read(self, item: Tensor, kind: Tensor) -> UserMemory:
+        """The memory of users with the same number of events (B, T), T >= 0, in T steps of :meth:`extend`."""
+        memory = self.remember(len(item))
+        for place in range(item.shape[1]):
+            memory = self.extend(memory, item[:, place], kind[:, place])
+        return memory
+
+    def _tokens(self, item: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
+        """What the backbone reads, and what a first-order model knows of a recommendation; both (B, T, d)."""
+        full: Tensor = self.item(item) + self.kind(kind)
+        if self.options.history == "all":
+            return full, full
+        recommended = kind >= REJECTED
+        hidden = self.kind(torch.where(recommended, SHOWN, kind))
+        if self.options.history == "shown":
+            return self.item(item) + hidden, full
+        return torch.where(recommended[..., None], hidden, full), full
+
+    def _after(self, states: Tensor, shown: Tensor, times: Tensor) -> Tensor:
+        if self.options.history == "first-order":
+            states = self._with_last_shown(states, shown)
+        return self._with_offset(states, times)
+
+    def _with_offset(self, states: Tensor, shown_before: Tensor) -> Tensor:
+        """Append what is added to the log odds of every item; the first recommendations have a level of their own."""
+        own: Tensor = self.offset(states) + self.shown_before(shown_before.clamp(max=self.options.length))
+        return torch.cat([states, own], -1)
+
+    def _with_last_shown(self, states: Tensor, shown: Tensor) -> Tensor:
+        added: Tensor = self.last_shown(torch.cat([states, shown], -1))
+        return states + added
+
+
+@torch.no_grad()
+def predict(model: AcceptanceModel, rows: Sequences, count: int, batch: int = 512) -> Tensor:
+    """Log odds (N,) at the scored places of ``rows``, NaN at the log's other rows.
+
+    Args:
+        model: is put into evaluation mode.
+        rows: sequences of a log.
+        count: N, its events.
+        batch: rows in one pass.
+    """
+    model.eval()
+    device = model.start.device
+    found = torch.full((count,), torch.nan)
+    for part in rows.batches(batch):
+        logits = model(part.item.to(device), part.kind.to(device)).cpu()
+        found[part.row[part.scored]] = logits[part.scored].float()
+    return found

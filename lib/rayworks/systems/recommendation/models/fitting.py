@@ -1,0 +1,207 @@
+"""The models of a run, one after the other: natural preference, acceptance and its resampled members, ablations, rankings."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from rayworks.core import seeds
+from rayworks.core.errors import DataError
+from rayworks.systems.recommendation.config import Config
+from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
+from rayworks.systems.recommendation.logs.sequences import sequences
+from rayworks.systems.recommendation.measures.calibration import platt
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions, History, predict
+from rayworks.systems.recommendation.models.backbones import BackboneName
+from rayworks.systems.recommendation.models.constraint import AcceptanceObjective, Constraint, ConstraintOptions
+from rayworks.systems.recommendation.models.natural_scores import natural_scores
+from rayworks.systems.recommendation.models.next_item import (
+    NaturalPreference,
+    NextItemModel,
+    NextItemObjective,
+    NextItemOptions,
+    natural_sequences,
+)
+from rayworks.systems.recommendation.models.training import Gather, Trainer, TrainingOptions, bootstrap_weights
+
+Kind = Literal["natural", "acceptance", "ranking"]
+HELD_OUT = 2
+"""Last natural items of each user that a ranking does not train on: one for validation, one for the test."""
+MAIN = "acceptance-0"
+"""The model that counts: trained on all users alike."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One model to be trained."""
+
+    name: str
+    kind: Kind
+    member: int = 0
+    """0 counts all users alike, others count a resample of them."""
+    history: History = "all"
+    backbone: BackboneName = "attention"
+
+
+def units(config: Config, *, natural: bool) -> list[Unit]:
+    """What a run trains, in order; ``natural`` says whether the log has enough for natural preference."""
+    found: list[Unit] = []
+    if "natural" in config.scope.stages and not config.natural.checkpoint and natural:
+        found.append(Unit("natural", "natural", backbone=config.natural.backbone))
+    found += [
+        Unit(f"acceptance-{member}", "acceptance", member, config.model.history)
+        for member in range(config.uncertainty.members)
+    ]
+    found += [Unit(f"ablation-{history}", "acceptance", 0, history) for history in config.ablations.histories]
+    if "ranking" in config.scope.stages:
+        found += [Unit(f"ranking-{name}", "ranking", backbone=name) for name in config.ranking.backbones]
+    return found
+
+
+def has_natural(config: Config, log: EventLog) -> bool:
+    """Whether any user has enough natural events before the windows to learn from, beside those held out."""
+    counts = np.bincount(log.user[~log.recommended & _known(config, log)], minlength=1)
+    return bool(counts.max() >= HELD_OUT + 2)
+
+
+def _known(config: Config, log: EventLog) -> np.ndarray:
+    """Bool (N,): events before the windows of validation and test, or before any recommendation."""
+    return np.asarray(windows(config).train_mask(log) | (~log.recommended & (log.step == 0)))
+
+
+def windows(config: Config) -> Windows:
+    """The test and validation windows of a run."""
+    return Windows(config.split.test_steps, config.split.valid_steps)
+
+
+@dataclass(frozen=True)
+class Group:
+    """How the workers of a group work together; alone by default."""
+
+    gather: Gather | None = None
+    rank: int = 0
+    workers: int = 1
+    device: str = "cpu"
+
+
+def make_trainer(
+    unit: Unit, config: Config, log: EventLog, natural: NaturalPreference | None, group: Group
+) -> Trainer[Any]:
+    """A trainer at its beginning.
+
+    Args:
+        unit: what to train.
+        config: of the run.
+        log: to learn from; for a ranking, the natural sequences.
+        natural: the frozen model behind the constraint, if there is one.
+        group: of workers.
+    """
+    if unit.kind == "acceptance":
+        return _acceptance_trainer(unit, config, log, natural, group)
+    section = config.natural if unit.kind == "natural" else config.ranking
+    options = next_item_options(unit, config, len(log.items))
+    if unit.kind == "natural":
+        # What users took after the windows begin is not known yet when they are predicted.
+        log = log.keep(_known(config, log))
+    train, valid = natural_sequences(log, section.length + 1, HELD_OUT)
+    training = TrainingOptions(
+        epochs=section.epochs,
+        batch_size=config.training.batch_size,
+        learning_rate=section.learning_rate,
+        patience=config.training.patience,
+        gradient_parts=config.training.gradient_parts,
+    )
+    seed = seeds.derive_small(config.run.seed, "fit", unit.name)
+    return Trainer(lambda: NextItemObjective(options), training, train, valid, seed=seed, **vars(group))
+
+
+def _acceptance_trainer(
+    unit: Unit, config: Config, log: EventLog, natural: NaturalPreference | None, group: Group
+) -> Trainer[AcceptanceModel]:
+    split, length = windows(config), config.model.length
+    train_mask = split.train_mask(log)
+    section = config.training
+    training = TrainingOptions(
+        epochs=section.epochs,
+        batch_size=section.batch_size,
+        learning_rate=section.learning_rate,
+        weight_decay=section.weight_decay,
+        patience=section.patience,
+        gradient_parts=section.gradient_parts,
+    )
+    kept = log.keep(train_mask)
+    options = acceptance_options(config, len(log.items), unit.history)
+    pull: ConstraintOptions | None = None
+    if config.constraint.weight:
+        if natural is None:
+            raise DataError("constraint.weight: the log has too few natural events for natural preference; set it to 0")
+        pull = ConstraintOptions(config.constraint.weight, config.constraint.form)
+        columns = natural_scores(natural, kept).as_columns(len(kept))
+
+    def make() -> AcceptanceObjective:
+        constraint = None if pull is None else Constraint(pull, columns, len(log.items))
+        return AcceptanceObjective(options, section.label_smoothing, constraint)
+
+    return Trainer(
+        make,
+        training,
+        sequences(kept, length),
+        sequences(log, length, split.valid_mask(log)),
+        # Members start alike and differ by their users only, so that their spread is that of the data.
+        seed=seeds.derive_small(config.run.seed, "fit", "acceptance"),
+        weights=bootstrap_weights(len(log.users), config.run.seed, unit.member) if unit.member else None,
+        **vars(group),
+    )
+
+
+def acceptance_options(config: Config, items: int, history: History) -> AcceptanceOptions:
+    """Size and shape of an acceptance model."""
+    section = config.model
+    return AcceptanceOptions(
+        items=items,
+        length=section.length,
+        backbone=section.backbone,
+        history=history,
+        width=section.width,
+        layers=section.layers,
+        heads=section.heads,
+        dropout=section.dropout,
+    )
+
+
+def next_item_options(unit: Unit, config: Config, items: int) -> NextItemOptions:
+    """Size and shape of a next-item model."""
+    if unit.kind == "natural":
+        natural = config.natural
+        return NextItemOptions(
+            items,
+            natural.length,
+            unit.backbone,
+            natural.width,
+            natural.layers,
+            natural.heads,
+            natural.dropout,
+            natural.loss,
+        )
+    ranking = config.ranking
+    return NextItemOptions(items, ranking.length, unit.backbone, ranking.width, ranking.layers, dropout=ranking.dropout)
+
+
+def calibrate(model: AcceptanceModel, config: Config, log: EventLog) -> tuple[float, float]:
+    """Set the model's scale and shift of log odds from the validation window; returns them."""
+    if config.training.calibration == "none":
+        return 1.0, 0.0
+    mask = windows(config).valid_mask(log)
+    logits = predict(model, sequences(log, config.model.length, mask), len(log)).numpy()[mask]
+    found = platt(logits, (log.kind[mask] == ACCEPTED).astype(np.float64))
+    model.calibration.copy_(torch.tensor(found))
+    return found
+
+
+def empty_model(unit: Unit, config: Config, items: int) -> nn.Module:
+    """A model of the unit's shape, to load weights into."""
+    if unit.kind == "acceptance":
+        return AcceptanceModel(acceptance_options(config, items, unit.history)).eval()
+    return NextItemModel(next_item_options(unit, config, items)).eval()

@@ -1,0 +1,242 @@
+"""What other recommenders would be worth: imagined by the model, estimated from the log, and played in the simulator."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rayworks.core import seeds
+from rayworks.systems.recommendation.config import Config
+from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED, EventLog
+from rayworks.systems.recommendation.logs.sequences import sequences
+from rayworks.systems.recommendation.logs.simulator import Simulator
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel
+from rayworks.systems.recommendation.models.histories import Histories, equally_long, histories_of
+from rayworks.systems.recommendation.models.next_item import NaturalPreference
+from rayworks.systems.recommendation.models.training import bootstrap_weights
+from rayworks.systems.recommendation.values.roll_out import (
+    ImaginedRollout,
+    Policy,
+    greedy_policy,
+    roll_out,
+    table_policy,
+)
+from rayworks.systems.recommendation.values.sequence_off_policy import Trajectories, evaluate_sequences
+
+BATCH = 128
+FAR = "it recommends what the log seldom shows; trust it less the further its value is from the logged one"
+UNLOGGED = "the log has no propensities: nothing holds this value but the model"
+CELLS = 2_000_000
+"""Places x items that are scored at a time."""
+GREEDY, UNIFORM, NATURAL_PREFERENCE = "most acceptable", "uniform", "natural preference"
+
+
+def mixture_name(exploration: float) -> str:
+    """What reports call a mixture with the uniform policy."""
+    return f"logged kind, exploration {exploration:g}"
+
+
+def simulated_policies(
+    config: Config, models: Sequence[AcceptanceModel], log: EventLog, simulator: Simulator
+) -> dict[str, Any]:
+    """Each mixture of the logging kind: true value, the model's, and estimates from the log; and the model's own policy.
+
+    Returns:
+        by policy: ``true`` and ``imagined`` (steps,), ``members`` (members, steps), ``estimates``, ``warnings``.
+    """
+    options = simulator.options
+    explorations = sorted({*config.policies.explorations, options.exploration})
+    users = np.arange(min(config.policies.users, len(log.users)))
+    past = histories_of(log, users, before_recommendations=True)
+    steps, seed = options.steps, config.run.seed
+    found: dict[str, Any] = {}
+    for exploration in explorations:
+        table = simulator.mixed_policy(exploration)(simulator.start())
+        policy = table_policy(table[: len(users)].float())
+        members = [imagine(model, past, policy, steps, seed).value().tolist() for model in models]
+        found[mixture_name(exploration)] = {
+            "exploration": exploration,
+            "true": simulator.value(simulator.mixed_policy(exploration), "value").tolist(),
+            "imagined": members[0],
+            "members": members,
+            **_from_log(config, log, np.arange(len(log.users)), table, models),
+        }
+    imagined = imagine(models[0], past, greedy_policy, steps, seed).value()
+    deployed = deploy(simulator, models[0], histories_of(log, np.arange(len(log.users)), before_recommendations=True))
+    found[GREEDY] = {
+        "exploration": None,
+        "true": deployed.tolist(),
+        "imagined": imagined.tolist(),
+        "members": [imagined.tolist()],
+        "estimates": {},
+        "warnings": [
+            "it recommends what the log seldom shows; trust it less the further its value is from the logged one"
+        ],
+    }
+    return found
+
+
+def logged_policies(
+    config: Config, models: Sequence[AcceptanceModel], log: EventLog, natural: NaturalPreference | None
+) -> dict[str, Any]:
+    """The same for a log whose truth is not known: the uniform policy, the model's own, and natural preference.
+
+    Imagined are the recommendations after the log's end; the estimates from the log are of those that it holds.
+    """
+    users = np.flatnonzero(log.steps > 0)[: config.policies.users]
+    steps, seed = config.policies.steps, config.run.seed
+    past = histories_of(log, users, last=config.model.length - 1 - steps)
+    tables = {UNIFORM: torch.full((1, len(log.items)), 1.0 / len(log.items)).expand(len(users), -1)}
+    if natural is not None:
+        before = histories_of(log, users, last=natural.length, before_recommendations=True)
+        tables[NATURAL_PREFERENCE] = _natural_table(natural, before, len(log.items))
+    policies: dict[str, Policy] = {name: table_policy(table) for name, table in tables.items()}
+    found: dict[str, Any] = {}
+    for name, policy in {**policies, GREEDY: greedy_policy}.items():
+        members = [imagine(model, past, policy, steps, seed).value().tolist() for model in models]
+        found[name] = {"exploration": None, "true": None, "imagined": members[0], "members": members}
+        found[name] |= {"estimates": {}, "warnings": [FAR] if name == GREEDY else []}
+        if np.isnan(log.propensity[log.recommended]).any():
+            found[name]["warnings"].insert(0, UNLOGGED)
+        elif name in tables:
+            found[name] |= _from_log(config, log, users, tables[name], models)
+            found[name]["warnings"] += _contradiction(float(np.mean(members[0])), found[name]["estimates"]["wpdis"])
+    return found
+
+
+def _contradiction(imagined: float, estimate: Mapping[str, float]) -> list[str]:
+    if estimate["low"] <= imagined <= estimate["high"]:
+        return []
+    return [f"the model imagines {imagined:.3f}, outside the interval of the log; roll-outs shrink to the log's mean"]
+
+
+def imagine(model: AcceptanceModel, past: Histories, policy: Policy, steps: int, seed: int) -> ImaginedRollout:
+    """:func:`~.roll_out.roll_out` for users with any number of events, who are taken by that number.
+
+    ``policy`` meets users of one number at a time where it is a function of acceptance; a table is cut to them.
+    """
+    parts: list[tuple[Tensor, ImaginedRollout]] = []
+    for rows, same in equally_long(past.last(model.options.length - 1 - steps)):
+        memory = model.read(same.item, same.kind)
+        cut = policy if len(rows) == len(past) else _for_rows(policy, rows, len(past))
+        own = seeds.derive_small(seed, "imagined", same.item.shape[1])
+        parts.append((rows, roll_out(model, memory, cut, steps, own)))
+    if len(parts) == 1:
+        return parts[0][1]
+    order = torch.argsort(torch.cat([rows for rows, _ in parts]))
+    columns = ("items", "accepted", "probability", "expected")
+    joined = {name: torch.cat([getattr(one, name) for _, one in parts])[order] for name in columns}
+    return ImaginedRollout(**joined)
+
+
+def deploy(simulator: Simulator, model: AcceptanceModel, past: Histories) -> np.ndarray:
+    """True acceptance (steps,) when the simulated users are recommended what the model thinks most acceptable."""
+    steps = simulator.options.steps
+    uniform = torch.from_numpy(seeds.stream(simulator.seed, "deployed").random((steps, simulator.options.users)))
+    past = past.last(model.options.length - 1 - steps)
+    memory, state, values = model.read(past.item, past.kind), simulator.start(), []
+    with torch.no_grad():
+        for draw in uniform:
+            item = model.score(memory.state).argmax(1)
+            state, accepted, probability = simulator.react(state, item, draw)
+            memory = model.extend(memory, item + 1, torch.where(accepted, ACCEPTED, REJECTED))
+            values.append(float(probability.mean()))
+    return np.array(values)
+
+
+def _for_rows(policy: Policy, rows: Tensor, count: int) -> Policy:
+    def cut(acceptance: Tensor) -> Tensor:
+        # A table has a row for each user, a rule one for each it is given.
+        whole = policy(acceptance)
+        return whole[rows] if len(whole) == count != len(acceptance) else whole
+
+    return cut
+
+
+def _from_log(
+    config: Config, log: EventLog, users: np.ndarray, table: Tensor, models: Sequence[AcceptanceModel]
+) -> dict[str, Any]:
+    """Estimates of acceptance per recommendation from logged propensities, with what they rest on.
+
+    The doubly robust ones take acceptance now, and the policy's mean acceptance now for each step to come, from members whose
+    resample left the user out; the log's own rate where none did. That is crude, but it does not depend on the decisions that
+    it corrects but through the epoch that validation chose.
+
+    Args:
+        config: of the run.
+        log: N events.
+        users: codes (B,) in order, whose recommendations count.
+        table: (B, I), the policy.
+        models: members; the first, of all users, is not asked.
+    """
+    log = log.keep(np.isin(log.user, users[log.steps[users] > 0]))
+    taken, shown = np.flatnonzero(log.steps > 0), log.recommended
+    present = np.arange(int(log.steps.max())) < log.steps[taken][:, None]
+    place = np.searchsorted(taken, log.user[shown]), log.step[shown]
+    rows = np.searchsorted(users, log.user)
+    own, mean = _acceptance_now(config, log, rows, table, models[1:])
+    left = log.steps_left[shown]
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        found = np.zeros(present.shape)
+        found[place] = values
+        return found
+
+    target = table[torch.from_numpy(rows[shown]), torch.from_numpy(log.item[shown].astype(np.int64))]
+    trajectories = Trajectories(
+        reward=spread(log.kind[shown] == ACCEPTED),
+        propensity=spread(log.propensity[shown]),
+        target_probability=spread(target.double().numpy()),
+        present=present,
+    )
+    found = evaluate_sequences(
+        trajectories, action_value=spread(own + left * mean), state_value=spread(mean + left * mean)
+    )
+    steps = float(log.steps[taken].mean())
+    estimates = {
+        name: {key: value / steps for key, value in asdict(estimate).items()}
+        for name, estimate in found.estimates.items()
+        if name != "dm"
+    }
+    return {
+        "estimates": estimates,
+        "effective_share": found.diagnostics.effective_share,
+        "warnings": list(found.diagnostics.warnings),
+    }
+
+
+@torch.no_grad()
+def _acceptance_now(
+    config: Config, log: EventLog, rows: np.ndarray, table: Tensor, members: Sequence[AcceptanceModel]
+) -> tuple[np.ndarray, np.ndarray]:
+    """At each recommendation, from members that have not seen its user: acceptance of the item shown, and its mean over the
+    policy. ``rows`` (N,) are the table's.
+    """
+    own, mean, count = np.zeros(len(log)), np.zeros(len(log)), np.zeros(len(log))
+    at_once = max(1, CELLS // len(log.items))
+    for number, member in enumerate(members, start=1):
+        unseen = (bootstrap_weights(len(log.users), config.run.seed, number) == 0).numpy()[log.user]
+        for batch in sequences(log, member.options.length, log.recommended & unseen).batches(BATCH):
+            places = batch.scored
+            states, shown = member.states(batch.item, batch.kind)[places], batch.item[places] - 1
+            at = batch.row[places].numpy()
+            for first in range(0, len(at), at_once):
+                part = slice(first, first + at_once)
+                chances = torch.sigmoid(member.score(states[part])).double()
+                own[at[part]] += chances.gather(1, shown[part][:, None])[:, 0].numpy()
+                mean[at[part]] += (chances * table[torch.from_numpy(rows[at[part]])]).sum(1).numpy()
+            count[at] += 1
+    rate = float((log.kind[log.recommended] == ACCEPTED).mean())
+    known = count > 0
+    found = [np.where(known, sums / np.maximum(count, 1), rate)[log.recommended] for sums in (own, mean)]
+    return found[0], found[1]
+
+
+def _natural_table(natural: NaturalPreference, past: Histories, items: int) -> Tensor:
+    """Chances (B, I) of each user's next item; uniform where nothing is known of the user."""
+    kept = past.only(past.kind == NATURAL).last(natural.length)
+    known = (kept.length > 0)[:, None]
+    return torch.where(known, natural.log_probability(kept.item, kept.length.clamp(min=1)).exp(), 1.0 / items)
