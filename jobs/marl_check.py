@@ -20,7 +20,7 @@ from rayworks.core import config as configs
 from rayworks.core.errors import ConfigError, RayworksError
 from rayworks.systems.marl.config import Config, NetworkKind
 from rayworks.systems.marl.environments.starcraft import missing_parts
-from rayworks.systems.marl.exported import read_policy
+from rayworks.systems.marl.exported import read_export
 from rayworks.systems.marl.findings.certificates import FRAMES, SETTINGS, Tried, certificates, every_certificate
 from rayworks.systems.marl.findings.symmetry import TOLERANCE
 from rayworks.systems.marl.networks.symmetry_groups import Group
@@ -99,7 +99,7 @@ def exported(folder: Path, scenes: int) -> list[Tried]:
     Raises:
         DataError: not an export folder.
     """
-    policy = read_policy(folder)
+    policy = read_export(folder)
     values = {"environment": policy.environment.model_dump(), "network": policy.network.model_dump()}
     config = configs.resolve(Config, overrides={**values, "experiment.certificate_scenes": scenes})
     section, network = policy.environment, policy.network

@@ -13,6 +13,7 @@ import yaml
 from rayworks.core import config as configs
 from rayworks.core import datasets, models
 from rayworks.core.config import Section, SystemConfig
+from rayworks.core.errors import DataError
 from rayworks.core.registry import SystemSpec, find
 from rayworks.systems import REGISTRY
 from tests import smallest
@@ -118,6 +119,20 @@ def test_smallest_run_leaves_what_was_promised(
     assert list(run.directory.glob("tune/trial/events.out.tfevents.*"))
     assert json.loads((run.directory / "manifest.json").read_text())["state"] == "done"
     assert str(run.directory / "report.html") in run.output
+
+
+def test_an_export_survives_being_read_and_written(
+    spec: SystemSpec, finished_runs: Callable[[str], FinishedRun], tmp_path: Path
+) -> None:
+    exported = importlib.import_module(f"rayworks.systems.{spec.name}.exported")
+    export = finished_runs(spec.name).directory / "export"
+    written: dict[str, bytes] = {}
+    exported.write_export(exported.read_export(export), written.__setitem__)
+    assert written
+    for name, data in written.items():
+        assert data == (export / name).read_bytes(), name
+    with pytest.raises(DataError, match=f"is not the export of a finished {spec.name} run"):
+        exported.read_export(tmp_path)
 
 
 def test_repeating_the_command_of_a_finished_run_does_nothing(

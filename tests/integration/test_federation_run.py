@@ -14,7 +14,7 @@ import pytest
 
 from jobs import run
 from rayworks.core.errors import DataError
-from rayworks.systems.federation.exported import DESCRIPTION, WEIGHTS, read_model
+from rayworks.systems.federation.exported import DESCRIPTION, WEIGHTS, read_export
 from tests.conftest import ROOT, FinishedRun
 from tests.observing import actor_processes, until
 
@@ -100,16 +100,16 @@ def test_what_a_run_says_of_engines_and_privacy(finished_runs: Finished) -> None
 
 def test_an_export_is_read_again_and_damaged_ones_are_refused(finished_runs: Finished, tmp_path: Path) -> None:
     export = finished_runs("federation").directory / "export"
-    read = read_model(export)
+    read = read_export(export)
     found = read.probabilities(np.zeros((2, 1, 8, 8), np.uint8))
     assert found.shape == (2, 4)
     np.testing.assert_allclose(found.sum(1), 1)
-    with pytest.raises(DataError, match=r"no model\.json"):
-        read_model(tmp_path)
+    with pytest.raises(DataError, match=r"model\.json"):
+        read_export(tmp_path)
     (tmp_path / DESCRIPTION).write_bytes((export / DESCRIPTION).read_bytes())
     (tmp_path / WEIGHTS).write_bytes((export / WEIGHTS).read_bytes()[:200])
-    with pytest.raises(DataError, match="not an exported model"):
-        read_model(tmp_path)
+    with pytest.raises(DataError, match="not the export of a finished federation run"):
+        read_export(tmp_path)
 
 
 def test_bad_settings_end_with_their_code_and_their_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

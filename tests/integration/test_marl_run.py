@@ -17,7 +17,7 @@ from jobs import marl_check, run
 from rayworks.core.errors import DataError
 from rayworks.systems.marl.config import Config, EnvironmentSection
 from rayworks.systems.marl.environments.registry import team_specs
-from rayworks.systems.marl.exported import POLICY, read_policy
+from rayworks.systems.marl.exported import POLICY, read_export
 from rayworks.systems.marl.findings.certificates import FRAMES
 from tests.conftest import ROOT, FinishedRun
 from tests.observing import actor_processes, until
@@ -72,7 +72,7 @@ def test_what_a_run_leaves(finished_runs: Finished) -> None:
     directory = finished_runs("marl").directory
     with Image.open(directory / "figures/episode-0.gif") as film:
         assert getattr(film, "n_frames", 1) == 9, "the start and eight steps"
-    policy = read_policy(directory / "export")
+    policy = read_export(directory / "export")
     assert policy.kind == "e2gn2-last"
     assert all(one["holds"] for one in policy.certificate.values())
     card = (directory / "export/README.md").read_text()
@@ -88,26 +88,26 @@ def test_the_command_certifies_an_exported_policy(finished_runs: Finished, capsy
 
 def test_damaged_exports_are_refused(finished_runs: Finished, tmp_path: Path) -> None:
     export = finished_runs("marl").directory / "export"
-    with pytest.raises(DataError, match=r"no policy\.json"):
-        read_policy(tmp_path)
+    with pytest.raises(DataError, match=r"policy\.json"):
+        read_export(tmp_path)
     shutil.copytree(export, tmp_path / "cut")
     weights = tmp_path / "cut" / "agent.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(DataError, match="not an exported policy"):
-        read_policy(tmp_path / "cut")
+    with pytest.raises(DataError, match="not the export of a finished marl run"):
+        read_export(tmp_path / "cut")
     shutil.copytree(export, tmp_path / "other")
     described = json.loads((export / POLICY).read_text())
     described["network"]["hidden"] = 16
     (tmp_path / "other" / POLICY).write_text(json.dumps(described))
     with pytest.raises(DataError, match="does not fit"):
-        read_policy(tmp_path / "other")
+        read_export(tmp_path / "other")
 
 
 def test_a_graph_policy_acts_in_larger_teams_and_an_mlp_says_that_it_can_not(finished_runs: Finished) -> None:
-    policy = read_policy(finished_runs("marl").directory / "export")
+    policy = read_export(finished_runs("marl").directory / "export")
     larger = team_specs(EnvironmentSection(actions="vectors", agents=7))
     assert set(policy.policies(larger)) == {"agent"}
-    perceptron = read_policy(finished_runs("marl").directory / "export")
+    perceptron = read_export(finished_runs("marl").directory / "export")
     with pytest.raises(DataError, match="entities"):
         type(perceptron)(**{**vars(perceptron), "kind": "mlp"}).policies(larger)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from rayworks.core.errors import DataError
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.exported import CARD, DESCRIPTION, read_model, write_model
+from rayworks.systems.federation.exported import CARD, DESCRIPTION, exported_model, read_export, write_export
 from rayworks.systems.federation.training.classifiers import classifier_of
 from rayworks.systems.federation.training.local_training import weights_of
 from serve.apps.federation_engine import Classifying
@@ -32,7 +32,8 @@ def export(folder: Path, channels: int = 1, card: dict[str, Any] | None = None) 
     weights = weights_of(classifier_of(config, shape, 3, 7))
     folder.mkdir(exist_ok=True)
     values = FILLED if card is None else card
-    write_model(config, weights, shape, ("a", "b", "c"), values, lambda name, data: (folder / name).write_bytes(data))
+    exported = exported_model(config, weights, shape, ("a", "b", "c"), values)
+    write_export(exported, lambda name, data: (folder / name).write_bytes(data))
     return str(folder)
 
 
@@ -101,7 +102,7 @@ def test_a_card_must_have_what_serve_shows(tmp_path: Path) -> None:
     for name in CARD:
         card = {key: value for key, value in FILLED.items() if key != name}
         with pytest.raises(DataError, match=f"its card lacks {name}"):
-            read_model(Path(export(tmp_path / name, card=card)))
+            read_export(Path(export(tmp_path / name, card=card)))
     with pytest.raises(DataError, match="accuracies"):
         Classifying(export(tmp_path / "wrong", card={**FILLED, "accuracies": "many"}), Limits())
     described = json.loads((tmp_path / "whole" / DESCRIPTION).read_text())

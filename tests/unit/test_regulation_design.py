@@ -15,10 +15,9 @@ from rayworks.systems.regulation.design import (
     expected_premiums,
     make_design,
     measure_design,
-    read_design,
     value_law,
-    write_design,
 )
+from rayworks.systems.regulation.exported import DESIGN, ExportedDesign, read_export, write_export
 from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
 
 GRID = CertificateSection(types=201, deviations=201)
@@ -58,15 +57,17 @@ def test_a_design_survives_its_file(tmp_path: Path) -> None:
     pd.DataFrame({"value": np.linspace(0.05, 1, 200)}).to_csv(values, index=False)
     section = AuctionSection(law=str(values), price=None, threshold=0.6, premium_budget=0.02, group_size=3, prizes=2)
     design = make_design(section, published_curve(resamples=10))
-    written = json.loads(json.dumps(write_design(design, section)))
+    write_export(ExportedDesign(design, section), lambda name, data: (tmp_path / name).write_bytes(data))
     values.unlink()
-    again = read_design(written)
+    again = read_export(tmp_path).design
     z = np.linspace(0, design.auction.top, 50)
     np.testing.assert_allclose(again.equilibrium.bid(z), design.equilibrium.bid(z), atol=1e-9)
     assert again.rules.threshold == pytest.approx(0.6, abs=1e-12)
     assert replace(again.rules, threshold=0.6) == design.rules
-    with pytest.raises(DataError, match="is not one that a run exported"):
-        read_design({"auction": {"price": 2}, "values": None, "curve": written["curve"]})
+    written = json.loads((tmp_path / DESIGN).read_text())
+    (tmp_path / DESIGN).write_text(json.dumps({**written, "auction": {"price": 2}}))
+    with pytest.raises(DataError, match="is not the export of a finished regulation run"):
+        read_export(tmp_path)
 
 
 @pytest.mark.parametrize(

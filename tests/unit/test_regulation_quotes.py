@@ -1,6 +1,5 @@
 """Quotes without HTTP: the equilibrium's numbers, in cents that never cost the builder."""
 
-import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from pydantic import ValidationError
 
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.config import AuctionSection
-from rayworks.systems.regulation.design import make_design, write_design
+from rayworks.systems.regulation.design import make_design
+from rayworks.systems.regulation.exported import ExportedDesign, write_export
 from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
 from serve.apps.regulation_quotes import Quotes
 from serve.apps.regulation_schemas import QuoteBody
@@ -27,7 +27,8 @@ def body(value: Any, share: Any, price: Any = None) -> QuoteBody:
 
 def export(folder: Path, curve: PriceCurve, **auction: Any) -> Quotes:
     section = AuctionSection(**auction)
-    (folder / "design.json").write_text(json.dumps(write_design(make_design(section, curve), section)))
+    exported = ExportedDesign(make_design(section, curve), section)
+    write_export(exported, lambda name, data: (folder / name).write_bytes(data))
     return Quotes(str(folder), UNIT)
 
 

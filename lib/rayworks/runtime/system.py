@@ -18,7 +18,7 @@ from rayworks.core.config import ConfigT
 from rayworks.core.errors import DataError
 from rayworks.core.registry import SystemSpec
 from rayworks.core.report import Report, Table
-from rayworks.core.run_directory import MANIFEST, RunDirectory
+from rayworks.core.run_directory import EXPORT, MANIFEST, RunDirectory
 from rayworks.core.sweep import TrialResult
 from rayworks.runtime import checkpoints
 from rayworks.runtime.failures import classify
@@ -96,6 +96,10 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
     @abc.abstractmethod
     def export(self) -> None:
         """Write what Serve loads, with a model card, below ``export/`` of :attr:`run_directory`."""
+
+    def export_file(self, name: str, data: bytes | str) -> None:
+        """Write one file of the export."""
+        self.run_directory.write(f"{EXPORT}/{name}", data)
 
     @abc.abstractmethod
     def report(self) -> Report:

@@ -12,6 +12,7 @@ from rayworks.runtime.placement import device_of
 from rayworks.systems.alignment import pairs as preference_pairs
 from rayworks.systems.alignment.autoregressive_reward import RewardModelTrainer
 from rayworks.systems.alignment.config import Config
+from rayworks.systems.alignment.exported import reward_folder
 from rayworks.systems.alignment.guided_decoding import GuidedEngine, GuidedGeneration, GuidedRequest
 
 STATES = "states"
@@ -127,4 +128,4 @@ class GuidedActor:
 
 def arm_path(objective: str) -> str:
     """Where the run directory keeps an objective's trained reward model."""
-    return f"{EXPORT}/arms/{objective}"
+    return f"{EXPORT}/{reward_folder(objective)}"

@@ -10,7 +10,6 @@ import numpy as np
 from rayworks.core import seeds
 from rayworks.core.models import locate
 from rayworks.core.report import Report
-from rayworks.core.run_directory import EXPORT
 from rayworks.lm.checkpoints import load_tokenizer
 from rayworks.lm.engine import ScoringRequest
 from rayworks.lm.threads import limit_torch_threads
@@ -23,13 +22,13 @@ from rayworks.systems.alignment.actors import GuidedActor, RewardModelActor
 from rayworks.systems.alignment.baselines import keep_best, sharpened_temperature
 from rayworks.systems.alignment.config import Config
 from rayworks.systems.alignment.evaluation import Measurement, Point, measure, points, suites
+from rayworks.systems.alignment.exported import ExportedModels, model_card, write_export
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedGeneration, GuidedRequest
 from rayworks.systems.alignment.judges import load_judge
 from rayworks.systems.alignment.pairs import check_source
 from rayworks.systems.alignment.reporting import build_report
 
-CARD = "guidance.json"
 TRAINING_SHARE = 1.5
 """Of the time, per point of the evaluation: for want of a better guess."""
 
@@ -74,15 +73,16 @@ class AlignmentSystem(StagedSystem[Config]):
 
     def export(self) -> None:
         """Beside the reward models, which their trainers have written: what base they belong to, and a model card."""
-        card = {
-            "base": self.settings.model.base,
-            "dtype": self.settings.model.dtype,
-            "objectives": list(self.settings.objectives),
-            "pair_accuracy": {name: scores["accuracy"] for name, scores in self.results["held_out"].items()},
-            "prompts": {suite: self._prompts(suite) for suite in suites(self.settings)},
-        }
-        self.run_directory.write(f"{EXPORT}/README.md", _model_card(self.settings, self.results["held_out"]))
-        self.run_directory.write_json(f"{EXPORT}/{CARD}", card)
+        held_out = self.results["held_out"]
+        exported = ExportedModels(
+            self.settings.model.base,
+            self.settings.model.dtype,
+            tuple(self.settings.objectives),
+            {name: scores["accuracy"] for name, scores in held_out.items()},
+            {suite: self._prompts(suite) for suite in suites(self.settings)},
+        )
+        write_export(exported, self.export_file)
+        self.export_file("README.md", model_card(self.settings, held_out))
 
     def report(self) -> Report:
         """See :func:`~rayworks.systems.alignment.reporting.build_report`."""
@@ -224,19 +224,3 @@ class AlignmentSystem(StagedSystem[Config]):
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _model_card(config: Config, held_out: dict[str, dict[str, float]]) -> str:
-    rows = "\n".join(
-        f"| {name} | {config.objectives[name].pairs.source} | {scores['accuracy']:.3f} |"
-        for name, scores in held_out.items()
-    )
-    return (
-        f"# Reward models of run {config.run.name}\n\n"
-        f"Autoregressive reward models (arXiv 2410.08193) for `{config.model.base}`: add their logits, times a weight, to "
-        "the base's before temperature.\n\n"
-        f"| objective | pairs | held-out pair accuracy |\n|---|---|---|\n{rows}\n\n"
-        f"Trained with seed {config.run.seed}, {config.model.reward_layers or 'all'} layers, {config.training.tuning} "
-        f"tuning, at most {config.objectives[next(iter(held_out))].pairs.response_tokens} response tokens. A weight far "
-        "above those in the report's frontier buys reward with broken text.\n"
-    )

@@ -9,7 +9,6 @@ import pandas as pd
 
 from rayworks.core.models import locate
 from rayworks.core.report import Report, Table
-from rayworks.core.run_directory import EXPORT
 from rayworks.core.sweep import TrialResult
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
@@ -26,6 +25,7 @@ from rayworks.systems.difficulty.answering.generalisation_report import (
 from rayworks.systems.difficulty.calibration import calibrate_shards
 from rayworks.systems.difficulty.config import Config, set_name
 from rayworks.systems.difficulty.evaluation import benchmark_rows, summarise
+from rayworks.systems.difficulty.exported import exported_sets, write_export, write_tables
 from rayworks.systems.difficulty.item_response.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.reporting import build_report, label_card
 from rayworks.systems.difficulty.responses.sources import check_games, check_responses
@@ -85,28 +85,12 @@ class DifficultySystem(StagedSystem[Config]):
     def export(self) -> None:
         """Per set: the calibration that Serve scores new subjects with, and the labels as Parquet; a card for people."""
         if self._items is not None:
-            self.run_directory.write(f"{EXPORT}/README.md", generalisation_card(self.settings))
+            self.export_file("README.md", generalisation_card(self.settings))
             self.run_directory.remove_folder(STATES)
             return
-        names = list(self.results["calibrate"])
-        for name, result in self.results["calibrate"].items():
-            keys = ("items", "texts", "parameters", "errors", "labels", "provenance", "label_provenance")
-            self.run_directory.write_json(
-                f"{EXPORT}/{name}/calibration.json", {"set": name, **{key: result[key] for key in keys}}
-            )
-            self.run_directory.write(f"{EXPORT}/{name}/labels.parquet", pd.DataFrame(result["labels"]).to_parquet())
-            abilities = {"subject": result["subject_names"], **result["abilities"]}
-            if result["person_fit"] is not None:
-                abilities["person_fit"] = result["person_fit"]
-            self.run_directory.write(f"{EXPORT}/{name}/abilities.parquet", pd.DataFrame(abilities).to_parquet())
-        for name, result in self.results.get("new subjects", {}).items():
-            items = self.results["calibrate"][name]["items"]
-            chosen = {size: [items[place] for place in places] for size, places in result["subsets"].items()}
-            self.run_directory.write_json(f"{EXPORT}/{name}/subsets.json", chosen)
-        for name, result in self.results.get("rate", {}).items():
-            self.run_directory.write(f"{EXPORT}/{name}/ratings.parquet", pd.DataFrame(result["table"]).to_parquet())
-        self.run_directory.write_json(f"{EXPORT}/sets.json", names)
-        self.run_directory.write(f"{EXPORT}/README.md", label_card(self.settings, self.results))
+        write_export(exported_sets(self.results["calibrate"]), self.export_file)
+        write_tables(self.results, self.export_file)
+        self.export_file("README.md", label_card(self.settings, self.results))
 
     def report(self) -> Report:
         """See :func:`~.reporting.build_report` and :func:`~.generalisation_report.run_report`."""

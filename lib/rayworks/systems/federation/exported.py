@@ -1,19 +1,17 @@
 """A trained classifier as files: what Serve loads, and its card."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from rayworks.core.errors import DataError, RayworksError
+from rayworks.core.exports import Write, reading
 from rayworks.systems.federation.config import Config
 from rayworks.systems.federation.data.examples import scaled
 from rayworks.systems.federation.training.aggregation import Arrays
@@ -29,6 +27,8 @@ CARD = ("source", "method", "rounds", "clients", "accuracy", "accuracies", "epsi
 class ExportedModel:
     """What a folder holds."""
 
+    config: Config
+    """Of the method that trained it."""
     model: Classifier
     shape: tuple[int, ...]
     """Of one input: ``(channels, height, width)`` or ``(features,)``."""
@@ -44,15 +44,10 @@ class ExportedModel:
         return found
 
 
-def write_model(
-    config: Config,
-    weights: Arrays,
-    shape: tuple[int, ...],
-    classes: tuple[str, ...],
-    card: Mapping[str, Any],
-    write: Callable[[str, bytes], object],
-) -> None:
-    """Write the description and the weights.
+def exported_model(
+    config: Config, weights: Arrays, shape: tuple[int, ...], classes: tuple[str, ...], card: Mapping[str, Any]
+) -> ExportedModel:
+    """A model of weights that a federation learned.
 
     Args:
         config: of the method.
@@ -60,46 +55,45 @@ def write_model(
         shape: of one input.
         classes: names of the labels.
         card: plain values for people and for Serve: all of :data:`CARD`.
-        write: takes a file's name and content.
+
+    Raises:
+        DataError: the weights do not fit.
     """
+    model = classifier_of(config, shape, len(classes), 0)
+    load_weights(model, weights)
+    return ExportedModel(config, model.eval(), shape, classes, card)
+
+
+def write_export(exported: ExportedModel, write: Write) -> None:
+    """Write the description and the weights."""
     described = {
-        "config": config.model_dump(mode="json"),
-        "shape": list(shape),
-        "classes": list(classes),
-        "card": dict(card),
+        "config": exported.config.model_dump(mode="json"),
+        "shape": list(exported.shape),
+        "classes": list(exported.classes),
+        "card": dict(exported.card),
     }
     write(DESCRIPTION, json.dumps(described, indent=2).encode())
+    weights = {name: tensor.numpy() for name, tensor in exported.model.state_dict().items()}
     write(WEIGHTS, safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in weights.items()}))
 
 
-def read_model(folder: Path) -> ExportedModel:
-    """The reverse. Nothing in the files is executed.
+def read_export(folder: str | Path) -> ExportedModel:
+    """Read what :func:`write_export` wrote. Nothing in the files is executed.
 
     Raises:
-        DataError: files are missing, damaged or do not fit each other; names them.
+        DataError: files are missing, damaged or do not fit each other.
     """
-    if not (folder / DESCRIPTION).is_file():
-        raise DataError(f"{folder}: no {DESCRIPTION}; give the export folder of a finished federation run")
-    try:
-        described = json.loads((folder / DESCRIPTION).read_text())
-        shape, classes = tuple(int(size) for size in described["shape"]), tuple(described["classes"])
-        model = classifier_of(Config.model_validate(described["config"]), shape, len(classes), 0)
-        load_weights(model, safetensors.numpy.load_file(folder / WEIGHTS))
-        card = dict(described["card"])
-        if missing := [name for name in CARD if name not in card]:
-            raise ValueError(f"its card lacks {', '.join(missing)}; export the run again")
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        ValidationError,
-        OSError,
-        safetensors.SafetensorError,
-        RayworksError,
-    ) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{folder}: not an exported model ({first})") from None
-    return ExportedModel(model.eval(), shape, classes, card)
+    with reading(folder, "federation") as path:
+        described = json.loads((path / DESCRIPTION).read_text())
+        if missing := [name for name in CARD if name not in described["card"]]:
+            raise ValueError(f"its card lacks {', '.join(missing)}")
+        return exported_model(
+            Config.model_validate(described["config"]),
+            safetensors.numpy.load_file(path / WEIGHTS),
+            tuple(int(size) for size in described["shape"]),
+            tuple(described["classes"]),
+            dict(described["card"]),
+        )
 
 
 def model_card(card: Mapping[str, Any], classes: tuple[str, ...]) -> str:
@@ -120,7 +114,7 @@ def model_card(card: Mapping[str, Any], classes: tuple[str, ...]) -> str:
             "",
             "## Use",
             "",
-            "`rayworks.systems.federation.exported.read_model(folder)`, or Serve: `POST /v1/federation/classify`.",
+            "`rayworks.systems.federation.exported.read_export(folder)`, or Serve: `POST /v1/federation/classify`.",
             "It knows these labels only and says one of them of anything it is shown.",
             "",
         ]

@@ -13,7 +13,6 @@ from flwr.serverapp import Grid
 
 from rayworks.core.errors import ConfigError
 from rayworks.core.report import Report
-from rayworks.core.run_directory import EXPORT
 from rayworks.core.seeds import derive_small
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.stages import Stage, StagedSystem
@@ -23,7 +22,7 @@ from rayworks.systems.federation.actors import CLIENTS_SHOWN, ClientHost, RayGri
 from rayworks.systems.federation.config import STAGES, Config
 from rayworks.systems.federation.data.sources import check_source
 from rayworks.systems.federation.disclosure import disclosure, samples
-from rayworks.systems.federation.exported import model_card, write_model
+from rayworks.systems.federation.exported import exported_model, model_card, write_export
 from rayworks.systems.federation.reporting import build_report
 from rayworks.systems.federation.rounds.client_app import client_app
 from rayworks.systems.federation.rounds.clients import task_of
@@ -131,15 +130,9 @@ class FederationSystem(StagedSystem[Config]):
             "epsilon_updates": self.results["rounds"][training.name][-1]["epsilon"],
             "statement": privacy.get("statement", "The privacy of shared encodings was not looked at in this run."),
         }
-        write_model(
-            config,
-            self._weights(training),
-            task.shape,
-            task.train.classes,
-            card,
-            lambda name, data: self.run_directory.write(f"{EXPORT}/{name}", data),
-        )
-        self.run_directory.write(f"{EXPORT}/README.md", model_card(card, task.train.classes))
+        classes = task.train.classes
+        write_export(exported_model(config, self._weights(training), task.shape, classes, card), self.export_file)
+        self.export_file("README.md", model_card(card, classes))
 
     def report(self) -> Report:
         """See :mod:`~.reporting`."""

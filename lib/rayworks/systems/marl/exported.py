@@ -1,17 +1,16 @@
 """A trained policy as files: what Serve loads, and its card."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from rayworks.core.errors import DataError
+from rayworks.core.exports import Write, reading
 from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkKind, NetworkSection
 from rayworks.systems.marl.environments.registry import team_specs
 from rayworks.systems.marl.environments.scenes import TeamSpec
@@ -46,58 +45,38 @@ class ExportedPolicy:
         return policies_for(self.kind, teams, self.network, self.weights)
 
 
-def write_policy(
-    config: Config,
-    kind: NetworkKind,
-    weights: Weights,
-    certificate: Mapping[str, Values],
-    write: Callable[[str, bytes], object],
-) -> None:
-    """Write ``policy.json`` and ``TEAM.safetensors`` for each team.
-
-    Args:
-        config: of the run.
-        kind: of network.
-        weights: by team.
-        certificate: of the trained policy by team.
-        write: takes a file's name and content.
-    """
-    teams = team_specs(config.environment)
+def write_export(exported: ExportedPolicy, write: Write) -> None:
+    """Write ``policy.json``, and ``TEAM.safetensors`` for each team."""
     described = {
-        "kind": kind,
-        "environment": config.environment.model_dump(mode="json"),
-        "network": config.network.model_dump(mode="json"),
-        "teams": {name: TypeAdapter(TeamSpec).dump_python(spec, mode="json") for name, spec in teams.items()},
-        "certificate": dict(certificate),
+        "kind": exported.kind,
+        "environment": exported.environment.model_dump(mode="json"),
+        "network": exported.network.model_dump(mode="json"),
+        "teams": {name: TypeAdapter(TeamSpec).dump_python(spec, mode="json") for name, spec in exported.teams.items()},
+        "certificate": dict(exported.certificate),
     }
     write(POLICY, json.dumps(described, indent=2).encode())
-    for team, arrays in weights.items():
+    for team, arrays in exported.weights.items():
         stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         write(f"{team}.safetensors", safetensors.numpy.save(stored))
 
 
-def read_policy(folder: Path) -> ExportedPolicy:
-    """The reverse. Nothing in the files is executed.
+def read_export(folder: str | Path) -> ExportedPolicy:
+    """Read what :func:`write_export` wrote. Nothing in the files is executed.
 
     Raises:
-        DataError: files are missing, damaged or do not fit each other; names them.
+        DataError: files are missing, damaged or do not fit each other.
     """
-    if not (folder / POLICY).is_file():
-        raise DataError(f"{folder}: no {POLICY}; give the export folder of a finished marl run")
-    try:
-        described = json.loads((folder / POLICY).read_text())
+    with reading(folder, "marl") as path:
+        described = json.loads((path / POLICY).read_text())
         exported = ExportedPolicy(
             TypeAdapter(NetworkKind).validate_python(described["kind"]),
             EnvironmentSection.model_validate(described["environment"]),
             NetworkSection.model_validate(described["network"]),
             {name: TypeAdapter(TeamSpec).validate_python(spec) for name, spec in described["teams"].items()},
-            {name: safetensors.numpy.load_file(folder / f"{name}.safetensors") for name in described["teams"]},
+            {name: safetensors.numpy.load_file(path / f"{name}.safetensors") for name in described["teams"]},
             described["certificate"],
         )
-    except (ValueError, KeyError, TypeError, ValidationError, OSError, safetensors.SafetensorError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{folder}: not an exported policy ({first})") from None
-    exported.policies(exported.teams)
+        exported.policies(exported.teams)
     return exported
 
 
@@ -129,7 +108,7 @@ def model_card(config: Config, kind: NetworkKind, results: Values) -> str:
         "",
         "## Use",
         "",
-        "`rayworks.systems.marl.exported.read_policy(folder)`, or Serve: `POST /v1/marl/act`. Positions are from the centre "
+        "`rayworks.systems.marl.exported.read_export(folder)`, or Serve: `POST /v1/marl/act`. Positions are from the centre "
         "of the map, its half-width about 1; features must not change when the world is turned.",
         "",
         "It has learned this environment's rewards against its opponents and nothing else.",

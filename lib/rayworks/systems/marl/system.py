@@ -7,7 +7,6 @@ from typing import Any
 import safetensors.numpy
 
 from rayworks.core.report import Report
-from rayworks.core.run_directory import EXPORT
 from rayworks.core.seeds import derive_small
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.stages import Stage, StagedSystem
@@ -16,7 +15,7 @@ from rayworks.systems.marl import SPEC
 from rayworks.systems.marl.actors import Call, MarlActor, Piece, Unit, check_environment
 from rayworks.systems.marl.config import STAGES, Config, EnvironmentSection, NetworkKind
 from rayworks.systems.marl.environments.registry import require_same_game, team_specs
-from rayworks.systems.marl.exported import model_card, write_policy
+from rayworks.systems.marl.exported import ExportedPolicy, model_card, write_export
 from rayworks.systems.marl.findings.episodes import film, strip
 from rayworks.systems.marl.findings.evaluation import Evaluation, Weights
 from rayworks.systems.marl.findings.exploration_bias import input_slope, untrained_play
@@ -97,14 +96,17 @@ class MarlSystem(StagedSystem[Config]):
     def export(self) -> None:
         """The first training of the headline's network, with a card that says which symmetries it respects."""
         unit = self._units[0]
-        write_policy(
-            self.settings,
+        environment = self.settings.environment
+        exported = ExportedPolicy(
             unit.kind,
+            environment,
+            self.settings.network,
+            team_specs(environment),
             self._weights(unit),
             self.results["final"]["certificate"],
-            lambda name, data: self.run_directory.write(f"{EXPORT}/{name}", data),
         )
-        self.run_directory.write(f"{EXPORT}/README.md", model_card(self.settings, unit.kind, self.results))
+        write_export(exported, self.export_file)
+        self.export_file("README.md", model_card(self.settings, unit.kind, self.results))
 
     def report(self) -> Report:
         """See :mod:`~.reporting`."""

@@ -1,14 +1,14 @@
 """What a run leaves for Serve: the acceptance models, the catalogue, and users to compare with. No pickle."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors.torch
 from torch import nn
 
-from rayworks.core.errors import DataError
+from rayworks.core.exports import Write, reading
 from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
 from rayworks.systems.recommendation.models.histories import Histories
 
@@ -34,8 +34,8 @@ def weights_of(model: nn.Module) -> bytes:
     return found
 
 
-def write_export(exported: Exported, write: Callable[[str, bytes], object]) -> None:
-    """Give each file's name and bytes to ``write``."""
+def write_export(exported: Exported, write: Write) -> None:
+    """Write the description, one file per model, and the users to compare with."""
     description = {
         "options": asdict(exported.models[0].options),
         "members": len(exported.models),
@@ -49,27 +49,18 @@ def write_export(exported: Exported, write: Callable[[str, bytes], object]) -> N
 
 
 def read_export(folder: str | Path) -> Exported:
-    """Read what :func:`write_export` wrote.
+    """Read what :func:`write_export` wrote. Nothing in the files is executed.
 
     Raises:
-        DataError: a file is missing or is not what it should be.
+        DataError: files are missing, damaged or do not fit each other.
     """
-    folder = Path(folder).expanduser()
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text())
+    with reading(folder, "recommendation") as path:
+        description = json.loads((path / DESCRIPTION).read_text())
         options = AcceptanceOptions(**description["options"])
         models = []
         for number in range(description["members"]):
             model = AcceptanceModel(options)
-            model.load_state_dict(safetensors.torch.load_file(folder / MEMBER.format(number)))
+            model.load_state_dict(safetensors.torch.load_file(path / MEMBER.format(number)))
             models.append(model.eval())
-        reference = safetensors.torch.load_file(folder / REFERENCE)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"export {folder}: has no {Path(error.filename or '').name or DESCRIPTION}; run the job first"
-        ) from None
-    except (ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-        raise DataError(
-            f"export {folder}: is no export of an acceptance model ({type(error).__name__}: {error})"
-        ) from None
-    return Exported(models, tuple(description["items"]), Histories(reference["item"], reference["kind"]))
+        reference = safetensors.torch.load_file(path / REFERENCE)
+        return Exported(models, tuple(description["items"]), Histories(reference["item"], reference["kind"]))

@@ -8,7 +8,6 @@ import ray
 
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.report import Report
-from rayworks.core.run_directory import EXPORT
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.data_parallel import DataParallel, own_bundle, worker_bundles
 from rayworks.runtime.placement import worker_bundle
@@ -125,8 +124,8 @@ class RecommendationSystem(StagedSystem[Config]):
         """The acceptance models with what Serve needs beside them, and a card."""
         reference = effects.reference_users(self.settings, self._log)
         exported = Exported(self._members(), self._log.items, reference)
-        write_export(exported, lambda name, data: self.run_directory.write(f"{EXPORT}/{name}", data))
-        self.run_directory.write(f"{EXPORT}/README.md", model_card(self.settings, self._log, self.results))
+        write_export(exported, self.export_file)
+        self.export_file("README.md", model_card(self.settings, self._log, self.results))
 
     def report(self) -> Report:
         """See :mod:`~.reporting`."""

@@ -1,7 +1,6 @@
 """A design as the config states it: its auction, its rules, its equilibrium, and one round of it with a certificate."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -168,31 +167,3 @@ def round_as_dict(played: Round) -> dict[str, Any]:
         "compliance_gain": played.compliance_gain,
         "participation_compliance": played.participation_compliance,
     }
-
-
-def write_design(design: Design, section: AuctionSection) -> dict[str, Any]:
-    """The design as JSON; of a sample law, whose file need not be there any more, ``values`` holds the points."""
-    auction = design.auction
-    resolved = {**section.model_dump(mode="json"), "price": auction.price, "threshold": None, "premium_budget": None}
-    law = auction.law
-    return {
-        "auction": {**resolved, "premium_scale": auction.premium_scale},
-        "values": law.points.tolist() if isinstance(law, SampleLaw) else None,
-        "curve": design.curve.to_dict(),
-    }
-
-
-def read_design(values: Mapping[str, Any]) -> Design:
-    """The design that :func:`write_design` wrote, solved again.
-
-    Raises:
-        DataError: it is not one.
-    """
-    try:
-        section = AuctionSection.model_validate(values["auction"])
-        law = None if values["values"] is None else SampleLaw(values["values"], name=Path(section.law).stem)
-        return make_design(section, PriceCurve.from_dict(values["curve"]), law)
-    except (KeyError, ValueError) as error:
-        raise DataError(
-            f"design: is not one that a run exported ({' '.join(str(error).split())}); run it again"
-        ) from None

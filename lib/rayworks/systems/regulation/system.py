@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from rayworks.core.report import Report
-from rayworks.core.run_directory import EXPORT
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.regulation import SPEC
 from rayworks.systems.regulation.actors import STRESSES, RegulationActor, training_options
 from rayworks.systems.regulation.config import STAGES, Config
-from rayworks.systems.regulation.design import Design, make_design, measure_design, value_law, write_design
+from rayworks.systems.regulation.design import Design, make_design, measure_design, value_law
+from rayworks.systems.regulation.exported import ExportedDesign, write_export
 from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
 from rayworks.systems.regulation.price_points import points_from_gaps
 from rayworks.systems.regulation.reporting import build_report, design_card, design_report
@@ -68,11 +68,8 @@ class RegulationSystem(StagedSystem[Config]):
 
     def export(self) -> None:
         """The design that Serve quotes from, the curve, and a card."""
-        written = write_design(self._design, self.settings.auction)
-        self.run_directory.write_json(f"{EXPORT}/design.json", written)
-        self.run_directory.write(
-            f"{EXPORT}/README.md", design_card(self.settings, self._design, self.results["design"])
-        )
+        write_export(ExportedDesign(self._design, self.settings.auction), self.export_file)
+        self.export_file("README.md", design_card(self.settings, self._design, self.results["design"]))
 
     def report(self) -> Report:
         """See :mod:`~.reporting`."""

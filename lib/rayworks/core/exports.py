@@ -1,0 +1,35 @@
+"""What a run leaves for Serve: a folder that each system's ``exported.py`` writes and reads, and trusts in nothing."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rayworks.core.errors import DataError
+
+Write = Callable[[str, bytes], object]
+"""Takes a file's name inside the export folder, and its content."""
+
+
+@contextmanager
+def reading(folder: str | Path, system: str) -> Iterator[Path]:
+    """Around the reading of an export: gives its folder, and turns whatever goes wrong inside into one kind of error.
+
+    Files may be missing, cut off, of another system or made by hand, so no exception of a parser or a model is excluded.
+
+    Args:
+        folder: export folder of a finished run.
+        system: that should have written it.
+
+    Raises:
+        DataError: the folder, what is wrong with it, and what to do.
+    """
+    path = Path(folder).expanduser()
+    try:
+        yield path
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {words}" if isinstance(error, KeyError) or not words else words
+        raise DataError(
+            f"export {path}: is not the export of a finished {system} run ({reason}); "
+            f"finish one: python -m jobs.run {system} --smoke"
+        ) from None

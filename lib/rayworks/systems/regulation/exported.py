@@ -1,0 +1,55 @@
+"""A design as a file: what Serve quotes from."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayworks.core.exports import Write, reading
+from rayworks.systems.regulation.config import AuctionSection
+from rayworks.systems.regulation.design import Design, make_design
+from rayworks.systems.regulation.price_curve import PriceCurve
+from rayworks.systems.regulation.value_laws import SampleLaw
+
+DESIGN = "design.json"
+
+
+@dataclass(frozen=True)
+class ExportedDesign:
+    """What a folder holds."""
+
+    design: Design
+    section: AuctionSection
+    """The settings that it was solved from."""
+
+
+def write_export(exported: ExportedDesign, write: Write) -> None:
+    """Write ``design.json``; of a sample law, whose file need not be there any more, ``values`` holds the points."""
+    auction = exported.design.auction
+    settings = exported.section.model_dump(mode="json")
+    settings |= {
+        "price": auction.price,
+        "threshold": None,
+        "premium_budget": None,
+        "premium_scale": auction.premium_scale,
+    }
+    law = auction.law
+    described = {
+        "auction": settings,
+        "values": law.points.tolist() if isinstance(law, SampleLaw) else None,
+        "curve": exported.design.curve.to_dict(),
+    }
+    write(DESIGN, json.dumps(described, indent=2).encode())
+
+
+def read_export(folder: str | Path) -> ExportedDesign:
+    """Read what :func:`write_export` wrote, and solve it again.
+
+    Raises:
+        DataError: the file is missing, damaged, or no design.
+    """
+    with reading(folder, "regulation") as path:
+        described = json.loads((path / DESIGN).read_text())
+        section = AuctionSection.model_validate(described["auction"])
+        values = described["values"]
+        law = None if values is None else SampleLaw(values, name=Path(section.law).stem)
+        return ExportedDesign(make_design(section, PriceCurve.from_dict(described["curve"]), law), section)
