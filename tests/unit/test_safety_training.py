@@ -12,14 +12,8 @@ import torch
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.price_points import gap_trend, points_from_gaps
-from rayworks.systems.regulation.safety_training import (
-    TrainingOptions,
-    draw_rows,
-    equalised_odds_gap,
-    measure,
-    rates,
-    read_table,
-)
+from rayworks.systems.regulation.safety_training import equalised_odds_gap, measure, rates
+from rayworks.systems.regulation.training_table import TrainingOptions, draw_rows, read_table
 
 
 @pytest.fixture(scope="module")

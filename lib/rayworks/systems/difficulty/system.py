@@ -13,7 +13,7 @@ from rayworks.core.sweep import TrialResult
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.difficulty import SPEC
-from rayworks.systems.difficulty.actors import STATES, CalibrationActor, GeneralisationActor, answer, shards
+from rayworks.systems.difficulty.actors import CalibrationActor, shards
 from rayworks.systems.difficulty.answering.generalisation_items import BinnedItems, binned_items, check_source
 from rayworks.systems.difficulty.answering.generalisation_report import (
     BASE,
@@ -79,12 +79,17 @@ class DifficultySystem(StagedSystem[Config]):
     def worker(self) -> tuple[Any, ...]:
         """Workers of all stages."""
         if self._items is not None:
+            # Loads transformers, which a calibration does without.
+            from rayworks.systems.difficulty.answering_actors import GeneralisationActor
+
             return GeneralisationActor, self.settings, self.run_directory, self._items
         return CalibrationActor, self.settings
 
     def export(self) -> None:
         """Per set: the calibration that Serve scores new subjects with, and the labels as Parquet; a card for people."""
         if self._items is not None:
+            from rayworks.systems.difficulty.answering_actors import STATES
+
             self.export_file("README.md", generalisation_card(self.settings))
             self.run_directory.remove_folder(STATES)
             return
@@ -187,6 +192,8 @@ class DifficultySystem(StagedSystem[Config]):
         return {}
 
     def _evaluate(self, model: str) -> Metrics:
+        from rayworks.systems.difficulty.answering_actors import answer
+
         self.release()
         section = self.settings.evaluation
         labels = {name: result["labels"] for name, result in self.results["calibrate"].items()}

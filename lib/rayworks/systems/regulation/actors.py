@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from ray import tune
 
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError
@@ -15,9 +14,9 @@ from rayworks.systems.regulation.config import Config
 from rayworks.systems.regulation.design import Design, value_law
 from rayworks.systems.regulation.equilibrium import Auction, solve
 from rayworks.systems.regulation.learning import Learner, learn, noise_response
-from rayworks.systems.regulation.safety_training import TrainingOptions, measure
 from rayworks.systems.regulation.simulation import Curves, exact_curves, simulated_curves
 from rayworks.systems.regulation.stress import other_test_data, rings, sybils, uncertain_values
+from rayworks.systems.regulation.training_table import TrainingOptions
 from rayworks.systems.regulation.value_laws import PremiumLaw
 
 STRESSES = ("rings", "sybils", "test data", "values")
@@ -35,6 +34,9 @@ class RegulationActor:
 
     def train(self, runs: Sequence[tuple[float, int]]) -> list[dict[str, Any]]:
         """Errors of one model per share and seed."""
+        # Loads torch, which the other stages do without.
+        from rayworks.systems.regulation.safety_training import measure
+
         options = training_options(self._config)
         return [asdict(measure(options, share, seed)) for share, seed in runs]
 
@@ -140,6 +142,7 @@ def train_policy(config: Config, design: Design) -> dict[str, Any]:
             "learning.policy_gradient: RLlib is not installed; install the extra rayworks[rllib]"
         ) from None
     import torch
+    from ray import tune
 
     for name in ("ray.rllib", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -7,7 +7,6 @@ Assumption 2). The share is the cost, the inverse of the gap the safety. Seeds a
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
@@ -95,6 +94,8 @@ def gap_trend(share: np.ndarray, gap: np.ndarray, *, resamples: int = 1000, seed
     if len(shares) < 2:
         raise DataError(f"price points: share {shares[0]:g} alone has no trend; measure at least two shares")
     runs = _resampled(first, count, resamples, seed)
+    from scipy.stats import rankdata
+
     by_share = rankdata(np.repeat(shares, count))
     found = _correlation(by_share, rankdata(np.concatenate([gap[None], gap[runs]]), axis=1))
     low, high = np.quantile(found[1:] if resamples else found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
 from rayworks.core import seeds
 from rayworks.systems.regulation.certificate import winning_chance
@@ -63,6 +62,8 @@ def _last_place_chance(share: float, group_size: int, prizes: int) -> float:
     """Chance of a prize for one of those at the bottom, whose number among the rivals is binomial."""
     equals = np.arange(group_size)
     left = np.clip(prizes - (group_size - 1 - equals), 0, equals + 1)
+    from scipy import stats
+
     return float(stats.binom.pmf(equals, group_size - 1, share) @ (left / (equals + 1)))
 
 

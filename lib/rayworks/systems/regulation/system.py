@@ -17,7 +17,7 @@ from rayworks.systems.regulation.exported import ExportedDesign, write_export
 from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
 from rayworks.systems.regulation.price_points import points_from_gaps
 from rayworks.systems.regulation.reporting import build_report, design_card, design_report
-from rayworks.systems.regulation.safety_training import read_table
+from rayworks.systems.regulation.training_table import read_table
 
 WAVES = 2
 """Calls per worker in one step of the training runs: work lost with a dead driver is at most this."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 LEVEL = 0.95
 ROUNDING = 1e-12
@@ -109,6 +108,8 @@ def mean_estimate(values: np.ndarray) -> Estimate:
 
     No interval of one seed, nor of seeds that agree exactly, such as all at zero: those say nothing of the spread.
     """
+    from scipy.stats import t as student
+
     count = len(values)
     if count == 0:
         return Estimate(None)
@@ -130,6 +131,8 @@ def ratio_estimate(numerator: np.ndarray, denominator: np.ndarray) -> Estimate:
     No value where the mean denominator is not positive; no interval where it can not be told from zero, nor of one seed
     or of seeds that agree exactly.
     """
+    from scipy.stats import t as student
+
     count = len(numerator)
     top, bottom = float(numerator.mean()), float(denominator.mean())
     if bottom <= 0:

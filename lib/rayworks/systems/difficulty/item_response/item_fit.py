@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.special import ndtr
-from scipy.stats import chi2
 
 from rayworks.systems.difficulty.item_response.curves import ItemParameters
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration
@@ -76,6 +75,8 @@ def score_fit(matrix: ResponseMatrix, calibration: Calibration) -> ScoreFit:
     The score distribution without an item is that with it, divided by the item's factor: O(items**2 x nodes) in all.
     Complete rows of zeros and ones only.
     """
+    from scipy.stats import chi2
+
     parameters, quadrature = calibration.parameters, calibration.quadrature
     items = matrix.shape[1]
     parts = []

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import chi2
 
 from rayworks.core import seeds
 from rayworks.systems.difficulty.item_response.abilities import posterior_means
@@ -62,6 +61,8 @@ def likelihood_ratio(smaller: Calibration, larger: Calibration) -> RatioTest:
     Raises:
         ValueError: the models are not nested in this order.
     """
+    from scipy.stats import chi2
+
     if MODELS.index(smaller.parameters.model) >= MODELS.index(larger.parameters.model):
         raise ValueError("likelihood_ratio: give the smaller model first")
     statistic = max(0.0, 2 * (larger.log_likelihood - smaller.log_likelihood))
@@ -150,6 +151,8 @@ def differential_functioning(
     The likelihood ratio refits once per item, with the item split in two: items x one fit. The groups have populations of
     their own, for a group that is less able is not one that an item is unfair to.
     """
+    from scipy.stats import chi2
+
     log_odds, p_value = _mantel_haenszel(responses, focal)
     items = len(responses.items)
     shift, ratio_p = np.full((2, items), np.nan)
@@ -201,6 +204,8 @@ def _split_in_two(working: Working, item: int) -> Working:
 
 
 def _mantel_haenszel(responses: Responses, focal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.stats import chi2
+
     subjects, items = responses.shape
     if len(responses.score) < subjects * items:
         # Total scores of different items are no strata.

@@ -1,7 +1,6 @@
 """The same layers by torch-geometric's scattered sums, over the edges that exist: for large graphs with few edges."""
 
 from torch import Tensor
-from torch_geometric.utils import scatter
 
 from rayworks.systems.marl.networks.equivariant_layers import GraphLayer, Nodes, Sums
 
@@ -10,6 +9,9 @@ def sparse_round(layer: GraphLayer, nodes: Nodes, edges: Tensor) -> Nodes:
     """As :meth:`.GraphLayer.forward`, equal to it but for rounding. Cost: M evaluations of the edge networks for M edges over
     all rows. It keeps nothing between calls.
     """
+    # Takes a second to import, and dense graphs do without.
+    from torch_geometric.utils import scatter
+
     rows, received, entities = edges.shape
     row, receiver, sender = edges.nonzero(as_tuple=True)
     to, origin = row * entities + receiver, row * entities + sender
