@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import t as student_t
 from torch import Tensor
 
 from rayworks.core.errors import DataError
@@ -58,6 +57,8 @@ def member_half_width(values: np.ndarray) -> np.ndarray:
 
 def member_quantile(models: int) -> float:
     """Student's .975 quantile for ``models`` of which the first is not resampled: standard errors to each side."""
+    from scipy.stats import t as student_t
+
     return float(student_t.ppf(0.975, max(models - 2, 1)))
 
 
