@@ -7,8 +7,8 @@ import pytest
 
 from rayworks.systems import REGISTRY
 
-HEAVY = """flwr gymnasium jax matplotlib mpe2 numpyro pandas peft pettingzoo pygame ray.data ray.rllib ray.train ray.tune scipy
-scipy.stats sympy tensorboard torch torch._dynamo torch_geometric transformers""".split()
+HEAVY = """flwr gymnasium jax matplotlib mpe2 numpyro pandas peft pettingzoo pygame ray.data ray.rllib ray.train ray.tune
+scipy scipy.stats sympy tensorboard torch torch._dynamo torch_geometric transformers""".split()
 TUNE = {"ray.tune", "ray.train", "ray.data"}
 """What a ``Trainable`` brings."""
 LANGUAGE_MODELS = {"torch", "torch._dynamo", "transformers", "peft", "sympy"}

@@ -118,7 +118,7 @@ class _Tokenizer:
 
 def trainer(model: LlamaForCausalLM, pairs: list[EncodedPair], **changes: object) -> RewardModelTrainer:
     settings = TrainingSection(**{"learning_rate": 0.01, "pairs_per_step": 16, "train_embeddings": True, **changes})
-    return RewardModelTrainer(model, None, pairs, settings, beta=0.5, seed=3, name="toy")
+    return RewardModelTrainer(model, pairs, settings, beta=0.5, seed=3, name="toy")
 
 
 def test_12_toy_task_is_learnt_and_guidance_raises_reward_and_kl(random_llama: Callable[..., LlamaForCausalLM]) -> None:
@@ -176,7 +176,7 @@ def test_training_goes_on_bit_for_bit_from_a_saved_state(
 
 def test_accumulated_passes_equal_one_large_pass(random_llama: Callable[..., LlamaForCausalLM]) -> None:
     whole, parts = (
-        trainer(random_llama(SIZE, seed=5), toy_pairs(16, 0), pairs_per_pass=size, max_gradient_norm=1e9)
+        trainer(random_llama(SIZE, seed=5), toy_pairs(16, 0), pairs_per_pass=size, max_grad_norm=1e9)
         for size in (16, 3)
     )
     assert whole.train(1)["loss"] == pytest.approx(parts.train(1)["loss"], abs=1e-5)
@@ -204,11 +204,10 @@ def test_exported_adapters_are_merged(
     random_llama: Callable[..., LlamaForCausalLM], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     learning = trainer(random_llama(SIZE, seed=5), toy_pairs(32, 0), tuning="lora")
-    learning._tokenizer = tiny_tokenizer
     learning.train(2)
     ids = torch.tensor([[1, 2, 3]])
     learning.model.eval()
     expected = learning.model(ids).logits
-    learning.export(tmp_path)
+    learning.export(tmp_path, tiny_tokenizer)
     assert "peft" not in json.dumps(json.loads((tmp_path / "config.json").read_text())).lower()
     assert torch.allclose(LlamaForCausalLM.from_pretrained(tmp_path)(ids).logits, expected, atol=1e-5)

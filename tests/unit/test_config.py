@@ -93,3 +93,20 @@ def test_printed_config_reads_back_as_itself(rate: float, seed: int, label: str)
 def test_configs_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Example().part.rate = 0.1
+
+
+class _Renamed(SystemConfig):
+    renamed = {"training.rate": "training.learning_rate"}
+
+    class Training(Section):
+        learning_rate: float = 0.1
+
+    training: Training = Training()
+
+
+def test_a_field_of_another_name_is_refused_with_both_names() -> None:
+    with pytest.raises(ConfigError, match=r"^training\.rate: is called training\.learning_rate now$"):
+        configs.resolve(_Renamed, overrides={"training.rate": 0.2})
+    stored = {"training": {"rate": 0.2}}
+    assert configs.renamed_since(stored, _Renamed()) == {"training.rate": "training.learning_rate"}
+    assert configs.renamed_since(_Renamed().model_dump(), _Renamed()) == {}

@@ -13,8 +13,9 @@ from rayworks.core import config as configs
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.sweep import TrialResult, read_sweep
 from rayworks.lm.checkpoints import load_model, load_tokenizer
-from rayworks.lm.fine_tuning import FineTuner, FineTuningOptions
+from rayworks.lm.fine_tuning import FineTuner
 from rayworks.lm.scoring import encode
+from rayworks.lm.training import TuningOptions
 from rayworks.systems.difficulty import SPEC
 from rayworks.systems.difficulty.answering import arithmetic, easy2hard
 from rayworks.systems.difficulty.answering.generalisation import heatmap, mean_estimate, ratio_estimate, summarise_gains
@@ -256,8 +257,8 @@ def make_tuner(tiny_model: str) -> Any:
     examples = [encode(tokenizer, f"{n}+1=", str(n + 1)) for n in range(8)]
 
     def make(steps: int = 12, **options: Any) -> FineTuner:
-        settings = FineTuningOptions(steps=steps, batch_size=3, learning_rate=0.01, **options)
-        return FineTuner(load_model(tiny_model), examples, settings, seed=5)
+        settings = TuningOptions(total_steps=steps, warmup_steps=round(0.1 * steps), learning_rate=0.01, **options)
+        return FineTuner(load_model(tiny_model), examples, settings, batch_size=3, seed=5)
 
     return make
 
@@ -292,9 +293,9 @@ def test_fine_tuning_learns_the_answers_and_leaves_the_embeddings(make_tuner: An
 def test_what_can_not_be_tuned_is_refused(make_tuner: Any, tiny_model: str) -> None:
     with pytest.raises(ConfigError, match="lora_targets"):
         make_tuner(tuning="lora", lora_targets=("nowhere",))
-    options = FineTuningOptions(steps=1, batch_size=1, learning_rate=0.1)
+    options = TuningOptions(total_steps=1, learning_rate=0.1)
     with pytest.raises(DataError, match="there is none to learn from"):
-        FineTuner(load_model(tiny_model), [], options, seed=0)
+        FineTuner(load_model(tiny_model), [], options, batch_size=1, seed=0)
     with torch.no_grad():
         broken = make_tuner()
         next(iter(broken.model.parameters())).fill_(float("nan"))

@@ -1,30 +1,45 @@
-"""Intervals by resampling: the mean of a handful of values, and of the differences of paired ones."""
+"""Intervals by resampling: a statistic of a handful of values, such as their mean, and of the differences of paired ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayworks.core.seeds import Key, stream
 
+Values = NDArray[np.float64]
+Statistic = Callable[[Values], Values]
+"""Of the last axis, or of the last two."""
 
-def mean_interval(
-    values: Sequence[float] | NDArray[np.float64], resamples: int, seed: int, *path: Key, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Mean, and the percentile interval of its bootstrap.
+
+def interval(
+    statistic: Statistic, values: Values, resamples: int, seed: int, *path: Key, confidence: float = 0.95
+) -> tuple[Values, Values, Values]:
+    """A statistic, and the percentile interval of its bootstrap.
 
     Args:
-        values: one or more; with one the interval is the value itself.
+        statistic: of values (..., resamples, S), over S.
+        values: (..., S), one or more; with one the interval is the value itself.
         resamples: of the bootstrap.
         seed: of the run.
         path: of what is resampled, so that quantities are drawn apart.
         confidence: of the interval.
 
     Returns:
-        mean, lower end, upper end.
+        the statistic, its lower and its upper end.
     """
+    count = values.shape[-1]
+    drawn = stream(seed, *path).integers(0, count, (resamples, count))
+    levels = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
+    low, high = np.quantile(statistic(values[..., drawn]), levels, axis=-1)
+    return statistic(values[..., None, :])[..., 0], low, high
+
+
+def mean_interval(
+    values: Sequence[float] | Values, resamples: int, seed: int, *path: Key, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """The mean with its interval; see :func:`interval`."""
     array = np.asarray(values, np.float64)
-    draws = stream(seed, *path).integers(0, len(array), (resamples, len(array)))
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(array[draws].mean(1), [tail, 1.0 - tail])
-    return float(array.mean()), float(low), float(high)
+    found = interval(lambda drawn: drawn.mean(-1), array, resamples, seed, *path, confidence=confidence)
+    mean, low, high = (float(value) for value in found)
+    return mean, low, high

@@ -5,10 +5,10 @@ Precedence, lowest first: field defaults, the system's smoke values, a YAML file
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from rayworks.core.errors import ConfigError
@@ -60,8 +60,25 @@ class ComputeSection(Section):
     )
 
 
+class ScopeSection(Section):
+    """Which stages a run has; a system says which there are."""
+
+    needed: ClassVar[str]
+    """The stage that makes the headline."""
+    stages: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _makes_the_headline(self) -> Self:
+        if self.needed not in self.stages:
+            raise ValueError(f"scope.stages: {self.needed} is missing; it makes the headline, so add it")
+        return self
+
+
 class SystemConfig(Section):
     """The sections every system has; a system's own config extends it."""
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Fields that were called otherwise once: dotted old name to the new one. Configs of then are refused with both."""
 
     run: RunSection = RunSection()
     compute: ComputeSection = ComputeSection()
@@ -127,8 +144,9 @@ def explain(error: ValidationError, config_class: type[BaseModel]) -> str:
     for item in error.errors():
         field = ".".join(str(part) for part in item["loc"]) or "config"
         if item["type"] == "extra_forbidden":
-            known = sorted(_fields_beside(config_class, item["loc"]))
-            problems.append(f"{field}: unknown field; known here: {', '.join(known)}")
+            new_name = getattr(config_class, "renamed", {}).get(field)
+            known = f"known here: {', '.join(sorted(_fields_beside(config_class, item['loc'])))}"
+            problems.append(f"{field}: is called {new_name} now" if new_name else f"{field}: unknown field; {known}")
         elif item["type"] == "value_error":
             problems.append(item["msg"].removeprefix("Value error, "))
         else:
@@ -144,6 +162,12 @@ def differences(old: Mapping[str, Any], new: SystemConfig) -> list[str]:
     before, after = dict(_leaves(old)), dict(_leaves(new.model_dump(mode="json")))
     changed = {field for field in before.keys() | after.keys() if before.get(field) != after.get(field)}
     return sorted(field for field in changed if not _is_harmless(type(new), field.split(".")))
+
+
+def renamed_since(old: Mapping[str, Any], new: SystemConfig) -> dict[str, str]:
+    """Old name to new name of the fields of a stored config that are called otherwise now."""
+    before = dict(_leaves(old))
+    return {name: new_name for name, new_name in new.renamed.items() if name in before}
 
 
 def commented_yaml(config: BaseModel) -> str:
@@ -280,6 +304,7 @@ __all__ = [
     "ComputeSection",
     "ConfigT",
     "RunSection",
+    "ScopeSection",
     "Section",
     "SystemConfig",
     "commented_yaml",
@@ -288,6 +313,7 @@ __all__ = [
     "merge",
     "parse_overrides",
     "read_yaml",
+    "renamed_since",
     "resolve",
     "to_yaml",
 ]

@@ -94,6 +94,12 @@ def check_resume(directory: RunDirectory, config: SystemConfig) -> None:
         return
     if config.run.resume == "never":
         raise ResumeMismatch(f"run.resume: {directory.uri} exists; choose another run.name or run.resume=auto")
+    renamed = [f"{old} is called {new} now" for old, new in configs.renamed_since(stored["config"], config).items()]
+    if renamed:
+        raise ResumeMismatch(
+            f"{', '.join(renamed)}: {directory.uri} was begun before that; choose another run.name, or finish it with the "
+            f"version that began it ({stored['commit'] or 'unknown'})"
+        )
     changed = configs.differences(stored["config"], config)
     if changed:
         raise ResumeMismatch(

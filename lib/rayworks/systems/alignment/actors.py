@@ -8,6 +8,7 @@ from rayworks.core.run_directory import EXPORT, RunDirectory
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.engine import Score, ScoringRequest
 from rayworks.lm.threads import limit_torch_threads
+from rayworks.lm.training import keep_state, take_up_state
 from rayworks.runtime.placement import device_of
 from rayworks.systems.alignment import pairs as preference_pairs
 from rayworks.systems.alignment.autoregressive_reward import RewardModelTrainer
@@ -16,7 +17,6 @@ from rayworks.systems.alignment.exported import reward_folder
 from rayworks.systems.alignment.guided_decoding import GuidedEngine, GuidedGeneration, GuidedRequest
 
 STATES = "states"
-STATES_KEPT = 3
 
 
 class RewardModelActor:
@@ -53,19 +53,14 @@ class RewardModelActor:
         """Go back to the state kept at a step; step 0 is the untrained model."""
         if step == 0:
             self._trainer = self._new_trainer()
-        else:
-            with tempfile.TemporaryDirectory() as scratch:
-                self._trainer.load(self._directory.get_folder(self._state(step), Path(scratch) / "state"))
+        take_up_state(self._trainer, self._directory, self._states, step)
 
     def train(self, start: int, steps: int) -> dict[str, float]:
         """Take steps and keep the state reached. Repeating a call that is behind the trainer first goes back."""
         if self._trainer.step != start:
             self.restore(start)
         metrics = self._trainer.train(steps)
-        with tempfile.TemporaryDirectory() as scratch:
-            self._trainer.save(Path(scratch))
-            self._directory.put_folder(Path(scratch), self._state(self._trainer.step))
-        self._forget_old_states()
+        keep_state(self._trainer, self._directory, self._states)
         return {**metrics, "step": float(self._trainer.step)}
 
     def finish(self, step: int) -> dict[str, float]:
@@ -74,7 +69,7 @@ class RewardModelActor:
             self.restore(step)
         scores = self._trainer.evaluate(self._held_out)
         with tempfile.TemporaryDirectory() as scratch:
-            self._trainer.export(Path(scratch))
+            self._trainer.export(Path(scratch), self._tokenizer)
             self._directory.put_folder(Path(scratch), arm_path(self._objective))
         return scores
 
@@ -82,7 +77,6 @@ class RewardModelActor:
         config = self._config
         return RewardModelTrainer(
             load_model(self._start, "float32", config.model.reward_layers, device_of(config.compute)),
-            self._tokenizer,
             self._training,
             config.training,
             beta=config.objectives[self._objective].beta,
@@ -90,13 +84,9 @@ class RewardModelActor:
             name=self._objective,
         )
 
-    def _state(self, step: int) -> str:
-        return f"{STATES}/{self._objective}/{step:08d}"
-
-    def _forget_old_states(self) -> None:
-        folder = f"{STATES}/{self._objective}"
-        for name in [name for name in self._directory.list(folder) if name.isdigit()][:-STATES_KEPT]:
-            self._directory.remove_folder(f"{folder}/{name}")
+    @property
+    def _states(self) -> str:
+        return f"{STATES}/{self._objective}"
 
 
 class GuidedActor:

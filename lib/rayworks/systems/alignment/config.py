@@ -75,7 +75,7 @@ class TrainingSection(Section):
     learning_rate: float = Field(3e-4, gt=0, lt=1, description="peak of the cosine schedule")
     warmup_steps: int = Field(5, ge=0, description="optimiser steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
-    max_gradient_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     epochs: int = Field(1, ge=1, description="passes over the pairs")
     pairs_per_step: int = Field(8, ge=1, description="pairs per optimiser step")
     pairs_per_pass: int = Field(8, ge=1, description="pairs per forward; the rest of a step is accumulated")
@@ -137,6 +137,8 @@ def _default_objectives() -> dict[str, ObjectiveSection]:
 
 class Config(SystemConfig):
     """Train one reward model per objective, guide the base with them, measure, export."""
+
+    renamed = {"training.max_gradient_norm": "training.max_grad_norm"}
 
     model: ModelSection = ModelSection()
     objectives: dict[str, ObjectiveSection] = Field(

@@ -1,8 +1,6 @@
 """What runs on the cluster where language models answer: one behind Ray Data, and one that is tuned bin by bin."""
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +12,10 @@ from rayworks.core.errors import DataError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.engine import GenerationRequest
-from rayworks.lm.fine_tuning import FineTuner, FineTuningOptions
+from rayworks.lm.fine_tuning import FineTuner
 from rayworks.lm.scoring import chat_prompt, encode
 from rayworks.lm.threads import limit_torch_threads
+from rayworks.lm.training import TuningOptions, keep_state, take_up_state
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.placement import device_of, keep_ray_data_in_the_placement_group, worker_options
@@ -26,7 +25,7 @@ from rayworks.systems.difficulty.config import Config, EvaluationSection
 from rayworks.systems.difficulty.evaluation import Row, score_answer
 
 STATES = "states"
-STATES_KEPT = 3
+WARMUP_SHARE = 0.1
 
 
 class Answering:
@@ -96,11 +95,7 @@ class GeneralisationActor:
         start, steps = call
         tuner = self._tuner_at(start)
         metrics = tuner.train(steps)
-        with tempfile.TemporaryDirectory() as scratch:
-            tuner.save(Path(scratch))
-            self._directory.put_folder(Path(scratch), f"{STATES}/{tuner.step:08d}")
-        for name in [name for name in self._directory.list(STATES) if name.isdigit()][:-STATES_KEPT]:
-            self._directory.remove_folder(f"{STATES}/{name}")
+        keep_state(tuner, self._directory, STATES)
         return {**metrics, "step": tuner.step}
 
     def answer(self, call: tuple[str, int, int]) -> list[str]:
@@ -127,18 +122,16 @@ class GeneralisationActor:
     def _tuner_at(self, step: int) -> FineTuner:
         if self._tuner is None or self._tuner.step != step:
             section = self._section
-            options = FineTuningOptions(
-                steps=section.steps,
-                batch_size=section.batch_size,
+            options = TuningOptions(
                 learning_rate=section.learning_rate,
+                total_steps=section.steps,
+                warmup_steps=round(WARMUP_SHARE * section.steps),
                 tuning=section.tuning,
             )
             examples = [encode(self._tokenizer, self._prompt(item), item.answer) for item in self._items.training]
             self._engine = None
-            self._tuner = FineTuner(self._load(), examples, options, seed=self._seed)
-            if step:
-                with tempfile.TemporaryDirectory() as scratch:
-                    self._tuner.load(self._directory.get_folder(f"{STATES}/{step:08d}", Path(scratch) / "state"))
+            self._tuner = FineTuner(self._load(), examples, options, batch_size=section.batch_size, seed=self._seed)
+            take_up_state(self._tuner, self._directory, STATES, step)
         return self._tuner
 
     def _load(self) -> PreTrainedModel:

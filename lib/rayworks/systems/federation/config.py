@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import HARMLESS, Section, SystemConfig
+from rayworks.core.config import HARMLESS, ScopeSection, Section, SystemConfig
 
 Stage = Literal["training", "flower", "privacy"]
 STAGES: tuple[Stage, ...] = ("training", "flower", "privacy")
@@ -38,21 +38,16 @@ SHARED = ("strategy.rounds", "strategy.evaluate_every")
 VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,40}")
 
 
-class ScopeSection(Section):
+class Scope(ScopeSection):
     """What to do."""
 
+    needed = "training"
     stages: tuple[Stage, ...] = Field(
         STAGES,
         min_length=1,
         description="training: all methods on all seeds; flower: the same apps in Flower's simulation, timed and "
         "compared; privacy: attacks on the shared pseudo-images",
     )
-
-    @model_validator(mode="after")
-    def _trains(self) -> Self:
-        if "training" not in self.stages:
-            raise ValueError("scope.stages: training is missing; the headline reports it")
-        return self
 
 
 class DataSection(Section):
@@ -273,7 +268,7 @@ class ExperimentSection(Section):
 class Config(SystemConfig):
     """Settings of one run."""
 
-    scope: ScopeSection = ScopeSection()
+    scope: Scope = Scope()
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     local: LocalSection = LocalSection()

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import HARMLESS, Section, SystemConfig
+from rayworks.core.config import HARMLESS, ScopeSection, Section, SystemConfig
 
 Stage = Literal["certificate", "bias", "training", "generalisation", "episodes"]
 STAGES: tuple[Stage, ...] = ("certificate", "bias", "training", "generalisation", "episodes")
@@ -218,24 +218,19 @@ class GeneralisationSection(Section):
     )
 
 
-class ScopeSection(Section):
+class Scope(ScopeSection):
     """What to do."""
 
+    needed = "training"
     stages: tuple[Stage, ...] = Field(
         STAGES, min_length=1, description="any of them; training is needed by the last two"
     )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if "training" not in self.stages:
-            raise ValueError("scope.stages: training is missing; the headline reports it")
-        return self
 
 
 class Config(SystemConfig):
     """Settings of one run."""
 
-    scope: ScopeSection = ScopeSection()
+    scope: Scope = Scope()
     environment: EnvironmentSection = EnvironmentSection()
     network: NetworkSection = NetworkSection()
     training: TrainingSection = TrainingSection()

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from rayworks.core import bootstrap
 from rayworks.core.registry import SystemSpec
 from rayworks.core.report import Cell, Report, Table
 from rayworks.systems.marl import figures
 from rayworks.systems.marl.config import Config
-from rayworks.systems.marl.findings.statistics import area, bootstrap, interquartile_mean, interval, smoothed, steps_to
+from rayworks.systems.marl.findings.statistics import area, interquartile_mean, interval, smoothed, steps_to
 from rayworks.systems.marl.findings.symmetry import TOLERANCE
 from rayworks.systems.marl.networks.symmetry_groups import TURNING
 
@@ -74,7 +75,7 @@ class Findings:
             return np.where(middle[0] > 0, middle[1:].mean(0) / np.where(middle[0] > 0, middle[0], 1), 0.0)
 
         experiment, seed = self.config.experiment, self.config.run.seed
-        middle, low, high = bootstrap(of, gains, experiment.resamples, seed, f"ratio {kind}")
+        middle, low, high = bootstrap.interval(of, gains, experiment.resamples, seed, "interval", f"ratio {kind}")
         return float(middle), float(low), float(high)
 
     def steps_to_threshold(self, kind: str) -> float | None:
@@ -100,7 +101,7 @@ class Findings:
         if not len(scores):
             return scores[:, 0], scores[:, 0], scores[:, 0]
         experiment, seed = self.config.experiment, self.config.run.seed
-        return bootstrap(interquartile_mean, scores, experiment.resamples, seed, f"curve {kind}")
+        return bootstrap.interval(interquartile_mean, scores, experiment.resamples, seed, "interval", f"curve {kind}")
 
     def _curve(self, kind: str) -> dict[str, np.ndarray[Any, Any]]:
         points = [curve for name, curve in self.results["curves"].items() if _kind_of(name) == kind]

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import Section, SystemConfig
+from rayworks.core.config import ScopeSection, Section, SystemConfig
 
 BackboneName = Literal["gru", "attention", "convolution", "filter"]
 History = Literal["all", "shown", "natural", "first-order"]
@@ -231,22 +231,17 @@ class RankingSection(Section):
     learning_rate: float = Field(1e-3, gt=0, description="of Adam")
 
 
-class ScopeSection(Section):
+class Scope(ScopeSection):
     """What the run does."""
 
+    needed = "acceptance"
     stages: tuple[Stage, ...] = Field(STAGES, min_length=1, description="parts of the run")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if "acceptance" not in self.stages:
-            raise ValueError("scope.stages: leave acceptance in; it makes the headline")
-        return self
 
 
 class Config(SystemConfig):
     """A recommendation run: audit the log, learn acceptance, say why, and value other recommenders."""
 
-    scope: ScopeSection = ScopeSection()
+    scope: Scope = Scope()
     data: DataSection = DataSection()
     simulator: SimulatorSection = SimulatorSection()
     split: SplitSection = SplitSection()

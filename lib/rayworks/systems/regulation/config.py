@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rayworks.core.config import HARMLESS, Section, SystemConfig
+from rayworks.core.config import HARMLESS, ScopeSection, Section, SystemConfig
 
 LARGEST_SCALE = 300.0
 """Of a premium over the paper's."""
@@ -190,24 +190,19 @@ class StressSection(Section):
         return self
 
 
-class ScopeSection(Section):
+class Scope(ScopeSection):
     """What the run does."""
 
+    needed = "design"
     stages: tuple[Stage, ...] = Field(
         STAGES, min_length=1, description="parts of the run; a run of the design alone adds its numbers to the headline"
     )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if "design" not in self.stages:
-            raise ValueError("scope.stages: leave design in; it makes the headline")
-        return self
 
 
 class Config(SystemConfig):
     """A regulation run: solve the auction, certify it, play it, and press it."""
 
-    scope: ScopeSection = ScopeSection()
+    scope: Scope = Scope()
     auction: AuctionSection = AuctionSection()
     price: PriceSection = PriceSection()
     population: PopulationSection = PopulationSection()

@@ -1,13 +1,11 @@
 """What a handful of training runs say: interquartile means with intervals, and how soon a return was reached."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayworks.core.seeds import stream
-
-LEVEL = 0.95
+from rayworks.core import bootstrap
 
 
 def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -20,34 +18,9 @@ def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""Of the last axis, or of the last two."""
-
-
-def bootstrap(
-    statistic: Statistic, values: NDArray[np.float64], resamples: int, seed: int, name: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """A statistic over trainings with its 95 % interval, over trainings drawn again.
-
-    Args:
-        statistic: of values (..., resamples, S), over S.
-        values: (..., S), of S trainings; with one the interval is the value itself.
-        resamples: of the bootstrap.
-        seed: of the run.
-        name: of what is resampled, so that quantities are drawn apart.
-
-    Returns:
-        the statistic, its low and its high end.
-    """
-    count = values.shape[-1]
-    drawn = stream(seed, "interval", name).integers(0, count, (resamples, count))
-    low, high = np.quantile(statistic(values[..., drawn]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
-    return statistic(values[..., None, :])[..., 0], low, high
-
-
 def interval(values: Sequence[float], resamples: int, seed: int, name: str) -> tuple[float, float, float]:
-    """Interquartile mean of one value per training, and its interval; see :func:`bootstrap`."""
-    found = bootstrap(interquartile_mean, np.asarray(values, np.float64), resamples, seed, name)
+    """Interquartile mean of one value per training, and its interval; see :mod:`rayworks.core.bootstrap`."""
+    found = bootstrap.interval(interquartile_mean, np.asarray(values, np.float64), resamples, seed, "interval", name)
     middle, low, high = (float(value) for value in found)
     return middle, low, high
 

@@ -1,0 +1,173 @@
+"""The core of every training of a causal LM here: AdamW with warm-up and a cosine, in pieces that go on bit for bit.
+
+What a step learns from is a subclass's; the state that is saved holds all that later steps depend on.
+"""
+
+import abc
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+
+from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.run_directory import RunDirectory
+
+STATE, POSITION = "state.pt", "position.json"
+STATES_KEPT = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningOptions:
+    """What is tuned, and how: AdamW, linear warm-up, then a cosine to zero at the last step."""
+
+    learning_rate: float
+    total_steps: int
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    tuning: Literal["full", "lora"] = "full"
+    train_embeddings: bool = False
+    """Full tuning only: whether the token embeddings learn too. In a small model they are most of the weights."""
+    lora_rank: int = 16
+    lora_alpha: float = 32
+    lora_dropout: float = 0.0
+    lora_targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Trainer(abc.ABC):
+    """Tunes one model.
+
+    Args:
+        model: the causal LM to start from; tuned in place.
+        options: how to train.
+        adapters_seed: of the adapters' start.
+        name: begins the message of a training that diverged.
+
+    Raises:
+        ConfigError: the model has none of the layers that adapters are asked for.
+    """
+
+    def __init__(self, model: PreTrainedModel, options: TuningOptions, *, adapters_seed: int, name: str) -> None:
+        self.model, self.total_steps, self.step = model, options.total_steps, 0
+        self._name, self._max_grad_norm = name, options.max_grad_norm
+        torch.manual_seed(adapters_seed)
+        self._adapted = _prepare(model, options)
+        self._trained = {key: value for key, value in model.named_parameters() if value.requires_grad}
+        self._optimizer = torch.optim.AdamW(
+            self._trained.values(), lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+        self._schedule = get_cosine_schedule_with_warmup(self._optimizer, options.warmup_steps, options.total_steps)
+
+    @abc.abstractmethod
+    def dropout_seed(self, step: int) -> int:
+        """Seed of the process-wide generator, which dropout draws from, in one step."""
+
+    @abc.abstractmethod
+    def accumulate(self, step: int) -> dict[str, float]:
+        """Leave the gradients of one step in the model; its ``loss``, and what else is to be averaged over steps."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are taken."""
+        return self.step >= self.total_steps
+
+    def train(self, steps: int) -> dict[str, float]:
+        """Take up to ``steps`` optimiser steps; means of what they found, empty when none was left.
+
+        Raises:
+            DataError: the loss or its gradient is not finite; the weights are those before that step.
+        """
+        self.model.train()
+        taken = [self._take_step() for _ in range(min(steps, self.total_steps - self.step))]
+        return {key: sum(entry[key] for entry in taken) / len(taken) for key in taken[0]} if taken else {}
+
+    def save(self, folder: Path) -> None:
+        """Write trained weights, optimiser, schedule and position."""
+        state = {
+            "weights": {key: value.detach() for key, value in self._trained.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+        torch.save(state, folder / STATE)
+        (folder / POSITION).write_text(json.dumps({"step": self.step}))
+
+    def load(self, folder: Path) -> None:
+        """Go back to where :meth:`save` was called."""
+        state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
+        with torch.no_grad():
+            for key, value in self._trained.items():
+                value.copy_(state["weights"][key])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self.step = json.loads((folder / POSITION).read_text())["step"]
+
+    def tuned(self) -> PreTrainedModel:
+        """The plain model, ready to generate; adapters are merged, after which training cannot go on."""
+        model: PreTrainedModel = self.model if self._adapted is None else self._adapted.merge_and_unload()
+        return model.eval()
+
+    def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write :meth:`tuned` and its tokenizer for transformers to load."""
+        self.tuned().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    def _take_step(self) -> dict[str, float]:
+        # Seeding by step makes a resumed step the same step.
+        torch.manual_seed(self.dropout_seed(self.step))
+        self._optimizer.zero_grad(set_to_none=True)
+        found = self.accumulate(self.step)
+        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self._max_grad_norm)
+        if not (math.isfinite(found["loss"]) and bool(torch.isfinite(norm))):
+            raise DataError(
+                f"{self._name}: loss is {found['loss']} with gradient norm {float(norm)} at step {self.step}; "
+                "lower the learning_rate or look for broken examples"
+            )
+        self._optimizer.step()
+        self._schedule.step()
+        self.step += 1
+        return found
+
+
+def keep_state(trainer: Trainer, directory: RunDirectory, folder: str) -> None:
+    """Put the trainer's state into a run directory, where any other process can take it up, and drop old ones."""
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer.save(Path(scratch))
+        directory.put_folder(Path(scratch), f"{folder}/{trainer.step:08d}")
+    for name in [name for name in directory.list(folder) if name.isdigit()][:-STATES_KEPT]:
+        directory.remove_folder(f"{folder}/{name}")
+
+
+def take_up_state(trainer: Trainer, directory: RunDirectory, folder: str, step: int) -> None:
+    """Load what :func:`keep_state` has kept at a step; a new trainer is at step 0 already."""
+    if step:
+        with tempfile.TemporaryDirectory() as scratch:
+            trainer.load(directory.get_folder(f"{folder}/{step:08d}", Path(scratch) / "state"))
+
+
+def _prepare(model: PreTrainedModel, options: TuningOptions) -> Any:
+    """Mark what is trained; with adapters, put them into ``model`` in place and return the object that can merge them."""
+    if options.tuning == "full":
+        model.requires_grad_(True)
+        if not options.train_embeddings:
+            model.get_input_embeddings().requires_grad_(False)
+            model.get_output_embeddings().requires_grad_(False)
+        return None
+    from peft import LoraConfig, get_peft_model
+
+    adapters = LoraConfig(
+        r=options.lora_rank,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        target_modules=list(options.lora_targets),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, adapters)
+    except ValueError as error:
+        raise ConfigError(f"lora_targets: {str(error).splitlines()[0]}") from None
