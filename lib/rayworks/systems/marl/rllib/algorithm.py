@@ -224,23 +224,28 @@ def algorithm_config(
         )
         .multi_agent(policies=set(modules), policy_mapping_fn=_same)
         .rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs=modules))
-        .training(
-            lr=training.learning_rate,
-            gamma=training.discount,
-            lambda_=training.trace,
-            clip_param=training.clip,
-            vf_clip_param=training.value_clip,
-            entropy_coeff=training.entropy,
-            use_kl_loss=False,
-            grad_clip=training.gradient_norm,
-            grad_clip_by="global_norm",
-            num_epochs=training.epochs,
-            # RLlib compares it with environment steps; ours, of agent steps, the learner takes from its own settings.
-            minibatch_size=min(training.minibatch, sampling.per_iteration),
-            train_batch_size_per_learner=sampling.per_iteration,
-        )
+        # RLlib compares the minibatch with environment steps; ours, of agent steps, the learner takes from its own settings.
+        .training(**ppo_arguments(training, sampling.per_iteration))
         .debugging(seed=seed % 2**31, log_level="ERROR")
     )
+
+
+def ppo_arguments(training: TrainingSection, steps: int) -> dict[str, Any]:
+    """The settings as RLlib's PPO takes them, for iterations of so many environment steps."""
+    return {
+        "lr": training.learning_rate,
+        "gamma": training.discount,
+        "lambda_": training.trace,
+        "clip_param": training.clip,
+        "vf_clip_param": training.value_clip,
+        "entropy_coeff": training.entropy,
+        "use_kl_loss": False,
+        "grad_clip": training.gradient_norm,
+        "grad_clip_by": "global_norm",
+        "num_epochs": training.epochs,
+        "minibatch_size": min(training.minibatch, steps),
+        "train_batch_size_per_learner": steps,
+    }
 
 
 def _same(agent: str, *arguments: Any, **options: Any) -> str:

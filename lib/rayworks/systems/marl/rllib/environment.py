@@ -16,6 +16,7 @@ from ray.tune.registry import register_env
 
 from rayworks.core.errors import DataError
 from rayworks.systems.marl.config import TrainingSection
+from rayworks.systems.marl.rllib.algorithm import ppo_arguments
 
 Maker = Callable[[], ParallelEnv[str, Any, Any]]
 ALL = "__all__"
@@ -105,20 +106,7 @@ def plain_config(
         .learners(num_learners=0)
         .multi_agent(policies=set(modules), policy_mapping_fn=lambda agent, *_, **__: module_of(agent))
         .rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs=dict(modules)))
-        .training(
-            lr=training.learning_rate,
-            gamma=training.discount,
-            lambda_=training.trace,
-            clip_param=training.clip,
-            vf_clip_param=training.value_clip,
-            entropy_coeff=training.entropy,
-            use_kl_loss=False,
-            grad_clip=training.gradient_norm,
-            grad_clip_by="global_norm",
-            num_epochs=training.epochs,
-            minibatch_size=min(training.minibatch, steps),
-            train_batch_size_per_learner=steps,
-        )
+        .training(**ppo_arguments(training, steps))
         .debugging(seed=seed, log_level="ERROR")
     )
     if evaluation_interval is not None:
