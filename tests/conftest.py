@@ -1,5 +1,7 @@
 """Shared fixtures. One Ray cluster of three nodes, in token mode, serves the whole session."""
 
+import contextlib
+import io
 import os
 import socket
 import subprocess
@@ -113,22 +115,21 @@ def cluster() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def run_job(cluster: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs ``python -m jobs.run`` on the shared cluster."""
+    """Runs what ``python -m jobs.run`` runs, on the shared cluster and in this process, which has it all loaded."""
+    from jobs import run
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "jobs.run", *arguments]
-        return subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **cluster}, capture_output=True, text=True, timeout=240, check=False
-        )
+    def called(*arguments: str) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run.main(arguments)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
-    return run
+    return called
 
 
 @pytest.fixture(scope="session")
-def finished_runs(
-    run_job: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], "FinishedRun"]:
-    """The smallest run of each system, made when first asked for."""
+def finished_runs(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "FinishedRun"]:
+    """The smallest run of each system, made when first asked for by the command that a user would type."""
     made: dict[str, FinishedRun] = {}
 
     def finished(system: str) -> FinishedRun:
@@ -136,7 +137,11 @@ def finished_runs(
             folder = tmp_path_factory.mktemp(system)
             settings = getattr(smallest, system)(folder)
             arguments = [system, *settings, "--run.storage", str(folder / "runs"), "--run.name", "straight"]
-            done = run_job(*arguments)
+            command = [sys.executable, "-m", "jobs.run", *arguments]
+            environment = {**os.environ, **cluster}
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+            )
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
             made[system] = FinishedRun(arguments, folder / "runs" / system / "straight", folder, done.stdout)
         return made[system]

@@ -18,6 +18,7 @@ from rayworks.core.registry import SystemSpec, find
 from rayworks.systems import REGISTRY
 from tests import smallest
 from tests.conftest import FinishedRun
+from tests.killed_runs import KILLED, killed_and_repeated, untimed
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = list(REGISTRY)
@@ -133,6 +134,21 @@ def test_an_export_survives_being_read_and_written(
         assert data == (export / name).read_bytes(), name
     with pytest.raises(DataError, match=f"is not the export of a finished {spec.name} run"):
         exported.read_export(tmp_path)
+
+
+def test_a_killed_run_repeated_leaves_what_an_undisturbed_one_does(
+    spec: SystemSpec, finished_runs: Callable[[str], FinishedRun], cluster: dict[str, str]
+) -> None:
+    straight = finished_runs(spec.name)
+    directory = killed_and_repeated(spec.name, straight, cluster)
+    expected, found = untimed(spec.name, straight.directory), untimed(spec.name, directory)
+    for part in expected:
+        assert found[part] == expected[part], part
+    pattern = KILLED[spec.name].models
+    files = sorted(straight.directory.glob(pattern)) if pattern else []
+    assert bool(files) == bool(pattern)
+    for file in files:
+        assert file.read_bytes() == (directory / file.relative_to(straight.directory)).read_bytes(), file
 
 
 def test_repeating_the_command_of_a_finished_run_does_nothing(

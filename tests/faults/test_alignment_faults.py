@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from ray.util.state import list_actors
 
+from jobs import run
 from rayworks.core.config import ComputeSection
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.actors import engine_pool
@@ -24,9 +24,7 @@ from rayworks.systems.alignment import Config
 from rayworks.systems.alignment.actors import GuidedActor
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedGeneration, GuidedRequest
-from tests.conftest import ROOT, FinishedRun
-
-TIMED = ("tokens_per_second_base", "tokens_per_second_guided")
+from tests.conftest import FinishedRun
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -44,31 +42,6 @@ def killing(batches: list[Any], actor: str, *, before: int) -> Iterator[Any]:
             (victim,) = [entry for entry in alive if (entry.name or "").startswith(actor)]
             os.kill(victim.pid, signal.SIGKILL)
         yield batch
-
-
-def test_killed_driver_and_repeated_command_give_the_metrics_of_a_straight_run(
-    finished_runs: Callable[[str], FinishedRun], cluster: dict[str, str]
-) -> None:
-    straight = finished_runs("alignment")
-    directory = straight.directory.parent / "killed"
-    arguments = [*straight.arguments[:-1], "killed"]
-    command = [sys.executable, "-m", "jobs.run", *arguments]
-    environment = {**os.environ, **cluster}
-    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    wait_for(lambda: (directory / "tune/trial/checkpoint_000001").exists())
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    assert not (directory / "report.json").exists()
-    state = json.loads((directory / "manifest.json").read_text())["state"]
-    assert state == "running"
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
-    expected, found = (json.loads((folder / "report.json").read_text()) for folder in (straight.directory, directory))
-    for name, value in expected["headline"].items():
-        if name not in TIMED:
-            assert found["headline"][name] == value, name
-    assert found["tables"][1] == expected["tables"][1]
-    assert len(json.loads((directory / "manifest.json").read_text())["attempts"]) == 2
 
 
 def test_killed_model_actor_loses_no_finished_prompt(tiny_model: str, cluster: dict[str, str]) -> None:
@@ -149,10 +122,9 @@ def test_a_run_of_another_model_family_is_refused_by_name(
         (["alignment", "--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_bad_command_lines_end_with_code_2_and_one_line(arguments: list[str], words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_bad_command_lines_end_with_code_2_and_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(arguments) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line

@@ -1,11 +1,6 @@
 """What dies in the middle of a difficulty run, and what bad evidence does to it."""
 
-import json
-import os
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,36 +11,9 @@ from jobs import run
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.config import DataSection
 from rayworks.systems.difficulty.responses.sources import read_responses
-from tests.conftest import ROOT, FinishedRun
 from tests.small_evidence import response_table
 
 RunJob = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def test_killed_driver_and_repeated_command_give_the_report_of_a_straight_run(
-    finished_runs: Callable[[str], FinishedRun], cluster: dict[str, str]
-) -> None:
-    straight = finished_runs("difficulty")
-    directory = straight.directory.parent / "killed"
-    command = [sys.executable, "-m", "jobs.run", *straight.arguments[:-1], "killed", "--compute.workers", "1"]
-    environment = {**os.environ, **cluster}
-    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 120
-    while not (directory / "tune/trial/checkpoint_000001").exists():
-        assert time.monotonic() < deadline, "no checkpoint in time"
-        time.sleep(0.05)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    assert not (directory / "report.json").exists()
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
-    expected, found = (json.loads((folder / "report.json").read_text()) for folder in (straight.directory, directory))
-    for name, value in expected["headline"].items():
-        if name != "fit_seconds":
-            assert found["headline"][name] == value, name
-    assert found["tables"][0] == expected["tables"][0]
-    assert found["details"] == expected["details"]
-    assert len(json.loads((directory / "manifest.json").read_text())["attempts"]) == 2
 
 
 def _spoilt(name: str) -> pd.DataFrame:

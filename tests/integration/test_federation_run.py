@@ -1,13 +1,9 @@
 """Federation runs killed in their middle, on either engine, at other numbers of workers; bad input."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,60 +11,10 @@ import pytest
 from jobs import run
 from rayworks.core.errors import DataError
 from rayworks.systems.federation.exported import DESCRIPTION, WEIGHTS, read_export
-from tests.conftest import ROOT, FinishedRun
-from tests.observing import actor_processes, until
+from tests.conftest import FinishedRun
 
-TIMED = {"seconds_per_round_engine", "seconds_per_round_flower"}
-TIMED_COLUMNS = {"seconds a round", "times ours"}
 MINE = "{mine: {strategy.rounds: 3}}"
 Finished = Callable[[str], FinishedRun]
-
-
-def results(directory: Path) -> dict[str, Any]:
-    """What must not depend on what happened on the way."""
-    report = json.loads((directory / "report.json").read_text())
-    outcomes = report["details"]["outcomes"]
-    tables = [
-        {column: values for column, *values in zip(table["columns"], *table["rows"], strict=True)}
-        for table in report["tables"]
-    ]
-    return {
-        "headline": {name: value for name, value in report["headline"].items() if name not in TIMED},
-        "tables": [{name: v for name, v in table.items() if name not in TIMED_COLUMNS} for table in tables],
-        "outcomes": {
-            name: [{key: v for key, v in one.items() if key != "seconds_per_round"} for one in ones]
-            for name, ones in outcomes.items()
-        },
-    }
-
-
-def assert_same_models(one: Path, other: Path) -> None:
-    files = sorted(one.glob("trainings/*/model.safetensors"))
-    assert len(files) == 4
-    for file in files:
-        assert file.read_bytes() == (other / file.relative_to(one)).read_bytes(), file
-
-
-def test_killed_client_actor_and_driver_give_the_report_of_a_straight_run(
-    finished_runs: Finished, cluster: dict[str, str]
-) -> None:
-    straight = finished_runs("federation")
-    directory = straight.directory.parent / "killed"
-    command = [sys.executable, "-m", "jobs.run", *straight.arguments[:-1], "killed", "--compute.workers", "1"]
-    environment = {**os.environ, **cluster}
-    with (
-        (straight.inputs / "killed.log").open("w") as file,
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT) as driver,
-    ):
-        until((directory / "tune/trial/checkpoint_000002").exists)
-        os.kill(actor_processes("_Host")[0], signal.SIGKILL)
-        until((directory / "tune/trial/checkpoint_000005").exists)
-        driver.kill()
-    assert not (directory / "report.json").exists()
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
-    assert results(directory) == results(straight.directory)
-    assert_same_models(straight.directory, directory)
 
 
 def test_flowers_simulation_gives_the_models_of_our_engine(

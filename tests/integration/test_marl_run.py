@@ -1,11 +1,7 @@
 """A run killed in its middle, at another number of workers and runners; bad input; the command that certifies."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,53 +15,9 @@ from rayworks.systems.marl.config import Config, EnvironmentSection
 from rayworks.systems.marl.environments.registry import team_specs
 from rayworks.systems.marl.exported import POLICY, read_export
 from rayworks.systems.marl.findings.certificates import FRAMES
-from tests.conftest import ROOT, FinishedRun
-from tests.observing import actor_processes, until
+from tests.conftest import FinishedRun
 
-TIMED = {"env_steps_per_second", "train_steps_per_second"}
-TIMED_COLUMNS = {"env steps/s sampling", "env steps/s in all"}
 Finished = Callable[[str], FinishedRun]
-
-
-def results(directory: Path) -> dict[str, Any]:
-    """What must not depend on what happened on the way."""
-    report = json.loads((directory / "report.json").read_text())
-    tables = [
-        {column: values for column, *values in zip(table["columns"], *table["rows"], strict=True)}
-        for table in report["tables"]
-    ]
-    return {
-        "headline": {name: value for name, value in report["headline"].items() if name not in TIMED},
-        "tables": [{name: v for name, v in table.items() if name not in TIMED_COLUMNS} for table in tables],
-        "details": report["details"],
-    }
-
-
-def test_killed_worker_runner_and_driver_give_the_report_of_a_straight_run(
-    finished_runs: Finished, cluster: dict[str, str]
-) -> None:
-    straight = finished_runs("marl")
-    directory = straight.directory.parent / "killed"
-    command = [sys.executable, "-m", "jobs.run", *straight.arguments[:-1], "killed"]
-    command += ["--compute.workers", "1", "--sampling.runners", "1"]
-    environment = {**os.environ, **cluster}
-    printed = straight.inputs / "killed.log"
-    with (
-        printed.open("w") as file,
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT) as driver,
-    ):
-        until((directory / "tune/trial/checkpoint_000002").exists)
-        os.kill(actor_processes("TeamRunner")[0], signal.SIGKILL)
-        until((directory / "tune/trial/checkpoint_000004").exists)
-        os.kill(actor_processes("_Host")[0], signal.SIGKILL)
-        until((directory / "tune/trial/checkpoint_000006").exists)
-        driver.kill()
-    assert not (directory / "report.json").exists()
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
-    assert results(directory) == results(straight.directory)
-    for file in straight.directory.glob("trainings/*/*.safetensors"):
-        assert file.read_bytes() == (directory / file.relative_to(straight.directory)).read_bytes()
 
 
 def test_what_a_run_leaves(finished_runs: Finished) -> None:

@@ -1,72 +1,15 @@
 """Runs of the system on a real cluster: workers of Ray Train, deaths, bad input."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ray.util.state
 
+from jobs import run
 from rayworks.core import config as configs
 from rayworks.runtime.launch import launch
 from rayworks.systems.recommendation import SPEC
 from rayworks.systems.recommendation.logs.simulator import Simulator, SimulatorOptions
-from tests.conftest import ROOT, FinishedRun
-
-TIMED = ("sequences_per_second",)
-
-
-def results(directory: Path) -> tuple[dict[str, object], dict[str, object]]:
-    report = json.loads((directory / "report.json").read_text())
-    details = report["details"]
-    for one in details["train"].values():
-        one.pop("seconds")
-        one.pop("labels_per_second")
-    return {name: value for name, value in report["headline"].items() if name not in TIMED}, details
-
-
-def with_workers(arguments: list[str], workers: int, storage: Path) -> list[str]:
-    changed = list(arguments)
-    changed[changed.index("--compute.workers") + 1] = str(workers)
-    changed[changed.index("--run.storage") + 1] = str(storage)
-    return changed
-
-
-def until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.1)
-
-
-def workers() -> list[int]:
-    found = ray.util.state.list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
-    return [actor.pid for actor in found if actor.pid]
-
-
-def test_killed_workers_and_a_killed_driver_leave_the_result_of_an_undisturbed_worker(
-    cluster: dict[str, str], finished_runs: Callable[[str], FinishedRun], tmp_path: Path
-) -> None:
-    straight = finished_runs("recommendation")
-    arguments = with_workers(straight.arguments, 2, tmp_path)
-    command = [sys.executable, "-m", "jobs.run", *arguments]
-    training = tmp_path / "recommendation" / "straight" / "training"
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **cluster}, stdout=subprocess.PIPE) as driver:
-        until((training / "progress.json").exists)
-        os.kill(workers()[0], signal.SIGKILL)
-        until((training / "acceptance-0" / "done.json").exists)
-        driver.kill()
-    again = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **cluster}, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-3000:]
-    found, expected = (results(d) for d in (tmp_path / "recommendation" / "straight", straight.directory))
-    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -81,12 +24,10 @@ def test_killed_workers_and_a_killed_driver_leave_the_result_of_an_undisturbed_w
     ],
 )
 def test_bad_settings_are_refused_before_anything_starts(
-    settings: list[str], code: int, words: str, tmp_path: Path
+    settings: list[str], code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [sys.executable, "-m", "jobs.run", "recommendation", *settings, "--run.storage", str(tmp_path)]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert found.returncode == code, found.stderr
-    assert words in found.stderr
+    assert run.main(["recommendation", "--dry-run", *settings, "--run.storage", str(tmp_path)]) == code
+    assert words in capsys.readouterr().err
 
 
 def save_log(path: Path) -> None:

@@ -1,0 +1,113 @@
+"""Runs that die in their middle, and what the repeated command must leave: the report of a run that nothing happened to."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT, FinishedRun
+from tests.observing import actor_processes, until
+
+DRIVER = "driver"
+
+
+def checkpoint(number: int) -> str:
+    """Where a run's checkpoint lies."""
+    return f"tune/trial/checkpoint_{number:06d}"
+
+
+@dataclass(frozen=True)
+class Killed:
+    """How a system's smallest run is disturbed, and what of its report tells time."""
+
+    deaths: tuple[tuple[str, str], ...] = ((checkpoint(1), DRIVER),)
+    """A file of the run, and who dies by SIGKILL once it is there: the driver, or an actor of a class."""
+    changes: tuple[str, ...] = ("--compute.workers", "1")
+    """Settings that must not change the result."""
+    timed: frozenset[str] = frozenset()
+    """Keys and table columns that hold seconds or speeds."""
+    models: str = ""
+    """Pattern of files that must be equal byte for byte."""
+
+
+KILLED = {
+    "alignment": Killed(
+        changes=(),
+        timed=frozenset({"tokens_per_second", "tokens_per_second_base", "tokens_per_second_guided", "tokens/s"}),
+    ),
+    "difficulty": Killed(timed=frozenset({"fit_seconds", "seconds"})),
+    "federation": Killed(
+        deaths=((checkpoint(2), "_Host"), (checkpoint(5), DRIVER)),
+        timed=frozenset(
+            {
+                *("seconds_per_round", "seconds_per_round_engine", "seconds_per_round_flower"),
+                *("seconds a round", "times ours"),
+            }
+        ),
+        models="trainings/*/model.safetensors",
+    ),
+    "marl": Killed(
+        deaths=((checkpoint(2), "TeamRunner"), (checkpoint(4), "_Host"), (checkpoint(6), DRIVER)),
+        changes=("--compute.workers", "1", "--sampling.runners", "1"),
+        timed=frozenset(
+            {
+                *("env_steps_per_second", "train_steps_per_second"),
+                *("env steps/s sampling", "env steps/s in all"),
+            }
+        ),
+        models="trainings/*/*.safetensors",
+    ),
+    "recommendation": Killed(
+        deaths=(("training/progress.json", "RayTrainWorker"), ("training/acceptance-0/done.json", DRIVER)),
+        changes=("--compute.workers", "2"),
+        timed=frozenset({"sequences_per_second", "sequences per second", "seconds", "labels_per_second"}),
+    ),
+    "regulation": Killed(),
+}
+
+
+def killed_and_repeated(system: str, straight: FinishedRun, cluster: dict[str, str]) -> Path:
+    """Run the straight run's command under another name until all deaths have happened, repeat it, and return its folder."""
+    killed = KILLED[system]
+    directory = straight.directory.parent / "killed"
+    command = [sys.executable, "-m", "jobs.run", *straight.arguments[:-1], "killed", *killed.changes]
+    environment = {**os.environ, **cluster}
+    with (
+        (straight.inputs / "killed.log").open("w") as printed,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT) as driver,
+    ):
+        for file, victim in killed.deaths:
+            until((directory / file).exists)
+            os.kill(driver.pid if victim == DRIVER else actor_processes(victim)[0], signal.SIGKILL)
+    assert not (directory / "report.json").exists(), "it was over before the driver died"
+    assert json.loads((directory / "manifest.json").read_text())["state"] == "running"
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
+    assert len(json.loads((directory / "manifest.json").read_text())["attempts"]) == 2
+    return directory
+
+
+def untimed(system: str, directory: Path) -> dict[str, Any]:
+    """The report without what tells time, and without the run's name."""
+    report = json.loads((directory / "report.json").read_text())
+    timed = KILLED[system].timed
+    report["tables"] = [
+        {**table, "rows": list(zip(table["columns"], *table["rows"], strict=True))} for table in report["tables"]
+    ]
+    for table in report["tables"]:
+        table["rows"] = [column for column in table["rows"] if column[0] not in timed]
+        table["columns"] = [name for name in table["columns"] if name not in timed]
+    del report["run"]
+    found: dict[str, Any] = without(report, timed)
+    return found
+
+
+def without(value: Any, names: frozenset[str]) -> Any:
+    """The value without what any mapping inside keeps under these names."""
+    if isinstance(value, dict):
+        return {key: without(inner, names) for key, inner in value.items() if key not in names}
+    return [without(inner, names) for inner in value] if isinstance(value, list) else value
