@@ -12,7 +12,7 @@ from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.calibration import parameters_from_dict
 from rayworks.systems.difficulty.item_response import ItemParameters
 
-from ..common.application import Problem
+from ..common.problems import Problem
 from .difficulty_schemas import CalibratedItem
 
 NORMAL_95 = 1.959964

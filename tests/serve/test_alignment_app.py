@@ -19,7 +19,7 @@ from rayworks.core.errors import ConfigError, DataError
 from serve import deploy
 from serve.common import keys
 from serve.common.access import Access
-from serve.common.application import Problem
+from serve.common.problems import Problem
 from serve.common.streaming import GrowingText
 from tests.conftest import FinishedRun
 from tests.serve.deployment import deployed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from serve.common.application import Problem
+from serve.common.problems import Problem
 from serve.common.batching import Batching
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from rayworks.core.errors import InfrastructureError
-from serve.common.application import Problem
+from serve.common.problems import Problem
 from serve.common.computing import Computing
 
 
