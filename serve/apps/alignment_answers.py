@@ -68,9 +68,11 @@ class Asked:
 
     def chunk(self, index: int, piece: str = "", reason: str | None = None, *, first: bool = False) -> dict[str, Any]:
         """A piece of one row's text; with the reason why it ended, what guidance did to it."""
-        delta = {**({"role": "assistant"} if first else {}), "content": piece}
         choice: dict[str, Any] = {"index": index, "finish_reason": reason}
-        choice.update({"delta": delta} if self.chat else {"text": piece, "logprobs": None})
+        if self.chat:
+            choice["delta"] = {**({"role": "assistant"} if first else {}), "content": piece}
+        else:
+            choice.update(text=piece, logprobs=None)
         if reason:
             choice["guidance"] = _report(self._drawn(self.rows[index])).model_dump()
         return {
