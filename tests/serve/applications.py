@@ -101,27 +101,30 @@ def federation(folder: Path, finished_runs: Runs) -> Arguments:
 
 def marl(folder: Path, finished_runs: Runs) -> Arguments:
     """Untrained policies of three kinds."""
-    arguments: Arguments = {}
-    kinds: dict[str, tuple[dict[str, Any], NetworkKind]] = {
-        "spread": (SPREAD, "e2gn2-last"), "battle": (BATTLE, "e2gn2"), "mlp": (SPREAD, "mlp"),
-    }  # fmt: skip
-    for name, (settings, kind) in kinds.items():
-        config = MarlConfig.model_validate({**settings, "experiment": {"certificate_scenes": 4}})
-        torch.manual_seed(0)
-        weights = {}
-        for team, spec in team_specs(config.environment).items():
-            network = PolicyNetwork(kind, spec, config.network)
-            network.value_scale.fill_(3.0)
-            weights[team] = {key: value.numpy() for key, value in network.state_dict().items()}
-        found = {
-            team: {"errors": dict(one.errors), "claims": list(one.claims), "holds": one.holds}
-            for team, one in certificates(config, kind, weights).items()
-        }
-        (folder / name).mkdir()
-        write_policy(config, kind, weights, found, _writer(folder / name))
-        arguments[f"marl-{name}"] = {"export": str(folder / name)}
-    arguments["marl-spread"]["limits"] = {"scenes": 20, "entities": 12}
-    return arguments
+    limits = {"scenes": 20, "entities": 12}
+    return {
+        "marl-spread": {"export": export_policy(folder / "spread", SPREAD, "e2gn2-last"), "limits": limits},
+        "marl-battle": {"export": export_policy(folder / "battle", BATTLE, "e2gn2")},
+        "marl-mlp": {"export": export_policy(folder / "mlp", SPREAD, "mlp")},
+    }
+
+
+def export_policy(folder: Path, settings: dict[str, Any], kind: NetworkKind) -> str:
+    """An untrained policy."""
+    config = MarlConfig.model_validate({**settings, "experiment": {"certificate_scenes": 4}})
+    torch.manual_seed(0)
+    weights = {}
+    for team, spec in team_specs(config.environment).items():
+        network = PolicyNetwork(kind, spec, config.network)
+        network.value_scale.fill_(3.0)
+        weights[team] = {name: value.numpy() for name, value in network.state_dict().items()}
+    found = {
+        team: {"errors": dict(one.errors), "claims": list(one.claims), "holds": one.holds}
+        for team, one in certificates(config, kind, weights).items()
+    }
+    folder.mkdir()
+    write_policy(config, kind, weights, found, _writer(folder))
+    return str(folder)
 
 
 def recommendation(folder: Path, finished_runs: Runs) -> Arguments:

@@ -81,19 +81,23 @@ class Deployment:
         """Of an application."""
         return f"http://127.0.0.1:{self.port}/{name}"
 
-    def ask(self, name: str, path: str, key: str = "tester", again: str | None = None, **body: Any) -> httpx.Response:
-        """Post where there is a body, else get.
+    def ask(
+        self, name: str, path: str, key: str = "tester", again: str | None = None, method: str = "", **body: Any
+    ) -> httpx.Response:
+        """Post where there is a body, else get, if not said otherwise.
 
         Args:
             name: of an application.
             path: behind its prefix.
             key: whose.
             again: an idempotency key.
+            method: of HTTP.
             body: of the request.
         """
         headers = {**self.header(key), **({"Idempotency-Key": again} if again else {})}
-        method = "POST" if body else "GET"
-        return httpx.request(method, f"{self.url(name)}/{path}", json=body or None, headers=headers, timeout=120)
+        method = method or ("POST" if body else "GET")
+        content = body if method == "POST" else None
+        return httpx.request(method, f"{self.url(name)}/{path}", json=content, headers=headers, timeout=120)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ Send = Callable[..., httpx.Response]
 @pytest.fixture
 def send(deployment: Deployment) -> Send:
     """Posts to ``classify`` of one of the applications."""
-    return lambda app, **body: deployment.ask(f"federation-{app}", "v1/federation/classify", **body)
+    return lambda app, **body: deployment.ask(f"federation-{app}", "v1/federation/classify", method="POST", **body)
 
 
 def pictures(shape: tuple[int, ...], count: int) -> np.ndarray:

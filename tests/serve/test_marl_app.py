@@ -22,7 +22,7 @@ Send = Callable[..., httpx.Response]
 @pytest.fixture
 def send(deployment: Deployment) -> Send:
     """Posts to ``act`` of one of the applications."""
-    return lambda app="spread", **body: deployment.ask(f"marl-{app}", "v1/marl/act", **body)
+    return lambda app="spread", **body: deployment.ask(f"marl-{app}", "v1/marl/act", method="POST", **body)
 
 
 def spread_scene(seed: int, agents: int = 3, landmarks: int = 3, turn: np.ndarray | None = None) -> dict[str, Any]:
