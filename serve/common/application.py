@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from rayworks import __version__
-from rayworks.core.errors import InfrastructureError, RayworksError
+from rayworks.core.errors import ConfigError, DataError, InfrastructureError, RayworksError
 
 from .access import replica
 from .problems import MEDIA_TYPE, Problem, ProblemsDocumented, problem_of
@@ -31,14 +31,11 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-Admit = Callable[[Request], object]
-
-
 def new_application(
     system: str,
     description: str,
     max_body_bytes: int = MAX_BODY_BYTES,
-    admit: Admit | None = None,
+    admit: Callable[[Request], object] = lambda _: None,
     as_problem: Callable[[RayworksError], Problem] = problem_of,
 ) -> FastAPI:
     """An application with the shared middleware, error handlers and ``GET /healthz``.
@@ -56,18 +53,19 @@ def new_application(
 
     @application.middleware("http")
     async def identify_and_limit(request: Request, following: Callable[[Request], Awaitable[Response]]) -> Response:
-        return await _identify_and_limit(request, following, max_body_bytes, admit)
+        # Serve's proxy gives every request an id and returns it as a header.
+        request.state.request_id = request.headers.get(REQUEST_ID, "")[:64] or uuid.uuid4().hex
+        try:
+            _require_length(request, max_body_bytes, admit)
+        except Problem as problem:
+            return _answer(request, problem)
+        return await following(request)
 
-    @application.exception_handler(RayworksError)
-    async def answer_library(request: Request, error: RayworksError) -> Response:
-        if isinstance(error, InfrastructureError):
-            logger.exception("request %s met a failure", _request_id(request), exc_info=error)
-        return _answer(request, as_problem(error))
+    async def answer(request: Request, error: Exception) -> Response:
+        return _answer(request, _problem(request, error, as_problem))
 
-    application.add_exception_handler(Problem, _answer_problem)
-    application.add_exception_handler(HTTPException, _answer_http)
-    application.add_exception_handler(RequestValidationError, _answer_validation)
-    application.add_exception_handler(Exception, _answer_unexpected)
+    for kind in (Problem, RayworksError, HTTPException, RequestValidationError, Exception):
+        application.add_exception_handler(kind, answer)
     application.add_api_route("/healthz", healthz)
     return application
 
@@ -79,56 +77,40 @@ async def healthz() -> dict[str, Any]:
     return {"status": "ok", "answered_in_seconds": seconds, **served.state()}
 
 
-async def _identify_and_limit(
-    request: Request,
-    following: Callable[[Request], Awaitable[Response]],
-    max_body_bytes: int,
-    admit: Admit | None,
-) -> Response:
-    # Serve's proxy gives every request an id and returns it as a header.
-    request.state.request_id = request.headers.get(REQUEST_ID, "")[:64] or uuid.uuid4().hex
+def _require_length(request: Request, most: int, admit: Callable[[Request], object]) -> None:
     length = request.headers.get("content-length")
-    try:
-        if request.method in ("POST", "PATCH", "PUT") and length is None:
-            raise Problem(413, "body: send Content-Length; chunked bodies are not taken")
-        if length is not None and int(length) > max_body_bytes:
-            raise Problem(413, f"body: is {length} bytes, at most {max_body_bytes} are taken; shorten it")
-        if admit is not None and length is not None and int(length) > MAX_BODY_BYTES:
-            admit(request)
-    except Problem as problem:
-        return _answer(request, problem)
-    return await following(request)
+    if request.method in ("POST", "PATCH", "PUT") and length is None:
+        raise Problem(413, "body: send Content-Length; chunked bodies are not taken")
+    if length is not None and int(length) > most:
+        raise Problem(413, f"body: is {length} bytes, at most {most} are taken; shorten it")
+    if length is not None and int(length) > MAX_BODY_BYTES:
+        admit(request)
 
 
-def _request_id(request: Request) -> str:
-    return str(getattr(request.state, "request_id", ""))
+def _problem(request: Request, error: Exception, as_problem: Callable[[RayworksError], Problem]) -> Problem:
+    """What each kind of error is answered with; what nobody foresaw is logged, not told."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, HTTPException):
+        return Problem(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+    if isinstance(error, RequestValidationError):
+        found = error.errors()
+        more = [f"and {len(found) - FIELDS_SHOWN} more"] if len(found) > FIELDS_SHOWN else []
+        return Problem(422, "; ".join([*map(_told, found[:FIELDS_SHOWN]), *more]))
+    if isinstance(error, DataError | ConfigError):
+        return as_problem(error)
+    logger.exception("request %s failed", request.state.request_id, exc_info=error)
+    if isinstance(error, InfrastructureError):
+        return as_problem(error)
+    return Problem(500, f"the server failed; give the operator request id {request.state.request_id}")
 
 
 def _answer(request: Request, problem: Problem) -> JSONResponse:
     headers = {} if problem.retry_after is None else {"Retry-After": str(problem.retry_after)}
     if problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    body = problem.answer(_request_id(request)).model_dump()
+    body = problem.answer(request.state.request_id)
     return JSONResponse(body, problem.status, headers=headers, media_type=MEDIA_TYPE)
-
-
-async def _answer_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return _answer(request, error)
-
-
-async def _answer_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _answer(request, Problem(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
-
-
-async def _answer_validation(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    found = error.errors()
-    told = [_told(item) for item in found[:FIELDS_SHOWN]]
-    if len(found) > FIELDS_SHOWN:
-        told.append(f"and {len(found) - FIELDS_SHOWN} more")
-    return _answer(request, Problem(422, "; ".join(told)))
 
 
 def _told(item: dict[str, Any]) -> str:
@@ -142,8 +124,3 @@ def _told(item: dict[str, Any]) -> str:
     given = json.dumps(item.get("input"), default=str)
     shown = f" (given {given})" if len(given) <= 60 and item["type"] != "missing" else ""
     return f"{'.'.join(parts) or 'body'}: {item['msg'][0].lower()}{item['msg'][1:]}{shown}"
-
-
-async def _answer_unexpected(request: Request, error: Exception) -> Response:
-    logger.exception("request %s failed", _request_id(request), exc_info=error)
-    return _answer(request, Problem(500, f"the server failed; give the operator request id {_request_id(request)}"))

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from rayworks.core.errors import ConfigError, DataError, InfrastructureError, RayworksError
+from rayworks.core.errors import InfrastructureError, RayworksError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 10
@@ -24,23 +24,15 @@ TITLES = {
 }
 
 
-class OpenAIError(BaseModel):
-    """The problem once more, where OpenAI clients look for it."""
-
-    message: str
-    type: str
-    code: str
-
-
 class ProblemAnswer(BaseModel):
-    """An error."""
+    """An error, as ``Problem.answer`` makes it."""
 
     type: str = Field(description="stable name of the kind", examples=["urn:rayworks:problem:invalid-request"])
     title: str
     status: int
     detail: str = Field(description="one sentence that names the field and the fix")
     request_id: str = Field(description="as in the header x-request-id; give it to the operator")
-    error: OpenAIError
+    error: dict[str, str] = Field(description="message, type and code once more, where OpenAI clients look for them")
 
 
 class Problem(Exception):
@@ -56,24 +48,24 @@ class Problem(Exception):
         super().__init__(detail)
         self.status, self.detail, self.retry_after = status, detail, retry_after
 
-    def answer(self, request_id: str) -> ProblemAnswer:
-        """The problem document; ``error`` repeats it in the shape that OpenAI clients read."""
+    def answer(self, request_id: str) -> dict[str, Any]:
+        """A :class:`ProblemAnswer` as JSON."""
         kind, title = TITLES.get(self.status, ("error", "Error"))
-        return ProblemAnswer(
-            type=f"urn:rayworks:problem:{kind}",
-            title=title,
-            status=self.status,
-            detail=self.detail,
-            request_id=request_id,
-            error=OpenAIError(message=self.detail, type=kind, code=kind),
-        )
+        return {
+            "type": f"urn:rayworks:problem:{kind}",
+            "title": title,
+            "status": self.status,
+            "detail": self.detail,
+            "request_id": request_id,
+            "error": {"message": self.detail, "type": kind, "code": kind},
+        }
 
 
 def problem_of(error: RayworksError) -> Problem:
     """What the library refuses is the request's fault; what disks and the cluster fail at is not, and may pass."""
     if isinstance(error, InfrastructureError):
         return Problem(503, f"{error}; try again", RETRY_SECONDS)
-    return Problem(422 if isinstance(error, DataError | ConfigError) else 500, str(error))
+    return Problem(422, str(error))
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -89,10 +81,9 @@ class ProblemsDocumented(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            answer = ProblemAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
-            schemas |= {**answer.pop("$defs"), "ProblemAnswer": answer}
+            schemas["ProblemAnswer"] = ProblemAnswer.model_json_schema()
             for methods in document["paths"].values():
                 for operation in methods.values():
                     _document(operation)
@@ -101,9 +92,8 @@ class ProblemsDocumented(FastAPI):
 
 def _document(operation: dict[str, Any]) -> None:
     given = operation["responses"]
-    if "422" in given:
-        # FastAPI's own, of a shape that is never answered.
-        del given["422"]
+    # FastAPI's own, of a shape that is never answered.
+    given.pop("422", None)
     statuses = {500, 503, *(int(status) for status in given if int(status) in TITLES)}
     if "security" in operation:
         statuses |= {401, 403, 429}
