@@ -302,8 +302,11 @@ def test_a_held_ledger_a_full_queue_and_one_greedy_key(deployment: Deployment, s
     assert 429 in {answer.status_code for answer in greedy}
     assert {503, 504} <= statuses <= {429, 503, 504}
     assert all(answer.headers["retry-after"] for answer in [*greedy, *others] if answer.status_code in (429, 503))
-    for name in BUILDERS[:4]:
-        answer = enter(send, "held", name, app=NARROW, again="one")
-        assert (answer.status_code, answer.json()["builder"]) == (201, name), answer.text
-    assert_problem(enter(send, "held", "eve", app=NARROW, again="one"), 409, "full with 4")
+    # Whom a deadline turned away may have been entered since: the same again answers the same.
+    entered = {name: enter(send, "held", name, app=NARROW, again="one") for name in BUILDERS}
+    refused = [answer for answer in entered.values() if answer.status_code != 201]
+    assert len(refused) == 1
+    assert_problem(refused[0], 409, "full with 4")
+    for name, answer in entered.items():
+        assert answer.status_code == 409 or answer.json()["builder"] == name
     assert send("rounds/held", app=NARROW).json()["submissions"] == 4
