@@ -75,7 +75,7 @@ def difficulty(folder: Path, finished_runs: Runs) -> Arguments:
             **{"job_settings": settings, "jobs_per_key": 1},
         },
         "difficulty-narrow": {
-            **{**shared, "max_waiting": 0, "deadline_seconds": 0.5, "concurrent_per_key": 6, "export": "/nowhere"},
+            **{**shared, "max_waiting": 0, "deadline_seconds": 4, "concurrent_per_key": 6, "export": "/nowhere"},
             **{"inline_parameters": 360, "job_settings": {"surprise.setting": 1}},
         },
     }
@@ -135,7 +135,7 @@ def recommendation(folder: Path, finished_runs: Runs) -> Arguments:
     return {
         "recommendation": {"export": small},
         "recommendation-narrow": {
-            **{"export": slow, "max_waiting": 0, "deadline_seconds": 2, "concurrent_per_key": 3},
+            **{"export": slow, "max_waiting": 0, "deadline_seconds": 4, "concurrent_per_key": 3},
             **{"limits": {"events": 4, "items": 10, "attributed": 1, "steps": 300, "rollouts": 2000}},
         },
     }
