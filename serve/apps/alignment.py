@@ -38,8 +38,6 @@ from ..common.served_run import HEALTH_SECONDS, Deadline, PerKey, Processors, Se
 from ..common.streaming import DONE, MEDIA_TYPE, GrowingText, event
 from .alignment_answers import Asked, read_engine
 
-REPLACED = "the replica failed and is being replaced; try again"
-
 
 def as_problem(error: RayworksError) -> Problem:
     """What fails here is the decoding, which only another replica mends."""
@@ -212,7 +210,7 @@ class Alignment(ServedRun):
                 async with asyncio.timeout_at(deadline):
                     index, piece, reason = await arrived.get()
                 if reason == "failed":
-                    raise InfrastructureError(REPLACED)
+                    raise InfrastructureError("the replica failed and is being replaced; try again")
                 unfinished -= reason is not None
                 if piece or reason:
                     yield event(asked.chunk(index, piece, reason))

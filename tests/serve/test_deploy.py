@@ -22,7 +22,7 @@ def test_a_failed_deploy_is_mended_by_repeating_it(deployment: Deployment, tmp_p
 
 
 def test_an_application_is_deployed_without_what_others_lack(deployment: Deployment, tmp_path: Path) -> None:
-    good = {"database": str(tmp_path / "ledger.sqlite")}
+    good = {"database": str(tmp_path / "ledger.sqlite"), "replicas": {"max_replicas": 2}}
     lacking = {**good, "api_keys": str(tmp_path / "nowhere")}
     with deployment.beside("regulation", {"good": good, "lacking": lacking}) as file:
         kept = [name for name in deployment.names() if name != "lacking"]
