@@ -358,6 +358,9 @@ def test_a_large_table_becomes_a_job_of_its_key(send: Send) -> None:
     assert send("jobs/..%2F..%2Fkeys").status_code == 404
     assert send("fit", matrix=scores.tolist(), items=ITEMS).status_code == 429
     found = finished(send, job)
+    if found["failure"] == "infrastructure":
+        # So it may end where the machine has much else to do; the answer says to send the data again.
+        found = finished(send, send("fit", matrix=scores.tolist(), items=ITEMS).json()["job"])
     assert found["state"] == "succeeded", found
     responses = from_matrix(scores, items=ITEMS)
     expected = estimate(responses, as_matrix(responses), Config()).calibration.parameters.difficulty
