@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from rayworks.core.config import Section, SystemConfig
 from rayworks.core.errors import DataError
 from rayworks.core.registry import SystemSpec, find
 from rayworks.systems import REGISTRY
+from serve.common.served_run import ServedRun, ServingArgs
 from tests import smallest
 from tests.conftest import FinishedRun
 from tests.killed_runs import KILLED, killed_and_repeated, untimed
@@ -85,19 +87,38 @@ def _leaves(values: dict[str, object], prefix: tuple[str, ...] = ()) -> list[tup
     return found
 
 
-def test_serve_application_follows_the_shape(spec: SystemSpec) -> None:
+def test_serve_application_follows_the_shape(spec: SystemSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module(f"serve.apps.{spec.name}")
     assert "curl " in (module.__doc__ or "")
     assert inspect.signature(module.build).parameters["args"].annotation is module.Args
-    module.Args()
-    paths = module.api.openapi()["paths"]
-    assert "/healthz" in paths
-    for path, methods in paths.items():
-        for method, operation in methods.items():
-            assert operation.get("description"), f"{method} {path} is not described"
+    assert issubclass(module.Args, ServingArgs)
+    bound: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(module, "bind", lambda *given, **more: bound.append(given))
+    module.build(args := module.Args())
+    [(deployment, given)] = bound
+    assert given is args
+    assert issubclass(deployment.func_or_class, ServedRun)
     for name in ("config.yaml", "config.smoke.yaml"):
         applications = yaml.safe_load((ROOT / "serve" / name).read_text())["applications"]
         assert any(entry["import_path"] == f"serve.apps.{spec.name}:build" for entry in applications), name
+
+
+def test_serve_application_documents_keys_and_problems(spec: SystemSpec) -> None:
+    document = importlib.import_module(f"serve.apps.{spec.name}").api.openapi()
+    assert [scheme["scheme"] for scheme in document["components"]["securitySchemes"].values()] == ["bearer"]
+    assert document["paths"]["/healthz"]["get"]["responses"].keys() >= {"200", "500", "503"}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            said = f"{method} {path}"
+            assert operation.get("description"), f"{said} is not described"
+            assert (path == "/healthz") != bool(operation.get("security")), f"{said}: open, or needs a key?"
+            expected = {"401", "403", "429"} if "security" in operation else set()
+            expected |= {"413", "422", "504"} if "requestBody" in operation else set()
+            answers = operation["responses"]
+            assert answers.keys() >= {"500", "503", *expected}, said
+            for status in answers.keys() - {"200", "201", "202", "204"}:
+                schema = answers[status]["content"]["application/problem+json"]["schema"]
+                assert schema["$ref"].rpartition("/")[2] in document["components"]["schemas"], f"{said}: {status}"
 
 
 def test_readme_and_documentation_have_their_place(spec: SystemSpec) -> None:

@@ -1,6 +1,5 @@
-"""Calibrations as a difficulty run exports them: ``export/sets.json`` and ``export/SET/calibration.json``."""
+"""The calibrated sets that a difficulty run has exported, as answers tell of them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.calibration import parameters_from_dict
+from rayworks.systems.difficulty.exported import ExportedSet, read_export
 from rayworks.systems.difficulty.item_response.curves import ItemParameters
 
-from ..common.application import Problem
+from ..common.problems import Problem
 from .difficulty_schemas import CalibratedItem
 
 NORMAL_95 = 1.959964
@@ -41,15 +40,9 @@ class ItemBank:
     """
 
     def __init__(self, folder: str | None) -> None:
-        path = Path(folder).expanduser() if folder else None
-        self.sets: dict[str, CalibratedSet] = {}
-        if path is None or not path.is_dir():
-            return
-        try:
-            names = json.loads((path / "sets.json").read_text())
-            self.sets = {name: read_set(json.loads((path / name / "calibration.json").read_text())) for name in names}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"export {path}: is no export of a difficulty run ({error!r}); finish one") from None
+        there = folder is not None and Path(folder).expanduser().is_dir()
+        exported = read_export(folder).sets if there and folder is not None else {}
+        self.sets: dict[str, CalibratedSet] = {name: calibrated_set(one) for name, one in exported.items()}
 
     def find(self, name: str | None) -> CalibratedSet:
         """A set by name, or the first.
@@ -68,10 +61,10 @@ class ItemBank:
         return self.sets[name] if name is not None else next(iter(self.sets.values()))
 
 
-def read_set(values: Mapping[str, Any]) -> CalibratedSet:
-    """A set from the contents of its ``calibration.json``."""
-    parameters = parameters_from_dict(values["parameters"])
-    labels = label_fields(values["labels"])
+def calibrated_set(exported: ExportedSet) -> CalibratedSet:
+    """A set as answers tell of it."""
+    parameters = parameters_from_dict(exported.parameters)
+    labels = label_fields(exported.labels)
     items = [
         CalibratedItem(
             **labels[item],
@@ -80,10 +73,10 @@ def read_set(values: Mapping[str, Any]) -> CalibratedSet:
             guessing=float(parameters.guessing[place]),
             ceiling=float(parameters.ceiling[place]),
         )
-        for place, (item, text) in enumerate(zip(values["items"], values["texts"], strict=True))
+        for place, (item, text) in enumerate(zip(exported.items, exported.texts, strict=True))
     ]
     place = {item.item: number for number, item in enumerate(items)}
-    return CalibratedSet(values["set"], str(values["provenance"]), parameters, items, place)
+    return CalibratedSet(exported.set, exported.provenance, parameters, items, place)
 
 
 def label_fields(labels: Mapping[Any, Any] | pd.DataFrame) -> dict[str, dict[str, Any]]:

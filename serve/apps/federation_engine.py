@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from rayworks.core.errors import DataError
-from rayworks.systems.federation.exported import CARD, ExportedModel, read_model
+from rayworks.systems.federation.exported import CARD, ExportedModel, read_export
 
 from .federation_schemas import ClassifyBody, Label, Limits, ModelCard
 
@@ -38,7 +37,7 @@ class Classifying:
     """
 
     def __init__(self, folder: str, limits: Limits) -> None:
-        self.exported: ExportedModel = read_model(Path(folder).expanduser())
+        self.exported: ExportedModel = read_export(folder)
         self.limits = limits
         try:
             self.card()

@@ -4,7 +4,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from rayworks.core.errors import DataError
 from rayworks.core.seeds import derive_small
 from rayworks.systems.marl.environments.environment import norm_clipped
 from rayworks.systems.marl.environments.scenes import ActionLayout, Scene, TeamSpec
-from rayworks.systems.marl.exported import ExportedPolicy, read_policy
+from rayworks.systems.marl.exported import ExportedPolicy, read_export
 from rayworks.systems.marl.networks.acting import as_tensors, draw
 from rayworks.systems.marl.networks.policy_network import PolicyNetwork
 from rayworks.systems.marl.networks.symmetry_groups import claimed
@@ -52,7 +51,7 @@ class Players:
     """
 
     def __init__(self, folder: str, limits: Limits) -> None:
-        self.exported: ExportedPolicy = read_policy(Path(folder).expanduser())
+        self.exported: ExportedPolicy = read_export(folder)
         self.limits = limits
         self._network = lru_cache(NETWORKS_HELD)(self._made)
 

@@ -10,20 +10,19 @@ import torch
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.causes.attribution import CAUSES, MEMBERS_FOR_INTERVALS, attribute, member_error
 from rayworks.systems.recommendation.causes.do_recursion import intervene
-from rayworks.systems.recommendation.models.histories import histories
+from rayworks.systems.recommendation.models.histories import Histories, histories
 from rayworks.systems.recommendation.values.roll_out import Policy, greedy_policy, mixture, roll_out, uniform_policy
 
-from .recommendation_engine import Past, Recommender, as_floats, interval, last, require_at_most
+from .recommendation_engine import Recommender, as_floats, interval, last, require_at_most
 from .recommendation_schemas import (
-    PATHS,
-    ROLLOUTS,
-    STEPS,
     AttributeAnswer,
     AttributeBody,
     AttributedItem,
+    ByPolicy,
     Contrast,
     Contrasts,
     PolicyBody,
+    SetItems,
     WhatIfAnswer,
     WhatIfBody,
     WhatIfStep,
@@ -94,6 +93,8 @@ def _sentence(item: str, cause: str, contrast: Contrast) -> str:
 class _Imagined:
     acceptance: np.ndarray
     """float64 (M, T): of each model at each step."""
+    items: Sequence[str | None]
+    """(T,), where they were set."""
     exact: bool
     simulation_errors: Sequence[float | None]
     """(T,) of the first model."""
@@ -113,38 +114,37 @@ def what_if(recommender: Recommender, body: WhatIfBody, expires: float) -> WhatI
         DataError: naming the event or item at fault; more steps than the models can hold.
         TimeoutError: it has expired.
     """
-    whole = recommender.past(body.events)
-    steps = len(body.do) if body.do is not None else body.steps or STEPS
-    require_at_most("do" if body.do else "steps", steps, recommender.limits.steps)
-    if steps > recommender.holds:
+    asked, whole = body.asked(), recommender.past(body.events)
+    require_at_most(asked.field, asked.steps, recommender.limits.steps)
+    if asked.steps > recommender.holds:
         raise DataError(
-            f"{'do' if body.do else 'steps'}: {steps} steps are more than the {recommender.holds} events that the model can "
-            "hold; ask for fewer"
+            f"{asked.field}: {asked.steps} steps are more than the {recommender.holds} events that the model can hold; "
+            "ask for fewer"
         )
-    past = last(whole, recommender.holds - steps)
-    if body.do is not None:
-        found = _set(recommender, past, body.do, body, expires)
+    past = last(whole, recommender.holds - asked.steps)
+    known = histories([past])
+    if isinstance(asked, SetItems):
+        found = _with_items(recommender, known, asked, expires)
     else:
-        assert body.policy is not None
-        found = _rolled_out(recommender, past, body.policy, steps, body, expires)
+        found = _by_policy(recommender, known, asked, expires)
     mean, [mean_error] = found.acceptance[0].mean(), as_floats(member_error(found.acceptance.mean(1, keepdims=True)))
     return WhatIfAnswer(
-        steps=_steps(found, body.do or [None] * steps, recommender.quantile),
+        steps=_steps(found, recommender.quantile),
         mean=mean,
         standard_error=mean_error,
         interval=interval(mean, mean_error, recommender.quantile, 0, 1),
         exact=found.exact,
         events_used=len(past),
-        warnings=[*_forgotten(recommender, len(whole) - len(past), steps), *found.warnings],
+        warnings=[*_forgotten(recommender, len(whole) - len(past), asked.steps), *found.warnings],
     )
 
 
-def _steps(found: _Imagined, items: Sequence[str | None], quantile: float) -> list[WhatIfStep]:
+def _steps(found: _Imagined, quantile: float) -> list[WhatIfStep]:
     columns = (
         found.acceptance[0].tolist(),
         as_floats(member_error(found.acceptance)),
         found.simulation_errors,
-        items,
+        found.items,
     )
     return [
         WhatIfStep(
@@ -170,39 +170,38 @@ def _forgotten(recommender: Recommender, events: int, steps: int) -> list[str]:
     return found
 
 
-def _set(recommender: Recommender, past: Past, items: Sequence[str], body: WhatIfBody, expires: float) -> _Imagined:
-    known, codes = histories([past]), torch.tensor([recommender.codes(items, "do")])
-    paths, found = body.paths or PATHS, []
+def _with_items(recommender: Recommender, past: Histories, asked: SetItems, expires: float) -> _Imagined:
+    codes, found = torch.tensor([recommender.codes(asked.items, asked.field)]), []
     for model in recommender.models:
         _require_time(expires)
-        found.append(intervene(model, model.read(known.item, known.kind), codes, paths=paths, seed=body.seed))
-    exact = found[0].exact
-    few = [] if exact else [f"paths: {paths} of the 2^{len(items) - 1} paths of decisions were drawn; ask for more"]
+        memory = model.read(past.item, past.kind)
+        found.append(intervene(model, memory, codes, paths=asked.paths, seed=asked.seed))
+    exact, branches = found[0].exact, asked.steps - 1
+    few = [] if exact else [f"paths: {asked.paths} of the 2^{branches} paths of decisions were drawn; ask for more"]
     acceptance = torch.cat([one.probability for one in found]).double().numpy()
-    return _Imagined(acceptance, exact, [None] * len(items), few)
+    return _Imagined(acceptance, asked.items, exact, [None] * asked.steps, few)
 
 
-def _rolled_out(
-    recommender: Recommender, past: Past, policy: PolicyBody, steps: int, body: WhatIfBody, expires: float
-) -> _Imagined:
-    rollouts = body.rollouts or ROLLOUTS
-    require_at_most("rollouts", rollouts, min(recommender.limits.rollouts, MOST_CELLS // len(recommender.items)))
-    known, same = histories([past]), torch.zeros(rollouts, dtype=torch.int64)
-    expected = []
+def _by_policy(recommender: Recommender, past: Histories, asked: ByPolicy, expires: float) -> _Imagined:
+    most = min(recommender.limits.rollouts, MOST_CELLS // len(recommender.items))
+    require_at_most("rollouts", asked.rollouts, most)
+    same = torch.zeros(asked.rollouts, dtype=torch.int64)
+    policy, expected = _until(expires, _policy(asked.policy)), []
     for model in recommender.models:
-        memory = model.read(known.item, known.kind).take(same)
-        expected.append(roll_out(model, memory, _until(expires, _policy(policy)), steps, body.seed).expected)
+        memory = model.read(past.item, past.kind).take(same)
+        expected.append(roll_out(model, memory, policy, asked.steps, asked.seed).expected)
     tables = torch.stack(expected).double().numpy()
-    errors = tables[0].std(0, ddof=1) / np.sqrt(rollouts)
-    return _Imagined(tables.mean(1), False, errors.tolist(), _doubts(policy, rollouts, errors.max()))
+    errors = tables[0].std(0, ddof=1) / np.sqrt(asked.rollouts)
+    doubts = _doubts(asked, errors.max())
+    return _Imagined(tables.mean(1), [None] * asked.steps, False, errors.tolist(), doubts)
 
 
 def _policy(body: PolicyBody) -> Policy:
-    chosen = {"greedy": greedy_policy, "uniform": uniform_policy}.get(body.name)
-    if chosen is None:
-        temperature = body.temperature or 1.0
-        return mixture(body.exploration, lambda acceptance: torch.softmax(acceptance / temperature, 1))
-    return mixture(body.exploration, chosen)
+    def softmax(acceptance: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(acceptance / (body.temperature or 1.0), 1)
+
+    choices = {"greedy": greedy_policy, "uniform": uniform_policy, "softmax": softmax}
+    return mixture(body.exploration, choices[body.name])
 
 
 def _until(expires: float, policy: Policy) -> Policy:
@@ -220,11 +219,11 @@ def _require_time(expires: float) -> None:
         raise TimeoutError
 
 
-def _doubts(policy: PolicyBody, rollouts: int, largest_error: float) -> list[str]:
+def _doubts(asked: ByPolicy, largest_error: float) -> list[str]:
     found = []
     if largest_error > LARGE_SIMULATION_ERROR:
-        found.append(f"rollouts: {rollouts} leave a simulation error of up to {largest_error:.3f}; ask for more")
-    if policy.name != "uniform" and not policy.exploration:
+        found.append(f"rollouts: {asked.rollouts} leave a simulation error of up to {largest_error:.3f}; ask for more")
+    if asked.policy.name != "uniform" and not asked.policy.exploration:
         found.append(
             "policy: it seeks what the model likes, where the log may hold little; take it for an extrapolation"
         )

@@ -1,6 +1,7 @@
 """Requests and answers of the recommendation application, with bounds and examples."""
 
-from typing import Annotated, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -170,6 +171,32 @@ class PolicyBody(Body):
         return self
 
 
+@dataclass(frozen=True)
+class SetItems:
+    """A what-if of given items."""
+
+    items: list[str]
+    paths: int
+    seed: int
+    field: ClassVar = "do"
+
+    @property
+    def steps(self) -> int:
+        """One per item."""
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class ByPolicy:
+    """A what-if of a recommender."""
+
+    policy: PolicyBody
+    steps: int
+    rollouts: int
+    seed: int
+    field: ClassVar = "steps"
+
+
 class WhatIfBody(UserBody):
     """``POST /v1/recommendation/whatif``: ``do`` or ``policy``."""
 
@@ -196,6 +223,13 @@ class WhatIfBody(UserBody):
         description=f"of do: most paths of decisions to follow, {PATHS} by default; exact where there are no more",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="the same seed gives the same answer")
+
+    def asked(self) -> SetItems | ByPolicy:
+        """Which of the two, with what it does not say filled in."""
+        if self.do is not None:
+            return SetItems(self.do, self.paths or PATHS, self.seed)
+        assert self.policy is not None
+        return ByPolicy(self.policy, self.steps or STEPS, self.rollouts or ROLLOUTS, self.seed)
 
     @model_validator(mode="after")
     def _either_items_or_a_policy(self) -> Self:

@@ -30,27 +30,22 @@ audit. How to repeat the pairing in another language, and what the commitment do
 """
 
 import asyncio
-import logging
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from ray import serve
 
-from rayworks import __version__
-from rayworks.core.errors import ConfigError, DataError, InfrastructureError
+from rayworks.core.errors import InfrastructureError, RayworksError
 from rayworks.systems.regulation.mechanism import Rules
 
-from ..common.access import Access, Caller, replica
-from ..common.application import Problem, new_application
-from ..common.computing import Computing
-from ..common.keys import DEFAULT_FILE, ApiKeys
+from ..common.access import Caller, replica
+from ..common.application import new_application
+from ..common.problems import Problem, problem_of, problems
+from ..common.served_run import PerKey, ServedRun, ServingArgs, bind
 from .regulation_audit import audit_page, receipt, round_answer, settlement_answer
 from .regulation_database import BUSY_SECONDS
-from .regulation_ledger import Ledger, Names, Round, Terms
+from .regulation_ledger import Ledger, Names, Terms
 from .regulation_quotes import Quotes
 from .regulation_schemas import (
     MOST_BUDGET,
@@ -67,21 +62,22 @@ from .regulation_schemas import (
     SubmitBody,
 )
 
-HEALTH_SECONDS = 30.0
-WAITING_BEYOND_COMPUTING = 64
-"""Requests that Serve lets in beyond those that compute, so that it is this code that answers 503."""
 PINNED = 0.001
 """Of the node's resource that a replica takes: it says where, not how many."""
 
-api = new_application("Rayworks regulation", "Quotes, and rounds that anyone can verify.", __version__)
-logger = logging.getLogger("rayworks.serve")
-ResultT = TypeVar("ResultT")
+
+def as_problem(error: RayworksError) -> Problem:
+    """Where the ledger lies is the operator's business."""
+    if isinstance(error, InfrastructureError):
+        return Problem(503, "the ledger is not available; try again", retry_after=5)
+    return problem_of(error)
 
 
-class Args(BaseModel):
+api = new_application("regulation", "Quotes, and rounds that anyone can verify.", as_problem=as_problem)
+
+
+class Args(ServingArgs):
     """What the Serve config may set."""
-
-    model_config = ConfigDict(extra="forbid")
 
     export: str | None = Field(
         None,
@@ -103,11 +99,7 @@ class Args(BaseModel):
         "hash", description="how the audit names builders: a hash, or plain: names of their keys"
     )
     most_submissions: int = Field(10_000, ge=2, le=10_000, description="of a round; beyond that: 409")
-    api_keys: str = Field(DEFAULT_FILE, description="file of hashed keys")
-    max_waiting: int = Field(64, ge=0, description="requests that may wait for the processor, or the ledger: else 503")
-    concurrent_per_key: int = Field(16, ge=1, description="requests of one key under way; beyond that: 429")
-    deadline_seconds: float = Field(15.0, gt=0, description="longer requests: 504")
-    num_cpus: float = Field(0.5, ge=0)
+    concurrent_per_key: PerKey = 16
 
 
 def regulator(owner: Caller) -> str:
@@ -132,57 +124,36 @@ IdempotencyKey = Annotated[
 ]
 
 
-@asynccontextmanager
-async def failures_as_problems() -> AsyncIterator[None]:
-    """What the library refuses is the request's fault; what the disk fails at is not."""
-    try:
-        yield
-    except (DataError, ConfigError) as error:
-        raise Problem(422, str(error)) from None
-    except InfrastructureError as error:
-        logger.exception("the ledger failed", exc_info=error)
-        raise Problem(503, "the ledger is not available; try again", retry_after=5) from None
-
-
-@serve.deployment(name="regulator", health_check_period_s=10, health_check_timeout_s=HEALTH_SECONDS)
+@serve.deployment(name="regulator")
 @serve.ingress(api)
-class Regulation:
+class Regulation(ServedRun):
     """A design's quotes and the ledger behind HTTP."""
 
     def __init__(self, args: Args) -> None:
-        self.access = Access(ApiKeys(args.api_keys), args.concurrent_per_key)
+        super().__init__(args)
         self.regulators = frozenset(args.regulators)
         self._quotes = Quotes(args.export, args.unit_cents)
         # A wait for another replica's write ends before it could be taken for a stuck disk.
         busy_seconds = min(BUSY_SECONDS, args.deadline_seconds)
         self._ledger = Ledger(args.database, args.builder_names, args.most_submissions, busy_seconds)
         # Beside each other: the ledger waits for the disk, and quotes and audits for the processor.
-        self._computing = Computing(args.max_waiting, args.deadline_seconds)
-        self._booking = Computing(args.max_waiting, args.deadline_seconds)
+        self._computing, self._booking = self.computing(), self.computing()
 
-    async def check_health(self) -> None:
-        """Called by Serve: a real quote and a read of the ledger, and nothing stuck, or the replica is replaced."""
-        self._computing.require_progress()
-        self._booking.require_progress()
+    async def check(self) -> None:
+        """Quote, and read the ledger."""
         await asyncio.to_thread(self._quotes.check)
         await asyncio.to_thread(self._ledger.rounds)
 
-    @api.get("/healthz")
-    async def healthz(self) -> dict[str, Any]:
-        """Open to all: quotes and reads the ledger, beside the queues."""
-        started = time.perf_counter()
-        await self.check_health()
-        seconds = round(time.perf_counter() - started, 4)
-        load = self._computing.load + self._booking.load
-        return {"status": "ok", "answered_in_seconds": seconds, "load": load, "design": self._quotes.design}
+    def state(self) -> dict[str, Any]:
+        """The load, and where quotes come from."""
+        return {**super().state(), "design": self._quotes.design}
 
     @api.post("/v1/regulation/quote")
     async def quote(self, body: QuoteBody, owner: Caller) -> QuoteAnswer:
         """What a builder of this value should spend on compliance, and what it may expect of that."""
-        async with failures_as_problems():
-            return await self._computing.run(lambda: self._quotes.quote(body))
+        return await self._computing.run(lambda: self._quotes.quote(body))
 
-    @api.post("/v1/regulation/pair")
+    @api.post("/v1/regulation/pair", responses=problems(404, 409))
     async def pair(self, body: PairBody, owner: Regulator) -> RoundAnswer:
         """Open a round with its rules and the commitment to a seed; later, close it with the seed, which pairs.
 
@@ -191,32 +162,33 @@ class Regulation:
         if isinstance(body, CommitBody):
             rules = Rules(**body.model_dump(include=set(RulesBody.model_fields)))
             terms = Terms(body.round, body.commitment, rules, body.premium_cents, body.budget_cents)
-            found = await self._book(lambda: self._ledger.open_round(owner, terms))
+            found = await self._booking.run(lambda: self._ledger.open_round(owner, terms))
         else:
-            found = await self._book(lambda: self._ledger.reveal(owner, body.round, body.seed))
+            found = await self._booking.run(lambda: self._ledger.reveal(owner, body.round, body.seed))
         return round_answer(found)
 
-    @api.post("/v1/regulation/submit", status_code=201)
+    @api.post("/v1/regulation/submit", status_code=201, responses=problems(404, 409))
     async def submit(
         self, body: SubmitBody, owner: Builder, idempotency_key: IdempotencyKey = None
     ) -> SubmissionAnswer:
         """Enter a model into an open round: one per key, and no model twice. Not for regulators."""
         return receipt(
-            await self._book(lambda: self._ledger.submit(owner, body.round, body.model, body.score, idempotency_key))
+            await self._booking.run(
+                lambda: self._ledger.submit(owner, body.round, body.model, body.score, idempotency_key)
+            )
         )
 
-    @api.post("/v1/regulation/settle")
+    @api.post("/v1/regulation/settle", responses=problems(404, 409))
     async def settle(self, body: SettleBody, owner: Regulator) -> SettlementAnswer:
         """Pay the premiums of a paired round. Regulators only; again, it answers the same and pays nothing."""
-        return settlement_answer(await self._book(lambda: self._ledger.settle(owner, body.round)))
+        return settlement_answer(await self._booking.run(lambda: self._ledger.settle(owner, body.round)))
 
-    @api.get("/v1/regulation/rounds/{name}")
-    async def state(self, name: str, owner: Caller) -> RoundAnswer:
+    @api.get("/v1/regulation/rounds/{name}", responses=problems(404, 504))
+    async def round(self, name: str, owner: Caller) -> RoundAnswer:
         """How far a round is."""
-        found: Round = await self._book(lambda: self._ledger.round(name))
-        return round_answer(found)
+        return round_answer(await self._booking.run(lambda: self._ledger.round(name)))
 
-    @api.get("/v1/regulation/audit")
+    @api.get("/v1/regulation/audit", responses=problems(404, 504))
     async def audit(
         self,
         owner: Caller,
@@ -225,20 +197,11 @@ class Regulation:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> AuditAnswer:
         """All of a round for any key, checked anew: submissions, pairing, payments and the trail, in pages."""
-        records = await self._book(lambda: self._ledger.records(round))
+        records = await self._booking.run(lambda: self._ledger.records(round))
         return await self._computing.run(lambda: audit_page(records, offset, limit))
-
-    async def _book(self, function: Callable[[], ResultT]) -> ResultT:
-        async with failures_as_problems():
-            return await self._booking.run(function)
 
 
 def build(args: Args) -> serve.Application:
     """The application, as the Serve config names it: ``serve.apps.regulation:build``."""
     pinned = {args.node_resource: PINNED} if args.node_resource else {}
-    application: serve.Application = Regulation.options(  # type: ignore[attr-defined]  # added by the decorators
-        ray_actor_options={"num_cpus": args.num_cpus, "resources": pinned},
-        max_ongoing_requests=args.max_waiting + WAITING_BEYOND_COMPUTING,
-        max_queued_requests=WAITING_BEYOND_COMPUTING,
-    ).bind(args)
-    return application
+    return bind(Regulation, args, resources=pinned)

@@ -39,12 +39,7 @@ def following(last: Event | None, kind: Kind, facts: Mapping[str, Any]) -> Event
     at = datetime.now(UTC).isoformat(timespec="milliseconds")
     content = {"position": position, "event": kind, "at": at, **facts}
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    return Event(position, text, previous, link(previous, text))
-
-
-def link(previous: str, text: str) -> str:
-    """The hash of an entry."""
-    return hash_lines(previous, text)
+    return Event(position, text, previous, hash_lines(previous, text))
 
 
 def hash_lines(*lines: object) -> str:
@@ -56,7 +51,9 @@ def first_break(events: Sequence[Event]) -> int | None:
     """Position of the first entry that does not follow from the one before; ``None`` when all do."""
     previous = BEGINNING
     for position, event in enumerate(events):
-        sound = event.position == position and event.previous == previous and event.hash == link(previous, event.text)
+        sound = (
+            event.position == position and event.previous == previous and event.hash == hash_lines(previous, event.text)
+        )
         if not sound or event.facts.get("position") != position:
             return position
         previous = event.hash

@@ -17,7 +17,7 @@ from rayworks.systems.regulation.mechanism import NO_GROUP, STATUSES, Rules, run
 from rayworks.systems.regulation.public_draws import commitment_of, public_draws
 from rayworks.systems.regulation.settlement import exact_parts, share_premiums
 
-from ..common.application import Problem
+from ..common.problems import Problem
 from .regulation_database import BUSY_SECONDS, Database
 from .regulation_events import Event, Kind, following, hash_lines
 

@@ -4,20 +4,19 @@ The equilibrium is solved in floating point, in units of value; money enters and
 rounded up, so that rounding never takes it below the price.
 """
 
-import json
 from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.config import AuctionSection
-from rayworks.systems.regulation.design import Design, make_design, read_design
+from rayworks.systems.regulation.design import Design, make_design
 from rayworks.systems.regulation.equilibrium import solve
+from rayworks.systems.regulation.exported import read_export
 from rayworks.systems.regulation.price_curve import published_curve
 
 from .regulation_schemas import QuoteAnswer, QuoteBody
 
-DESIGN = "design.json"
 TINY = QuoteBody(value=1, share=Decimal("0.1"))
 """Of a health check."""
 
@@ -39,7 +38,7 @@ class Quotes:
         self._published = make_design(AuctionSection(), published_curve())
         self._design: Design | None = self._published
         if self._path is not None:
-            self._design = _read(self._path / DESIGN) if self._path.is_dir() else None
+            self._design = read_export(self._path).design if self._path.is_dir() else None
 
     @property
     def design(self) -> str:
@@ -113,13 +112,6 @@ def _at_price(design: Design, price: float) -> Design:
     except DataError as error:
         raise DataError(f"price: {error}") from None
     return Design(equilibrium, replace(design.rules, threshold=threshold), design.curve)
-
-
-def _read(file: Path) -> Design:
-    try:
-        return read_design(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError, DataError) as error:
-        raise DataError(f"export {file}: is no export of a regulation run ({error}); finish one") from None
 
 
 def _nearest(cents: Decimal) -> int:

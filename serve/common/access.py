@@ -4,11 +4,15 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import Depends, Header
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
 from ray import serve
 
-from .application import Problem
 from .keys import ApiKeys
+from .problems import Problem
+
+BEARER = HTTPBearer(scheme_name="api-key", description="A key that the operator gave out.", auto_error=False)
+"""For the OpenAPI document; :meth:`Access.owner` is what checks."""
 
 
 class Access:
@@ -54,10 +58,17 @@ class Access:
         self._under_way[owner] -= 1
 
 
-async def caller(authorization: Annotated[str | None, Header()] = None) -> AsyncIterator[str]:
-    """Whose request it is; refuses requests without a known key, and more of one key than it may have under way."""
+async def owner_of(request: Request, documented: Annotated[object, Depends(BEARER)]) -> str:
+    """Whose request it is; refuses requests without a known key."""
+    return str(replica().access.owner(request.headers.get("authorization")))
+
+
+Owner = Annotated[str, Depends(owner_of)]
+
+
+async def caller(owner: Owner) -> AsyncIterator[str]:
+    """Whose request it is; refuses more requests of one key than it may have under way, too."""
     access = replica().access
-    owner = access.owner(authorization)
     access.enter(owner)
     try:
         yield owner

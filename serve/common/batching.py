@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from .application import Problem
 from .computing import Computing
+from .problems import Problem
 
 QuestionT = TypeVar("QuestionT")
 AnswerT = TypeVar("AnswerT")

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from rayworks.core.errors import InfrastructureError
 
-from .application import Problem
+from .problems import Problem
 
 ResultT = TypeVar("ResultT")
 

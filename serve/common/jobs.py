@@ -22,7 +22,7 @@ from rayworks.core import manifest
 from rayworks.core.errors import CLASSES, InfrastructureError
 from rayworks.core.run_directory import MANIFEST, RunDirectory
 
-from .application import Problem
+from .problems import Problem
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 """The working directory of every job: where this code lies."""

@@ -13,10 +13,9 @@ import httpx
 import pytest
 from ray.util.state import list_actors
 
-from serve.common import keys
-from tests.serve.deployment import deployed
+from tests.serve.deployment import USERS, serving
 
-BUILDERS = [f"builder_{number}" for number in range(6)]
+BUILDERS = [user for user in USERS if user != "ruth"][:6]
 Send = Callable[..., httpx.Response]
 
 
@@ -24,17 +23,14 @@ Send = Callable[..., httpx.Response]
 def send(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Send]:
     """Posts where there is a body, else gets."""
     folder: Path = tmp_path_factory.mktemp("faults")
-    made = {name: keys.create(name, str(folder / "keys")) for name in ("ruth", *BUILDERS)}
-    args = {
-        **{"database": str(folder / "ledger.sqlite"), "api_keys": str(folder / "keys"), "num_cpus": 0.2},
-        **{"regulators": ["ruth"], "concurrent_per_key": 64},
-    }
-    with deployed(cluster, folder, "regulation", {"ledger": args}) as (url,):
+    args = {"database": str(folder / "ledger.sqlite"), "regulators": ["ruth"], "concurrent_per_key": 64}
+    with serving(cluster, folder) as deployment:
+        deployment.add("regulation", {"ledger": args})
+        deployment.deploy()
 
         def send(path: str, key: str = "ruth", **body: Any) -> httpx.Response:
-            headers = {"Authorization": f"Bearer {made[key]}", "Idempotency-Key": f"{key}-{body.get('round')}"}
-            method = "POST" if body else "GET"
-            return httpx.request(method, f"{url}/v1/regulation/{path}", json=body or None, headers=headers, timeout=30)
+            again = f"{key}-{body.get('round')}"
+            return deployment.ask("ledger", f"v1/regulation/{path}", key, again, **body)
 
         yield send
 

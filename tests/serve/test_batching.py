@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from serve.common.application import Problem
 from serve.common.batching import Batching
+from serve.common.problems import Problem
 
 
 class Squares:

@@ -4,9 +4,8 @@ import base64
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,50 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.exported import read_model, write_model
-from rayworks.systems.federation.training.classifiers import classifier_of
-from rayworks.systems.federation.training.local_training import weights_of
-from serve.common import keys
-from tests.serve.deployment import deployed
+from rayworks.systems.federation.exported import read_export
+from tests.serve.applications import CARD, SHAPES
+from tests.serve.deployment import Deployment
 
 Send = Callable[..., httpx.Response]
-CARD = {
-    "source": "made up", "method": "balanced", "rounds": 3, "clients": 4, "accuracy": 0.5, "accuracies": [0.5, 0.6],
-    "epsilon": None, "epsilon_updates": 1.5, "statement": "nothing is promised",
-}  # fmt: skip
-SHAPES: dict[str, tuple[int, ...]] = {"grey": (1, 8, 8), "coloured": (3, 16, 16), "tabular": (5,)}
-
-
-def export(folder: Path, shape: tuple[int, ...]) -> str:
-    """An untrained model of three labels."""
-    config = Config()
-    folder.mkdir()
-    weights = weights_of(classifier_of(config, shape, 3, 7))
-    write_model(config, weights, shape, ("a", "b", "c"), CARD, lambda name, data: (folder / name).write_bytes(data))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def service(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """URLs of three applications, and a key."""
-    folder = tmp_path_factory.mktemp("federation")
-    shared = {"api_keys": str(folder / "keys"), "num_cpus": 0.2, "limits": {"inputs": 4}}
-    arguments = {name: {**shared, "export": export(folder / name, shape)} for name, shape in SHAPES.items()}
-    key = keys.create("tester", str(folder / "keys"))
-    with deployed(cluster, folder, "federation", arguments) as urls:
-        yield {"key": key, "folder": str(folder), **dict(zip(arguments, urls, strict=True))}
 
 
 @pytest.fixture
-def send(service: dict[str, str]) -> Send:
-    """Posts to ``classify``."""
-
-    def send(app: str, **body: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {service['key']}"}
-        return httpx.post(f"{service[app]}/v1/federation/classify", json=body, headers=headers, timeout=60)
-
-    return send
+def send(deployment: Deployment) -> Send:
+    """Posts to ``classify`` of one of the applications."""
+    return lambda app, **body: deployment.ask(f"federation-{app}", "v1/federation/classify", method="POST", **body)
 
 
 def pictures(shape: tuple[int, ...], count: int) -> np.ndarray:
@@ -87,9 +53,9 @@ def png(pixels: np.ndarray) -> str:
 
 
 @pytest.mark.parametrize("app", ["grey", "coloured"])
-def test_images_and_their_pixels_get_the_librarys_answer(send: Send, service: dict[str, str], app: str) -> None:
+def test_images_and_their_pixels_get_the_librarys_answer(send: Send, deployment: Deployment, app: str) -> None:
     images = pictures(SHAPES[app], 3)
-    expected = read_model(Path(service["folder"]) / app).probabilities(images)
+    expected = read_export(deployment.folder / "federation" / app).probabilities(images)
     for body in ({"images": [png(image) for image in images]}, {"pixels": images.tolist()}):
         answer = send(app, top=3, **body)
         assert answer.status_code == 200, answer.text
@@ -98,9 +64,9 @@ def test_images_and_their_pixels_get_the_librarys_answer(send: Send, service: di
             np.testing.assert_allclose([label["probability"] for label in labels], np.sort(row)[::-1], rtol=1e-5)
 
 
-def test_features_are_taken_by_a_model_of_features(send: Send, service: dict[str, str]) -> None:
+def test_features_are_taken_by_a_model_of_features(send: Send, deployment: Deployment) -> None:
     features = np.random.default_rng(1).random((2, 5), np.float32)
-    expected = read_model(Path(service["folder"]) / "tabular").probabilities(features).argmax(1)
+    expected = read_export(deployment.folder / "federation" / "tabular").probabilities(features).argmax(1)
     answer = send("tabular", features=features.tolist())
     assert [labels[0]["label"] for labels in answer.json()["answers"]] == ["abc"[at] for at in expected]
 
@@ -115,15 +81,12 @@ def test_requests_at_once_get_their_own_answers(send: Send) -> None:
         assert one["answers"][0][0]["probability"] == pytest.approx(other["answers"][0][0]["probability"], rel=1e-5)
 
 
-def test_the_card_says_what_is_known(service: dict[str, str]) -> None:
-    answer = httpx.get(
-        f"{service['coloured']}/v1/federation/card", headers={"Authorization": f"Bearer {service['key']}"}
-    )
-    card = answer.json()
+def test_the_card_says_what_is_known(deployment: Deployment) -> None:
+    card = deployment.ask("federation-coloured", "v1/federation/card").json()
     assert card["shape"] == [3, 16, 16]
     assert card["classes"] == ["a", "b", "c"]
     assert {name: card[name] for name in CARD} == CARD
-    assert httpx.get(f"{service['coloured']}/healthz").json()["status"] == "ok"
+    assert httpx.get(f"{deployment.url('federation-coloured')}/healthz").json()["status"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -152,6 +115,6 @@ def test_what_does_not_fit_is_refused_by_name(send: Send, app: str, body: dict[s
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_nobody_is_answered_without_a_key(service: dict[str, str]) -> None:
+def test_nobody_is_answered_without_a_key(deployment: Deployment) -> None:
     body = {"pixels": pictures(SHAPES["grey"], 1).tolist()}
-    assert httpx.post(f"{service['grey']}/v1/federation/classify", json=body).status_code == 401
+    assert httpx.post(f"{deployment.url('federation-grey')}/v1/federation/classify", json=body).status_code == 401

@@ -1,8 +1,7 @@
 """The marl application over real HTTP on the shared cluster, against the library's own answers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,62 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from rayworks.systems.marl.config import Config, NetworkKind
-from rayworks.systems.marl.environments.registry import make_environment, team_specs
-from rayworks.systems.marl.exported import read_policy, write_policy
-from rayworks.systems.marl.findings.certificates import certificates
-from rayworks.systems.marl.networks.policy_network import PolicyNetwork
+from rayworks.systems.marl.config import Config
+from rayworks.systems.marl.environments.registry import make_environment
+from rayworks.systems.marl.exported import read_export
 from rayworks.systems.marl.networks.symmetry_groups import orthogonal
-from serve.common import keys
-from tests.serve.deployment import deployed
+from tests.serve.applications import SPREAD
+from tests.serve.deployment import Deployment
 
 Send = Callable[..., httpx.Response]
-SPREAD = {"environment": {"name": "mpe/simple_spread", "actions": "vectors"}}
-BATTLE = {"environment": {"name": "battle/terran_3_vs_3"}}
-
-
-def export(folder: Path, settings: dict[str, Any], kind: NetworkKind) -> str:
-    """An untrained policy."""
-    config = Config.model_validate({**settings, "experiment": {"certificate_scenes": 4}})
-    torch.manual_seed(0)
-    weights = {}
-    for team, spec in team_specs(config.environment).items():
-        network = PolicyNetwork(kind, spec, config.network)
-        network.value_scale.fill_(3.0)
-        weights[team] = {name: value.numpy() for name, value in network.state_dict().items()}
-    found = {
-        team: {"errors": dict(one.errors), "claims": list(one.claims), "holds": one.holds}
-        for team, one in certificates(config, kind, weights).items()
-    }
-    folder.mkdir()
-    write_policy(config, kind, weights, found, lambda name, data: (folder / name).write_bytes(data))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def service(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """URLs of three applications, and a key."""
-    folder = tmp_path_factory.mktemp("marl")
-    shared = {"api_keys": str(folder / "keys"), "num_cpus": 0.2}
-    arguments: dict[str, dict[str, Any]] = {
-        "spread": {"export": export(folder / "spread", SPREAD, "e2gn2-last"), "limits": {"scenes": 20, "entities": 12}},
-        "battle": {"export": export(folder / "battle", BATTLE, "e2gn2")},
-        "mlp": {"export": export(folder / "mlp", SPREAD, "mlp")},
-    }
-    key = keys.create("tester", str(folder / "keys"))
-    with deployed(cluster, folder, "marl", {name: {**shared, **args} for name, args in arguments.items()}) as urls:
-        yield {"key": key, "folder": str(folder), **dict(zip(arguments, urls, strict=True))}
 
 
 @pytest.fixture
-def send(service: dict[str, str]) -> Send:
-    """Posts to ``act``."""
-
-    def send(app: str = "spread", **body: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {service['key']}"}
-        return httpx.post(f"{service[app]}/v1/marl/act", json=body, headers=headers, timeout=60)
-
-    return send
+def send(deployment: Deployment) -> Send:
+    """Posts to ``act`` of one of the applications."""
+    return lambda app="spread", **body: deployment.ask(f"marl-{app}", "v1/marl/act", method="POST", **body)
 
 
 def spread_scene(seed: int, agents: int = 3, landmarks: int = 3, turn: np.ndarray | None = None) -> dict[str, Any]:
@@ -90,12 +47,12 @@ def found(answer: httpx.Response) -> dict[str, Any]:
     return values
 
 
-def test_the_best_actions_are_the_librarys_for_any_number_of_agents(send: Send, service: dict[str, str]) -> None:
+def test_the_best_actions_are_the_librarys_for_any_number_of_agents(send: Send, deployment: Deployment) -> None:
     for agents in (3, 5):
         body = spread_scene(1, agents)
         answer = found(send(scenes=[body]))["scenes"][0]["actions"]
         assert [action["entity"] for action in answer] == list(range(3, 3 + agents))
-        exported = read_policy(Path(service["folder"]) / "spread")
+        exported = read_export(deployment.folder / "marl" / "spread")
         config = Config.model_validate({"environment": {**SPREAD["environment"], "agents": agents, "landmarks": 3}})
         world = make_environment(config.environment, 1, 0)
         scene = world.reset()["agent"].arrays()
@@ -150,15 +107,14 @@ def test_a_battle_offers_what_is_allowed_and_leaves_the_dead_alone(send: Send) -
     assert len(names) > 2 and names <= set(moves)
 
 
-def test_the_card_says_what_holds(service: dict[str, str]) -> None:
-    headers = {"Authorization": f"Bearer {service['key']}"}
-    card = httpx.get(f"{service['spread']}/v1/marl/card", headers=headers).json()
+def test_the_card_says_what_holds(deployment: Deployment) -> None:
+    card = deployment.ask("marl-spread", "v1/marl/card").json()
     team = card["teams"]["agent"]
     assert team["symmetries"] == ["rotations", "reflections", "permutations"]
     assert all(team["errors"][group] < 1e-5 for group in team["symmetries"])
     assert team["actions"] == ["vector"] and team["features"] == ["agent", "landmark"]
-    assert httpx.get(f"{service['battle']}/healthz").json()["teams"] == ["allies"]
-    assert httpx.get(f"{service['spread']}/v1/marl/card").status_code == 401
+    assert httpx.get(f"{deployment.url('marl-battle')}/healthz").json()["teams"] == ["allies"]
+    assert httpx.get(f"{deployment.url('marl-spread')}/v1/marl/card").status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The recommendation application over real HTTP on the shared cluster, against the library's own answers."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.causes.attribution import CAUSES, attribute, member_quantile
 from rayworks.systems.recommendation.causes.do_recursion import intervene
-from rayworks.systems.recommendation.exported import Exported, read_export, write_export
-from rayworks.systems.recommendation.logs.events import KINDS, NATURAL
-from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
+from rayworks.systems.recommendation.exported import Exported, read_export
+from rayworks.systems.recommendation.logs.events import KINDS
 from rayworks.systems.recommendation.models.histories import Histories, acceptance, histories
 from rayworks.systems.recommendation.values.roll_out import greedy_policy, mixture, roll_out
 from serve.apps.recommendation_engine import Recommender
 from serve.apps.recommendation_schemas import Limits
-from serve.common import keys
-from tests.serve.deployment import deployed
+from tests.serve.applications import CATALOGUE as ITEMS
+from tests.serve.applications import HOLDS
+from tests.serve.deployment import Deployment
 
-ITEMS = [f"i{number}" for number in range(30)]
-HOLDS = 15
 PAST = [(3, "natural"), (17, "accepted"), (8, "rejected"), (3, "natural"), (5, "accepted")]
 LONG = [(number * 7 % 30, KINDS[1 + number % 3]) for number in range(24)]
 Send = Callable[..., httpx.Response]
@@ -41,63 +38,19 @@ def known(past: Codes, most: int = HOLDS) -> Histories:
     return histories([[(code, KINDS.index(kind)) for code, kind in past[max(len(past) - most, 0) :]]])
 
 
-def random_models(count: int, options: AcceptanceOptions) -> list[AcceptanceModel]:
-    """Models that differ, and whose chances of items differ."""
-    torch.manual_seed(0)
-    models = [AcceptanceModel(options).eval() for _ in range(count)]
-    for model in models:
-        for name in ("item", "kind", "output", "bias", "shown_before"):
-            torch.nn.init.normal_(getattr(model, name).weight, std=0.6)
-        torch.nn.init.normal_(model.start)
-    return models
-
-
-def export(folder: Path, models: list[AcceptanceModel], items: list[str]) -> str:
-    draw = seeds.stream(0, "reference")
-    reference = Histories(torch.from_numpy(draw.integers(1, 31, (6, 5))), torch.full((6, 5), NATURAL))
-    folder.mkdir()
-    write_export(Exported(models, items, reference), lambda name, content: (folder / name).write_bytes(content))
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("recommendation")
-
-
-@pytest.fixture(scope="module")
-def exported(folder: Path) -> Exported:
+def exported(deployment: Deployment) -> Exported:
     """Four models of a small catalogue."""
-    return read_export(export(folder / "export", random_models(4, AcceptanceOptions(30, HOLDS + 1, width=8)), ITEMS))
-
-
-@pytest.fixture(scope="module")
-def service(cluster: dict[str, str], folder: Path, exported: Exported) -> Iterator[dict[str, str]]:
-    """URL of the application, of one with a slow model of a large catalogue and a short queue, and a key."""
-    wide = [f"i{number}" for number in range(1000)]
-    slow = export(folder / "slow", random_models(1, AcceptanceOptions(1000, 400, width=32)), wide)
-    shared = {"api_keys": str(folder / "keys"), "num_cpus": 0.2}
-    arguments: dict[str, dict[str, Any]] = {
-        "recommendation": {"export": str(folder / "export")},
-        "narrow": {
-            **{"export": slow, "max_waiting": 0, "deadline_seconds": 2, "concurrent_per_key": 3},
-            **{"limits": {"events": 4, "items": 10, "attributed": 1, "steps": 300, "rollouts": 2000}},
-        },
-    }
-    key = keys.create("tester", str(folder / "keys"))
-    with deployed(
-        cluster, folder, "recommendation", {name: {**shared, **args} for name, args in arguments.items()}
-    ) as urls:
-        yield {"key": key, **dict(zip(arguments, urls, strict=True))}
+    return read_export(deployment.folder / "recommendation" / "small")
 
 
 @pytest.fixture
-def send(service: dict[str, str]) -> Send:
+def send(deployment: Deployment) -> Send:
     """Posts to a route."""
 
     def send(route: str, app: str = "recommendation", **body: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {service['key']}"}
-        return httpx.post(f"{service[app]}/v1/recommendation/{route}", json=body, headers=headers, timeout=60)
+        headers = deployment.header("tester")
+        return httpx.post(f"{deployment.url(app)}/v1/recommendation/{route}", json=body, headers=headers, timeout=120)
 
     return send
 
@@ -300,8 +253,8 @@ def test_bad_requests_get_one_clear_answer(send: Send, route: str, body: dict[st
     assert_problem(send(route, **body), 422, *words)
 
 
-def test_keys_sizes_and_open_paths(service: dict[str, str]) -> None:
-    url = service["recommendation"]
+def test_keys_sizes_and_open_paths(deployment: Deployment) -> None:
+    url = deployment.url("recommendation")
     for route in ("accept", "rank", "attribute", "whatif"):
         path = f"{url}/v1/recommendation/{route}"
         assert_problem(httpx.post(path, json={}), 401, "Authorization")
@@ -314,33 +267,37 @@ def test_keys_sizes_and_open_paths(service: dict[str, str]) -> None:
 
 
 def test_one_model_has_no_errors_and_a_deployment_its_own_limits(send: Send) -> None:
-    answer = found(send("accept", app="narrow", items=["i999"]))
+    answer = found(send("accept", app="recommendation-narrow", items=["i999"]))
     assert answer["items"][0]["standard_error"] is None
-    causes = found(send("attribute", app="narrow", items=["i999"]))["items"][0]
+    causes = found(send("attribute", app="recommendation-narrow", items=["i999"]))["items"][0]
     assert causes["contrasts"]["item"]["interval"] is None
     assert "is not known" in causes["sentence"]
-    imagined = found(send("whatif", app="narrow", do=["i1", "i2"]))
+    imagined = found(send("whatif", app="recommendation-narrow", do=["i1", "i2"]))
     assert (imagined["standard_error"], imagined["interval"]) == (None, None)
     assert "fewer than two" in imagined["warnings"][0]
-    assert_problem(send("accept", app="narrow", items=["i1"] * 11), 422, "items: 11 are more than the 10")
-    assert_problem(send("rank", app="narrow", events=[event()] * 5), 422, "events: 5 are more than the 4")
+    assert_problem(
+        send("accept", app="recommendation-narrow", items=["i1"] * 11), 422, "items: 11 are more than the 10"
+    )
+    assert_problem(
+        send("rank", app="recommendation-narrow", events=[event()] * 5), 422, "events: 5 are more than the 4"
+    )
 
 
 def test_a_full_queue_a_deadline_and_one_greedy_key(send: Send) -> None:
     slow = {"policy": {"name": "softmax", "temperature": 1}, "steps": 300, "rollouts": 2000}
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: send("whatif", app="narrow", **slow), range(8)))
+        answers = list(pool.map(lambda _: send("whatif", app="recommendation-narrow", **slow), range(8)))
     statuses = {answer.status_code for answer in answers}
     assert {429, 503} & statuses
     assert 504 in statuses
     assert statuses <= {429, 503, 504}
     assert all(answer.headers["retry-after"] for answer in answers if answer.status_code in (429, 503))
-    deadline = time.monotonic() + 60
-    while send("whatif", app="narrow", do=["i1"]).status_code != 200:
+    deadline = time.monotonic() + 300
+    while send("whatif", app="recommendation-narrow", do=["i1"]).status_code != 200:
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
-def test_without_an_export_there_is_nothing_to_serve(folder: Path) -> None:
+def test_without_an_export_there_is_nothing_to_serve(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no model.json; run the job first"):
-        Recommender(str(folder / "nowhere"), Limits())
+        Recommender(str(tmp_path / "nowhere"), Limits())

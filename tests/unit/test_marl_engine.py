@@ -10,14 +10,14 @@ from pydantic import ValidationError
 from rayworks.core.errors import DataError
 from serve.apps.marl_engine import Players
 from serve.apps.marl_schemas import FARTHEST, MOST_ENTITIES, ActBody, Action, Limits
-from tests.serve.test_marl_app import BATTLE, export
+from tests.serve.applications import BATTLE, export_policy
 
 TAG = {"environment": {"name": "mpe/simple_tag"}}
 KINDS = ("adversary", "adversary", "adversary", "agent", "landmark", "landmark")
 
 
 def players(folder: Path, settings: dict[str, Any], kind: Any) -> Players:
-    return Players(export(folder / "export", settings, kind), Limits())
+    return Players(export_policy(folder / "export", settings, kind), Limits())
 
 
 def answers(made: Players, **body: Any) -> list[list[Action] | DataError]:

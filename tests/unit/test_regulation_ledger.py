@@ -23,7 +23,7 @@ from rayworks.systems.regulation.public_draws import commitment_of
 from serve.apps.regulation_audit import audit_page, discrepancies
 from serve.apps.regulation_events import first_break
 from serve.apps.regulation_ledger import Ledger, Records, Submission, Terms
-from serve.common.application import Problem
+from serve.common.problems import Problem
 
 RULES = Rules(0.5)
 

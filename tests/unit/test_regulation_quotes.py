@@ -110,5 +110,5 @@ def test_missing_and_broken_exports(tmp_path: Path) -> None:
         missing.quote(body(1, 0.1))
     for content in ("{", "[]", '{"auction": {}, "values": null, "curve": {}}'):
         (tmp_path / "design.json").write_text(content)
-        with pytest.raises(DataError, match=r"design\.json: is no export"):
+        with pytest.raises(DataError, match="is not the export of a finished regulation run"):
             Quotes(str(tmp_path), UNIT)

@@ -1,0 +1,178 @@
+"""For each system, the applications that the Serve tests talk to: name to arguments, with their exports made in a folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rayworks.core import config as configs
+from rayworks.core import seeds
+from rayworks.systems.difficulty import exported as difficulty_export
+from rayworks.systems.difficulty.calibration import calibrate
+from rayworks.systems.difficulty.config import Config as DifficultyConfig
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, simulate
+from rayworks.systems.difficulty.responses.response_store import from_matrix
+from rayworks.systems.difficulty.responses.sources import ResponseSet
+from rayworks.systems.federation import exported as federation_export
+from rayworks.systems.federation.config import Config as FederationConfig
+from rayworks.systems.federation.training.classifiers import classifier_of
+from rayworks.systems.federation.training.local_training import weights_of
+from rayworks.systems.marl import exported as marl_export
+from rayworks.systems.marl.config import Config as MarlConfig
+from rayworks.systems.marl.config import NetworkKind
+from rayworks.systems.marl.environments.registry import team_specs
+from rayworks.systems.marl.findings.certificates import certificates
+from rayworks.systems.marl.networks.policy_network import PolicyNetwork
+from rayworks.systems.recommendation.exported import Exported, write_export
+from rayworks.systems.recommendation.logs.events import NATURAL
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
+from rayworks.systems.recommendation.models.histories import Histories
+from rayworks.systems.regulation import exported as regulation_export
+from rayworks.systems.regulation.config import AuctionSection
+from rayworks.systems.regulation.design import make_design
+from rayworks.systems.regulation.price_curve import published_curve
+from tests.conftest import FinishedRun
+
+Runs = Callable[[str], FinishedRun]
+Arguments = dict[str, dict[str, Any]]
+
+ITEMS = [f"q{number:02d}" for number in range(20)]
+CARD = {
+    "source": "made up", "method": "balanced", "rounds": 3, "clients": 4, "accuracy": 0.5, "accuracies": [0.5, 0.6],
+    "epsilon": None, "epsilon_updates": 1.5, "statement": "nothing is promised",
+}  # fmt: skip
+SHAPES: dict[str, tuple[int, ...]] = {"grey": (1, 8, 8), "coloured": (3, 16, 16), "tabular": (5,)}
+SPREAD = {"environment": {"name": "mpe/simple_spread", "actions": "vectors"}}
+BATTLE = {"environment": {"name": "battle/terran_3_vs_3"}}
+CATALOGUE = [f"i{number}" for number in range(30)]
+HOLDS = 15
+"""Events that the acceptance models hold."""
+SECTION = AuctionSection(law="beta22", price=0.6, mode="fixed_point")
+
+
+def alignment(folder: Path, finished_runs: Runs) -> Arguments:
+    """The smallest run's models, one slot, and a queue that holds all rows of one request but the last."""
+    export = str(finished_runs("alignment").directory / "export")
+    limits = {"slots": 1, "max_waiting": 14, "max_prompt_tokens": 60, "concurrent_per_key": 64}
+    return {"alignment": {"export": export, "deadline_seconds": 120, **limits}}
+
+
+def difficulty(folder: Path, finished_runs: Runs) -> Arguments:
+    """One of a calibrated set, and one without a calibration and with a short queue."""
+    responses = from_matrix(simulated(200, 20), items=ITEMS)
+    config = configs.resolve(DifficultyConfig, overrides={"uncertainty.split_halves": 1, "data.focal": {}})
+    found = calibrate("simulated", ResponseSet(responses, {"q00": "easiest"}, responses.table(), "simulated"), config)
+    (folder / "export" / "simulated").mkdir(parents=True)
+    difficulty_export.write_export(difficulty_export.exported_sets({"simulated": found}), _writer(folder / "export"))
+    settings = {"uncertainty.bootstrap": 2, "uncertainty.split_halves": 1, "subsets.sizes": [2], "compute.workers": 1}
+    shared = {"spool": str(folder / "spool")}
+    return {
+        "difficulty": {
+            **{**shared, "export": str(folder / "export"), "inline_cells": 5000},
+            **{"job_settings": settings, "jobs_per_key": 1},
+        },
+        "difficulty-narrow": {
+            **{**shared, "max_waiting": 0, "deadline_seconds": 4, "concurrent_per_key": 6, "export": "/nowhere"},
+            **{"inline_parameters": 360, "job_settings": {"surprise.setting": 1}},
+        },
+    }
+
+
+def simulated(subjects: int, items: int, seed: int = 0) -> np.ndarray:
+    """Responses of a Rasch model."""
+    generator = np.random.default_rng(seed)
+    parameters = ItemParameters.from_difficulty("1PL", np.linspace(-1.5, 1.5, items))
+    return simulate(parameters, generator.normal(size=subjects), generator.random((subjects, items)))
+
+
+def federation(folder: Path, finished_runs: Runs) -> Arguments:
+    """Untrained models of three labels for three shapes of inputs."""
+    config, arguments = FederationConfig(), {}
+    for name, shape in SHAPES.items():
+        (folder / name).mkdir()
+        weights = weights_of(classifier_of(config, shape, 3, 7))
+        exported = federation_export.exported_model(config, weights, shape, ("a", "b", "c"), CARD)
+        federation_export.write_export(exported, _writer(folder / name))
+        arguments[f"federation-{name}"] = {"export": str(folder / name), "limits": {"inputs": 4}}
+    return arguments
+
+
+def marl(folder: Path, finished_runs: Runs) -> Arguments:
+    """Untrained policies of three kinds."""
+    limits = {"scenes": 20, "entities": 12}
+    return {
+        "marl-spread": {"export": export_policy(folder / "spread", SPREAD, "e2gn2-last"), "limits": limits},
+        "marl-battle": {"export": export_policy(folder / "battle", BATTLE, "e2gn2")},
+        "marl-mlp": {"export": export_policy(folder / "mlp", SPREAD, "mlp")},
+    }
+
+
+def export_policy(folder: Path, settings: dict[str, Any], kind: NetworkKind) -> str:
+    """An untrained policy."""
+    config = MarlConfig.model_validate({**settings, "experiment": {"certificate_scenes": 4}})
+    torch.manual_seed(0)
+    weights = {}
+    for team, spec in team_specs(config.environment).items():
+        network = PolicyNetwork(kind, spec, config.network)
+        network.value_scale.fill_(3.0)
+        weights[team] = {name: value.numpy() for name, value in network.state_dict().items()}
+    found = {
+        team: {"errors": dict(one.errors), "claims": list(one.claims), "holds": one.holds}
+        for team, one in certificates(config, kind, weights).items()
+    }
+    folder.mkdir()
+    teams = team_specs(config.environment)
+    exported = marl_export.ExportedPolicy(kind, config.environment, config.network, teams, weights, found)
+    marl_export.write_export(exported, _writer(folder))
+    return str(folder)
+
+
+def recommendation(folder: Path, finished_runs: Runs) -> Arguments:
+    """Four models of a small catalogue; and a slow one of a large catalogue with a short queue."""
+    wide = [f"i{number}" for number in range(1000)]
+    small = _acceptance_export(folder / "small", 4, AcceptanceOptions(30, HOLDS + 1, width=8), CATALOGUE)
+    slow = _acceptance_export(folder / "slow", 1, AcceptanceOptions(1000, 400, width=32), wide)
+    return {
+        "recommendation": {"export": small},
+        "recommendation-narrow": {
+            **{"export": slow, "max_waiting": 0, "deadline_seconds": 4, "concurrent_per_key": 3},
+            **{"limits": {"events": 4, "items": 10, "attributed": 1, "steps": 300, "rollouts": 2000}},
+        },
+    }
+
+
+def _acceptance_export(folder: Path, count: int, options: AcceptanceOptions, items: list[str]) -> str:
+    """Models that differ, and whose chances of items differ."""
+    torch.manual_seed(0)
+    models = [AcceptanceModel(options).eval() for _ in range(count)]
+    for model in models:
+        for name in ("item", "kind", "output", "bias", "shown_before"):
+            torch.nn.init.normal_(getattr(model, name).weight, std=0.6)
+        torch.nn.init.normal_(model.start)
+    draw = seeds.stream(0, "reference")
+    reference = Histories(torch.from_numpy(draw.integers(1, 31, (6, 5))), torch.full((6, 5), NATURAL))
+    folder.mkdir()
+    write_export(Exported(models, items, reference), _writer(folder))
+    return str(folder)
+
+
+def regulation(folder: Path, finished_runs: Runs) -> Arguments:
+    """One of a design; and one without its export and with a short queue."""
+    (folder / "export").mkdir()
+    design = make_design(SECTION, published_curve())
+    exported = regulation_export.ExportedDesign(design, SECTION)
+    regulation_export.write_export(exported, _writer(folder / "export"))
+    shared = {"regulators": ["ruth"]}
+    return {
+        "regulation": {**shared, "export": str(folder / "export"), "database": str(folder / "wide.sqlite")},
+        "regulation-narrow": {
+            **{**shared, "export": "/nowhere", "database": str(folder / "narrow.sqlite"), "builder_names": "plain"},
+            **{"max_waiting": 1, "deadline_seconds": 2, "concurrent_per_key": 2, "most_submissions": 4},
+        },
+    }
+
+
+def _writer(folder: Path) -> Callable[[str, bytes], int]:
+    return lambda name, content: (folder / name).write_bytes(content)
