@@ -16,8 +16,8 @@ DRIVER = "driver"
 
 
 def checkpoint(number: int) -> str:
-    """Where a run's checkpoint lies."""
-    return f"tune/trial/checkpoint_{number:06d}"
+    """Pattern of a checkpoint of this number or a later one; a run keeps the last two only."""
+    return f"tune/trial/checkpoint_00000[{number}-9]"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Killed:
     """How a system's smallest run is disturbed, and what of its report tells time."""
 
     deaths: tuple[tuple[str, str], ...] = ((checkpoint(1), DRIVER),)
-    """A file of the run, and who dies by SIGKILL once it is there: the driver, or an actor of a class."""
+    """Pattern of a file of the run, and who dies by SIGKILL once it is there: the driver, or an actor of a class."""
     changes: tuple[str, ...] = ("--compute.workers", "1")
     """Settings that must not change the result."""
     timed: frozenset[str] = frozenset()
@@ -81,7 +81,7 @@ def killed_and_repeated(system: str, straight: FinishedRun, cluster: dict[str, s
         subprocess.Popen(command, cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT) as driver,
     ):
         for file, victim in killed.deaths:
-            until((directory / file).exists)
+            until(lambda file=file: any(directory.glob(file)))
             os.kill(driver.pid if victim == DRIVER else actor_processes(victim)[0], signal.SIGKILL)
     assert not (directory / "report.json").exists(), "it was over before the driver died"
     assert json.loads((directory / "manifest.json").read_text())["state"] == "running"

@@ -7,10 +7,15 @@ import ray
 import ray.util.state
 
 
+def cluster_address() -> str:
+    """Of the cluster that this process is attached to, for the state API, which may find another one on this machine."""
+    address: str = ray.get_runtime_context().gcs_address
+    return address
+
+
 def actor_processes(name: str) -> list[int]:
     """Processes of the living actors of a class, of a run that is under way."""
-    address = ray.get_runtime_context().gcs_address
-    found = ray.util.state.list_actors(address, filters=[("class_name", "=", name), ("state", "=", "ALIVE")])
+    found = ray.util.state.list_actors(cluster_address(), filters=[("class_name", "=", name), ("state", "=", "ALIVE")])
     return [actor.pid for actor in found if actor.pid]
 
 
@@ -19,4 +24,4 @@ def until(condition: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.05)
+        time.sleep(0.01)

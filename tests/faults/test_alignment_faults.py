@@ -25,6 +25,7 @@ from rayworks.systems.alignment.actors import GuidedActor
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedGeneration, GuidedRequest
 from tests.conftest import FinishedRun
+from tests.observing import cluster_address
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -38,7 +39,7 @@ def killing(batches: list[Any], actor: str, *, before: int) -> Iterator[Any]:
     """The batches; the actor is killed when the pool asks for number ``before``, so that work for it always remains."""
     for index, batch in enumerate(batches):
         if index == before:
-            alive = list_actors(filters=[("state", "=", "ALIVE")])
+            alive = list_actors(cluster_address(), filters=[("state", "=", "ALIVE")])
             (victim,) = [entry for entry in alive if (entry.name or "").startswith(actor)]
             os.kill(victim.pid, signal.SIGKILL)
         yield batch

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from ray.util.state import list_actors
 
+from tests.observing import cluster_address
 from tests.serve.deployment import USERS, serving
 
 BUILDERS = [user for user in USERS if user != "ruth"][:6]
@@ -37,7 +38,7 @@ def send(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> I
 
 def replica() -> int:
     """Process of the one replica that is alive."""
-    alive = list_actors(filters=[("state", "=", "ALIVE")])
+    alive = list_actors(cluster_address(), filters=[("state", "=", "ALIVE")])
     (found,) = [actor.pid for actor in alive if (actor.name or "").startswith("SERVE_REPLICA::ledger#regulator#")]
     assert found is not None
     return int(found)

@@ -97,6 +97,27 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert json.loads((run_folder(tmp_path) / "report.json").read_text())["headline"] == {"count": 4, "total": 10.0}
 
 
+@pytest.mark.parametrize("fault", ["missing", "empty"])
+def test_what_tune_has_written_down_is_not_needed_to_go_on(
+    start: Launch, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(counting__trouble="data", counting__at=3) == 4
+    written = [path for path in run_folder(tmp_path).glob("tune/*") if path.suffix in (".json", ".pkl")]
+    assert len(written) > 1
+    for path in written:
+        path.unlink() if fault == "missing" else path.write_bytes(b"")
+    capsys.readouterr()
+    assert start() == 0
+    seen = capsys.readouterr().out
+    assert "50 %" not in seen and "100 %" in seen
+    assert json.loads((run_folder(tmp_path) / "report.json").read_text())["headline"] == {"count": 4, "total": 10.0}
+    iterations = [
+        json.loads(line)["training_iteration"]
+        for line in (run_folder(tmp_path) / "tune/trial/result.json").read_text().splitlines()
+    ]
+    assert iterations == sorted(set(iterations)), "curves go on where they ended"
+
+
 def test_a_cluster_that_is_too_small_says_what_is_asked_and_what_is_free(
     start: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

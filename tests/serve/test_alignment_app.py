@@ -21,6 +21,7 @@ from serve.common import keys
 from serve.common.access import Access
 from serve.common.problems import Problem
 from serve.common.streaming import GrowingText
+from tests.observing import cluster_address
 from tests.serve.deployment import Deployment
 
 PROMPT = "a dress:"
@@ -221,7 +222,9 @@ def test_one_key_can_not_take_every_place(tmp_path: Path) -> None:
 def test_a_killed_replica_is_replaced_and_answers_as_before(post: Post) -> None:
     before = post(seed=8).json()["choices"][0]["text"]
     replicas = [
-        actor for actor in list_actors(filters=[("state", "=", "ALIVE")]) if "guided-generation" in (actor.name or "")
+        actor
+        for actor in list_actors(cluster_address(), filters=[("state", "=", "ALIVE")])
+        if "guided-generation" in (actor.name or "")
     ]
     assert len(replicas) == 1
     os.kill(replicas[0].pid, signal.SIGKILL)

@@ -175,14 +175,11 @@ def _run(spec: SystemSpec, config: SystemConfig, directory: RunDirectory, reserv
 
 def _fit(trainable: Any, spec: SystemSpec, config: SystemConfig, directory: RunDirectory) -> Failure | None:
     """One fit of the one trial; the failure it ended with, if any."""
-
-    def plan() -> experiment.Plan:
-        names = tune.TuneConfig(
-            trial_name_creator=lambda trial: f"{spec.name}-{config.run.name}", trial_dirname_creator=lambda trial: TRIAL
-        )
-        return {"storage": directory.storage, "run": directory.run}, names
-
-    result = experiment.fit(directory, trainable, plan, ProgressLines())[0]
+    names = tune.TuneConfig(
+        trial_name_creator=lambda trial: f"{spec.name}-{config.run.name}", trial_dirname_creator=lambda trial: TRIAL
+    )
+    where = {"storage": directory.storage, "run": directory.run}
+    result = experiment.fit_job(directory, trainable, where, names, ProgressLines())[0]
     if result.error is None and (result.metrics or {}).get(DONE):
         return None
     if result.error is None:

@@ -146,15 +146,7 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
             reuse_actors=system.reusable, trial_name_creator=_name, trial_dirname_creator=_name, **search
         )
 
-    # A snapshot costs what there are trials: short ones must not force one each.
-    grid = experiment.fit(
-        directory,
-        trainable,
-        plan,
-        TrialLines(sweep.settings.metric, sweep.planned),
-        snapshot_seconds="auto",
-        checkpoints_kept=3,
-    )
+    grid = experiment.fit_sweep(directory, trainable, plan, TrialLines(sweep.settings.metric, sweep.planned))
     ends = [grid[index] for index in range(len(grid))]
     unfinished = [end for end in ends if end.error is None and not (end.metrics or {}).get(DONE)]
     for end in unfinished:

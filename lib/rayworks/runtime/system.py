@@ -5,6 +5,7 @@ A subclass says what one restartable unit of work is (:meth:`advance`), what it 
 """
 
 import abc
+import json
 import logging
 import os
 import tempfile
@@ -29,6 +30,9 @@ FAILURE = "failure.json"
 EXPERIMENT = "tune"
 """Tune's own folder inside the run directory. On resume Tune copies every ``*.json`` of it away and later back, stale, so
 none of ours may lie there."""
+RESUME = "resume"
+"""Folder of the checkpoint that a job goes on from, when it was run before."""
+POSITION = "position.json"
 TRIAL = "trial"
 TRIAL_FOLDER = f"{EXPERIMENT}/{TRIAL}"
 """Folder of the one trial: curves, results and checkpoints."""
@@ -123,6 +127,7 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
         checkpoints.seed_random_state(self.settings.run.seed)
         try:
             self.start()
+            self._go_on()
         except Exception as error:
             self._broken = error
 
@@ -141,6 +146,7 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
         folder = Path(checkpoint_dir)
         try:
             self.save_state(folder)
+            (folder / POSITION).write_text(json.dumps({"iteration": self.iteration}))
             checkpoints.save_random_state(folder)
             checkpoints.seal(folder)
         except Exception as error:
@@ -159,6 +165,18 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
             checkpoints.load_random_state(folder)
         except Exception as error:
             self._broken = error
+
+    def _go_on(self) -> None:
+        """From the newest complete checkpoint that the job's last attempt left, where it left one."""
+        for name in reversed(self.run_directory.list(RESUME)):
+            with tempfile.TemporaryDirectory(prefix="rayworks-checkpoint-") as scratch:
+                folder = self.run_directory.get_folder(f"{RESUME}/{name}", Path(scratch) / name)
+                if checkpoints.is_complete(folder):
+                    self.load_state(folder)
+                    checkpoints.load_random_state(folder)
+                    # Curves go on where they ended.
+                    self._iteration = json.loads((folder / POSITION).read_text())["iteration"]
+                    return
 
     def _advance(self) -> Metrics:
         if not self.finished:
