@@ -201,6 +201,12 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
             "test AUC after 960,000 labels, prefix copies",
         ),
     ),
+    "acceptance_serving": (
+        Comparison(
+            "p95 ms of a request for 20 chances of acceptance, at 50 a second",
+            ours="accept, past 50, slate 20, 50 requests/s: p95 ms (goal < 30)",
+        ),
+    ),
     "next_item": (
         Comparison(
             "samples of MovieLens-100k per CPU s",
