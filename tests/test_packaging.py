@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rayworks.command import CLOSED_PIPE
 from rayworks.systems import REGISTRY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,6 +143,16 @@ def test_a_sweep_outside_the_repository_asks_for_its_file(alone: Path, tmp_path:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--config" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(alone: Path, tmp_path: Path) -> None:
+    command = [str(alone.parent / "rayworks"), "datasets"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as listing:
+        assert listing.stdout is not None
+        assert listing.stderr is not None
+        listing.stdout.close()
+        assert listing.wait(60) == CLOSED_PIPE
+        assert not listing.stderr.read()
 
 
 def snippets() -> list[tuple[str, str]]:

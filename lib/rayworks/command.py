@@ -22,6 +22,8 @@ from rayworks.systems import REGISTRY
 
 SWEEPS = Path("jobs/configs")
 """Where a sweep's file is looked for when none is given, from the current folder."""
+CLOSED_PIPE = 128 + 13
+"""The exit code that a shell gives to a command whose reader went away."""
 EXIT_CODES = "Exit codes: 0 done, 2 bad config, 3 resume mismatch, 4 bad data, 75 infrastructure (safe to repeat)."
 RUN = f"Run a system. The same command again resumes. {EXIT_CODES}"
 SWEEP = f"""Vary config fields. The file says what the trials share (base) and what varies (space); each trial is an ordinary
@@ -37,7 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (_, purpose) in COMMANDS.items():
         commands.add_parser(name, help=purpose, add_help=False)
     chosen = parser.parse_args(words[:1]).command
-    return COMMANDS[chosen][0](words[1:], f"rayworks {chosen}")
+    try:
+        code = COMMANDS[chosen][0](words[1:], f"rayworks {chosen}")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; what Python would flush at its end has to go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+    return code
 
 
 def run(arguments: Sequence[str] | None, program: str) -> int:
