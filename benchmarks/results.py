@@ -1,4 +1,4 @@
-"""Benchmark results as JSON: machine, versions, commit, command, raw values; and the table made from them."""
+"""Benchmark results as JSON: machine, versions, commit, command, raw values."""
 
 import json
 import os
@@ -36,20 +36,11 @@ def store(name: str, question: str, rows: Mapping[str, Sequence[float]], values:
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "load_average": os.getloadavg()[0]},
         "versions": manifest.versions(),
         "rows": {key: spread(repeats) for key, repeats in rows.items()},
+        "repeats": {key: len(repeats) for key, repeats in rows.items()},
         "values": values,
     }
     path.write_text(json.dumps(result, indent=2) + "\n")
     return path
-
-
-def table() -> str:
-    """All stored results as a Markdown table."""
-    lines = ["| question | measured | median (range) |", "|---|---|---|"]
-    for path in sorted(FOLDER.glob("*.json")):
-        result = json.loads(path.read_text())
-        for index, (name, value) in enumerate(result["rows"].items()):
-            lines.append(f"| {result['question'] if index == 0 else ''} | {name} | {value} |")
-    return "\n".join(lines)
 
 
 def _cpu() -> str:

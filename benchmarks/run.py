@@ -1,47 +1,25 @@
-"""Run every benchmark, each in its own process, and write the table into the README."""
+"""Run every benchmark, each in its own process, and write the tables of docs/benchmarks.md and the README.
+
+``python -m benchmarks.run --table`` only writes the tables.
+"""
 
 import subprocess
 import sys
-from pathlib import Path
 
-from benchmarks.results import table
-
-ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = (
-    "acceptance_serving",
-    "acceptance_training",
-    "auction",
-    "battle",
-    "federation_engine",
-    "guided_decoding",
-    "item_response",
-    "next_item",
-    "noise_images",
-    "off_policy",
-    "particle_world",
-    "rating_period",
-    "team_training",
-)
-BEGIN, END = "<!-- benchmarks: made by make bench -->", "<!-- end of benchmarks -->"
+from benchmarks.comparisons import SYSTEMS
+from benchmarks.table import ROOT, write_tables
 
 
 def main() -> int:
     """Run all; the first exit code that is not 0."""
-    for name in BENCHMARKS:
-        print(f"== {name}", flush=True)
-        code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=ROOT, check=False).returncode
-        if code:
-            return code
-    write_table(ROOT / "README.md")
+    if "--table" not in sys.argv:
+        for name in sorted(name for names in SYSTEMS.values() for name in names):
+            print(f"== {name}", flush=True)
+            code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=ROOT, check=False).returncode
+            if code:
+                return code
+    write_tables()
     return 0
-
-
-def write_table(readme: Path) -> None:
-    """Put the table of stored results between the README's marks."""
-    text = readme.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
 
 
 if __name__ == "__main__":

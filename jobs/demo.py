@@ -1,4 +1,7 @@
-"""The whole story on this machine: cluster, job, report, HTTP. ``make demo``; ``--keep`` leaves it running."""
+"""The whole story on this machine: cluster, job, report, HTTP. ``make demo``; ``--keep`` leaves it running.
+
+``--figure`` only copies the figure of the last demo to where the README shows it from.
+"""
 
 import argparse
 import json
@@ -18,13 +21,19 @@ STORAGE = "~/rayworks/runs"
 PROMPT = "Title of a customer review of Dresses:"
 WEIGHTS = (0.0, 0.5, 1.0)
 SEEDS = (1, 2, 3)
+FIGURE = ROOT / "docs" / "figures" / "frontier.png"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run every step, clean up what was started, and end with the first exit code that is not 0."""
     parser = argparse.ArgumentParser(prog="python -m jobs.demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the cluster and the server running")
+    parser.add_argument(
+        "--figure", action="store_true", help=f"copy its figure to {FIGURE.relative_to(ROOT)}, and stop"
+    )
     options = parser.parse_args(arguments)
+    if options.figure:
+        return copy_figure()
     started = time.monotonic()
     had_cluster = local.read_state() is not None
     kept = False
@@ -50,8 +59,7 @@ def demo(started: float) -> int:
     code = command("jobs.submit", "alignment", "--smoke")
     if code:
         return code
-    directory = RunDirectory(STORAGE, "alignment", "smoke")
-    show_headline(directory.read_json("report.json")["headline"])
+    show_headline(run_directory().read_json("report.json")["headline"])
     say(started, "Ray Serve: the exported reward models behind the OpenAI protocol")
     made = subprocess.run(
         [sys.executable, "-m", "serve.common.keys", "new", "demo"], cwd=ROOT, capture_output=True, text=True
@@ -63,6 +71,23 @@ def demo(started: float) -> int:
     say(started, f"the same prompt over HTTP at three weights: {PROMPT!r}")
     show_completions(key)
     say(started, "done")
+    return 0
+
+
+def run_directory() -> RunDirectory:
+    """Where the demo's job leaves its report."""
+    return RunDirectory(STORAGE, "alignment", "smoke")
+
+
+def copy_figure() -> int:
+    """Put the frontier of the finished run into the documentation; the exit code."""
+    made = Path(run_directory().path(f"figures/{FIGURE.name}"))
+    if not made.exists():
+        print(f"data error: {made} does not exist; make it by: make demo", file=sys.stderr)
+        return 4
+    FIGURE.parent.mkdir(exist_ok=True)
+    FIGURE.write_bytes(made.read_bytes())
+    print(FIGURE.relative_to(ROOT))
     return 0
 
 
@@ -113,7 +138,7 @@ def complete(key: str, weight: float, seed: int) -> dict[str, Any]:
 
 def print_next_steps(cluster: dict[str, Any] | None) -> None:
     """Where to look and what to type next."""
-    report = RunDirectory(STORAGE, "alignment", "smoke").path("report.html")
+    report = run_directory().path("report.html")
     print(f"\nreport       {report}")
     print(f"curves       .venv/bin/tensorboard --logdir {STORAGE}")
     if cluster is None:

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.run import parser as run_parser
-from jobs.run import resolve
+from jobs.run import PROGRAM
+from rayworks.command import resolve, run_parser
 from rayworks.core import manifest
 from rayworks.core.config import SystemConfig
 from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError
@@ -98,7 +98,7 @@ def check_upload_size(folder: Path, limit: int = UPLOAD_LIMIT_BYTES) -> int:
 
 def _run_options() -> argparse.ArgumentParser:
     """The options of ``jobs.run``, without its help, to be a parent."""
-    parent = run_parser()
+    parent = run_parser(PROGRAM)
     parent.add_help = False
     kept = [action for action in parent._actions if action.dest in ("system", "smoke", "config")]
     options = argparse.ArgumentParser(add_help=False)

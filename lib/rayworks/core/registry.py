@@ -1,7 +1,7 @@
 """What a system declares about itself, and how one is found by name."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,22 @@ def load(reference: str) -> Any:
     """The object named by ``"module:attribute"``."""
     module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def on_demand(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package whose public names are imported when they are first asked for.
+
+    Args:
+        package: its name.
+        names: each public name, and the module below the package that defines it.
+    """
+
+    def attribute(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return load(f"{package}.{names[name]}:{name}")
+
+    return attribute
 
 
 def find(registry: Mapping[str, str], name: str) -> SystemSpec:

@@ -5,8 +5,16 @@ players, from games. Both end in one form of label: raw value, standard deviatio
 each tier, and the evidence it rests on.
 """
 
-from rayworks.core.registry import SystemSpec
+from typing import TYPE_CHECKING
+
+from rayworks.core.registry import SystemSpec, on_demand
 from rayworks.systems.difficulty.config import Config
+
+if TYPE_CHECKING:
+    from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
+    from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+    from rayworks.systems.difficulty.responses.response_matrix import as_matrix
+    from rayworks.systems.difficulty.responses.response_store import from_matrix, from_table
 
 SPEC = SystemSpec(
     name="difficulty",
@@ -36,4 +44,15 @@ SPEC = SystemSpec(
     needs=("champ", "ability", "math-exam", "verbal-aggression", "lsat6", "lsat7", "bundesliga"),
 )
 
-__all__ = ["SPEC", "Config"]
+__getattr__ = on_demand(
+    __name__,
+    {
+        "FitOptions": "item_response.maximisation",
+        "fit": "item_response.marginal_likelihood",
+        "as_matrix": "responses.response_matrix",
+        "from_matrix": "responses.response_store",
+        "from_table": "responses.response_store",
+    },
+)
+
+__all__ = ["SPEC", "Config", "FitOptions", "as_matrix", "fit", "from_matrix", "from_table"]

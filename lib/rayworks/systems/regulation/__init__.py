@@ -5,8 +5,16 @@ pairs, and the safer of each pair gets a premium. Bids solve the all-pay auction
 could gain by leaving them; the mechanism is a pure function with an audit, and its design can be tuned.
 """
 
-from rayworks.core.registry import SystemSpec
+from typing import TYPE_CHECKING
+
+from rayworks.core.registry import SystemSpec, on_demand
 from rayworks.systems.regulation.config import Config
+
+if TYPE_CHECKING:
+    from rayworks.systems.regulation.equilibrium import Auction, solve
+    from rayworks.systems.regulation.price_curve import published_curve
+    from rayworks.systems.regulation.simulation import exact_curves
+    from rayworks.systems.regulation.value_laws import UniformLaw
 
 SPEC = SystemSpec(
     name="regulation",
@@ -40,4 +48,15 @@ SPEC = SystemSpec(
     needs=("adult",),
 )
 
-__all__ = ["SPEC", "Config"]
+__getattr__ = on_demand(
+    __name__,
+    {
+        "Auction": "equilibrium",
+        "UniformLaw": "value_laws",
+        "exact_curves": "simulation",
+        "published_curve": "price_curve",
+        "solve": "equilibrium",
+    },
+)
+
+__all__ = ["SPEC", "Auction", "Config", "UniformLaw", "exact_curves", "published_curve", "solve"]
