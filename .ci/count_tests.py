@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 SLOWEST = 10
 
 
-def main(files: list[str]) -> None:
-    """A file that is missing, since its run broke off, counts as an error."""
+def main(files: list[str]) -> int:
+    """A file that is missing, since its run broke off, counts as an error; 1 if anything failed."""
     tests: list[tuple[float, str]] = []
     counts = dict.fromkeys(("failed", "passed", "skipped", "errors"), 0)
     seconds = 0.0
@@ -30,7 +30,8 @@ def main(files: list[str]) -> None:
         print(f"{time:6.1f} s  {name}")
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "passed")
     print(f"\n{told} in {seconds:.1f}s")
+    return int(counts["failed"] + counts["errors"] > 0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
