@@ -81,8 +81,8 @@ class ActBody(Body):
             count = len(scene.entities)
             for field in ("sees", "targets", "forbidden"):
                 named: dict[int, list[Any]] = getattr(scene, field) or {}
-                places = [*named, *(p for some in named.values() for p in some if isinstance(p, int))]
-                if any(not 0 <= place < count for place in places):
+                indices = [*named, *(p for some in named.values() for p in some if isinstance(p, int))]
+                if any(not 0 <= index < count for index in indices):
                     raise ValueError(f"scenes.{number}.{field}: names an entity beyond the {count} of the scene")
         return self
 
@@ -90,9 +90,9 @@ class ActBody(Body):
 class Action(BaseModel):
     """What one agent should do."""
 
-    entity: int = Field(description="its place in the scene's list")
+    entity: int = Field(description="its index in the scene's list")
     action: str = Field(description="a name of the card's actions, or vector")
-    target: int | None = Field(description="place of the entity it is about, for target actions")
+    target: int | None = Field(description="index of the entity it is about, for target actions")
     vector: tuple[float, float] | None = Field(description="the force, of length at most 1, for vector actions")
     probability: float | None = Field(description="of the action under the policy; null for vectors")
     value: float = Field(description="expected return of the agent from here, discounted")

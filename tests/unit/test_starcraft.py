@@ -46,7 +46,9 @@ class RefusingGame(RecordedGame):
         first = self._recording["episodes"][0]
         teams = dict(zip(("ally_team", "enemy_team"), first["teams"], strict=True))
         sides = zip(("ally", "enemy"), first["places"], strict=True)
-        super().reset({"team_gen": teams, **{f"{side}_start_positions": {"item": places} for side, places in sides}})
+        super().reset(
+            {"team_gen": teams, **{f"{side}_start_positions": {"item": positions} for side, positions in sides}}
+        )
 
 
 class BrokenGame(RecordedGame):
@@ -112,8 +114,8 @@ def test_scenes_have_the_embedded_battles_schema_and_mask(scenario: str) -> None
         agents, enemies = frame["agents"], frame["enemies"]
         alive = np.array([values[3] > 0 for values in agents + enemies])
         np.testing.assert_array_equal(scene.present[0], alive)
-        places = (np.array([values[1:3] for values in agents + enemies]) - 16) / 16
-        np.testing.assert_allclose(scene.positions[0][alive], places[alive], atol=1e-6)
+        positions = (np.array([values[1:3] for values in agents + enemies]) - 16) / 16
+        np.testing.assert_allclose(scene.positions[0][alive], positions[alive], atol=1e-6)
     assert offered > 0
 
 
@@ -174,7 +176,7 @@ class ScriptedPolicy:
     def __init__(self, layout: ActionLayout) -> None:
         self._layout = layout
 
-    def action_inputs(self, scene: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def action_dist_inputs(self, scene: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(A, K): 1 at the script's choice."""
         chosen = scripted_actions(Scene.of({name: array.numpy() for name, array in scene.items()}), self._layout)
         return torch.nn.functional.one_hot(torch.from_numpy(chosen[0]), self._layout.choices).float()

@@ -19,7 +19,7 @@ SPEC = SystemSpec(
         "experiment.networks": ["e2gn2-last", "gnn", "mlp"],
         "experiment.seeds": 2,
         "experiment.initialisations": 4,
-        "experiment.evaluation_copies": 100,
+        "experiment.evaluation_episodes": 100,
         "experiment.episodes": 1,
     },
     headline=(

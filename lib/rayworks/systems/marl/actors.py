@@ -102,8 +102,8 @@ class MarlActor:
         """
         kind, environment, weights, number = task
         seed = derive_small(self._config.run.seed, "evaluate", number)
-        copies = self._config.experiment.evaluation_copies
-        return evaluate(kind, environment, self._config.network, weights, copies, seed)
+        num_envs = self._config.experiment.evaluation_episodes
+        return evaluate(kind, environment, self._config.network, weights, num_envs, seed)
 
     def certify(self, task: tuple[NetworkKind, Weights]) -> dict[str, Certificate]:
         """Certificates of a network through its RLlib module, by team; with no weights those of an untrained one."""

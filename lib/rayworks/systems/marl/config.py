@@ -20,7 +20,7 @@ class NetworkSection(Section):
 
     hidden: int = Field(32, ge=1, le=1024, description="width of the graph networks")
     layers: int = Field(2, ge=1, le=8, description="rounds of messages; hidden layers of the MLP")
-    perceptron_hidden: int = Field(64, ge=1, le=4096, description="width of the MLP")
+    mlp_hidden: int = Field(64, ge=1, le=4096, description="width of the MLP")
     graph: Literal["team", "agent"] = Field(
         "team",
         description="one graph per step whose nodes decide for all agents, or one graph per agent with itself first",
@@ -53,7 +53,7 @@ class NetworkSection(Section):
         description="greatest length of the policy's vector, by tanh of its length, which no rotation notices",
     )
     vector_scale: float = Field(1.0, gt=0, description="start of the learned scale on the policy's vector")
-    log_deviation: float = Field(-0.5, ge=-5, le=2, description="start of the log standard deviation of vector actions")
+    log_std_init: float = Field(-0.5, ge=-5, le=2, description="start of the log standard deviation of vector actions")
     symmetrise: Literal["none", "average", "canonical"] = Field(
         "none",
         description="make any network symmetric from outside: average over quarter turns and reflections, or turn "
@@ -142,16 +142,16 @@ class TrainingSection(Section):
 
     steps: int = Field(60_000, ge=1, description="environment steps of one training")
     learning_rate: float = Field(5e-4, gt=0, description="of Adam")
-    discount: float = Field(0.99, gt=0, le=1, description="gamma")
-    trace: float = Field(0.95, ge=0, le=1, description="lambda of the advantage estimates")
-    clip: float = Field(0.2, gt=0, lt=1, description="of the probability ratio")
-    entropy: float = Field(0.01, ge=0, description="weight of the entropy bonus")
+    gamma: float = Field(0.99, gt=0, le=1, description="gamma")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of the advantage estimates")
+    clip_range: float = Field(0.2, gt=0, lt=1, description="of the probability ratio")
+    entropy_coef: float = Field(0.01, ge=0, description="weight of the entropy bonus")
     value_clip: float = Field(
         1e4, gt=0, description="squared errors of values beyond this give no gradient, in learned units"
     )
-    gradient_norm: float = Field(10.0, gt=0, description="gradients are shortened to this")
+    max_grad_norm: float = Field(10.0, gt=0, description="gradients are shortened to this")
     epochs: int = Field(4, ge=1, description="passes over the steps of an iteration")
-    minibatch: int = Field(750, ge=1, description="agent steps per update")
+    minibatch_size: int = Field(750, ge=1, description="agent steps per update")
     normalise_values: bool = Field(True, description="learn values in units of the returns' running spread")
     augment: bool = Field(
         False, description="turn each scene of a batch at random, as a baseline that learns symmetry from data"
@@ -165,7 +165,7 @@ class SamplingSection(Section):
     """How steps are gathered. Neither results nor their order depend on the number of runners."""
 
     groups: int = Field(2, ge=1, le=1024, description="games of many copies; each is played by one runner at a time")
-    copies: int = Field(50, ge=1, le=100_000, description="copies of the environment in a group")
+    num_envs: int = Field(50, ge=1, le=100_000, description="copies of the environment in a group")
     steps: int = Field(25, ge=1, description="steps of every copy in an iteration")
     runners: int = Field(
         0,
@@ -178,7 +178,7 @@ class SamplingSection(Section):
     @property
     def per_iteration(self) -> int:
         """Environment steps."""
-        return self.groups * self.copies * self.steps
+        return self.groups * self.num_envs * self.steps
 
 
 class ExperimentSection(Section):
@@ -191,7 +191,7 @@ class ExperimentSection(Section):
     iterations_per_call: int = Field(
         8, ge=1, description="iterations between two checkpoints", json_schema_extra=HARMLESS
     )
-    evaluation_copies: int = Field(
+    evaluation_episodes: int = Field(
         200, ge=1, description="copies that play an episode of each evaluation; in smacv2 episodes of the only copy"
     )
     threshold: float | None = Field(
@@ -229,6 +229,19 @@ class Scope(ScopeSection):
 
 class Config(SystemConfig):
     """Settings of one run."""
+
+    renamed = {
+        "network.perceptron_hidden": "network.mlp_hidden",
+        "network.log_deviation": "network.log_std_init",
+        "training.discount": "training.gamma",
+        "training.trace": "training.gae_lambda",
+        "training.clip": "training.clip_range",
+        "training.entropy": "training.entropy_coef",
+        "training.gradient_norm": "training.max_grad_norm",
+        "training.minibatch": "training.minibatch_size",
+        "sampling.copies": "sampling.num_envs",
+        "experiment.evaluation_copies": "experiment.evaluation_episodes",
+    }
 
     scope: Scope = Scope()
     environment: EnvironmentSection = EnvironmentSection()

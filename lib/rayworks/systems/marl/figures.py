@@ -86,17 +86,17 @@ def symmetry(certificates: Values, trained: tuple[str, Values], tolerance: float
     with draw() as drawing:
         axes = drawing.ax
         for number, (_, by_team) in enumerate(rows):
-            for place, group in enumerate(groups):
+            for index, group in enumerate(groups):
                 errors = [team["errors"][group] for team in by_team.values() if group in team["errors"]]
                 if not errors:
                     continue
                 claimed = all(group in team["claims"] for team in by_team.values())
-                height = number + (place - (len(groups) - 1) / 2) * 0.14
-                paint = COLOURS[place % len(COLOURS)]
+                height = number + (index - (len(groups) - 1) / 2) * 0.14
+                paint = COLOURS[index % len(COLOURS)]
                 fill = paint if claimed else "none"
-                axes.plot(max(max(errors), FLOOR), height, markers[place % 5], color=paint, markerfacecolor=fill)
-        for place, group in enumerate(groups):
-            axes.plot([], [], markers[place % 5], color=COLOURS[place % len(COLOURS)], label=group)
+                axes.plot(max(max(errors), FLOOR), height, markers[index % 5], color=paint, markerfacecolor=fill)
+        for index, group in enumerate(groups):
+            axes.plot([], [], markers[index % 5], color=COLOURS[index % len(COLOURS)], label=group)
         axes.axvline(tolerance, color=COLOURS[7], linestyle=":", linewidth=1)
         axes.set_xscale("log")
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
@@ -122,9 +122,9 @@ def generalisation(ratios: Mapping[str, Mapping[str, tuple[float, float, float] 
     with draw() as drawing:
         axes = drawing.ax
         for number, kind in enumerate(kinds):
-            for place, name in enumerate(environments):
+            for index, name in enumerate(environments):
                 value = ratios[name][kind]
-                at = place + (number - (len(kinds) - 1) / 2) * width
+                at = index + (number - (len(kinds) - 1) / 2) * width
                 if value is None:
                     below = any(score is not None and score[0] < 0 for score in ratios[name].values())
                     side = "top" if below else "bottom"
@@ -133,7 +133,7 @@ def generalisation(ratios: Mapping[str, Mapping[str, tuple[float, float, float] 
                 middle, low, high = value
                 error = [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]
                 axes.bar(
-                    at, middle, width * 0.92, yerr=error, color=colour(kind, kinds), label=kind if not place else None
+                    at, middle, width * 0.92, yerr=error, color=colour(kind, kinds), label=kind if not index else None
                 )
         axes.set_xticks(range(len(environments)), environments)
         axes.grid(axis="x", visible=False)

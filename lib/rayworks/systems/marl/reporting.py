@@ -188,7 +188,7 @@ def _learning_table(found: Findings) -> Table:
     experiment = found.config.experiment
     note = (
         f"Interquartile means over {experiment.seeds} trainings of {found.config.training.steps:,} environment steps, with "
-        f"bootstrap intervals; {experiment.evaluation_copies} episodes each. Threshold {found.threshold:.4g}."
+        f"bootstrap intervals; {experiment.evaluation_episodes} episodes each. Threshold {found.threshold:.4g}."
     )
     return Table("Learning", columns, rows, note)
 

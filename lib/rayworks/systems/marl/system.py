@@ -136,7 +136,7 @@ class MarlSystem(StagedSystem[Config]):
             kinds,
             settings.network,
             settings.experiment.initialisations,
-            settings.sampling.copies,
+            settings.sampling.num_envs,
             derive_small(seed, "bias"),
         )
         return {"slopes": slopes, "untrained": played}

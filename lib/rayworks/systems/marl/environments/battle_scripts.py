@@ -22,7 +22,7 @@ def nearest_targets(units: Units, agents: int) -> NDArray[np.int64]:
     attack do; medivacs the nearest hurt comrade on the ground, else the nearest.
     """
     kind, alive = units.kind, units.alive
-    distance = distances(units.place)[:, agents:]
+    distance = distances(units.position)[:, agents:]
     healer = (kind[:, agents:] == MEDIVAC)[..., None]
     side = np.arange(kind.shape[1]) < agents
     strikes = side & (kinds.DAMAGE[kind[:, agents:, None], kind[:, None]] > 0)
@@ -31,7 +31,7 @@ def nearest_targets(units: Units, agents: int) -> NDArray[np.int64]:
     whole = (units.health >= kinds.HEALTH[kind])[:, None]
     unseen = distance >= kinds.SIGHT[kind[:, agents:]][..., None]
     # Of equally near ones the one nearer the centre of the map, which neither the order of units nor a symmetry changes.
-    centred = np.sqrt(units.place[0] ** 2 + units.place[1] ** 2)[:, None]
+    centred = np.sqrt(units.position[0] ** 2 + units.position[1] ** 2)[:, None]
     rounded = np.rint(distance / _EQUAL) * _EQUAL + centred * (_EQUAL / _FAR)
     score = rounded + np.where(wanted, 0.0, 2 * _FAR) + _FAR * np.where(healer, whole, unseen)
     best = score.argmin(-1)

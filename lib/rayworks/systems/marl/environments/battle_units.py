@@ -156,5 +156,5 @@ def parse_scenario(name: str) -> Scenario:
 
 
 def names_of(kinds: NDArray[np.integer[Any]]) -> list[str]:
-    """Of unit types by place, (N,)."""
+    """Unit types by index, (N,)."""
     return [NAMES[kind] for kind in kinds]

@@ -46,7 +46,7 @@ class Environment(Protocol):
     game to another process, which goes on with the same numbers.
     """
 
-    copies: int
+    num_envs: int
     """B."""
     horizon: int
     """Most steps of an episode."""

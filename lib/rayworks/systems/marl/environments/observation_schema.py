@@ -92,13 +92,13 @@ class ObservationSchema:
 
         Raises:
             ConfigError: vectors of another size.
-            DataError: a number is not finite; names its place in the vector.
+            DataError: a number is not finite; names its index in the vector.
         """
         if vectors.shape[-1] != self.size:
             raise ConfigError(f"schema.size: is {self.size}, but observations have {vectors.shape[-1]} numbers")
         if not np.isfinite(vectors).all():
-            place = int(np.nonzero(~np.isfinite(vectors).all(0))[0][0])
-            raise DataError(f"observation: number {place} is not finite; mend the environment")
+            index = int(np.nonzero(~np.isfinite(vectors).all(0))[0][0])
+            raise DataError(f"observation: number {index} is not finite; mend the environment")
         rows, count = len(vectors), len(self.entities)
         own = vectors[:, slice(*_given(self.entities[0].position))]
         positions = np.stack([vectors[:, slice(*_given(e.position))] + own * e.relative for e in self.entities], 1)

@@ -112,7 +112,7 @@ class Scene:
         """
         rows, agents, entities = self.visible.shape
         order = own_order(agents, entities)
-        place = np.argsort(order, axis=1)
+        index = np.argsort(order, axis=1)
 
         def split(array: NDArray[Any]) -> NDArray[Any]:
             return array[:, order].reshape(rows * agents, entities, *array.shape[2:])
@@ -122,7 +122,7 @@ class Scene:
         seen = (self.visible & self.present[:, None]).reshape(rows * agents, entities)
         seen = np.take_along_axis(seen, np.tile(order, (rows, 1)), axis=1)
         targets = self.targets.reshape(rows * agents, 1, -1)
-        moved = place[np.tile(np.arange(agents), rows)[:, None, None], targets].astype(np.int16)
+        moved = index[np.tile(np.arange(agents), rows)[:, None, None], targets].astype(np.int16)
         return Scene(
             positions=np.where(seen[..., None], split(self.positions), 0),
             velocities=np.where(seen[..., None], split(self.velocities), 0),
@@ -178,7 +178,7 @@ class TeamSpec:
     agents: int
     """A."""
     kinds: tuple[str, ...]
-    """Of each entity (E), agents first: entities of one kind may change places. Names for figures and checks."""
+    """Of each entity (E), agents first: entities of one kind may be exchanged. Names for figures and checks."""
     features: tuple[str, ...]
     """Names of the F invariant features."""
     actions: ActionLayout

@@ -14,7 +14,7 @@ from rayworks.core.seeds import derive_small
 from rayworks.systems.marl.config import Config, NetworkKind
 from rayworks.systems.marl.environments.environment import Environment
 from rayworks.systems.marl.environments.particle_scenarios import SCENARIOS
-from rayworks.systems.marl.environments.registry import make_environment, most_copies
+from rayworks.systems.marl.environments.registry import make_environment, most_envs
 from rayworks.systems.marl.environments.scenes import Scene, joined
 from rayworks.systems.marl.findings.evaluation import Weights
 from rayworks.systems.marl.findings.symmetry import Certificate, certify
@@ -82,8 +82,8 @@ def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[st
         DataError: weights of another shape.
     """
     seed, rows = config.run.seed, config.experiment.certificate_scenes
-    copies = most_copies(config.environment, rows)
-    with closing(make_environment(config.environment, copies, derive_small(seed, "certificate"))) as world:
+    num_envs = most_envs(config.environment, rows)
+    with closing(make_environment(config.environment, num_envs, derive_small(seed, "certificate"))) as world:
         scenes = _scenes_of_random_play(world, rows, derive_small(seed, "certificate", "actions"))
     found = {}
     for team, spec in world.teams.items():
@@ -105,16 +105,16 @@ def _scenes_of_random_play(world: Environment, rows: int, seed: int) -> dict[str
     random = np.random.default_rng(seed)
     scenes: Mapping[str, Scene] = world.reset()
     met = [scenes]
-    for _ in range(min(10, world.horizon - 1) if world.copies == rows else rows - 1):
+    for _ in range(min(10, world.horizon - 1) if world.num_envs == rows else rows - 1):
         actions = {}
         for team, spec in world.teams.items():
             if spec.actions.vectors:
-                actions[team] = random.normal(size=(world.copies, spec.agents, 2))
+                actions[team] = random.normal(size=(world.num_envs, spec.agents, 2))
             else:
                 score = random.random(scenes[team].allowed.shape) * scenes[team].allowed
                 actions[team] = score.argmax(-1)
         scenes = world.step(actions).scenes
         met.append(scenes)
-    if world.copies == rows:
+    if world.num_envs == rows:
         return dict(scenes)
     return {team: joined([one[team] for one in met]) for team in world.teams}

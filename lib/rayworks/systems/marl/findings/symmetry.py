@@ -105,8 +105,8 @@ def _turned(scene: Scene, team: TeamSpec, matrix: NDArray[np.float64]) -> Scene:
 def _same_kinds_shuffled(kinds: tuple[str, ...], random: np.random.Generator) -> NDArray[np.int64]:
     order = np.arange(len(kinds))
     for kind in dict.fromkeys(kinds):
-        places = np.array([place for place, name in enumerate(kinds) if name == kind])
-        order[places] = random.permutation(places)
+        indices = np.array([index for index, name in enumerate(kinds) if name == kind])
+        order[indices] = random.permutation(indices)
     return order
 
 

@@ -155,7 +155,7 @@ class Perceptron(nn.Module):
     def __init__(self, team: TeamSpec, options: NetworkSection, head: str, *, whole: bool = False) -> None:
         super().__init__()
         self._frame, self._velocity, self._layout = options.frame, options.velocity, team.actions
-        width = options.perceptron_hidden
+        width = options.mlp_hidden
         moving = {"none": 0, "speed": 1}.get(options.velocity, 2)
         marked = team.mates is None and not whole
         inputs = team.entities * (len(team.features) + marked + 2 + moving + 1)

@@ -234,16 +234,16 @@ def ppo_arguments(training: TrainingSection, steps: int) -> dict[str, Any]:
     """The settings as RLlib's PPO takes them, for iterations of so many environment steps."""
     return {
         "lr": training.learning_rate,
-        "gamma": training.discount,
-        "lambda_": training.trace,
-        "clip_param": training.clip,
+        "gamma": training.gamma,
+        "lambda_": training.gae_lambda,
+        "clip_param": training.clip_range,
         "vf_clip_param": training.value_clip,
-        "entropy_coeff": training.entropy,
+        "entropy_coeff": training.entropy_coef,
         "use_kl_loss": False,
-        "grad_clip": training.gradient_norm,
+        "grad_clip": training.max_grad_norm,
         "grad_clip_by": "global_norm",
         "num_epochs": training.epochs,
-        "minibatch_size": min(training.minibatch, steps),
+        "minibatch_size": min(training.minibatch_size, steps),
         "train_batch_size_per_learner": steps,
     }
 

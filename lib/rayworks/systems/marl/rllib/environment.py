@@ -71,7 +71,7 @@ def plain_config(
     *,
     steps: int,
     runners: int = 0,
-    copies: int = 1,
+    num_envs: int = 1,
     seed: int = 0,
     evaluation_interval: int | None = None,
     connectors: Callable[..., Any] | None = None,
@@ -85,7 +85,7 @@ def plain_config(
         training: settings of PPO; normalised values and augmentation are ours alone.
         steps: environment steps of an iteration.
         runners: remote env runners.
-        copies: environments of a runner.
+        num_envs: environments of a runner.
         seed: of everything.
         evaluation_interval: iterations between evaluations on an env runner of their own; None for none.
         connectors: makes the env-to-module connector, such as :class:`~.rllib_connectors.SceneFromVector`.
@@ -98,7 +98,7 @@ def plain_config(
         .framework("torch")
         .env_runners(
             num_env_runners=runners,
-            num_envs_per_env_runner=copies,
+            num_envs_per_env_runner=num_envs,
             rollout_fragment_length="auto",
             env_to_module_connector=connectors,
         )

@@ -30,7 +30,7 @@ class TeamModule(TorchRLModule, ValueFunctionAPI):
         self.network = PolicyNetwork(options["kind"], options["team"], options["network"])
 
     def _forward(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        return {Columns.ACTION_DIST_INPUTS: self.network.action_inputs(batch[Columns.OBS])}
+        return {Columns.ACTION_DIST_INPUTS: self.network.action_dist_inputs(batch[Columns.OBS])}
 
     def compute_values(self, batch: Mapping[str, Any], embeddings: Any = None) -> Tensor:
         """(N,), in learned units, as the loss compares them."""

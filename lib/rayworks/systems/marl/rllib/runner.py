@@ -81,7 +81,7 @@ class TeamRunner(EnvRunner, Checkpointable):
             game.environment.close()
         if game is None or state is None:
             seed = self._options["seeds"][group]
-            environment = make_environment(self._options["environment"], self._options["sampling"].copies, seed)
+            environment = make_environment(self._options["environment"], self._options["sampling"].num_envs, seed)
             game = Game(environment, seed)
         # Not every game can be put back, so one that stands there already is left alone.
         if state is not None and not _same_moment(left, state):
