@@ -204,7 +204,7 @@ def test_dirichlet_is_more_skewed_the_smaller_its_concentration() -> None:
     train = of_labels(np.repeat(np.arange(10), 300))
     skews = []
     for concentration in (0.05, 0.5, 100.0):
-        data = DataSection(partition="dirichlet", concentration=concentration, least_examples=0)
+        data = DataSection(partition="dirichlet", concentration=concentration, min_examples=0)
         skews.append(np.nanmean(total_variation(label_counts(train, partition(train, data, 1)))))
     assert skews[0] > skews[1] > skews[2]
     assert skews[2] < 0.1
@@ -214,7 +214,7 @@ def test_self_balancing_bounds_the_largest_client() -> None:
     train = of_labels(np.repeat(np.arange(10), 300))
     sizes = {}
     for balancing in (False, True):
-        data = DataSection(partition="dirichlet", concentration=0.05, least_examples=0, self_balancing=balancing)
+        data = DataSection(partition="dirichlet", concentration=0.05, min_examples=0, self_balancing=balancing)
         sizes[balancing] = max(len(part) for part in partition(train, data, 2))
     assert sizes[True] < sizes[False]
     assert sizes[True] < 300 + 300
@@ -234,8 +234,8 @@ def test_shards_hold_runs_of_labels() -> None:
         (DataSection(labels_per_client=11), "data.labels_per_client 11"),
         (DataSection(partition="shards", clients=50, labels_per_client=3), "data.labels_per_client 3: 50 clients"),
         (DataSection(partition="natural"), "data.partition natural"),
-        (DataSection(partition="dirichlet", clients=200), "data.least_examples 1: 200 clients"),
-        (DataSection(partition="dirichlet", concentration=0.001, least_examples=9), "not reached in 10 draws"),
+        (DataSection(partition="dirichlet", clients=200), "data.min_examples 1: 200 clients"),
+        (DataSection(partition="dirichlet", concentration=0.001, min_examples=9), "not reached in 10 draws"),
     ],
 )
 def test_impossible_partitions_name_their_setting(data: DataSection, message: str) -> None:

@@ -195,7 +195,7 @@ def test_movielens_histories_stand_in_for_recommendations() -> None:
     assert "These are ratings, not recommendations" in facts.notes[0]
     counts = np.diff(log.offsets)
     np.testing.assert_array_equal(log.steps, counts - counts // 2)
-    later = read_events("movielens-100k", ReadOptions(observed=0.0, liked=5.0))
+    later = read_events("movielens-100k", ReadOptions(observed=0.0, min_rating=5.0))
     assert facts_of(later, "movielens-100k").natural == 0
     assert (later.kind == ACCEPTED).sum() == 21_201
 

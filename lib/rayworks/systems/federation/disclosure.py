@@ -102,7 +102,7 @@ def _statement(config: Config, found: Guarantee) -> str:
             f"Means of {config.local.fedmix_batch} examples and of their labels are shared without noise, so epsilon is "
             "infinite."
         )
-    noise = config.privacy.histogram_noise
+    noise = config.privacy.histogram_epsilon
     counts = f"Label counts are sent with epsilon {noise:g}" if noise else "Label counts are sent exactly"
     sentences.append(f"{counts}, and every training reply carries the exact number of examples.")
     if noise and not any(SEED_SCOPE in said for said in sentences):

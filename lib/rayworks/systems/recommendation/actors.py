@@ -113,7 +113,7 @@ def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder:
     limit_torch_threads()
     config: Config = arguments["config"]
     context = ray.train.get_context()
-    workers, parts = context.get_world_size(), config.training.gradient_parts
+    workers, parts = context.get_world_size(), config.training.microbatches
     group = Group(
         gather=partial(_gather_parts, count=parts, workers=workers) if workers > 1 else None,
         rank=context.get_world_rank(),

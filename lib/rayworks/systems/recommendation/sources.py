@@ -275,7 +275,7 @@ def _movielens(options: ReadOptions) -> EncodedEvents:
     table = table.sort_values(["user", "time"], kind="stable")
     history = table.groupby("user")["item"]
     late = history.cumcount() >= np.floor(options.observed * history.transform("size"))
-    liked = (table["rating"] >= options.liked) | ~late
+    liked = (table["rating"] >= options.min_rating) | ~late
     return join([encode(table.assign(shown=late, accepted=liked), MOVIELENS)], MOVIELENS, ordered=False)
 
 

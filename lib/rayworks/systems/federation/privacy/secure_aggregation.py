@@ -5,8 +5,8 @@ into our message and back, and the workflow is given the least of a legacy strat
 equal seeds give equal bits no longer.
 
 Only a round's arrays are hidden. In the clear travel, of each client: its loss and other metrics, its number of examples, its
-label counts (exact, or noised by privacy.histogram_noise), and the encodings and means that it shares. Nobody can see into a
-masked array, so what the server rejects elsewhere the client refuses itself, and counts as failed.
+label counts (exact, or noised by privacy.histogram_epsilon), and the encodings and means that it shares. Nobody can look into
+a masked array, so the client itself refuses what the server rejects elsewhere, and counts as failed.
 """
 
 import json
@@ -95,7 +95,7 @@ def _require_summable(found: Arrays, sent: Arrays, weight: int, most: int) -> No
     if weight > most:
         raise DataError(
             f"num-examples: {weight} is above the bound of {most} that the server has from noised label counts; set "
-            "strategy.weighting to equal, or raise privacy.histogram_noise"
+            "strategy.weighting to equal, or raise privacy.histogram_epsilon"
         )
 
 

@@ -67,7 +67,7 @@ def adaptive_multiplier(multiplier: float, clients: int) -> float:
     rest = multiplier**-2 - (2 * clients / 20) ** -2
     if rest <= 0:
         raise ConfigError(
-            f"privacy.update_noise: {multiplier:g} is too much for an adaptive bound with {clients} clients in a round; "
+            f"privacy.noise_multiplier: {multiplier:g} is too much for an adaptive bound with {clients} clients in a round; "
             "use fixed clipping, or more clients"
         )
     return float(rest**-0.5)

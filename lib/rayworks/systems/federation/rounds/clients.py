@@ -147,7 +147,7 @@ class Client:
 
     def counts(self) -> NDArray[np.int64]:
         """``(K,)`` counts of its labels, noised by a rounded Laplace if asked (specification 2.2, step 1)."""
-        return noisy_counts(self.real.counts(), self._config.privacy.histogram_noise, self._secret_draw("histogram"))
+        return noisy_counts(self.real.counts(), self._config.privacy.histogram_epsilon, self._secret_draw("histogram"))
 
     def encodings(self, labels: list[int], counts: list[int], edition: int) -> dict[str, NDArray[Any]]:
         """Mixups for the pool: ``inputs`` as the data's are, ``labels`` ``(n, K)``, in the order asked for."""
@@ -314,7 +314,7 @@ class Client:
         weights = torch.ones(len(inputs))
         if gradient is not None and len(inputs):
             tangent = {name: torch.from_numpy(value) for name, value in gradient.items()}
-            labels, weights = weigh(gains(model, inputs, tangent), balance.weighing_temperature)
+            labels, weights = weigh(gains(model, inputs, tangent), balance.reweighting_temperature)
         pseudo = Weighted(inputs, labels, weight * weights)
         return real.joined(pseudo), int((pseudo.weights > 0).sum())
 
@@ -349,14 +349,14 @@ class Client:
     def _correction(self, variate: Weights | None) -> Correction:
         strategy = self._config.strategy
         if strategy.name == "fedprox":
-            return Correction(proximal=strategy.proximal)
+            return Correction(proximal=strategy.proximal_mu)
         if strategy.name == "scaffold" and variate is not None:
             own = self._trained(VARIATE, variate)
             return Correction({name: torch.from_numpy(variate[name] - own[name]) for name in variate})
         if strategy.name == "feddyn":
             stored = to_arrays(self._state.array_records[GRADIENT]) if GRADIENT in self._state else {}
             offset = {name: torch.from_numpy(-value) for name, value in stored.items()}
-            return Correction(offset or None, strategy.proximal)
+            return Correction(offset or None, strategy.proximal_mu)
         return Correction()
 
     def _remember(
@@ -367,7 +367,7 @@ class Client:
             self._state[PREVIOUS] = to_record(after)
         elif strategy.name == "feddyn":
             last = self._trained(GRADIENT, before)
-            moved = {name: last[name] - strategy.proximal * (after[name] - before[name]) for name in before}
+            moved = {name: last[name] - strategy.proximal_mu * (after[name] - before[name]) for name in before}
             self._state[GRADIENT] = to_record(moved)
         elif strategy.name == "scaffold" and variate is not None:
             own = self._trained(VARIATE, variate)

@@ -152,7 +152,7 @@ class Federation:
             problem=next(iter(self._problems()), None),
             pseudo_images=strategy.pseudo_images,
             clip_bound=strategy.bound if privacy.clipping != "none" else None,
-            epsilon=self._epsilon() if privacy.update_noise else None,
+            epsilon=self._epsilon() if privacy.noise_multiplier else None,
             **(self.evaluation() if evaluates else {}),
         )
 
@@ -231,7 +231,7 @@ class Federation:
     def _require_clients_for_adaptive_noise(self) -> None:
         privacy = self.config.privacy
         if privacy.clipping == "adaptive":
-            update_clipping.adaptive_multiplier(privacy.update_noise, len(self.strategy.cohort(1)))
+            update_clipping.adaptive_multiplier(privacy.noise_multiplier, len(self.strategy.cohort(1)))
 
     def _securely(self, grid: Grid, messages: list[Message]) -> Arrays:
         most = int(self.strategy.known.counts.sum(1).max())
@@ -274,7 +274,7 @@ class Federation:
     def _epsilon(self) -> float:
         privacy = self.config.privacy
         rate = len(self.strategy.cohort(1)) / len(self.strategy.known.nodes)
-        return update_clipping.epsilon(privacy.update_noise, rate, self.rounds_done, privacy.delta)
+        return update_clipping.epsilon(privacy.noise_multiplier, rate, self.rounds_done, privacy.delta)
 
 
 def _states(grid: Grid, members: Members) -> dict[int, dict[str, Arrays]]:

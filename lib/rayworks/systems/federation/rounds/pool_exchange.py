@@ -242,7 +242,7 @@ def _means(grid: Grid, members: Members, config: Config, partition_of: Mapping[i
     """
     sizes = members.counts.sum(1)
     rows = np.maximum(sizes // config.local.fedmix_batch, np.minimum(sizes, 1)).tolist()
-    exact = config.privacy.histogram_noise == 0
+    exact = config.privacy.histogram_epsilon == 0
     settings = ConfigRecord({EDITION: 0, "means": 1})
     messages = [
         Message(RecordDict({CONFIG: ConfigRecord(dict(settings))}), node, "train.pool", group_id="0")

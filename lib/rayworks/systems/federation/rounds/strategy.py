@@ -68,7 +68,7 @@ class FederatedStrategy(Strategy):
         config: of one method.
         seed: of the federation.
         clients: how many to wait for at the start, C; None for data.clients.
-        gradient: balance.weighing by the server's gradient: makes it from the model once a round.
+        gradient: balance.reweighting by the server's gradient: makes it from the model once a round.
 
     Raises:
         ConfigError: the server's gradient is asked for and not given.
@@ -76,7 +76,7 @@ class FederatedStrategy(Strategy):
 
     def __init__(self, config: Config, seed: int, clients: int | None = None, gradient: Gradient | None = None) -> None:
         if config.weighs_pseudo_images and gradient is None:
-            raise ConfigError("balance.weighing: server-gradient needs a gradient; give the strategy one")
+            raise ConfigError("balance.reweighting: server-gradient needs a gradient; give the strategy one")
         self.config, self.seed = config, seed
         self.state = ServerState()
         self.bound = config.privacy.clip_norm
@@ -166,7 +166,7 @@ class FederatedStrategy(Strategy):
             self.state,
             clients=self.known.clients,
             weighting=self.config.strategy.weighting,
-            alpha=self.config.strategy.proximal,
+            alpha=self.config.strategy.proximal_mu,
         )
         self.tally.rejected.update(done.rejected)
         for partition, reported in self._metrics.items():
@@ -272,9 +272,9 @@ class FederatedStrategy(Strategy):
         privacy = self.config.privacy
         if privacy.clipping == "none" or clients == 0:
             return weights
-        noisy = privacy.update_noise > 0
+        noisy = privacy.noise_multiplier > 0
         if noisy:
-            multiplier = privacy.update_noise
+            multiplier = privacy.noise_multiplier
             if privacy.clipping == "adaptive":
                 multiplier = update_clipping.adaptive_multiplier(multiplier, len(self.tally.asked))
             deviation = update_clipping.noise_deviation(multiplier, self.bound, clients)

@@ -178,4 +178,4 @@ def require_finite(weights: Mapping[str, NDArray[Any]]) -> None:
     """
     for name, value in weights.items():
         if not np.isfinite(value).all():
-            raise DataError(f"model: array {name!r} is not finite; lower local.learning_rate or strategy.proximal")
+            raise DataError(f"model: array {name!r} is not finite; lower local.learning_rate or strategy.proximal_mu")

@@ -95,7 +95,7 @@ def step_count(section: LocalSection, real: int, pseudo: int) -> int:
         return 0
     if section.steps is not None:
         return section.steps
-    return section.epochs * -(-(real if section.match_steps else real + pseudo) // section.batch)
+    return section.epochs * -(-(real if section.match_steps else real + pseudo) // section.batch_size)
 
 
 def gradient_normaliser(steps: int, momentum: float) -> float:
@@ -139,7 +139,7 @@ def train(
     start = {name: value.detach().clone() for name, value in model.named_parameters()} if correction.proximal else {}
     total = torch.zeros(())
     model.train()
-    for step, chosen in enumerate(batches(len(examples), section.batch, steps, generator)):
+    for step, chosen in enumerate(batches(len(examples), section.batch_size, steps, generator)):
         rows = torch.from_numpy(chosen)
         loss = objective(model, Batch(examples.inputs[rows], examples.labels[rows], examples.weights[rows]), step)
         optimiser.zero_grad()

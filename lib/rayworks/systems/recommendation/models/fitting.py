@@ -111,7 +111,7 @@ def make_trainer(
         batch_size=config.training.batch_size,
         learning_rate=section.learning_rate,
         patience=config.training.patience,
-        gradient_parts=config.training.gradient_parts,
+        microbatches=config.training.microbatches,
     )
     seed = seeds.derive_small(config.run.seed, "fit", unit.name)
     return Trainer(lambda: NextItemObjective(options), training, train, valid, seed=seed, **vars(group))
@@ -129,7 +129,7 @@ def _acceptance_trainer(
         learning_rate=section.learning_rate,
         weight_decay=section.weight_decay,
         patience=section.patience,
-        gradient_parts=section.gradient_parts,
+        microbatches=section.microbatches,
     )
     kept = log.keep(train_mask)
     options = acceptance_options(config, len(log.items), unit.history)

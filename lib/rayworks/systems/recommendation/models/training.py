@@ -36,7 +36,7 @@ class TrainingOptions:
     weight_decay: float = 0.0
     patience: int = 5
     """Epochs without a better validation that end the training."""
-    gradient_parts: int = 2
+    microbatches: int = 2
     """Parts of a batch, at least as many as workers."""
 
 
@@ -109,12 +109,12 @@ class Trainer(Generic[ModelT]):
                 "data: no user has enough events before the validation and test windows to train on; lower "
                 "split.valid_steps and split.test_steps, or give longer logs"
             )
-        if workers > training.gradient_parts:
-            raise DataError(f"training.gradient_parts: {training.gradient_parts} parts for {workers} workers; raise it")
+        if workers > training.microbatches:
+            raise DataError(f"training.microbatches: {training.microbatches} parts for {workers} workers; raise it")
         self.training, self.seed, self.device = training, seed, device
         self._train, self._valid, self._weights = train, valid, weights
         self._gather = gather or (lambda parts: [parts[number] for number in sorted(parts)])
-        self._own = range(rank, training.gradient_parts, workers)
+        self._own = range(rank, training.microbatches, workers)
         torch.manual_seed(seeds.derive_small(seed, "initial weights"))
         self._objective = make().to(device)
         self._parameters = list(self._objective.parameters())
@@ -193,7 +193,7 @@ class Trainer(Generic[ModelT]):
 
     def _update(self, rows: Tensor, number: int) -> tuple[float, float]:
         """One step of the optimiser: sum of losses and of weights."""
-        parts = rows.tensor_split(self.training.gradient_parts)
+        parts = rows.tensor_split(self.training.microbatches)
         found = {part: self._gradient(parts[part], number, part) for part in self._own}
         total = torch.stack(self._gather(found)).sum(0)
         loss, weight = float(total[-2]), float(total[-1])
@@ -234,7 +234,7 @@ class Trainer(Generic[ModelT]):
     def _validate(self) -> float:
         """Loss per scored place of the validation sequences, shared out like the gradients."""
         self._objective.eval()
-        parts = torch.arange(len(self._valid)).tensor_split(self.training.gradient_parts)
+        parts = torch.arange(len(self._valid)).tensor_split(self.training.microbatches)
         found = {}
         for number in self._own:
             sums = torch.zeros(2, dtype=torch.float64, device=self.device)
