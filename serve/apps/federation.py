@@ -1,4 +1,4 @@
-r"""What does a classifier that no client trained alone say of an image?
+r"""Classify images with a federated model.
 
     curl http://127.0.0.1:8000/federation/v1/federation/classify -H "Authorization: Bearer $KEY" \
       -H 'Content-Type: application/json' -d '{"top": 3, "pixels": [[[

@@ -1,4 +1,4 @@
-r"""What should each agent of a team do: positions and features in, actions out.
+r"""Choose the actions of a team of agents from the positions and features of a scene.
 
     curl http://127.0.0.1:8000/marl/v1/marl/act -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \
       -d '{"scenes": [{"entities": [

@@ -1,4 +1,4 @@
-"""From scenes of named entities to actions: the networks of one export, without HTTP."""
+"""Map scenes of named entities to actions by the networks of one export, without HTTP."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -221,7 +221,7 @@ def _scene(team: TeamSpec, body: SceneBody, order: Sequence[int], where: str, kn
         agent = _acting(index, at, team, f"{where}.forbidden")
         unknown = [name for name in forbidden if name not in names or layout.vectors]
         if unknown:
-            raise DataError(f"{where}.forbidden: {unknown[0]!r} is no action; use {', '.join(names)}")
+            raise DataError(f"{where}.forbidden: {unknown[0]!r} is not an action; use {', '.join(names)}")
         allowed[agent, [names.index(name) for name in forbidden]] = False
     if not allowed.any(1).all():
         raise DataError(f"{where}.forbidden: leaves an agent nothing to do")

@@ -1,4 +1,4 @@
-"""From names to codes, and from batches of questions to chances of acceptance: the models of one export, without HTTP."""
+"""Answer batches of questions about acceptance with the models of one export, without HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,11 +73,11 @@ class Recommender:
         """A real prediction, of every model.
 
         Raises:
-            DataError: it is no probability.
+            DataError: it is not a probability.
         """
         [found] = self.answer([Slate([(0, KIND["accepted"])], [0])])
         if not ((found.probability >= 0) & (found.probability <= 1)).all():
-            raise DataError(f"export: the models answer {found.probability.tolist()}, which are no probabilities")
+            raise DataError(f"export: the models answer {found.probability.tolist()}, which are not probabilities")
 
     def slate(self, body: AcceptBody) -> Slate:
         """A request's question.

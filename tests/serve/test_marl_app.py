@@ -161,7 +161,7 @@ def test_the_card_says_what_holds(deployment: Deployment) -> None:
         (
             "battle",
             {"scenes": [{"entities": [{"kind": "ally", "position": [0, 0]}], "forbidden": {"0": ["fly"]}}]},
-            "'fly' is no action",
+            "'fly' is not an action",
         ),
     ],
 )

@@ -202,7 +202,7 @@ def test_a_state_of_another_battle_is_refused() -> None:
     with pytest.raises(DataError, match="another options"):
         battle_environment("terran_5_vs_5", 4, 0, BattleOptions(horizon=9)).restore(state)
     for damaged in (b"", state[:50], b"nothing of the kind"):
-        with pytest.raises(DataError, match="can not be read"):
+        with pytest.raises(DataError, match="cannot be read"):
             battle.restore(damaged)
     with pytest.raises(DataError, match="units: shape"):
         battle.begin(replace(battle.units, kind=battle.units.kind[:2]))

@@ -139,7 +139,7 @@ def test_enemies_go_for_the_nearest_they_see_and_medivacs_for_the_hurt() -> None
         ("marine", 0, 0), ("medivac", 6, 0), ("marauder", 7, 0), ("medivac", 8, 0), ("marine", 8, 3), ("marine", 9, 9)
     )
     units.health[0, 5] = 10
-    # The marauder can not strike the medivac next to it; medivac 3 heals 5, who is hurt, and not 4, who is nearer.
+    # The marauder cannot strike the medivac next to it; medivac 3 heals 5, who is hurt, and not 4, who is nearer.
     assert nearest_targets(units, 2).tolist() == [[0, 5, 1, 1]]
     units.health[0, :2] = 0
     assert nearest_targets(units, 2).tolist() == [[-1, 5, -1, -1]]

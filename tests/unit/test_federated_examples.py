@@ -105,7 +105,7 @@ def test_idx_files_are_read_gzipped_or_not(tmp_path: Path, packed: bool) -> None
 
 
 def test_broken_idx_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="can not be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         idx_pair(tmp_path, "train", NAMES)
     write_idx(tmp_path, "train", np.zeros((2, 4, 3), np.uint8), np.zeros(2, np.uint8), False)
     images = tmp_path / "train-images-idx3-ubyte"
@@ -146,7 +146,7 @@ def test_files_of_arrays_are_read_and_their_faults_named(tmp_path: Path) -> None
     with pytest.raises(DataError, match="no array 'labels'"):
         read(DataSection(source=str(path)), 0)
     path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="can not be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         read(DataSection(source=str(path)), 0)
     np.savez(path, inputs=np.zeros((1, 2)), labels=np.zeros(1, int))
     with pytest.raises(DataError, match="0 held-out"):

@@ -131,7 +131,7 @@ def test_mpe2_itself_gives_the_same_kind_of_scenes(name: str) -> None:
     [
         ({"name": "mpe/simple_walk"}, "mpe/simple_walk is unknown"),
         ({"name": "mpe/simple_push", "agents": 4}, "fixed number"),
-        ({"name": "mpe2/simple_crypto"}, "speaks or can not move"),
+        ({"name": "mpe2/simple_crypto"}, "speaks or cannot move"),
         ({"name": "mpe2/nothing"}, "mpe2 has collect_treasure"),
         ({"name": "battle/elves_5_vs_5"}, "terran"),
     ],

@@ -163,7 +163,7 @@ def test_a_restored_game_begins_the_next_episode() -> None:
     later.close()
     assert game.closed
     for wrong, message in (
-        (b"{}", "can not be read"),
+        (b"{}", "cannot be read"),
         (battle.state().replace(b"zerg", b"terran"), "of terran_4_vs_3"),
     ):
         with pytest.raises(DataError, match=message):
@@ -216,7 +216,7 @@ def test_what_the_real_game_does_not_know_is_refused() -> None:
 def test_missing_parts_are_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("SC2PATH", str(tmp_path))
     assert any(f"StarCraft II is not at {tmp_path}" in part for part in missing_parts())
-    with pytest.raises(ConfigError, match=r"StarCraft II can not be played: .*set SC2PATH"):
+    with pytest.raises(ConfigError, match=r"StarCraft II cannot be played: .*set SC2PATH"):
         starcraft_environment("terran_5_vs_5", 0, BattleOptions())
     (tmp_path / "Versions").mkdir()
     assert any("SMAC_Maps.zip" in part for part in missing_parts())
@@ -224,7 +224,7 @@ def test_missing_parts_are_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch
 
 def test_a_battle_in_the_real_game() -> None:
     if missing := missing_parts():
-        pytest.skip(f"the real game can not be played here: {missing[0]}")
+        pytest.skip(f"the real game cannot be played here: {missing[0]}")
     battle = starcraft_environment("terran_5_vs_5", 0, BattleOptions(horizon=20))
     try:
         _, steps = play(battle, 1)

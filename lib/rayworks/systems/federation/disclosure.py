@@ -1,4 +1,4 @@
-"""What a training's clients give away beside their updates: the formal guarantee of encodings, and attacks that try."""
+"""What clients disclose beside their updates: the formal guarantee of encodings, and attacks on them."""
 
 import math
 from typing import Any

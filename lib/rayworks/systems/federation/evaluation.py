@@ -1,4 +1,4 @@
-"""What the rounds of trainings say: how well, how soon, how evenly over clients, and at what price."""
+"""Measures of trainings by round: accuracy, rounds to a target, fairness over clients, and cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

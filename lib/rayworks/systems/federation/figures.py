@@ -1,4 +1,4 @@
-"""The pictures of a run: who holds what, learning, clients, pseudo-images."""
+"""Figures of a run: partition, learning curves, clients, pseudo-images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

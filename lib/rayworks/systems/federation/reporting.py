@@ -1,4 +1,4 @@
-"""The report: methods against each other at equal steps, heterogeneity, engines, and what privacy is left."""
+"""The report of a run: methods at equal steps, heterogeneity, engines, and privacy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -62,7 +62,7 @@ class FederationSystem(StagedSystem[Config]):
         for method in config.experiment.methods:
             file = config.of_method(method).balance.gradient_file
             if file is not None and not Path(file).expanduser().is_file():
-                raise ConfigError(f"balance.gradient_file {file}: is no file; give a .safetensors file")
+                raise ConfigError(f"balance.gradient_file {file}: does not exist; give a .safetensors file")
 
     def start(self) -> None:
         """Plan, with no training under way."""

@@ -1,4 +1,4 @@
-"""What runs on the cluster: trainings by RLlib, some iterations at a time, and evaluations of what they made."""
+"""Ray actors of a run: RLlib trainings, some iterations at a time, and evaluations of the trained policies."""
 
 import pickle
 import time

@@ -1,4 +1,4 @@
-"""The pictures of a run: learning, bias, symmetry, generalisation."""
+"""Figures of a run: learning, bias, symmetry, generalisation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -113,7 +113,7 @@ def generalisation(ratios: Mapping[str, Mapping[str, tuple[float, float, float] 
     """Of each network and test environment: score with its interval.
 
     Args:
-        ratios: by environment (the training's first), by network: middle, low, high; None where it can not act.
+        ratios: by environment (the training's first), by network: middle, low, high; None where it cannot act.
         label: of the score.
     """
     environments = list(ratios)
@@ -128,7 +128,7 @@ def generalisation(ratios: Mapping[str, Mapping[str, tuple[float, float, float] 
                 if value is None:
                     below = any(score is not None and score[0] < 0 for score in ratios[name].values())
                     side = "top" if below else "bottom"
-                    axes.annotate(" can not act ", (at, 0), rotation=90, ha="center", va=side, fontsize=8)
+                    axes.annotate(" cannot act ", (at, 0), rotation=90, ha="center", va=side, fontsize=8)
                     continue
                 middle, low, high = value
                 error = [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]

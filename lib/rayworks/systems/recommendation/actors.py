@@ -1,4 +1,4 @@
-"""What runs on the cluster: event tables read block by block through Ray Data, and models trained by several workers."""
+"""Ray actors of a run: read event tables block by block through Ray Data, and train models on several workers."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""How well acceptance is predicted on the test window, beside what a simpler rule would have said of the same decisions."""
+"""Evaluate predictions of acceptance on the test window, against simpler rules on the same decisions."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

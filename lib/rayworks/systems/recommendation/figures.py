@@ -1,4 +1,4 @@
-"""The pictures of a run: calibration, causes, policies, effects by step."""
+"""Figures of a run: calibration, causes, policies, effects by step."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

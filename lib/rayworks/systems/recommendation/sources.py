@@ -1,4 +1,4 @@
-"""What the system reads: event logs and natural sequences by path or by the name of a released data set, bandit logs.
+"""Read event logs, natural sequences and bandit logs, by path or by the name of a published data set.
 
 ``kuairand:FOLDER`` and ``kuairec:FOLDER`` are the folders as their authors release them, ``movielens-100k`` and
 ``open-bandit`` come from the catalogue; anything else is the path of a generic table (:mod:`~.event_tables`).
@@ -115,7 +115,7 @@ def read_events(source: str, options: ReadOptions = DEFAULTS) -> EventLog:
     ``movielens-100k`` has no recommendations at all. See the note in :data:`NOTES` for what stands in for them.
 
     Raises:
-        DataError: it can not be read, a column is missing, or a value is; the message names the file, the column, the
+        DataError: it cannot be read, a column is missing, or a value is; the message names the file, the column, the
             first bad row (from 1 after the header) and the fix.
     """
     return as_log(_events(source, options), source)
@@ -168,7 +168,7 @@ def read_bandit(name: str) -> BanditLog:
     ``item_context.csv``. Rows are sorted by time, equal times keep the order of the file.
 
     Raises:
-        DataError: it is not there, or an item is outside the catalogue, a click not 0 or 1, a propensity not in (0, 1];
+        DataError: it does not exist, or an item is outside the catalogue, a click not 0 or 1, a propensity not in (0, 1];
             the message names the file, the column and the first bad row.
     """
     inside = name.removeprefix(f"{OPEN_BANDIT}/")

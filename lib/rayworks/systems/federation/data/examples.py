@@ -1,4 +1,4 @@
-"""Labelled examples, and their scale: what clients hold, whatever it was read from."""
+"""Labelled examples of clients, and their scale."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

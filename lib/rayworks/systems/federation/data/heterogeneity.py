@@ -1,4 +1,4 @@
-"""How far apart the label distributions of clients are: specification 2.2, last line.
+"""Distance between the label distributions of clients (specification 2.2, last line).
 
 Counts are (C, K), clients by labels. Clients without examples have no distribution: their value is nan, means leave them out.
 """

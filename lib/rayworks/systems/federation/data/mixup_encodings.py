@@ -1,4 +1,4 @@
-"""Encodings of a client's examples for the shared pool: the mechanism of DP-InstaHide and its variant, specification 2.2.
+"""Mixup encodings of a client's examples for the shared pool: DP-InstaHide and its variant (specification 2.2).
 
 ``x = clip(lam_1 x_1 + ... + lam_k x_k + noise, 0, 1)``, the first example having the label that is filled and the others any
 label, all different (Borgnia et al. 2021; arXiv 2409.13235). Noise comes before the clip, which is post-processing.

@@ -1,4 +1,4 @@
-"""Which client holds which training example: the label-skewed partitions of the federated literature.
+"""Partition training examples among clients: the label-skewed partitions of the federated literature.
 
 Every scheme gives each example one owner, or none. Clients may be left without examples.
 """

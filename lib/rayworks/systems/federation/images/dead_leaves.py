@@ -1,4 +1,4 @@
-"""Dead leaves: opaque shapes of random size, place and colour, dropped until they cover everything."""
+"""Dead leaves: opaque shapes of random size, position and colour, dropped until they cover everything."""
 
 import numpy as np
 from numpy.typing import NDArray

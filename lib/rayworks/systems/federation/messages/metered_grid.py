@@ -1,4 +1,4 @@
-"""A Flower grid that counts what passes it."""
+"""A Flower grid that counts the bytes of its messages."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

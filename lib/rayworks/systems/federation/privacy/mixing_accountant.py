@@ -1,4 +1,4 @@
-"""What shared mixups promise, as differential privacy: specification 2.3.
+"""Differential privacy of shared mixups (specification 2.3).
 
 An encoding averages k of n examples drawn without replacement and adds Laplace noise of scale sigma to every coordinate.
 With ``x = distance * weight / sigma``, the distance being the largest l1 distance of two examples, replacing one example

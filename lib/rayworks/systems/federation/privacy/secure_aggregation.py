@@ -1,4 +1,4 @@
-"""Rounds whose updates the server sees as a sum only: Flower's SecAgg+ (Bell et al. 2020) around our clients.
+"""Secure aggregation: the server sees only sums of updates, by Flower's SecAgg+ (Bell et al. 2020).
 
 Flower has the protocol for its old interface alone. So both ends are bridged: a mod turns what the protocol hands a client
 into our message and back, and the workflow is given the least of a legacy strategy. Sums are quantised with random rounding:

@@ -1,4 +1,4 @@
-"""Bounded and noised updates (McMahan et al. 2018; adaptive bound: Andrew et al. 2021), and the epsilon they have.
+"""Clipped and noised updates (McMahan et al. 2018; adaptive bound: Andrew et al. 2021), and their epsilon.
 
 The numerics are those of Flower's own wrappers, without their faults: an update of zero has factor 1, integer buffers are
 neither clipped nor noised, and the noise comes from a generator that the caller seeds.

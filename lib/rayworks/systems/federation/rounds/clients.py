@@ -1,4 +1,4 @@
-"""A client: its examples, its pseudo-images, what it answers. No message passes here but as records.
+"""A client: its examples, its pseudo-images and its answers, which are records.
 
 Data are read once per process. What a client remembers from one round to the next lies in the state that it is handed.
 """
@@ -117,7 +117,7 @@ def task_of(config: str, seed: int) -> Task:
     """The task of a config in JSON, made once per process.
 
     Raises:
-        DataError: the data can not be read.
+        DataError: the data cannot be read.
     """
     return Task(Config.model_validate_json(config), seed)
 
@@ -269,7 +269,7 @@ class Client:
     def _mixups(self, label: int, count: int, edition: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Encodings of a label; one that it lacks is stood in for by noise of its own, mixed and noised like an example.
 
-        With noised counts the server can not know which labels it has, and must not learn it here: not from the common
+        With noised counts the server cannot know which labels it has, and must not learn it here: not from the common
         seed's bank of noise either, which everybody can make.
         """
         draw, section = self._secret_draw("encodings", edition, label), self._config.mixup

@@ -1,4 +1,4 @@
-"""A federated training from its first question to its last round, over any Flower grid, with exact resume."""
+"""Run a federated training from first to last round, over any Flower grid, with exact resume."""
 
 import json
 import time
@@ -78,7 +78,7 @@ class Federation:
 
     Raises:
         ConfigError: settings that do not go together.
-        DataError: the data or the gradient file can not be read.
+        DataError: the data or the gradient file cannot be read.
     """
 
     def __init__(self, config: Config, seed: int) -> None:
@@ -203,7 +203,7 @@ class Federation:
                 load_file(folder / f"{name}.safetensors") for name in ("weights", "server", "clients")
             )
         except (OSError, ValueError, SafetensorError) as error:
-            raise DataError(f"checkpoint {folder}: can not be read ({error}); resume from another one") from None
+            raise DataError(f"checkpoint {folder}: cannot be read ({error}); resume from another one") from None
         if {name: value.shape for name, value in weights.items()} != {
             name: value.shape for name, value in self._weights.items()
         }:
@@ -302,7 +302,7 @@ def _restore(grid: Grid, members: Members, states: Mapping[int, Mapping[str, Arr
     answers = ask(grid, messages, {node: partition for partition, node in members.nodes.items()})
     missing = states.keys() - answers.keys()
     if missing:
-        raise DataError(f"client {min(missing)}: can not take back its state; see its log")
+        raise DataError(f"client {min(missing)}: cannot take back its state; see its log")
 
 
 def run_rounds(federation: Federation, grid: Grid, rounds: int) -> Iterable[RoundRecord]:

@@ -73,7 +73,7 @@ def read_federation(folder: Path) -> Federation:
     """The training as of the last round that is complete; as new before the first.
 
     Raises:
-        DataError: its checkpoint can not be read.
+        DataError: its checkpoint cannot be read.
     """
     task = json.loads((folder / TASK).read_text())
     federation = Federation(Config.model_validate(task["config"]), task["seed"])

@@ -1,4 +1,4 @@
-"""Before training: who holds which labels, and pseudo-images for what clients lack (specification 2.2, steps 1 to 4).
+"""Exchange label counts and pseudo-images before training (specification 2.2, steps 1 to 4).
 
 The server asks owners for mixups and hands them on to others; of noise images it only says how many. What owners send is
 checked before anybody is given it: an owner that sends something else counts as one that failed.
@@ -33,7 +33,7 @@ from rayworks.systems.federation.training import label_balance
 
 Counts = NDArray[np.int64]
 POLL_SECONDS, PATIENCE_SECONDS = 0.05, 60.0
-"""Between two looks for clients, and until training begins without those that are not there."""
+"""Between two looks for clients, and until training begins without those that are missing."""
 LABEL_ERROR = 1e-3
 """By which the sum of a row of soft labels may miss 1."""
 
@@ -167,9 +167,9 @@ class Pool:
 
 
 def distribute(grid: Grid, members: Members, config: Config, seed: int, edition: int) -> int:
-    """Build the pool and hand out pseudo-images, and FedMix's means; how many pseudo-images there are now.
+    """Build the pool and hand out pseudo-images, and FedMix's means; returns the number of pseudo-images.
 
-    Where an owner fails, or sends what is no encoding, its clients get noise in place of its mixups, which counts too.
+    Where an owner fails or sends no valid encoding, its clients get noise in place of its mixups, which counts too.
 
     Raises:
         DataError: no client has any in the end.
@@ -273,7 +273,7 @@ def _usable(owner: int, content: RecordDict, members: Members, rows: int | None)
 def require_encodings(
     arrays: Mapping[str, NDArray[Any]], shape: tuple[int, ...], classes: int, rows: int | None
 ) -> None:
-    """Refuse what can not be handed to other clients as encodings, or as means.
+    """Refuse what cannot be handed to other clients as encodings, or as means.
 
     Args:
         arrays: ``inputs`` (n, *shape), uint8 images or floating-point features in [0, 1], and soft ``labels`` (n, classes).

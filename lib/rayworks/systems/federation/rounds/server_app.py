@@ -1,4 +1,4 @@
-"""A federation's server as a Flower ``ServerApp``: beside :func:`client_app` all that stock Flower needs."""
+"""A federation's server as a Flower ``ServerApp``; with :func:`client_app` all that stock Flower needs."""
 
 from collections.abc import Callable
 

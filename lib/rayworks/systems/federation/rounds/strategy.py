@@ -1,4 +1,4 @@
-"""The server's part of a round as a Flower ``Strategy``: it can be given to stock Flower, and drives our own engine too.
+"""The server's part of a round as a Flower ``Strategy``, for stock Flower and for our own engine.
 
 Cohorts are drawn over partitions by seed, and replies are reduced in the order of the partitions: neither node numbers nor
 the order of arrival change a bit of the result.
@@ -107,7 +107,7 @@ class FederatedStrategy(Strategy):
         return (server_round - 1) // refresh if refresh else 0
 
     def start(self, grid: Grid, initial_arrays: ArrayRecord, *arguments: Any, **options: Any) -> Result:
-        """As Flower's, which can not aggregate securely.
+        """As Flower's, which cannot aggregate securely.
 
         Raises:
             ConfigError: privacy.secure_aggregation is asked for.

@@ -1,4 +1,4 @@
-"""How updates become a model: the strategies' server steps, one update in memory at a time.
+"""Aggregate updates: the strategies' server steps, with one update in memory at a time.
 
 Updates arrive in the order of the partitions. Sums are kept in float64, so that who computed an update changes no bit.
 """

@@ -1,7 +1,7 @@
 """The classifiers that a federation trains: a perceptron, a two-convolution network, LeNet, ResNet-18 with GroupNorm.
 
 None has batch statistics: those of pseudo-images would leak into what real images are normalised by. Inputs in [0, 1] are
-normalised by fixed constants inside, so that real and pseudo-images can not be treated differently.
+normalised by fixed constants inside, so that real and pseudo-images cannot be treated differently.
 """
 
 import torch
@@ -79,7 +79,7 @@ def make(
         projection: put MOON's two-layer projection head before the linear one.
 
     Raises:
-        ConfigError: the kind can not take inputs of this shape.
+        ConfigError: the kind cannot take inputs of this shape.
     """
     if model.kind != "perceptron" and len(shape) != 3:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a client minimises: cross-entropy with soft labels, and the terms that federated methods add to it.
+"""Local losses: cross-entropy with soft labels, and the terms that federated methods add.
 
 Every term is a pure function of tensors. B is the batch, K the number of classes.
 """

@@ -1,4 +1,4 @@
-"""A client's part of a round: some steps of stochastic gradient descent from the global model.
+"""Local training of a client: steps of stochastic gradient descent from the global model.
 
 FedProx, SCAFFOLD and FedDyn differ from FedAvg in the gradient alone: to it they add a constant and a pull towards the
 global model, ``g + offset + proximal * (theta - theta_global)``.

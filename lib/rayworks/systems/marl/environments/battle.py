@@ -1,4 +1,4 @@
-"""The embedded battle: SMACv2's game of two drawn teams (arXiv 2212.07489), many copies at once, without StarCraft II.
+"""The embedded battle: SMACv2's game of two drawn teams (arXiv 2212.07489), vectorised, without StarCraft II.
 
 Kept from SMACv2: unit types and their numbers, how teams and starts are drawn, sight, actions and masks, eight ticks a step,
 the reward, the end of an episode, the scenarios' names. Different: units are discs on an empty square map, the enemy follows
@@ -185,7 +185,7 @@ class BattleEnvironment:
             steps, full_reward = arrays.pop("steps"), arrays.pop("full_reward")
             units = Units(**arrays)
         except (ValueError, TypeError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"battle state: can not be read ({error}); take one that state() returned") from error
+            raise DataError(f"battle state: cannot be read ({error}); take one that state() returned") from error
         differing = [name for name, value in self._header().items() if header.get(name) != value]
         if differing:
             raise DataError(f"battle state: of another {', '.join(differing)}; restore into the same battle")

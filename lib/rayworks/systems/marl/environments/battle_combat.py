@@ -1,4 +1,4 @@
-"""What units do to each other in the ticks of one step: walk, push, strike, burn, explode, heal, recover.
+"""Combat rules within one step: units walk, push, strike, burn, explode, heal and recover.
 
 All copies and units advance together; the only loop is over ticks. Everything is decided from the positions at the beginning
 of a tick, so no order of units matters. Positions are from the centre of the map and distances are sums of two squares, hence

@@ -1,4 +1,4 @@
-"""What a team of a battle sees and may do: the scene of the embedded battle and of StarCraft II alike.
+"""Observations and allowed actions of a team, for the embedded battle and for StarCraft II alike.
 
 Features per entity: its type (nine), whether it is an enemy, shares of health and shield, and for allies the share of the
 cooldown that is left, or of a medivac's energy (as SMACv2 pairs them). Positions are from the centre of the map, in halves of

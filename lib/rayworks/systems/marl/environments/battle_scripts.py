@@ -1,4 +1,4 @@
-"""Players that follow a rule: the enemy of the embedded battle, and a script in place of a learned policy for comparison."""
+"""Scripted policies: the enemy of the embedded battle, and a baseline for learned policies."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,5 +1,5 @@
-"""How episodes of a battle begin: who fights, and where. The distributions of SMACv2 (arXiv 2212.07489, section 5), drawn for
-many copies at once, with the restriction to one side that the test of generalisation in arXiv 2410.02581 needs.
+"""Start states of battles: SMACv2's distributions of teams and positions (arXiv 2212.07489, section 5), drawn for many copies
+at once and restricted to one side where the generalisation tests of arXiv 2410.02581 ask for it.
 """
 
 import math
@@ -33,7 +33,7 @@ them free positions itself, and exactly coinciding units could not be told apart
 def draw_teams(draw: np.random.Generator, race: Race, scenario: Scenario, num_envs: int) -> NDArray[np.int8]:
     """Unit types of both teams, (copies, agents + enemies): enemies are the same list, cut or with more drawn.
 
-    Drawn again until neither team consists of the type that can not stand alone.
+    Drawn again until neither team consists of the type that cannot stand alone.
     """
     agents, enemies = scenario.agents, scenario.enemies
     more = max(enemies - agents, 0)

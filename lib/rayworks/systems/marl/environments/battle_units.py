@@ -109,7 +109,7 @@ class Race:
     """Places in ``UNIT_TYPES``."""
     weights: tuple[float, ...] = (0.45, 0.45, 0.1)
     never_alone: int | None = None
-    """The type that can not make up a whole team."""
+    """The type that cannot make up a whole team."""
 
 
 RACES = {

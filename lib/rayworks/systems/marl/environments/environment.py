@@ -1,4 +1,4 @@
-"""What an environment is here: many copies stepped at once, each step a scene per team."""
+"""The interface of vectorised environments; each step gives a scene per team."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Any environment of mpe2 in the form of this package: the slow reference, one Python object per copy."""
+"""Adapter to mpe2 environments: the slow reference, one Python object per copy."""
 
 import importlib
 import os
@@ -32,7 +32,7 @@ class Mpe2Environment:
 
     def __init__(self, name: str, num_envs: int, seed: int, *, vectors: bool, horizon: int) -> None:
         """Raises:
-        ConfigError: no such scenario, or agents that speak or can not move.
+        ConfigError: no such scenario, or agents that speak or cannot move.
         """
         self.num_envs, self.horizon, self._vectors = num_envs, horizon, vectors
         self._games = [_make(name, vectors, horizon) for _ in range(num_envs)]
@@ -42,7 +42,7 @@ class Mpe2Environment:
         mute = [agent.name for agent in world.agents if not (agent.movable and agent.silent)]
         if mute:
             raise ConfigError(
-                f"environment.name: mpe2/{name}: {', '.join(mute)} speaks or can not move; policies here are for scenarios "
+                f"environment.name: mpe2/{name}: {', '.join(mute)} speaks or cannot move; policies here are for scenarios "
                 "in which all agents move and none speaks"
             )
         self._agents: dict[str, list[int]] = {}
@@ -182,7 +182,7 @@ def mpe2_environment(
         horizon: steps of an episode.
 
     Raises:
-        ConfigError: no such scenario, or agents that speak or can not move.
+        ConfigError: no such scenario, or agents that speak or cannot move.
     """
     return Mpe2Environment(name, num_envs, seed, vectors=vectors, horizon=horizon)
 

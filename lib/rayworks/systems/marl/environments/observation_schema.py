@@ -1,4 +1,4 @@
-"""From flat observation vectors to scenes: a declared schema of where each entity lies in the vector."""
+"""Convert flat observation vectors to scenes by a schema that says where each entity lies in the vector."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class ObservationSchema:
         if not 1 <= self.mates <= len(self.entities):
             raise ConfigError(f"schema.mates: {self.mates} of {len(self.entities)} entities; count the agent itself")
         if self.entities[0].relative:
-            raise ConfigError("schema.entities.0.relative: the agent itself can not lie relative to itself; set false")
+            raise ConfigError("schema.entities.0.relative: the agent itself cannot lie relative to itself; set false")
         taken: list[tuple[Place, str]] = []
         for number, entity in enumerate(self.entities):
             where = f"schema.entities.{number}"

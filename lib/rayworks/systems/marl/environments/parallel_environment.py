@@ -1,4 +1,4 @@
-"""One copy of any environment here as a PettingZoo parallel environment, each agent with its own view."""
+"""Wrap one copy of an environment as a PettingZoo parallel environment, each agent with its own view."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

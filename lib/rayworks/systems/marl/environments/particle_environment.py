@@ -1,4 +1,4 @@
-"""MPE's scenarios as environments of many copies."""
+"""MPE's scenarios as vectorised environments."""
 
 import io
 from dataclasses import dataclass

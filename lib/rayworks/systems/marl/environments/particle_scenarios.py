@@ -1,4 +1,4 @@
-"""The scenarios of MPE without communication: who there is, where things begin, what is rewarded, what mpe2 would show.
+"""MPE's scenarios without communication: bodies, start positions, rewards, and mpe2's observations.
 
 Axes: A agents, E entities (agents first), L landmarks, B copies. Rewards and observations are mpe2's (1.1.1).
 """

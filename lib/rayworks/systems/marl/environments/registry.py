@@ -1,4 +1,4 @@
-"""Environments by name."""
+"""Make environments by name."""
 
 from collections.abc import Mapping
 from contextlib import closing

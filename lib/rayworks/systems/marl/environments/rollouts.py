@@ -1,4 +1,4 @@
-"""Steps of many copies of a game, as arrays, and the advantages that follow from them.
+"""Rollouts of a vectorised environment as arrays, and generalised advantage estimation.
 
 Axes: T steps, B copies, A agents of a team, N truncated episodes.
 """

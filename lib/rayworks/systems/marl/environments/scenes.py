@@ -1,5 +1,4 @@
-"""Scenes: what a team knows at one step, as entities with positions. The one form in which environments, networks and RLlib
-exchange observations.
+"""Scenes: a team's observations at one step, as entities with positions; environments, networks and RLlib exchange them.
 
 Axes: B copies or rows, A controlled agents, E entities, F invariant features, T target slots, K actions. The A agents of the
 team come first among the entities, in their order.

@@ -1,4 +1,4 @@
-"""Gymnasium's description of scenes and actions."""
+"""Gymnasium spaces of scenes and actions."""
 
 from typing import Any
 

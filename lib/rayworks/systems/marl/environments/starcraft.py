@@ -73,7 +73,7 @@ class Game(Protocol):
 class StarCraftEnvironment:
     """One battle in the real game; an :class:`~rayworks.systems.marl.environments.environment.Environment` with one copy.
 
-    Unlike the embedded battle it can not be put back: :meth:`restore` begins the episode that would have come next.
+    Unlike the embedded battle it cannot be put back: :meth:`restore` begins the episode that would have come next.
     """
 
     num_envs = 1
@@ -89,7 +89,7 @@ class StarCraftEnvironment:
             scenario: what it was made for.
             seed: of teams and starts.
             options: those of the battle that the real game knows.
-            refusal: what the game raises when it can not begin an episode.
+            refusal: what the game raises when it cannot begin an episode.
 
         Raises:
             ConfigError: an option that the real game does not know, or a game of other sizes.
@@ -185,7 +185,7 @@ class StarCraftEnvironment:
             read = json.loads(state)
             scenario, seed, draws = read["scenario"], int(read["seed"]), int(read["draws"])
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"StarCraft II state: can not be read ({error}); take one that state() returned") from error
+            raise DataError(f"StarCraft II state: cannot be read ({error}); take one that state() returned") from error
         if scenario != self.scenario.name:
             raise DataError(f"StarCraft II state: of {scenario}; restore into the same scenario")
         self._seed, self._draws = seed, draws
@@ -267,7 +267,7 @@ def starcraft_environment(scenario: str, seed: int, options: BattleOptions) -> S
     """
     parsed = parse_scenario(scenario)
     if missing := missing_parts():
-        raise ConfigError(f"StarCraft II can not be played: {'; '.join(missing)}")
+        raise ConfigError(f"StarCraft II cannot be played: {'; '.join(missing)}")
     return around_smacv2(parsed, seed, options)
 
 

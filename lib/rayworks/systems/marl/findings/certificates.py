@@ -1,4 +1,4 @@
-"""Certificates through the RLlib module: of one policy, and of every network in every frame of every environment."""
+"""Certify symmetry through the RLlib module: one policy, or every network in every frame of every environment."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""Playing trained policies: the first episodes of each of many copies, in the training's environment or another."""
+"""Evaluate trained policies on the first episodes of each copy, in the training's environment or another."""
 
 from collections.abc import Mapping
 from contextlib import closing

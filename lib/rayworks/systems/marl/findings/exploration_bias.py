@@ -1,4 +1,4 @@
-"""The bias of untrained policies: does a network that has learned nothing already push agents somewhere?
+"""Measure the bias of untrained policies: how far a network that has learned nothing moves agents.
 
 EGNN's expected output is its input position (arXiv 2410.02581, theorem 1): agents flee the centre. E2GN2's is zero
 (theorem 2).

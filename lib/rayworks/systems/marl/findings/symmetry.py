@@ -1,4 +1,4 @@
-"""The symmetry certificate: how far a policy and its values are from turning with the world.
+"""The symmetry certificate: the largest equivariance error of a policy and its values.
 
 The error under a group is the largest difference, over scenes, elements of the group and agents that act, between what the
 policy says of a changed scene and the changed answer to the scene itself; infinite if an answer is not finite.

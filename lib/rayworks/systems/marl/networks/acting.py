@@ -1,4 +1,4 @@
-"""Drawing actions from what a policy network says, and playing games with them.
+"""Sample actions from a policy network, and play environments with it.
 
 Axes: N acting agents over all rows, K discrete actions, B copies, A agents.
 """

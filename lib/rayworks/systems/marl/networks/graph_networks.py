@@ -1,4 +1,4 @@
-"""Networks from graphs to what heads read: E2GN2 and its relatives, and the MLP.
+"""Network backbones: E2GN2 and its relatives, and the MLP.
 
 Axes: N = B * A acting agents over all rows, T target slots.
 """

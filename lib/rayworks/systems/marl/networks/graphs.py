@@ -1,4 +1,4 @@
-"""Graphs that the networks compute on, made of scenes: one per team, or one per agent; in a frame of coordinates.
+"""Build the networks' input graphs from scenes: one per team or one per agent, in a frame of coordinates.
 
 Axes: B rows, A agents, E entities, F features.
 """

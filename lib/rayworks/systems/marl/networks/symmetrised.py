@@ -1,4 +1,4 @@
-"""Symmetry from outside: any network made equivariant by averaging over turned views, or by turning each view to one side."""
+"""Make any network equivariant, by averaging over rotated views or by rotating each view to a canonical one."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""PPO for teams on RLlib: runners that play groups of copies, a learner that takes whole teams, exact replay."""
+"""PPO for teams on RLlib: runners that play groups of environments, a learner of whole teams, exact replay."""
 
 from collections.abc import Mapping
 from functools import partial

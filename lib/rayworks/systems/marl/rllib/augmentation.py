@@ -1,4 +1,4 @@
-"""Symmetry learned from data: each scene of a batch turned at random, with its actions.
+"""Data augmentation: rotate each scene of a batch at random, with its actions.
 
 A baseline for networks that have it built in. The old probabilities are those that the policy gives the turned scenes now, so
 that the first update starts from ratios of one.

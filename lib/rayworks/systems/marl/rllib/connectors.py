@@ -1,4 +1,4 @@
-"""An RLlib connector that makes scenes of flat observations, so that stock environments train the modules of this package."""
+"""An RLlib connector from flat observations to scenes, so that stock environments train these modules."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Any PettingZoo parallel environment in plain RLlib, and plain RLlib's PPO for the modules of this package.
+"""PettingZoo parallel environments and this package's modules in plain RLlib's PPO.
 
 For environments that are not vectorised here, and as the peer that our runner and learner are measured against.
 """

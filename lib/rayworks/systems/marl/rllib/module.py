@@ -1,4 +1,4 @@
-"""The policy of a team as an RLlib module (new API stack), for our runner and for RLlib's own.
+"""A team's policy as an RLlib module (new API stack), for our runner and for RLlib's own.
 
 Rows are scenes. A scene of A agents gives A actions and values: outputs have N = B * A rows, agents of a row together. With
 scenes of one agent, as :mod:`~.rllib_environment` gives, RLlib's own runner, connectors and PPO learner work unchanged.

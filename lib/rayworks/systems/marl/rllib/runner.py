@@ -1,4 +1,4 @@
-"""An RLlib env runner that plays groups of many copies at once.
+"""An RLlib env runner that plays groups of environments.
 
 What it samples is a function of the weights and of each group's state, both of which are handed in: whichever runner plays a
 group, the steps are the same, and a runner that dies takes nothing along.

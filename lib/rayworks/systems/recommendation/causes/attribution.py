@@ -1,4 +1,4 @@
-"""Why an item would be accepted: what changes when one cause is set to another value and all else stays (do-contrasts)."""
+"""Attribute acceptance to causes: the effect of setting one cause while all else stays (do-contrasts)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

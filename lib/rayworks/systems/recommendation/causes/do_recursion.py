@@ -1,4 +1,4 @@
-"""P(D_t = 1 | do(S_1..t), L): the chance of a decision when the recommendations are set, not chosen in view of decisions.
+"""P(D_t = 1 | do(S_1..t), L): the probability of a decision under an intervention on the recommendations.
 
 Earlier decisions are unknown then and are summed over. Where a decision depends on the past only through the last
 recommendation, its decision and L, that is a recursion over t (arXiv 2409.05872; "backtracking" is the same sum unrolled).
@@ -32,11 +32,11 @@ def do_recursion(first: np.ndarray, if_rejected: np.ndarray, if_accepted: np.nda
         float64 (..., T).
 
     Raises:
-        DataError: a value is no probability.
+        DataError: a value is not a probability.
     """
     for name, values in (("first", first), ("if_rejected", if_rejected), ("if_accepted", if_accepted)):
         if not ((np.asarray(values) >= 0) & (np.asarray(values) <= 1)).all():
-            raise DataError(f"{name}: has values that are no probabilities between 0 and 1")
+            raise DataError(f"{name}: has values that are not probabilities between 0 and 1")
     found = [np.asarray(first, np.float64)]
     for step in range(np.shape(if_rejected)[-1]):
         before = found[-1]

@@ -1,4 +1,4 @@
-"""What the recommender does to acceptance, step by step, and what acceptance owes to each cause."""
+"""Effects of the recommender on acceptance, step by step, and the share of each cause."""
 
 from collections.abc import Sequence
 from typing import Any

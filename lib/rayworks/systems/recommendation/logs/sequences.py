@@ -1,4 +1,4 @@
-"""Events of users as equally long rows of tokens, in which every event is predicted at most once."""
+"""Cut users' events into token sequences of equal length, in which every event is predicted at most once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

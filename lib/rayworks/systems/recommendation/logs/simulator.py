@@ -1,4 +1,4 @@
-"""A population whose reaction to recommendations is known: trust, links between items, natural taste (specification 3.5).
+"""Simulate users with known reactions to recommendations: trust, links between items, natural taste (specification 3.5).
 
 All users advance together; the only loop is over time.
 """

@@ -1,4 +1,4 @@
-"""Predictors that know neither items nor tastes: what any score on a log must be read beside (specification 3.3)."""
+"""Baselines that know neither items nor tastes, to read any score on a log against (specification 3.3)."""
 
 from dataclasses import dataclass
 from typing import Protocol

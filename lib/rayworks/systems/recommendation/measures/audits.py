@@ -1,4 +1,4 @@
-"""What is wrong with a log before anything is learned from it: checks that run on any data set (specification 3.3, 3.9).
+"""Audit a log before learning from it: checks that run on any data set (specification 3.3, 3.9).
 
 A check warns only of what chance does not explain, so that small and clean logs pass.
 """
@@ -33,7 +33,7 @@ class Finding:
     name: str
     severity: Severity
     value: float | None
-    """A count or a share, as the sentence says; None where it can not be known."""
+    """A count or a share, as the sentence says; None where it cannot be known."""
     sentence: str
 
 

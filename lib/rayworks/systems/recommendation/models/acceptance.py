@@ -1,4 +1,4 @@
-"""The acceptance model: the chance that a recommended item is accepted, given all that the user did before it.
+"""The acceptance model: the probability that a recommended item is accepted, given the user's history.
 
 Every place of a sequence is predicted in the same pass, from the places before it only.
 """

@@ -1,4 +1,4 @@
-"""Causal sequence encoders: the output at a place depends on that place and those before it, never on later ones.
+"""Causal sequence encoders: the output at a position depends on that position and those before it only.
 
 ``forward`` encodes whole sequences in one pass, for training at all places; ``extend`` adds one event to many sequences at
 the cost of one place, for roll-outs and serving. The two agree to rounding.

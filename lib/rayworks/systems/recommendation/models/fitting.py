@@ -1,4 +1,4 @@
-"""The models of a run, one after the other: natural preference, acceptance and its resampled members, ablations, rankings."""
+"""Fit the models of a run in turn: natural preference, acceptance and its resampled members, ablations, rankings."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

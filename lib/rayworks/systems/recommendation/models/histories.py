@@ -1,4 +1,4 @@
-"""What is known of users: their events so far, of any number each, and what a model makes of them."""
+"""Histories of users, of any length each, and a model's state after them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""BERT4Rec (Sun et al. 2019): items are predicted from what comes before and after them, the next one from a mask at the end.
+"""BERT4Rec (Sun et al. 2019): predict masked items from both sides, and the next one from a mask at the end.
 
 It is not causal, so a pass teaches the masked places only, one in five.
 """

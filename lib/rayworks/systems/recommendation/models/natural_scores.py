@@ -1,4 +1,4 @@
-"""Natural preference for what was recommended: what a next-item model makes of each item shown."""
+"""Natural preference for recommended items: a next-item model's score of each item shown."""
 
 from dataclasses import dataclass
 

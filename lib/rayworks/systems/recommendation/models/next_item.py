@@ -1,4 +1,4 @@
-"""What users take by themselves: next-item recommenders, trained at all places of their sequences in one pass.
+"""Next-item recommenders of natural events, trained at all positions of a sequence in one pass.
 
 They give natural preference to the acceptance model's constraint, and stand as baselines. SASRec is the backbone
 ``attention``, GRU4Rec ``gru``; BERT4Rec, which is not causal, is in :mod:`~.masked_item`.

@@ -1,4 +1,4 @@
-"""Networks of RecBole 1.2.1 (arXiv 2011.01731) for prediction, with its names of parameters, so that its weights fit by name.
+"""RecBole 1.2.1's networks (arXiv 2011.01731) for prediction, with its parameter names, so that its weights load.
 
 Sequences are its own item ids (int64 (B, T), from 1, padded with 0 after the end) and their lengths (int64 (B,), at least 1).
 """
@@ -46,7 +46,7 @@ class RecBoleModel(nn.Module, abc.ABC):
         """A network of the size of these weights.
 
         Raises:
-            KeyError: a weight that gives a size is not there.
+            KeyError: a weight that gives a size is missing.
         """
 
     @abc.abstractmethod

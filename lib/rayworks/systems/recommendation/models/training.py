@@ -1,4 +1,4 @@
-"""Training at all places at once: one pass over a sequence yields the gradient of all that it is to predict.
+"""Train at all positions at once: one pass over a sequence yields the gradient of all its predictions.
 
 A batch is cut into a fixed number of parts whose gradients are added in a fixed order. Workers take parts in turn, so the
 result does not depend on how many there are.

@@ -1,4 +1,4 @@
-"""Value of a policy on logged bandit data (the Open Bandit samples): policies and rates as item x position tables.
+"""Value a policy on logged bandit data (the Open Bandit samples), with policies and rates as item x position tables.
 
 Saito et al. 2021 (Open Bandit Pipeline) is the model: what the log of one policy says of another is held against the mean
 click of that other policy's own log.
@@ -209,7 +209,7 @@ def evaluate(
         bootstrap: see there.
 
     Raises:
-        DataError: a table of another shape or that is no policy; a policy that takes none of the logged items.
+        DataError: a table of another shape or that is not a policy; a policy that takes none of the logged items.
         ConfigError: as of :func:`cross_fitted_rates`.
     """
     if policy.shape != (log.items, log.positions):

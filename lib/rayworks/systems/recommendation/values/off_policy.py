@@ -1,4 +1,4 @@
-"""Value of a policy from actions that another policy chose and logged: DM, IPS, SNIPS, DR, SNDR, switch-DR, with diagnostics.
+"""Off-policy evaluation of a policy from logged actions: DM, IPS, SNIPS, DR, SNDR, switch-DR, with diagnostics.
 
 One row is one impression. Weights are ``target probability / propensity`` of the logged action. References: Dudik et al.
 2014 (DR), Swaminathan and Joachims 2015 (SNIPS), Wang, Agarwal and Dudik 2017 (switch).
@@ -303,7 +303,7 @@ def check_policy(policy: np.ndarray, name: str = "policy") -> None:
     bad = (np.abs(policy.sum(axis=0) - 1) > 1e-6) | (policy < 0).any(axis=0) | ~np.isfinite(policy).all(axis=0)
     if bad.any():
         column = int(np.flatnonzero(bad)[0])
-        raise DataError(f"{name}: column {column} is no distribution; probabilities are at least 0 and sum to 1")
+        raise DataError(f"{name}: column {column} is not a distribution; probabilities are at least 0 and sum to 1")
 
 
 def refuse(field: str, values: np.ndarray, bad: np.ndarray, why: str) -> None:

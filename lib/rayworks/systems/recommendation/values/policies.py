@@ -1,4 +1,4 @@
-"""What other recommenders would be worth: imagined by the model, estimated from the log, and played in the simulator."""
+"""Value other recommenders: by the model's roll-outs, by the log's estimates, and in the simulator."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

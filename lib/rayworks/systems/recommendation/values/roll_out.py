@@ -1,4 +1,4 @@
-"""What would happen under another recommender: the acceptance model plays the users."""
+"""Roll out a recommender with the acceptance model as the users."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
