@@ -31,7 +31,7 @@ class Args(ServingArgs):
     """What the Serve config may set."""
 
     export: str = Field("~/rayworks/runs/federation/smoke/export", description="export folder of a finished run")
-    limits: Limits = Field(Limits(), description="of a request")
+    limits: Limits = Field(Limits(), description="limits of a request")
     largest_batch: LargestBatch = 32
     deadline_seconds: Deadline = 10.0
 

@@ -34,7 +34,7 @@ class Question:
     scene: Scene
     """One row."""
     indices: tuple[int, ...]
-    """Of the scene's entities in the request's list."""
+    """Indices of the scene's entities in the request's list."""
     seed: int | None
     """None for the most probable actions."""
 

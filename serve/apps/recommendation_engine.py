@@ -176,7 +176,7 @@ def interval(
 
 
 def as_floats(values: np.ndarray) -> list[float | None]:
-    """Of (k,), for JSON: NaN is null."""
+    """A (k,) array for JSON: NaN is null."""
     return [None if np.isnan(value) else value for value in values.tolist()]
 
 

@@ -37,7 +37,7 @@ CLIENTS_SHOWN = 20
 CLIENTS_KEPT = 64
 """Whose states an actor keeps beside those it is asked for."""
 SHARED_RECORDS_KEPT = 8
-"""By an actor: of the latest rounds."""
+"""Shared records that an actor keeps, of the latest rounds."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Request:
     """One client's message, on its way to an actor."""
 
     message: Message
-    """Without the records below."""
+    """The message without the records below."""
     shared: dict[str, Reference]
     """Record to where it lies."""
     state: dict[str, tuple[str, Reference]]
@@ -199,7 +199,7 @@ class RayGrid(Grid):
             yield answer.reply
 
     def _answers(self, requests: list[Request]) -> Iterator[Answer]:
-        """In the order of the requests."""
+        """Answers in the order of the requests."""
         size = self._per_task or max(1, -(-len(requests) // (CALLS_PER_WORKER * self._workers)))
         done = 0
         while done < len(requests):
@@ -238,7 +238,7 @@ class RayGrid(Grid):
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """As ``Message(...)``, which Flower prefers."""
+        """Make a message; Flower prefers ``Message(...)``."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def set_run(self, run: Run) -> None:

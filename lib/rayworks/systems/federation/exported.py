@@ -28,10 +28,10 @@ class ExportedModel:
     """What a folder holds."""
 
     config: Config
-    """Of the method that trained it."""
+    """Name of the method that trained it."""
     model: Classifier
     shape: tuple[int, ...]
-    """Of one input: ``(channels, height, width)`` or ``(features,)``."""
+    """Shape of one input: ``(channels, height, width)`` or ``(features,)``."""
     classes: tuple[str, ...]
     card: Mapping[str, Any]
     """All of :data:`CARD`."""

@@ -44,7 +44,7 @@ class Training:
 
     @property
     def name(self) -> str:
-        """In file names and curves."""
+        """Name in files and curves."""
         return f"{self.method}-{self.number}"
 
 
@@ -252,6 +252,6 @@ class FederationSystem(StagedSystem[Config]):
 
 
 def _seconds(rounds: list[RoundRecord]) -> float:
-    """Of a usual round; the first one also reads the data."""
+    """Duration of a usual round; the first one also reads the data."""
     later = rounds[1:] or rounds
     return float(np.median([record.seconds for record in later]))

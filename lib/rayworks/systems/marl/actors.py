@@ -28,7 +28,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """As files call it."""
+        """Name in files."""
         return f"{self.kind}-{self.number}"
 
 
@@ -38,11 +38,11 @@ class Call:
 
     unit: Unit
     state: bytes | None
-    """As the piece before left it; None begins."""
+    """State that the previous piece left; None to begin."""
     done: int
     """Iterations so far."""
     iterations: int
-    """To do now."""
+    """Iterations to do now."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Piece:
 
     state: bytes
     curve: list[dict[str, float]]
-    """Of each iteration: ``steps`` so far, ``seconds`` of sampling and learning, means of the episodes that ended."""
+    """Values of each iteration: ``steps`` so far, ``seconds`` of sampling and learning, means of the episodes that ended."""
     weights: Weights
 
 

@@ -110,7 +110,7 @@ def symmetry(certificates: Values, trained: tuple[str, Values], tolerance: float
 
 
 def generalisation(ratios: Mapping[str, Mapping[str, tuple[float, float, float] | None]], label: str) -> bytes:
-    """Of each network and test environment: score with its interval.
+    """Scores of each network in each test environment, with intervals.
 
     Args:
         ratios: by environment (the training's first), by network: middle, low, high; None where it cannot act.

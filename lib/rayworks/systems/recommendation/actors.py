@@ -44,7 +44,7 @@ TRAINING = "training"
 PROGRESS, DONE, MODEL, STATES = "progress.json", "done.json", "model.safetensors", "states"
 STATES_KEPT = 2
 KEEP_SECONDS = 2.0
-"""Between two states: what is lost when a worker dies."""
+"""Seconds between two states: what is lost when a worker dies."""
 TELL_SECONDS = 1.0
 
 

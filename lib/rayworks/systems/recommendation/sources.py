@@ -64,7 +64,7 @@ class Facts:
     natural: int
     recommended: int
     accepted_share: float
-    """Of the recommended."""
+    """Share of the recommendations that are accepted."""
     users_with_one_step: int
     """They are kept, but have no decision before the one to predict."""
     notes: tuple[str, ...]

@@ -51,7 +51,7 @@ class Examples:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example."""
+        """Shape of one example."""
         return self.inputs.shape[1:]
 
     def take(self, indices: Indices) -> "Examples":

@@ -37,7 +37,7 @@ def _distributions(counts: NDArray[np.int64]) -> tuple[Floats, Floats]:
 
 
 def _entropy(shares: Floats) -> Floats:
-    """In nats along the last axis; nan stays nan."""
+    """Entropy in nats along the last axis; nan stays nan."""
     terms = shares * np.log(np.where(shares > 0, shares, 1.0))
     entropy: Floats = -terms.sum(-1)
     return entropy

@@ -28,7 +28,7 @@ from rayworks.systems.federation.images.wavelet_kernels import oriented_bank, qu
 Kind = Literal["original", "random", "sparse", "oriented"]
 LATENT = 512
 SLOPE = 0.2
-"""Of the leaky rectifier through which latents pass; there is no mapping network."""
+"""Slope of the leaky rectifier through which latents pass; there is no mapping network."""
 LARGEST_NOISE = 0.3
 BIASES = {"random": (0.0, 0.0), "sparse": (0.0, 0.2), "oriented": (-0.2, 0.2)}
 FEWEST_KERNELS = 5

@@ -46,7 +46,7 @@ def secure_mods(equal: bool) -> list[Mod]:
     """The mods of a client app whose training is aggregated securely; ``equal`` gives all clients with data one weight."""
 
     def bridge(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """Between the protocol's legacy content and ours."""
+        """Translate between the protocol's legacy content and ours."""
         if message.metadata.message_type != "train":
             return call_next(message, context)
         fit = recorddict_compat.recorddict_to_fitins(message.content, keep_input=True)
@@ -113,7 +113,7 @@ class SecureSum:
     mean: Arrays | None = None
     """Weighted by examples; None where too few clients finished."""
     metrics: dict[int, MetricRecord] = field(default_factory=dict)
-    """Of each client that finished, by node."""
+    """Values of each client that finished, by node."""
 
 
 class _Cohort(FedAvg):

@@ -82,7 +82,7 @@ def adapted_bound(
 
 
 def epsilon(multiplier: float, rate: float, rounds: int, delta: float) -> float:
-    """Of the noised updates of ``rounds`` rounds, at ``delta``; infinite without noise.
+    """Epsilon of the noised updates of ``rounds`` rounds, at ``delta``; infinite without noise.
 
     Clients are drawn without replacement, the accountant assumes that each is drawn on its own with probability ``rate``.
     It says nothing of pseudo-images, whose epsilon adds to it.

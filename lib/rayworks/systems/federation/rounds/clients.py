@@ -68,7 +68,7 @@ class Task:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one input."""
+        """Shape of one input."""
         return self.train.shape
 
     @property
@@ -77,7 +77,7 @@ class Task:
         return len(self.train.classes)
 
     def initial_weights(self) -> dict[str, NDArray[Any]]:
-        """Of the model before the first round."""
+        """Weights of the model before the first round."""
         return weights_of(classifier_of(self.config, self.shape, self.classes, self.seed))
 
     def model(self, weights: Weights, role: str = "trained") -> Classifier:
@@ -262,7 +262,7 @@ class Client:
         return stream(self._seed, "client", self._partition, *path)
 
     def _secret_draw(self, *path: str | int) -> np.random.Generator:
-        """For noise that protects: the client's secret, where it has one, enters the stream beside the common seed."""
+        """Randomness of noise that protects: the client's secret, if any, enters the stream beside the common seed."""
         secret = os.environ.get(SECRET, "")
         return self._draw(*path, "secret", secret) if secret else self._draw(*path)
 

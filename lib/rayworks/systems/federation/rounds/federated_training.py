@@ -32,7 +32,7 @@ from rayworks.systems.federation.training.sample_weighing import read_gradient, 
 
 EVALUATION_BATCH = 2048
 AS_DRAWN = "as drawn"
-"""In the reason of a client that failures.dropout keeps from answering."""
+"""Mark in the reason of a client that failures.dropout keeps from answering."""
 STATEFUL = ("scaffold", "moon", "feddyn")
 """Strategies whose clients remember something of their own."""
 
@@ -58,15 +58,15 @@ class RoundRecord:
     problem: str | None = None
     """What the first client that failed or was rejected says, unless it was drawn not to answer."""
     accuracy: float | None = None
-    """On held-out examples; None in rounds without evaluation."""
+    """Accuracy on held-out examples; None in rounds without evaluation."""
     recalls: tuple[float | None, ...] | None = None
-    """By label; None for one without held-out examples."""
+    """Recalls by label; None for one without held-out examples."""
     client_accuracies: tuple[float | None, ...] | None = None
-    """By partition: its shares of the labels times the recalls; None for a client without examples of a tested label."""
+    """Accuracies by partition: its label shares times the recalls; None for a client without examples of a tested label."""
     pseudo_images: int = 0
     clip_bound: float | None = None
     epsilon: float | None = None
-    """Of the updates so far; None without noise."""
+    """Epsilon of the updates so far; None without noise."""
 
 
 class Federation:
@@ -216,7 +216,7 @@ class Federation:
             self._restored.setdefault(int(partition), {}).setdefault(record, {})[name] = value
 
     def _problems(self) -> list[str]:
-        """Of clients that were not drawn to fail, by partition."""
+        """Reasons of clients that failed without being drawn to, by partition."""
         tally = self.strategy.tally
         told = {**tally.failed, **tally.rejected}
         return [f"client {partition}: {reason}" for partition, reason in sorted(told.items()) if AS_DRAWN not in reason]

@@ -33,9 +33,9 @@ from rayworks.systems.federation.training import label_balance
 
 Counts = NDArray[np.int64]
 POLL_SECONDS, PATIENCE_SECONDS = 0.05, 60.0
-"""Between two looks for clients, and until training begins without those that are missing."""
+"""Seconds between two looks for clients, and until training begins without the missing ones."""
 LABEL_ERROR = 1e-3
-"""By which the sum of a row of soft labels may miss 1."""
+"""Tolerance of the sum of a row of soft labels."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Members:
     counts: Counts
     """``(C, K)`` examples of each label, by partition; zeros for a client that did not answer."""
     shape: tuple[int, ...]
-    """Of one input."""
+    """Shape of one input."""
 
     @property
     def clients(self) -> int:
@@ -68,7 +68,7 @@ class Demand:
 
     @property
     def total(self) -> int:
-        """Of all."""
+        """Pseudo-images of all kinds."""
         return int(self.orders[:, 3].sum() + self.local.sum() + self.noise.sum() + self.copies.sum())
 
 
@@ -149,7 +149,7 @@ class Pool:
 
     inputs: dict[int, list[NDArray[Any]]] = field(default_factory=dict)
     labels: dict[int, list[NDArray[Any]]] = field(default_factory=dict)
-    """By client."""
+    """Labels by client."""
 
     def put(self, rows: Sequence[tuple[int, int]], made: Mapping[str, NDArray[Any]]) -> None:
         """Deal what one owner made among (client, count) rows, in their order."""

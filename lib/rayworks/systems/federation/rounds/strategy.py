@@ -107,7 +107,7 @@ class FederatedStrategy(Strategy):
         return (server_round - 1) // refresh if refresh else 0
 
     def start(self, grid: Grid, initial_arrays: ArrayRecord, *arguments: Any, **options: Any) -> Result:
-        """As Flower's, which cannot aggregate securely.
+        """Start a training; unlike Flower's own start, which cannot aggregate securely.
 
         Raises:
             ConfigError: privacy.secure_aggregation is asked for.
@@ -243,7 +243,7 @@ class FederatedStrategy(Strategy):
             yield update
 
     def _count(self, metrics: MetricRecord) -> None:
-        """Of an update that goes into the mean."""
+        """Count an update that goes into the mean."""
         tally = self.tally
         examples, loss = int(number(metrics, "num-examples")), number(metrics, "loss")
         if examples:

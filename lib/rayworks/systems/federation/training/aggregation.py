@@ -26,7 +26,7 @@ class Update:
     examples: int
     """Real ones: pseudo-images never count."""
     normaliser: float = 1.0
-    """Of its accumulated gradient; FedNova divides by it."""
+    """Normaliser of its accumulated gradient; FedNova divides by it."""
     variate: Weights | None = None
     """SCAFFOLD: by how much the client's control variate changed."""
 

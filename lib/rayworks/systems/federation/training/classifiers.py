@@ -15,7 +15,7 @@ CENTRE, SPREAD = 0.5, 0.5
 PROJECTION = 64
 """Width of MOON's projection head."""
 GROUPS = 32
-"""Of GroupNorm in ResNet-18."""
+"""Groups of GroupNorm in ResNet-18."""
 SMALLEST_SIDE = {"perceptron": 1, "convolutional": 4, "lenet": 16, "resnet18": 8}
 
 
@@ -127,7 +127,7 @@ def _convolution(inputs: int, outputs: int, padding: int) -> list[nn.Module]:
 
 
 def _resnet18(channels: int) -> nn.Module:
-    """For small images: a 3x3 stem without pooling, two blocks at each of 64, 128, 256 and 512 channels."""
+    """ResNet-18 for small images: a 3x3 stem without pooling, two blocks at each of 64, 128, 256 and 512 channels."""
     layers: list[nn.Module] = [nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.GroupNorm(GROUPS, 64), nn.ReLU()]
     before = 64
     for stage, outputs in enumerate((64, 128, 256, 512)):

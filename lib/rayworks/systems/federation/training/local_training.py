@@ -99,7 +99,7 @@ def step_count(section: LocalSection, real: int, pseudo: int) -> int:
 
 
 def gradient_normaliser(steps: int, momentum: float) -> float:
-    """By how much a round's steps of unit gradients move a model, in learning rates (FedNova, Wang et al. 2020).
+    """Total weight of a round's steps of unit gradients, in learning rates (FedNova, Wang et al. 2020).
 
     With momentum m, ``S`` steps give ``(S - m (1 - m^S) / (1 - m)) / (1 - m)``; without, S.
     """

@@ -45,7 +45,7 @@ class BattleOptions:
 
     starts: Starts = "surrounded_and_reflect"
     side: Side = "all"
-    """Of the enemies: train on one, test on another."""
+    """Side of the enemies: train on one, test on another."""
     map_size: float = 32.0
     """Side of the square map, cells."""
     horizon: int = 200

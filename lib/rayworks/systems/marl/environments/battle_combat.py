@@ -18,7 +18,7 @@ from rayworks.systems.marl.environments.scenes import Flags
 
 Reals = NDArray[np.float64]
 TICKS = 8
-"""Of a step, SMACv2's ``step_mul``."""
+"""Game ticks of a step, SMACv2's ``step_mul``."""
 SLACK = 1e-6
 """Cells that rounding may not decide over: who has walked up to its reach is within it."""
 ABSENT = -1e6
@@ -59,7 +59,7 @@ class Units:
         return fighting
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """By name."""
+        """The arrays by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def put(self, rows: NDArray[np.int64], other: "Units") -> None:
@@ -94,7 +94,7 @@ class Orders:
 
 
 def distances(position: Reals) -> Reals:
-    """Between centres, (B, N, N)."""
+    """Distances between centres, (B, N, N)."""
     difference = position[:, :, None, :] - position[:, :, :, None]
     squares: Reals = difference[0] ** 2 + difference[1] ** 2
     return np.sqrt(squares)

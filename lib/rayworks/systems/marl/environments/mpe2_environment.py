@@ -54,7 +54,7 @@ class Mpe2Environment:
 
     @property
     def teams(self) -> Mapping[str, TeamSpec]:
-        """By the first part of agents' names."""
+        """Teams, named by the first part of their agents' names."""
         return self._teams
 
     def reset(self) -> dict[str, Scene]:

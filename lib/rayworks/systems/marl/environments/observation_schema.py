@@ -81,7 +81,7 @@ class ObservationSchema:
             raise ConfigError("schema.entities.features: entities have different numbers of features; give all as many")
 
     def team(self, name: str, actions: ActionLayout) -> TeamSpec:
-        """Of the scenes this schema makes."""
+        """The shape of the scenes this schema makes."""
         if actions.targets:
             raise ConfigError("schema: vectors say nothing of targets; use an environment of this package for them")
         kinds = tuple(entity.kind for entity in self.entities)
@@ -130,7 +130,7 @@ class ObservationSchema:
 
 
 def spread_schema(agents: int = 3) -> ObservationSchema:
-    """Of mpe2's simple_spread: velocity, position, landmarks, others, silence."""
+    """Schema of mpe2's simple_spread: velocity, position, landmarks, others, silence."""
     landmarks, others = 4, 4 + 2 * agents
     entities = [SeenEntity("agent", (2, 4), relative=False, velocity=(0, 2))]
     entities += [SeenEntity("agent", _pair(others, number)) for number in range(agents - 1)]
@@ -139,7 +139,7 @@ def spread_schema(agents: int = 3) -> ObservationSchema:
 
 
 def tag_schema(team: str, hunters: int = 3, prey: int = 1, landmarks: int = 2) -> ObservationSchema:
-    """Of mpe2's simple_tag for an ``adversary`` or ``agent``: velocity, position, landmarks, others, prey's velocities."""
+    """Schema of mpe2's simple_tag for ``adversary`` or ``agent``: velocity, position, landmarks, others, prey's velocities."""
     hunting, others = team == "adversary", 4 + 2 * landmarks
     speeds = others + 2 * (hunters + prey - 1)
     seen_hunters, seen_prey = hunters - hunting, prey - (not hunting)

@@ -43,7 +43,7 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
 
     @property
     def teams(self) -> Mapping[str, TeamSpec]:
-        """Of the environment."""
+        """Teams of the environment."""
         return self._world.teams
 
     def team_of(self, agent: str) -> str:
@@ -99,7 +99,7 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
         """Nothing: films are drawn by :mod:`~.episodes`."""
 
     def close(self) -> None:
-        """As the environment."""
+        """Close the environment."""
         self._world.close()
 
     def _living(self, alive: Mapping[str, np.ndarray[Any, Any]]) -> list[str]:

@@ -24,7 +24,7 @@ class Bodies:
     """What is in a world, and does not change."""
 
     names: tuple[str, ...]
-    """Of entities, (E,)."""
+    """Names of entities, (E,)."""
     agents: int
     """A."""
     sizes: Reals

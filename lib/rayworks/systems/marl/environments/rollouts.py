@@ -46,7 +46,7 @@ class Rollout:
     truncated: Flags
     """(T, B)."""
     episodes: Mapping[str, NDArray[np.float64]]
-    """By name, one value per episode that ended: ``copy``, ``length``, ``return TEAM`` (over agents), the game's own."""
+    """One value per ended episode, by name: ``copy``, ``length``, ``return TEAM`` (over agents), the game's own."""
 
     def __len__(self) -> int:
         """Environment steps: T * B."""

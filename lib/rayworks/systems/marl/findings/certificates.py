@@ -101,7 +101,7 @@ def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[st
 
 
 def _scenes_of_random_play(world: Environment, rows: int, seed: int) -> dict[str, Scene]:
-    """By team, ``rows`` scenes: of as many copies after some steps, or one after the other of a game that has one copy."""
+    """Scenes by team, ``rows`` each: from as many copies after some steps, or one after the other from a single copy."""
     random = np.random.default_rng(seed)
     scenes: Mapping[str, Scene] = world.reset()
     met = [scenes]

@@ -144,7 +144,7 @@ def _ring(pen: ImageDraw.ImageDraw, at: np.ndarray[Any, Any], radius: float, sha
 
 
 def _letter(spec: TeamSpec, scene: Scene, entity: int) -> str:
-    """Of a unit's type, where there are types; else the agent's number."""
+    """Letter of a unit's type, if any; otherwise the agent's number."""
     types = [name for name in spec.features if name.startswith(TYPE)]
     shown = [name for name in types if scene.features[0, entity, spec.features.index(name)] == 1]
     if shown:

@@ -26,7 +26,7 @@ class Evaluation:
     """Means over episodes."""
 
     returns: float
-    """Of the first team, summed over its agents."""
+    """Mean return of the first team, summed over its agents."""
     won: float | None
     """Share of episodes, in games that one can win."""
     episodes: int
@@ -104,7 +104,7 @@ def evaluate(
 def first_episodes(
     game: Game, policies: Mapping[str, Policy], wanted: int, *, greedy: bool = False
 ) -> dict[str, NDArray[np.float64]]:
-    """By name, values of the first ``wanted`` episodes of each copy: whatever comes first would favour short ones."""
+    """Values by name of the first ``wanted`` episodes of each copy: whatever comes first would favour short ones."""
     world = game.environment
     seen = np.zeros(world.num_envs, int)
     kept: dict[str, list[NDArray[np.float64]]] = {}

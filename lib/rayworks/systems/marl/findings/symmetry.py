@@ -21,9 +21,9 @@ from rayworks.systems.marl.networks.acting import as_tensors
 from rayworks.systems.marl.networks.symmetry_groups import QUARTER_TURNS, Group, claimed, orthogonal
 
 TOLERANCE = 1e-5
-"""Of a claim, in float32."""
+"""Tolerance of a claim, in float32."""
 ELEMENTS = 4
-"""Of an infinite group, drawn."""
+"""Number of elements drawn from an infinite group."""
 Answer = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 """Scene to (action inputs, values): (N, K) or (N, 4), and (N,)."""
 

@@ -178,7 +178,7 @@ class Perceptron(nn.Module):
         return answer
 
     def decode(self, graph: Graph) -> Decoded:
-        """With logits for moves of its own."""
+        """Decode the nodes, with separate logits for moves."""
         layout = self._layout
         parts = [layout.still + 1, 2, len(layout.directions), layout.targets]
         still, vector, moves, targets = torch.split(self(graph), parts, -1)

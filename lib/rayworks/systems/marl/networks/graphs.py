@@ -87,7 +87,7 @@ class Graph:
         return replace(self, positions=self.positions @ turn, velocities=self.velocities @ turn)
 
     def unlimited(self) -> "Graph":
-        """As if every agent saw everything that is present."""
+        """The same graph as if every agent saw everything that is present."""
         return replace(self, visible=self.present[:, None].expand_as(self.visible))
 
     def with_velocity_tips(self, agents: int) -> "Graph":

@@ -71,7 +71,7 @@ class CanonicalNetwork(nn.Module):
         self.register_buffer("turns", torch.tensor(QUARTER_TURNS, dtype=torch.float32), persistent=False)
 
     def decode(self, graph: Graph) -> Decoded:
-        """With the vector turned back."""
+        """Decode the canonical view, with the vector turned back."""
         still, vector, targets = [], [], []
         for turn in self._views(graph):
             one = self.inner.decode(graph.turned(turn))

@@ -37,7 +37,7 @@ from rayworks.systems.marl.rllib.runner import State, TeamRunner
 ANY_BUNDLE = -1
 SHARED = "shared"
 ATTEMPTS = 5
-"""To have a group played, each by the runners that live then."""
+"""Attempts to have a group played, each by the runners that are alive then."""
 
 
 class TeamRunnerGroup(EnvRunnerGroup):
@@ -68,7 +68,7 @@ class TeamPPO(PPO):
         return PPOConfig(algo_class=cls)
 
     def setup(self, config: Any) -> None:
-        """As PPO; all groups at their beginning."""
+        """Set up PPO, with all groups at their beginning."""
         self.groups: dict[int, State | None] = dict.fromkeys(range(config.env_config["sampling"].groups))
         self.episodes: dict[str, list[float]] = {}
         runners = config.num_env_runners

@@ -36,7 +36,7 @@ class SceneFromVector(MultiAgentObservationPreprocessor):
         super().__init__(input_observation_space, input_action_space, **kwargs)
 
     def recompute_output_observation_space(self, input_observation_space: Any, input_action_space: Any) -> Any:
-        """Of scenes, by agent."""
+        """Spaces of scenes, by agent."""
         spaces = {
             agent: observation_space(self._schema(agent).team("own", self._actions))
             for agent in input_observation_space

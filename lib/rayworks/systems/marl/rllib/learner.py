@@ -28,7 +28,7 @@ from rayworks.systems.marl.rllib.module import TeamModule
 VALUE_ROWS = 4096
 """Scenes valued at once."""
 SMOOTHING = 0.9
-"""Of the running spread of returns."""
+"""Decay of the running spread of returns."""
 PER_AGENT = (
     Columns.ACTIONS,
     Columns.ACTION_DIST_INPUTS,
@@ -43,7 +43,7 @@ class TeamLearner(PPOTorchLearner):
     """See the module. ``config.learner_config_dict``: ``training``, our settings, and ``policies``, team to module."""
 
     def build(self) -> None:
-        """As RLlib, with a generator of our own for the order of rows."""
+        """Build RLlib's learner, with a generator of our own for the order of rows."""
         super().build()
         self._order = torch.Generator().manual_seed(self.config.seed or 0)
 
@@ -59,7 +59,7 @@ class TeamLearner(PPOTorchLearner):
             self._order.set_state(torch.from_numpy(np.array(state["order"])))
 
     def _get_optimizer_state(self) -> dict[str, Any]:
-        """As torch writes it: RLlib rounds Adam's settings and loses its moments on the way back."""
+        """Optimiser states as torch writes them: RLlib rounds Adam's settings and loses its moments on the way back."""
         states = {name: optimizer.state_dict() for name, optimizer in self._named_optimizers.items()}
         file = BytesIO()
         torch.save(states, file)

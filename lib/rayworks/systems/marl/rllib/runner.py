@@ -89,7 +89,7 @@ class TeamRunner(EnvRunner, Checkpointable):
         return game
 
     def get_spaces(self) -> dict[str, Any]:
-        """Of the modules, as their specs say."""
+        """Spaces of the modules, as their specs give them."""
         return {
             name: (module.observation_space, module.action_space) for name, module in self.module._rl_modules.items()
         }

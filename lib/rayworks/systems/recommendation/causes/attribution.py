@@ -13,14 +13,14 @@ from rayworks.systems.recommendation.models.acceptance import AcceptanceModel
 from rayworks.systems.recommendation.models.histories import Histories, acceptance
 
 CAUSES = ("item", "previous_decision", "natural_preference", "recommender")
-"""In the order of :attr:`Attribution.contrasts`."""
+"""Causes in the order of :attr:`Attribution.contrasts`."""
 MEMBERS_FOR_INTERVALS = 2
 """Resampled ones."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """For B users and k items each: the chance of acceptance, and what it owes to each cause."""
+    """Chances of acceptance of k items for each of B users, and their contrasts by cause."""
 
     probability: np.ndarray
     """(M, B, k): of each model."""

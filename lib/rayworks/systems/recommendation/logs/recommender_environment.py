@@ -20,8 +20,8 @@ DEFAULTS = SimulatorOptions()
 
 
 def observation_space(options: SimulatorOptions) -> spaces.Dict:
-    """Of one user: ``natural`` (observed,) item codes; ``shown`` (steps,) item code + 1, ``decisions`` (steps,) kinds of
-    events, both 0 for what is to come.
+    """Space of one user: ``natural`` (observed,) item codes; ``shown`` (steps,) item code + 1, ``decisions`` (steps,) kinds
+    of events, both 0 for what is to come.
     """
     return spaces.Dict(
         {

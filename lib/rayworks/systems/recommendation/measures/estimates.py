@@ -9,7 +9,7 @@ from rayworks.core import seeds
 from rayworks.core.errors import ConfigError
 
 NORMAL_QUANTILE = 1.959963984540054
-"""Of .975."""
+"""Normal quantile of .975."""
 LEVELS = (0.025, 0.975)
 BLOCK_CELLS = 4_000_000
 """Cells of resamples that are held at a time: 32 MB."""

@@ -42,7 +42,7 @@ class UserMemory:
     state: Tensor
     """(B, d + 1), from which any item is scored; the last is added to the log odds of every item."""
     cache: Cache
-    """Of the backbone."""
+    """Cache of the backbone."""
     shown: Tensor
     """(B, d), the token of the last recommendation, 0 before the first."""
     times: Tensor

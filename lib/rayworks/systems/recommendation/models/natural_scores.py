@@ -13,12 +13,12 @@ BATCH = 2048
 CELLS = 4_000_000
 """Recommendations x items that are ranked at a time."""
 TOP_SHARE = 0.2
-"""Of the items: what the paper's baselines call accepted."""
+"""Share of the items that the paper's baselines call accepted."""
 
 
 @dataclass(frozen=True)
 class NaturalScores:
-    """Of R recommendations."""
+    """Natural preference at R recommendations."""
 
     rows: np.ndarray
     """int64 (R,), their rows in the log."""

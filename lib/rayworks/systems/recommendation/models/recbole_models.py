@@ -19,7 +19,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
 }
-"""By RecBole's ``hidden_act``; its gelu is the exact one."""
+"""Activations by RecBole's ``hidden_act``; its gelu is the exact one."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RecBoleOptions:
     heads: int = 1
     activation: str = "gelu"
     epsilon: float = 1e-12
-    """Of layer normalisation."""
+    """Epsilon of layer normalisation."""
 
 
 class RecBoleModel(nn.Module, abc.ABC):

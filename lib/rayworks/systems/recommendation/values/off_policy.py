@@ -112,7 +112,7 @@ class Target:
         model: np.ndarray | None = None,
         support: np.ndarray | None = None,
     ) -> "Target":
-        """Of a policy and a reward model that know action and position only; a row costs two look-ups.
+        """Target from a policy and a reward model that know action and position only; a row costs two look-ups.
 
         Args:
             log: N rows.
@@ -147,7 +147,7 @@ class Diagnostics:
     mean_weight: Estimate
     """Holds 1 where propensities are right and the logging policy goes wherever the target does."""
     clipped_share: float
-    """Of the units."""
+    """Share of the units whose weight is clipped."""
     unsupported: float | None
     """See :attr:`Target.unsupported`."""
     warnings: tuple[str, ...]
