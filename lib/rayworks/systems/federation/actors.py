@@ -147,7 +147,7 @@ def client_pool(compute: ComputeSection, name: str = "federation") -> ClientPool
 
     Args:
         compute: number and size of the actors.
-        name: of the actors on the dashboard.
+        name: name of the actors on the dashboard.
     """
     return ActorPool(ClientHost, size=compute.workers, name=name, options=worker_options(compute))
 
@@ -156,7 +156,7 @@ class RayGrid(Grid):
     """The clients of one federation on a pool of actors, as a Flower grid.
 
     Args:
-        pool: of :func:`client_pool`; it may serve other grids too, whose caches an actor drops at every change.
+        pool: pool of :func:`client_pool`; it may serve other grids too, whose caches an actor drops at every change.
         workers: its number of actors.
         factory: makes the client app inside an actor.
         arguments: its arguments.

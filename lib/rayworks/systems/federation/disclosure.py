@@ -41,8 +41,8 @@ def disclosure(config: Config, task: Task) -> dict[str, Any]:
     """Epsilon of the client that loses most, its statement, and what attacks on its encodings find.
 
     Args:
-        config: of one method.
-        task: of one seed.
+        config: config of one method.
+        task: task of one seed.
 
     Returns:
         plain values: ``epsilon`` (None where it is infinite, as with FedMix, whose means carry no noise), ``statement``,

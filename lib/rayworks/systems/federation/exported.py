@@ -50,9 +50,9 @@ def exported_model(
     """A model of weights that a federation learned.
 
     Args:
-        config: of the method.
+        config: config of the method.
         weights: arrays of the model by name.
-        shape: of one input.
+        shape: shape of one input.
         classes: names of the labels.
         card: plain values for people and for Serve: all of :data:`CARD`.
 

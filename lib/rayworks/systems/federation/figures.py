@@ -38,7 +38,7 @@ def accuracy(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
     """Held-out accuracy by round: mean over seeds, and their range.
 
     Args:
-        curves: by method, rounds (R,) and accuracies (seeds, R).
+        curves: curves by method, rounds (R,) and accuracies (seeds, R).
         target: drawn as a line.
     """
     with draw() as drawing:
@@ -73,7 +73,7 @@ def pseudo(samples: Mapping[str, NDArray[np.float32]]) -> bytes:
     """Rows of examples of each kind.
 
     Args:
-        samples: by kind (n, channels, height, width) or (n, features) in [0, 1].
+        samples: samples by kind (n, channels, height, width) or (n, features) in [0, 1].
     """
     count = len(next(iter(samples.values())))
     with draw(rows=1) as drawing:

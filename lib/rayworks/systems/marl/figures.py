@@ -28,9 +28,9 @@ def learning(
     """Score against environment steps and against time.
 
     Args:
-        curves: by network ``steps`` (I,) and ``seconds`` (seeds, I).
-        bands: by network, mean over trainings (I,), and the low and high end of its interval.
-        label: of the score.
+        curves: curves by network ``steps`` (I,) and ``seconds`` (seeds, I).
+        bands: bands by network, mean over trainings (I,), and the low and high end of its interval.
+        label: label of the score.
         threshold: drawn as a line.
     """
     with draw(columns=2, sharey=True) as drawing:
@@ -113,8 +113,8 @@ def generalisation(ratios: Mapping[str, Mapping[str, tuple[float, float, float] 
     """Scores of each network in each test environment, with intervals.
 
     Args:
-        ratios: by environment (the training's first), by network: middle, low, high; None where it cannot act.
-        label: of the score.
+        ratios: ratios by environment (the training's first), by network: middle, low, high; None where it cannot act.
+        label: label of the score.
     """
     environments = list(ratios)
     kinds = list(ratios[environments[0]])

@@ -107,7 +107,7 @@ def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder:
 
     Args:
         arguments: ``config``; ``units``; ``logs``, references to the log by kind of unit.
-        directory: of the run.
+        directory: directory of the run.
         folder: with one folder per unit.
     """
     limit_torch_threads()

@@ -58,9 +58,9 @@ class SimulatorSection(Section):
     observed: int = Field(20, ge=1, le=1000, description="natural items of a user before the first recommendation")
     steps: int = Field(30, ge=3, le=1000, description="recommendations to a user")
     exploration: float = Field(0.5, ge=0, le=1, description="weight of the uniform policy in what is logged")
-    trust_weight: float = Field(1.2, description="pull of trust, which decisions raise and lower, on log odds")
+    trust_weight: float = Field(1.2, description="pull of trust, which decisions raise and lower, on logits")
     trust_memory: float = Field(0.7, ge=0, lt=1, description="share of trust that stays after a decision")
-    link_weight: float = Field(0.8, description="pull of the last accepted item on items like it, on log odds")
+    link_weight: float = Field(0.8, description="pull of the last accepted item on items like it, on logits")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -144,7 +144,7 @@ class TrainingSection(Section):
     patience: int = Field(5, ge=1, description="epochs without a better validation that end it")
     microbatches: int = Field(2, ge=1, le=1024, description="microbatches of a batch; at least compute.workers")
     calibration: Literal["platt", "none"] = Field(
-        "platt", description="scale and shift of log odds, fitted on the validation window"
+        "platt", description="scale and shift of logits, fitted on the validation window"
     )
 
 

@@ -94,12 +94,12 @@ class NaturalSequences:
         return EventLog(self.user, self.item, kind, self.time, unknown, users=self.users, items=self.items)
 
     def targets(self, back: int = 0) -> np.ndarray:
-        """int32 (U,): the item ``back`` places before each user's last, -1 where there is none before it to predict from.
+        """int32 (U,): the item ``back`` positions before each user's last, -1 where there is none before it to predict from.
 
         Leave-one-out: the test target is at 0, the validation target at 1, and training sees what is before both.
         """
-        place = self.offsets[1:] - 1 - back
-        return np.where(place > self.offsets[:-1], self.item[place], -1).astype(np.int32)
+        position = self.offsets[1:] - 1 - back
+        return np.where(position > self.offsets[:-1], self.item[position], -1).astype(np.int32)
 
 
 def read_events(source: str, options: ReadOptions = DEFAULTS) -> EventLog:

@@ -95,11 +95,11 @@ def distinct(generator: np.random.Generator, population: int, size: int, count: 
     Floyd's algorithm, all rows at a time: ``size`` steps, no memory beyond the result. The order within a row is not random.
     """
     rows = np.empty((count, size), np.int64)
-    for place in range(size):
-        last = population - size + place
+    for column in range(size):
+        last = population - size + column
         drawn = generator.integers(last + 1, size=count)
-        taken = (rows[:, :place] == drawn[:, None]).any(1)
-        rows[:, place] = np.where(taken, last, drawn)
+        taken = (rows[:, :column] == drawn[:, None]).any(1)
+        rows[:, column] = np.where(taken, last, drawn)
     return rows
 
 

@@ -67,8 +67,8 @@ def stratified(labels: Labels, count: int, generator: np.random.Generator) -> In
     sizes = np.bincount(labels)
     starts = np.cumsum(sizes) - sizes
     of_order = labels[order]
-    places = (np.arange(len(labels)) - starts[of_order] + 0.5) / sizes[of_order]
-    chosen: Indices = np.sort(order[np.argsort(places, kind="stable")[:count]]).astype(np.int64)
+    ranks = (np.arange(len(labels)) - starts[of_order] + 0.5) / sizes[of_order]
+    chosen: Indices = np.sort(order[np.argsort(ranks, kind="stable")[:count]]).astype(np.int64)
     return chosen
 
 

@@ -165,7 +165,7 @@ def coloured(picture: Tensor, generator: np.random.Generator) -> Tensor:
 
 def _convolutions(side: int) -> list[tuple[int, bool]]:
     """Side of each convolution, and whether it enlarges what comes in."""
-    return [(of, place == 0 and of > 4) for of in resolutions(side) for place in range(1 if of == 4 else 2)]
+    return [(of, index == 0 and of > 4) for of in resolutions(side) for index in range(1 if of == 4 else 2)]
 
 
 def _inputs(side: int) -> list[int]:

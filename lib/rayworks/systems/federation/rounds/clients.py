@@ -178,7 +178,7 @@ class Client:
         """Take pseudo-images from the pool and make the others; how many it has then.
 
         Args:
-            mixups: of other clients.
+            mixups: mixups of other clients.
             local_mixups: how many of each label to mix from its own examples.
             noise: noise images of each label.
             copies: copies of its own examples of each label.
@@ -216,7 +216,7 @@ class Client:
             weights: the global model.
             round_number: from 1.
             variate: the server's control variate.
-            gradient: of the server's loss, by which pseudo-images are weighed.
+            gradient: gradient of the server's loss, by which pseudo-images are weighed.
 
         Raises:
             InfrastructureError: it was drawn not to answer (failures.dropout).

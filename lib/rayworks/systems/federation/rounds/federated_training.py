@@ -73,7 +73,7 @@ class Federation:
     """A method's training on one seed.
 
     Args:
-        config: of one method.
+        config: config of one method.
         seed: draws the partition, cohorts, batches and pseudo-images.
 
     Raises:

@@ -34,9 +34,9 @@ def simulate(folder: Path, config: Config, seed: int, processors: int, timeout_s
 
     Args:
         folder: for its task, records and checkpoints.
-        config: of one method.
-        seed: of the federation.
-        processors: of the Ray that Flower starts; one client runs on each.
+        config: config of one method.
+        seed: seed of the federation.
+        processors: processors of the Ray that Flower starts; one client runs on each.
         timeout_seconds: after which it is ended.
 
     Raises:

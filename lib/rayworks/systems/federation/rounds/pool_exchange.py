@@ -277,7 +277,7 @@ def require_encodings(
 
     Args:
         arrays: ``inputs`` (n, *shape), uint8 images or floating-point features in [0, 1], and soft ``labels`` (n, classes).
-        shape: of one input.
+        shape: shape of one input.
         classes: K.
         rows: n that was ordered; None: any, as for means.
 

@@ -73,9 +73,9 @@ def make(
 
     Args:
         model: kind and width.
-        shape: of one input, ``(channels, height, width)`` or ``(features,)``.
+        shape: shape of one input, ``(channels, height, width)`` or ``(features,)``.
         classes: number of outputs.
-        seed: of the federation.
+        seed: seed of the federation.
         projection: put MOON's two-layer projection head before the linear one.
 
     Raises:

@@ -125,10 +125,10 @@ def train(
         examples: real ones and pseudo-images together.
         section: batch size, momentum, weight decay.
         steps: how many.
-        learning_rate: of this round.
+        learning_rate: learning rate of this round.
         objective: the loss.
         generator: draws the batches.
-        correction: of the gradient.
+        correction: correction of the gradient.
 
     Raises:
         DataError: the loss or the model is no longer finite.

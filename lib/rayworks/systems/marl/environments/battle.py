@@ -266,7 +266,7 @@ def battle_environment(scenario: str, num_envs: int, seed: int, options: BattleO
     Args:
         scenario: ``RACE_N_vs_M``, such as ``terran_5_vs_5``.
         num_envs: B.
-        seed: of teams and starts; copies differ.
+        seed: seed of teams and starts; copies differ.
         options: what SMACv2 lets one choose.
 
     Raises:

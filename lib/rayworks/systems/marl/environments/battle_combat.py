@@ -105,7 +105,7 @@ def fight(units: Units, orders: Orders, agents: int, half: float, *, shields_rec
 
     Args:
         units: before.
-        orders: of all units; those of the dead are ignored.
+        orders: orders of all units; those of the dead are ignored.
         agents: how many of the units are of the first side.
         half: half the side of the map, cells.
         shields_recover: whether shields come back after a while without hits.

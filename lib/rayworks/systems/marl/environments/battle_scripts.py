@@ -43,7 +43,7 @@ def scripted_actions(scene: Scene, layout: ActionLayout, *, focus: bool = False)
     """Actions (B, A) of allies that take the nearest target on offer, else walk at the nearest unit they are for.
 
     Args:
-        scene: of a battle; the script knows where everyone is, seen or not.
+        scene: scene of a battle; the script knows where everyone is, seen or not.
         layout: the team's actions.
         focus: whether to take the weakest target on offer (least health and shield together) instead of the nearest.
     """

@@ -177,7 +177,7 @@ def mpe2_environment(
     Args:
         name: such as ``simple_push``.
         num_envs: B, stepped one after the other.
-        seed: of starts and goals; copies differ.
+        seed: seed of starts and goals; copies differ.
         vectors: whether actions are forces, shortened to length 1, instead of choices.
         horizon: steps of an episode.
 

@@ -37,7 +37,7 @@ class ObservationSchema:
     Args:
         entities: in that order.
         mates: how many are of the agent's team, itself included.
-        size: of the vector.
+        size: size of the vector.
         scale: what positions are divided by, so that the map's half-width is about 1.
     """
 
@@ -139,7 +139,7 @@ def spread_schema(agents: int = 3) -> ObservationSchema:
 
 
 def tag_schema(team: str, hunters: int = 3, prey: int = 1, landmarks: int = 2) -> ObservationSchema:
-    """Schema of mpe2's simple_tag for ``adversary`` or ``agent``: velocity, position, landmarks, others, prey's velocities."""
+    """Schema of mpe2's simple_tag, ``adversary`` or ``agent``: velocity, position, landmarks, others, prey's velocities."""
     hunting, others = team == "adversary", 4 + 2 * landmarks
     speeds = others + 2 * (hunters + prey - 1)
     seen_hunters, seen_prey = hunters - hunting, prey - (not hunting)

@@ -20,7 +20,7 @@ def make_environment(section: EnvironmentSection, num_envs: int, seed: int) -> E
     Args:
         section: its settings.
         num_envs: B.
-        seed: of all its randomness.
+        seed: seed of all its randomness.
 
     Raises:
         ConfigError: unknown, or its software is not installed; the message says what there is.
@@ -64,7 +64,7 @@ def require_same_game(name: str, tested: Mapping[str, TeamSpec], trained: Mappin
     """Whether graph policies of one environment can play another; numbers of agents, entities and targets may differ.
 
     Args:
-        name: of the test.
+        name: name of the test.
         tested: its teams.
         trained: those of the training.
 

@@ -87,7 +87,7 @@ class StarCraftEnvironment:
         Args:
             game: made without its scale of rewards.
             scenario: what it was made for.
-            seed: of teams and starts.
+            seed: seed of teams and starts.
             options: those of the battle that the real game knows.
             refusal: what the game raises when it cannot begin an episode.
 
@@ -258,9 +258,9 @@ def starcraft_environment(scenario: str, seed: int, options: BattleOptions) -> S
     """The real game, which starts with the first reset.
 
     Args:
-        scenario: by SMACv2's name, such as ``terran_5_vs_5``.
-        seed: of teams and starts.
-        options: of the battle; the map, the field of view and the shields are the game's.
+        scenario: scenario by SMACv2's name, such as ``terran_5_vs_5``.
+        seed: seed of teams and starts.
+        options: options of the battle; the map, the field of view and the shields are the game's.
 
     Raises:
         ConfigError: something is not installed, an unknown scenario or an option that the real game does not know.

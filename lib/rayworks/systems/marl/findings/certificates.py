@@ -75,8 +75,8 @@ def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[st
 
     Args:
         config: environment, network, number of scenes, seed.
-        kind: of network.
-        weights: by team; none for weights as initialised.
+        kind: kind of network.
+        weights: weights by team; none for weights as initialised.
 
     Raises:
         DataError: weights of another shape.

@@ -45,9 +45,9 @@ def film(config: Config, kind: NetworkKind, weights: Weights, number: int) -> by
 
     Args:
         config: environment, network and seed.
-        kind: of network.
-        weights: by team.
-        number: of the episode.
+        kind: kind of network.
+        weights: weights by team.
+        number: number of the episode.
     """
     spec, moments = _episode(config, kind, weights, number)
     reach = _reach(moments)

@@ -79,12 +79,12 @@ def evaluate(
     """Play one episode in each copy, or all one after the other where a game has one copy.
 
     Args:
-        kind: of network; None acts at random.
+        kind: kind of network; None acts at random.
         environment: to play in.
         network: widths and switches of the training.
-        weights: by team.
+        weights: weights by team.
         num_envs: episodes.
-        seed: of environment and actions: the same for all networks, so that they meet the same games.
+        seed: seed of environment and actions: the same for all networks, so that they meet the same games.
         greedy: take the most probable actions.
     """
     playing = most_envs(environment, num_envs)

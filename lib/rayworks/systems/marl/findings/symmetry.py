@@ -60,11 +60,11 @@ def certify(
 
     Args:
         answer: the policy.
-        kind: of network.
+        kind: kind of network.
         team: whose scenes.
-        options: of the network.
+        options: options of the network.
         scene: B rows to try.
-        seed: of the elements drawn.
+        seed: seed of the elements drawn.
     """
     groups: list[Group] = ["rotations", "reflections"] if team.actions.vectors else ["quarter turns"]
     if team.actions.vectors and options.symmetrise == "average":

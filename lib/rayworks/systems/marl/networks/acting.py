@@ -76,7 +76,7 @@ class Game:
 
     Args:
         environment: B copies.
-        seed: of the actions drawn.
+        seed: seed of the actions drawn.
     """
 
     def __init__(self, environment: Environment, seed: int) -> None:

@@ -28,7 +28,7 @@ class PolicyNetwork(nn.Module):
     made for another with the same features.
 
     Args:
-        kind: of both networks.
+        kind: kind of both networks.
         team: whose scenes; of one agent's own (:meth:`.TeamSpec.own`) there is one graph each, as they are.
         options: widths and switches.
     """

@@ -60,7 +60,7 @@ class CanonicalNetwork(nn.Module):
 
     Args:
         inner: any network on graphs per agent.
-        agents: of the team, the first entities of a view.
+        agents: agents of the team, the first entities of a view.
         absolute: whether coordinates have an origin of their own, so that the agent's position is a direction.
     """
 

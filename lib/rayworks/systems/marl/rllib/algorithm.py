@@ -191,13 +191,13 @@ def algorithm_config(
     """The RLlib config of one training; ``config.build_algo()`` makes it.
 
     Args:
-        kind: of the networks.
+        kind: kind of the networks.
         environment: to train in.
         network: widths and switches.
         training: PPO's settings.
         sampling: groups and runners.
-        seed: of weights, actions and environments.
-        gpus: of the learner.
+        seed: seed of weights, actions and environments.
+        gpus: GPUs of the learner.
     """
     teams = team_specs(environment)
     policies = policies_of(teams, training)

@@ -16,8 +16,8 @@ class SceneFromVector(MultiAgentObservationPreprocessor):
     """Replaces each agent's vector by its own scene, in the episode, so that the learner gets scenes too.
 
     Args:
-        schemas: by the first part of agents' names (before the last underscore).
-        actions: of all agents.
+        schemas: schemas by the first part of agents' names (before the last underscore).
+        actions: actions of all agents.
 
     Raises:
         DataError: an agent of the environment has no schema.

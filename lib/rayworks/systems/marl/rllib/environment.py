@@ -80,13 +80,13 @@ def plain_config(
 
     Args:
         make: the environment.
-        modules: by name.
+        modules: modules by name.
         module_of: agent to the name of its module.
         training: settings of PPO; normalised values and augmentation are ours alone.
         steps: environment steps of an iteration.
         runners: remote env runners.
         num_envs: environments of a runner.
-        seed: of everything.
+        seed: seed of everything.
         evaluation_interval: iterations between evaluations on an env runner of their own; None for none.
         connectors: makes the env-to-module connector, such as :class:`~.rllib_connectors.SceneFromVector`.
     """

@@ -48,7 +48,7 @@ class TeamRunner(EnvRunner, Checkpointable):
         """One fragment of each group.
 
         Args:
-            weights: of the modules, or a reference to them; None keeps those at hand.
+            weights: weights of the modules, or a reference to them; None keeps those at hand.
             groups: number to state as an earlier sample left it; None begins.
             kwargs: what RLlib gives other runners.
 

@@ -102,8 +102,8 @@ def attribute(models: Sequence[AcceptanceModel], past: Histories, items: Tensor,
 def _last_decided(past: Histories, kind: int) -> Histories:
     """The last recommendation of each user decided as ``kind``; users without one stay."""
     recommended = past.kind >= REJECTED
-    places = torch.where(recommended, torch.arange(past.kind.shape[1]), -1)
-    last = recommended & (places == places.max(1, keepdim=True).values) if places.shape[1] else recommended
+    positions = torch.where(recommended, torch.arange(past.kind.shape[1]), -1)
+    last = recommended & (positions == positions.max(1, keepdim=True).values) if positions.shape[1] else recommended
     return Histories(past.item, torch.where(last, kind, past.kind))
 
 

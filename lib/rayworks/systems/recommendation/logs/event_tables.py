@@ -26,7 +26,7 @@ FOLDER_SUFFIX = "*.parquet"
 
 @dataclass(frozen=True, eq=False)
 class EncodedEvents:
-    """N rows of a table in their order, names replaced by their places among the sorted distinct ones."""
+    """N rows of a table in their order, names replaced by their index among the sorted distinct ones."""
 
     user: np.ndarray
     """int32 (N,)."""
@@ -289,6 +289,6 @@ def _seconds(column: "pd.Series[Any]") -> np.ndarray:
 
 
 def _codes(column: "pd.Series[Any]") -> tuple[np.ndarray, np.ndarray]:
-    places, found = pd.factorize(column)
+    indices, found = pd.factorize(column)
     names, codes = np.unique(np.asarray(found.astype(str), dtype=object), return_inverse=True)
-    return codes[places].astype(np.int32), names
+    return codes[indices].astype(np.int32), names

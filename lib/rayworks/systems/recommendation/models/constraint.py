@@ -72,7 +72,7 @@ class AcceptanceObjective(Objective[AcceptanceModel]):
     """Cross-entropy of decisions, with smoothed labels and a constraint while training.
 
     Args:
-        options: of the model.
+        options: options of the model.
         label_smoothing: in [0, 1): 1 and 0 become 1 - s / 2 and s / 2.
         constraint: None for none.
     """
@@ -99,8 +99,8 @@ class AcceptanceObjective(Objective[AcceptanceModel]):
 
 def previous_place(recommended: Tensor) -> Tensor:
     """int64 (B, T): the position of the last recommendation before each position, -1 where there is none."""
-    places = torch.where(recommended, torch.arange(recommended.shape[1], device=recommended.device), -1)
-    last = places.cummax(1).values
+    positions = torch.where(recommended, torch.arange(recommended.shape[1], device=recommended.device), -1)
+    last = positions.cummax(1).values
     return torch.cat([torch.full_like(last[:, :1], -1), last[:, :-1]], 1)
 
 

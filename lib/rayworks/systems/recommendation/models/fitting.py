@@ -93,10 +93,10 @@ def make_trainer(
 
     Args:
         unit: what to train.
-        config: of the run.
+        config: config of the run.
         log: to learn from; for a ranking, the natural sequences.
         natural: the frozen model behind the constraint, if there is one.
-        group: of workers.
+        group: group of workers.
     """
     if unit.kind == "acceptance":
         return _acceptance_trainer(unit, config, log, natural, group)
@@ -190,7 +190,7 @@ def next_item_options(unit: Unit, config: Config, items: int) -> NextItemOptions
 
 
 def calibrate(model: AcceptanceModel, config: Config, log: EventLog) -> tuple[float, float]:
-    """Set the model's scale and shift of log odds from the validation window; returns them."""
+    """Set the model's scale and shift of logits from the validation window; returns them."""
     if config.training.calibration == "none":
         return 1.0, 0.0
     mask = windows(config).valid_mask(log)

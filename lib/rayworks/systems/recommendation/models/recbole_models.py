@@ -82,7 +82,7 @@ class SASRec(RecBoleModel):
         return self._last(items, lengths, causal) @ self.item_embedding.weight.T
 
     def _last(self, items: Tensor, lengths: Tensor, visible: Tensor) -> Tensor:
-        """(B, d): output at the last place, each place seeing those where ``visible`` (bool, to (B, 1, T, T)) holds."""
+        """(B, d): output at the last position, each position seeing those where ``visible`` (bool, to (B, 1, T, T)) holds."""
         states = self.LayerNorm(self.item_embedding(items) + self.position_embedding.weight[: items.shape[1]])
         for layer in self.trm_encoder["layer"].children():
             states = layer(states, visible)
@@ -100,7 +100,7 @@ class BERT4Rec(SASRec):
         self.output_bias = nn.Parameter(torch.zeros(rows - 1))
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """See :class:`RecBoleModel`. As in RecBole the first item makes place for the mask, also where there is room."""
+        """See :class:`RecBoleModel`. As in RecBole the first item makes room for the mask, also where there is space."""
         mask = len(self.output_bias)
         masked = torch.cat([items, torch.zeros_like(items[:, :1])], 1).scatter(1, lengths[:, None], mask)[:, 1:]
         state = self._last(masked, lengths, (masked != 0)[:, None, None])

@@ -65,7 +65,7 @@ class Objective(nn.Module, abc.ABC, Generic[ModelT]):
 
     @abc.abstractmethod
     def forward(self, batch: Sequences) -> Tensor:
-        """Loss (B, T) at each scored place; other places are not read.
+        """Loss (B, T) at each scored position; other positions are not read.
 
         In evaluation mode this is the cross-entropy that chooses the epoch.
         """
@@ -78,11 +78,11 @@ class Trainer(Generic[ModelT]):
         make: makes the objective, drawing its first weights from torch's global generator.
         training: how long and how fast.
         train: sequences without what is tested or validated.
-        valid: sequences whose scored places choose the epoch.
-        seed: of initial weights, batches and dropout.
+        valid: sequences whose scored positions choose the epoch.
+        seed: seed of initial weights, batches and dropout.
         weights: float (U,), how much each user counts; None for all alike. A bootstrap gives whole numbers.
         gather: how workers exchange parts; None where there is one.
-        rank: of this worker.
+        rank: rank of this worker.
         workers: in the group.
         device: where the model lives.
 
@@ -130,7 +130,7 @@ class Trainer(Generic[ModelT]):
         return progress.epoch >= self.training.epochs or (progress.epoch > 0 and not patient)
 
     def epoch(self) -> dict[str, float]:
-        """Update on all sequences once and validate; losses in nats per place.
+        """Update on all sequences once and validate; losses in nats per position.
 
         Raises:
             DataError: the training diverged.
@@ -232,7 +232,7 @@ class Trainer(Generic[ModelT]):
 
     @torch.no_grad()
     def _validate(self) -> float:
-        """Loss per scored place of the validation sequences, shared out like the gradients."""
+        """Loss per scored position of the validation sequences, shared out like the gradients."""
         self._objective.eval()
         parts = torch.arange(len(self._valid)).tensor_split(self.training.microbatches)
         found = {}

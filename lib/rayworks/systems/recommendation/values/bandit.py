@@ -135,7 +135,7 @@ def cross_fitted_rates(
 
     Args:
         log: the impressions.
-        seed: of the folds, whose sizes differ by one at most.
+        seed: seed of the folds, whose sizes differ by one at most.
         folds: at least 2.
         strength: impressions' worth of the overall rate added to each cell; None takes that of :func:`prior_strength`.
 
@@ -201,8 +201,8 @@ def evaluate(
     Args:
         log: the logged impressions.
         policy: (items, positions), columns sum to 1.
-        seed: of the folds.
-        folds: of the reward model.
+        seed: seed of the folds.
+        folds: folds of the reward model.
         strength: its smoothing, see :func:`cross_fitted_rates`.
         clip: of the weights, see :func:`off_policy.evaluate`.
         switch: see there.

@@ -310,8 +310,8 @@ def refuse(field: str, values: np.ndarray, bad: np.ndarray, why: str) -> None:
     """Raise a DataError that names the first row, or the first row and step, where ``bad`` holds."""
     if bad.any():
         at = tuple(int(index) for index in np.argwhere(bad)[0])
-        place = f"row {at[0]}" if len(at) == 1 else f"row {at[0]}, step {at[1]}"
-        raise DataError(f"{field} {values[at]:g} of {place} {why}")
+        where = f"row {at[0]}" if len(at) == 1 else f"row {at[0]}, step {at[1]}"
+        raise DataError(f"{field} {values[at]:g} of {where} {why}")
 
 
 def refuse_lengths(field: str, values: np.ndarray | Sequence[float] | None, rows: int) -> None:

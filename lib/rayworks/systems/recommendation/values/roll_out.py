@@ -60,10 +60,10 @@ def roll_out(model: AcceptanceModel, memory: UserMemory, policy: Policy, steps: 
 
     Args:
         model: in evaluation mode.
-        memory: of B users.
+        memory: memory of B users.
         policy: see :data:`Policy`.
         steps: T.
-        seed: of choices and decisions; the stream does not depend on the policy, so that two policies meet equal chances.
+        seed: seed of choices and decisions; the stream does not depend on the policy, so that policies meet equal chances.
     """
     count = len(memory.state)
     uniform = torch.from_numpy(seeds.stream(seed, "imagined").random((steps, 2, count)))
