@@ -30,7 +30,7 @@ class Classifying:
 
     Args:
         folder: ``export`` of a finished run.
-        limits: of a request.
+        limits: limits of a request.
 
     Raises:
         DataError: the folder holds something else.
@@ -45,7 +45,7 @@ class Classifying:
             raise DataError(f"{folder}: its card is not that of a run ({error.errors()[0]['loc']})") from None
 
     def card(self) -> ModelCard:
-        """What there is."""
+        """Describe the model."""
         exported = self.exported
         known = {name: exported.card[name] for name in CARD}
         return ModelCard(**known, classes=list(exported.classes), shape=list(exported.shape), limits=self.limits)

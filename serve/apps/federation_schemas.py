@@ -13,7 +13,7 @@ DOT = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAADElEQVR4nGNgoA4AAABIAAEuu
 
 
 class Limits(Body):
-    """What a deployment takes of one request."""
+    """Limits of one request."""
 
     inputs: int = Field(64, ge=1, le=MOST_INPUTS, description="inputs of a request")
 

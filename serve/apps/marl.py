@@ -28,7 +28,7 @@ from ..common.served_run import Deadline, LargestBatch, ServedRun, ServingArgs, 
 from .marl_engine import PolicyServer, Question, given
 from .marl_schemas import ActAnswer, ActBody, Action, Limits, PolicyCard, SceneAnswer
 
-api = new_application("marl", "Actions of teams whose policies turn with the world.")
+api = new_application("marl", "Actions of equivariant policies for teams of agents.")
 
 
 class Args(ServingArgs):

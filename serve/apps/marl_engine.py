@@ -44,7 +44,7 @@ class PolicyServer:
 
     Args:
         folder: ``export`` of a finished run.
-        limits: of a request.
+        limits: limits of a request.
 
     Raises:
         DataError: the folder holds something else.
@@ -56,7 +56,7 @@ class PolicyServer:
         self._network = lru_cache(NETWORKS_HELD)(self._made)
 
     def card(self) -> PolicyCard:
-        """What there is, and what it respects."""
+        """Describe the policies and their symmetries."""
         exported = self.exported
         teams = {}
         for name, team in exported.teams.items():
@@ -80,7 +80,7 @@ class PolicyServer:
         )
 
     def check(self) -> None:
-        """A real answer of every policy, in a scene of zeros.
+        """Answer a scene of zeros by every policy.
 
         Raises:
             DataError: it is not finite.
@@ -182,7 +182,7 @@ def given(answer: list[Action] | DataError) -> list[Action]:
 
 
 def action_names(layout: ActionLayout) -> list[str]:
-    """What actions are called."""
+    """Names of the actions."""
     if layout.vectors:
         return [VECTOR]
     names = [*STILL[layout.still], *(MOVES[direction] for direction in layout.directions)]

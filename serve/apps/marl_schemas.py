@@ -28,14 +28,14 @@ EXAMPLE_SCENE = {
 
 
 class Limits(Body):
-    """What a deployment takes of one request."""
+    """Limits of one request."""
 
     scenes: int = Field(64, ge=1, le=MOST_SCENES, description="scenes of a request")
     entities: int = Field(64, ge=1, le=MOST_ENTITIES, description="entities of a scene")
 
 
 class Entity(Body):
-    """Something in the plane."""
+    """An entity in the plane."""
 
     kind: str = Field(min_length=1, max_length=64, description="one of the card's kinds; those of the team act")
     position: Vector = Field(description="from the centre of the map, its half-width about 1")
@@ -47,7 +47,7 @@ class Entity(Body):
 
 
 class SceneBody(Body):
-    """What a team knows at one step."""
+    """A team's observation at one step."""
 
     entities: list[Entity] = Field(min_length=1, max_length=MOST_ENTITIES)
     sees: dict[int, Indices] | None = Field(
@@ -88,7 +88,7 @@ class ActBody(Body):
 
 
 class Action(BaseModel):
-    """What one agent should do."""
+    """The action of one agent."""
 
     entity: int = Field(description="its index in the scene's list")
     action: str = Field(description="a name of the card's actions, or vector")

@@ -53,7 +53,7 @@ class Recommender:
 
     Args:
         folder: ``export`` of a finished run.
-        limits: of a request.
+        limits: limits of a request.
 
     Raises:
         DataError: the folder holds something else.

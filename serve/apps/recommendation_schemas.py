@@ -33,7 +33,7 @@ EXAMPLE_EVENTS = [
 
 
 class Limits(Body):
-    """What a deployment takes of one request."""
+    """Limits of one request."""
 
     events: int = Field(500, ge=0, le=MOST_EVENTS, description="events of a user")
     items: int = Field(200, ge=BEST, le=MOST_ITEMS, description="items of a slate, or of a ranking")

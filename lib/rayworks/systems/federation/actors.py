@@ -54,7 +54,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """What came of it."""
+    """The client's reply."""
 
     reply: Message
     remembered: dict[str, Record]
@@ -247,7 +247,7 @@ class RayGrid(Grid):
 
     @property
     def run(self) -> Run:
-        """What messages belong to."""
+        """The run that messages belong to."""
         return self._run
 
     def _requests(self, messages: list[Message]) -> list[Request]:

@@ -25,7 +25,7 @@ CARD = ("source", "method", "rounds", "clients", "accuracy", "accuracies", "epsi
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What a folder holds."""
+    """Contents of an export folder."""
 
     config: Config
     """Name of the method that trained it."""

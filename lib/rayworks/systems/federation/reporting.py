@@ -20,7 +20,7 @@ BASELINE = "fedavg"
 
 
 class Findings:
-    """What the stages left, summarised."""
+    """Summary of the stages' results."""
 
     def __init__(self, config: Config, results: Values) -> None:
         self.config, self.results = config, results
@@ -68,7 +68,7 @@ def build_report(
     classes: Sequence[str],
     samples: Mapping[str, NDArray[np.float32]],
 ) -> Report:
-    """All that the run's stages found."""
+    """Build the report from the results of the run's stages."""
     found = Findings(config, results)
     chosen = config.experiment.headline
     gain, low, _ = found.gain(chosen)

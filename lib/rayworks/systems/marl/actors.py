@@ -34,7 +34,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Call:
-    """A piece of a training: a function of what it holds."""
+    """One piece of a training, which depends on these fields only."""
 
     unit: Unit
     state: bytes | None
@@ -47,7 +47,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Piece:
-    """What a call made."""
+    """Result of a call."""
 
     state: bytes
     curve: list[dict[str, float]]
@@ -140,7 +140,7 @@ class MarlActor:
         return algorithm
 
     def close(self) -> None:
-        """Let go of the algorithm, and of its runners."""
+        """Stop the algorithm and its runners."""
         if self._held is not None:
             self._held[2].stop()
             self._held = None
@@ -156,7 +156,7 @@ def _weights(algorithm: TeamPPO) -> Weights:
 
 
 def check_environment(environment: EnvironmentSection) -> None:
-    """Make it once.
+    """Make the environment once, to see that it can be made.
 
     Raises:
         ConfigError: what making it raises.

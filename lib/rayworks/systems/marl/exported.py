@@ -25,7 +25,7 @@ ORIGINS = {"absolute": "the centre of the map", "own": "the agent", "centroid": 
 
 @dataclass(frozen=True)
 class ExportedPolicy:
-    """What a folder holds."""
+    """Contents of an export folder."""
 
     kind: NetworkKind
     environment: EnvironmentSection

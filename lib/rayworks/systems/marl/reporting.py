@@ -21,7 +21,7 @@ RANDOM = "random"
 
 
 class Findings:
-    """What the numbers of a run come to.
+    """Summary of a run's results.
 
     Scores are shares of games won where a game can be won, else returns; gains are scores over those of random play.
     """
@@ -134,7 +134,7 @@ class Findings:
 
 
 def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
-    """All that the run's stages found."""
+    """Build the report from the results of the run's stages."""
     found = Findings(config, results)
     kind = found.kinds[0]
     final = found.score("as trained", kind) or (0.0, 0.0, 0.0)

@@ -72,7 +72,7 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class NaturalSequences:
-    """What users took by themselves, N events of U users on I items in order of user, then of time."""
+    """Natural sequences: N events of U users on I items in order of user, then of time."""
 
     user: np.ndarray
     """int32 (N,)."""

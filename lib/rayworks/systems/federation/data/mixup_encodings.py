@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Mixtures:
-    """Which examples are mixed, and how: what an encoding hides."""
+    """Sources and weights of mixups, which encodings hide."""
 
     sources: NDArray[np.int64]
     """(count, k): indices of the client's examples, different within a row."""

@@ -108,7 +108,7 @@ class _Node:
 
 @dataclass
 class SecureSum:
-    """What the protocol told the server."""
+    """Result of the protocol at the server."""
 
     mean: Arrays | None = None
     """Weighted by examples; None where too few clients finished."""

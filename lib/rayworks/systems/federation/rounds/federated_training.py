@@ -39,7 +39,7 @@ STATEFUL = ("scaffold", "moon", "feddyn")
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What a round did."""
+    """Record of a round."""
 
     round: int
     asked: int

@@ -160,7 +160,7 @@ class Pool:
             start += count
 
     def of(self, client: int) -> dict[str, NDArray[Any]] | None:
-        """What a client is handed."""
+        """Pseudo-images for a client."""
         if client not in self.inputs:
             return None
         return {"inputs": np.concatenate(self.inputs[client]), "labels": np.concatenate(self.labels[client])}
@@ -273,7 +273,7 @@ def _usable(owner: int, content: RecordDict, members: Members, rows: int | None)
 def require_encodings(
     arrays: Mapping[str, NDArray[Any]], shape: tuple[int, ...], classes: int, rows: int | None
 ) -> None:
-    """Refuse what cannot be handed to other clients as encodings, or as means.
+    """Refuse encodings or means that are unfit for other clients.
 
     Args:
         arrays: ``inputs`` (n, *shape), uint8 images or floating-point features in [0, 1], and soft ``labels`` (n, classes).

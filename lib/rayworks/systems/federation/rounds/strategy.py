@@ -39,7 +39,7 @@ Gradient = Callable[[Arrays], Arrays]
 
 @dataclass
 class Tally:
-    """What became of a round's requests."""
+    """Replies and failures of a round's requests."""
 
     asked: list[int] = field(default_factory=list)
     """Partitions."""

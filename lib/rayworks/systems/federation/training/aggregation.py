@@ -19,7 +19,7 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Update:
-    """What a client sends after its steps."""
+    """A client's update."""
 
     partition: int
     weights: Weights
@@ -33,7 +33,7 @@ class Update:
 
 @dataclass
 class ServerState:
-    """What the server keeps between rounds beside the model."""
+    """State of the server between rounds, beside the model."""
 
     variate: Arrays = field(default_factory=dict)
     """SCAFFOLD: the mean of all clients' control variates; FedDyn: h. float64."""
@@ -41,7 +41,7 @@ class ServerState:
 
 @dataclass
 class Aggregated:
-    """A round's model, and what became of the updates."""
+    """A round's model, and the fate of its updates."""
 
     weights: Arrays
     state: ServerState
@@ -52,7 +52,7 @@ class Aggregated:
 
 
 def fault(arrays: Weights, like: Weights, what: str = "update") -> str | None:
-    """What makes an update unusable, naming the array; None for a good one."""
+    """Fault of an update, naming the array; None for a good one."""
     if arrays.keys() != like.keys():
         return f"{what}: array {sorted(arrays.keys() ^ like.keys())[0]!r} is missing or too many"
     for name, value in arrays.items():

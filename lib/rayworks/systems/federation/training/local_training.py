@@ -58,7 +58,7 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Correction:
-    """What is added to every gradient."""
+    """Terms added to every gradient."""
 
     offset: Mapping[str, Tensor] | None = None
     """SCAFFOLD: ``c - c_i``; FedDyn: minus the client's gradient."""
@@ -68,7 +68,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What a client's steps led to."""
+    """Result of a client's steps."""
 
     weights: dict[str, NDArray[Any]]
     steps: int

@@ -41,7 +41,7 @@ _STILL_AND_MOVES = np.concatenate([np.zeros((MOVES.start, 2)), np.array(STARCRAF
 
 @dataclass(frozen=True)
 class BattleOptions:
-    """What SMACv2 lets one choose about a scenario, and the side that enemies come from."""
+    """SMACv2's options of a scenario, and the side that enemies come from."""
 
     starts: Starts = "surrounded_and_reflect"
     side: Side = "all"

@@ -16,7 +16,7 @@ _EQUAL = 1e-6
 
 
 def nearest_targets(units: Units, agents: int) -> NDArray[np.int64]:
-    """Whom each unit of the second side goes for, (B, N - agents); -1 if there is nobody.
+    """Targets of the second side's units, (B, N - agents); -1 if none.
 
     Fighters take the nearest ally in sight that their weapon reaches, else the nearest anywhere, as troops under the order to
     attack do; medivacs the nearest hurt comrade on the ground, else the nearest.

@@ -32,7 +32,7 @@ SHIELD_RECOVERY, SHIELD_DELAY = 2.8, 160 / TICKS_PER_SECOND
 
 @dataclass(frozen=True)
 class UnitType:
-    """What all units of a type share."""
+    """Properties of a unit type."""
 
     name: str
     health: float
@@ -103,7 +103,7 @@ the weapon does not reach."""
 
 @dataclass(frozen=True)
 class Race:
-    """What teams are drawn from."""
+    """Unit types that teams are drawn from."""
 
     units: tuple[int, ...]
     """Places in ``UNIT_TYPES``."""

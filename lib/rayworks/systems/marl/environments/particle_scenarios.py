@@ -23,7 +23,7 @@ CAUGHT = 10.0
 
 @dataclass(frozen=True)
 class Counts:
-    """How many there are; None is the scenario's usual number."""
+    """Numbers of bodies; None is the scenario's usual number."""
 
     agents: int | None = None
     opponents: int | None = None

@@ -21,7 +21,7 @@ USUAL_FORCE = 5.0
 
 @dataclass(frozen=True)
 class Bodies:
-    """What is in a world, and does not change."""
+    """The fixed properties of the bodies in a world."""
 
     names: tuple[str, ...]
     """Names of entities, (E,)."""

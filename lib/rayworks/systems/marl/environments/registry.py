@@ -15,7 +15,7 @@ BATTLE_MAP = 32.0
 
 
 def make_environment(section: EnvironmentSection, num_envs: int, seed: int) -> Environment:
-    """The environment that the settings name.
+    """Make the environment that the settings name.
 
     Args:
         section: its settings.

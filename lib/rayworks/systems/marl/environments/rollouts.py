@@ -16,7 +16,7 @@ from rayworks.systems.marl.environments.scenes import Flags, Floats, Scene
 
 @dataclass(frozen=True)
 class TeamRollout:
-    """What one team saw, did and got."""
+    """Observations, actions and rewards of one team."""
 
     scenes: Scene
     """(T + 1) * B rows, step by step."""

@@ -32,7 +32,7 @@ UNIT = 0.075
 
 @dataclass(frozen=True)
 class Moment:
-    """What a frame shows."""
+    """Contents of a frame."""
 
     scene: Scene
     step: int

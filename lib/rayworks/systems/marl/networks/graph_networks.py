@@ -17,7 +17,7 @@ from rayworks.systems.marl.networks.sparse_messages import sparse_round
 
 @dataclass(frozen=True)
 class Decoded:
-    """What heads make actions of."""
+    """Outputs that actions are made from."""
 
     still: Tensor
     """(N, still + 1): logits of actions without direction, then what all moves have in common; empty for vector actions."""

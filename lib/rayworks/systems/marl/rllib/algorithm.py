@@ -85,7 +85,7 @@ class TeamPPO(PPO):
             )
 
     def training_step(self) -> None:
-        """Play, then learn."""
+        """Sample, then learn."""
         weights = self.learner_group.get_weights()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             rollouts = self._play(weights)
@@ -106,12 +106,12 @@ class TeamPPO(PPO):
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     def get_state(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """RLlib's, and the games under way."""
+        """RLlib's state, and the games under way."""
         state: dict[str, Any] = super().get_state(*arguments, **options)
         return {**state, "groups": self.groups}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """The reverse."""
+        """Restore such a state."""
         super().set_state({name: value for name, value in state.items() if name != "groups"})
         self.groups = dict(state.get("groups", self.groups))
 

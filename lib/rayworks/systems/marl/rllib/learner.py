@@ -48,12 +48,12 @@ class TeamLearner(PPOTorchLearner):
         self._order = torch.Generator().manual_seed(self.config.seed or 0)
 
     def get_state(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """RLlib's, and the generator's."""
+        """RLlib's state, and the generator's."""
         state: dict[str, Any] = super().get_state(*arguments, **options)
         return {**state, "order": self._order.get_state().numpy()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """The reverse."""
+        """Restore such a state."""
         super().set_state({name: value for name, value in state.items() if name != "order"})
         if "order" in state:
             self._order.set_state(torch.from_numpy(np.array(state["order"])))

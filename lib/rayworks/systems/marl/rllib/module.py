@@ -38,7 +38,7 @@ class TeamModule(TorchRLModule, ValueFunctionAPI):
 
 
 def module_spec(kind: NetworkKind, team: TeamSpec, network: NetworkSection) -> RLModuleSpec:
-    """What RLlib builds the team's module from."""
+    """RLlib's specification of the team's module."""
     return RLModuleSpec(
         module_class=TeamModule,
         observation_space=observation_space(team),
@@ -48,7 +48,7 @@ def module_spec(kind: NetworkKind, team: TeamSpec, network: NetworkSection) -> R
 
 
 def quiet_rllib() -> None:
-    """Hide what RLlib says about its own use of what it has deprecated, in this process."""
+    """Hide RLlib's warnings about its own use of deprecated parts, in this process."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for name in ("ray.rllib", "ray.tune", "ray._common.deprecation"):
         logging.getLogger(name).setLevel(logging.ERROR)

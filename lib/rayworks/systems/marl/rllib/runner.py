@@ -104,16 +104,16 @@ class TeamRunner(EnvRunner, Checkpointable):
         return {"rl_module": self.module.get_state()}
 
     def set_state(self, state: State) -> None:
-        """The reverse."""
+        """Restore such a state."""
         if "rl_module" in state:
             self.module.set_state(state["rl_module"])
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
-        """What makes it again."""
+        """Arguments to make it again."""
         return (), {"config": self.config}
 
     def assert_healthy(self) -> None:
-        """Whether it was made."""
+        """Fail if it was not made."""
         assert self.module, "no module"
 
 

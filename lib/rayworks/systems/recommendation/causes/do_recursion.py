@@ -46,7 +46,7 @@ def do_recursion(first: np.ndarray, if_rejected: np.ndarray, if_accepted: np.nda
 
 @dataclass(frozen=True)
 class Intervention:
-    """What follows from setting the recommendations of B users to given items over T steps."""
+    """Outcome of setting the recommendations of B users to given items over T steps."""
 
     probability: Tensor
     """(B, T), P(D_t = 1 | do(S_1..t), L)."""

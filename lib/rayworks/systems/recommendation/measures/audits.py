@@ -28,7 +28,7 @@ ENOUGH = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """Result of one check."""
 
     name: str
     severity: Severity

@@ -41,7 +41,7 @@ class Bootstrap:
             raise ConfigError(f"resamples is {self.resamples}; at least 2 are needed for an interval")
 
     def counts(self, units: int, width: int = 0) -> Iterator[np.ndarray]:
-        """How often each unit is drawn: int64 (b, units), blocks of resamples in turn, never all at once.
+        """Draws of each unit: int64 (b, units), in blocks of resamples, never all at once.
 
         ``width`` is the number of cells that the caller makes of a resample, where that is more than ``units``.
         """

@@ -37,7 +37,7 @@ class AcceptanceOptions:
 
 @dataclass(frozen=True)
 class UserMemory:
-    """What the model knows of B users after their last event."""
+    """State of the model for B users after their last event."""
 
     state: Tensor
     """(B, d + 1), from which any item is scored; the last is added to the logits of every item."""

@@ -27,7 +27,7 @@ Gather = Callable[[Mapping[int, Tensor]], list[Tensor]]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How long and how fast."""
+    """Length, batch size and rates of a training."""
 
     epochs: int = 60
     batch_size: int = 256
@@ -42,7 +42,7 @@ class TrainingOptions:
 
 @dataclass
 class Progress:
-    """How far a training is."""
+    """Progress of a training."""
 
     epoch: int = 0
     best_epoch: int = 0
@@ -59,7 +59,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class Objective(nn.Module, abc.ABC, Generic[ModelT]):
-    """A model and what it is trained for."""
+    """A model and its loss."""
 
     model: ModelT
 

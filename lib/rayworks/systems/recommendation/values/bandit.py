@@ -131,7 +131,7 @@ class CrossFittedRates:
 def cross_fitted_rates(
     log: BanditLog, seed: int, folds: int = FOLDS, strength: float | None = None
 ) -> CrossFittedRates:
-    """Fit click rates on all folds but one, for each.
+    """Fit click rates for each fold on all others.
 
     Args:
         log: the impressions.

@@ -17,12 +17,12 @@ Policy = Callable[[Tensor], Tensor]
 
 
 def table_policy(table: Tensor) -> Policy:
-    """Always the same chances (B, I)."""
+    """Fixed probabilities (B, I)."""
     return lambda acceptance: table
 
 
 def uniform_policy(acceptance: Tensor) -> Tensor:
-    """Every item as likely as another."""
+    """All items with equal probability."""
     return torch.full_like(acceptance, 1.0 / acceptance.shape[1])
 
 
