@@ -111,7 +111,7 @@ def test_broken_idx_files_are_refused(tmp_path: Path) -> None:
     images = tmp_path / "train-images-idx3-ubyte"
     for broken in (images.read_bytes()[:-1], b"\x00\x00\x08", b""):
         images.write_bytes(broken)
-        with pytest.raises(DataError, match="no whole IDX file"):
+        with pytest.raises(DataError, match="not a whole IDX file"):
             idx_pair(tmp_path, "train", NAMES)
 
 
