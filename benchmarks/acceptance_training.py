@@ -42,7 +42,7 @@ def prefixes(rows: Sequences) -> Sequences:
 def trainer(log: EventLog, train: Sequences, batch: int, epochs: int, seed: int) -> Trainer[AcceptanceModel]:
     """Of the same model whatever the rows are; one row is for validation, whose result is not used."""
     options = AcceptanceOptions(len(log.items), LENGTH)
-    training = TrainingOptions(epochs, batch, RATE, gradient_parts=1)
+    training = TrainingOptions(epochs, batch, RATE, microbatches=1)
     valid = sequences(log, LENGTH, WINDOWS.valid_mask(log)).take(torch.arange(1))
     return Trainer(lambda: AcceptanceObjective(options), training, train, valid, seed=seed)
 

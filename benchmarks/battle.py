@@ -19,9 +19,9 @@ COPIES = (1, 32, 256, 1024)
 GOAL = 20_000
 
 
-def agent_steps_per_second(scenario: str, copies: int, seconds: float) -> float:
+def agent_steps_per_second(scenario: str, num_envs: int, seconds: float) -> float:
     """Of one core, after a few steps to warm up."""
-    battle = battle_environment(scenario, copies, 0, BattleOptions())
+    battle = battle_environment(scenario, num_envs, 0, BattleOptions())
     scene = battle.reset()[TEAM]
     spent, steps = 0.0, -5
     while spent < seconds:
@@ -30,7 +30,7 @@ def agent_steps_per_second(scenario: str, copies: int, seconds: float) -> float:
         scene = battle.step(actions).scenes[TEAM]
         spent += time.process_time() - started if steps >= 0 else 0.0
         steps += 1
-    return steps * copies * battle.scenario.agents / spent
+    return steps * num_envs * battle.scenario.agents / spent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
-    cases = [(scenario, copies) for scenario in SMALL for copies in COPIES] + [(LARGE, 256)]
+    cases = [(scenario, num_envs) for scenario in SMALL for num_envs in COPIES] + [(LARGE, 256)]
     rows: dict[str, list[float]] = {
-        f"{scenario}, {copies} copies: agent steps/s per core (goal {GOAL:,})": [] for scenario, copies in cases
+        f"{scenario}, {num_envs} copies: agent steps/s per core (goal {GOAL:,})": [] for scenario, num_envs in cases
     }
     for _ in range(options.repeats):
-        for found, (scenario, copies) in zip(rows.values(), cases, strict=True):
-            found.append(agent_steps_per_second(scenario, copies, options.seconds))
+        for found, (scenario, num_envs) in zip(rows.values(), cases, strict=True):
+            found.append(agent_steps_per_second(scenario, num_envs, options.seconds))
     store("battle", __doc__ or "", rows, {"agent_steps_per_second": rows})
     for name, value in rows.items():
         print(f"{name}: {spread(value)}")

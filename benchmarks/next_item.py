@@ -53,7 +53,7 @@ BATCH, RATE = 64, 1e-3
 def trainer(items: int, train: Sequences, valid: Sequences, epochs: int, seed: int) -> Trainer[NextItemModel]:
     """Of a SASRec as large as RecBole's default."""
     options = NextItemOptions(items, LENGTH, "attention", WIDTH, LAYERS, HEADS, DROPOUT)
-    training = TrainingOptions(epochs, BATCH, RATE, gradient_parts=1)
+    training = TrainingOptions(epochs, BATCH, RATE, microbatches=1)
     return Trainer(lambda: NextItemObjective(options), training, train, valid, seed=seed)
 
 

@@ -29,7 +29,7 @@ REQUIREMENTS = {
 }
 
 
-def per_second(step: Callable[[], object], copies: int, seconds: float) -> float:
+def per_second(step: Callable[[], object], num_envs: int, seconds: float) -> float:
     """Environment steps per CPU second, after a few to warm up."""
     for _ in range(10):
         step()
@@ -38,15 +38,15 @@ def per_second(step: Callable[[], object], copies: int, seconds: float) -> float
         for _ in range(10):
             step()
         count += 10
-    return count * copies / (time.process_time() - started)
+    return count * num_envs / (time.process_time() - started)
 
 
-def ours(copies: int, seconds: float) -> float:
+def ours(num_envs: int, seconds: float) -> float:
     """With scenes."""
-    world = particle_environment("simple_spread", copies, 0, ParticleOptions(vectors=True))
+    world = particle_environment("simple_spread", num_envs, 0, ParticleOptions(vectors=True))
     world.reset()
-    actions = {"agent": np.random.default_rng(0).uniform(-1, 1, (copies, AGENTS, 2))}
-    return per_second(lambda: world.step(actions), copies, seconds)
+    actions = {"agent": np.random.default_rng(0).uniform(-1, 1, (num_envs, AGENTS, 2))}
+    return per_second(lambda: world.step(actions), num_envs, seconds)
 
 
 def mpe2(seconds: float) -> float:
@@ -66,15 +66,15 @@ def mpe2(seconds: float) -> float:
     return per_second(step, 1, seconds)
 
 
-def vmas(copies: int, seconds: float) -> float:
+def vmas(num_envs: int, seconds: float) -> float:
     """A batch of torch tensors; all copies begin anew after 25 steps, as ours."""
     for name, requirement in REQUIREMENTS.items():
         peers.module(name, requirement)
     world = peers.module("vmas", "vmas==1.5.2").make_env(
-        "simple_spread", num_envs=copies, device="cpu", continuous_actions=True, seed=0
+        "simple_spread", num_envs=num_envs, device="cpu", continuous_actions=True, seed=0
     )
     world.reset()
-    actions = [torch.rand(copies, 2) * 2 - 1 for _ in range(AGENTS)]
+    actions = [torch.rand(num_envs, 2) * 2 - 1 for _ in range(AGENTS)]
     taken = 0
 
     def step() -> None:
@@ -84,7 +84,7 @@ def vmas(copies: int, seconds: float) -> float:
             world.reset()
         world.step(actions)
 
-    return per_second(step, copies, seconds)
+    return per_second(step, num_envs, seconds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,20 +95,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     reference: list[float] = []
-    own: dict[int, list[float]] = {copies: [] for copies in COPIES}
-    peer: dict[int, list[float]] = {copies: [] for copies in COPIES}
+    own: dict[int, list[float]] = {num_envs: [] for num_envs in COPIES}
+    peer: dict[int, list[float]] = {num_envs: [] for num_envs in COPIES}
     for _ in range(options.repeats):
         reference.append(mpe2(options.seconds))
-        for copies in COPIES:
-            own[copies].append(ours(copies, options.seconds))
-            peer[copies].append(vmas(copies, options.seconds))
+        for num_envs in COPIES:
+            own[num_envs].append(ours(num_envs, options.seconds))
+            peer[num_envs].append(vmas(num_envs, options.seconds))
     rows: dict[str, list[float]] = {"mpe2, env steps/s": reference}
-    for copies in COPIES:
-        rows[f"ours, {copies} copies, env steps/s"] = own[copies]
-        rows[f"ours / mpe2, {copies} copies" + (f" (goal {SLOWEST_MPE2})" if copies >= 256 else "")] = ratios(
-            own[copies], reference
+    for num_envs in COPIES:
+        rows[f"ours, {num_envs} copies, env steps/s"] = own[num_envs]
+        rows[f"ours / mpe2, {num_envs} copies" + (f" (goal {SLOWEST_MPE2})" if num_envs >= 256 else "")] = ratios(
+            own[num_envs], reference
         )
-        rows[f"ours / vmas, {copies} copies (goal {SLOWEST_VMAS})"] = ratios(own[copies], peer[copies])
+        rows[f"ours / vmas, {num_envs} copies (goal {SLOWEST_VMAS})"] = ratios(own[num_envs], peer[num_envs])
     store("particle_world", __doc__ or "", rows, {"mpe2": reference, "ours": own, "vmas": peer})
     for name, value in rows.items():
         print(f"{name}: {spread(value)}")

@@ -32,8 +32,8 @@ from rayworks.systems.marl.rllib.environment import plain_config
 from rayworks.systems.marl.rllib.module import module_spec
 
 STEPS = 1000
-TRAINING = TrainingSection(normalise_values=False, minibatch=500, epochs=5)
-SAMPLING = SamplingSection(groups=1, copies=40, steps=25)
+TRAINING = TrainingSection(normalise_values=False, minibatch_size=500, epochs=5)
+SAMPLING = SamplingSection(groups=1, num_envs=40, steps=25)
 ROWS, ENTITIES, HIDDEN = 500, 7, 32
 
 
@@ -43,7 +43,7 @@ def ours(graph: Any) -> Any:
     return algorithm_config("e2gn2-last", section, NetworkSection(graph=graph), TRAINING, SAMPLING, 0).build_algo()
 
 
-def plain(copies: int) -> Any:
+def plain(num_envs: int) -> Any:
     """RLlib's, on mpe2's own vectors."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     from mpe2 import simple_spread_v3
@@ -56,7 +56,7 @@ def plain(copies: int) -> Any:
         lambda agent: "agent",
         TRAINING,
         steps=STEPS,
-        copies=copies,
+        num_envs=num_envs,
         connectors=lambda *_, **__: SceneFromVector(schemas={"agent": schema}, actions=layout),
     ).build_algo()
 

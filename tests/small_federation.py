@@ -25,7 +25,7 @@ def small_config(path: Path, **sections: dict[str, Any]) -> Config:
     base: dict[str, dict[str, Any]] = {
         "data": {"source": str(path), "clients": 4},
         "model": {"hidden": 8},
-        "local": {"epochs": 1, "batch": 8},
+        "local": {"epochs": 1, "batch_size": 8},
         "strategy": {"rounds": 3},
         "noise": {"generator": "gaussian"},
     }

@@ -1,4 +1,4 @@
-r"""What does a classifier that no client trained alone say of an image?
+r"""Classify images with a federated model.
 
     curl http://127.0.0.1:8000/federation/v1/federation/classify -H "Authorization: Bearer $KEY" \
       -H 'Content-Type: application/json' -d '{"top": 3, "pixels": [[[
@@ -31,7 +31,7 @@ class Args(ServingArgs):
     """What the Serve config may set."""
 
     export: str = Field("~/rayworks/runs/federation/smoke/export", description="export folder of a finished run")
-    limits: Limits = Field(Limits(), description="of a request")
+    limits: Limits = Field(Limits(), description="limits of a request")
     largest_batch: LargestBatch = 32
     deadline_seconds: Deadline = 10.0
 

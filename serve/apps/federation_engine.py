@@ -1,4 +1,4 @@
-"""From images or features to labels: the classifier of one export, without HTTP."""
+"""Classify images or features with the model of one export, without HTTP."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ MODES = {1: "L", 3: "RGB"}
 TAKEN = ("1", "L", "LA", "P", "RGB", "RGBA")
 """Kinds of pictures, by Pillow's names, that become either without a loss that nobody asked for."""
 BROKEN = (ValueError, OSError, SyntaxError)
-"""What Pillow raises of files that are no PNG, or only begin as one."""
+"""What Pillow raises of files that are not PNG, or only begin as one."""
 
 
 class Classifying:
@@ -30,7 +30,7 @@ class Classifying:
 
     Args:
         folder: ``export`` of a finished run.
-        limits: of a request.
+        limits: limits of a request.
 
     Raises:
         DataError: the folder holds something else.
@@ -45,7 +45,7 @@ class Classifying:
             raise DataError(f"{folder}: its card is not that of a run ({error.errors()[0]['loc']})") from None
 
     def card(self) -> ModelCard:
-        """What there is."""
+        """Describe the model."""
         exported = self.exported
         known = {name: exported.card[name] for name in CARD}
         return ModelCard(**known, classes=list(exported.classes), shape=list(exported.shape), limits=self.limits)
@@ -87,12 +87,12 @@ class Classifying:
         """Classify something.
 
         Raises:
-            DataError: the answer is no distribution.
+            DataError: the answer is not a distribution.
         """
         shape = self.exported.shape
         found = self.exported.probabilities(np.zeros((1, *shape), np.uint8 if len(shape) == 3 else np.float32))
         if not np.isclose(found.sum(), 1.0):
-            raise DataError("model: its answers are no probabilities; export the run again")
+            raise DataError("model: its answers are not probabilities; export the run again")
 
     @property
     def _wanted(self) -> str:
@@ -117,7 +117,7 @@ class Classifying:
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise DataError(f"{where}: has far too many pixels; send {height} by {width}") from None
         except BROKEN as error:
-            raise DataError(f"{where}: is no PNG file in base64 ({type(error).__name__})") from None
+            raise DataError(f"{where}: is not a PNG file in base64 ({type(error).__name__})") from None
         return values[None] if channels == 1 else values.transpose(2, 0, 1)
 
     def _array(self, kind: type[Any], values: list[Any], where: str) -> Inputs:

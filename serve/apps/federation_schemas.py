@@ -13,9 +13,9 @@ DOT = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAADElEQVR4nGNgoA4AAABIAAEuu
 
 
 class Limits(Body):
-    """What a deployment takes of one request."""
+    """Limits of one request."""
 
-    inputs: int = Field(64, ge=1, le=MOST_INPUTS, description="of a request")
+    inputs: int = Field(64, ge=1, le=MOST_INPUTS, description="inputs of a request")
 
 
 class ClassifyBody(Body):
@@ -45,7 +45,7 @@ class Label(BaseModel):
 
 
 class ClassifyAnswer(BaseModel):
-    """In the order of the inputs."""
+    """Guesses in the order of the inputs."""
 
     answers: list[list[Label]]
 
@@ -58,7 +58,7 @@ class ModelCard(BaseModel):
     rounds: int
     clients: int
     accuracy: float = Field(description="on held-out examples, of this model")
-    accuracies: list[float] = Field(description="of the trainings on other seeds too")
+    accuracies: list[float] = Field(description="accuracies of the trainings on all seeds")
     epsilon: float | None = Field(
         description="of the encodings that the clients shared, for the pixels of one example; null if it is infinite or "
         "was not looked at, which the statement says"
@@ -68,5 +68,5 @@ class ModelCard(BaseModel):
     )
     statement: str = Field(description="what that is worth, and what it does not cover")
     classes: list[str]
-    shape: list[int] = Field(description="of one input: channels, height, width; or the number of features")
+    shape: list[int] = Field(description="shape of one input: channels, height, width; or the number of features")
     limits: Limits

@@ -1,4 +1,4 @@
-"""From scenes of named entities to actions: the networks of one export, without HTTP."""
+"""Map scenes of named entities to actions by the networks of one export, without HTTP."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -33,18 +33,18 @@ class Question:
     team: TeamSpec
     scene: Scene
     """One row."""
-    places: tuple[int, ...]
-    """Of the scene's entities in the request's list."""
+    indices: tuple[int, ...]
+    """Indices of the scene's entities in the request's list."""
     seed: int | None
     """None for the most probable actions."""
 
 
-class Players:
+class PolicyServer:
     """The policies of one export.
 
     Args:
         folder: ``export`` of a finished run.
-        limits: of a request.
+        limits: limits of a request.
 
     Raises:
         DataError: the folder holds something else.
@@ -56,7 +56,7 @@ class Players:
         self._network = lru_cache(NETWORKS_HELD)(self._made)
 
     def card(self) -> PolicyCard:
-        """What there is, and what it respects."""
+        """Describe the policies and their symmetries."""
         exported = self.exported
         teams = {}
         for name, team in exported.teams.items():
@@ -80,7 +80,7 @@ class Players:
         )
 
     def check(self) -> None:
-        """A real answer of every policy, in a scene of zeros.
+        """Answer a scene of zeros by every policy.
 
         Raises:
             DataError: it is not finite.
@@ -120,7 +120,7 @@ class Players:
             rows = as_tensors(Scene.of({name: np.concatenate([one[name] for one in scenes]) for name in scenes[0]}))
             network = self._network(team)
             with torch.no_grad():
-                inputs = network.action_inputs(rows).view(len(numbers), team.agents, -1)
+                inputs = network.action_dist_inputs(rows).view(len(numbers), team.agents, -1)
                 values = network.expected_returns(rows).view(len(numbers), team.agents)
             for row, number in enumerate(numbers):
                 if inputs[row].isfinite().all() and values[row].isfinite().all():
@@ -171,7 +171,7 @@ class Players:
 
 
 def given(answer: list[Action] | DataError) -> list[Action]:
-    """The actions of an answer of :meth:`Players.answer`.
+    """The actions of an answer of :meth:`PolicyServer.answer`.
 
     Raises:
         DataError: why there are none.
@@ -182,7 +182,7 @@ def given(answer: list[Action] | DataError) -> list[Action]:
 
 
 def action_names(layout: ActionLayout) -> list[str]:
-    """What actions are called."""
+    """Names of the actions."""
     if layout.vectors:
         return [VECTOR]
     names = [*STILL[layout.still], *(MOVES[direction] for direction in layout.directions)]
@@ -195,7 +195,7 @@ def _counted(kinds: Sequence[str]) -> str:
 
 def _scene(team: TeamSpec, body: SceneBody, order: Sequence[int], where: str, known: set[str]) -> Scene:
     entities = [body.entities[at] for at in order]
-    place = {at: number for number, at in enumerate(order)}
+    index = {at: number for number, at in enumerate(order)}
     layout, names = team.actions, [name for name in action_names(team.actions) if name != TARGET]
     features = np.array([_features(entity, team, known) for entity in entities])
     present = np.array([entity.present for entity in entities])
@@ -203,7 +203,7 @@ def _scene(team: TeamSpec, body: SceneBody, order: Sequence[int], where: str, kn
     allowed = np.ones((team.agents, layout.choices), bool)
     targets = np.zeros((team.agents, layout.targets), np.int16)
     for at, seen in (body.sees or {}).items():
-        visible[_acting(place, at, team, f"{where}.sees")] = np.isin(np.arange(len(entities)), [place[s] for s in seen])
+        visible[_acting(index, at, team, f"{where}.sees")] = np.isin(np.arange(len(entities)), [index[s] for s in seen])
     if not layout.vectors:
         if layout.still == 2:
             # The first of two still actions is for the dead.
@@ -211,17 +211,17 @@ def _scene(team: TeamSpec, body: SceneBody, order: Sequence[int], where: str, kn
         if layout.targets:
             allowed[:, -layout.targets :] = False
     for at, chosen in (body.targets or {}).items():
-        agent = _acting(place, at, team, f"{where}.targets")
+        agent = _acting(index, at, team, f"{where}.targets")
         if not layout.targets:
             raise DataError(f"{where}.targets: this policy has no actions with a target; leave it out")
-        targets[agent, : len(chosen)] = [place[c] for c in chosen]
+        targets[agent, : len(chosen)] = [index[c] for c in chosen]
         slots = layout.choices - layout.targets + np.arange(len(chosen))
-        allowed[agent, slots] = [present[place[c]] for c in chosen]
+        allowed[agent, slots] = [present[index[c]] for c in chosen]
     for at, forbidden in (body.forbidden or {}).items():
-        agent = _acting(place, at, team, f"{where}.forbidden")
+        agent = _acting(index, at, team, f"{where}.forbidden")
         unknown = [name for name in forbidden if name not in names or layout.vectors]
         if unknown:
-            raise DataError(f"{where}.forbidden: {unknown[0]!r} is no action; use {', '.join(names)}")
+            raise DataError(f"{where}.forbidden: {unknown[0]!r} is not an action; use {', '.join(names)}")
         allowed[agent, [names.index(name) for name in forbidden]] = False
     if not allowed.any(1).all():
         raise DataError(f"{where}.forbidden: leaves an agent nothing to do")
@@ -245,11 +245,11 @@ def _features(entity: Entity, team: TeamSpec, known: set[str]) -> list[float]:
     return [float(name == entity.kind) if name in known else entity.features.get(name, 0.0) for name in team.features]
 
 
-def _acting(place: dict[int, int], at: int, team: TeamSpec, where: str) -> int:
-    if place[at] >= team.agents:
+def _acting(index: dict[int, int], at: int, team: TeamSpec, where: str) -> int:
+    if index[at] >= team.agents:
         acting = ", ".join(sorted(set(team.kinds[: team.agents])))
         raise DataError(f"{where}: entity {at} does not act; name one of kind {acting}")
-    return place[at]
+    return index[at]
 
 
 def _empty_scene(team: TeamSpec) -> Scene:
@@ -269,7 +269,7 @@ def _actions(question: Question, inputs: torch.Tensor, values: torch.Tensor) -> 
     team, scene = question.team, question.scene
     layout, names = team.actions, action_names(team.actions)
     generator = None if question.seed is None else torch.Generator().manual_seed(question.seed)
-    chosen, log_probability = draw(inputs, vectors=layout.vectors, generator=generator)
+    chosen, log_probs = draw(inputs, vectors=layout.vectors, generator=generator)
     first_target = layout.choices - layout.targets
     found = []
     for agent in range(team.agents):
@@ -281,12 +281,12 @@ def _actions(question: Question, inputs: torch.Tensor, values: torch.Tensor) -> 
             vector = (float(across), float(up))
         else:
             number = int(chosen[agent])
-            probability = float(log_probability[agent].exp())
+            probability = float(log_probs[agent].exp())
             name = names[min(number, first_target)]
             if layout.targets and number >= first_target:
-                target = question.places[int(scene.targets[0, agent, number - first_target])]
+                target = question.indices[int(scene.targets[0, agent, number - first_target])]
         action = Action(
-            entity=question.places[agent],
+            entity=question.indices[agent],
             action=name,
             target=target,
             vector=vector,

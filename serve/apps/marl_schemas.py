@@ -8,12 +8,12 @@ from ..common.application import Body
 
 MOST_ENTITIES, MOST_SCENES, MOST_NAMES = 512, 1024, 64
 FARTHEST = 1e3
-"""Of a coordinate; squares of much larger ones leave float32."""
+"""Largest coordinate; squares of much larger ones leave float32."""
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-FARTHEST, le=FARTHEST)]
 Vector = tuple[Coordinate, Coordinate]
-Place = Annotated[int, Field(ge=0, description="of an entity in the scene's list")]
-Places = Annotated[list[Place], Field(max_length=MOST_ENTITIES)]
+Index = Annotated[int, Field(ge=0, description="index of an entity in the scene's list")]
+Indices = Annotated[list[Index], Field(max_length=MOST_ENTITIES)]
 
 EXAMPLE_SCENE = {
     "entities": [
@@ -28,18 +28,18 @@ EXAMPLE_SCENE = {
 
 
 class Limits(Body):
-    """What a deployment takes of one request."""
+    """Limits of one request."""
 
-    scenes: int = Field(64, ge=1, le=MOST_SCENES, description="of a request")
-    entities: int = Field(64, ge=1, le=MOST_ENTITIES, description="of a scene")
+    scenes: int = Field(64, ge=1, le=MOST_SCENES, description="scenes of a request")
+    entities: int = Field(64, ge=1, le=MOST_ENTITIES, description="entities of a scene")
 
 
 class Entity(Body):
-    """Something in the plane."""
+    """An entity in the plane."""
 
     kind: str = Field(min_length=1, max_length=64, description="one of the card's kinds; those of the team act")
     position: Vector = Field(description="from the centre of the map, its half-width about 1")
-    velocity: Vector = Field((0.0, 0.0), description="in the same units per unit of time")
+    velocity: Vector = Field((0.0, 0.0), description="velocity in the same units per unit of time")
     features: dict[str, Number] = Field(
         {}, description="invariant features by the card's names; those that name a kind are set by it, others are 0"
     )
@@ -47,15 +47,15 @@ class Entity(Body):
 
 
 class SceneBody(Body):
-    """What a team knows at one step."""
+    """A team's observation at one step."""
 
     entities: list[Entity] = Field(min_length=1, max_length=MOST_ENTITIES)
-    sees: dict[int, Places] | None = Field(
+    sees: dict[int, Indices] | None = Field(
         None,
         max_length=MOST_ENTITIES,
         description="acting entity to the entities it sees; one that is not named sees all",
     )
-    targets: dict[int, Places] | None = Field(
+    targets: dict[int, Indices] | None = Field(
         None,
         max_length=MOST_ENTITIES,
         description="acting entity to those it may act on now, where the game has targets; not named: none",
@@ -73,7 +73,7 @@ class ActBody(Body):
     team: str | None = Field(None, description="one of the card's teams; may be left out where there is one")
     scenes: list[SceneBody] = Field(min_length=1, max_length=MOST_SCENES, examples=[[EXAMPLE_SCENE]])
     mode: Literal["best", "sample"] = Field("best", description="the most probable action, or one drawn")
-    seed: int = Field(0, ge=0, lt=2**63, description="of what is drawn: the same scenes and seed, the same actions")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of sampled actions: equal scenes and seeds, equal actions")
 
     @model_validator(mode="after")
     def _names_that_are_there(self) -> Self:
@@ -81,20 +81,20 @@ class ActBody(Body):
             count = len(scene.entities)
             for field in ("sees", "targets", "forbidden"):
                 named: dict[int, list[Any]] = getattr(scene, field) or {}
-                places = [*named, *(p for some in named.values() for p in some if isinstance(p, int))]
-                if any(not 0 <= place < count for place in places):
+                indices = [*named, *(p for some in named.values() for p in some if isinstance(p, int))]
+                if any(not 0 <= index < count for index in indices):
                     raise ValueError(f"scenes.{number}.{field}: names an entity beyond the {count} of the scene")
         return self
 
 
 class Action(BaseModel):
-    """What one agent should do."""
+    """The action of one agent."""
 
-    entity: int = Field(description="its place in the scene's list")
+    entity: int = Field(description="its index in the scene's list")
     action: str = Field(description="a name of the card's actions, or vector")
-    target: int | None = Field(description="place of the entity it is about, for target actions")
+    target: int | None = Field(description="index of the entity it is about, for target actions")
     vector: tuple[float, float] | None = Field(description="the force, of length at most 1, for vector actions")
-    probability: float | None = Field(description="of the action under the policy; null for vectors")
+    probability: float | None = Field(description="probability of the action under the policy; null for vectors")
     value: float = Field(description="expected return of the agent from here, discounted")
 
 
@@ -105,7 +105,7 @@ class SceneAnswer(BaseModel):
 
 
 class ActAnswer(BaseModel):
-    """In the order of the scenes asked."""
+    """Actions in the order of the scenes asked."""
 
     team: str
     scenes: list[SceneAnswer]
@@ -114,8 +114,8 @@ class ActAnswer(BaseModel):
 class TeamCard(BaseModel):
     """What a team's scenes must look like, and what its policy respects."""
 
-    agents: int = Field(description="in training")
-    kinds: list[str] = Field(description="of entities; the first ones act")
+    agents: int = Field(description="agents in training")
+    kinds: list[str] = Field(description="kinds of entities; the first ones act")
     acting_kinds: list[str]
     features: list[str]
     actions: list[str]

@@ -1,4 +1,4 @@
-r"""Will a user accept an item that is recommended, why, and what if other items were recommended.
+r"""Predict and explain whether users accept recommended items, and what they would do under other recommendations.
 
 A user is known by a past: what was taken unasked (``natural``), and what was recommended with the decision about it.
 
@@ -54,7 +54,7 @@ class Args(ServingArgs):
     """What the Serve config may set."""
 
     export: str = Field("~/rayworks/runs/recommendation/smoke/export", description="export folder of a finished run")
-    limits: Limits = Field(Limits(), description="of a request")
+    limits: Limits = Field(Limits(), description="limits of a request")
     largest_batch: LargestBatch = 32
 
 

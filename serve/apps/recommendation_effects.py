@@ -1,4 +1,4 @@
-"""Why items are accepted, and what would happen under other recommendations: calls of the library, without HTTP."""
+"""Explain acceptance, and predict it under other recommendations, without HTTP."""
 
 import time
 from collections.abc import Sequence

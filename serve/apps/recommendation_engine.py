@@ -1,4 +1,4 @@
-"""From names to codes, and from batches of questions to chances of acceptance: the models of one export, without HTTP."""
+"""Answer batches of questions about acceptance with the models of one export, without HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Recommender:
 
     Args:
         folder: ``export`` of a finished run.
-        limits: of a request.
+        limits: limits of a request.
 
     Raises:
         DataError: the folder holds something else.
@@ -73,11 +73,11 @@ class Recommender:
         """A real prediction, of every model.
 
         Raises:
-            DataError: it is no probability.
+            DataError: it is not a probability.
         """
         [found] = self.answer([Slate([(0, KIND["accepted"])], [0])])
         if not ((found.probability >= 0) & (found.probability <= 1)).all():
-            raise DataError(f"export: the models answer {found.probability.tolist()}, which are no probabilities")
+            raise DataError(f"export: the models answer {found.probability.tolist()}, which are not probabilities")
 
     def slate(self, body: AcceptBody) -> Slate:
         """A request's question.
@@ -176,7 +176,7 @@ def interval(
 
 
 def as_floats(values: np.ndarray) -> list[float | None]:
-    """Of (k,), for JSON: NaN is null."""
+    """A (k,) array for JSON: NaN is null."""
     return [None if np.isnan(value) else value for value in values.tolist()]
 
 

@@ -10,7 +10,7 @@ from ..common.application import Body
 MOST_EVENTS, MOST_ITEMS, MOST_ATTRIBUTED = 5_000, 1_000, 50
 MOST_STEPS, MOST_ROLLOUTS, MOST_PATHS = 1_000, 2_000, 1_024
 BEST, STEPS, ROLLOUTS, PATHS = 10, 10, 64, 64
-"""Of a ranking and of what-ifs that do not say."""
+"""Defaults of rankings and what-ifs."""
 
 Name = Annotated[str, Field(min_length=1, max_length=256, examples=["17"])]
 Probability = Annotated[float, Field(description="chance that the item would be accepted if it were recommended now")]
@@ -33,13 +33,13 @@ EXAMPLE_EVENTS = [
 
 
 class Limits(Body):
-    """What a deployment takes of one request."""
+    """Limits of one request."""
 
-    events: int = Field(500, ge=0, le=MOST_EVENTS, description="of a past")
-    items: int = Field(200, ge=BEST, le=MOST_ITEMS, description="of a slate, or returned of a ranking")
+    events: int = Field(500, ge=0, le=MOST_EVENTS, description="events of a user")
+    items: int = Field(200, ge=BEST, le=MOST_ITEMS, description="items of a slate, or of a ranking")
     attributed: int = Field(20, ge=1, le=MOST_ATTRIBUTED, description="items of an attribution")
-    steps: int = Field(100, ge=STEPS, le=MOST_STEPS, description="of a what-if; at most what the model can hold")
-    rollouts: int = Field(500, ge=ROLLOUTS, le=MOST_ROLLOUTS, description="of a what-if")
+    steps: int = Field(100, ge=STEPS, le=MOST_STEPS, description="steps of a what-if; at most what the model can hold")
+    rollouts: int = Field(500, ge=ROLLOUTS, le=MOST_ROLLOUTS, description="roll-outs of a what-if")
 
 
 class Event(Body):
@@ -220,7 +220,7 @@ class WhatIfBody(UserBody):
         None,
         ge=1,
         le=MOST_PATHS,
-        description=f"of do: most paths of decisions to follow, {PATHS} by default; exact where there are no more",
+        description=f"do: most paths of decisions to follow, {PATHS} by default; exact where there are no more",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="the same seed gives the same answer")
 
@@ -259,7 +259,7 @@ class WhatIfAnswer(BaseModel):
     """Acceptance to expect, step by step, were the recommendations set or chosen otherwise."""
 
     steps: list[WhatIfStep]
-    mean: float = Field(description="of acceptance over the steps")
+    mean: float = Field(description="mean acceptance over the steps")
     standard_error: Error
     interval: Interval
     exact: bool = Field(description="whether all paths of decisions were followed, not a sample of them")

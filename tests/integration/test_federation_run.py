@@ -65,8 +65,8 @@ def test_bad_settings_end_with_their_code_and_their_field(tmp_path: Path, capsys
         (("--experiment.methods", "[fedavg]"), 2, "balanced is missing"),
         (("--experiment.methods", "[fedavg, balanced, fedsgd]"), 2, "'fedsgd' is unknown"),
         (("--experiment.methods", "[fedavg, balanced, mine]", "--experiment.variants", MINE), 2, "strategy.rounds"),
-        (("--privacy.update_noise", "1.0"), 2, "privacy.clipping"),
-        (("--privacy.update_noise", "1.0", "--privacy.clipping", "fixed"), 2, "strategy.weighting"),
+        (("--privacy.noise_multiplier", "1.0"), 2, "privacy.clipping"),
+        (("--privacy.noise_multiplier", "1.0", "--privacy.clipping", "fixed"), 2, "strategy.weighting"),
         (("--mixup.images", "0"), 2, "mixup.images"),
         (("--balance.gradient_file", "/nowhere"), 2, "balance.gradient_file"),
     ):  # fmt: skip

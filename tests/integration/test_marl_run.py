@@ -68,13 +68,13 @@ def test_bad_settings_end_with_their_code_and_their_field(tmp_path: Path, capsys
     for arguments, code, words in (
         (("--environment.name", "mpe/simple_spred"), 2, "mpe/simple_spread"),
         (("--environment.name", "battle/elves_3_vs_3"), 2, "elves_3_vs_3"),
-        (("--environment.name", "smacv2/terran_5_vs_5", "--sampling.copies", "1"), 2, "smacv2 is not installed"),
+        (("--environment.name", "smacv2/terran_5_vs_5", "--sampling.num_envs", "1"), 2, "smacv2 is not installed"),
         (("--environment.name", "chess"), 2, "environment.name"),
         (("--environment.name", "battle/terran_3_vs_3", "--environment.agents", "4"), 2, "environment.agents"),
         (("--network.frame", "own"), 2, "network.frame"),
         (("--scope.stages", "[bias]"), 2, "scope.stages"),
         (("--generalisation.tests", "{far: {scale: 2}}"), 2, "generalisation.tests.far: scale"),
-        (("--training.minibatch", "0"), 2, "training.minibatch"),
+        (("--training.minibatch_size", "0"), 2, "training.minibatch_size"),
         (("--environment.name", "battle/zerg_2_vs_2", "--environment.actions", "vectors"), 2, "environment.actions"),
     ):
         found = run.main(["marl", "--dry-run", "--run.storage", str(tmp_path), *arguments])

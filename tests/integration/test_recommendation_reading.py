@@ -59,5 +59,5 @@ def test_ray_data_gives_the_log_that_pandas_gives(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"parts: row 438: propensity is 1\.5; must be above 0"):
             read(str(folder))
     (folder / "2.parquet").write_bytes((folder / "1.parquet").read_bytes()[:-50])
-    with pytest.raises(DataError, match="parts: can not be read"):
+    with pytest.raises(DataError, match="parts: cannot be read"):
         read_events_distributed(str(folder))

@@ -16,7 +16,7 @@ from rayworks.systems.recommendation.logs.simulator import Simulator, SimulatorO
     ("settings", "code", "words"),
     [
         (["--data.source", "/nowhere.parquet"], 4, "/nowhere.parquet"),
-        (["--training.gradient_parts", "1", "--compute.workers", "2"], 2, "training.gradient_parts"),
+        (["--training.microbatches", "1", "--compute.workers", "2"], 2, "training.microbatches"),
         (["--simulator.steps", "6"], 2, "simulator.steps"),
         (["--constraint.weight", "0.1", "--scope.stages", "[acceptance]"], 2, "constraint.weight"),
         (["--natural.checkpoint", "model.pth"], 2, "natural.items"),

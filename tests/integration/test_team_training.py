@@ -26,8 +26,8 @@ from rayworks.systems.marl.rllib.connectors import SceneFromVector
 from rayworks.systems.marl.rllib.environment import plain_config
 from rayworks.systems.marl.rllib.module import module_spec
 
-NETWORK = NetworkSection(hidden=8, perceptron_hidden=8)
-TRAINING = TrainingSection(epochs=1, minibatch=60)
+NETWORK = NetworkSection(hidden=8, mlp_hidden=8)
+TRAINING = TrainingSection(epochs=1, minibatch_size=60)
 Weights = dict[str, dict[str, np.ndarray]]
 
 
@@ -41,7 +41,7 @@ def connected(cluster: dict[str, str]) -> Iterator[None]:
 
 def algorithm(name: str = "mpe/simple_spread", kind: Any = "e2gn2-last", **changes: Any) -> TeamPPO:
     """A small one of three groups."""
-    sampling = SamplingSection(groups=3, copies=2, steps=10, runners=changes.pop("runners", 0))
+    sampling = SamplingSection(groups=3, num_envs=2, steps=10, runners=changes.pop("runners", 0))
     section = EnvironmentSection.model_validate({"name": name, **changes.pop("environment", {})})
     network = NETWORK.model_copy(update=changes.pop("network", {}))
     training = TRAINING.model_copy(update=changes)
@@ -101,7 +101,7 @@ def test_an_algorithm_that_failed_is_not_gone_on_with() -> None:
         {
             "network": NETWORK.model_dump(),
             "training": TRAINING.model_dump(),
-            "sampling": {"groups": 1, "copies": 2, "steps": 10},
+            "sampling": {"groups": 1, "num_envs": 2, "steps": 10},
         }
     )
     unit, actor = Unit("e2gn2", 0), MarlActor(config)
@@ -134,9 +134,9 @@ def test_a_game_is_put_back_only_if_it_stands_elsewhere() -> None:
     made.stop()
 
 
-@pytest.mark.parametrize("minibatch", [1, 2])
-def test_minibatches_smaller_than_a_scene_are_a_scene(minibatch: int) -> None:
-    made = algorithm(minibatch=minibatch)
+@pytest.mark.parametrize("minibatch_size", [1, 2])
+def test_minibatches_smaller_than_a_scene_are_a_scene(minibatch_size: int) -> None:
+    made = algorithm(minibatch_size=minibatch_size)
     made.train()
     assert all(np.isfinite(array).all() for own in weights(made).values() for array in own.values())
     made.stop()

@@ -71,7 +71,7 @@ def test_the_eight_symmetries_of_the_square(battle_of: dict[str, Any], which: in
     units = battle.units
     turned = replace(
         units,
-        place=np.einsum("ij,jbn->ibn", matrix, units.place),
+        position=np.einsum("ij,jbn->ibn", matrix, units.position),
         look=np.einsum("ij,jbn->ibn", matrix, units.look),
     )
     new_action = battle.spec.actions.turned(matrix)
@@ -79,7 +79,7 @@ def test_the_eight_symmetries_of_the_square(battle_of: dict[str, Any], which: in
     after_turned, last_turned = next_units(battle, turned, new_action[actions])
     expected = replace(
         after,
-        place=np.einsum("ij,jbn->ibn", matrix, after.place),
+        position=np.einsum("ij,jbn->ibn", matrix, after.position),
         look=np.einsum("ij,jbn->ibn", matrix, after.look),
     )
     assert_same_units(expected, after_turned)
@@ -120,10 +120,10 @@ def test_neither_side_is_preferred(race: str) -> None:
     swap = np.roll(np.arange(10), 5)
     mirror = np.array([-1.0, 1.0])[:, None, None]
     for _ in range(40):
-        np.testing.assert_allclose(units.place[..., swap], units.place * mirror, atol=1e-9)
+        np.testing.assert_allclose(units.position[..., swap], units.position * mirror, atol=1e-9)
         np.testing.assert_allclose(units.health[:, swap], units.health, atol=1e-9)
         swapped = Units(**{name: array[..., swap] for name, array in units.arrays().items()})
         first, second = nearest_targets(swapped, 5), nearest_targets(units, 5)
         target = np.concatenate([np.where(first >= 0, swap[first], -1), second], 1)
-        units = fight(units, Orders(np.zeros(units.place.shape), target), 5, 16.0)
+        units = fight(units, Orders(np.zeros(units.position.shape), target), 5, 16.0)
     assert (units.health == 0).any()

@@ -29,7 +29,7 @@ counts_of = arrays(np.int64, st.tuples(st.integers(1, 6), st.integers(1, 5)), el
 )
 def test_no_example_has_two_owners(labels: np.ndarray, scheme: Any, clients: int, seed: int) -> None:
     train = Examples(np.zeros((len(labels), 1), np.float32), labels, tuple("abcd"))
-    data = DataSection(partition=scheme, clients=clients, labels_per_client=2, least_examples=0)
+    data = DataSection(partition=scheme, clients=clients, labels_per_client=2, min_examples=0)
     parts = partition(train, data, seed)
     held = np.concatenate(parts)
     assert len(parts) == clients

@@ -64,7 +64,7 @@ def test_penguin_is_equivariant_where_its_score_is_one_and_not_where_it_is_zero(
             torch.nn.init.zeros_(last.weight)
             torch.nn.init.constant_(last.bias, bias)
     errors = certify(
-        lambda scene: (policy.action_inputs(scene), policy.values(scene)),
+        lambda scene: (policy.action_dist_inputs(scene), policy.values(scene)),
         "penguin",
         team,
         options,
@@ -116,7 +116,7 @@ def test_masked_nodes_change_nothing(kind: NetworkKind, graph: str, sparse: bool
     padded = with_garbage(scene, 2, seed)
     here = torch.from_numpy(scene.present[:, : small.agents].reshape(-1))
     before, after = tensors(scene), tensors(padded)
-    assert (wider.action_inputs(after) - policy.action_inputs(before))[here].abs().max() < 1e-5
+    assert (wider.action_dist_inputs(after) - policy.action_dist_inputs(before))[here].abs().max() < 1e-5
     assert (wider.values(after) - policy.values(before))[here].abs().max() < 1e-5
 
 
@@ -133,4 +133,4 @@ def test_the_mean_of_what_agents_see_says_nothing_of_what_they_do_not(kind: Netw
     policy = PolicyNetwork(kind, team, NetworkSection(frame="centroid"))
     there = tensors(replace(scene, positions=moved))
     here = torch.from_numpy(scene.present[:, : team.agents].reshape(-1))
-    assert torch.equal(policy.action_inputs(there)[here], policy.action_inputs(tensors(scene))[here])
+    assert torch.equal(policy.action_dist_inputs(there)[here], policy.action_dist_inputs(tensors(scene))[here])

@@ -27,7 +27,7 @@ def first_episodes(policy: PolicyNetwork, world: BattleEnvironment, units: Units
     scene, going = world.begin(units)["allies"], np.ones(COPIES, bool)
     returns, path = np.zeros(COPIES), []
     for _ in range(STEPS):
-        chosen, _ = draw(policy.action_inputs(as_tensors(scene)).detach(), vectors=False, generator=None)
+        chosen, _ = draw(policy.action_dist_inputs(as_tensors(scene)).detach(), vectors=False, generator=None)
         step = world.step({"allies": chosen.numpy().reshape(COPIES, -1)})
         returns += going * step.rewards["allies"].sum(1)
         path.append(step.last["allies"].positions * going[:, None, None])
@@ -42,7 +42,7 @@ def test_a_mirrored_start_leads_to_the_mirrored_end(kind: NetworkKind) -> None:
     world = battle_environment("terran_3_vs_3", COPIES, 0, options)
     world.reset()
     units = world.units
-    mirrored = replace(units, place=units.place * MIRROR, look=units.look * MIRROR)
+    mirrored = replace(units, position=units.position * MIRROR, look=units.look * MIRROR)
     torch.manual_seed(1)
     policy = PolicyNetwork(kind, world.spec, NetworkSection(vector_scale=3.0))
     for name, bias in policy.policy.named_parameters():
@@ -66,7 +66,7 @@ def bits() -> str:
         torch.manual_seed(7)
         policies = {team: PolicyNetwork("penguin", spec, NetworkSection()) for team, spec in world.teams.items()}
         for team in Game(world, 7).play(policies, 40).teams.values():
-            for array in (*team.scenes.arrays().values(), team.actions, team.inputs, team.rewards):
+            for array in (*team.scenes.arrays().values(), team.actions, team.dist_inputs, team.rewards):
                 seen.update(np.ascontiguousarray(array).tobytes())
     return seen.hexdigest()
 

@@ -62,7 +62,7 @@ def test_claims_hold(kind: NetworkKind, drawn: dict[str, object], vectors: bool,
     options, team = allowed_options(drawn), small_team(vectors=vectors, complete=complete)
     policy = network(kind, team, options, seed)
     certificate = certify(
-        lambda scene: (policy.action_inputs(scene), policy.values(scene)),
+        lambda scene: (policy.action_dist_inputs(scene), policy.values(scene)),
         kind,
         team,
         options,
@@ -97,7 +97,7 @@ def test_views_turned_to_one_side_are_symmetric_even_where_there_is_no_side(
         here = scene.present & (np.arange(team.entities) == 0)
         scene = replace(scene, present=here, visible=scene.visible & here[:, None])
     certificate = certify(
-        lambda scene: (policy.action_inputs(scene), policy.values(scene)), kind, team, options, scene, seed
+        lambda scene: (policy.action_dist_inputs(scene), policy.values(scene)), kind, team, options, scene, seed
     )
     for group in certificate.claims:
         assert certificate.errors[group] < TOLERANCE, (group, certificate.errors)
@@ -121,7 +121,7 @@ def test_networks_without_the_symmetry_fail_visibly(kind: NetworkKind, group: Gr
     team = small_team(vectors=True)
     policy = network(kind, team, NetworkSection(), 0)
     certificate = certify(
-        lambda scene: (policy.action_inputs(scene), policy.values(scene)),
+        lambda scene: (policy.action_dist_inputs(scene), policy.values(scene)),
         kind,
         team,
         NetworkSection(),
@@ -139,10 +139,10 @@ def test_sparse_and_dense_messages_agree(kind: NetworkKind, drawn: dict[str, obj
     dense = network(kind, team, options, seed)
     sparse = network(kind, team, options.model_copy(update={"messages": "sparse"}), seed)
     scene = tensors(random_scene(team, 8, seed))
-    assert (dense.action_inputs(scene) - sparse.action_inputs(scene)).abs().max() < 1e-5
+    assert (dense.action_dist_inputs(scene) - sparse.action_dist_inputs(scene)).abs().max() < 1e-5
     assert (dense.values(scene) - sparse.values(scene)).abs().max() < 1e-5
     alone = {**scene, "visible": torch.zeros_like(scene["visible"])}
-    assert (dense.action_inputs(alone) - sparse.action_inputs(alone)).abs().max() < 1e-5, "no edge at all"
+    assert (dense.action_dist_inputs(alone) - sparse.action_dist_inputs(alone)).abs().max() < 1e-5, "no edge at all"
 
 
 @settings(max_examples=30, deadline=None)
@@ -155,7 +155,7 @@ def test_what_is_absent_changes_nothing(kind: NetworkKind, vectors: bool, seed: 
     hidden = ~scene.present[..., None]
     changed = {**tensors(scene), "positions": torch.from_numpy(np.where(hidden, garbage, scene.positions))}
     here = torch.from_numpy(scene.present[:, : team.agents].reshape(-1))
-    difference = policy.action_inputs(changed) - policy.action_inputs(tensors(scene))
+    difference = policy.action_dist_inputs(changed) - policy.action_dist_inputs(tensors(scene))
     assert difference[here].abs().max() < 1e-5
     assert (policy.values(changed) - policy.values(tensors(scene)))[here].abs().max() < 1e-5
 

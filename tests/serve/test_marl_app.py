@@ -62,7 +62,7 @@ def test_the_best_actions_are_the_librarys_for_any_number_of_agents(send: Send, 
         network: Any = exported.policies(world.teams)["agent"]
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in scene.items()}
         with torch.no_grad():
-            means, values = network.action_inputs(tensors)[:, :2], network.expected_returns(tensors)
+            means, values = network.action_dist_inputs(tensors)[:, :2], network.expected_returns(tensors)
         means /= means.norm(dim=-1, keepdim=True).clamp(min=1)
         np.testing.assert_allclose([action["vector"] for action in answer], means, atol=1e-5)
         np.testing.assert_allclose([action["value"] for action in answer], values, atol=1e-4)
@@ -161,7 +161,7 @@ def test_the_card_says_what_holds(deployment: Deployment) -> None:
         (
             "battle",
             {"scenes": [{"entities": [{"kind": "ally", "position": [0, 0]}], "forbidden": {"0": ["fly"]}}]},
-            "'fly' is no action",
+            "'fly' is not an action",
         ),
     ],
 )

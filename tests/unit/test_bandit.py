@@ -157,7 +157,7 @@ def test_bad_logs_and_policies_are_refused() -> None:
     log = logged(favouring(1.0), 50, 0)
     with pytest.raises(DataError, match=r"policy has shape \(3, 6\)"):
         evaluate(log, favouring(1.0).T, seed=0)
-    with pytest.raises(DataError, match="column 0 is no distribution"):
+    with pytest.raises(DataError, match="column 0 is not a distribution"):
         evaluate(log, 2 * favouring(1.0), seed=0)
     with pytest.raises(ConfigError, match="folds is 1"):
         evaluate(log, favouring(1.0), seed=0, folds=1)

@@ -24,9 +24,9 @@ def battle_of(
     """One battle with given units, allies first, looking east."""
     battle = battle_environment(scenario, 1, 0, options or BattleOptions())
     kind = np.array([[NAMES.index(name) for name, _, _ in units]], np.int8)
-    place = np.array([[(x, y) for _, x, y in units]], float).transpose(2, 0, 1).copy()
+    position = np.array([[(x, y) for _, x, y in units]], float).transpose(2, 0, 1).copy()
     look = np.stack([np.ones(kind.shape), np.zeros(kind.shape)])
-    return battle, battle.begin(Units.fresh(kind, place, look))[ALLIES]
+    return battle, battle.begin(Units.fresh(kind, position, look))[ALLIES]
 
 
 def act(battle: BattleEnvironment, *actions: int) -> Step:
@@ -124,7 +124,7 @@ def test_the_dead_do_nothing_and_get_nothing_more() -> None:
 def test_what_is_not_allowed_is_to_stand_still_and_what_does_not_exist_is_an_error() -> None:
     battle, _ = battle_of("terran_1_vs_1", ("marine", 0, 0), ("marine", 9, 0))
     act(battle, 6)
-    assert battle.units.place[:, 0, 0].tolist() == [0, 0]
+    assert battle.units.position[:, 0, 0].tolist() == [0, 0]
     for wrong in (np.array([[7]]), np.array([[-1]]), np.array([1]), np.array([[0.5]])):
         with pytest.raises(DataError, match="actions:"):
             battle.step({ALLIES: wrong})
@@ -202,7 +202,7 @@ def test_a_state_of_another_battle_is_refused() -> None:
     with pytest.raises(DataError, match="another options"):
         battle_environment("terran_5_vs_5", 4, 0, BattleOptions(horizon=9)).restore(state)
     for damaged in (b"", state[:50], b"nothing of the kind"):
-        with pytest.raises(DataError, match="can not be read"):
+        with pytest.raises(DataError, match="cannot be read"):
             battle.restore(damaged)
     with pytest.raises(DataError, match="units: shape"):
         battle.begin(replace(battle.units, kind=battle.units.kind[:2]))
@@ -223,5 +223,5 @@ def test_the_script_neither_always_wins_nor_always_loses() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(BattleOptions(), **options)
-    with pytest.raises(ConfigError, match="copies"):
+    with pytest.raises(ConfigError, match="num_envs"):
         battle_environment("terran_5_vs_5", 0, 0, BattleOptions())

@@ -14,8 +14,8 @@ HALF = 16.0
 def field(*units: tuple[str, float, float]) -> Units:
     """One battle of unhurt units, each a type and a place from the centre."""
     kind = np.array([[NAMES.index(name) for name, _, _ in units]], np.int8)
-    place = np.array([[(x, y) for _, x, y in units]], float).transpose(2, 0, 1).copy()
-    return Units.fresh(kind, place, np.stack([np.ones(kind.shape), np.zeros(kind.shape)]))
+    position = np.array([[(x, y) for _, x, y in units]], float).transpose(2, 0, 1).copy()
+    return Units.fresh(kind, position, np.stack([np.ones(kind.shape), np.zeros(kind.shape)]))
 
 
 def orders(targets: list[int], move: tuple[float, float] = (0.0, 0.0)) -> Orders:
@@ -53,7 +53,7 @@ def test_marines_strike_at_once_and_again_after_the_cooldown() -> None:
     for health in (39.0, 33.0, 33.0, 27.0):  # in ticks 1, 15, 29
         units = fight(units, orders([1, 0]), 1, HALF)
         assert units.health.tolist() == [[health, health]]
-    assert units.place[0].tolist() == [[0, 3]]
+    assert units.position[0].tolist() == [[0, 3]]
 
 
 def test_both_of_a_pair_may_fall_in_the_same_tick() -> None:
@@ -64,30 +64,30 @@ def test_both_of_a_pair_may_fall_in_the_same_tick() -> None:
 
 def test_a_step_north_is_eight_ticks_of_walking_and_turns_the_look() -> None:
     units = fight(field(("marine", 0, 0), ("marine", 9, 9)), orders([-1, -1], (0.0, 1.0)), 1, HALF)
-    assert units.place[:, 0, 0].tolist() == [0, 8 * 3.15 / 22.4]
+    assert units.position[:, 0, 0].tolist() == [0, 8 * 3.15 / 22.4]
     assert units.look[:, 0, 0].tolist() == [0, 1] and units.look[:, 0, 1].tolist() == [1, 0]
 
 
 def test_walls_hold() -> None:
     units = fight(field(("zergling", 15.9, 0), ("marine", 0, 0)), orders([-1, -1], (1.0, 0.0)), 1, HALF)
-    assert units.place[0, 0, 0] == HALF
+    assert units.position[0, 0, 0] == HALF
 
 
 def test_who_is_out_of_reach_walks_up_and_strikes() -> None:
     units = fight(field(("zealot", 0, 0), ("zealot", 4, 0)), orders([1, -1]), 1, HALF)
-    assert units.place[0, 0, 0] == pytest.approx(8 * 3.15 / 22.4)
+    assert units.position[0, 0, 0] == pytest.approx(8 * 3.15 / 22.4)
     for _ in range(3):
         units = fight(units, orders([1, -1]), 1, HALF)
     # From edge to edge a zealot reaches 0.1.
-    assert units.place[0, 0, 0] == pytest.approx(4 - 1.1)
+    assert units.position[0, 0, 0] == pytest.approx(4 - 1.1)
     assert units.shield[0, 1] == 50 - 14 and units.health[0, 1] == 100
 
 
 def test_overlapping_units_part_evenly_and_fliers_pass_over() -> None:
     units = fight(field(("marine", -0.1, 0), ("marine", 0.1, 0)), orders([-1, -1]), 1, HALF)
-    assert units.place[0].ravel() == pytest.approx([-0.375, 0.375])
+    assert units.position[0].ravel() == pytest.approx([-0.375, 0.375])
     units = fight(field(("marine", -0.1, 0), ("medivac", 0.1, 0)), orders([-1, -1]), 1, HALF)
-    assert units.place[0].tolist() == [[-0.1, 0.1]]
+    assert units.position[0].tolist() == [[-0.1, 0.1]]
 
 
 def test_shields_go_first_and_come_back_after_a_while() -> None:
@@ -139,7 +139,7 @@ def test_enemies_go_for_the_nearest_they_see_and_medivacs_for_the_hurt() -> None
         ("marine", 0, 0), ("medivac", 6, 0), ("marauder", 7, 0), ("medivac", 8, 0), ("marine", 8, 3), ("marine", 9, 9)
     )
     units.health[0, 5] = 10
-    # The marauder can not strike the medivac next to it; medivac 3 heals 5, who is hurt, and not 4, who is nearer.
+    # The marauder cannot strike the medivac next to it; medivac 3 heals 5, who is hurt, and not 4, who is nearer.
     assert nearest_targets(units, 2).tolist() == [[0, 5, 1, 1]]
     units.health[0, :2] = 0
     assert nearest_targets(units, 2).tolist() == [[-1, 5, -1, -1]]
@@ -151,7 +151,7 @@ def test_enemies_go_for_the_nearest_they_see_and_medivacs_for_the_hurt() -> None
 def test_of_equally_near_targets_the_one_nearer_the_centre_is_taken(mirror: int, slots: tuple[int, int]) -> None:
     allies = [("zealot", 2.0 * mirror, 0.0), ("zealot", 4.0 * mirror, 0.0)]
     units = field(*(allies[slot] for slot in slots), ("zealot", 3.0 * mirror, 0.0))
-    units.place[0, 0, 2] += 1e-12  # The other is nearer, by rounding.
+    units.position[0, 0, 2] += 1e-12  # The other is nearer, by rounding.
     assert slots[nearest_targets(units, 2)[0, 0]] == 0
 
 

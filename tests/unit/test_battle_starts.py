@@ -5,16 +5,16 @@ import pytest
 
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError
-from rayworks.systems.marl.environments.battle_starts import BUFFER, SIDES, Side, Starts, draw_places, draw_teams
+from rayworks.systems.marl.environments.battle_starts import BUFFER, SIDES, Side, Starts, draw_positions, draw_teams
 from rayworks.systems.marl.environments.battle_units import BANELING, MEDIVAC, RACES, Scenario, parse_scenario
 
 COPIES = 4000
 
 
-def places(scenario: str, starts: Starts, side: Side = "all", map_size: float = 32.0) -> np.ndarray:
+def positions(scenario: str, starts: Starts, side: Side = "all", map_size: float = 32.0) -> np.ndarray:
     """(copies, units, 2)."""
     draw = seeds.stream(0, "starts")
-    found = draw_places(draw, parse_scenario(scenario), COPIES, starts=starts, side=side, map_size=map_size)
+    found = draw_positions(draw, parse_scenario(scenario), COPIES, starts=starts, side=side, map_size=map_size)
     return found.transpose(1, 2, 0)
 
 
@@ -53,7 +53,7 @@ def test_no_team_is_only_of_the_type_that_can_not_stand_alone(race: str, agents:
 
 
 def test_reflected_enemies_are_the_allies_mirrored_and_more_of_them_stay_on_their_half() -> None:
-    found = places("terran_5_vs_7", "reflect")
+    found = positions("terran_5_vs_7", "reflect")
     np.testing.assert_array_equal(found[:, 5:10], found[:, :5] * [-1, 1])
     assert found[:, :5, 0].max() <= -BUFFER and found[:, 10:, 0].min() >= 0
     # Uniform over the half: means of 8.5 and 0 within five standard errors.
@@ -61,7 +61,7 @@ def test_reflected_enemies_are_the_allies_mirrored_and_more_of_them_stay_on_thei
 
 
 def test_the_surrounded_stand_in_the_centre_and_groups_on_diagonals() -> None:
-    found = places("terran_5_vs_5", "surrounded")
+    found = positions("terran_5_vs_5", "surrounded")
     disc = 0.6 * np.sqrt(5)
     assert np.linalg.norm(found[:, :5], axis=-1).max() <= disc
     enemies = found[:, 5:]
@@ -76,20 +76,20 @@ def test_the_surrounded_stand_in_the_centre_and_groups_on_diagonals() -> None:
 @pytest.mark.parametrize("side", list(SIDES))
 @pytest.mark.parametrize("starts", ["surrounded", "reflect", "surrounded_and_reflect"])
 def test_enemies_come_from_the_side_asked_for(side: Side, starts: Starts) -> None:
-    enemies = places("zerg_4_vs_6", starts, side)[:, 4:]
+    enemies = positions("zerg_4_vs_6", starts, side)[:, 4:]
     assert (enemies.mean(1) @ SIDES[side] > 0).all()
     assert enemies.mean((0, 1)) @ SIDES[side] > 3
 
 
 def test_half_of_the_mixture_is_reflected_and_larger_maps_spread_wider() -> None:
-    found = places("terran_5_vs_5", "surrounded_and_reflect")
+    found = positions("terran_5_vs_5", "surrounded_and_reflect")
     reflected = (found[:, 5:] == found[:, :5] * [-1, 1]).all((1, 2))
     assert abs(reflected.mean() - 0.5) < 0.04
-    wide = places("terran_5_vs_5", "surrounded_and_reflect", map_size=64.0)
+    wide = positions("terran_5_vs_5", "surrounded_and_reflect", map_size=64.0)
     assert np.abs(wide).max() <= 32 and np.abs(wide).max() > 30
 
 
 def test_no_two_units_begin_at_the_same_point() -> None:
-    found = places("terran_5_vs_5", "surrounded_and_reflect")
+    found = positions("terran_5_vs_5", "surrounded_and_reflect")
     gap = np.linalg.norm(found[:, :, None] - found[:, None], axis=-1) + np.eye(10)
     assert gap.min() > 0

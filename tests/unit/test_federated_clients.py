@@ -91,7 +91,7 @@ def test_stand_ins_have_the_form_of_encodings(labels: Any, weights: Any, count: 
 def test_a_secret_changes_the_noise_that_protects_and_nothing_else(
     images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(images, privacy={"histogram_noise": 0.2})
+    config = small_config(images, privacy={"histogram_epsilon": 0.2})
     asked = client(config)
     label = int(asked.real.labels[0])
 

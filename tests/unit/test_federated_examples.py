@@ -105,13 +105,13 @@ def test_idx_files_are_read_gzipped_or_not(tmp_path: Path, packed: bool) -> None
 
 
 def test_broken_idx_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="can not be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         idx_pair(tmp_path, "train", NAMES)
     write_idx(tmp_path, "train", np.zeros((2, 4, 3), np.uint8), np.zeros(2, np.uint8), False)
     images = tmp_path / "train-images-idx3-ubyte"
     for broken in (images.read_bytes()[:-1], b"\x00\x00\x08", b""):
         images.write_bytes(broken)
-        with pytest.raises(DataError, match="no whole IDX file"):
+        with pytest.raises(DataError, match="not a whole IDX file"):
             idx_pair(tmp_path, "train", NAMES)
 
 
@@ -146,7 +146,7 @@ def test_files_of_arrays_are_read_and_their_faults_named(tmp_path: Path) -> None
     with pytest.raises(DataError, match="no array 'labels'"):
         read(DataSection(source=str(path)), 0)
     path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="can not be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         read(DataSection(source=str(path)), 0)
     np.savez(path, inputs=np.zeros((1, 2)), labels=np.zeros(1, int))
     with pytest.raises(DataError, match="0 held-out"):
@@ -204,7 +204,7 @@ def test_dirichlet_is_more_skewed_the_smaller_its_concentration() -> None:
     train = of_labels(np.repeat(np.arange(10), 300))
     skews = []
     for concentration in (0.05, 0.5, 100.0):
-        data = DataSection(partition="dirichlet", concentration=concentration, least_examples=0)
+        data = DataSection(partition="dirichlet", concentration=concentration, min_examples=0)
         skews.append(np.nanmean(total_variation(label_counts(train, partition(train, data, 1)))))
     assert skews[0] > skews[1] > skews[2]
     assert skews[2] < 0.1
@@ -214,7 +214,7 @@ def test_self_balancing_bounds_the_largest_client() -> None:
     train = of_labels(np.repeat(np.arange(10), 300))
     sizes = {}
     for balancing in (False, True):
-        data = DataSection(partition="dirichlet", concentration=0.05, least_examples=0, self_balancing=balancing)
+        data = DataSection(partition="dirichlet", concentration=0.05, min_examples=0, self_balancing=balancing)
         sizes[balancing] = max(len(part) for part in partition(train, data, 2))
     assert sizes[True] < sizes[False]
     assert sizes[True] < 300 + 300
@@ -234,8 +234,8 @@ def test_shards_hold_runs_of_labels() -> None:
         (DataSection(labels_per_client=11), "data.labels_per_client 11"),
         (DataSection(partition="shards", clients=50, labels_per_client=3), "data.labels_per_client 3: 50 clients"),
         (DataSection(partition="natural"), "data.partition natural"),
-        (DataSection(partition="dirichlet", clients=200), "data.least_examples 1: 200 clients"),
-        (DataSection(partition="dirichlet", concentration=0.001, least_examples=9), "not reached in 10 draws"),
+        (DataSection(partition="dirichlet", clients=200), "data.min_examples 1: 200 clients"),
+        (DataSection(partition="dirichlet", concentration=0.001, min_examples=9), "not reached in 10 draws"),
     ],
 )
 def test_impossible_partitions_name_their_setting(data: DataSection, message: str) -> None:

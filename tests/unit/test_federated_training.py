@@ -187,7 +187,7 @@ def test_fedprox_without_a_proximal_term_is_fedavg(images: Path) -> None:
     shared: dict[str, Any] = {"balance": {"mixup_share": 0.5}, "data": {"labels_per_client": 2}}
     average, _, _ = run(small_config(images, **shared))
     free, held = (
-        run(small_config(images, **shared, strategy={"name": "fedprox", "proximal": proximal}))[0]
+        run(small_config(images, **shared, strategy={"name": "fedprox", "proximal_mu": proximal}))[0]
         for proximal in (0.0, 1.0)
     )
     assert same(free.weights(), average.weights())
@@ -213,19 +213,19 @@ def test_the_secure_sum_is_the_plain_one_to_the_quantisation(images: Path, weigh
 
 
 def test_the_servers_gradient_weighs_pseudo_images(images: Path) -> None:
-    shared: dict[str, Any] = {"balance": {"mixup_share": 0.0, "weighing": "server-gradient", "server_examples": 12}}
+    shared: dict[str, Any] = {"balance": {"mixup_share": 0.0, "reweighting": "server-gradient", "server_examples": 12}}
     weighed, records, _ = run(small_config(images, **shared))
     plain, _, _ = run(small_config(images, balance={"mixup_share": 0.0}))
     assert not same(weighed.weights(), plain.weights())
     assert records[-1].accuracy is not None
-    with pytest.raises(ConfigError, match=r"balance\.weighing"):
+    with pytest.raises(ConfigError, match=r"balance\.reweighting"):
         FederatedStrategy(small_config(images, **shared), 0)
     with pytest.raises(DataError, match=r"balance\.server_examples"):
-        Federation(small_config(images, balance={"weighing": "server-gradient", "server_examples": 10_000}), 0)
+        Federation(small_config(images, balance={"reweighting": "server-gradient", "server_examples": 10_000}), 0)
 
 
 def test_noise_on_updates_has_its_epsilon_and_clients_clip(images: Path) -> None:
-    privacy = {"clipping": "fixed", "clip_norm": 0.01, "update_noise": 0.5}
+    privacy = {"clipping": "fixed", "clip_norm": 0.01, "noise_multiplier": 0.5}
     config = small_config(images, privacy=privacy, strategy={"weighting": "equal", "rounds": 2})
     _, records, _ = run(config)
     assert records[0].clip_bound == 0.01
@@ -248,7 +248,7 @@ def test_every_other_method_trains(images: Path, method: str) -> None:
 
 
 def test_histograms_can_be_noised_and_the_pool_still_meets_its_orders(images: Path) -> None:
-    config = small_config(images, privacy={"histogram_noise": 0.2}, balance={"mixup_share": 1.0})
+    config = small_config(images, privacy={"histogram_epsilon": 0.2}, balance={"mixup_share": 1.0})
     federation, records, grid = run(config)
     assert records[-1].failed == 0
     members = federation.strategy.known
@@ -274,7 +274,7 @@ def test_stock_flower_strategies_run_over_our_clients_and_ours_over_stock_flower
 
 def test_settings_and_nodes_that_do_not_fit_are_refused(images: Path) -> None:
     for sections, field in (
-        ({"strategy": {"name": "feddyn", "proximal": 0.0}}, r"strategy\.proximal"),
+        ({"strategy": {"name": "feddyn", "proximal_mu": 0.0}}, r"strategy\.proximal_mu"),
         ({"strategy": {"name": "scaffold"}, "privacy": {"clipping": "fixed"}}, r"privacy\.clipping"),
     ):
         with pytest.raises(ValueError, match=field):
@@ -358,7 +358,7 @@ def test_labels_nobody_holds_out_are_unknown_not_wrong(tmp_path: Path) -> None:
     ("sections", "field"),
     [
         ({"strategy": {"name": "moon"}, "local": {"objective": "vhl"}}, "local.objective"),
-        ({"balance": {"weighing": "server-gradient"}, "local": {"objective": "vhl"}}, "balance.weighing"),
+        ({"balance": {"reweighting": "server-gradient"}, "local": {"objective": "vhl"}}, "balance.reweighting"),
         ({"balance": {"gradient_file": "g.safetensors"}}, "balance.gradient_file"),
         ({"strategy": {"name": "feddyn"}, "privacy": {"clipping": "fixed"}}, "privacy.clipping"),
         ({"experiment": {"methods": ["fedavg", "balanced", "balanced"]}}, "experiment.methods"),

@@ -63,19 +63,19 @@ ROWS = zlib.compress(
 WHOLE = png(8, 8, chunk(b"IDAT", ROWS), chunk(b"IEND", b""))
 BAD = {
     "bomb": (png(50_000, 8, chunk(b"IDAT", b"")), "images.0: has far too many pixels; send 8 by 8"),
-    "bad checksum": (WHOLE[:37] + b"\x00" * 4 + WHOLE[41:], "images.0: is no PNG"),
+    "bad checksum": (WHOLE[:37] + b"\x00" * 4 + WHOLE[41:], "images.0: is not a PNG"),
     "bad chunk amid the data": (
         png(8, 8, chunk(b"IDAT", ROWS[:20]), struct.pack(">I", 5) + b"\x00\x01\x02\x03hello" + bytes(4)),
-        r"images.0: is no PNG file in base64 \(SyntaxError",
+        r"images.0: is not a PNG file in base64 \(SyntaxError",
     ),
-    "cut in a header": (png(8, 8, chunk(b"IDAT", ROWS[:20])) + b"\x00\x00\x00", "images.0: is no PNG"),
-    "no data": (png(8, 8), "images.0: is no PNG"),
-    "cut short": (WHOLE[:-40], "images.0: is no PNG"),
-    "not compressed": (png(8, 8, chunk(b"IDAT", b"no rows"), chunk(b"IEND", b"")), "images.0: is no PNG"),
-    "broken text": (png(8, 8, chunk(b"zTXt", b"a\x00\x00junk"), chunk(b"IDAT", b"x")), "images.0: is no PNG"),
-    "short header": (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"\x00\x00"), "images.0: is no PNG"),
+    "cut in a header": (png(8, 8, chunk(b"IDAT", ROWS[:20])) + b"\x00\x00\x00", "images.0: is not a PNG"),
+    "no data": (png(8, 8), "images.0: is not a PNG"),
+    "cut short": (WHOLE[:-40], "images.0: is not a PNG"),
+    "not compressed": (png(8, 8, chunk(b"IDAT", b"no rows"), chunk(b"IEND", b"")), "images.0: is not a PNG"),
+    "broken text": (png(8, 8, chunk(b"zTXt", b"a\x00\x00junk"), chunk(b"IDAT", b"x")), "images.0: is not a PNG"),
+    "short header": (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"\x00\x00"), "images.0: is not a PNG"),
     "16 bits": (png(8, 16, chunk(b"IDAT", zlib.compress((b"\x00" + bytes(16)) * 8)), chunk(b"IEND", b"")), "kind I;16"),
-    "text": (b"no picture", "images.0: is no PNG"),
+    "text": (b"no picture", "images.0: is not a PNG"),
 }
 
 

@@ -106,7 +106,7 @@ def test_means_of_fedmix_have_no_finite_epsilon(tmp_path: Path) -> None:
 def test_the_statement_says_what_becomes_of_label_counts(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images.npz")
     exact, noised, alone = (
-        small_config(images, privacy={"histogram_noise": noise}, balance={"mixup_share": share})
+        small_config(images, privacy={"histogram_epsilon": noise}, balance={"mixup_share": share})
         for noise, share in ((0.0, 0.5), (0.5, 0.5), (0.5, 0.0))
     )
     said = [disclosure(config, task_of(config.model_dump_json(), 0))["statement"] for config in (exact, noised, alone)]
@@ -122,7 +122,7 @@ def test_stand_ins_cost_their_partners(tmp_path: Path) -> None:
         write_images(tmp_path / "images.npz"),
         balance={"mixup_share": 1.0},
         mixup={"scale": 2000.0, "weights": "uniform"},
-        privacy={"histogram_noise": 0.05},
+        privacy={"histogram_epsilon": 0.05},
     )
     task = task_of(config.model_dump_json(), 0)
     found = disclosure(config, task)

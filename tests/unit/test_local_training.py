@@ -24,7 +24,7 @@ from rayworks.systems.federation.training.local_training import (
     weights_of,
 )
 
-SECTION = LocalSection(batch=8, momentum=0.9, weight_decay=1e-3)
+SECTION = LocalSection(batch_size=8, momentum=0.9, weight_decay=1e-3)
 
 
 def blobs(count: int = 50) -> Weighted:
@@ -70,7 +70,7 @@ def test_fedprox_without_mu_is_fedavg_to_the_bit_and_with_it_stays_nearer() -> N
 def test_scaffold_without_variates_is_fedavg_and_its_offset_shifts_every_step() -> None:
     zeros = {name: torch.zeros_like(value) for name, value in classifier().named_parameters()}
     assert same(after(), after(Correction(offset=zeros)))
-    section = LocalSection(batch=8, momentum=0.0)
+    section = LocalSection(batch_size=8, momentum=0.0)
     ones = {name: torch.ones_like(value) for name, value in zeros.items()}
     plain, shifted = after(None, 1, section), after(Correction(offset=ones), 1, section)
     for name in plain:
@@ -79,7 +79,7 @@ def test_scaffold_without_variates_is_fedavg_and_its_offset_shifts_every_step() 
 
 def test_a_variate_becomes_the_mean_gradient_of_the_steps() -> None:
     """One full-batch step: c_i+ = c_i - c + (g - c_i + c) = g, whatever the variates were."""
-    model, examples, section = classifier(), blobs(), LocalSection(batch=50, momentum=0.0)
+    model, examples, section = classifier(), blobs(), LocalSection(batch_size=50, momentum=0.0)
     loss = F.cross_entropy(model(examples.inputs), examples.labels.argmax(1))
     gradient = torch.autograd.grad(loss, list(model.parameters()))
     draw = np.random.default_rng(3)
@@ -111,8 +111,8 @@ def test_batches_are_whole_passes() -> None:
 
 
 def test_the_number_of_steps_does_not_grow_with_pseudo_images_unless_asked() -> None:
-    assert step_count(LocalSection(epochs=3, batch=32), 100, 900) == 12
-    assert step_count(LocalSection(epochs=3, batch=32, match_steps=False), 100, 900) == 96
+    assert step_count(LocalSection(epochs=3, batch_size=32), 100, 900) == 12
+    assert step_count(LocalSection(epochs=3, batch_size=32, match_steps=False), 100, 900) == 96
     assert step_count(LocalSection(steps=5), 100, 900) == 5
     assert step_count(LocalSection(steps=5), 0, 900) == 0
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from rayworks.core.errors import DataError
-from serve.apps.marl_engine import Players
+from serve.apps.marl_engine import PolicyServer
 from serve.apps.marl_schemas import FARTHEST, MOST_ENTITIES, ActBody, Action, Limits
 from tests.serve.applications import BATTLE, export_policy
 
@@ -16,21 +16,21 @@ TAG = {"environment": {"name": "mpe/simple_tag"}}
 KINDS = ("adversary", "adversary", "adversary", "agent", "landmark", "landmark")
 
 
-def players(folder: Path, settings: dict[str, Any], kind: Any) -> Players:
-    return Players(export_policy(folder / "export", settings, kind), Limits())
+def policy_server(folder: Path, settings: dict[str, Any], kind: Any) -> PolicyServer:
+    return PolicyServer(export_policy(folder / "export", settings, kind), Limits())
 
 
-def answers(made: Players, **body: Any) -> list[list[Action] | DataError]:
+def answers(made: PolicyServer, **body: Any) -> list[list[Action] | DataError]:
     return made.answer(made.questions(ActBody.model_validate(body))[1])
 
 
 def tag_scene(order: list[int]) -> dict[str, Any]:
-    places = np.random.default_rng(0).uniform(-1, 1, (6, 2)).tolist()
-    return {"entities": [{"kind": KINDS[at], "position": places[at]} for at in order]}
+    positions = np.random.default_rng(0).uniform(-1, 1, (6, 2)).tolist()
+    return {"entities": [{"kind": KINDS[at], "position": positions[at]} for at in order]}
 
 
 def test_an_mlp_is_asked_in_the_order_of_its_training(tmp_path: Path) -> None:
-    made = players(tmp_path, TAG, "mlp")
+    made = policy_server(tmp_path, TAG, "mlp")
     [expected], [found] = (
         answers(made, team="adversary", scenes=[tag_scene(order)]) for order in ([0, 1, 2, 3, 4, 5], [4, 0, 1, 5, 3, 2])
     )
@@ -43,7 +43,7 @@ def test_an_mlp_is_asked_in_the_order_of_its_training(tmp_path: Path) -> None:
 
 
 def test_features_that_name_a_kind_are_those_of_the_training(tmp_path: Path) -> None:
-    made = players(tmp_path, BATTLE, "e2gn2")
+    made = policy_server(tmp_path, BATTLE, "e2gn2")
     ally = {"kind": "ally", "position": [0.1, 0.2]}
     _, [question] = made.questions(
         ActBody.model_validate({"scenes": [{"entities": [{**ally, "features": {"enemy": 1}}]}]})
@@ -53,7 +53,7 @@ def test_features_that_name_a_kind_are_those_of_the_training(tmp_path: Path) -> 
 
 
 def test_answers_that_are_no_numbers_are_refused_and_leave_the_others_alone(tmp_path: Path) -> None:
-    made = players(tmp_path, BATTLE, "e2gn2")
+    made = policy_server(tmp_path, BATTLE, "e2gn2")
     good = {"entities": [{"kind": "ally", "position": [0, 0]}, {"kind": "enemy", "position": [0.1, 0]}]}
     bad = {"entities": [{**good["entities"][0], "features": {"health": 3e38, "shield": -3e38}}, good["entities"][1]]}
     refused, answered = answers(made, scenes=[bad, good])

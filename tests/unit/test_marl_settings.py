@@ -77,10 +77,10 @@ def test_an_mlp_sees_of_velocities_what_it_is_told_to(velocity: str, seen: bool)
     scene = as_tensors(world.reset()["agent"])
     torch.manual_seed(0)
     policy = PolicyNetwork("mlp", world.teams["agent"], NetworkSection.model_validate({"velocity": velocity}))
-    answers = [policy.action_inputs({**scene, "velocities": scene["velocities"] + by}) for by in (0.0, 1.0)]
+    answers = [policy.action_dist_inputs({**scene, "velocities": scene["velocities"] + by}) for by in (0.0, 1.0)]
     assert torch.equal(*answers) != seen
     if velocity == "speed":
-        turned = [policy.action_inputs({**scene, "velocities": scene["velocities"] + by}) for by in (1.0, -1.0)]
+        turned = [policy.action_dist_inputs({**scene, "velocities": scene["velocities"] + by}) for by in (1.0, -1.0)]
         assert torch.equal(*turned), "of the same length"
 
 
@@ -100,8 +100,8 @@ def test_a_larger_map_moves_tags_border_and_leaves_reaches_of_battles_alone() ->
     for scale in (1.0, 2.0):
         world = particle_environment("simple_tag", 1, 0, ParticleOptions(map_scale=scale))
         world.reset()
-        world.world.place[:] = np.arange(12).reshape(2, 6, 1) * 20
-        world.world.place[:, 3] = 1.2
+        world.world.position[:] = np.arange(12).reshape(2, 6, 1) * 20
+        world.world.position[:, 3] = 1.2
         world.world.speed[:] = 0
         world.world.look()
         nobody_moves = {team: np.zeros((1, spec.agents), int) for team, spec in world.teams.items()}

@@ -24,7 +24,7 @@ def batch_of(item: list[list[int]]) -> Sequences:
 def test_a_cycle_is_learned() -> None:
     log = cyclic(36)
     train, valid = natural_sequences(log, OPTIONS.length + 1, 2)
-    training = TrainingOptions(epochs=50, batch_size=12, learning_rate=1e-2, patience=50, gradient_parts=1)
+    training = TrainingOptions(epochs=50, batch_size=12, learning_rate=1e-2, patience=50, microbatches=1)
     trainer = Trainer(lambda: MaskedItemObjective(OPTIONS), training, train, valid, seed=0)
     while not trainer.finished:
         trainer.epoch()

@@ -37,7 +37,7 @@ def cyclic(users: int = 24, steps: int = 14, items: int = 12) -> EventLog:
 
 def trained(log: EventLog, options: NextItemOptions, epochs: int = 25) -> NextItemModel:
     train, valid = natural_sequences(log, options.length + 1, 2)
-    training = TrainingOptions(epochs=epochs, batch_size=8, learning_rate=1e-2, patience=epochs, gradient_parts=1)
+    training = TrainingOptions(epochs=epochs, batch_size=8, learning_rate=1e-2, patience=epochs, microbatches=1)
     trainer = Trainer(lambda: NextItemObjective(options), training, train, valid, seed=0)
     while not trainer.finished:
         trainer.epoch()

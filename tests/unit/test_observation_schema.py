@@ -46,7 +46,7 @@ SELF = SeenEntity("agent", (0, 2), relative=False)
         ((SELF, SeenEntity("ball", (5, 7))), r"entities\.1\.position: 5 to 7 is not within"),
         ((SELF, SeenEntity("ball", (2, 5))), r"entities\.1\.position: 3 numbers; give 2"),
         ((SELF, SeenEntity("ball", (1, 3))), r"entities\.1\.position: overlaps schema\.entities\.0\.position"),
-        ((replace(SELF, relative=True),), "can not lie relative to itself"),
+        ((replace(SELF, relative=True),), "cannot lie relative to itself"),
         (
             (replace(SELF, features=(2, 3)), SeenEntity("ball", (4, 6), features=(6, 8))),
             "different numbers of features",

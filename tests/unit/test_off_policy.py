@@ -191,7 +191,7 @@ def test_bad_targets_name_the_field_and_the_row() -> None:
         (lambda: Target(half, predicted=half), r"predicted and expected of a reward model come together"),
         (lambda: Target(half, half[:3], half), r"predicted has 3 rows where 60 are due"),
         (lambda: Target(half, half, np.where(np.arange(60) == 9, np.inf, 0)), r"expected inf of row 9 is not finite"),
-        (lambda: Target.from_tables(log, policy * 2), r"policy: column 0 is no distribution"),
+        (lambda: Target.from_tables(log, policy * 2), r"policy: column 0 is not a distribution"),
         (lambda: Target.from_tables(log, policy[:, 0]), r"policy has 1 dimensions"),
         (lambda: Target.from_tables(log, policy, model[:4]), r"reward model's table has shape \(4, 3\)"),
         (lambda: Target.from_tables(log, np.full((4, 3), 0.25)), r"action 4 of row \d+ is outside the table's 4"),

@@ -25,7 +25,7 @@ def copied(name: str, reference: Any, vectors: bool) -> ParticleEnvironment:
     ours.reset()
     world = reference.unwrapped.world
     for number, entity in enumerate([*world.agents, *world.landmarks]):
-        ours.world.place[:, number, 1] = entity.state.p_pos
+        ours.world.position[:, number, 1] = entity.state.p_pos
     if hasattr(world.agents[0], "goal_a"):
         ours.goal[:] = world.landmarks.index(world.agents[0].goal_a)
     ours.world.look()
@@ -72,8 +72,8 @@ def test_a_turned_world_moves_turned(name: str, matrix: np.ndarray) -> None:
     straight.reset()
     turned.reset()
     # Prey's price of leaving the map knows the axes, so only the middle of the map is round.
-    straight.world.place *= 0.3
-    turned.world.place = np.einsum("xy,yeb->xeb", matrix, straight.world.place)
+    straight.world.position *= 0.3
+    turned.world.position = np.einsum("xy,yeb->xeb", matrix, straight.world.position)
     for world in (straight.world, turned.world):
         world.look()
     random = np.random.default_rng(0)
@@ -84,20 +84,20 @@ def test_a_turned_world_moves_turned(name: str, matrix: np.ndarray) -> None:
         for team in straight.teams:
             np.testing.assert_allclose(two.rewards[team], one.rewards[team], atol=1e-5)
         np.testing.assert_allclose(
-            turned.world.place, np.einsum("xy,yeb->xeb", matrix, straight.world.place), atol=1e-9
+            turned.world.position, np.einsum("xy,yeb->xeb", matrix, straight.world.position), atol=1e-9
         )
 
 
 def test_starts_are_where_they_are_asked_for_and_come_again_with_the_seed() -> None:
-    def places(**options: Any) -> np.ndarray:
+    def positions(**options: Any) -> np.ndarray:
         world = particle_environment("simple_spread", 500, 3, ParticleOptions(**options))
         world.reset()
-        return world.world.place
+        return world.world.position
 
-    assert (places(side="left")[0] <= 0).all() and places(side="left")[1].min() < -0.9
-    assert (places(side="top")[1] >= 0).all()
-    assert 1.9 < np.abs(places(map_scale=2.0)).max() <= 2
-    assert np.array_equal(places(), places())
+    assert (positions(side="left")[0] <= 0).all() and positions(side="left")[1].min() < -0.9
+    assert (positions(side="top")[1] >= 0).all()
+    assert 1.9 < np.abs(positions(map_scale=2.0)).max() <= 2
+    assert np.array_equal(positions(), positions())
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_mpe2_itself_gives_the_same_kind_of_scenes(name: str) -> None:
     [
         ({"name": "mpe/simple_walk"}, "mpe/simple_walk is unknown"),
         ({"name": "mpe/simple_push", "agents": 4}, "fixed number"),
-        ({"name": "mpe2/simple_crypto"}, "speaks or can not move"),
+        ({"name": "mpe2/simple_crypto"}, "speaks or cannot move"),
         ({"name": "mpe2/nothing"}, "mpe2 has collect_treasure"),
         ({"name": "battle/elves_5_vs_5"}, "terran"),
     ],

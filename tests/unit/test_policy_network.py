@@ -32,7 +32,7 @@ class Diverged:
     def __init__(self, team: TeamSpec) -> None:
         self._agents = team.agents
 
-    def action_inputs(self, scene: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def action_dist_inputs(self, scene: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return torch.full((len(scene["positions"]) * self._agents, 5), math.nan)
 
 

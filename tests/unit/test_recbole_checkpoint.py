@@ -266,7 +266,7 @@ def test_item_names_must_be_those_of_the_model(write: Callable[..., tuple[Path, 
     items.write_text("\n".join([*NAMES[:-1], NAMES[0]]))
     with pytest.raises(DataError, match=r"has 7 lines, 6 of them different, where .* has 7 items"):
         read_recbole(checkpoint, items, NAMES)
-    with pytest.raises(DataError, match="can not be read as text"):
+    with pytest.raises(DataError, match="cannot be read as text"):
         read_recbole(checkpoint, items.with_name("none.txt"), NAMES)
 
 
@@ -274,7 +274,7 @@ def test_item_names_must_be_those_of_the_model(write: Callable[..., tuple[Path, 
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.pth"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"can not be read as a checkpoint of torch\.save"):
+    with pytest.raises(DataError, match=r"cannot be read as a checkpoint of torch\.save"):
         read_recbole(path, path, NAMES)
 
 

@@ -120,12 +120,12 @@ def test_sources_that_hold_nothing_are_refused(table: Callable[[str], str], tmp_
         with pytest.raises(DataError, match=words):
             read_events(source)
     (tmp_path / "broken.parquet").write_text("no")
-    with pytest.raises(DataError, match="can not be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         read_events(str(tmp_path / "broken.parquet"))
     (tmp_path / "events.tsv").write_text("")
     with pytest.raises(DataError, match=r"neither \.csv nor \.parquet"):
         read_events(str(tmp_path / "events.tsv"))
-    with pytest.raises(DataError, match="columns: who is no column of events"):
+    with pytest.raises(DataError, match="columns: who is not a column of events"):
         read_events(table(EVENTS), ReadOptions(columns={"who": "user"}))
     with pytest.raises(DataError, match="columns: two of ours are one of the file's"):
         read_events(table(EVENTS), ReadOptions(columns={"time": "user"}))
@@ -195,7 +195,7 @@ def test_movielens_histories_stand_in_for_recommendations() -> None:
     assert "These are ratings, not recommendations" in facts.notes[0]
     counts = np.diff(log.offsets)
     np.testing.assert_array_equal(log.steps, counts - counts // 2)
-    later = read_events("movielens-100k", ReadOptions(observed=0.0, liked=5.0))
+    later = read_events("movielens-100k", ReadOptions(observed=0.0, min_rating=5.0))
     assert facts_of(later, "movielens-100k").natural == 0
     assert (later.kind == ACCEPTED).sum() == 21_201
 

@@ -23,7 +23,7 @@ from rayworks.systems.recommendation.models.training import Gather, Trainer, Tra
 
 ITEMS, LENGTH = 12, 24
 OPTIONS = AcceptanceOptions(items=ITEMS, length=LENGTH, width=8)
-TRAINING = TrainingOptions(epochs=4, batch_size=20, gradient_parts=4, patience=10)
+TRAINING = TrainingOptions(epochs=4, batch_size=20, microbatches=4, patience=10)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_weights_count_users(rows: tuple[Sequences, Sequences]) -> None:
 
 
 def test_more_workers_than_parts_and_nothing_to_learn_are_refused(rows: tuple[Sequences, Sequences]) -> None:
-    with pytest.raises(DataError, match="gradient_parts"):
+    with pytest.raises(DataError, match="microbatches"):
         trainer(rows, workers=5)
     with pytest.raises(DataError, match=r"split\.valid_steps"):
         trainer((rows[0].take(torch.arange(0)), rows[1]))

@@ -13,7 +13,7 @@ from rayworks.core.errors import DataError
 from rayworks.systems.marl.config import EnvironmentSection, NetworkSection
 from rayworks.systems.marl.environments.environment import Actions, Step, check_rewards
 from rayworks.systems.marl.environments.registry import make_environment
-from rayworks.systems.marl.environments.rollouts import Rollout, TeamRollout, advantages, following_values
+from rayworks.systems.marl.environments.rollouts import Rollout, TeamRollout, advantages, next_values
 from rayworks.systems.marl.environments.scenes import Scene
 from rayworks.systems.marl.findings.evaluation import RandomPolicy, first_episodes
 from rayworks.systems.marl.networks.acting import Game, draw, log_probabilities
@@ -39,14 +39,14 @@ def test_advantages_are_decayed_sums_of_errors_within_a_life(steps: int, seed: i
     nothing = np.zeros(shape, np.float32)
     own = TeamRollout(scene, nothing, nothing, nothing, rewards, alive, alive, scene)
     rollout = Rollout({"team": own}, terminated, truncated, {})
-    following, goes_on = following_values(torch.from_numpy(values), torch.from_numpy(cut_values), own, rollout)
+    following, goes_on = next_values(torch.from_numpy(values), torch.from_numpy(cut_values), own, rollout)
     found = advantages(
         torch.from_numpy(rewards),
         torch.from_numpy(values[:-1]),
         following,
         goes_on,
-        discount=DISCOUNT,
-        trace=TRACE,
+        gamma=DISCOUNT,
+        gae_lambda=TRACE,
     )
     for copy in range(2):
         for agent in range(team.agents):
@@ -66,12 +66,12 @@ def test_advantages_are_decayed_sums_of_errors_within_a_life(steps: int, seed: i
 
 def test_forbidden_actions_are_never_drawn_and_frequencies_are_the_probabilities() -> None:
     logits = torch.tensor([[0.0, 1.0, LOWEST, -1.0]]).repeat(40_000, 1)
-    chosen, log_probability = draw(logits, vectors=False, generator=torch.Generator().manual_seed(0))
+    chosen, log_probs = draw(logits, vectors=False, generator=torch.Generator().manual_seed(0))
     share = torch.bincount(chosen, minlength=4) / len(chosen)
     expected = torch.softmax(logits[0], 0)
     assert share[2] == 0
     assert torch.allclose(share, expected, atol=0.01)
-    assert torch.allclose(log_probability, expected.log()[chosen])
+    assert torch.allclose(log_probs, expected.log()[chosen])
     assert draw(logits, vectors=False, generator=None)[0].unique().tolist() == [1]
 
 
@@ -126,7 +126,7 @@ def test_returns_are_sums_over_whole_episodes() -> None:
 class Reinforced:
     """A team of three, of which only the first begins; all copies end with every step."""
 
-    copies, horizon, resumable = 2, 1, True
+    num_envs, horizon, resumable = 2, 1, True
     teams: ClassVar = {"team": small_team()}
 
     def reset(self) -> dict[str, Scene]:

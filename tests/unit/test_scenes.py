@@ -68,11 +68,11 @@ def test_reordering_moves_targets_along() -> None:
 def test_quarter_turns_permute_moves() -> None:
     layout = ActionLayout(still=1, targets=2)
     for matrix in QUARTER_TURNS:
-        places = layout.turned(matrix)
-        assert places[0] == 0
-        assert places[-2:].tolist() == [5, 6]
+        indices = layout.turned(matrix)
+        assert indices[0] == 0
+        assert indices[-2:].tolist() == [5, 6]
         for number, direction in enumerate(MPE_DIRECTIONS):
-            assert np.allclose(matrix @ direction, MPE_DIRECTIONS[places[1 + number] - 1])
+            assert np.allclose(matrix @ direction, MPE_DIRECTIONS[indices[1 + number] - 1])
     with pytest.raises(DataError, match="quarter turns"):
         layout.turned(orthogonal(0.3))
 

@@ -1,4 +1,4 @@
-"""Rounds by secure aggregation: what clients refuse to mask, and cohorts that the protocol can not serve."""
+"""Rounds by secure aggregation: what clients refuse to mask, and cohorts that the protocol cannot serve."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path

@@ -46,7 +46,9 @@ class RefusingGame(RecordedGame):
         first = self._recording["episodes"][0]
         teams = dict(zip(("ally_team", "enemy_team"), first["teams"], strict=True))
         sides = zip(("ally", "enemy"), first["places"], strict=True)
-        super().reset({"team_gen": teams, **{f"{side}_start_positions": {"item": places} for side, places in sides}})
+        super().reset(
+            {"team_gen": teams, **{f"{side}_start_positions": {"item": positions} for side, positions in sides}}
+        )
 
 
 class BrokenGame(RecordedGame):
@@ -112,8 +114,8 @@ def test_scenes_have_the_embedded_battles_schema_and_mask(scenario: str) -> None
         agents, enemies = frame["agents"], frame["enemies"]
         alive = np.array([values[3] > 0 for values in agents + enemies])
         np.testing.assert_array_equal(scene.present[0], alive)
-        places = (np.array([values[1:3] for values in agents + enemies]) - 16) / 16
-        np.testing.assert_allclose(scene.positions[0][alive], places[alive], atol=1e-6)
+        positions = (np.array([values[1:3] for values in agents + enemies]) - 16) / 16
+        np.testing.assert_allclose(scene.positions[0][alive], positions[alive], atol=1e-6)
     assert offered > 0
 
 
@@ -161,7 +163,7 @@ def test_a_restored_game_begins_the_next_episode() -> None:
     later.close()
     assert game.closed
     for wrong, message in (
-        (b"{}", "can not be read"),
+        (b"{}", "cannot be read"),
         (battle.state().replace(b"zerg", b"terran"), "of terran_4_vs_3"),
     ):
         with pytest.raises(DataError, match=message):
@@ -174,7 +176,7 @@ class ScriptedPolicy:
     def __init__(self, layout: ActionLayout) -> None:
         self._layout = layout
 
-    def action_inputs(self, scene: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def action_dist_inputs(self, scene: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(A, K): 1 at the script's choice."""
         chosen = scripted_actions(Scene.of({name: array.numpy() for name, array in scene.items()}), self._layout)
         return torch.nn.functional.one_hot(torch.from_numpy(chosen[0]), self._layout.choices).float()
@@ -214,7 +216,7 @@ def test_what_the_real_game_does_not_know_is_refused() -> None:
 def test_missing_parts_are_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("SC2PATH", str(tmp_path))
     assert any(f"StarCraft II is not at {tmp_path}" in part for part in missing_parts())
-    with pytest.raises(ConfigError, match=r"StarCraft II can not be played: .*set SC2PATH"):
+    with pytest.raises(ConfigError, match=r"StarCraft II cannot be played: .*set SC2PATH"):
         starcraft_environment("terran_5_vs_5", 0, BattleOptions())
     (tmp_path / "Versions").mkdir()
     assert any("SMAC_Maps.zip" in part for part in missing_parts())
@@ -222,7 +224,7 @@ def test_missing_parts_are_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch
 
 def test_a_battle_in_the_real_game() -> None:
     if missing := missing_parts():
-        pytest.skip(f"the real game can not be played here: {missing[0]}")
+        pytest.skip(f"the real game cannot be played here: {missing[0]}")
     battle = starcraft_environment("terran_5_vs_5", 0, BattleOptions(horizon=20))
     try:
         _, steps = play(battle, 1)

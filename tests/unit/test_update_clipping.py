@@ -46,7 +46,7 @@ def test_the_noise_of_the_count_is_paid_for() -> None:
     updates = clipping.adaptive_multiplier(1.0, 100)
     assert updates**-2 + (2 * 5) ** -2 == pytest.approx(1.0)
     assert clipping.adaptive_multiplier(0.0, 3) == 0.0
-    with pytest.raises(ConfigError, match=r"privacy\.update_noise"):
+    with pytest.raises(ConfigError, match=r"privacy\.noise_multiplier"):
         clipping.adaptive_multiplier(1.0, 10)
 
 

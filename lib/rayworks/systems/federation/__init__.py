@@ -1,4 +1,4 @@
-"""Federated learning against label skew: mixups and artificially labelled noise fill what a client lacks (arXiv 2409.13235).
+"""Federated learning under label skew: mixups and labelled noise fill the labels that a client lacks (arXiv 2409.13235).
 
 Flower's client and server apps on Ray: on persistent actors of the run, or in Flower's own simulation, with equal results.
 """

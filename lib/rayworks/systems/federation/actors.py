@@ -37,7 +37,7 @@ CLIENTS_SHOWN = 20
 CLIENTS_KEPT = 64
 """Whose states an actor keeps beside those it is asked for."""
 SHARED_RECORDS_KEPT = 8
-"""By an actor: of the latest rounds."""
+"""Shared records that an actor keeps, of the latest rounds."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Request:
     """One client's message, on its way to an actor."""
 
     message: Message
-    """Without the records below."""
+    """The message without the records below."""
     shared: dict[str, Reference]
     """Record to where it lies."""
     state: dict[str, tuple[str, Reference]]
@@ -54,7 +54,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """What came of it."""
+    """The client's reply."""
 
     reply: Message
     remembered: dict[str, Record]
@@ -147,7 +147,7 @@ def client_pool(compute: ComputeSection, name: str = "federation") -> ClientPool
 
     Args:
         compute: number and size of the actors.
-        name: of the actors on the dashboard.
+        name: name of the actors on the dashboard.
     """
     return ActorPool(ClientHost, size=compute.workers, name=name, options=worker_options(compute))
 
@@ -156,7 +156,7 @@ class RayGrid(Grid):
     """The clients of one federation on a pool of actors, as a Flower grid.
 
     Args:
-        pool: of :func:`client_pool`; it may serve other grids too, whose caches an actor drops at every change.
+        pool: pool of :func:`client_pool`; it may serve other grids too, whose caches an actor drops at every change.
         workers: its number of actors.
         factory: makes the client app inside an actor.
         arguments: its arguments.
@@ -199,7 +199,7 @@ class RayGrid(Grid):
             yield answer.reply
 
     def _answers(self, requests: list[Request]) -> Iterator[Answer]:
-        """In the order of the requests."""
+        """Answers in the order of the requests."""
         size = self._per_task or max(1, -(-len(requests) // (CALLS_PER_WORKER * self._workers)))
         done = 0
         while done < len(requests):
@@ -238,7 +238,7 @@ class RayGrid(Grid):
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """As ``Message(...)``, which Flower prefers."""
+        """Make a message; Flower prefers ``Message(...)``."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def set_run(self, run: Run) -> None:
@@ -247,7 +247,7 @@ class RayGrid(Grid):
 
     @property
     def run(self) -> Run:
-        """What messages belong to."""
+        """The run that messages belong to."""
         return self._run
 
     def _requests(self, messages: list[Message]) -> list[Request]:

@@ -9,7 +9,7 @@ from rayworks.core.config import HARMLESS, ScopeSection, Section, SystemConfig
 
 Stage = Literal["training", "flower", "privacy"]
 STAGES: tuple[Stage, ...] = ("training", "flower", "privacy")
-"""In the order in which they run."""
+"""The stages in the order in which they run."""
 StrategyName = Literal["fedavg", "fedprox", "scaffold", "fednova", "moon", "feddyn"]
 Generator = Literal["oriented", "random", "sparse", "original", "spectrum", "pyramid", "dead-leaves", "gaussian"]
 ModelKind = Literal["perceptron", "convolutional", "lenet", "resnet18"]
@@ -32,14 +32,14 @@ METHODS: dict[str, dict[str, Any]] = {
     **{name: {**_PLAIN, "local.objective": name} for name in ("fedmix", "vhl")},
     **{name: {**_PLAIN, "local.logits": name} for name in ("fedrs", "fedlc", "balanced-softmax")},
 }
-"""What each named method changes; those with pseudo-images keep ``strategy.name``. All take as many local steps."""
+"""Settings that each method changes; those with pseudo-images keep ``strategy.name``. All take as many local steps."""
 SHARED = ("strategy.rounds", "strategy.evaluate_every")
-"""What all methods have in common, so that they can be compared."""
+"""Settings that all methods share, so that they can be compared."""
 VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,40}")
 
 
 class Scope(ScopeSection):
-    """What to do."""
+    """Stages of the run."""
 
     needed = "training"
     stages: tuple[Stage, ...] = Field(
@@ -61,15 +61,15 @@ class DataSection(Section):
     review_label: Literal["rating", "recommended"] = Field(
         "rating", description="clothing-departments: the stars, or whether the garment is recommended"
     )
-    train_examples: int | None = Field(None, ge=1, description="use that many, drawn by seed; null: all")
-    test_examples: int | None = Field(None, ge=1, description="of the held-out examples; null: all")
-    clients: int = Field(10, ge=1, le=100_000, description="clients; natural partitions have their own number")
+    train_examples: int | None = Field(None, ge=1, description="training examples to use, drawn by seed; null: all")
+    test_examples: int | None = Field(None, ge=1, description="held-out examples to use; null: all")
+    clients: int = Field(10, ge=1, le=100_000, description="number of clients; natural partitions have their own")
     partition: Literal["labels", "dirichlet", "shards", "natural", "iid"] = Field(
         "labels", description="labels: each client holds labels_per_client labels; natural: groups of the data"
     )
     labels_per_client: int = Field(1, ge=1, description="labels: labels of a client; shards: shards of a client")
     concentration: float = Field(0.1, gt=0, description="dirichlet: alpha; small is skewed")
-    least_examples: int = Field(1, ge=0, description="dirichlet: redraw up to ten times until every client has these")
+    min_examples: int = Field(1, ge=0, description="dirichlet: redraw up to ten times until every client has these")
     self_balancing: bool = Field(False, description="dirichlet: clients above the mean size get no more")
 
 
@@ -77,23 +77,25 @@ class ModelSection(Section):
     """The classifier."""
 
     kind: ModelKind = Field("perceptron", description="perceptron, 2-convolution CNN, LeNet, ResNet-18 with GroupNorm")
-    hidden: int = Field(64, ge=1, le=65_536, description="width of the perceptron; of the last layer of the CNN")
+    hidden: int = Field(64, ge=1, le=65_536, description="width of the perceptron or of the CNN's last layer")
 
 
 class LocalSection(Section):
-    """What a client does in a round."""
+    """Local training of a client in a round."""
 
     epochs: int = Field(3, ge=1, le=1000, description="passes over its real examples; sets the number of steps")
     steps: int | None = Field(None, ge=1, description="steps of a round whatever the client holds; null: by epochs")
     match_steps: bool = Field(
         True, description="pseudo-images take the place of real ones in a fixed number of steps; false: they add steps"
     )
-    batch: int = Field(32, ge=1, le=65_536, description="examples of a step")
-    learning_rate: float = Field(0.05, gt=0, description="of stochastic gradient descent")
+    batch_size: int = Field(32, ge=1, le=65_536, description="examples of a step")
+    learning_rate: float = Field(0.05, gt=0, description="SGD learning rate")
     learning_rate_decay: float = Field(1.0, gt=0, le=1, description="factor per round")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of stochastic gradient descent, fresh every round")
-    weight_decay: float = Field(0.0, ge=0, description="of stochastic gradient descent")
-    objective: Literal["cross-entropy", "fedmix", "vhl"] = Field("cross-entropy", description="FedMix, VHL")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum, reset every round")
+    weight_decay: float = Field(0.0, ge=0, description="SGD weight decay")
+    objective: Literal["cross-entropy", "fedmix", "vhl"] = Field(
+        "cross-entropy", description="cross-entropy, FedMix or VHL"
+    )
     logits: Literal["plain", "fedrs", "fedlc", "balanced-softmax"] = Field(
         "plain", description="correction of the logits for labels that a client lacks or rarely sees"
     )
@@ -107,16 +109,16 @@ class LocalSection(Section):
 
 
 class StrategySection(Section):
-    """How updates become a model."""
+    """How the server aggregates updates."""
 
     name: StrategyName = Field("fedavg", description="fedavg, fedprox, scaffold, fednova, moon, feddyn")
-    rounds: int = Field(15, ge=1, le=100_000, description="of training")
+    rounds: int = Field(15, ge=1, le=100_000, description="training rounds")
     participation: float = Field(1.0, gt=0, le=1, description="share of the clients in a round, drawn by seed")
     weighting: Literal["examples", "equal"] = Field(
         "examples",
-        description="clients weigh by their real examples, or all the same (needed by update_noise; always in feddyn)",
+        description="clients weigh by their real examples, or all the same (needed by noise_multiplier; always in feddyn)",
     )
-    proximal: float = Field(0.01, ge=0, description="fedprox: mu; feddyn: alpha")
+    proximal_mu: float = Field(0.01, ge=0, description="fedprox: mu; feddyn: alpha")
     contrast: float = Field(1.0, ge=0, description="moon: mu")
     temperature: float = Field(0.5, gt=0, description="moon: T")
     evaluate_every: int = Field(1, ge=1, description="rounds between evaluations on the held-out examples")
@@ -136,17 +138,17 @@ class BalanceSection(Section):
     )
     budget: int = Field(100, ge=0, description="budget: images of every label")
     presence: bool = Field(False, description="fill only labels that the client lacks")
-    cap: int | None = Field(None, ge=0, description="at most so many of one label")
+    cap: int | None = Field(None, ge=0, description="most pseudo-images of one label")
     mixup_share: float = Field(0.5, ge=0, le=1, description="gamma: share of mixups, the rest is noise")
     weight: float = Field(1.0, ge=0, description="mu: weight of a pseudo-image in the loss")
     fade: float = Field(0.3, ge=0, le=1, description="the weight falls to 0 over this last share of the rounds")
     refresh: int = Field(0, ge=0, description="rounds between new pseudo-images; 0: the same all along")
-    weighing: Literal["none", "server-gradient"] = Field(
+    reweighting: Literal["none", "server-gradient"] = Field(
         "none", description="clients weigh and relabel pseudo-images by the server's gradient on held-out examples"
     )
     server_examples: int = Field(100, ge=1, description="server-gradient: examples that the server holds")
-    weighing_temperature: float = Field(1.0, gt=0, description="server-gradient: softness of labels")
-    gradient_file: str | None = Field(None, description="server-gradient: read the gradient there (.safetensors)")
+    reweighting_temperature: float = Field(1.0, gt=0, description="server-gradient: softness of labels")
+    gradient_file: str | None = Field(None, description="server-gradient: file of the gradient (.safetensors)")
 
 
 class MixupSection(Section):
@@ -162,7 +164,7 @@ class MixupSection(Section):
         description="the filled label, the true mixture, or the filled label's weight with the rest spread evenly or at "
         "random over all others; which of the two the paper takes is unverified",
     )
-    noise: Literal["laplace", "gaussian", "none"] = Field("laplace", description="added to every coordinate")
+    noise: Literal["laplace", "gaussian", "none"] = Field("laplace", description="noise added to every coordinate")
     scale: float = Field(0.05, ge=0, description="sigma of that noise; examples lie in [0, 1]")
     sharing: Literal["pool", "local"] = Field(
         "pool", description="encodings go through the server to other clients, or stay with their client"
@@ -189,41 +191,47 @@ class NoiseSection(Section):
 
 
 class PrivacySection(Section):
-    """Protection of updates, histograms and of what the server sees."""
+    """Protection of updates, label counts and what the server sees."""
 
-    clipping: Literal["none", "fixed", "adaptive"] = Field("none", description="norm of updates, at the client")
+    clipping: Literal["none", "fixed", "adaptive"] = Field(
+        "none", description="bound on the norm of updates, applied by the client"
+    )
     clip_norm: float = Field(1.0, gt=0, description="fixed: the bound; adaptive: its start")
     clip_quantile: float = Field(0.5, gt=0, lt=1, description="adaptive: share of updates left as they are")
     clip_rate: float = Field(0.2, gt=0, description="adaptive: rate of the geometric update")
-    update_noise: float = Field(0.0, ge=0, description="noise multiplier z on the mean update")
-    histogram_noise: float = Field(0.0, ge=0, description="epsilon of label counts sent to the server; 0: exact")
+    noise_multiplier: float = Field(0.0, ge=0, description="noise multiplier z on the mean update")
+    histogram_epsilon: float = Field(
+        0.0, ge=0, description="epsilon of the noise on label counts sent to the server; 0: no noise"
+    )
     delta: float = Field(
-        1e-5, gt=0, lt=1, description="at which epsilon of updates and of Gaussian encodings is stated"
+        1e-5, gt=0, lt=1, description="delta at which epsilon of updates and of Gaussian encodings is stated"
     )
     secure_aggregation: bool = Field(
         False,
-        description="SecAgg+ by Flower's mod: of arrays the server sees sums only; losses and counts stay in the clear",
+        description="SecAgg+ by Flower's mod: the server sees sums of arrays only; losses and counts stay in the clear",
     )
 
     @model_validator(mode="after")
     def _noise_needs_a_bound(self) -> Self:
-        if self.update_noise and self.clipping == "none":
+        if self.noise_multiplier and self.clipping == "none":
             raise ValueError(
-                "privacy.update_noise: needs privacy.clipping fixed or adaptive; noise without a bound protects nothing"
+                "privacy.noise_multiplier: needs privacy.clipping fixed or adaptive; noise without a bound protects nothing"
             )
         return self
 
 
 class FailuresSection(Section):
-    """Simulated clients that do not do their part, drawn by seed."""
+    """Simulated failures of clients, drawn by seed."""
 
     dropout: float = Field(0.0, ge=0, lt=1, description="chance that a client does not answer a round")
     stragglers: float = Field(0.0, ge=0, lt=1, description="chance that a client does straggler_share of its steps")
-    straggler_share: float = Field(0.5, gt=0, le=1, description="of the steps, by the deadline")
+    straggler_share: float = Field(
+        0.5, gt=0, le=1, description="share of its steps that a straggler does by the deadline"
+    )
 
 
 class EngineSection(Section):
-    """Who runs the clients. Results do not depend on it."""
+    """What runs the clients; results do not depend on it."""
 
     kind: Literal["ray", "flower"] = Field(
         "ray",
@@ -238,23 +246,23 @@ class EngineSection(Section):
 
 
 class ExperimentSection(Section):
-    """Which methods are compared, and how."""
+    """The methods compared, and how."""
 
     methods: tuple[str, ...] = Field(
         ("fedavg", "balanced", "mixup", "noise"),
         min_length=1,
-        description=f"any of {', '.join(METHODS)}, and of variants; fedavg and the headline's are needed",
+        description=f"methods to compare: {', '.join(METHODS)}, or a variant; fedavg and the headline's are needed",
     )
     headline: str = Field("balanced", description="method compared with fedavg in the headline")
     variants: dict[str, dict[str, Any]] = Field({}, description="further methods: name to dotted settings")
     seeds: int = Field(5, ge=1, le=1000, description="trainings of each method; a seed also draws the partition")
-    target_accuracy: float = Field(0.8, gt=0, le=1, description="behind rounds_to_target")
+    target_accuracy: float = Field(0.8, gt=0, le=1, description="accuracy that rounds_to_target counts to")
     resamples: int = Field(2000, ge=10, le=100_000, description="bootstrap resamples behind intervals")
 
     @model_validator(mode="after")
     def _names_of_their_own(self) -> Self:
         if len(set(self.methods)) < len(self.methods):
-            raise ValueError("experiment.methods: names one twice; leave it out")
+            raise ValueError("experiment.methods: names one twice; name each once")
         for name in self.variants:
             if name in METHODS:
                 raise ValueError(f"experiment.variants.{name}: is the name of a known method; choose another")
@@ -267,6 +275,16 @@ class ExperimentSection(Section):
 
 class Config(SystemConfig):
     """Settings of one run."""
+
+    renamed = {
+        "data.least_examples": "data.min_examples",
+        "local.batch": "local.batch_size",
+        "strategy.proximal": "strategy.proximal_mu",
+        "balance.weighing": "balance.reweighting",
+        "balance.weighing_temperature": "balance.reweighting_temperature",
+        "privacy.update_noise": "privacy.noise_multiplier",
+        "privacy.histogram_noise": "privacy.histogram_epsilon",
+    }
 
     scope: Scope = Scope()
     data: DataSection = DataSection()
@@ -283,54 +301,58 @@ class Config(SystemConfig):
 
     @property
     def weighs_pseudo_images(self) -> bool:
-        """Whether the server's gradient weighs them."""
-        return self.balance.weighing == "server-gradient" and self.balance.level > 0
+        """Whether the server's gradient weighs pseudo-images."""
+        return self.balance.reweighting == "server-gradient" and self.balance.level > 0
 
     def of_method(self, name: str) -> "Config":
-        """The settings under which a method trains.
+        """Settings with which a method trains.
 
         Raises:
-            ValueError: no such method, or its changes are not valid.
+            ValueError: the method is unknown or its changes are invalid.
         """
         changes = METHODS.get(name, self.experiment.variants.get(name))
         if changes is None:
             known = ", ".join([*METHODS, *self.experiment.variants])
             raise ValueError(
-                f"experiment.methods: {name!r} is unknown; choose of {known}, or add it to experiment.variants"
+                f"experiment.methods: {name!r} is unknown; choose one of {known}, or add it to experiment.variants"
             )
         values = self.model_dump()
         for path, value in changes.items():
             section, _, field = path.partition(".")
             fixed = section in ("run", "compute", "experiment", "engine", "data") or path in SHARED
             if fixed or field not in values.get(section, {}):
-                raise ValueError(f"experiment.variants.{name}: {path!r} is no setting that a method can change")
+                raise ValueError(f"experiment.variants.{name}: {path!r} is not a setting that a method can change")
             values[section][field] = value
         values["experiment"] = {}
         return Config.model_validate(values)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.privacy.update_noise and self.strategy.weighting != "equal":
+        if self.privacy.noise_multiplier and self.strategy.weighting != "equal":
             raise ValueError(
-                "strategy.weighting: must be equal with privacy.update_noise; example counts change the sensitivity"
+                "strategy.weighting: must be equal with privacy.noise_multiplier; example counts change the sensitivity"
             )
         name = self.strategy.name
         if self.privacy.secure_aggregation and name not in ("fedavg", "fedprox"):
             raise ValueError(f"privacy.secure_aggregation: works with fedavg and fedprox, not {name}")
         if name == "moon" and self.local.objective != "cross-entropy":
-            raise ValueError(f"local.objective: moon has a term of its own; {self.local.objective} goes with others")
+            raise ValueError(f"local.objective: moon has its own; {self.local.objective} needs another strategy.name")
         if self.local.objective == "vhl" and self.weighs_pseudo_images:
-            raise ValueError("balance.weighing: the server's gradient knows no noise classes; use none with vhl")
-        if self.balance.gradient_file is not None and self.balance.weighing == "none":
-            raise ValueError("balance.gradient_file: is read with balance.weighing server-gradient only; set that too")
-        if name == "feddyn" and self.strategy.proximal == 0:
-            raise ValueError("strategy.proximal: feddyn divides by it; give a value above 0")
+            raise ValueError("balance.reweighting: the server's gradient knows no noise classes; use none with vhl")
+        if self.balance.gradient_file is not None and self.balance.reweighting == "none":
+            raise ValueError(
+                "balance.gradient_file: is read with balance.reweighting server-gradient only; set that too"
+            )
+        if name == "feddyn" and self.strategy.proximal_mu == 0:
+            raise ValueError("strategy.proximal_mu: feddyn divides by it; give a value above 0")
         if self.privacy.clipping != "none" and name in ("scaffold", "feddyn"):
             raise ValueError(
                 f"privacy.clipping: does not bound what {name}'s clients keep; choose another strategy.name"
             )
-        if self.privacy.update_noise and name == "fednova":
-            raise ValueError("privacy.update_noise: its size is that for a mean of updates, not fednova's; use fedavg")
+        if self.privacy.noise_multiplier and name == "fednova":
+            raise ValueError(
+                "privacy.noise_multiplier: its size is that for a mean of updates, not fednova's; use fedavg"
+            )
         if self.experiment != ExperimentSection():
             for needed in ("fedavg", self.experiment.headline):
                 if needed not in self.experiment.methods:

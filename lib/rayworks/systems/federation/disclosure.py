@@ -1,4 +1,4 @@
-"""What a training's clients give away beside their updates: the formal guarantee of encodings, and attacks that try."""
+"""What clients disclose beside their updates: the formal guarantee of encodings, and attacks on them."""
 
 import math
 from typing import Any
@@ -41,8 +41,8 @@ def disclosure(config: Config, task: Task) -> dict[str, Any]:
     """Epsilon of the client that loses most, its statement, and what attacks on its encodings find.
 
     Args:
-        config: of one method.
-        task: of one seed.
+        config: config of one method.
+        task: task of one seed.
 
     Returns:
         plain values: ``epsilon`` (None where it is infinite, as with FedMix, whose means carry no noise), ``statement``,
@@ -102,7 +102,7 @@ def _statement(config: Config, found: Guarantee) -> str:
             f"Means of {config.local.fedmix_batch} examples and of their labels are shared without noise, so epsilon is "
             "infinite."
         )
-    noise = config.privacy.histogram_noise
+    noise = config.privacy.histogram_epsilon
     counts = f"Label counts are sent with epsilon {noise:g}" if noise else "Label counts are sent exactly"
     sentences.append(f"{counts}, and every training reply carries the exact number of examples.")
     if noise and not any(SEED_SCOPE in said for said in sentences):

@@ -1,4 +1,4 @@
-"""What the rounds of trainings say: how well, how soon, how evenly over clients, and at what price."""
+"""Measures of trainings by round: accuracy, rounds to a target, fairness over clients, and cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Outcome:
     rounds_to_target: float | None
     """First evaluated round at the target accuracy; None if there is none."""
     worst_recall: float
-    """Of any label with held-out examples, after the last round."""
+    """Lowest recall of any label with held-out examples, after the last round."""
     lowest_client: float
     """Accuracy of the worst-served client with examples, after the last round; see ``client_accuracies``."""
     client_spread: float
@@ -68,7 +68,7 @@ def outcome(rounds: Sequence[Round], target: float) -> Outcome:
 
 
 def known(values: Sequence[float | None]) -> NDArray[np.float64]:
-    """Without what could not be measured."""
+    """The values that could be measured."""
     return np.array([value for value in values if value is not None])
 
 

@@ -25,13 +25,13 @@ CARD = ("source", "method", "rounds", "clients", "accuracy", "accuracies", "epsi
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What a folder holds."""
+    """Contents of an export folder."""
 
     config: Config
-    """Of the method that trained it."""
+    """Name of the method that trained it."""
     model: Classifier
     shape: tuple[int, ...]
-    """Of one input: ``(channels, height, width)`` or ``(features,)``."""
+    """Shape of one input: ``(channels, height, width)`` or ``(features,)``."""
     classes: tuple[str, ...]
     card: Mapping[str, Any]
     """All of :data:`CARD`."""
@@ -50,9 +50,9 @@ def exported_model(
     """A model of weights that a federation learned.
 
     Args:
-        config: of the method.
+        config: config of the method.
         weights: arrays of the model by name.
-        shape: of one input.
+        shape: shape of one input.
         classes: names of the labels.
         card: plain values for people and for Serve: all of :data:`CARD`.
 

@@ -1,4 +1,4 @@
-"""The pictures of a run: who holds what, learning, clients, pseudo-images."""
+"""Figures of a run: partition, learning curves, clients, pseudo-images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,7 +38,7 @@ def accuracy(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
     """Held-out accuracy by round: mean over seeds, and their range.
 
     Args:
-        curves: by method, rounds (R,) and accuracies (seeds, R).
+        curves: curves by method, rounds (R,) and accuracies (seeds, R).
         target: drawn as a line.
     """
     with draw() as drawing:
@@ -59,10 +59,10 @@ def clients(by_method: Mapping[str, NDArray[np.float64]]) -> bytes:
         by_method: accuracies of the clients of all seeds.
     """
     with draw() as drawing:
-        for place, (values, paint) in enumerate(zip(by_method.values(), _paints(len(by_method)), strict=True)):
+        for index, (values, paint) in enumerate(zip(by_method.values(), _paints(len(by_method)), strict=True)):
             spread = 0.16 * np.sin(np.arange(len(values)) * 2.4)
-            drawing.ax.plot(place + spread, values, "o", color=paint, alpha=0.5, markersize=4)
-            drawing.ax.hlines(values.mean(), place - 0.3, place + 0.3, color=paint)
+            drawing.ax.plot(index + spread, values, "o", color=paint, alpha=0.5, markersize=4)
+            drawing.ax.hlines(values.mean(), index - 0.3, index + 0.3, color=paint)
         drawing.ax.set_xticks(range(len(by_method)), list(by_method))
         drawing.ax.set(ylabel="accuracy on the client's labels", title="How evenly clients are served")
         drawing.ax.set_ylim(0, 1.02)
@@ -73,7 +73,7 @@ def pseudo(samples: Mapping[str, NDArray[np.float32]]) -> bytes:
     """Rows of examples of each kind.
 
     Args:
-        samples: by kind (n, channels, height, width) or (n, features) in [0, 1].
+        samples: samples by kind (n, channels, height, width) or (n, features) in [0, 1].
     """
     count = len(next(iter(samples.values())))
     with draw(rows=1) as drawing:
@@ -101,4 +101,4 @@ def _show(axes: Any, example: NDArray[np.float32]) -> None:
 
 
 def _paints(count: int) -> list[str]:
-    return [COLOURS[place % len(COLOURS)] for place in range(count)]
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]

@@ -1,4 +1,4 @@
-"""The report: methods against each other at equal steps, heterogeneity, engines, and what privacy is left."""
+"""The report of a run: methods at equal steps, heterogeneity, engines, and privacy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +20,7 @@ BASELINE = "fedavg"
 
 
 class Findings:
-    """What the stages left, summarised."""
+    """Summary of the stages' results."""
 
     def __init__(self, config: Config, results: Values) -> None:
         self.config, self.results = config, results
@@ -41,12 +41,12 @@ class Findings:
         return np.array([one.final for one in self.outcomes[method]])
 
     def mean(self, method: str, field: str) -> float | None:
-        """Of a field of the outcomes over seeds; None where one of them has none."""
+        """Mean of a field of the outcomes over seeds; None where one of them has none."""
         values = [getattr(one, field) for one in self.outcomes[method]]
         return None if any(value is None for value in values) else float(np.mean(values))
 
     def gain(self, method: str) -> tuple[float, float, float]:
-        """Over the baseline, paired by seed, with its 95 % interval."""
+        """Gain over the baseline, paired by seed, with its 95 % interval."""
         return self._interval(self.finals(method) - self.finals(BASELINE), method, "gain")
 
     def accuracy(self, method: str) -> tuple[float, float, float]:
@@ -54,7 +54,7 @@ class Findings:
         return self._interval(self.finals(method), method, "accuracy")
 
     def client_accuracies(self, method: str) -> NDArray[np.float64]:
-        """Of all clients with examples of all seeds after the last round."""
+        """Accuracies of all clients with examples, of all seeds, after the last round."""
         return np.concatenate([known(self.rounds(method, seed)[-1]["client_accuracies"]) for seed in self.seeds])
 
     def _interval(self, values: NDArray[np.float64], *path: str) -> tuple[float, float, float]:
@@ -68,7 +68,7 @@ def build_report(
     classes: Sequence[str],
     samples: Mapping[str, NDArray[np.float32]],
 ) -> Report:
-    """All that the run's stages found."""
+    """Build the report from the results of the run's stages."""
     found = Findings(config, results)
     chosen = config.experiment.headline
     gain, low, _ = found.gain(chosen)

@@ -44,7 +44,7 @@ class Training:
 
     @property
     def name(self) -> str:
-        """In file names and curves."""
+        """Name in files and curves."""
         return f"{self.method}-{self.number}"
 
 
@@ -62,7 +62,7 @@ class FederationSystem(StagedSystem[Config]):
         for method in config.experiment.methods:
             file = config.of_method(method).balance.gradient_file
             if file is not None and not Path(file).expanduser().is_file():
-                raise ConfigError(f"balance.gradient_file {file}: is no file; give a .safetensors file")
+                raise ConfigError(f"balance.gradient_file {file}: does not exist; give a .safetensors file")
 
     def start(self) -> None:
         """Plan, with no training under way."""
@@ -252,6 +252,6 @@ class FederationSystem(StagedSystem[Config]):
 
 
 def _seconds(rounds: list[RoundRecord]) -> float:
-    """Of a usual round; the first one also reads the data."""
+    """Duration of a usual round; the first one also reads the data."""
     later = rounds[1:] or rounds
     return float(np.median([record.seconds for record in later]))

@@ -1,4 +1,4 @@
-"""Teams of agents whose policies turn with the world (E2GN2, arXiv 2410.02581), on RLlib.
+"""Equivariant graph policies for teams of agents (E2GN2, arXiv 2410.02581), on RLlib.
 
 A policy that is equivariant by construction need not learn the same thing again for every direction. Here it is an RLlib
 module for any environment whose entities have positions, with its symmetry certified and its gain measured.
@@ -19,7 +19,7 @@ SPEC = SystemSpec(
         "experiment.networks": ["e2gn2-last", "gnn", "mlp"],
         "experiment.seeds": 2,
         "experiment.initialisations": 4,
-        "experiment.evaluation_copies": 100,
+        "experiment.evaluation_episodes": 100,
         "experiment.episodes": 1,
     },
     headline=(

@@ -1,4 +1,4 @@
-"""What runs on the cluster: trainings by RLlib, some iterations at a time, and evaluations of what they made."""
+"""Ray actors of a run: RLlib trainings, some iterations at a time, and evaluations of the trained policies."""
 
 import pickle
 import time
@@ -28,30 +28,30 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """As files call it."""
+        """Name in files."""
         return f"{self.kind}-{self.number}"
 
 
 @dataclass(frozen=True)
 class Call:
-    """A piece of a training: a function of what it holds."""
+    """One piece of a training, which depends on these fields only."""
 
     unit: Unit
     state: bytes | None
-    """As the piece before left it; None begins."""
+    """State that the previous piece left; None to begin."""
     done: int
     """Iterations so far."""
     iterations: int
-    """To do now."""
+    """Iterations to do now."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What a call made."""
+    """Result of a call."""
 
     state: bytes
     curve: list[dict[str, float]]
-    """Of each iteration: ``steps`` so far, ``seconds`` of sampling and learning, means of the episodes that ended."""
+    """Values of each iteration: ``steps`` so far, ``seconds`` of sampling and learning, means of the episodes that ended."""
     weights: Weights
 
 
@@ -102,8 +102,8 @@ class MarlActor:
         """
         kind, environment, weights, number = task
         seed = derive_small(self._config.run.seed, "evaluate", number)
-        copies = self._config.experiment.evaluation_copies
-        return evaluate(kind, environment, self._config.network, weights, copies, seed)
+        num_envs = self._config.experiment.evaluation_episodes
+        return evaluate(kind, environment, self._config.network, weights, num_envs, seed)
 
     def certify(self, task: tuple[NetworkKind, Weights]) -> dict[str, Certificate]:
         """Certificates of a network through its RLlib module, by team; with no weights those of an untrained one."""
@@ -140,7 +140,7 @@ class MarlActor:
         return algorithm
 
     def close(self) -> None:
-        """Let go of the algorithm, and of its runners."""
+        """Stop the algorithm and its runners."""
         if self._held is not None:
             self._held[2].stop()
             self._held = None
@@ -156,7 +156,7 @@ def _weights(algorithm: TeamPPO) -> Weights:
 
 
 def check_environment(environment: EnvironmentSection) -> None:
-    """Make it once.
+    """Make the environment once, to see that it can be made.
 
     Raises:
         ConfigError: what making it raises.

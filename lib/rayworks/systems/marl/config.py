@@ -8,7 +8,7 @@ from rayworks.core.config import HARMLESS, ScopeSection, Section, SystemConfig
 
 Stage = Literal["certificate", "bias", "training", "generalisation", "episodes"]
 STAGES: tuple[Stage, ...] = ("certificate", "bias", "training", "generalisation", "episodes")
-"""In the order in which they run."""
+"""The stages in the order in which they run."""
 BATTLE_ONLY = ("starts", "fully_observable", "field_of_view")
 MPE_ONLY = ("agents", "opponents", "landmarks")
 LARGEST_MAP, MOST_AGENTS = 8.0, 64
@@ -20,7 +20,7 @@ class NetworkSection(Section):
 
     hidden: int = Field(32, ge=1, le=1024, description="width of the graph networks")
     layers: int = Field(2, ge=1, le=8, description="rounds of messages; hidden layers of the MLP")
-    perceptron_hidden: int = Field(64, ge=1, le=4096, description="width of the MLP")
+    mlp_hidden: int = Field(64, ge=1, le=4096, description="width of the MLP")
     graph: Literal["team", "agent"] = Field(
         "team",
         description="one graph per step whose nodes decide for all agents, or one graph per agent with itself first",
@@ -53,7 +53,7 @@ class NetworkSection(Section):
         description="greatest length of the policy's vector, by tanh of its length, which no rotation notices",
     )
     vector_scale: float = Field(1.0, gt=0, description="start of the learned scale on the policy's vector")
-    log_deviation: float = Field(-0.5, ge=-5, le=2, description="start of the log standard deviation of vector actions")
+    log_std_init: float = Field(-0.5, ge=-5, le=2, description="initial log standard deviation of vector actions")
     symmetrise: Literal["none", "average", "canonical"] = Field(
         "none",
         description="make any network symmetric from outside: average over quarter turns and reflections, or turn "
@@ -74,7 +74,7 @@ class NetworkSection(Section):
 
 
 class EnvironmentSection(Section):
-    """The game. What a game does not have is refused."""
+    """The game; a setting that it does not have is refused."""
 
     name: str = Field(
         "mpe/simple_spread",
@@ -141,17 +141,17 @@ class TrainingSection(Section):
     """PPO, the same for every kind of network. The paper's hyperparameters are not public."""
 
     steps: int = Field(60_000, ge=1, description="environment steps of one training")
-    learning_rate: float = Field(5e-4, gt=0, description="of Adam")
-    discount: float = Field(0.99, gt=0, le=1, description="gamma")
-    trace: float = Field(0.95, ge=0, le=1, description="lambda of the advantage estimates")
-    clip: float = Field(0.2, gt=0, lt=1, description="of the probability ratio")
-    entropy: float = Field(0.01, ge=0, description="weight of the entropy bonus")
+    learning_rate: float = Field(5e-4, gt=0, description="Adam learning rate")
+    gamma: float = Field(0.99, gt=0, le=1, description="discount factor")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="decay of generalised advantage estimates")
+    clip_range: float = Field(0.2, gt=0, lt=1, description="clipping of the probability ratio")
+    entropy_coef: float = Field(0.01, ge=0, description="weight of the entropy bonus")
     value_clip: float = Field(
-        1e4, gt=0, description="squared errors of values beyond this give no gradient, in learned units"
+        1e4, gt=0, description="squared value errors beyond this give no gradient, in learned units"
     )
-    gradient_norm: float = Field(10.0, gt=0, description="gradients are shortened to this")
+    max_grad_norm: float = Field(10.0, gt=0, description="global norm that gradients are clipped to")
     epochs: int = Field(4, ge=1, description="passes over the steps of an iteration")
-    minibatch: int = Field(750, ge=1, description="agent steps per update")
+    minibatch_size: int = Field(750, ge=1, description="agent steps per update")
     normalise_values: bool = Field(True, description="learn values in units of the returns' running spread")
     augment: bool = Field(
         False, description="turn each scene of a batch at random, as a baseline that learns symmetry from data"
@@ -162,11 +162,11 @@ class TrainingSection(Section):
 
 
 class SamplingSection(Section):
-    """How steps are gathered. Neither results nor their order depend on the number of runners."""
+    """How steps are sampled. Results do not depend on the number of runners."""
 
-    groups: int = Field(2, ge=1, le=1024, description="games of many copies; each is played by one runner at a time")
-    copies: int = Field(50, ge=1, le=100_000, description="copies of the environment in a group")
-    steps: int = Field(25, ge=1, description="steps of every copy in an iteration")
+    groups: int = Field(2, ge=1, le=1024, description="groups of environments; each is played by one runner at a time")
+    num_envs: int = Field(50, ge=1, le=100_000, description="environments of a group, stepped at once")
+    steps: int = Field(25, ge=1, description="steps of every environment in an iteration")
     runners: int = Field(
         0,
         ge=0,
@@ -177,22 +177,24 @@ class SamplingSection(Section):
 
     @property
     def per_iteration(self) -> int:
-        """Environment steps."""
-        return self.groups * self.copies * self.steps
+        """Environment steps of an iteration."""
+        return self.groups * self.num_envs * self.steps
 
 
 class ExperimentSection(Section):
-    """Who is compared, and how."""
+    """The networks compared, and how."""
 
     networks: tuple[NetworkKind, ...] = Field(
-        ("e2gn2-last", "e2gn2", "egnn", "gnn", "mlp"), min_length=1, description="the first is the headline's"
+        ("e2gn2-last", "e2gn2", "egnn", "gnn", "mlp"),
+        min_length=1,
+        description="networks to compare; the first is the headline's",
     )
     seeds: int = Field(5, ge=1, le=1000, description="trainings of each network")
     iterations_per_call: int = Field(
         8, ge=1, description="iterations between two checkpoints", json_schema_extra=HARMLESS
     )
-    evaluation_copies: int = Field(
-        200, ge=1, description="copies that play an episode of each evaluation; in smacv2 episodes of the only copy"
+    evaluation_episodes: int = Field(
+        200, ge=1, description="episodes of an evaluation, one per environment; in smacv2 one after the other"
     )
     threshold: float | None = Field(
         None, description="return that counts as learned; null: half of what the headline's network gained"
@@ -210,7 +212,7 @@ class ExperimentSection(Section):
 
 
 class GeneralisationSection(Section):
-    """Environments that no training saw, as changes of ``environment``."""
+    """Environments unseen in training, as changes of ``environment``."""
 
     tests: dict[str, dict[str, Any]] | None = Field(
         None,
@@ -219,16 +221,27 @@ class GeneralisationSection(Section):
 
 
 class Scope(ScopeSection):
-    """What to do."""
+    """Stages of the run."""
 
     needed = "training"
-    stages: tuple[Stage, ...] = Field(
-        STAGES, min_length=1, description="any of them; training is needed by the last two"
-    )
+    stages: tuple[Stage, ...] = Field(STAGES, min_length=1, description="stages to run; the last two need training")
 
 
 class Config(SystemConfig):
     """Settings of one run."""
+
+    renamed = {
+        "network.perceptron_hidden": "network.mlp_hidden",
+        "network.log_deviation": "network.log_std_init",
+        "training.discount": "training.gamma",
+        "training.trace": "training.gae_lambda",
+        "training.clip": "training.clip_range",
+        "training.entropy": "training.entropy_coef",
+        "training.gradient_norm": "training.max_grad_norm",
+        "training.minibatch": "training.minibatch_size",
+        "sampling.copies": "sampling.num_envs",
+        "experiment.evaluation_copies": "experiment.evaluation_episodes",
+    }
 
     scope: Scope = Scope()
     environment: EnvironmentSection = EnvironmentSection()
@@ -249,7 +262,7 @@ class Config(SystemConfig):
 
     @property
     def iterations(self) -> int:
-        """Of each training: as many as reach ``training.steps``."""
+        """Iterations of a training: as many as reach ``training.steps``."""
         return -(-self.training.steps // self.sampling.per_iteration)
 
     @model_validator(mode="after")
@@ -257,6 +270,6 @@ class Config(SystemConfig):
         for name, changes in (self.generalisation.tests or {}).items():
             unknown = [field for field in changes if field not in EnvironmentSection.model_fields]
             if unknown:
-                raise ValueError(f"generalisation.tests.{name}: {unknown[0]} is no setting of environment")
+                raise ValueError(f"generalisation.tests.{name}: {unknown[0]} is not a setting of environment")
         self.tests()
         return self

@@ -25,16 +25,16 @@ ORIGINS = {"absolute": "the centre of the map", "own": "the agent", "centroid": 
 
 @dataclass(frozen=True)
 class ExportedPolicy:
-    """What a folder holds."""
+    """Contents of an export folder."""
 
     kind: NetworkKind
     environment: EnvironmentSection
     network: NetworkSection
     teams: Mapping[str, TeamSpec]
-    """As in the training."""
+    """Environment of the training."""
     weights: Weights
     certificate: Mapping[str, Values]
-    """By team, of the trained policy: ``errors``, ``claims``, ``holds``."""
+    """Certificate of the trained policy by team: ``errors``, ``claims``, ``holds``."""
 
     def policies(self, teams: Mapping[str, TeamSpec]) -> dict[str, Policy]:
         """Networks for teams, perhaps of other sizes.

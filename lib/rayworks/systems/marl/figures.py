@@ -1,4 +1,4 @@
-"""The pictures of a run: learning, bias, symmetry, generalisation."""
+"""Figures of a run: learning, bias, symmetry, generalisation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,9 +28,9 @@ def learning(
     """Score against environment steps and against time.
 
     Args:
-        curves: by network ``steps`` (I,) and ``seconds`` (seeds, I).
-        bands: by network, mean over trainings (I,), and the low and high end of its interval.
-        label: of the score.
+        curves: curves by network ``steps`` (I,) and ``seconds`` (seeds, I).
+        bands: bands by network, mean over trainings (I,), and the low and high end of its interval.
+        label: label of the score.
         threshold: drawn as a line.
     """
     with draw(columns=2, sharey=True) as drawing:
@@ -86,17 +86,17 @@ def symmetry(certificates: Values, trained: tuple[str, Values], tolerance: float
     with draw() as drawing:
         axes = drawing.ax
         for number, (_, by_team) in enumerate(rows):
-            for place, group in enumerate(groups):
+            for index, group in enumerate(groups):
                 errors = [team["errors"][group] for team in by_team.values() if group in team["errors"]]
                 if not errors:
                     continue
                 claimed = all(group in team["claims"] for team in by_team.values())
-                height = number + (place - (len(groups) - 1) / 2) * 0.14
-                paint = COLOURS[place % len(COLOURS)]
+                height = number + (index - (len(groups) - 1) / 2) * 0.14
+                paint = COLOURS[index % len(COLOURS)]
                 fill = paint if claimed else "none"
-                axes.plot(max(max(errors), FLOOR), height, markers[place % 5], color=paint, markerfacecolor=fill)
-        for place, group in enumerate(groups):
-            axes.plot([], [], markers[place % 5], color=COLOURS[place % len(COLOURS)], label=group)
+                axes.plot(max(max(errors), FLOOR), height, markers[index % 5], color=paint, markerfacecolor=fill)
+        for index, group in enumerate(groups):
+            axes.plot([], [], markers[index % 5], color=COLOURS[index % len(COLOURS)], label=group)
         axes.axvline(tolerance, color=COLOURS[7], linestyle=":", linewidth=1)
         axes.set_xscale("log")
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
@@ -110,11 +110,11 @@ def symmetry(certificates: Values, trained: tuple[str, Values], tolerance: float
 
 
 def generalisation(ratios: Mapping[str, Mapping[str, tuple[float, float, float] | None]], label: str) -> bytes:
-    """Of each network and test environment: score with its interval.
+    """Scores of each network in each test environment, with intervals.
 
     Args:
-        ratios: by environment (the training's first), by network: middle, low, high; None where it can not act.
-        label: of the score.
+        ratios: ratios by environment (the training's first), by network: middle, low, high; None where it cannot act.
+        label: label of the score.
     """
     environments = list(ratios)
     kinds = list(ratios[environments[0]])
@@ -122,18 +122,18 @@ def generalisation(ratios: Mapping[str, Mapping[str, tuple[float, float, float] 
     with draw() as drawing:
         axes = drawing.ax
         for number, kind in enumerate(kinds):
-            for place, name in enumerate(environments):
+            for index, name in enumerate(environments):
                 value = ratios[name][kind]
-                at = place + (number - (len(kinds) - 1) / 2) * width
+                at = index + (number - (len(kinds) - 1) / 2) * width
                 if value is None:
                     below = any(score is not None and score[0] < 0 for score in ratios[name].values())
                     side = "top" if below else "bottom"
-                    axes.annotate(" can not act ", (at, 0), rotation=90, ha="center", va=side, fontsize=8)
+                    axes.annotate(" cannot act ", (at, 0), rotation=90, ha="center", va=side, fontsize=8)
                     continue
                 middle, low, high = value
                 error = [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]
                 axes.bar(
-                    at, middle, width * 0.92, yerr=error, color=colour(kind, kinds), label=kind if not place else None
+                    at, middle, width * 0.92, yerr=error, color=colour(kind, kinds), label=kind if not index else None
                 )
         axes.set_xticks(range(len(environments)), environments)
         axes.grid(axis="x", visible=False)

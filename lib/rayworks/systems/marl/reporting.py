@@ -21,7 +21,7 @@ RANDOM = "random"
 
 
 class Findings:
-    """What the numbers of a run come to.
+    """Summary of a run's results.
 
     Scores are shares of games won where a game can be won, else returns; gains are scores over those of random play.
     """
@@ -40,11 +40,11 @@ class Findings:
             self.threshold = float(chance + reached) / 2
 
     def curves(self) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
-        """By network ``steps`` (I,), ``seconds`` and ``scores`` (seeds, I), of iterations in which an episode ended."""
+        """Curves by network: ``steps`` (I,), ``seconds`` and ``scores`` (seeds, I), where an episode ended."""
         return {kind: self._curve(kind) for kind in self.kinds}
 
     def bands(self) -> dict[str, tuple[Smooth, Smooth, Smooth]]:
-        """By network, of its smoothed curve (I,): interquartile mean over trainings, and its interval."""
+        """Smoothed curves (I,) by network: interquartile mean over trainings, and its interval."""
         return {kind: self._band(kind) for kind in self.kinds}
 
     def score(self, environment: str, kind: str) -> Interval | None:
@@ -79,7 +79,7 @@ class Findings:
         return float(middle), float(low), float(high)
 
     def steps_to_threshold(self, kind: str) -> float | None:
-        """Of the interquartile mean over trainings, smoothed."""
+        """Steps until the smoothed interquartile mean over trainings reaches the threshold."""
         steps = self._curve(kind)["steps"]
         return steps_to(float(self.threshold or 0.0), steps, self._band(kind)[0]) if len(steps) else None
 
@@ -91,7 +91,7 @@ class Findings:
         return steps / sampling, steps / sum(point["seconds"] for curve in curves for point in curve)
 
     def equivariance_error(self) -> float:
-        """Of the headline's trained network under turns and reflections, all teams."""
+        """Largest error of the headline's trained network under rotations and reflections, over all teams."""
         certificate = self.results["final"]["certificate"]
         errors = [team["errors"] for team in certificate.values()]
         return float(max(found[group] for found in errors for group in TURNING if group in found))
@@ -134,7 +134,7 @@ class Findings:
 
 
 def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
-    """All that the run's stages found."""
+    """Build the report from the results of the run's stages."""
     found = Findings(config, results)
     kind = found.kinds[0]
     final = found.score("as trained", kind) or (0.0, 0.0, 0.0)
@@ -188,7 +188,7 @@ def _learning_table(found: Findings) -> Table:
     experiment = found.config.experiment
     note = (
         f"Interquartile means over {experiment.seeds} trainings of {found.config.training.steps:,} environment steps, with "
-        f"bootstrap intervals; {experiment.evaluation_copies} episodes each. Threshold {found.threshold:.4g}."
+        f"bootstrap intervals; {experiment.evaluation_episodes} episodes each. Threshold {found.threshold:.4g}."
     )
     return Table("Learning", columns, rows, note)
 

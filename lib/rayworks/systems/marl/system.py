@@ -118,7 +118,7 @@ class MarlSystem(StagedSystem[Config]):
         return report
 
     def _certificate(self) -> dict[str, Any]:
-        """Of every network as initialised."""
+        """Certificates of every untrained network."""
         kinds = self.settings.experiment.networks
         found = self.workers.map("certify", [(kind, {}) for kind in kinds])
         return {kind: _as_values(by_team) for kind, by_team in zip(kinds, found, strict=True)}
@@ -136,7 +136,7 @@ class MarlSystem(StagedSystem[Config]):
             kinds,
             settings.network,
             settings.experiment.initialisations,
-            settings.sampling.copies,
+            settings.sampling.num_envs,
             derive_small(seed, "bias"),
         )
         return {"slopes": slopes, "untrained": played}
@@ -225,7 +225,7 @@ class MarlSystem(StagedSystem[Config]):
 
 
 def _shapes(environment: EnvironmentSection) -> dict[str, tuple[Any, ...]]:
-    """By team, what an MLP's inputs and outputs mean."""
+    """Meaning of an MLP's inputs and outputs, by team."""
     return {team: (spec.kinds, spec.actions) for team, spec in team_specs(environment).items()}
 
 

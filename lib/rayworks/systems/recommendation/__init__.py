@@ -1,4 +1,4 @@
-"""CSRec (arXiv 2409.05872): will a recommended item be accepted, and why.
+"""Predict and explain acceptance of recommended items (CSRec, arXiv 2409.05872).
 
 An acceptance model of what users did by themselves, what they were recommended and what they decided, with the chance of a
 decision under recommendations that are set instead of chosen, its causes, and the value of other recommenders.

@@ -1,4 +1,4 @@
-"""What runs on the cluster: event tables read block by block through Ray Data, and models trained by several workers."""
+"""Ray actors of a run: read event tables block by block through Ray Data, and train models on several workers."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -44,7 +44,7 @@ TRAINING = "training"
 PROGRESS, DONE, MODEL, STATES = "progress.json", "done.json", "model.safetensors", "states"
 STATES_KEPT = 2
 KEEP_SECONDS = 2.0
-"""Between two states: what is lost when a worker dies."""
+"""Seconds between two states: what is lost when a worker dies."""
 TELL_SECONDS = 1.0
 
 
@@ -107,13 +107,13 @@ def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder:
 
     Args:
         arguments: ``config``; ``units``; ``logs``, references to the log by kind of unit.
-        directory: of the run.
+        directory: directory of the run.
         folder: with one folder per unit.
     """
     limit_torch_threads()
     config: Config = arguments["config"]
     context = ray.train.get_context()
-    workers, parts = context.get_world_size(), config.training.gradient_parts
+    workers, parts = context.get_world_size(), config.training.microbatches
     group = Group(
         gather=partial(_gather_parts, count=parts, workers=workers) if workers > 1 else None,
         rank=context.get_world_rank(),

@@ -10,12 +10,12 @@ BackboneName = Literal["gru", "attention", "convolution", "filter"]
 History = Literal["all", "shown", "natural", "first-order"]
 Stage = Literal["audit", "natural", "acceptance", "policies", "effects", "bandit", "ranking"]
 STAGES: tuple[Stage, ...] = ("audit", "natural", "acceptance", "policies", "effects", "bandit", "ranking")
-"""In the order in which they run."""
+"""The stages in the order in which they run."""
 SIMULATOR = "simulator"
 RELEASED = ("kuairand:", "kuairec:", "movielens-100k")
-"""Beginnings of sources that are data sets as released."""
+"""Prefixes of sources that are published data sets."""
 MOST_AFFINITIES = 500_000_000
-"""Of the simulator: 4 GB."""
+"""Most affinities of the simulator: 4 GB."""
 
 
 Signal = Literal[
@@ -31,14 +31,14 @@ class ReadOptions(Section):
         False, description="generic table: time must not go backwards within a user; else it is sorted"
     )
     signal: Signal = Field("is_click", description="kuairand: the feedback that counts as acceptance")
-    logs: Literal["all", "random", "standard"] = Field("all", description="kuairand: the logs of which policies")
+    logs: Literal["all", "random", "standard"] = Field("all", description="kuairand: policies whose logs are read")
     watch_ratio: float = Field(2.0, ge=0, description="kuairec: accepted if played more than this times its length")
-    liked: float = Field(4.0, ge=1, le=5, description="movielens-100k: accepted if rated at least so")
+    min_rating: float = Field(4.0, ge=1, le=5, description="movielens-100k: lowest rating that counts as accepted")
     observed: float = Field(0.5, ge=0, lt=1, description="movielens-100k: share of a history that counts as natural")
 
 
 class DataSection(ReadOptions):
-    """Whose decisions are learned."""
+    """The log to learn from."""
 
     source: str = Field(
         SIMULATOR,
@@ -53,14 +53,14 @@ class DataSection(ReadOptions):
 class SimulatorSection(Section):
     """The simulated population, if the source is simulator."""
 
-    users: int = Field(2000, ge=2, le=1_000_000, description="users")
-    items: int = Field(100, ge=5, le=100_000, description="items")
+    users: int = Field(2000, ge=2, le=1_000_000, description="number of users")
+    items: int = Field(100, ge=5, le=100_000, description="number of items")
     observed: int = Field(20, ge=1, le=1000, description="natural items of a user before the first recommendation")
     steps: int = Field(30, ge=3, le=1000, description="recommendations to a user")
     exploration: float = Field(0.5, ge=0, le=1, description="weight of the uniform policy in what is logged")
-    trust_weight: float = Field(1.2, description="pull of trust, which decisions raise and lower, on log odds")
+    trust_weight: float = Field(1.2, description="pull of trust, which decisions raise and lower, on logits")
     trust_memory: float = Field(0.7, ge=0, lt=1, description="share of trust that stays after a decision")
-    link_weight: float = Field(0.8, description="pull of the last accepted item on items like it, on log odds")
+    link_weight: float = Field(0.8, description="pull of the last accepted item on items like it, on logits")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -84,19 +84,19 @@ class NaturalSection(Section):
 
     checkpoint: str = Field("", description="a RecBole checkpoint (.pth) to take instead of training one here")
     items: str = Field(
-        "", description="with a checkpoint: text file of its item names, one per line, in the order of its ids"
+        "", description="text file of the item names of the checkpoint, one per line, in the order of its ids"
     )
     backbone: BackboneName = Field("attention", description="attention is SASRec, gru is GRU4Rec")
     loss: Literal["cross-entropy", "bpr", "bce"] = Field(
-        "cross-entropy", description="over all items, or sampled negatives"
+        "cross-entropy", description="cross-entropy over all items, or bpr or bce with sampled negatives"
     )
-    width: int = Field(32, ge=2, le=4096, description="of embeddings")
-    layers: int = Field(1, ge=1, le=48, description="of the backbone")
-    heads: int = Field(2, ge=1, description="of attention")
-    dropout: float = Field(0.2, ge=0, lt=1, description="share dropped in training")
-    length: int = Field(50, ge=2, le=100_000, description="items looked back on")
-    epochs: int = Field(40, ge=1, description="at most")
-    learning_rate: float = Field(3e-3, gt=0, description="of Adam")
+    width: int = Field(32, ge=2, le=4096, description="embedding dimension")
+    layers: int = Field(1, ge=1, le=48, description="backbone layers")
+    heads: int = Field(2, ge=1, description="attention heads")
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout rate in training")
+    length: int = Field(50, ge=2, le=100_000, description="last items that the model sees")
+    epochs: int = Field(40, ge=1, description="maximum number of epochs")
+    learning_rate: float = Field(3e-3, gt=0, description="Adam learning rate")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -118,10 +118,10 @@ class ModelSection(Section):
         description="what it sees: all; shown (no decisions); natural (no recommendations); first-order (natural events, the "
         "last recommendation and its decision, for which the do-recursion is exact)",
     )
-    width: int = Field(64, ge=2, le=4096, description="of embeddings and states")
-    layers: int = Field(1, ge=1, le=48, description="of the backbone")
-    heads: int = Field(2, ge=1, description="of attention and filter")
-    dropout: float = Field(0.3, ge=0, lt=1, description="share dropped in training")
+    width: int = Field(64, ge=2, le=4096, description="dimension of embeddings and states")
+    layers: int = Field(1, ge=1, le=48, description="backbone layers")
+    heads: int = Field(2, ge=1, description="heads of attention and filter")
+    dropout: float = Field(0.3, ge=0, lt=1, description="dropout rate in training")
     length: int = Field(
         64, ge=4, le=100_000, description="events of a sequence; longer users are cut into overlapping ones"
     )
@@ -136,22 +136,22 @@ class ModelSection(Section):
 class TrainingSection(Section):
     """How the acceptance model is trained: by Ray Train on compute.workers workers, with the same result for any number."""
 
-    epochs: int = Field(60, ge=1, description="at most")
+    epochs: int = Field(60, ge=1, description="maximum number of epochs")
     batch_size: int = Field(256, ge=1, description="sequences between two updates")
-    learning_rate: float = Field(5e-3, gt=0, description="of Adam")
-    weight_decay: float = Field(3e-4, ge=0, description="of Adam")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="1 and 0 become 1 - s/2 and s/2")
+    learning_rate: float = Field(5e-3, gt=0, description="Adam learning rate")
+    weight_decay: float = Field(3e-4, ge=0, description="Adam weight decay")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing s: 1 and 0 become 1 - s/2 and s/2")
     patience: int = Field(5, ge=1, description="epochs without a better validation that end it")
-    gradient_parts: int = Field(2, ge=1, le=1024, description="parts of a batch; at least compute.workers")
+    microbatches: int = Field(2, ge=1, le=1024, description="microbatches of a batch; at least compute.workers")
     calibration: Literal["platt", "none"] = Field(
-        "platt", description="scale and shift of log odds, fitted on the validation window"
+        "platt", description="scale and shift of logits, fitted on the validation window"
     )
 
 
 class ConstraintSection(Section):
     """The pull to the do-recursion of natural preference; it helped nowhere in our runs, so it is off."""
 
-    weight: float = Field(0.0, ge=0, description="of the squared difference beside the cross-entropy; 0 is off")
+    weight: float = Field(0.0, ge=0, description="weight of the squared difference beside the cross-entropy; 0 is off")
     form: Literal["calibrated", "raw"] = Field(
         "calibrated",
         description="raw reads a softmax over items as an acceptance probability, as the authors' code does",
@@ -159,7 +159,7 @@ class ConstraintSection(Section):
 
 
 class UncertaintySection(Section):
-    """What intervals come from."""
+    """Ensemble and bootstrap behind intervals."""
 
     members: int = Field(
         3, ge=1, le=100, description="models: one of all users, the others of users drawn with replacement"
@@ -174,9 +174,11 @@ class UncertaintySection(Section):
 
 
 class AblationSection(Section):
-    """Models of less history, trained beside the one that counts."""
+    """Models with less history, trained for comparison."""
 
-    histories: tuple[History, ...] = Field(("natural", "shown", "first-order"), description="what each sees")
+    histories: tuple[History, ...] = Field(
+        ("natural", "shown", "first-order"), description="histories that the other models see"
+    )
 
 
 class PolicySection(Section):
@@ -187,7 +189,7 @@ class PolicySection(Section):
     )
     steps: int = Field(30, ge=1, le=1000, description="length of a roll-out")
     paths: int = Field(16, ge=1, le=4096, description="paths of decisions per user behind a do-probability")
-    users: int = Field(5000, ge=1, description="users of a roll-out, the first so many")
+    users: int = Field(5000, ge=1, description="number of users in a roll-out, from the first")
 
     @model_validator(mode="after")
     def _weights(self) -> Self:
@@ -197,7 +199,7 @@ class PolicySection(Section):
 
 
 class AttributionSection(Section):
-    """Who stands for other users, and whom the report shows."""
+    """Users behind attributions."""
 
     reference: int = Field(32, ge=1, le=10_000, description="users whose natural events replace a user's own")
     shown: int = Field(4, ge=1, le=20, description="users in the figure")
@@ -213,7 +215,7 @@ class BanditSection(Section):
         max_length=2,
         description="two logs of the same items; the policy of each is valued from the other's",
     )
-    folds: int = Field(3, ge=2, le=50, description="of the cross-fitted reward model")
+    folds: int = Field(3, ge=2, le=50, description="folds of the cross-fitted reward model")
 
 
 class RankingSection(Section):
@@ -222,24 +224,26 @@ class RankingSection(Section):
     source: str = Field(
         "movielens-100k", description="natural sequences; the last item of each user is ranked among all"
     )
-    backbones: tuple[BackboneName, ...] = Field(("attention", "gru"), min_length=1, description="models")
-    width: int = Field(64, ge=2, description="of embeddings")
-    layers: int = Field(2, ge=1, description="of the backbone")
-    dropout: float = Field(0.5, ge=0, lt=1, description="share dropped in training")
-    length: int = Field(50, ge=2, description="items looked back on")
-    epochs: int = Field(60, ge=1, description="at most")
-    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
+    backbones: tuple[BackboneName, ...] = Field(("attention", "gru"), min_length=1, description="backbones to rank")
+    width: int = Field(64, ge=2, description="embedding dimension")
+    layers: int = Field(2, ge=1, description="backbone layers")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout rate in training")
+    length: int = Field(50, ge=2, description="last items that the model sees")
+    epochs: int = Field(60, ge=1, description="maximum number of epochs")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam learning rate")
 
 
 class Scope(ScopeSection):
-    """What the run does."""
+    """Stages of the run."""
 
     needed = "acceptance"
-    stages: tuple[Stage, ...] = Field(STAGES, min_length=1, description="parts of the run")
+    stages: tuple[Stage, ...] = Field(STAGES, min_length=1, description="stages to run")
 
 
 class Config(SystemConfig):
     """A recommendation run: audit the log, learn acceptance, say why, and value other recommenders."""
+
+    renamed = {"data.liked": "data.min_rating", "training.gradient_parts": "training.microbatches"}
 
     scope: Scope = Scope()
     data: DataSection = DataSection()
@@ -258,16 +262,16 @@ class Config(SystemConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.training.gradient_parts < self.compute.workers:
+        if self.training.microbatches < self.compute.workers:
             raise ValueError(
-                f"training.gradient_parts: {self.training.gradient_parts} parts for compute.workers="
+                f"training.microbatches: {self.training.microbatches} for compute.workers="
                 f"{self.compute.workers}; each worker needs one"
             )
         if self.constraint.weight and "natural" not in self.scope.stages:
             raise ValueError("constraint.weight: the constraint needs the stage natural; add it to scope.stages")
         needed = self.split.valid_steps + self.split.test_steps
         if self.data.source == SIMULATOR and self.simulator.steps <= needed:
-            raise ValueError(f"simulator.steps: {self.simulator.steps} leaves none to train on; set more than {needed}")
+            raise ValueError(f"simulator.steps: {self.simulator.steps} leaves none to train on; set it above {needed}")
         if self.data.distributed and self.data.source.startswith(RELEASED):
             raise ValueError(f"data.distributed: reads tables only, not {self.data.source}; set it to false")
         imagined = self.simulator.steps if self.data.source == SIMULATOR else self.policies.steps
@@ -280,5 +284,5 @@ class Config(SystemConfig):
 
     @property
     def simulated(self) -> bool:
-        """Whether the truth is known."""
+        """Whether the data is simulated, so that the truth is known."""
         return self.data.source == SIMULATOR

@@ -1,4 +1,4 @@
-"""How well acceptance is predicted on the test window, beside what a simpler rule would have said of the same decisions."""
+"""Evaluate predictions of acceptance on the test window, against simpler rules on the same decisions."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -56,7 +56,7 @@ def evaluate(
     """Scores of the model and of all it is held against, as JSON values.
 
     Args:
-        config: of the run.
+        config: config of the run.
         log: all events.
         model: the one that counts, calibrated.
         ablations: models of less history, by what they see.
@@ -117,9 +117,9 @@ def _natural(
     held_out = rank_held_out(natural, log)
     results: dict[str, Any] = {"ranking": ranking_scores(held_out)} if len(held_out) else {}
     if config.uncertainty.resamples:
-        place = np.searchsorted(np.flatnonzero(test), scores.rows)
+        index = np.searchsorted(np.flatnonzero(test), scores.rows)
         bootstrap = Bootstrap(config.uncertainty.resamples, config.run.seed)
-        difference = auc_difference(outcome, found[place], rule, bootstrap, log.user[scores.rows])
+        difference = auc_difference(outcome, found[index], rule, bootstrap, log.user[scores.rows])
         results["advantage"] = _interval(difference)
     return results
 

@@ -1,4 +1,4 @@
-"""What a run leaves for Serve: the acceptance models, the catalogue, and users to compare with. No pickle."""
+"""The export of a run: acceptance models, catalogue and reference users, without pickle."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The pictures of a run: calibration, causes, policies, effects by step."""
+"""Figures of a run: calibration, causes, policies, effects by step."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,10 +58,12 @@ def attribution(found: Values) -> bytes:
         for axes, example in zip(drawing.axes.flat, examples, strict=False):
             error = example["half_width"]
             colours = [COLOURS[2] if value >= 0 else COLOURS[1] for value in example["contrast"]]
-            places = np.arange(len(causes))
-            axes.barh(places, example["contrast"], xerr=error, color=colours, height=0.6, ecolor=COLOURS[7], capsize=3)
+            positions = np.arange(len(causes))
+            axes.barh(
+                positions, example["contrast"], xerr=error, color=colours, height=0.6, ecolor=COLOURS[7], capsize=3
+            )
             axes.axvline(0, color=COLOURS[7], linewidth=1)
-            axes.set_yticks(places, [CAUSE_NAMES[cause] for cause in causes])
+            axes.set_yticks(positions, [CAUSE_NAMES[cause] for cause in causes])
             outcome = "accepted" if example["accepted"] else "rejected"
             axes.set_title(
                 f"user {example['user']}, item {example['item']}\nchance {example['probability']:.2f}, {outcome}"
@@ -109,25 +111,29 @@ def _by_exploration(axes: Any, mixtures: Mapping[str, Values]) -> None:
         if chosen:
             value = np.array([estimate["value"] for _, estimate in chosen])
             low, high = (np.array([estimate[end] for _, estimate in chosen]) for end in ("low", "high"))
-            place = np.array([exploration for exploration, _ in chosen]) + shift
-            axes.errorbar(place, value, [value - low, high - value], fmt="^", color=colour, label=words, capsize=3)
+            position = np.array([exploration for exploration, _ in chosen]) + shift
+            axes.errorbar(position, value, [value - low, high - value], fmt="^", color=colour, label=words, capsize=3)
     axes.set(xlabel="weight of the uniform policy", ylabel="share accepted", ylim=(0, 1.05), title="Value of policies")
     axes.legend(fontsize=8)
 
 
 def _bars(axes: Any, found: Values) -> None:
-    places = np.arange(len(found))
+    positions = np.arange(len(found))
     members = [np.mean(one["members"], 1) for one in found.values()]
     spread = np.nan_to_num([member_half_width(values) for values in members])
-    axes.barh(places, [np.mean(one["imagined"]) for one in found.values()], xerr=spread, color=COLOURS[0], height=0.6)
-    for place, one in zip(places, found.values(), strict=True):
+    axes.barh(
+        positions, [np.mean(one["imagined"]) for one in found.values()], xerr=spread, color=COLOURS[0], height=0.6
+    )
+    for position, one in zip(positions, found.values(), strict=True):
         if "wpdis" in one["estimates"]:
             estimate = one["estimates"]["wpdis"]
             error = [[estimate["value"] - estimate["low"]], [estimate["high"] - estimate["value"]]]
             label = None if axes.get_legend_handles_labels()[1] else "log, per decision"
-            axes.errorbar([estimate["value"]], [place], xerr=error, fmt="^", color=COLOURS[1], capsize=3, label=label)
+            axes.errorbar(
+                [estimate["value"]], [position], xerr=error, fmt="^", color=COLOURS[1], capsize=3, label=label
+            )
             axes.legend(fontsize=8)
-    axes.set_yticks(places, list(found))
+    axes.set_yticks(positions, list(found))
     axes.set(xlabel="share accepted, imagined", xlim=(0, 1), title="Value of policies")
 
 

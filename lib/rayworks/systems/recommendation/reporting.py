@@ -67,7 +67,7 @@ def headline(config: Config, results: Values) -> dict[str, Cell]:
 
 
 def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
-    """All that the run's stages found."""
+    """Build the report from the results of the run's stages."""
     tables = [_acceptance_table(results)]
     drawn = {"calibration.png": (figures.calibration(results["acceptance"]), "Chances given and what came of them.")}
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""What the system reads: event logs and natural sequences by path or by the name of a released data set, bandit logs.
+"""Read event logs, natural sequences and bandit logs, by path or by the name of a published data set.
 
 ``kuairand:FOLDER`` and ``kuairec:FOLDER`` are the folders as their authors release them, ``movielens-100k`` and
 ``open-bandit`` come from the catalogue; anything else is the path of a generic table (:mod:`~.event_tables`).
@@ -64,7 +64,7 @@ class Facts:
     natural: int
     recommended: int
     accepted_share: float
-    """Of the recommended."""
+    """Share of the recommendations that are accepted."""
     users_with_one_step: int
     """They are kept, but have no decision before the one to predict."""
     notes: tuple[str, ...]
@@ -72,7 +72,7 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class NaturalSequences:
-    """What users took by themselves, N events of U users on I items in order of user, then of time."""
+    """Natural sequences: N events of U users on I items in order of user, then of time."""
 
     user: np.ndarray
     """int32 (N,)."""
@@ -94,12 +94,12 @@ class NaturalSequences:
         return EventLog(self.user, self.item, kind, self.time, unknown, users=self.users, items=self.items)
 
     def targets(self, back: int = 0) -> np.ndarray:
-        """int32 (U,): the item ``back`` places before each user's last, -1 where there is none before it to predict from.
+        """int32 (U,): the item ``back`` positions before each user's last, -1 where there is none before it to predict from.
 
         Leave-one-out: the test target is at 0, the validation target at 1, and training sees what is before both.
         """
-        place = self.offsets[1:] - 1 - back
-        return np.where(place > self.offsets[:-1], self.item[place], -1).astype(np.int32)
+        position = self.offsets[1:] - 1 - back
+        return np.where(position > self.offsets[:-1], self.item[position], -1).astype(np.int32)
 
 
 def read_events(source: str, options: ReadOptions = DEFAULTS) -> EventLog:
@@ -115,7 +115,7 @@ def read_events(source: str, options: ReadOptions = DEFAULTS) -> EventLog:
     ``movielens-100k`` has no recommendations at all. See the note in :data:`NOTES` for what stands in for them.
 
     Raises:
-        DataError: it can not be read, a column is missing, or a value is; the message names the file, the column, the
+        DataError: it cannot be read, a column is missing, or a value is; the message names the file, the column, the
             first bad row (from 1 after the header) and the fix.
     """
     return as_log(_events(source, options), source)
@@ -168,7 +168,7 @@ def read_bandit(name: str) -> BanditLog:
     ``item_context.csv``. Rows are sorted by time, equal times keep the order of the file.
 
     Raises:
-        DataError: it is not there, or an item is outside the catalogue, a click not 0 or 1, a propensity not in (0, 1];
+        DataError: it does not exist, or an item is outside the catalogue, a click not 0 or 1, a propensity not in (0, 1];
             the message names the file, the column and the first bad row.
     """
     inside = name.removeprefix(f"{OPEN_BANDIT}/")
@@ -275,7 +275,7 @@ def _movielens(options: ReadOptions) -> EncodedEvents:
     table = table.sort_values(["user", "time"], kind="stable")
     history = table.groupby("user")["item"]
     late = history.cumcount() >= np.floor(options.observed * history.transform("size"))
-    liked = (table["rating"] >= options.liked) | ~late
+    liked = (table["rating"] >= options.min_rating) | ~late
     return join([encode(table.assign(shown=late, accepted=liked), MOVIELENS)], MOVIELENS, ordered=False)
 
 

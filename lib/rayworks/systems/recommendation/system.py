@@ -1,4 +1,4 @@
-"""The run: audit the log, train, score, say why, value other recommenders."""
+"""The run: audit the log, train, evaluate, explain, and value other recommenders."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +76,7 @@ class RecommendationSystem(StagedSystem[Config]):
             files_of(source)
         for name in (config.natural.checkpoint, config.natural.items):
             if name and not Path(name).expanduser().is_file():
-                raise ConfigError(f"natural.checkpoint, natural.items: {name} is not there")
+                raise ConfigError(f"natural.checkpoint, natural.items: {name} does not exist")
         if config.natural.checkpoint:
             read_inert(Path(config.natural.checkpoint).expanduser())
         if "bandit" in config.scope.stages:

@@ -1,1 +1,1 @@
-"""Examples, which client holds which, and mixtures of them."""
+"""Examples, their partition among clients, and mixups of them."""

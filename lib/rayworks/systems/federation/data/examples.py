@@ -1,4 +1,4 @@
-"""Labelled examples, and their scale: what clients hold, whatever it was read from."""
+"""Labelled examples of clients, and their scale."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Examples:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example."""
+        """Shape of one example."""
         return self.inputs.shape[1:]
 
     def take(self, indices: Indices) -> "Examples":

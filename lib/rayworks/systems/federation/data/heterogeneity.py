@@ -1,4 +1,4 @@
-"""How far apart the label distributions of clients are: specification 2.2, last line.
+"""Distance between the label distributions of clients (specification 2.2, last line).
 
 Counts are (C, K), clients by labels. Clients without examples have no distribution: their value is nan, means leave them out.
 """
@@ -37,7 +37,7 @@ def _distributions(counts: NDArray[np.int64]) -> tuple[Floats, Floats]:
 
 
 def _entropy(shares: Floats) -> Floats:
-    """In nats along the last axis; nan stays nan."""
+    """Entropy in nats along the last axis; nan stays nan."""
     terms = shares * np.log(np.where(shares > 0, shares, 1.0))
     entropy: Floats = -terms.sum(-1)
     return entropy

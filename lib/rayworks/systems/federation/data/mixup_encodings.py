@@ -1,4 +1,4 @@
-"""Encodings of a client's examples for the shared pool: the mechanism of DP-InstaHide and its variant, specification 2.2.
+"""Mixup encodings of a client's examples for the shared pool: DP-InstaHide and its variant (specification 2.2).
 
 ``x = clip(lam_1 x_1 + ... + lam_k x_k + noise, 0, 1)``, the first example having the label that is filled and the others any
 label, all different (Borgnia et al. 2021; arXiv 2409.13235). Noise comes before the clip, which is post-processing.
@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Mixtures:
-    """Which examples are mixed, and how: what an encoding hides."""
+    """Sources and weights of mixups, which encodings hide."""
 
     sources: NDArray[np.int64]
     """(count, k): indices of the client's examples, different within a row."""
@@ -95,11 +95,11 @@ def distinct(generator: np.random.Generator, population: int, size: int, count: 
     Floyd's algorithm, all rows at a time: ``size`` steps, no memory beyond the result. The order within a row is not random.
     """
     rows = np.empty((count, size), np.int64)
-    for place in range(size):
-        last = population - size + place
+    for column in range(size):
+        last = population - size + column
         drawn = generator.integers(last + 1, size=count)
-        taken = (rows[:, :place] == drawn[:, None]).any(1)
-        rows[:, place] = np.where(taken, last, drawn)
+        taken = (rows[:, :column] == drawn[:, None]).any(1)
+        rows[:, column] = np.where(taken, last, drawn)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Which client holds which training example: the label-skewed partitions of the federated literature.
+"""Partition training examples among clients: the label-skewed partitions of the federated literature.
 
 Every scheme gives each example one owner, or none. Clients may be left without examples.
 """
@@ -70,17 +70,17 @@ def _by_labels(train: Examples, data: DataSection, generator: np.random.Generato
 
 
 def _by_dirichlet(train: Examples, data: DataSection, generator: np.random.Generator) -> NDArray[np.int64]:
-    if data.least_examples * data.clients > len(train):
+    if data.min_examples * data.clients > len(train):
         raise ConfigError(
-            f"data.least_examples {data.least_examples}: {data.clients} clients would need "
-            f"{data.least_examples * data.clients} examples, there are {len(train)}; lower it or data.clients"
+            f"data.min_examples {data.min_examples}: {data.clients} clients would need "
+            f"{data.min_examples * data.clients} examples, there are {len(train)}; lower it or data.clients"
         )
     for _ in range(TRIES):
         owners = _dirichlet_draw(train, data, generator)
-        if np.bincount(owners, minlength=data.clients).min() >= data.least_examples:
+        if np.bincount(owners, minlength=data.clients).min() >= data.min_examples:
             return owners
     raise ConfigError(
-        f"data.least_examples {data.least_examples}: not reached in {TRIES} draws; lower it or raise data.concentration"
+        f"data.min_examples {data.min_examples}: not reached in {TRIES} draws; lower it or raise data.concentration"
     )
 
 

@@ -21,7 +21,7 @@ def reviews(label: Literal["rating", "recommended"]) -> Examples:
     """All reviews with a text and a department: 512 features, rated 1 to 5 or recommended or not.
 
     Raises:
-        DataError: the catalogue's file can not be had.
+        DataError: the catalogue's file is not available.
     """
     table = pd.read_parquet(datasets.fetch("clothing-reviews"))
     return examples_of(table.dropna(subset=["Review Text", "Department Name"]), label)

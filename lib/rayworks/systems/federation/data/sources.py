@@ -1,4 +1,4 @@
-"""Training and held-out examples: by the name of a known set, from a file, or from the hub."""
+"""Load training and held-out examples: a known data set, a file, or one from the hub."""
 
 import base64
 import gzip
@@ -32,7 +32,7 @@ def read(data: DataSection, seed: int) -> tuple[Examples, Examples]:
     seed alone.
 
     Raises:
-        DataError: the source is unknown, can not be read, or holds nothing.
+        DataError: the source is unknown, cannot be read, or is empty.
     """
     train, test = _reader(data)(data)
     if test is None:
@@ -53,11 +53,11 @@ def check_source(data: DataSection) -> None:
     """Look for what :func:`read` would read, without reading it.
 
     Raises:
-        DataError: the source is unknown, or the file is not there.
+        DataError: the source is unknown, or the file does not exist.
     """
     _reader(data)
     if data.source.endswith(".npz") and not Path(data.source).expanduser().is_file():
-        raise DataError(f"data.source {data.source!r}: is no file; give the path of an .npz file")
+        raise DataError(f"data.source {data.source!r}: does not exist; give the path of an .npz file")
 
 
 def stratified(labels: Labels, count: int, generator: np.random.Generator) -> Indices:
@@ -67,8 +67,8 @@ def stratified(labels: Labels, count: int, generator: np.random.Generator) -> In
     sizes = np.bincount(labels)
     starts = np.cumsum(sizes) - sizes
     of_order = labels[order]
-    places = (np.arange(len(labels)) - starts[of_order] + 0.5) / sizes[of_order]
-    chosen: Indices = np.sort(order[np.argsort(places, kind="stable")[:count]]).astype(np.int64)
+    ranks = (np.arange(len(labels)) - starts[of_order] + 0.5) / sizes[of_order]
+    chosen: Indices = np.sort(order[np.argsort(ranks, kind="stable")[:count]]).astype(np.int64)
     return chosen
 
 
@@ -118,11 +118,11 @@ def idx_array(folder: Path, name: str) -> NDArray[np.uint8]:
     try:
         raw = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
     except (OSError, EOFError) as error:
-        raise DataError(f"data.source: {plain} can not be read ({error}); fetch the data set again") from None
+        raise DataError(f"data.source: {plain} cannot be read ({error}); fetch the data set again") from None
     rank = raw[3] if raw[:3] == b"\x00\x00\x08" and len(raw) > 3 else 0
     sizes = np.frombuffer(raw, ">u4", rank, 4) if len(raw) >= 4 + 4 * rank else np.zeros(0, ">u4")
     if not rank or len(sizes) < rank or len(raw) != 4 + 4 * rank + int(np.prod(sizes, dtype=np.int64)):
-        raise DataError(f"data.source: {plain} is no whole IDX file of bytes; fetch the data set again")
+        raise DataError(f"data.source: {plain} is not a whole IDX file of bytes; fetch the data set again")
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(sizes.astype(int))
 
 
@@ -141,7 +141,7 @@ def cifar10_task(path: Path) -> Examples:
         pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(e["input"]))).convert("RGB")) for e in entries]
         names = [max(entry["target_scores"], key=entry["target_scores"].get) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"data.source cifar10-test: {path} can not be read ({error}); fetch it again") from None
+        raise DataError(f"data.source cifar10-test: {path} cannot be read ({error}); fetch it again") from None
     labels, classes = encoded(names)
     return Examples(_channels_first(_stacked("cifar10-test", pictures)), labels, classes)
 
@@ -171,7 +171,7 @@ def _arrays(data: DataSection) -> Split:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"data.source {data.source!r}: can not be read ({reason}); mend the path or file") from None
+        raise DataError(f"data.source {data.source!r}: cannot be read ({reason}); mend the path or file") from None
     missing = [name for name in ("inputs", "labels") if name not in arrays]
     if missing:
         raise DataError(f"data.source {data.source!r}: has no array {missing[0]!r}; store inputs, labels and groups")
@@ -198,7 +198,7 @@ def _hub(data: DataSection) -> Split:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"data.source {data.source!r}: can not be loaded ({reason})") from None
+        raise DataError(f"data.source {data.source!r}: cannot be loaded ({reason})") from None
     if "train" not in splits:
         raise DataError(f"data.source {data.source!r}: has no split train; it has {', '.join(splits)}")
     held_out = next((splits[key] for key in ("test", "validation") if key in splits), None)

@@ -1,1 +1,1 @@
-"""Images made from noise alone."""
+"""Images generated from noise alone."""

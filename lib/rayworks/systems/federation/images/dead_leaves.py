@@ -1,4 +1,4 @@
-"""Dead leaves: opaque shapes of random size, place and colour, dropped until they cover everything."""
+"""Dead leaves: opaque shapes of random size, position and colour, dropped until they cover everything."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ def dead_leaves(design: np.random.Generator, draw: np.random.Generator, side: in
 
     Circles, squares, turned squares, rectangles, triangles and quadrilaterals, inscribed in a circle of their radius.
     Leaves are looked at from below, so that the first one at a pixel stays: what is seen has the law of dropping for
-    ever, and dropping stops when nothing is bare. ``design`` draws radii and colours, ``draw`` shapes and places.
+    ever, and dropping stops when nothing is bare. ``design`` draws radii and colours, ``draw`` shapes and positions.
     """
     radii = np.linspace(SMALLEST, 1, BINS)
     density = radii**-3.0 - 1

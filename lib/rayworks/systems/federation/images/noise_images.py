@@ -39,7 +39,7 @@ def noise_images(
     if len(shape) == 1:
         return _features(count, shape[0], seed, path, label)
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise ConfigError(f"noise: images of shape {shape} can not be made; give 1 or 3 channels, or flat features")
+        raise ConfigError(f"noise: images of shape {shape} cannot be made; give 1 or 3 channels, or flat features")
     wanted = section.resolution or max(shape[1:])
     side = max(LEAST_SIDE, 1 << (wanted - 1).bit_length())
     make = _maker(section, side, seed, path, label)

@@ -28,7 +28,7 @@ from rayworks.systems.federation.images.wavelet_kernels import oriented_bank, qu
 Kind = Literal["original", "random", "sparse", "oriented"]
 LATENT = 512
 SLOPE = 0.2
-"""Of the leaky rectifier through which latents pass; there is no mapping network."""
+"""Slope of the leaky rectifier through which latents pass; there is no mapping network."""
 LARGEST_NOISE = 0.3
 BIASES = {"random": (0.0, 0.0), "sparse": (0.0, 0.2), "oriented": (-0.2, 0.2)}
 FEWEST_KERNELS = 5
@@ -165,7 +165,7 @@ def coloured(picture: Tensor, generator: np.random.Generator) -> Tensor:
 
 def _convolutions(side: int) -> list[tuple[int, bool]]:
     """Side of each convolution, and whether it enlarges what comes in."""
-    return [(of, place == 0 and of > 4) for of in resolutions(side) for place in range(1 if of == 4 else 2)]
+    return [(of, index == 0 and of > 4) for of in resolutions(side) for index in range(1 if of == 4 else 2)]
 
 
 def _inputs(side: int) -> list[int]:

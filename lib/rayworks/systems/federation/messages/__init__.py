@@ -1,1 +1,1 @@
-"""Arrays and numbers as Flower records, and what they weigh."""
+"""Arrays and numbers as Flower records, and their size."""

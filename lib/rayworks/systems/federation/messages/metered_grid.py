@@ -1,4 +1,4 @@
-"""A Flower grid that counts what passes it."""
+"""A Flower grid that counts the bytes of its messages."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -53,28 +53,28 @@ class MeteredGrid(Grid):
         return list(self.stream(messages, timeout))
 
     def set_run(self, run: Run) -> None:
-        """As of the other grid."""
+        """Pass on to the other grid."""
         self._inner.set_run(run)
 
     @property
     def run(self) -> Run:
-        """As of the other grid."""
+        """Pass on to the other grid."""
         return self._inner.run
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """As of the other grid."""
+        """Pass on to the other grid."""
         return self._inner.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """As of the other grid."""
+        """Pass on to the other grid."""
         return self._inner.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """As of the other grid, not counted."""
+        """Pass on to the other grid, not counted."""
         return self._inner.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """As of the other grid, not counted."""
+        """Pass on to the other grid, not counted."""
         return self._inner.pull_messages(message_ids)

@@ -1,4 +1,4 @@
-"""Arrays in Flower's records, and how large messages are."""
+"""Arrays in Flower's records, and the size of messages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ def to_arrays(record: ArrayRecord) -> dict[str, NDArray[Any]]:
         try:
             found[name] = value.numpy()
         except (TypeError, ValueError, OSError, EOFError) as error:
-            raise DataError(f"message: array {name!r} can not be read ({error}); send it as a numpy array") from None
+            raise DataError(f"message: array {name!r} cannot be read ({error}); send it as a numpy array") from None
     return found
 
 
@@ -39,7 +39,7 @@ def arrays_of(content: RecordDict, name: str = ARRAYS) -> dict[str, NDArray[Any]
     """The arrays of one record of a message.
 
     Raises:
-        DataError: there is no such record.
+        DataError: the record is missing.
     """
     if name not in content.array_records:
         raise DataError(f"message: the record {name!r} is missing; use the strategy and the client app of one version")

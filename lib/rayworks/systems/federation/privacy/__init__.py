@@ -1,1 +1,1 @@
-"""Accountants, clipping, secure aggregation, attacks."""
+"""Privacy accountants, clipping, secure aggregation, attacks."""

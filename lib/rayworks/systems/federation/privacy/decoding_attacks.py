@@ -1,4 +1,4 @@
-"""How well shared encodings can be undone: what the noise is worth in practice, beside the formal guarantee.
+"""Attacks that decode shared encodings: what the noise protects in practice, beside the formal guarantee.
 
 Encodings are (m, F), an attacker's candidates (n, F), both float and flat; the sources of an encoding are (m, k) indices of
 candidates. The attacker knows the candidates, which is the strongest case.

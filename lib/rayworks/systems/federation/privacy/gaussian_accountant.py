@@ -1,4 +1,4 @@
-"""Epsilon of Gaussian releases on Poisson samples, by Renyi differential privacy: of encodings and of updates."""
+"""Renyi accountant of the Gaussian mechanism under Poisson sampling, for encodings and updates."""
 
 import math
 from functools import lru_cache
@@ -60,7 +60,7 @@ def gaussian_multiplier_for(epsilon: float, chance: float, releases: int, delta:
     """
     low, high = 1e-3, 1e6
     if gaussian_epsilon(chance, high, releases, delta) > epsilon:
-        raise DataError(f"epsilon {epsilon:g}: can not be reached at delta {delta:g}; raise one of them")
+        raise DataError(f"epsilon {epsilon:g}: cannot be reached at delta {delta:g}; raise one of them")
     while high / low > 1.0001:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if gaussian_epsilon(chance, middle, releases, delta) <= epsilon else (middle, high)

@@ -1,4 +1,4 @@
-"""What shared mixups promise, as differential privacy: specification 2.3.
+"""Differential privacy of shared mixups (specification 2.3).
 
 An encoding averages k of n examples drawn without replacement and adds Laplace noise of scale sigma to every coordinate.
 With ``x = distance * weight / sigma``, the distance being the largest l1 distance of two examples, replacing one example
@@ -43,7 +43,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Guarantee:
-    """Of all encodings that one client shares."""
+    """Guarantee of all encodings that one client shares."""
 
     per_encoding: float
     """Largest epsilon of a single one; infinite without noise."""
@@ -149,7 +149,7 @@ def guarantee(
 
 
 def _largest_distance(features: int, gaussian: bool) -> float:
-    """Of two rows of values in [0, 1]: l2 for Gaussian, l1 for Laplace noise."""
+    """Largest distance of two rows of values in [0, 1]: l2 for Gaussian, l1 for Laplace noise."""
     return math.sqrt(features) if gaussian else float(features)
 
 
@@ -184,7 +184,7 @@ def total_with_replacement(
 
 
 def statement(found: Guarantee) -> str:
-    """For people: what is promised, how much that is worth, what it does not cover, and whom it does not hold against."""
+    """A guarantee in words: what is promised, what it is worth, what it does not cover, and against whom it does not hold."""
     if not found.encodings:
         return (
             "No encodings are shared, so they reveal nothing; updates of the model are not covered by this statement."

@@ -1,12 +1,12 @@
-"""Rounds whose updates the server sees as a sum only: Flower's SecAgg+ (Bell et al. 2020) around our clients.
+"""Secure aggregation: the server sees only sums of updates, by Flower's SecAgg+ (Bell et al. 2020).
 
 Flower has the protocol for its old interface alone. So both ends are bridged: a mod turns what the protocol hands a client
 into our message and back, and the workflow is given the least of a legacy strategy. Sums are quantised with random rounding:
 equal seeds give equal bits no longer.
 
 Only a round's arrays are hidden. In the clear travel, of each client: its loss and other metrics, its number of examples, its
-label counts (exact, or noised by privacy.histogram_noise), and the encodings and means that it shares. Nobody can see into a
-masked array, so what the server rejects elsewhere the client refuses itself, and counts as failed.
+label counts (exact, or noised by privacy.histogram_epsilon), and the encodings and means that it shares. Nobody can look into
+a masked array, so the client itself refuses what the server rejects elsewhere, and counts as failed.
 """
 
 import json
@@ -46,7 +46,7 @@ def secure_mods(equal: bool) -> list[Mod]:
     """The mods of a client app whose training is aggregated securely; ``equal`` gives all clients with data one weight."""
 
     def bridge(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """Between the protocol's legacy content and ours."""
+        """Translate between the protocol's legacy content and ours."""
         if message.metadata.message_type != "train":
             return call_next(message, context)
         fit = recorddict_compat.recorddict_to_fitins(message.content, keep_input=True)
@@ -95,7 +95,7 @@ def _require_summable(found: Arrays, sent: Arrays, weight: int, most: int) -> No
     if weight > most:
         raise DataError(
             f"num-examples: {weight} is above the bound of {most} that the server has from noised label counts; set "
-            "strategy.weighting to equal, or raise privacy.histogram_noise"
+            "strategy.weighting to equal, or raise privacy.histogram_epsilon"
         )
 
 
@@ -108,12 +108,12 @@ class _Node:
 
 @dataclass
 class SecureSum:
-    """What the protocol told the server."""
+    """Result of the protocol at the server."""
 
     mean: Arrays | None = None
     """Weighted by examples; None where too few clients finished."""
     metrics: dict[int, MetricRecord] = field(default_factory=dict)
-    """Of each client that finished, by node."""
+    """Values of each client that finished, by node."""
 
 
 class _Cohort(FedAvg):

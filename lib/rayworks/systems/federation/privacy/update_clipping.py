@@ -1,4 +1,4 @@
-"""Bounded and noised updates (McMahan et al. 2018; adaptive bound: Andrew et al. 2021), and the epsilon they have.
+"""Clipped and noised updates (McMahan et al. 2018; adaptive bound: Andrew et al. 2021), and their epsilon.
 
 The numerics are those of Flower's own wrappers, without their faults: an update of zero has factor 1, integer buffers are
 neither clipped nor noised, and the noise comes from a generator that the caller seeds.
@@ -67,7 +67,7 @@ def adaptive_multiplier(multiplier: float, clients: int) -> float:
     rest = multiplier**-2 - (2 * clients / 20) ** -2
     if rest <= 0:
         raise ConfigError(
-            f"privacy.update_noise: {multiplier:g} is too much for an adaptive bound with {clients} clients in a round; "
+            f"privacy.noise_multiplier: {multiplier:g} is too much for an adaptive bound with {clients} clients in a round; "
             "use fixed clipping, or more clients"
         )
     return float(rest**-0.5)
@@ -82,7 +82,7 @@ def adapted_bound(
 
 
 def epsilon(multiplier: float, rate: float, rounds: int, delta: float) -> float:
-    """Of the noised updates of ``rounds`` rounds, at ``delta``; infinite without noise.
+    """Epsilon of the noised updates of ``rounds`` rounds, at ``delta``; infinite without noise.
 
     Clients are drawn without replacement, the accountant assumes that each is drawn on its own with probability ``rate``.
     It says nothing of pseudo-images, whose epsilon adds to it.

@@ -36,8 +36,8 @@ def client_app(config: Config, seed: int, mods: Sequence[Mod] = ()) -> ClientApp
     """The app of all clients; which one answers is the node's ``partition-id``.
 
     Args:
-        config: of one method.
-        seed: of the federation: the partition, batches and pseudo-images follow from it.
+        config: config of one method.
+        seed: seed of the federation: the partition, batches and pseudo-images follow from it.
         mods: Flower mods around every answer, inside those of secure aggregation where privacy.secure_aggregation is set.
     """
     secure = secure_mods(config.strategy.weighting == "equal") if config.privacy.secure_aggregation else []

@@ -1,4 +1,4 @@
-"""A client: its examples, its pseudo-images, what it answers. No message passes here but as records.
+"""A client: its examples, its pseudo-images and its answers, which are records.
 
 Data are read once per process. What a client remembers from one round to the next lies in the state that it is handed.
 """
@@ -68,7 +68,7 @@ class Task:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one input."""
+        """Shape of one input."""
         return self.train.shape
 
     @property
@@ -77,7 +77,7 @@ class Task:
         return len(self.train.classes)
 
     def initial_weights(self) -> dict[str, NDArray[Any]]:
-        """Of the model before the first round."""
+        """Weights of the model before the first round."""
         return weights_of(classifier_of(self.config, self.shape, self.classes, self.seed))
 
     def model(self, weights: Weights, role: str = "trained") -> Classifier:
@@ -117,7 +117,7 @@ def task_of(config: str, seed: int) -> Task:
     """The task of a config in JSON, made once per process.
 
     Raises:
-        DataError: the data can not be read.
+        DataError: the data cannot be read.
     """
     return Task(Config.model_validate_json(config), seed)
 
@@ -147,7 +147,7 @@ class Client:
 
     def counts(self) -> NDArray[np.int64]:
         """``(K,)`` counts of its labels, noised by a rounded Laplace if asked (specification 2.2, step 1)."""
-        return noisy_counts(self.real.counts(), self._config.privacy.histogram_noise, self._secret_draw("histogram"))
+        return noisy_counts(self.real.counts(), self._config.privacy.histogram_epsilon, self._secret_draw("histogram"))
 
     def encodings(self, labels: list[int], counts: list[int], edition: int) -> dict[str, NDArray[Any]]:
         """Mixups for the pool: ``inputs`` as the data's are, ``labels`` ``(n, K)``, in the order asked for."""
@@ -178,7 +178,7 @@ class Client:
         """Take pseudo-images from the pool and make the others; how many it has then.
 
         Args:
-            mixups: of other clients.
+            mixups: mixups of other clients.
             local_mixups: how many of each label to mix from its own examples.
             noise: noise images of each label.
             copies: copies of its own examples of each label.
@@ -216,7 +216,7 @@ class Client:
             weights: the global model.
             round_number: from 1.
             variate: the server's control variate.
-            gradient: of the server's loss, by which pseudo-images are weighed.
+            gradient: gradient of the server's loss, by which pseudo-images are weighed.
 
         Raises:
             InfrastructureError: it was drawn not to answer (failures.dropout).
@@ -262,14 +262,14 @@ class Client:
         return stream(self._seed, "client", self._partition, *path)
 
     def _secret_draw(self, *path: str | int) -> np.random.Generator:
-        """For noise that protects: the client's secret, where it has one, enters the stream beside the common seed."""
+        """Randomness of noise that protects: the client's secret, if any, enters the stream beside the common seed."""
         secret = os.environ.get(SECRET, "")
         return self._draw(*path, "secret", secret) if secret else self._draw(*path)
 
     def _mixups(self, label: int, count: int, edition: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Encodings of a label; one that it lacks is stood in for by noise of its own, mixed and noised like an example.
 
-        With noised counts the server can not know which labels it has, and must not learn it here: not from the common
+        With noised counts the server cannot know which labels it has, and must not learn it here: not from the common
         seed's bank of noise either, which everybody can make.
         """
         draw, section = self._secret_draw("encodings", edition, label), self._config.mixup
@@ -314,7 +314,7 @@ class Client:
         weights = torch.ones(len(inputs))
         if gradient is not None and len(inputs):
             tangent = {name: torch.from_numpy(value) for name, value in gradient.items()}
-            labels, weights = weigh(gains(model, inputs, tangent), balance.weighing_temperature)
+            labels, weights = weigh(gains(model, inputs, tangent), balance.reweighting_temperature)
         pseudo = Weighted(inputs, labels, weight * weights)
         return real.joined(pseudo), int((pseudo.weights > 0).sum())
 
@@ -349,14 +349,14 @@ class Client:
     def _correction(self, variate: Weights | None) -> Correction:
         strategy = self._config.strategy
         if strategy.name == "fedprox":
-            return Correction(proximal=strategy.proximal)
+            return Correction(proximal=strategy.proximal_mu)
         if strategy.name == "scaffold" and variate is not None:
             own = self._trained(VARIATE, variate)
             return Correction({name: torch.from_numpy(variate[name] - own[name]) for name in variate})
         if strategy.name == "feddyn":
             stored = to_arrays(self._state.array_records[GRADIENT]) if GRADIENT in self._state else {}
             offset = {name: torch.from_numpy(-value) for name, value in stored.items()}
-            return Correction(offset or None, strategy.proximal)
+            return Correction(offset or None, strategy.proximal_mu)
         return Correction()
 
     def _remember(
@@ -367,7 +367,7 @@ class Client:
             self._state[PREVIOUS] = to_record(after)
         elif strategy.name == "feddyn":
             last = self._trained(GRADIENT, before)
-            moved = {name: last[name] - strategy.proximal * (after[name] - before[name]) for name in before}
+            moved = {name: last[name] - strategy.proximal_mu * (after[name] - before[name]) for name in before}
             self._state[GRADIENT] = to_record(moved)
         elif strategy.name == "scaffold" and variate is not None:
             own = self._trained(VARIATE, variate)

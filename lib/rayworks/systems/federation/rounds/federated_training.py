@@ -1,4 +1,4 @@
-"""A federated training from its first question to its last round, over any Flower grid, with exact resume."""
+"""Run a federated training from first to last round, over any Flower grid, with exact resume."""
 
 import json
 import time
@@ -32,14 +32,14 @@ from rayworks.systems.federation.training.sample_weighing import read_gradient, 
 
 EVALUATION_BATCH = 2048
 AS_DRAWN = "as drawn"
-"""In the reason of a client that failures.dropout keeps from answering."""
+"""Mark in the reason of a client that failures.dropout keeps from answering."""
 STATEFUL = ("scaffold", "moon", "feddyn")
 """Strategies whose clients remember something of their own."""
 
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What a round did."""
+    """Record of a round."""
 
     round: int
     asked: int
@@ -58,27 +58,27 @@ class RoundRecord:
     problem: str | None = None
     """What the first client that failed or was rejected says, unless it was drawn not to answer."""
     accuracy: float | None = None
-    """On held-out examples; None in rounds without evaluation."""
+    """Accuracy on held-out examples; None in rounds without evaluation."""
     recalls: tuple[float | None, ...] | None = None
-    """By label; None for one without held-out examples."""
+    """Recalls by label; None for one without held-out examples."""
     client_accuracies: tuple[float | None, ...] | None = None
-    """By partition: its shares of the labels times the recalls; None for a client without examples of a tested label."""
+    """Accuracies by partition: its label shares times the recalls; None for a client without examples of a tested label."""
     pseudo_images: int = 0
     clip_bound: float | None = None
     epsilon: float | None = None
-    """Of the updates so far; None without noise."""
+    """Epsilon of the updates so far; None without noise."""
 
 
 class Federation:
     """A method's training on one seed.
 
     Args:
-        config: of one method.
+        config: config of one method.
         seed: draws the partition, cohorts, batches and pseudo-images.
 
     Raises:
         ConfigError: settings that do not go together.
-        DataError: the data or the gradient file can not be read.
+        DataError: the data or the gradient file cannot be read.
     """
 
     def __init__(self, config: Config, seed: int) -> None:
@@ -152,7 +152,7 @@ class Federation:
             problem=next(iter(self._problems()), None),
             pseudo_images=strategy.pseudo_images,
             clip_bound=strategy.bound if privacy.clipping != "none" else None,
-            epsilon=self._epsilon() if privacy.update_noise else None,
+            epsilon=self._epsilon() if privacy.noise_multiplier else None,
             **(self.evaluation() if evaluates else {}),
         )
 
@@ -203,7 +203,7 @@ class Federation:
                 load_file(folder / f"{name}.safetensors") for name in ("weights", "server", "clients")
             )
         except (OSError, ValueError, SafetensorError) as error:
-            raise DataError(f"checkpoint {folder}: can not be read ({error}); resume from another one") from None
+            raise DataError(f"checkpoint {folder}: cannot be read ({error}); resume from another one") from None
         if {name: value.shape for name, value in weights.items()} != {
             name: value.shape for name, value in self._weights.items()
         }:
@@ -216,7 +216,7 @@ class Federation:
             self._restored.setdefault(int(partition), {}).setdefault(record, {})[name] = value
 
     def _problems(self) -> list[str]:
-        """Of clients that were not drawn to fail, by partition."""
+        """Reasons of clients that failed without being drawn to, by partition."""
         tally = self.strategy.tally
         told = {**tally.failed, **tally.rejected}
         return [f"client {partition}: {reason}" for partition, reason in sorted(told.items()) if AS_DRAWN not in reason]
@@ -231,7 +231,7 @@ class Federation:
     def _require_clients_for_adaptive_noise(self) -> None:
         privacy = self.config.privacy
         if privacy.clipping == "adaptive":
-            update_clipping.adaptive_multiplier(privacy.update_noise, len(self.strategy.cohort(1)))
+            update_clipping.adaptive_multiplier(privacy.noise_multiplier, len(self.strategy.cohort(1)))
 
     def _securely(self, grid: Grid, messages: list[Message]) -> Arrays:
         most = int(self.strategy.known.counts.sum(1).max())
@@ -274,7 +274,7 @@ class Federation:
     def _epsilon(self) -> float:
         privacy = self.config.privacy
         rate = len(self.strategy.cohort(1)) / len(self.strategy.known.nodes)
-        return update_clipping.epsilon(privacy.update_noise, rate, self.rounds_done, privacy.delta)
+        return update_clipping.epsilon(privacy.noise_multiplier, rate, self.rounds_done, privacy.delta)
 
 
 def _states(grid: Grid, members: Members) -> dict[int, dict[str, Arrays]]:
@@ -302,7 +302,7 @@ def _restore(grid: Grid, members: Members, states: Mapping[int, Mapping[str, Arr
     answers = ask(grid, messages, {node: partition for partition, node in members.nodes.items()})
     missing = states.keys() - answers.keys()
     if missing:
-        raise DataError(f"client {min(missing)}: can not take back its state; see its log")
+        raise DataError(f"client {min(missing)}: cannot take back its state; see its log")
 
 
 def run_rounds(federation: Federation, grid: Grid, rounds: int) -> Iterable[RoundRecord]:

@@ -34,9 +34,9 @@ def simulate(folder: Path, config: Config, seed: int, processors: int, timeout_s
 
     Args:
         folder: for its task, records and checkpoints.
-        config: of one method.
-        seed: of the federation.
-        processors: of the Ray that Flower starts; one client runs on each.
+        config: config of one method.
+        seed: seed of the federation.
+        processors: processors of the Ray that Flower starts; one client runs on each.
         timeout_seconds: after which it is ended.
 
     Raises:
@@ -73,7 +73,7 @@ def read_federation(folder: Path) -> Federation:
     """The training as of the last round that is complete; as new before the first.
 
     Raises:
-        DataError: its checkpoint can not be read.
+        DataError: its checkpoint cannot be read.
     """
     task = json.loads((folder / TASK).read_text())
     federation = Federation(Config.model_validate(task["config"]), task["seed"])

@@ -1,4 +1,4 @@
-"""Before training: who holds which labels, and pseudo-images for what clients lack (specification 2.2, steps 1 to 4).
+"""Exchange label counts and pseudo-images before training (specification 2.2, steps 1 to 4).
 
 The server asks owners for mixups and hands them on to others; of noise images it only says how many. What owners send is
 checked before anybody is given it: an owner that sends something else counts as one that failed.
@@ -33,9 +33,9 @@ from rayworks.systems.federation.training import label_balance
 
 Counts = NDArray[np.int64]
 POLL_SECONDS, PATIENCE_SECONDS = 0.05, 60.0
-"""Between two looks for clients, and until training begins without those that are not there."""
+"""Seconds between two looks for clients, and until training begins without the missing ones."""
 LABEL_ERROR = 1e-3
-"""By which the sum of a row of soft labels may miss 1."""
+"""Tolerance of the sum of a row of soft labels."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Members:
     counts: Counts
     """``(C, K)`` examples of each label, by partition; zeros for a client that did not answer."""
     shape: tuple[int, ...]
-    """Of one input."""
+    """Shape of one input."""
 
     @property
     def clients(self) -> int:
@@ -68,7 +68,7 @@ class Demand:
 
     @property
     def total(self) -> int:
-        """Of all."""
+        """Pseudo-images of all kinds."""
         return int(self.orders[:, 3].sum() + self.local.sum() + self.noise.sum() + self.copies.sum())
 
 
@@ -149,7 +149,7 @@ class Pool:
 
     inputs: dict[int, list[NDArray[Any]]] = field(default_factory=dict)
     labels: dict[int, list[NDArray[Any]]] = field(default_factory=dict)
-    """By client."""
+    """Labels by client."""
 
     def put(self, rows: Sequence[tuple[int, int]], made: Mapping[str, NDArray[Any]]) -> None:
         """Deal what one owner made among (client, count) rows, in their order."""
@@ -160,16 +160,16 @@ class Pool:
             start += count
 
     def of(self, client: int) -> dict[str, NDArray[Any]] | None:
-        """What a client is handed."""
+        """Pseudo-images for a client."""
         if client not in self.inputs:
             return None
         return {"inputs": np.concatenate(self.inputs[client]), "labels": np.concatenate(self.labels[client])}
 
 
 def distribute(grid: Grid, members: Members, config: Config, seed: int, edition: int) -> int:
-    """Build the pool and hand out pseudo-images, and FedMix's means; how many pseudo-images there are now.
+    """Build the pool and hand out pseudo-images, and FedMix's means; returns the number of pseudo-images.
 
-    Where an owner fails, or sends what is no encoding, its clients get noise in place of its mixups, which counts too.
+    Where an owner fails or sends no valid encoding, its clients get noise in place of its mixups, which counts too.
 
     Raises:
         DataError: no client has any in the end.
@@ -242,7 +242,7 @@ def _means(grid: Grid, members: Members, config: Config, partition_of: Mapping[i
     """
     sizes = members.counts.sum(1)
     rows = np.maximum(sizes // config.local.fedmix_batch, np.minimum(sizes, 1)).tolist()
-    exact = config.privacy.histogram_noise == 0
+    exact = config.privacy.histogram_epsilon == 0
     settings = ConfigRecord({EDITION: 0, "means": 1})
     messages = [
         Message(RecordDict({CONFIG: ConfigRecord(dict(settings))}), node, "train.pool", group_id="0")
@@ -273,11 +273,11 @@ def _usable(owner: int, content: RecordDict, members: Members, rows: int | None)
 def require_encodings(
     arrays: Mapping[str, NDArray[Any]], shape: tuple[int, ...], classes: int, rows: int | None
 ) -> None:
-    """Refuse what can not be handed to other clients as encodings, or as means.
+    """Refuse encodings or means that are unfit for other clients.
 
     Args:
         arrays: ``inputs`` (n, *shape), uint8 images or floating-point features in [0, 1], and soft ``labels`` (n, classes).
-        shape: of one input.
+        shape: shape of one input.
         classes: K.
         rows: n that was ordered; None: any, as for means.
 

@@ -1,4 +1,4 @@
-"""A federation's server as a Flower ``ServerApp``: beside :func:`client_app` all that stock Flower needs."""
+"""A federation's server as a Flower ``ServerApp``; with :func:`client_app` all that stock Flower needs."""
 
 from collections.abc import Callable
 
@@ -17,8 +17,8 @@ def server_app(
     """The app that trains all rounds of ``config.strategy``.
 
     Args:
-        config: of one method.
-        seed: of the federation.
+        config: config of one method.
+        seed: seed of the federation.
         watch: called after every round, to print or to save.
         federation: one to go on with, already loaded; None begins.
     """

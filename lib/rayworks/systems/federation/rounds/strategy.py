@@ -1,4 +1,4 @@
-"""The server's part of a round as a Flower ``Strategy``: it can be given to stock Flower, and drives our own engine too.
+"""The server's part of a round as a Flower ``Strategy``, for stock Flower and for our own engine.
 
 Cohorts are drawn over partitions by seed, and replies are reduced in the order of the partitions: neither node numbers nor
 the order of arrival change a bit of the result.
@@ -39,7 +39,7 @@ Gradient = Callable[[Arrays], Arrays]
 
 @dataclass
 class Tally:
-    """What became of a round's requests."""
+    """Replies and failures of a round's requests."""
 
     asked: list[int] = field(default_factory=list)
     """Partitions."""
@@ -65,10 +65,10 @@ class FederatedStrategy(Strategy):
     """FedAvg, FedProx, SCAFFOLD, FedNova, MOON or FedDyn over clients of :func:`client_app`, with pseudo-images.
 
     Args:
-        config: of one method.
-        seed: of the federation.
+        config: config of one method.
+        seed: seed of the federation.
         clients: how many to wait for at the start, C; None for data.clients.
-        gradient: balance.weighing by the server's gradient: makes it from the model once a round.
+        gradient: balance.reweighting by the server's gradient: makes it from the model once a round.
 
     Raises:
         ConfigError: the server's gradient is asked for and not given.
@@ -76,7 +76,7 @@ class FederatedStrategy(Strategy):
 
     def __init__(self, config: Config, seed: int, clients: int | None = None, gradient: Gradient | None = None) -> None:
         if config.weighs_pseudo_images and gradient is None:
-            raise ConfigError("balance.weighing: server-gradient needs a gradient; give the strategy one")
+            raise ConfigError("balance.reweighting: server-gradient needs a gradient; give the strategy one")
         self.config, self.seed = config, seed
         self.state = ServerState()
         self.bound = config.privacy.clip_norm
@@ -107,7 +107,7 @@ class FederatedStrategy(Strategy):
         return (server_round - 1) // refresh if refresh else 0
 
     def start(self, grid: Grid, initial_arrays: ArrayRecord, *arguments: Any, **options: Any) -> Result:
-        """As Flower's, which can not aggregate securely.
+        """Start a training; unlike Flower's own start, which cannot aggregate securely.
 
         Raises:
             ConfigError: privacy.secure_aggregation is asked for.
@@ -166,7 +166,7 @@ class FederatedStrategy(Strategy):
             self.state,
             clients=self.known.clients,
             weighting=self.config.strategy.weighting,
-            alpha=self.config.strategy.proximal,
+            alpha=self.config.strategy.proximal_mu,
         )
         self.tally.rejected.update(done.rejected)
         for partition, reported in self._metrics.items():
@@ -243,7 +243,7 @@ class FederatedStrategy(Strategy):
             yield update
 
     def _count(self, metrics: MetricRecord) -> None:
-        """Of an update that goes into the mean."""
+        """Count an update that goes into the mean."""
         tally = self.tally
         examples, loss = int(number(metrics, "num-examples")), number(metrics, "loss")
         if examples:
@@ -257,8 +257,8 @@ class FederatedStrategy(Strategy):
 
         Args:
             server_round: the round that :meth:`configure_train` was last called for.
-            mean: of the clients' models.
-            metrics: of each client that took part, by node.
+            mean: mean of the clients' models.
+            metrics: metrics of each client that took part, by node.
         """
         for node, record in metrics.items():
             self.tally.answered.append(self._partition_of[node])
@@ -272,9 +272,9 @@ class FederatedStrategy(Strategy):
         privacy = self.config.privacy
         if privacy.clipping == "none" or clients == 0:
             return weights
-        noisy = privacy.update_noise > 0
+        noisy = privacy.noise_multiplier > 0
         if noisy:
-            multiplier = privacy.update_noise
+            multiplier = privacy.noise_multiplier
             if privacy.clipping == "adaptive":
                 multiplier = update_clipping.adaptive_multiplier(multiplier, len(self.tally.asked))
             deviation = update_clipping.noise_deviation(multiplier, self.bound, clients)

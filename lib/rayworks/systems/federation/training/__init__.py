@@ -1,1 +1,1 @@
-"""Training on one client, and what the server makes of many."""
+"""Local training, and aggregation on the server."""

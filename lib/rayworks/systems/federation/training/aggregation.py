@@ -1,4 +1,4 @@
-"""How updates become a model: the strategies' server steps, one update in memory at a time.
+"""Aggregate updates: the strategies' server steps, with one update in memory at a time.
 
 Updates arrive in the order of the partitions. Sums are kept in float64, so that who computed an update changes no bit.
 """
@@ -19,21 +19,21 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Update:
-    """What a client sends after its steps."""
+    """A client's update."""
 
     partition: int
     weights: Weights
     examples: int
     """Real ones: pseudo-images never count."""
     normaliser: float = 1.0
-    """Of its accumulated gradient; FedNova divides by it."""
+    """Normaliser of its accumulated gradient; FedNova divides by it."""
     variate: Weights | None = None
     """SCAFFOLD: by how much the client's control variate changed."""
 
 
 @dataclass
 class ServerState:
-    """What the server keeps between rounds beside the model."""
+    """State of the server between rounds, beside the model."""
 
     variate: Arrays = field(default_factory=dict)
     """SCAFFOLD: the mean of all clients' control variates; FedDyn: h. float64."""
@@ -41,7 +41,7 @@ class ServerState:
 
 @dataclass
 class Aggregated:
-    """A round's model, and what became of the updates."""
+    """A round's model, and the fate of its updates."""
 
     weights: Arrays
     state: ServerState
@@ -52,7 +52,7 @@ class Aggregated:
 
 
 def fault(arrays: Weights, like: Weights, what: str = "update") -> str | None:
-    """What makes an update unusable, naming the array; None for a good one."""
+    """Fault of an update, naming the array; None for a good one."""
     if arrays.keys() != like.keys():
         return f"{what}: array {sorted(arrays.keys() ^ like.keys())[0]!r} is missing or too many"
     for name, value in arrays.items():
@@ -111,13 +111,13 @@ def aggregate(
     ``h -= alpha / C sum_i (theta_i - theta)``.
 
     Args:
-        name: of the strategy.
+        name: name of the strategy.
         weights: the model that the clients started from.
         updates: in the order of the partitions.
         state: the server's, not changed.
         clients: C, all clients of the federation.
-        weighting: by real examples, or all clients that have any the same; FedDyn's mean is always plain.
-        alpha: of FedDyn.
+        weighting: weighting by real examples, or all clients that have any the same; FedDyn's mean is always plain.
+        alpha: alpha of FedDyn.
 
     Without any update that counts, model and state stay.
     """
@@ -178,4 +178,4 @@ def require_finite(weights: Mapping[str, NDArray[Any]]) -> None:
     """
     for name, value in weights.items():
         if not np.isfinite(value).all():
-            raise DataError(f"model: array {name!r} is not finite; lower local.learning_rate or strategy.proximal")
+            raise DataError(f"model: array {name!r} is not finite; lower local.learning_rate or strategy.proximal_mu")

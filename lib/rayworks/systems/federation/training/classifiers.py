@@ -1,7 +1,7 @@
 """The classifiers that a federation trains: a perceptron, a two-convolution network, LeNet, ResNet-18 with GroupNorm.
 
 None has batch statistics: those of pseudo-images would leak into what real images are normalised by. Inputs in [0, 1] are
-normalised by fixed constants inside, so that real and pseudo-images can not be treated differently.
+normalised by fixed constants inside, so that real and pseudo-images cannot be treated differently.
 """
 
 import torch
@@ -15,7 +15,7 @@ CENTRE, SPREAD = 0.5, 0.5
 PROJECTION = 64
 """Width of MOON's projection head."""
 GROUPS = 32
-"""Of GroupNorm in ResNet-18."""
+"""Groups of GroupNorm in ResNet-18."""
 SMALLEST_SIDE = {"perceptron": 1, "convolutional": 4, "lenet": 16, "resnet18": 8}
 
 
@@ -73,13 +73,13 @@ def make(
 
     Args:
         model: kind and width.
-        shape: of one input, ``(channels, height, width)`` or ``(features,)``.
+        shape: shape of one input, ``(channels, height, width)`` or ``(features,)``.
         classes: number of outputs.
-        seed: of the federation.
+        seed: seed of the federation.
         projection: put MOON's two-layer projection head before the linear one.
 
     Raises:
-        ConfigError: the kind can not take inputs of this shape.
+        ConfigError: the kind cannot take inputs of this shape.
     """
     if model.kind != "perceptron" and len(shape) != 3:
         raise ConfigError(
@@ -127,7 +127,7 @@ def _convolution(inputs: int, outputs: int, padding: int) -> list[nn.Module]:
 
 
 def _resnet18(channels: int) -> nn.Module:
-    """For small images: a 3x3 stem without pooling, two blocks at each of 64, 128, 256 and 512 channels."""
+    """ResNet-18 for small images: a 3x3 stem without pooling, two blocks at each of 64, 128, 256 and 512 channels."""
     layers: list[nn.Module] = [nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.GroupNorm(GROUPS, 64), nn.ReLU()]
     before = 64
     for stage, outputs in enumerate((64, 128, 256, 512)):

@@ -1,4 +1,4 @@
-"""How many pseudo-images of which label each client is given, and who makes them: specification 2.2, steps 1 to 3.
+"""Allot pseudo-images by label to clients, and their making to owners (specification 2.2, steps 1 to 3).
 
 Arrays are (C, K), clients by labels.
 """

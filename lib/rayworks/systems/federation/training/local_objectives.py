@@ -1,4 +1,4 @@
-"""What a client minimises: cross-entropy with soft labels, and the terms that federated methods add to it.
+"""Local losses: cross-entropy with soft labels, and the terms that federated methods add.
 
 Every term is a pure function of tensors. B is the batch, K the number of classes.
 """
@@ -59,7 +59,7 @@ def feature_alignment(features: Tensor, labels: Tensor, noise: Tensor, noise_lab
     """VHL's calibration (Tang et al. 2022): supervised contrast of real features with the noise of the same label.
 
     Args:
-        features: of real images, ``(B, D)``.
+        features: features of real images, ``(B, D)``.
         labels: theirs, ``(B,)``.
         noise: features of noise images, ``(M, D)``.
         noise_labels: index of the label each stands for, ``(M,)``.

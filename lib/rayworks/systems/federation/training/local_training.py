@@ -1,4 +1,4 @@
-"""A client's part of a round: some steps of stochastic gradient descent from the global model.
+"""Local training of a client: steps of stochastic gradient descent from the global model.
 
 FedProx, SCAFFOLD and FedDyn differ from FedAvg in the gradient alone: to it they add a constant and a pull towards the
 global model, ``g + offset + proximal * (theta - theta_global)``.
@@ -58,7 +58,7 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Correction:
-    """What is added to every gradient."""
+    """Terms added to every gradient."""
 
     offset: Mapping[str, Tensor] | None = None
     """SCAFFOLD: ``c - c_i``; FedDyn: minus the client's gradient."""
@@ -68,7 +68,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What a client's steps led to."""
+    """Result of a client's steps."""
 
     weights: dict[str, NDArray[Any]]
     steps: int
@@ -95,11 +95,11 @@ def step_count(section: LocalSection, real: int, pseudo: int) -> int:
         return 0
     if section.steps is not None:
         return section.steps
-    return section.epochs * -(-(real if section.match_steps else real + pseudo) // section.batch)
+    return section.epochs * -(-(real if section.match_steps else real + pseudo) // section.batch_size)
 
 
 def gradient_normaliser(steps: int, momentum: float) -> float:
-    """By how much a round's steps of unit gradients move a model, in learning rates (FedNova, Wang et al. 2020).
+    """Total weight of a round's steps of unit gradients, in learning rates (FedNova, Wang et al. 2020).
 
     With momentum m, ``S`` steps give ``(S - m (1 - m^S) / (1 - m)) / (1 - m)``; without, S.
     """
@@ -125,10 +125,10 @@ def train(
         examples: real ones and pseudo-images together.
         section: batch size, momentum, weight decay.
         steps: how many.
-        learning_rate: of this round.
+        learning_rate: learning rate of this round.
         objective: the loss.
         generator: draws the batches.
-        correction: of the gradient.
+        correction: correction of the gradient.
 
     Raises:
         DataError: the loss or the model is no longer finite.
@@ -139,7 +139,7 @@ def train(
     start = {name: value.detach().clone() for name, value in model.named_parameters()} if correction.proximal else {}
     total = torch.zeros(())
     model.train()
-    for step, chosen in enumerate(batches(len(examples), section.batch, steps, generator)):
+    for step, chosen in enumerate(batches(len(examples), section.batch_size, steps, generator)):
         rows = torch.from_numpy(chosen)
         loss = objective(model, Batch(examples.inputs[rows], examples.labels[rows], examples.weights[rows]), step)
         optimiser.zero_grad()

@@ -31,12 +31,12 @@ def read_gradient(path: str, model: Classifier) -> dict[str, Tensor]:
     """A gradient from a .safetensors file, one array for each parameter of the model.
 
     Raises:
-        DataError: the file can not be read, or its arrays are not the parameters'.
+        DataError: the file cannot be read, or its arrays are not the parameters'.
     """
     try:
         found: dict[str, Tensor] = load_file(Path(path).expanduser())
     except (OSError, SafetensorError) as error:
-        raise DataError(f"balance.gradient_file {path}: can not be read ({error}); give a .safetensors file") from None
+        raise DataError(f"balance.gradient_file {path}: cannot be read ({error}); give a .safetensors file") from None
     for name, parameter in model.named_parameters():
         if name not in found or found[name].shape != parameter.shape or not found[name].isfinite().all():
             raise DataError(

@@ -1,1 +1,1 @@
-"""Environments of many copies stepped at once: scenes, particle worlds, battles, and adapters to what others built."""
+"""Vectorised environments: scenes, particle worlds, battles, and adapters to mpe2, SMACv2 and PettingZoo."""

@@ -1,4 +1,4 @@
-"""The embedded battle: SMACv2's game of two drawn teams (arXiv 2212.07489), many copies at once, without StarCraft II.
+"""The embedded battle: SMACv2's game of two drawn teams (arXiv 2212.07489), vectorised, without StarCraft II.
 
 Kept from SMACv2: unit types and their numbers, how teams and starts are drawn, sight, actions and masks, eight ticks a step,
 the reward, the end of an episode, the scenarios' names. Different: units are discs on an empty square map, the enemy follows
@@ -29,7 +29,7 @@ from rayworks.systems.marl.environments.battle_scene import (
     team_spec,
 )
 from rayworks.systems.marl.environments.battle_scripts import nearest_targets
-from rayworks.systems.marl.environments.battle_starts import Side, Starts, draw_places, draw_teams
+from rayworks.systems.marl.environments.battle_starts import Side, Starts, draw_positions, draw_teams
 from rayworks.systems.marl.environments.battle_units import HEALTH, MEDIVAC, RACES, SHIELD, Scenario, parse_scenario
 from rayworks.systems.marl.environments.environment import Actions, Step
 from rayworks.systems.marl.environments.scenes import STARCRAFT_DIRECTIONS, Flags, Scene, TeamSpec
@@ -41,11 +41,11 @@ _STILL_AND_MOVES = np.concatenate([np.zeros((MOVES.start, 2)), np.array(STARCRAF
 
 @dataclass(frozen=True)
 class BattleOptions:
-    """What SMACv2 lets one choose about a scenario, and the side that enemies come from."""
+    """SMACv2's options of a scenario, and the side that enemies come from."""
 
     starts: Starts = "surrounded_and_reflect"
     side: Side = "all"
-    """Of the enemies: train on one, test on another."""
+    """Side of the enemies: train on one, test on another."""
     map_size: float = 32.0
     """Side of the square map, cells."""
     horizon: int = 200
@@ -78,15 +78,15 @@ class BattleEnvironment:
 
     resumable = True
 
-    def __init__(self, scenario: Scenario, copies: int, seed: int, options: BattleOptions) -> None:
+    def __init__(self, scenario: Scenario, num_envs: int, seed: int, options: BattleOptions) -> None:
         """Draws nothing before :meth:`reset`.
 
         Raises:
             ConfigError: no copies.
         """
-        if copies < 1:
-            raise ConfigError(f"copies: {copies}; take at least 1")
-        self.scenario, self.copies, self.options = scenario, copies, options
+        if num_envs < 1:
+            raise ConfigError(f"num_envs: {num_envs}; take at least 1")
+        self.scenario, self.num_envs, self.options = scenario, num_envs, options
         self.spec = team_spec(scenario.agents, scenario.enemies)
         self.teams: Mapping[str, TeamSpec] = {TEAM: self.spec}
         self.horizon = options.horizon
@@ -95,8 +95,8 @@ class BattleEnvironment:
         self._half = options.map_size / 2
         self._sight = Sight(options.fully_observable, options.field_of_view)
         self._units: Units | None = None
-        self._steps = np.zeros(copies, np.int64)
-        self._full_reward = np.ones(copies)
+        self._steps = np.zeros(num_envs, np.int64)
+        self._full_reward = np.ones(num_envs)
         self._scene: Scene | None = None
 
     @property
@@ -112,7 +112,7 @@ class BattleEnvironment:
 
     def reset(self) -> dict[str, Scene]:
         """Begin new episodes in all copies."""
-        return self.begin(self._draw(self.copies))
+        return self.begin(self._draw(self.num_envs))
 
     def begin(self, units: Units) -> dict[str, Scene]:
         """Begin episodes in all copies with units of one's own, for tests and demonstrations.
@@ -120,8 +120,8 @@ class BattleEnvironment:
         Raises:
             DataError: they are not of this scenario's sizes.
         """
-        if units.kind.shape != (self.copies, self.spec.entities):
-            raise DataError(f"units: shape {units.kind.shape}, not {(self.copies, self.spec.entities)}")
+        if units.kind.shape != (self.num_envs, self.spec.entities):
+            raise DataError(f"units: shape {units.kind.shape}, not {(self.num_envs, self.spec.entities)}")
         self._units = Units(**{name: array.copy() for name, array in units.arrays().items()})
         self._steps[:] = 0
         self._full_reward = self._sum_of_rewards(units)
@@ -185,7 +185,7 @@ class BattleEnvironment:
             steps, full_reward = arrays.pop("steps"), arrays.pop("full_reward")
             units = Units(**arrays)
         except (ValueError, TypeError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"battle state: can not be read ({error}); take one that state() returned") from error
+            raise DataError(f"battle state: cannot be read ({error}); take one that state() returned") from error
         differing = [name for name, value in self._header().items() if header.get(name) != value]
         if differing:
             raise DataError(f"battle state: of another {', '.join(differing)}; restore into the same battle")
@@ -198,21 +198,21 @@ class BattleEnvironment:
         """Nothing is held."""
 
     def _header(self) -> dict[str, object]:
-        return {"scenario": self.scenario.name, "copies": self.copies, "options": asdict(self.options)}
+        return {"scenario": self.scenario.name, "num_envs": self.num_envs, "options": asdict(self.options)}
 
     def _look(self, units: Units) -> Scene:
         return battle_scene(units, self.scenario.agents, self._half, self._sight)
 
-    def _draw(self, copies: int) -> Units:
+    def _draw(self, num_envs: int) -> Units:
         draw = seeds.stream(self._seed, "battle", self._draws)
         self._draws += 1
         options = self.options
-        kind = draw_teams(draw, RACES[self.scenario.race], self.scenario, copies)
-        place = draw_places(
-            draw, self.scenario, copies, starts=options.starts, side=options.side, map_size=options.map_size
+        kind = draw_teams(draw, RACES[self.scenario.race], self.scenario, num_envs)
+        position = draw_positions(
+            draw, self.scenario, num_envs, starts=options.starts, side=options.side, map_size=options.map_size
         )
         angle = draw.uniform(0, 2 * math.pi, kind.shape)
-        return Units.fresh(kind, place, np.stack([np.cos(angle), np.sin(angle)]))
+        return Units.fresh(kind, position, np.stack([np.cos(angle), np.sin(angle)]))
 
     def _begin_again(self, rows: NDArray[np.int64], last: Scene) -> Scene:
         drawn = self._draw(len(rows))
@@ -228,9 +228,9 @@ class BattleEnvironment:
         units, (agents, enemies) = self.units, (self.scenario.agents, self.scenario.enemies)
         chosen = np.asarray(actions[TEAM])
         choices = self.spec.actions.choices
-        if chosen.shape != (self.copies, agents) or chosen.dtype.kind not in "iu":
+        if chosen.shape != (self.num_envs, agents) or chosen.dtype.kind not in "iu":
             raise DataError(
-                f"actions: {chosen.dtype} of shape {chosen.shape}, not whole numbers {(self.copies, agents)}"
+                f"actions: {chosen.dtype} of shape {chosen.shape}, not whole numbers {(self.num_envs, agents)}"
             )
         if chosen.min() < 0 or chosen.max() >= choices:
             raise DataError(f"actions: {chosen.min()} to {chosen.max()}; choose 0 to {choices - 1}")
@@ -241,7 +241,7 @@ class BattleEnvironment:
         entity = target_entities(units.kind[:, :agents] == MEDIVAC, enemies)
         slot = np.where(aims, chosen - FIRST_TARGET, 0)[..., None]
         target = np.where(aims, np.take_along_axis(entity, slot, -1)[..., 0], -1)
-        move = np.zeros(units.place.shape)
+        move = np.zeros(units.position.shape)
         move[:, :, :agents] = _STILL_AND_MOVES[:, np.where(aims, STOP, chosen)]
         return Orders(move, np.concatenate([target, nearest_targets(units, agents)], 1).astype(np.int64))
 
@@ -260,16 +260,16 @@ class BattleEnvironment:
         return total
 
 
-def battle_environment(scenario: str, copies: int, seed: int, options: BattleOptions) -> BattleEnvironment:
+def battle_environment(scenario: str, num_envs: int, seed: int, options: BattleOptions) -> BattleEnvironment:
     """B battles of a scenario by SMACv2's name.
 
     Args:
         scenario: ``RACE_N_vs_M``, such as ``terran_5_vs_5``.
-        copies: B.
-        seed: of teams and starts; copies differ.
+        num_envs: B.
+        seed: seed of teams and starts; copies differ.
         options: what SMACv2 lets one choose.
 
     Raises:
         ConfigError: no such scenario, or no copies.
     """
-    return BattleEnvironment(parse_scenario(scenario), copies, seed, options)
+    return BattleEnvironment(parse_scenario(scenario), num_envs, seed, options)

@@ -1,4 +1,4 @@
-"""What units do to each other in the ticks of one step: walk, push, strike, burn, explode, heal, recover.
+"""Combat rules within one step: units walk, push, strike, burn, explode, heal and recover.
 
 All copies and units advance together; the only loop is over ticks. Everything is decided from the positions at the beginning
 of a tick, so no order of units matters. Positions are from the centre of the map and distances are sums of two squares, hence
@@ -18,7 +18,7 @@ from rayworks.systems.marl.environments.scenes import Flags
 
 Reals = NDArray[np.float64]
 TICKS = 8
-"""Of a step, SMACv2's ``step_mul``."""
+"""Game ticks of a step, SMACv2's ``step_mul``."""
 SLACK = 1e-6
 """Cells that rounding may not decide over: who has walked up to its reach is within it."""
 ABSENT = -1e6
@@ -30,8 +30,8 @@ class Units:
     """The state of all battles."""
 
     kind: NDArray[np.int8]
-    """(B, N), places in ``UNIT_TYPES``."""
-    place: Reals
+    """(B, N), indices into ``UNIT_TYPES``."""
+    position: Reals
     """(2, B, N), cells from the centre of the map."""
     health: Reals
     """(B, N); 0 for the dead."""
@@ -59,7 +59,7 @@ class Units:
         return fighting
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """By name."""
+        """The arrays by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def put(self, rows: NDArray[np.int64], other: "Units") -> None:
@@ -68,12 +68,12 @@ class Units:
             array[..., rows, :] = getattr(other, name)
 
     @classmethod
-    def fresh(cls, kind: NDArray[np.int8], place: Reals, look: Reals) -> "Units":
+    def fresh(cls, kind: NDArray[np.int8], position: Reals, look: Reals) -> "Units":
         """Unhurt units."""
         energy = np.where(kind == MEDIVAC, kinds.ENERGY_AT_START, 0.0)
         return cls(
             kind,
-            place,
+            position,
             kinds.HEALTH[kind],
             kinds.SHIELD[kind],
             np.zeros(kind.shape),
@@ -93,9 +93,9 @@ class Orders:
     """(B, N): the unit to attack, or to heal for a medivac, walking up to it; -1 for none."""
 
 
-def distances(place: Reals) -> Reals:
-    """Between centres, (B, N, N)."""
-    difference = place[:, :, None, :] - place[:, :, :, None]
+def distances(position: Reals) -> Reals:
+    """Distances between centres, (B, N, N)."""
+    difference = position[:, :, None, :] - position[:, :, :, None]
     squares: Reals = difference[0] ** 2 + difference[1] ** 2
     return np.sqrt(squares)
 
@@ -105,7 +105,7 @@ def fight(units: Units, orders: Orders, agents: int, half: float, *, shields_rec
 
     Args:
         units: before.
-        orders: of all units; those of the dead are ignored.
+        orders: orders of all units; those of the dead are ignored.
         agents: how many of the units are of the first side.
         half: half the side of the map, cells.
         shields_recover: whether shields come back after a while without hits.
@@ -114,10 +114,10 @@ def fight(units: Units, orders: Orders, agents: int, half: float, *, shields_rec
         The units after ``TICKS`` ticks.
     """
     kind, shape = units.kind, units.kind.shape
-    place, health, shield = units.place, units.health, units.shield
+    position, health, shield = units.position, units.health, units.shield
     cooldown, energy, calm = units.cooldown, units.energy, units.calm
     ordered = orders.target >= 0
-    # A target's place in the flattened (B, N), for gathering and for adding up.
+    # A target's index in the flattened (B, N), for gathering and for adding up.
     flat = np.maximum(orders.target, 0) + np.arange(len(kind))[:, None] * shape[1]
     radius, stride = kinds.RADIUS[kind], kinds.STRIDE[kind]
     reach = kinds.RANGE[kind] + radius + radius.take(flat)
@@ -130,7 +130,7 @@ def fight(units: Units, orders: Orders, agents: int, half: float, *, shields_rec
     for _ in range(TICKS):
         alive = health > 0
         aims = ordered & alive & alive.take(flat)
-        offset = place.reshape(2, -1)[:, flat] - place
+        offset = position.reshape(2, -1)[:, flat] - position
         distance = np.sqrt(offset[0] ** 2 + offset[1] ** 2)
         near = aims & (distance <= reach + SLACK)
 
@@ -141,7 +141,7 @@ def fight(units: Units, orders: Orders, agents: int, half: float, *, shields_rec
         if splashes:
             burning = fires & splashing
             if burning.any():
-                hurt += _splash(place, kind, radius, burning, flat, agents)
+                hurt += _splash(position, kind, radius, burning, flat, agents)
         if has_shields:
             absorbed = np.minimum(shield, hurt)
             calm = np.where(hurt > 0, 0.0, calm + 1)
@@ -161,17 +161,17 @@ def fight(units: Units, orders: Orders, agents: int, half: float, *, shields_rec
         chase = aims & ~near
         pace = np.minimum(stride, distance - reach) / np.maximum(distance, 1e-9)
         walk = np.where(chase, offset * pace, orders.move * stride) * (alive & ~near)
-        place = place + walk
-        place = np.clip(place + _push(place, np.where(health > 0, radius, ABSENT), level), -half, half)
+        position = position + walk
+        position = np.clip(position + _push(position, np.where(health > 0, radius, ABSENT), level), -half, half)
     moved = (orders.move != 0).any(0)
     length = np.sqrt(orders.move[0] ** 2 + orders.move[1] ** 2)
     look = np.where(moved, orders.move / np.where(moved, length, 1), units.look)
-    return Units(kind, place, health, shield, cooldown, energy, calm, look)
+    return Units(kind, position, health, shield, cooldown, energy, calm, look)
 
 
-def _push(place: Reals, radius: Reals, level: Reals | None) -> Reals:
+def _push(position: Reals, radius: Reals, level: Reals | None) -> Reals:
     """How far units of one level are pushed apart, (2, B, N): each of a pair by half of what they overlap."""
-    difference = place[:, :, None, :] - place[:, :, :, None]
+    difference = position[:, :, None, :] - position[:, :, :, None]
     distance = np.sqrt(difference[0] ** 2 + difference[1] ** 2)
     overlap = radius[:, :, None] + radius[:, None, :] - distance
     if level is not None:
@@ -182,7 +182,7 @@ def _push(place: Reals, radius: Reals, level: Reals | None) -> Reals:
 
 
 def _splash(
-    place: Reals,
+    position: Reals,
     kind: NDArray[np.int8],
     radius: Reals,
     burning: Flags,
@@ -192,7 +192,7 @@ def _splash(
     """Damage (B, N) to those near a target or an exploding baneling; the target itself is hit by the attack."""
     row, unit = np.nonzero(burning)
     aim = flat[row, unit] % kind.shape[1]
-    own, goal, others = place[:, row, unit], place[:, row, aim], place[:, row]
+    own, goal, others = position[:, row, unit], position[:, row, aim], position[:, row]
     explodes = kind[row, unit] == BANELING
     centre = np.where(explodes, own, goal)
     from_centre = others - centre[:, :, None]

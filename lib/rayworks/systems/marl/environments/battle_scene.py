@@ -1,4 +1,4 @@
-"""What a team of a battle sees and may do: the scene of the embedded battle and of StarCraft II alike.
+"""Observations and allowed actions of a team, for the embedded battle and for StarCraft II alike.
 
 Features per entity: its type (nine), whether it is an enemy, shares of health and shield, and for allies the share of the
 cooldown that is left, or of a medivac's energy (as SMACv2 pairs them). Positions are from the centre of the map, in halves of
@@ -61,7 +61,7 @@ def battle_scene(units: Units, agents: int, half: float, sight: Sight) -> Scene:
         sight: how much they see.
     """
     alive = units.alive
-    offset = units.place[:, :, None, :] - units.place[:, :, :agents, None]
+    offset = units.position[:, :, None, :] - units.position[:, :, :agents, None]
     distance = np.sqrt(offset[0] ** 2 + offset[1] ** 2)
     both = alive[:, :agents, None] & alive[:, None, :]
     cone = _in_cone(units, agents, offset, distance, sight)
@@ -72,10 +72,10 @@ def battle_scene(units: Units, agents: int, half: float, sight: Sight) -> Scene:
         seen = seen if cone is None else seen & cone
     own = alive[:, :agents]
     directions = _DIRECTIONS * (MOVE_AMOUNT / 2)
-    ahead = np.abs(units.place[:, :, :agents, None] + directions.T[:, None, None, :]) <= half
+    ahead = np.abs(units.position[:, :, :agents, None] + directions.T[:, None, None, :]) <= half
     still = np.stack([~own, own], -1)
     return Scene(
-        positions=_planar(units.place / UNIT_CELLS, alive),
+        positions=_planar(units.position / UNIT_CELLS, alive),
         velocities=_planar(units.look * _looking(units, agents, sight), alive),
         features=_features(units, agents),
         present=alive,
@@ -132,7 +132,7 @@ def _targets(units: Units, agents: int, distance: Reals, shown: Flags) -> tuple[
 
 
 def _in_cone(units: Units, agents: int, offset: Reals, distance: Reals, sight: Sight) -> Flags | None:
-    """(B, A, N): whether the direction to an entity is within the field of view; its own place always is."""
+    """(B, A, N): whether the direction to an entity is within the field of view; its own position always is."""
     if sight.degrees is None:
         return None
     look = units.look[:, :, :agents, None]

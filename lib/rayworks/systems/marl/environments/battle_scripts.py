@@ -1,4 +1,4 @@
-"""Players that follow a rule: the enemy of the embedded battle, and a script in place of a learned policy for comparison."""
+"""Scripted policies: the enemy of the embedded battle, and a baseline for learned policies."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,13 @@ _EQUAL = 1e-6
 
 
 def nearest_targets(units: Units, agents: int) -> NDArray[np.int64]:
-    """Whom each unit of the second side goes for, (B, N - agents); -1 if there is nobody.
+    """Targets of the second side's units, (B, N - agents); -1 if none.
 
     Fighters take the nearest ally in sight that their weapon reaches, else the nearest anywhere, as troops under the order to
     attack do; medivacs the nearest hurt comrade on the ground, else the nearest.
     """
     kind, alive = units.kind, units.alive
-    distance = distances(units.place)[:, agents:]
+    distance = distances(units.position)[:, agents:]
     healer = (kind[:, agents:] == MEDIVAC)[..., None]
     side = np.arange(kind.shape[1]) < agents
     strikes = side & (kinds.DAMAGE[kind[:, agents:, None], kind[:, None]] > 0)
@@ -31,7 +31,7 @@ def nearest_targets(units: Units, agents: int) -> NDArray[np.int64]:
     whole = (units.health >= kinds.HEALTH[kind])[:, None]
     unseen = distance >= kinds.SIGHT[kind[:, agents:]][..., None]
     # Of equally near ones the one nearer the centre of the map, which neither the order of units nor a symmetry changes.
-    centred = np.sqrt(units.place[0] ** 2 + units.place[1] ** 2)[:, None]
+    centred = np.sqrt(units.position[0] ** 2 + units.position[1] ** 2)[:, None]
     rounded = np.rint(distance / _EQUAL) * _EQUAL + centred * (_EQUAL / _FAR)
     score = rounded + np.where(wanted, 0.0, 2 * _FAR) + _FAR * np.where(healer, whole, unseen)
     best = score.argmin(-1)
@@ -43,7 +43,7 @@ def scripted_actions(scene: Scene, layout: ActionLayout, *, focus: bool = False)
     """Actions (B, A) of allies that take the nearest target on offer, else walk at the nearest unit they are for.
 
     Args:
-        scene: of a battle; the script knows where everyone is, seen or not.
+        scene: scene of a battle; the script knows where everyone is, seen or not.
         layout: the team's actions.
         focus: whether to take the weakest target on offer (least health and shield together) instead of the nearest.
     """

@@ -17,22 +17,22 @@ from rayworks.core.errors import ConfigError
 
 TICKS_PER_SECOND = 22.4
 LEAST_RANGE = 2.0
-"""Of the mask: who strikes from nearer is offered targets that it must still walk up to."""
+"""Smallest range of the mask: who strikes from nearer is offered targets that it must still walk up to."""
 EXPLOSION_RADIUS = 2.2
-"""Of a baneling, around itself."""
+"""Radius of a baneling's explosion."""
 BEAM_LENGTH, BEAM_WIDTH = 1.4, 0.15
 """Half extents of what a colossus burns, across and along its line of fire, around its target."""
 HEALING = 12.6
 """Hit points that a medivac restores in a second."""
 ENERGY_PER_HIT_POINT, ENERGY_AT_START, ENERGY_MAX, ENERGY_RECOVERY = 1 / 3, 50.0, 200.0, 0.7875
-"""Of a medivac; recovery in a second."""
+"""Energy of a medivac; recovery in a second."""
 SHIELD_RECOVERY, SHIELD_DELAY = 2.8, 160 / TICKS_PER_SECOND
 """Points in a second, and seconds without a hit before it begins."""
 
 
 @dataclass(frozen=True)
 class UnitType:
-    """What all units of a type share."""
+    """Properties of a unit type."""
 
     name: str
     health: float
@@ -41,7 +41,7 @@ class UnitType:
     sight: float
     """From centre to centre."""
     damage: float
-    """Of one hit, before bonus and armour; 0 for who has no weapon."""
+    """Damage of one hit, before bonus and armour; 0 without a weapon."""
     cooldown: float
     """Seconds from one attack to the next."""
     speed: float
@@ -103,13 +103,13 @@ the weapon does not reach."""
 
 @dataclass(frozen=True)
 class Race:
-    """What teams are drawn from."""
+    """Unit types that teams are drawn from."""
 
     units: tuple[int, ...]
     """Places in ``UNIT_TYPES``."""
     weights: tuple[float, ...] = (0.45, 0.45, 0.1)
     never_alone: int | None = None
-    """The type that can not make up a whole team."""
+    """The type that cannot make up a whole team."""
 
 
 RACES = {
@@ -129,7 +129,7 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        """As SMACv2 writes it."""
+        """SMACv2's name of the scenario."""
         return f"{self.race}_{self.agents}_vs_{self.enemies}"
 
 
@@ -156,5 +156,5 @@ def parse_scenario(name: str) -> Scenario:
 
 
 def names_of(kinds: NDArray[np.integer[Any]]) -> list[str]:
-    """Of unit types by place, (N,)."""
+    """Unit types by index, (N,)."""
     return [NAMES[kind] for kind in kinds]

@@ -1,4 +1,4 @@
-"""What an environment is here: many copies stepped at once, each step a scene per team."""
+"""The interface of vectorised environments; each step gives a scene per team."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from rayworks.core.errors import DataError
 from rayworks.systems.marl.environments.scenes import Flags, Floats, Scene, TeamSpec
 
 Actions = Mapping[str, NDArray[Any]]
-"""By team: (B, A) whole numbers, or (B, A, 2) vectors, which the environment shortens to length 1."""
+"""Actions by team: (B, A) whole numbers, or (B, A, 2) vectors, which the environment shortens to length 1."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Step:
     """What one step of all B copies led to. A copy that ended has begun a new episode."""
 
     scenes: Mapping[str, Scene]
-    """By team, to act on next."""
+    """Scenes to act on next, by team."""
     last: Mapping[str, Scene]
-    """By team, what was reached; where a copy ended, the last of its episode. ``scenes`` itself if none ended."""
+    """Scenes reached, by team; where a copy ended, the last of its episode. ``scenes`` itself if none ended."""
     rewards: Mapping[str, Floats]
-    """By team, (B, A)."""
+    """Rewards by team, (B, A)."""
     alive: Mapping[str, Flags]
-    """By team, (B, A): may act after this step. An agent that died gets no more rewards."""
+    """Agents that may act after this step, by team, (B, A). An agent that died gets no more rewards."""
     terminated: Flags
     """(B,): the episode ended by its own rules."""
     truncated: Flags
@@ -46,7 +46,7 @@ class Environment(Protocol):
     game to another process, which goes on with the same numbers.
     """
 
-    copies: int
+    num_envs: int
     """B."""
     horizon: int
     """Most steps of an episode."""
@@ -55,7 +55,7 @@ class Environment(Protocol):
 
     @property
     def teams(self) -> Mapping[str, TeamSpec]:
-        """In the order in which they act; those that learn."""
+        """The teams that learn, in the order in which they act."""
         ...
 
     def reset(self) -> dict[str, Scene]:

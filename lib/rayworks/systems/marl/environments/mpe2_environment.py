@@ -1,4 +1,4 @@
-"""Any environment of mpe2 in the form of this package: the slow reference, one Python object per copy."""
+"""Adapter to mpe2 environments: the slow reference, one Python object per copy."""
 
 import importlib
 import os
@@ -30,19 +30,19 @@ class Mpe2Environment:
 
     resumable = True
 
-    def __init__(self, name: str, copies: int, seed: int, *, vectors: bool, horizon: int) -> None:
+    def __init__(self, name: str, num_envs: int, seed: int, *, vectors: bool, horizon: int) -> None:
         """Raises:
-        ConfigError: no such scenario, or agents that speak or can not move.
+        ConfigError: no such scenario, or agents that speak or cannot move.
         """
-        self.copies, self.horizon, self._vectors = copies, horizon, vectors
-        self._games = [_make(name, vectors, horizon) for _ in range(copies)]
-        self._seeds, self._episode = [derive_small(seed, "mpe2", copy) % 2**31 for copy in range(copies)], 0
+        self.num_envs, self.horizon, self._vectors = num_envs, horizon, vectors
+        self._games = [_make(name, vectors, horizon) for _ in range(num_envs)]
+        self._seeds, self._episode = [derive_small(seed, "mpe2", copy) % 2**31 for copy in range(num_envs)], 0
         self._reset_all()
         world = self._games[0].unwrapped.world
         mute = [agent.name for agent in world.agents if not (agent.movable and agent.silent)]
         if mute:
             raise ConfigError(
-                f"environment.name: mpe2/{name}: {', '.join(mute)} speaks or can not move; policies here are for scenarios "
+                f"environment.name: mpe2/{name}: {', '.join(mute)} speaks or cannot move; policies here are for scenarios "
                 "in which all agents move and none speaks"
             )
         self._agents: dict[str, list[int]] = {}
@@ -54,7 +54,7 @@ class Mpe2Environment:
 
     @property
     def teams(self) -> Mapping[str, TeamSpec]:
-        """By the first part of agents' names."""
+        """Teams, named by the first part of their agents' names."""
         return self._teams
 
     def reset(self) -> dict[str, Scene]:
@@ -68,14 +68,14 @@ class Mpe2Environment:
             team: norm_clipped(actions[team]).astype(np.float32) if self._vectors else actions[team]
             for team in self._agents
         }
-        rewards = {team: np.zeros((self.copies, len(own)), np.float32) for team, own in self._agents.items()}
-        ended = np.zeros((2, self.copies), bool)
+        rewards = {team: np.zeros((self.num_envs, len(own)), np.float32) for team, own in self._agents.items()}
+        ended = np.zeros((2, self.num_envs), bool)
         for copy, game in enumerate(self._games):
             names = game.possible_agents
             chosen = {
-                names[agent]: self._action(given[team][copy, place])
+                names[agent]: self._action(given[team][copy, index])
                 for team, own in self._agents.items()
-                for place, agent in enumerate(own)
+                for index, agent in enumerate(own)
             }
             _, got, terminated, truncated, _ = game.step(chosen)
             for team, own in self._agents.items():
@@ -85,7 +85,7 @@ class Mpe2Environment:
         over = ended.any(0)
         for copy in np.nonzero(over)[0]:
             self._reset(int(copy))
-        alive = {team: np.ones((self.copies, len(own)), bool) for team, own in self._agents.items()}
+        alive = {team: np.ones((self.num_envs, len(own)), bool) for team, own in self._agents.items()}
         return Step(self._scenes() if over.any() else last, last, rewards, alive, ended[0], ended[1], {})
 
     def state(self) -> bytes:
@@ -105,8 +105,8 @@ class Mpe2Environment:
         games, self._episode, self._begun = pickle.loads(state)
         for game, (entities, goal, steps), begun in zip(self._games, games, self._begun, strict=True):
             game.reset(seed=begun)
-            for entity, (place, speed) in zip(_entities(game), entities, strict=True):
-                entity.state.p_pos, entity.state.p_vel = place.copy(), speed.copy()
+            for entity, (position, speed) in zip(_entities(game), entities, strict=True):
+                entity.state.p_pos, entity.state.p_vel = position.copy(), speed.copy()
             if goal is not None:
                 for agent in game.unwrapped.world.agents:
                     agent.goal_a = game.unwrapped.world.landmarks[goal]
@@ -119,8 +119,8 @@ class Mpe2Environment:
             game.close()
 
     def _reset_all(self) -> None:
-        self._begun = [0] * self.copies
-        for copy in range(self.copies):
+        self._begun = [0] * self.num_envs
+        for copy in range(self.num_envs):
             self._reset(copy)
 
     def _reset(self, copy: int) -> None:
@@ -147,44 +147,44 @@ class Mpe2Environment:
         return {team: self._scene(team) for team in self._teams}
 
     def _scene(self, team: str) -> Scene:
-        spec, copies = self._teams[team], self.copies
+        spec, num_envs = self._teams[team], self.num_envs
         agents = len(self._games[0].unwrapped.world.agents)
         order = [agent for name in [team, *(n for n in self._agents if n != team)] for agent in self._agents[name]]
         order += range(agents, spec.entities)
         features = np.array([[float(kind == name) for name in spec.features] for kind in spec.kinds], np.float32)
-        features = np.repeat(features[None], copies, 0)
+        features = np.repeat(features[None], num_envs, 0)
         if GOAL in spec.features:
             goals = [_goal(game) for game in self._games]
-            features[np.arange(copies), agents + np.array(goals, int), -1] = 1
+            features[np.arange(num_envs), agents + np.array(goals, int), -1] = 1
         states = [[(entity.state.p_pos, entity.state.p_vel) for entity in _entities(game)] for game in self._games]
         moving: NDArray[np.float32] = np.array(states, np.float32)[:, order]
         return Scene(
             np.ascontiguousarray(moving[:, :, 0]),
             np.ascontiguousarray(moving[:, :, 1]),
             features,
-            np.ones((copies, spec.entities), bool),
-            np.ones((copies, spec.agents, spec.entities), bool),
-            np.ones((copies, spec.agents, spec.actions.choices), bool),
-            np.zeros((copies, spec.agents, 0), np.int16),
+            np.ones((num_envs, spec.entities), bool),
+            np.ones((num_envs, spec.agents, spec.entities), bool),
+            np.ones((num_envs, spec.agents, spec.actions.choices), bool),
+            np.zeros((num_envs, spec.agents, 0), np.int16),
         )
 
 
 def mpe2_environment(
-    name: str, copies: int, seed: int, *, vectors: bool, horizon: int = USUAL_HORIZON
+    name: str, num_envs: int, seed: int, *, vectors: bool, horizon: int = USUAL_HORIZON
 ) -> Mpe2Environment:
     """B copies of an mpe2 scenario.
 
     Args:
         name: such as ``simple_push``.
-        copies: B, stepped one after the other.
-        seed: of starts and goals; copies differ.
+        num_envs: B, stepped one after the other.
+        seed: seed of starts and goals; copies differ.
         vectors: whether actions are forces, shortened to length 1, instead of choices.
         horizon: steps of an episode.
 
     Raises:
-        ConfigError: no such scenario, or agents that speak or can not move.
+        ConfigError: no such scenario, or agents that speak or cannot move.
     """
-    return Mpe2Environment(name, copies, seed, vectors=vectors, horizon=horizon)
+    return Mpe2Environment(name, num_envs, seed, vectors=vectors, horizon=horizon)
 
 
 def _make(name: str, vectors: bool, horizon: int) -> Any:

@@ -1,4 +1,4 @@
-"""From flat observation vectors to scenes: a declared schema of where each entity lies in the vector."""
+"""Convert flat observation vectors to scenes by a schema that says where each entity lies in the vector."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class ObservationSchema:
     Args:
         entities: in that order.
         mates: how many are of the agent's team, itself included.
-        size: of the vector.
+        size: size of the vector.
         scale: what positions are divided by, so that the map's half-width is about 1.
     """
 
@@ -55,7 +55,7 @@ class ObservationSchema:
         if not 1 <= self.mates <= len(self.entities):
             raise ConfigError(f"schema.mates: {self.mates} of {len(self.entities)} entities; count the agent itself")
         if self.entities[0].relative:
-            raise ConfigError("schema.entities.0.relative: the agent itself can not lie relative to itself; set false")
+            raise ConfigError("schema.entities.0.relative: the agent itself cannot lie relative to itself; set false")
         taken: list[tuple[Place, str]] = []
         for number, entity in enumerate(self.entities):
             where = f"schema.entities.{number}"
@@ -81,7 +81,7 @@ class ObservationSchema:
             raise ConfigError("schema.entities.features: entities have different numbers of features; give all as many")
 
     def team(self, name: str, actions: ActionLayout) -> TeamSpec:
-        """Of the scenes this schema makes."""
+        """The shape of the scenes this schema makes."""
         if actions.targets:
             raise ConfigError("schema: vectors say nothing of targets; use an environment of this package for them")
         kinds = tuple(entity.kind for entity in self.entities)
@@ -92,13 +92,13 @@ class ObservationSchema:
 
         Raises:
             ConfigError: vectors of another size.
-            DataError: a number is not finite; names its place in the vector.
+            DataError: a number is not finite; names its index in the vector.
         """
         if vectors.shape[-1] != self.size:
             raise ConfigError(f"schema.size: is {self.size}, but observations have {vectors.shape[-1]} numbers")
         if not np.isfinite(vectors).all():
-            place = int(np.nonzero(~np.isfinite(vectors).all(0))[0][0])
-            raise DataError(f"observation: number {place} is not finite; mend the environment")
+            index = int(np.nonzero(~np.isfinite(vectors).all(0))[0][0])
+            raise DataError(f"observation: number {index} is not finite; mend the environment")
         rows, count = len(vectors), len(self.entities)
         own = vectors[:, slice(*_given(self.entities[0].position))]
         positions = np.stack([vectors[:, slice(*_given(e.position))] + own * e.relative for e in self.entities], 1)
@@ -130,7 +130,7 @@ class ObservationSchema:
 
 
 def spread_schema(agents: int = 3) -> ObservationSchema:
-    """Of mpe2's simple_spread: velocity, position, landmarks, others, silence."""
+    """Schema of mpe2's simple_spread: velocity, position, landmarks, others, silence."""
     landmarks, others = 4, 4 + 2 * agents
     entities = [SeenEntity("agent", (2, 4), relative=False, velocity=(0, 2))]
     entities += [SeenEntity("agent", _pair(others, number)) for number in range(agents - 1)]
@@ -139,7 +139,7 @@ def spread_schema(agents: int = 3) -> ObservationSchema:
 
 
 def tag_schema(team: str, hunters: int = 3, prey: int = 1, landmarks: int = 2) -> ObservationSchema:
-    """Of mpe2's simple_tag for an ``adversary`` or ``agent``: velocity, position, landmarks, others, prey's velocities."""
+    """Schema of mpe2's simple_tag, ``adversary`` or ``agent``: velocity, position, landmarks, others, prey's velocities."""
     hunting, others = team == "adversary", 4 + 2 * landmarks
     speeds = others + 2 * (hunters + prey - 1)
     seen_hunters, seen_prey = hunters - hunting, prey - (not hunting)

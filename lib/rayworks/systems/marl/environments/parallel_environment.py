@@ -1,4 +1,4 @@
-"""One copy of any environment here as a PettingZoo parallel environment, each agent with its own view."""
+"""Wrap one copy of an environment as a PettingZoo parallel environment, each agent with its own view."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
 
     Args:
         make: called with a seed for each reset that gives one.
-        name: of the environment, for PettingZoo.
+        name: name of the environment, for PettingZoo.
     """
 
     def __init__(self, make: Maker, name: str = "scenes") -> None:
@@ -43,7 +43,7 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
 
     @property
     def teams(self) -> Mapping[str, TeamSpec]:
-        """Of the environment."""
+        """Teams of the environment."""
         return self._world.teams
 
     def team_of(self, agent: str) -> str:
@@ -99,7 +99,7 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
         """Nothing: films are drawn by :mod:`~.episodes`."""
 
     def close(self) -> None:
-        """As the environment."""
+        """Close the environment."""
         self._world.close()
 
     def _living(self, alive: Mapping[str, np.ndarray[Any, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""MPE's scenarios as environments of many copies."""
+"""MPE's scenarios as vectorised environments."""
 
 import io
 from dataclasses import dataclass
@@ -45,11 +45,11 @@ class ParticleEnvironment:
 
     resumable = True
 
-    def __init__(self, scenario: Scenario, copies: int, seed: int, options: ParticleOptions) -> None:
-        self.copies, self.horizon, self._options = copies, options.horizon, options
-        self.world, self._scenario = World(scenario.bodies, copies, options.map_scale), scenario
+    def __init__(self, scenario: Scenario, num_envs: int, seed: int, options: ParticleOptions) -> None:
+        self.num_envs, self.horizon, self._options = num_envs, options.horizon, options
+        self.world, self._scenario = World(scenario.bodies, num_envs, options.map_scale), scenario
         self._draw = np.random.Generator(np.random.Philox(seed))
-        self.goal: NDArray[np.int64] = np.zeros(copies, np.int64)
+        self.goal: NDArray[np.int64] = np.zeros(num_envs, np.int64)
         self.age = 0
         landmarks = len(scenario.bodies.names) - scenario.bodies.agents
         self._order: dict[str, NDArray[np.int64]] = {}
@@ -73,21 +73,21 @@ class ParticleEnvironment:
         """Everything anew; what is drawn depends on the seed and on how often this was called."""
         options, bodies = self._options, self._scenario.bodies
         reach = np.repeat([1.0, self._scenario.landmark_range], [bodies.agents, len(bodies.names) - bodies.agents])
-        place = self._draw.uniform(-1, 1, self.world.place.shape)
+        position = self._draw.uniform(-1, 1, self.world.position.shape)
         if options.side in SIDES:
             axis, sign = SIDES[options.side]
-            place[axis] = sign * np.abs(place[axis])
-        self.world.place = place * reach[:, None] * options.map_scale
+            position[axis] = sign * np.abs(position[axis])
+        self.world.position = position * reach[:, None] * options.map_scale
         self.world.speed[:] = 0
         if self._scenario.goal_known_to:
-            self.goal = self._draw.integers(0, len(bodies.names) - bodies.agents, self.copies)
+            self.goal = self._draw.integers(0, len(bodies.names) - bodies.agents, self.num_envs)
         self.world.look()
         self.age = 0
         return self.scenes()
 
     def step(self, actions: Actions) -> Step:
         """See :class:`~rayworks.systems.marl.environments.environment.Environment`."""
-        action: Reals = np.empty((2, self._scenario.bodies.agents, self.copies))
+        action: Reals = np.empty((2, self._scenario.bodies.agents, self.num_envs))
         for team, agents in self._scenario.teams:
             given = actions[team]
             if self._options.vectors:
@@ -98,12 +98,12 @@ class ParticleEnvironment:
         self.age += 1
         rewards = self._scenario.rewards(self.world, self.goal).astype(np.float32).T
         reached, over = self.scenes(), self.age >= self.horizon
-        none = np.zeros(self.copies, bool)
+        none = np.zeros(self.num_envs, bool)
         return Step(
             self.reset() if over else reached,
             reached,
             {team: rewards[:, list(agents)] for team, agents in self._scenario.teams},
-            {team: np.ones((self.copies, len(agents)), bool) for team, agents in self._scenario.teams},
+            {team: np.ones((self.num_envs, len(agents)), bool) for team, agents in self._scenario.teams},
             none,
             none | over,
             {},
@@ -111,10 +111,10 @@ class ParticleEnvironment:
 
     def scenes(self) -> dict[str, Scene]:
         """What each team knows now."""
-        place, speed = self.world.place, self.world.speed
-        velocity = np.zeros_like(place)
+        position, speed = self.world.position, self.world.speed
+        velocity = np.zeros_like(position)
         velocity[:, : speed.shape[1]] = speed
-        return {team: self._scene(team, place, velocity) for team in self.teams}
+        return {team: self._scene(team, position, velocity) for team in self.teams}
 
     def flat_observations(self) -> dict[str, Reals]:
         """mpe2's vectors by agent, (B, D)."""
@@ -128,7 +128,7 @@ class ParticleEnvironment:
         buffer = io.BytesIO()
         np.savez(
             buffer,
-            place=self.world.place,
+            position=self.world.position,
             speed=self.world.speed,
             goal=self.goal,
             age=self.age,
@@ -142,14 +142,14 @@ class ParticleEnvironment:
     def restore(self, state: bytes) -> dict[str, Scene]:
         """See :class:`~rayworks.systems.marl.environments.environment.Environment`."""
         with np.load(io.BytesIO(state)) as stored:
-            self.world.place, self.world.speed = stored["place"], stored["speed"]
+            self.world.position, self.world.speed = stored["position"], stored["speed"]
             self.goal, self.age = stored["goal"], int(stored["age"])
-            place, has, drawn = (int(value) for value in stored["rest"])
+            position, has, drawn = (int(value) for value in stored["rest"])
             self._draw.bit_generator.state = {
                 "bit_generator": "Philox",
                 "state": {"counter": stored["counter"], "key": stored["key"]},
                 "buffer": stored["buffer"],
-                "buffer_pos": place,
+                "buffer_pos": position,
                 "has_uint32": has,
                 "uinteger": drawn,
             }
@@ -160,46 +160,46 @@ class ParticleEnvironment:
         """Nothing is held."""
 
     def _described(self, kinds: tuple[str, ...], team: str) -> tuple[Floats, tuple[str, ...]]:
-        """(E, F) features that stay, and their names: what it is, and a place for the goal's mark."""
+        """(E, F) features that stay, and their names: what it is, and a column for the goal's mark."""
         names = sorted(set(kinds))
         features = np.array([[float(kind == name) for name in names] for kind in kinds], np.float32)
         if team not in self._scenario.goal_known_to:
             return features, tuple(names)
         return np.pad(features, ((0, 0), (0, 1))), (*names, "goal")
 
-    def _scene(self, team: str, place: Reals, velocity: Reals) -> Scene:
-        order, spec, copies = self._order[team], self.teams[team], self.copies
-        positions = np.empty((copies, spec.entities, 2), np.float32)
-        positions[:] = place[:, order].transpose(2, 1, 0)
+    def _scene(self, team: str, position: Reals, velocity: Reals) -> Scene:
+        order, spec, num_envs = self._order[team], self.teams[team], self.num_envs
+        positions = np.empty((num_envs, spec.entities, 2), np.float32)
+        positions[:] = position[:, order].transpose(2, 1, 0)
         velocities = np.empty_like(positions)
         velocities[:] = velocity[:, order].transpose(2, 1, 0)
-        features = np.broadcast_to(self._features[team], (copies, *self._features[team].shape))
+        features = np.broadcast_to(self._features[team], (num_envs, *self._features[team].shape))
         if team in self._scenario.goal_known_to:
             features = features.copy()
-            features[np.arange(copies), self._scenario.bodies.agents + self.goal, -1] = 1
-        present = np.ones((copies, spec.entities), bool)
+            features[np.arange(num_envs), self._scenario.bodies.agents + self.goal, -1] = 1
+        present = np.ones((num_envs, spec.entities), bool)
         return Scene(
             positions,
             velocities,
             features,
             present,
-            np.broadcast_to(True, (copies, spec.agents, spec.entities)),
-            np.broadcast_to(True, (copies, spec.agents, spec.actions.choices)),
-            np.zeros((copies, spec.agents, 0), np.int16),
+            np.broadcast_to(True, (num_envs, spec.agents, spec.entities)),
+            np.broadcast_to(True, (num_envs, spec.agents, spec.actions.choices)),
+            np.zeros((num_envs, spec.agents, 0), np.int16),
         )
 
 
-def particle_environment(scenario: str, copies: int, seed: int, options: ParticleOptions) -> ParticleEnvironment:
+def particle_environment(scenario: str, num_envs: int, seed: int, options: ParticleOptions) -> ParticleEnvironment:
     """B copies of a scenario by mpe2's name.
 
     Args:
         scenario: one of :data:`~.particle_scenarios.SCENARIOS`.
-        copies: B.
-        seed: of starts and goals; copies differ.
+        num_envs: B.
+        seed: seed of starts and goals; copies differ.
         options: numbers of entities, actions, starts.
 
     Raises:
         ConfigError: no such scenario, or a number it does not leave open.
     """
     counts = Counts(options.agents, options.opponents, options.landmarks)
-    return ParticleEnvironment(make_scenario(scenario, counts, options.local_ratio), copies, seed, options)
+    return ParticleEnvironment(make_scenario(scenario, counts, options.local_ratio), num_envs, seed, options)

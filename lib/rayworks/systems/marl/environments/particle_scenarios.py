@@ -1,4 +1,4 @@
-"""The scenarios of MPE without communication: who there is, where things begin, what is rewarded, what mpe2 would show.
+"""MPE's scenarios without communication: bodies, start positions, rewards, and mpe2's observations.
 
 Axes: A agents, E entities (agents first), L landmarks, B copies. Rewards and observations are mpe2's (1.1.1).
 """
@@ -23,7 +23,7 @@ CAUGHT = 10.0
 
 @dataclass(frozen=True)
 class Counts:
-    """How many there are; None is the scenario's usual number."""
+    """Numbers of bodies; None is the scenario's usual number."""
 
     agents: int | None = None
     opponents: int | None = None
@@ -65,7 +65,7 @@ def make_scenario(name: str, counts: Counts, local_ratio: float) -> Scenario:
 
 def _simple(counts: Counts, local_ratio: float) -> Scenario:
     def rewards(world: World, goal: NDArray[np.int64]) -> Reals:
-        apart = world.place[:, :1] - world.place[:, 1:2]
+        apart = world.position[:, :1] - world.position[:, 1:2]
         reward: Reals = -(apart**2).sum(0)
         return reward
 
@@ -86,8 +86,8 @@ def _spread(counts: Counts, local_ratio: float) -> Scenario:
         return reward
 
     def observations(world: World, goal: NDArray[np.int64], agent: int) -> Reals:
-        own = [world.speed[:, agent], world.place[:, agent]]
-        silence = [np.zeros((2, world.copies))] * (agents - 1)
+        own = [world.speed[:, agent], world.position[:, agent]]
+        silence = [np.zeros((2, world.num_envs))] * (agents - 1)
         return _row(*own, _towards_landmarks(world, agent), _towards_agents(world, agent), *silence)
 
     bodies = _bodies(names, landmarks, 0.15, 0.05, (True, False))
@@ -114,13 +114,13 @@ def _tag(counts: Counts, local_ratio: float) -> Scenario:
         catches = (first < hunters) & (second >= hunters) & (second < agents)
         of_prey = second[catches, None] == np.arange(hunters, agents)
         caught = of_prey.T.astype(float) @ overlap[catches]
-        outside = _outside(np.abs(world.place[:, hunters:agents]) / world.scale).sum(0)
+        outside = _outside(np.abs(world.position[:, hunters:agents]) / world.scale).sum(0)
         return np.concatenate(
-            [np.broadcast_to(CAUGHT * caught.sum(0), (hunters, world.copies)), -CAUGHT * caught - outside]
+            [np.broadcast_to(CAUGHT * caught.sum(0), (hunters, world.num_envs)), -CAUGHT * caught - outside]
         )
 
     def observations(world: World, goal: NDArray[np.int64], agent: int) -> Reals:
-        own = [world.speed[:, agent], world.place[:, agent]]
+        own = [world.speed[:, agent], world.position[:, agent]]
         fleeing = [world.speed[:, other] for other in range(hunters, agents) if other != agent]
         return _row(*own, _towards_landmarks(world, agent), _towards_agents(world, agent), *fleeing)
 
@@ -134,15 +134,15 @@ def _push(counts: Counts, local_ratio: float) -> Scenario:
         return np.stack([far[1] - far[0], -far[1]])
 
     def observations(world: World, goal: NDArray[np.int64], agent: int) -> Reals:
-        places = [_towards_landmarks(world, agent), _towards_agents(world, agent)]
+        positions = [_towards_landmarks(world, agent), _towards_agents(world, agent)]
         if agent == 0:
-            return _row(world.speed[:, 0], *places)
+            return _row(world.speed[:, 0], *positions)
         colours = np.array([[0.1, 0.9, 0.1], [0.1, 0.1, 0.9]])
-        own = np.full((world.copies, 3), 0.25)
-        own[np.arange(world.copies), goal + 1] += 0.5
-        towards = [world.speed[:, 1], _goal(world, goal) - world.place[:, 1]]
-        shown = np.broadcast_to(colours.reshape(-1, 1), (6, world.copies))
-        return _row(*towards, own.T, places[0], shown, places[1])
+        own = np.full((world.num_envs, 3), 0.25)
+        own[np.arange(world.num_envs), goal + 1] += 0.5
+        towards = [world.speed[:, 1], _goal(world, goal) - world.position[:, 1]]
+        shown = np.broadcast_to(colours.reshape(-1, 1), (6, world.num_envs))
+        return _row(*towards, own.T, positions[0], shown, positions[1])
 
     names = ["adversary_0", "agent_0"]
     bodies = _bodies(names, 2, 0.05, 0.05, (True, False))
@@ -155,11 +155,11 @@ def _adversary(counts: Counts, local_ratio: float) -> Scenario:
 
     def rewards(world: World, goal: NDArray[np.int64]) -> Reals:
         far = _goal_distances(world, goal, good + 1)
-        return np.concatenate([-far[:1], np.broadcast_to(far[0] - far[1:].min(0), (good, world.copies))])
+        return np.concatenate([-far[:1], np.broadcast_to(far[0] - far[1:].min(0), (good, world.num_envs))])
 
     def observations(world: World, goal: NDArray[np.int64], agent: int) -> Reals:
-        places = [_towards_landmarks(world, agent), _towards_agents(world, agent)]
-        return _row(*([] if agent == 0 else [_goal(world, goal) - world.place[:, agent]]), *places)
+        positions = [_towards_landmarks(world, agent), _towards_agents(world, agent)]
+        return _row(*([] if agent == 0 else [_goal(world, goal) - world.position[:, agent]]), *positions)
 
     bodies = _bodies(names, good, 0.15, 0.08, (False, False))
     teams = (("agent", tuple(range(1, good + 1))), ("adversary", (0,)))
@@ -194,9 +194,9 @@ def _landmark_names(count: int) -> list[str]:
 
 def _distances(world: World, agents: int) -> Reals:
     """(A, L, B), of the first A entities from the landmarks."""
-    place, own = world.place, world.bodies.agents
-    across = place[0, :agents, None] - place[0, None, own:]
-    up = place[1, :agents, None] - place[1, None, own:]
+    position, own = world.position, world.bodies.agents
+    across = position[0, :agents, None] - position[0, None, own:]
+    up = position[1, :agents, None] - position[1, None, own:]
     across *= across
     up *= up
     across += up
@@ -206,13 +206,13 @@ def _distances(world: World, agents: int) -> Reals:
 
 def _goal(world: World, goal: NDArray[np.int64]) -> Reals:
     """(2, B)."""
-    chosen: Reals = world.place[:, world.bodies.agents + goal, np.arange(world.copies)]
+    chosen: Reals = world.position[:, world.bodies.agents + goal, np.arange(world.num_envs)]
     return chosen
 
 
 def _goal_distances(world: World, goal: NDArray[np.int64], agents: int) -> Reals:
     """(A, B)."""
-    apart = world.place[:, :agents] - _goal(world, goal)[:, None]
+    apart = world.position[:, :agents] - _goal(world, goal)[:, None]
     far: Reals = np.sqrt((apart**2).sum(0))
     return far
 
@@ -223,12 +223,12 @@ def _outside(far: Reals) -> Reals:
 
 
 def _towards_landmarks(world: World, agent: int) -> Reals:
-    return world.place[:, world.bodies.agents :] - world.place[:, agent : agent + 1]
+    return world.position[:, world.bodies.agents :] - world.position[:, agent : agent + 1]
 
 
 def _towards_agents(world: World, agent: int) -> Reals:
     others = [other for other in range(world.bodies.agents) if other != agent]
-    return world.place[:, others] - world.place[:, agent : agent + 1]
+    return world.position[:, others] - world.position[:, agent : agent + 1]
 
 
 def _row(*parts: Reals) -> Reals:

@@ -21,10 +21,10 @@ USUAL_FORCE = 5.0
 
 @dataclass(frozen=True)
 class Bodies:
-    """What is in a world, and does not change."""
+    """The fixed properties of the bodies in a world."""
 
     names: tuple[str, ...]
-    """Of entities, (E,)."""
+    """Names of entities, (E,)."""
     agents: int
     """A."""
     sizes: Reals
@@ -47,27 +47,27 @@ class Bodies:
 class World:
     """B copies of bodies in motion.
 
-    ``place`` (2, E, B) and ``speed`` (2, A, B) may be set from outside; call :meth:`look` after changing places. ``scale`` is
-    the size of the map over the usual, for rewards that know a border.
+    ``position`` (2, E, B) and ``speed`` (2, A, B) may be set from outside; call :meth:`look` after changing positions.
+    ``scale`` is the size of the map over the usual, for rewards that know a border.
     """
 
-    def __init__(self, bodies: Bodies, copies: int, scale: float = 1.0) -> None:
-        self.bodies, self.copies, self.scale = bodies, copies, scale
-        self.place: Reals = np.zeros((2, len(bodies.names), copies))
-        self.speed: Reals = np.zeros((2, bodies.agents, copies))
+    def __init__(self, bodies: Bodies, num_envs: int, scale: float = 1.0) -> None:
+        self.bodies, self.num_envs, self.scale = bodies, num_envs, scale
+        self.position: Reals = np.zeros((2, len(bodies.names), num_envs))
+        self.speed: Reals = np.zeros((2, bodies.agents, num_envs))
         self._first, self._second = bodies.pairs
         self._touching = (bodies.sizes[self._first] + bodies.sizes[self._second])[:, None]
         self._bounded = np.isfinite(bodies.speeds)
-        self.apart: Reals = np.zeros((len(self._first), copies))
+        self.apart: Reals = np.zeros((len(self._first), num_envs))
         """(P, B), distances between the pairs, as :meth:`look` measured them."""
-        self._between: Reals = np.zeros((2, len(self._first), copies))
+        self._between: Reals = np.zeros((2, len(self._first), num_envs))
         self._of_pair = np.zeros((bodies.agents, len(self._first)))
         for pair, ends in enumerate(bodies.pairs.T):
             self._of_pair[[end for end in ends if end < bodies.agents], pair] = 1
 
     def look(self) -> None:
         """Measure the pairs; done by every step."""
-        np.subtract(self.place[:, self._first], self.place[:, self._second], out=self._between)
+        np.subtract(self.position[:, self._first], self.position[:, self._second], out=self._between)
         squares = self._between[0] * self._between[0]
         squares += self._between[1] * self._between[1]
         np.sqrt(squares, out=self.apart)
@@ -90,7 +90,7 @@ class World:
         bodies = self.bodies
         force = action * bodies.forces[:, None]
         self._add_contacts(force)
-        moving = self.place[:, : bodies.agents]
+        moving = self.position[:, : bodies.agents]
         moving += self.speed * STEP
         self.speed *= 1 - DAMPING
         force *= STEP
@@ -110,7 +110,7 @@ class World:
         overlap = np.logaddexp(0, (self._touching[pair, 0] - apart) / CONTACT_MARGIN) * CONTACT_MARGIN
         with np.errstate(divide="ignore", invalid="ignore"):
             push = CONTACT_FORCE * self._between[:, pair, copy] / apart * overlap
-        # Bodies in exactly one place have no direction to push in; mpe2 divides by zero there.
+        # Bodies in exactly one position have no direction to push in; mpe2 divides by zero there.
         push = np.where(apart > 0, push, 0.0)
         for ends, sign in ((self._first[pair], 1.0), (self._second[pair], -1.0)):
             moves = ends < self.bodies.agents

@@ -1,4 +1,4 @@
-"""Environments by name."""
+"""Make environments by name."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -14,13 +14,13 @@ from rayworks.systems.marl.environments.scenes import TeamSpec
 BATTLE_MAP = 32.0
 
 
-def make_environment(section: EnvironmentSection, copies: int, seed: int) -> Environment:
-    """The environment that the settings name.
+def make_environment(section: EnvironmentSection, num_envs: int, seed: int) -> Environment:
+    """Make the environment that the settings name.
 
     Args:
         section: its settings.
-        copies: B.
-        seed: of all its randomness.
+        num_envs: B.
+        seed: seed of all its randomness.
 
     Raises:
         ConfigError: unknown, or its software is not installed; the message says what there is.
@@ -29,17 +29,17 @@ def make_environment(section: EnvironmentSection, copies: int, seed: int) -> Env
     vectors = section.actions == "vectors"
     if family == "mpe":
         options = ParticleOptions(vectors=vectors, **_given(section, PARTICLE))
-        return particle_environment(name, copies, seed, options)
+        return particle_environment(name, num_envs, seed, options)
     if family == "mpe2":
         # It brings pygame.
         from rayworks.systems.marl.environments.mpe2_environment import mpe2_environment
 
-        return mpe2_environment(name, copies, seed, vectors=vectors, **_given(section, ("horizon",)))
+        return mpe2_environment(name, num_envs, seed, vectors=vectors, **_given(section, ("horizon",)))
     battle = BattleOptions(map_size=BATTLE_MAP * section.map_scale, **_given(section, BATTLE))
     if family == "battle":
-        return battle_environment(name, copies, seed, battle)
-    if copies > 1:
-        raise ConfigError("sampling.copies: StarCraft II plays one game per process; set 1, and more sampling.groups")
+        return battle_environment(name, num_envs, seed, battle)
+    if num_envs > 1:
+        raise ConfigError("sampling.num_envs: StarCraft II plays one game per process; set 1, and more sampling.groups")
     from rayworks.systems.marl.environments.starcraft import starcraft_environment
 
     return starcraft_environment(name, seed, battle)
@@ -49,7 +49,7 @@ PARTICLE = ("horizon", "side", "map_scale", "agents", "opponents", "landmarks")
 BATTLE = ("horizon", "side", "starts", "fully_observable", "field_of_view")
 
 
-def most_copies(section: EnvironmentSection, wanted: int) -> int:
+def most_envs(section: EnvironmentSection, wanted: int) -> int:
     """``wanted``, but 1 where a game is a process of its own: several episodes one after the other take their place."""
     return 1 if section.name.startswith("smacv2/") else wanted
 
@@ -64,7 +64,7 @@ def require_same_game(name: str, tested: Mapping[str, TeamSpec], trained: Mappin
     """Whether graph policies of one environment can play another; numbers of agents, entities and targets may differ.
 
     Args:
-        name: of the test.
+        name: name of the test.
         tested: its teams.
         trained: those of the training.
 

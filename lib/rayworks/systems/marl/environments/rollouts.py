@@ -1,4 +1,4 @@
-"""Steps of many copies of a game, as arrays, and the advantages that follow from them.
+"""Rollouts of a vectorised environment as arrays, and generalised advantage estimation.
 
 Axes: T steps, B copies, A agents of a team, N truncated episodes.
 """
@@ -16,15 +16,15 @@ from rayworks.systems.marl.environments.scenes import Flags, Floats, Scene
 
 @dataclass(frozen=True)
 class TeamRollout:
-    """What one team saw, did and got."""
+    """Observations, actions and rewards of one team."""
 
     scenes: Scene
     """(T + 1) * B rows, step by step."""
     actions: NDArray[np.generic]
     """(T, B, A) choices or (T, B, A, 2) vectors, before the environment shortens them."""
-    inputs: Floats
+    dist_inputs: Floats
     """(T, B, A, K), parameters of the distributions the actions were drawn from."""
-    log_probability: Floats
+    log_probs: Floats
     """(T, B, A)."""
     rewards: Floats
     """(T, B, A)."""
@@ -46,7 +46,7 @@ class Rollout:
     truncated: Flags
     """(T, B)."""
     episodes: Mapping[str, NDArray[np.float64]]
-    """By name, one value per episode that ended: ``copy``, ``length``, ``return TEAM`` (over agents), the game's own."""
+    """One value per ended episode, by name: ``copy``, ``length``, ``return TEAM`` (over agents), the game's own."""
 
     def __len__(self) -> int:
         """Environment steps: T * B."""
@@ -59,8 +59,8 @@ def advantages(
     following: Tensor,
     goes_on: Tensor,
     *,
-    discount: float,
-    trace: float,
+    gamma: float,
+    gae_lambda: float,
 ) -> Tensor:
     r"""Generalised advantage estimates (Schulman et al. 2016): delta_t = r_t + gamma V'_t - V_t, summed with decay.
 
@@ -69,23 +69,23 @@ def advantages(
         values: (T, B, A), of the scenes acted in.
         following: (T, B, A), V': of what was reached, 0 where the agent's episode terminated or it died.
         goes_on: (T, B, A), whether step t + 1 belongs to the same life.
-        discount: gamma.
-        trace: lambda.
+        gamma: gamma.
+        gae_lambda: lambda.
 
     Returns:
         (T, B, A). T steps in a loop, vectorised over the rest.
     """
     result = torch.empty_like(values)
     carried = torch.zeros_like(values[0])
-    delta = rewards + discount * following - values
-    decay = discount * trace * goes_on
+    delta = rewards + gamma * following - values
+    decay = gamma * gae_lambda * goes_on
     for step in reversed(range(len(values))):
         carried = delta[step] + decay[step] * carried
         result[step] = carried
     return result
 
 
-def following_values(values: Tensor, cut_values: Tensor, team: TeamRollout, rollout: Rollout) -> tuple[Tensor, Tensor]:
+def next_values(values: Tensor, cut_values: Tensor, team: TeamRollout, rollout: Rollout) -> tuple[Tensor, Tensor]:
     """V' and whether lives go on, as :func:`advantages` takes them.
 
     Args:

@@ -1,5 +1,4 @@
-"""Scenes: what a team knows at one step, as entities with positions. The one form in which environments, networks and RLlib
-exchange observations.
+"""Scenes: a team's observations at one step, as entities with positions; environments, networks and RLlib exchange them.
 
 Axes: B copies or rows, A controlled agents, E entities, F invariant features, T target slots, K actions. The A agents of the
 team come first among the entities, in their order.
@@ -61,7 +60,7 @@ class Scene:
         return int(self.positions.shape[1])
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """By name, as RLlib carries them."""
+        """The arrays by name, as RLlib carries them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
@@ -112,7 +111,7 @@ class Scene:
         """
         rows, agents, entities = self.visible.shape
         order = own_order(agents, entities)
-        place = np.argsort(order, axis=1)
+        index = np.argsort(order, axis=1)
 
         def split(array: NDArray[Any]) -> NDArray[Any]:
             return array[:, order].reshape(rows * agents, entities, *array.shape[2:])
@@ -122,7 +121,7 @@ class Scene:
         seen = (self.visible & self.present[:, None]).reshape(rows * agents, entities)
         seen = np.take_along_axis(seen, np.tile(order, (rows, 1)), axis=1)
         targets = self.targets.reshape(rows * agents, 1, -1)
-        moved = place[np.tile(np.arange(agents), rows)[:, None, None], targets].astype(np.int16)
+        moved = index[np.tile(np.arange(agents), rows)[:, None, None], targets].astype(np.int16)
         return Scene(
             positions=np.where(seen[..., None], split(self.positions), 0),
             velocities=np.where(seen[..., None], split(self.velocities), 0),
@@ -178,12 +177,12 @@ class TeamSpec:
     agents: int
     """A."""
     kinds: tuple[str, ...]
-    """Of each entity (E), agents first: entities of one kind may change places. Names for figures and checks."""
+    """Kind of each entity (E), agents first: entities of one kind may be exchanged. Names for figures and checks."""
     features: tuple[str, ...]
     """Names of the F invariant features."""
     actions: ActionLayout
     mates: int | None = None
-    """Of one agent's own scenes: how many of the first entities are of its team; None where all agents act in the scene."""
+    """Team mates in an agent's own scenes, which come first among the entities; None where all agents act in the scene."""
     complete: bool = True
     """Whether a graph of the team joins entities that it does not control with each other too (MPE: yes, SMACv2: no)."""
 
@@ -193,7 +192,7 @@ class TeamSpec:
         return len(self.kinds)
 
     def own(self) -> "TeamSpec":
-        """Of one agent's own scenes (:meth:`Scene.own`): one agent, which is marked by a last feature.
+        """The shape of one agent's own scenes (:meth:`Scene.own`): one agent, which is marked by a last feature.
 
         Its team mates stay the first entities, and keep their edges.
         """
@@ -230,7 +229,7 @@ class TeamSpec:
 
 
 def own_order(agents: int, entities: int) -> NDArray[np.int64]:
-    """Of each agent: itself first, then all others in their order, (A, E)."""
+    """Order of each agent's own view: itself first, then all others in their order, (A, E)."""
     first = np.arange(agents)[:, None]
     others = np.arange(entities - 1)[None] + (np.arange(entities - 1)[None] >= first)
     return np.concatenate([first, others], 1)

@@ -1,4 +1,4 @@
-"""Gymnasium's description of scenes and actions."""
+"""Gymnasium spaces of scenes and actions."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from rayworks.systems.marl.environments.scenes import TeamSpec
 
 
 def observation_space(team: TeamSpec) -> gymnasium.spaces.Dict:
-    """Of one scene of the team."""
+    """Space of one scene of the team."""
     box, binary = gymnasium.spaces.Box, gymnasium.spaces.MultiBinary
     entities, agents, actions = team.entities, team.agents, team.actions
     spaces: dict[str, Any] = {
@@ -25,7 +25,7 @@ def observation_space(team: TeamSpec) -> gymnasium.spaces.Dict:
 
 
 def action_space(team: TeamSpec) -> gymnasium.Space[Any]:
-    """Of one agent. Vectors are unbounded: RLlib clips bounded ones by coordinate, which no rotation survives."""
+    """Actions of one agent. Vectors are unbounded: RLlib clips bounded ones by coordinate, which is not equivariant."""
     if team.actions.vectors:
         return gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     return gymnasium.spaces.Discrete(team.actions.choices)

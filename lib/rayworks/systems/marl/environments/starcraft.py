@@ -22,7 +22,7 @@ from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 from rayworks.systems.marl.environments.battle import KILL_REWARD, SCALED_REWARD, WIN_REWARD, BattleOptions
 from rayworks.systems.marl.environments.battle_combat import Units
 from rayworks.systems.marl.environments.battle_scene import TEAM, Sight, battle_scene, team_spec
-from rayworks.systems.marl.environments.battle_starts import draw_places, draw_teams
+from rayworks.systems.marl.environments.battle_starts import draw_positions, draw_teams
 from rayworks.systems.marl.environments.battle_units import NAMES, RACES, Scenario, names_of, parse_scenario
 from rayworks.systems.marl.environments.environment import Actions, Step
 from rayworks.systems.marl.environments.scenes import Scene, TeamSpec
@@ -54,7 +54,7 @@ class Game(Protocol):
     episode_limit: int
 
     def reset(self, episode_config: dict[str, Any]) -> Any:
-        """Begin an episode with given teams and places."""
+        """Begin an episode with given teams and positions."""
         ...
 
     def step(self, actions: list[int]) -> tuple[float, bool, dict[str, Any]]:
@@ -73,10 +73,10 @@ class Game(Protocol):
 class StarCraftEnvironment:
     """One battle in the real game; an :class:`~rayworks.systems.marl.environments.environment.Environment` with one copy.
 
-    Unlike the embedded battle it can not be put back: :meth:`restore` begins the episode that would have come next.
+    Unlike the embedded battle it cannot be put back: :meth:`restore` begins the episode that would have come next.
     """
 
-    copies = 1
+    num_envs = 1
     resumable = False
 
     def __init__(
@@ -87,9 +87,9 @@ class StarCraftEnvironment:
         Args:
             game: made without its scale of rewards.
             scenario: what it was made for.
-            seed: of teams and starts.
+            seed: seed of teams and starts.
             options: those of the battle that the real game knows.
-            refusal: what the game raises when it can not begin an episode.
+            refusal: what the game raises when it cannot begin an episode.
 
         Raises:
             ConfigError: an option that the real game does not know, or a game of other sizes.
@@ -185,7 +185,7 @@ class StarCraftEnvironment:
             read = json.loads(state)
             scenario, seed, draws = read["scenario"], int(read["seed"]), int(read["draws"])
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"StarCraft II state: can not be read ({error}); take one that state() returned") from error
+            raise DataError(f"StarCraft II state: cannot be read ({error}); take one that state() returned") from error
         if scenario != self.scenario.name:
             raise DataError(f"StarCraft II state: of {scenario}; restore into the same scenario")
         self._seed, self._draws = seed, draws
@@ -200,12 +200,12 @@ class StarCraftEnvironment:
         self._draws += 1
         scenario, options, agents = self.scenario, self.options, self.scenario.agents
         [kind] = draw_teams(draw, RACES[scenario.race], scenario, 1)
-        places = draw_places(draw, scenario, 1, starts=options.starts, side=options.side, map_size=MAP_SIZE)
-        place = places[:, 0].T + MAP_SIZE / 2
+        positions = draw_positions(draw, scenario, 1, starts=options.starts, side=options.side, map_size=MAP_SIZE)
+        position = positions[:, 0].T + MAP_SIZE / 2
         return {
             "team_gen": {"ally_team": names_of(kind[:agents]), "enemy_team": names_of(kind[agents:]), "id": 0},
-            "ally_start_positions": {"item": place[:agents], "id": 0},
-            "enemy_start_positions": {"item": place[agents:], "id": 0},
+            "ally_start_positions": {"item": position[:agents], "id": 0},
+            "enemy_start_positions": {"item": position[agents:], "id": 0},
         }
 
     def _units(self) -> Units:
@@ -216,12 +216,12 @@ class StarCraftEnvironment:
         found += [(of_enemies, game.enemies[index]) for index in range(game.n_enemies)]
         units = [unit for _, unit in found]
         kind = np.array([[NAMES.index(names[unit.unit_type]) for names, unit in found]], np.int8)
-        place = np.array([[(unit.pos.x, unit.pos.y) for unit in units]]).transpose(2, 0, 1) - MAP_SIZE / 2
+        position = np.array([[(unit.pos.x, unit.pos.y) for unit in units]]).transpose(2, 0, 1) - MAP_SIZE / 2
         health, shield, cooldown, energy = (
             np.array([[getattr(unit, name) for unit in units]], np.float64)
             for name in ("health", "shield", "weapon_cooldown", "energy")
         )
-        return Units(kind, place, health, shield, cooldown, energy, np.zeros(kind.shape), np.zeros(place.shape))
+        return Units(kind, position, health, shield, cooldown, energy, np.zeros(kind.shape), np.zeros(position.shape))
 
     def _look(self, units: Units) -> Scene:
         scene = battle_scene(units, self.scenario.agents, MAP_SIZE / 2, Sight(self.options.fully_observable))
@@ -258,16 +258,16 @@ def starcraft_environment(scenario: str, seed: int, options: BattleOptions) -> S
     """The real game, which starts with the first reset.
 
     Args:
-        scenario: by SMACv2's name, such as ``terran_5_vs_5``.
-        seed: of teams and starts.
-        options: of the battle; the map, the field of view and the shields are the game's.
+        scenario: scenario by SMACv2's name, such as ``terran_5_vs_5``.
+        seed: seed of teams and starts.
+        options: options of the battle; the map, the field of view and the shields are the game's.
 
     Raises:
         ConfigError: something is not installed, an unknown scenario or an option that the real game does not know.
     """
     parsed = parse_scenario(scenario)
     if missing := missing_parts():
-        raise ConfigError(f"StarCraft II can not be played: {'; '.join(missing)}")
+        raise ConfigError(f"StarCraft II cannot be played: {'; '.join(missing)}")
     return around_smacv2(parsed, seed, options)
 
 

@@ -1,1 +1,1 @@
-"""What is measured of policies: symmetry, certificates, returns, the bias of untrained play, episodes."""
+"""Measurements of policies: symmetry certificates, returns, the bias of untrained policies, episodes."""

@@ -1,4 +1,4 @@
-"""Certificates through the RLlib module: of one policy, and of every network in every frame of every environment."""
+"""Certify symmetry through the RLlib module: one policy, or every network in every frame of every environment."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -14,7 +14,7 @@ from rayworks.core.seeds import derive_small
 from rayworks.systems.marl.config import Config, NetworkKind
 from rayworks.systems.marl.environments.environment import Environment
 from rayworks.systems.marl.environments.particle_scenarios import SCENARIOS
-from rayworks.systems.marl.environments.registry import make_environment, most_copies
+from rayworks.systems.marl.environments.registry import make_environment, most_envs
 from rayworks.systems.marl.environments.scenes import Scene, joined
 from rayworks.systems.marl.findings.evaluation import Weights
 from rayworks.systems.marl.findings.symmetry import Certificate, certify
@@ -75,15 +75,15 @@ def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[st
 
     Args:
         config: environment, network, number of scenes, seed.
-        kind: of network.
-        weights: by team; none for weights as initialised.
+        kind: kind of network.
+        weights: weights by team; none for weights as initialised.
 
     Raises:
         DataError: weights of another shape.
     """
     seed, rows = config.run.seed, config.experiment.certificate_scenes
-    copies = most_copies(config.environment, rows)
-    with closing(make_environment(config.environment, copies, derive_small(seed, "certificate"))) as world:
+    num_envs = most_envs(config.environment, rows)
+    with closing(make_environment(config.environment, num_envs, derive_small(seed, "certificate"))) as world:
         scenes = _scenes_of_random_play(world, rows, derive_small(seed, "certificate", "actions"))
     found = {}
     for team, spec in world.teams.items():
@@ -101,20 +101,20 @@ def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[st
 
 
 def _scenes_of_random_play(world: Environment, rows: int, seed: int) -> dict[str, Scene]:
-    """By team, ``rows`` scenes: of as many copies after some steps, or one after the other of a game that has one copy."""
+    """Scenes by team, ``rows`` each: from as many copies after some steps, or one after the other from a single copy."""
     random = np.random.default_rng(seed)
     scenes: Mapping[str, Scene] = world.reset()
     met = [scenes]
-    for _ in range(min(10, world.horizon - 1) if world.copies == rows else rows - 1):
+    for _ in range(min(10, world.horizon - 1) if world.num_envs == rows else rows - 1):
         actions = {}
         for team, spec in world.teams.items():
             if spec.actions.vectors:
-                actions[team] = random.normal(size=(world.copies, spec.agents, 2))
+                actions[team] = random.normal(size=(world.num_envs, spec.agents, 2))
             else:
                 score = random.random(scenes[team].allowed.shape) * scenes[team].allowed
                 actions[team] = score.argmax(-1)
         scenes = world.step(actions).scenes
         met.append(scenes)
-    if world.copies == rows:
+    if world.num_envs == rows:
         return dict(scenes)
     return {team: joined([one[team] for one in met]) for team in world.teams}

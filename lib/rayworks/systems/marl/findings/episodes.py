@@ -32,7 +32,7 @@ UNIT = 0.075
 
 @dataclass(frozen=True)
 class Moment:
-    """What a frame shows."""
+    """Contents of a frame."""
 
     scene: Scene
     step: int
@@ -45,9 +45,9 @@ def film(config: Config, kind: NetworkKind, weights: Weights, number: int) -> by
 
     Args:
         config: environment, network and seed.
-        kind: of network.
-        weights: by team.
-        number: of the episode.
+        kind: kind of network.
+        weights: weights by team.
+        number: number of the episode.
     """
     spec, moments = _episode(config, kind, weights, number)
     reach = _reach(moments)
@@ -64,8 +64,8 @@ def strip(config: Config, kind: NetworkKind, weights: Weights, number: int) -> b
     reach, columns = _reach(moments), SHOWN // 2
     chosen = [moments[at] for at in np.linspace(0, len(moments) - 1, SHOWN).round().astype(int)]
     sheet = Image.new("RGB", (SIZE * columns, SIZE * 2), "white")
-    for place, moment in enumerate(chosen):
-        sheet.paste(_frame(spec, moment, reach), (SIZE * (place % columns), SIZE * (place // columns)))
+    for index, moment in enumerate(chosen):
+        sheet.paste(_frame(spec, moment, reach), (SIZE * (index % columns), SIZE * (index // columns)))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
@@ -84,7 +84,7 @@ def _played(world: Environment, config: Config, kind: NetworkKind, weights: Weig
     for step in range(1, world.horizon + 1):
         actions: dict[str, Any] = {}
         for name, own in world.teams.items():
-            inputs = policies[name].action_inputs(as_tensors(scenes[name])).detach()
+            inputs = policies[name].action_dist_inputs(as_tensors(scenes[name])).detach()
             chosen, _ = draw(inputs, vectors=own.actions.vectors, generator=None)
             actions[name] = chosen.numpy()[None]
         reached = world.step(actions)
@@ -99,7 +99,7 @@ def _played(world: Environment, config: Config, kind: NetworkKind, weights: Weig
 def _reach(moments: Sequence[Moment]) -> float:
     """Half-width of the picture: the map, or more if somebody left it."""
     far = [np.abs(moment.scene.positions[moment.scene.present]) for moment in moments]
-    return MARGIN * max(1.0, *(float(places.max()) for places in far if places.size))
+    return MARGIN * max(1.0, *(float(distances.max()) for distances in far if distances.size))
 
 
 def _frame(spec: TeamSpec, moment: Moment, reach: float) -> Image.Image:
@@ -144,7 +144,7 @@ def _ring(pen: ImageDraw.ImageDraw, at: np.ndarray[Any, Any], radius: float, sha
 
 
 def _letter(spec: TeamSpec, scene: Scene, entity: int) -> str:
-    """Of a unit's type, where there are types; else the agent's number."""
+    """Letter of a unit's type, if any; otherwise the agent's number."""
     types = [name for name in spec.features if name.startswith(TYPE)]
     shown = [name for name in types if scene.features[0, entity, spec.features.index(name)] == 1]
     if shown:

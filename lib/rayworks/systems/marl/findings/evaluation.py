@@ -1,4 +1,4 @@
-"""Playing trained policies: the first episodes of each of many copies, in the training's environment or another."""
+"""Evaluate trained policies on the first episodes of each copy, in the training's environment or another."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -12,7 +12,7 @@ from torch import Tensor
 from rayworks.core.errors import DataError
 from rayworks.core.seeds import derive_small
 from rayworks.systems.marl.config import EnvironmentSection, NetworkKind, NetworkSection
-from rayworks.systems.marl.environments.registry import make_environment, most_copies
+from rayworks.systems.marl.environments.registry import make_environment, most_envs
 from rayworks.systems.marl.environments.scenes import TeamSpec
 from rayworks.systems.marl.networks.acting import Game, Policy
 from rayworks.systems.marl.networks.policy_network import LOWEST, PolicyNetwork
@@ -26,7 +26,7 @@ class Evaluation:
     """Means over episodes."""
 
     returns: float
-    """Of the first team, summed over its agents."""
+    """Mean return of the first team, summed over its agents."""
     won: float | None
     """Share of episodes, in games that one can win."""
     episodes: int
@@ -38,8 +38,8 @@ class RandomPolicy:
     def __init__(self, team: TeamSpec) -> None:
         self._team = team
 
-    def action_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
-        """As :meth:`.PolicyNetwork.action_inputs`."""
+    def action_dist_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
+        """As :meth:`.PolicyNetwork.action_dist_inputs`."""
         allowed = scene["allowed"].bool().flatten(0, 1)
         if self._team.actions.vectors:
             return torch.zeros(len(allowed), 4)
@@ -71,7 +71,7 @@ def evaluate(
     environment: EnvironmentSection,
     network: NetworkSection,
     weights: Weights,
-    copies: int,
+    num_envs: int,
     seed: int,
     *,
     greedy: bool = False,
@@ -79,15 +79,15 @@ def evaluate(
     """Play one episode in each copy, or all one after the other where a game has one copy.
 
     Args:
-        kind: of network; None acts at random.
+        kind: kind of network; None acts at random.
         environment: to play in.
         network: widths and switches of the training.
-        weights: by team.
-        copies: episodes.
-        seed: of environment and actions: the same for all networks, so that they meet the same games.
+        weights: weights by team.
+        num_envs: episodes.
+        seed: seed of environment and actions: the same for all networks, so that they meet the same games.
         greedy: take the most probable actions.
     """
-    playing = most_copies(environment, copies)
+    playing = most_envs(environment, num_envs)
     with closing(make_environment(environment, playing, derive_small(seed, "evaluation", "environment"))) as world:
         policies: Mapping[str, Policy]
         if kind is None:
@@ -95,18 +95,18 @@ def evaluate(
         else:
             policies = policies_for(kind, world.teams, network, weights)
         game = Game(world, derive_small(seed, "evaluation", "actions"))
-        episodes = first_episodes(game, policies, -(-copies // playing), greedy=greedy)
+        episodes = first_episodes(game, policies, -(-num_envs // playing), greedy=greedy)
     team = next(iter(world.teams))
     won = float(episodes["won"].mean()) if "won" in episodes else None
-    return Evaluation(float(episodes[f"return {team}"].mean()), won, copies)
+    return Evaluation(float(episodes[f"return {team}"].mean()), won, num_envs)
 
 
 def first_episodes(
     game: Game, policies: Mapping[str, Policy], wanted: int, *, greedy: bool = False
 ) -> dict[str, NDArray[np.float64]]:
-    """By name, values of the first ``wanted`` episodes of each copy: whatever comes first would favour short ones."""
+    """Values by name of the first ``wanted`` episodes of each copy: whatever comes first would favour short ones."""
     world = game.environment
-    seen = np.zeros(world.copies, int)
+    seen = np.zeros(world.num_envs, int)
     kept: dict[str, list[NDArray[np.float64]]] = {}
     while (seen < wanted).any():
         episodes = game.play(policies, world.horizon, greedy=greedy).episodes
@@ -115,7 +115,7 @@ def first_episodes(
         number = np.empty_like(order)
         number[order] = np.arange(len(copy)) - np.searchsorted(copy[order], copy[order])
         use = seen[copy] + number < wanted
-        seen += np.bincount(copy, minlength=world.copies)
+        seen += np.bincount(copy, minlength=world.num_envs)
         for name, values in episodes.items():
             kept.setdefault(name, []).append(values[use])
     return {name: np.concatenate(values) for name, values in kept.items()}

@@ -1,4 +1,4 @@
-"""The bias of untrained policies: does a network that has learned nothing already push agents somewhere?
+"""Measure the bias of untrained policies: how far a network that has learned nothing moves agents.
 
 EGNN's expected output is its input position (arXiv 2410.02581, theorem 1): agents flee the centre. E2GN2's is zero
 (theorem 2).
@@ -29,7 +29,7 @@ def input_slope(kind: NetworkKind, layers: int, initialisations: int, seed: int)
         kind: a network with a vector stream.
         layers: of messages.
         initialisations: draws of the weights, averaged over before the regression.
-        seed: of weights and positions.
+        seed: seed of weights and positions.
 
     Returns:
         ``slope`` (EGNN 1, E2GN2 0) and ``size``, the root mean square of the output over that of the input.
@@ -62,7 +62,7 @@ def untrained_play(
     kinds: Sequence[NetworkKind],
     options: NetworkSection,
     initialisations: int,
-    copies: int,
+    num_envs: int,
     seed: int,
 ) -> dict[str, dict[str, float]]:
     """What untrained policies get and where they lead: episodes played to their end by each of several initialisations.
@@ -75,7 +75,7 @@ def untrained_play(
         returns, distances = [], []
         for number in range(initialisations):
             own = derive_small(seed, "untrained", kind, number)
-            with closing(make_environment(environment, copies, derive_small(seed, "untrained", number))) as world:
+            with closing(make_environment(environment, num_envs, derive_small(seed, "untrained", number))) as world:
                 game = Game(world, own)
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(own)
@@ -85,7 +85,9 @@ def untrained_play(
             returns.append(float(np.sum(ended)))
             last = [own.cut.positions[:, : own.cut.agents] for own in rollout.teams.values()]
             distances.append(
-                float(np.mean([np.linalg.norm(place, axis=-1).mean() for place in last if place.size] or [0]))
+                float(
+                    np.mean([np.linalg.norm(positions, axis=-1).mean() for positions in last if positions.size] or [0])
+                )
             )
         error = float(np.std(returns, ddof=1) / np.sqrt(len(returns))) if len(returns) > 1 else 0.0
         found[str(kind)] = {

@@ -1,4 +1,4 @@
-"""What a handful of training runs say: interquartile means with intervals, and how soon a return was reached."""
+"""Statistics over a few trainings: interquartile means with intervals, and steps to a threshold."""
 
 from collections.abc import Sequence
 

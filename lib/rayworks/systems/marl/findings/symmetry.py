@@ -1,4 +1,4 @@
-"""The symmetry certificate: how far a policy and its values are from turning with the world.
+"""The symmetry certificate: the largest equivariance error of a policy and its values.
 
 The error under a group is the largest difference, over scenes, elements of the group and agents that act, between what the
 policy says of a changed scene and the changed answer to the scene itself; infinite if an answer is not finite.
@@ -21,9 +21,9 @@ from rayworks.systems.marl.networks.acting import as_tensors
 from rayworks.systems.marl.networks.symmetry_groups import QUARTER_TURNS, Group, claimed, orthogonal
 
 TOLERANCE = 1e-5
-"""Of a claim, in float32."""
+"""Tolerance of a claim, in float32."""
 ELEMENTS = 4
-"""Of an infinite group, drawn."""
+"""Number of elements drawn from an infinite group."""
 Answer = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 """Scene to (action inputs, values): (N, K) or (N, 4), and (N,)."""
 
@@ -60,11 +60,11 @@ def certify(
 
     Args:
         answer: the policy.
-        kind: of network.
+        kind: kind of network.
         team: whose scenes.
-        options: of the network.
+        options: options of the network.
         scene: B rows to try.
-        seed: of the elements drawn.
+        seed: seed of the elements drawn.
     """
     groups: list[Group] = ["rotations", "reflections"] if team.actions.vectors else ["quarter turns"]
     if team.actions.vectors and options.symmetrise == "average":
@@ -105,8 +105,8 @@ def _turned(scene: Scene, team: TeamSpec, matrix: NDArray[np.float64]) -> Scene:
 def _same_kinds_shuffled(kinds: tuple[str, ...], random: np.random.Generator) -> NDArray[np.int64]:
     order = np.arange(len(kinds))
     for kind in dict.fromkeys(kinds):
-        places = np.array([place for place, name in enumerate(kinds) if name == kind])
-        order[places] = random.permutation(places)
+        indices = np.array([index for index, name in enumerate(kinds) if name == kind])
+        order[indices] = random.permutation(indices)
     return order
 
 

@@ -1,1 +1,1 @@
-"""Networks from scenes to actions, the symmetries they respect, and playing with them."""
+"""Policy networks, the symmetries they respect, and acting with them."""

@@ -1,4 +1,4 @@
-"""Drawing actions from what a policy network says, and playing games with them.
+"""Sample actions from a policy network, and play environments with it.
 
 Axes: N acting agents over all rows, K discrete actions, B copies, A agents.
 """
@@ -25,7 +25,7 @@ Generator = torch.Generator
 class Policy(Protocol):
     """What acts: a :class:`~.policy_network.PolicyNetwork`."""
 
-    def action_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
+    def action_dist_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
         """(N, K) logits or (N, 4) means and log deviations."""
         ...
 
@@ -48,10 +48,10 @@ def draw(inputs: Tensor, *, vectors: bool, generator: Generator | None) -> tuple
         (N,) choices or (N, 2) vectors, and (N,).
     """
     if vectors:
-        mean, log_deviation = inputs.chunk(2, -1)
+        mean, log_std = inputs.chunk(2, -1)
         action = mean
         if generator is not None:
-            action = mean + log_deviation.exp() * torch.randn(mean.shape, generator=generator).to(mean.device)
+            action = mean + log_std.exp() * torch.randn(mean.shape, generator=generator).to(mean.device)
         return action, log_probabilities(inputs, action, vectors=True)
     score = inputs
     if generator is not None:
@@ -65,9 +65,9 @@ def draw(inputs: Tensor, *, vectors: bool, generator: Generator | None) -> tuple
 def log_probabilities(inputs: Tensor, actions: Tensor, *, vectors: bool) -> Tensor:
     """Log probability or density of actions as :func:`draw` gives them, (N,)."""
     if vectors:
-        mean, log_deviation = inputs.chunk(2, -1)
-        scaled = (actions - mean) / log_deviation.exp()
-        return (-0.5 * scaled.square() - log_deviation - 0.5 * math.log(2 * math.pi)).sum(-1)
+        mean, log_std = inputs.chunk(2, -1)
+        scaled = (actions - mean) / log_std.exp()
+        return (-0.5 * scaled.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
     return torch.log_softmax(inputs, -1).gather(-1, actions[:, None]).squeeze(-1)
 
 
@@ -76,15 +76,15 @@ class Game:
 
     Args:
         environment: B copies.
-        seed: of the actions drawn.
+        seed: seed of the actions drawn.
     """
 
     def __init__(self, environment: Environment, seed: int) -> None:
         self.environment = environment
         self._generator = Generator().manual_seed(seed)
         self._scenes: Mapping[str, Scene] = environment.reset()
-        self._returns = {team: np.zeros(environment.copies) for team in environment.teams}
-        self._length = np.zeros(environment.copies)
+        self._returns = {team: np.zeros(environment.num_envs) for team in environment.teams}
+        self._length = np.zeros(environment.num_envs)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on elsewhere."""
@@ -122,19 +122,19 @@ class Game:
             actions: dict[str, NDArray[np.generic]] = {}
             for team, spec in self.environment.teams.items():
                 scene = self._scenes[team]
-                inputs = policies[team].action_inputs(as_tensors(scene, device))
+                inputs = policies[team].action_dist_inputs(as_tensors(scene, device))
                 if not inputs.isfinite().all():
                     raise DataError(f"policy of team {team}: its answers are not finite; lower training.learning_rate")
-                action, log_probability = draw(
+                action, log_probs = draw(
                     inputs, vectors=spec.actions.vectors, generator=None if greedy else self._generator
                 )
-                shape = (self.environment.copies, spec.agents)
+                shape = (self.environment.num_envs, spec.agents)
                 actions[team] = action.cpu().numpy().reshape(*shape, *action.shape[1:])
                 record[team].acted(
                     scene,
                     actions[team],
                     inputs.cpu().numpy().reshape(*shape, -1),
-                    log_probability.cpu().numpy().reshape(shape),
+                    log_probs.cpu().numpy().reshape(shape),
                     alive[team],
                 )
             step = self.environment.step(actions)
@@ -191,13 +191,13 @@ class _Record:
         self._cut.append(cut)
 
     def finished(self, scene: Scene) -> TeamRollout:
-        actions, inputs, log_probability, acting = (np.stack(column) for column in zip(*self._columns, strict=True))
+        actions, inputs, log_probs, acting = (np.stack(column) for column in zip(*self._columns, strict=True))
         rewards, alive = (np.stack(column) for column in zip(*self._results, strict=True))
         return TeamRollout(
             joined([*self._scenes, scene]),
             actions,
             inputs,
-            log_probability,
+            log_probs,
             rewards.astype(np.float32),
             acting,
             alive,

@@ -1,4 +1,4 @@
-"""Networks from graphs to what heads read: E2GN2 and its relatives, and the MLP.
+"""Network backbones: E2GN2 and its relatives, and the MLP.
 
 Axes: N = B * A acting agents over all rows, T target slots.
 """
@@ -17,7 +17,7 @@ from rayworks.systems.marl.networks.sparse_messages import sparse_round
 
 @dataclass(frozen=True)
 class Decoded:
-    """What heads make actions of."""
+    """Outputs that actions are made from."""
 
     still: Tensor
     """(N, still + 1): logits of actions without direction, then what all moves have in common; empty for vector actions."""
@@ -155,7 +155,7 @@ class Perceptron(nn.Module):
     def __init__(self, team: TeamSpec, options: NetworkSection, head: str, *, whole: bool = False) -> None:
         super().__init__()
         self._frame, self._velocity, self._layout = options.frame, options.velocity, team.actions
-        width = options.perceptron_hidden
+        width = options.mlp_hidden
         moving = {"none": 0, "speed": 1}.get(options.velocity, 2)
         marked = team.mates is None and not whole
         inputs = team.entities * (len(team.features) + marked + 2 + moving + 1)
@@ -178,7 +178,7 @@ class Perceptron(nn.Module):
         return answer
 
     def decode(self, graph: Graph) -> Decoded:
-        """With logits for moves of its own."""
+        """Decode the nodes, with separate logits for moves."""
         layout = self._layout
         parts = [layout.still + 1, 2, len(layout.directions), layout.targets]
         still, vector, moves, targets = torch.split(self(graph), parts, -1)

@@ -1,4 +1,4 @@
-"""Graphs that the networks compute on, made of scenes: one per team, or one per agent; in a frame of coordinates.
+"""Build the networks' input graphs from scenes: one per team or one per agent, in a frame of coordinates.
 
 Axes: B rows, A agents, E entities, F features.
 """
@@ -49,7 +49,7 @@ class Graph:
         """A graph per agent; see :meth:`.Scene.own`, whose result this equals."""
         rows, agents, entities = self.visible.shape
         order = own_order(agents, entities)
-        place = torch.from_numpy(np.argsort(order, axis=1)).to(self.positions.device)
+        index = torch.from_numpy(np.argsort(order, axis=1)).to(self.positions.device)
         each = np.arange(agents)[:, None]
         seen = (self.visible & self.present[:, None])[:, each, order].reshape(rows * agents, entities)
         shown = seen[..., None]
@@ -59,7 +59,7 @@ class Graph:
 
         mark = torch.zeros_like(seen, dtype=self.features.dtype)
         mark[:, 0] = 1
-        targets = place.expand(rows, agents, entities).gather(2, self.targets)
+        targets = index.expand(rows, agents, entities).gather(2, self.targets)
         return Graph(
             split(self.positions),
             split(self.velocities),
@@ -87,7 +87,7 @@ class Graph:
         return replace(self, positions=self.positions @ turn, velocities=self.velocities @ turn)
 
     def unlimited(self) -> "Graph":
-        """As if every agent saw everything that is present."""
+        """The same graph as if every agent saw everything that is present."""
         return replace(self, visible=self.present[:, None].expand_as(self.visible))
 
     def with_velocity_tips(self, agents: int) -> "Graph":

@@ -28,7 +28,7 @@ class PolicyNetwork(nn.Module):
     made for another with the same features.
 
     Args:
-        kind: of both networks.
+        kind: kind of both networks.
         team: whose scenes; of one agent's own (:meth:`.TeamSpec.own`) there is one graph each, as they are.
         options: widths and switches.
     """
@@ -46,7 +46,7 @@ class PolicyNetwork(nn.Module):
         self.critic = _network(kind, team, self._of_the_critic, valued, "value", whole=self._central)
         if team.actions.vectors:
             # One deviation for both axes: a deviation per axis is not rotation invariant.
-            self.log_deviation = nn.Parameter(torch.full((1,), options.log_deviation))
+            self.log_std = nn.Parameter(torch.full((1,), options.log_std_init))
         self.value_shift: Tensor
         self.value_scale: Tensor
         self.register_buffer("value_shift", torch.zeros(1))
@@ -62,7 +62,7 @@ class PolicyNetwork(nn.Module):
         frame = "centroid" if self._options.frame == "own" else self._options.frame
         return self._options.model_copy(update={"graph": "team", "frame": frame})
 
-    def action_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
+    def action_dist_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
         """Masked logits (N, K), or means and log standard deviations of vector actions (N, 4).
 
         Args:
@@ -73,7 +73,7 @@ class PolicyNetwork(nn.Module):
         if self._options.vector_bound is not None:
             vector = shortened(vector, self._options.vector_bound)
         if actions.vectors:
-            return torch.cat([vector, self.log_deviation.expand_as(vector)], -1)
+            return torch.cat([vector, self.log_std.expand_as(vector)], -1)
         moves = decoded.moves if decoded.moves is not None else vector @ self.directions.T
         still, common = decoded.still[:, :-1], decoded.still[:, -1:]
         logits = torch.cat([still, moves + common, decoded.targets], -1)

@@ -1,4 +1,4 @@
-"""The same layers by torch-geometric's scattered sums, over the edges that exist: for large graphs with few edges."""
+"""The same layers by torch-geometric, over existing edges only: for large, sparse graphs."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Symmetry from outside: any network made equivariant by averaging over turned views, or by turning each view to one side."""
+"""Make any network equivariant, by averaging over rotated views or by rotating each view to a canonical one."""
 
 from dataclasses import replace
 
@@ -32,7 +32,11 @@ class AveragedNetwork(nn.Module):
         """The mean of what the network says of all turned views, turned back."""
         turned = [self.inner.decode(graph.turned(turn)) for turn in self.turns]
         back = [replace(one, vector=one.vector @ turn) for one, turn in zip(turned, self.turns, strict=True)]
-        moves = [one.moves[:, places] for one, places in zip(turned, self._moves, strict=True) if one.moves is not None]
+        moves = [
+            one.moves[:, permutation]
+            for one, permutation in zip(turned, self._moves, strict=True)
+            if one.moves is not None
+        ]
         return Decoded(
             torch.stack([one.still for one in back]).mean(0),
             torch.stack([one.vector for one in back]).mean(0),
@@ -50,14 +54,14 @@ class CanonicalNetwork(nn.Module):
     (LEGO, arXiv 2509.14431).
 
     Where the velocity is zero, a direction is taken from the team's centre, from all that is seen or, in the absolute frame,
-    from the agent's own place; where nothing lies to a side, both sides are averaged. So it is exact for all rotations and
+    from the agent's own position; where nothing lies to a side, both sides are averaged. So it is exact for all rotations and
     reflections, except that an agent with no such direction (all that it sees is balanced around it) averages over the eight
     symmetries of a square: exact for those, and for any turn if it is alone. It jumps where the choice changes.
 
     Args:
         inner: any network on graphs per agent.
-        agents: of the team, the first entities of a view.
-        absolute: whether coordinates have an origin of their own, so that the agent's place is a direction.
+        agents: agents of the team, the first entities of a view.
+        absolute: whether coordinates have an origin of their own, so that the agent's position is a direction.
     """
 
     def __init__(self, inner: GraphNetwork | Perceptron, agents: int, *, absolute: bool) -> None:
@@ -67,7 +71,7 @@ class CanonicalNetwork(nn.Module):
         self.register_buffer("turns", torch.tensor(QUARTER_TURNS, dtype=torch.float32), persistent=False)
 
     def decode(self, graph: Graph) -> Decoded:
-        """With the vector turned back."""
+        """Decode the canonical view, with the vector turned back."""
         still, vector, targets = [], [], []
         for turn in self._views(graph):
             one = self.inner.decode(graph.turned(turn))
@@ -85,13 +89,13 @@ class CanonicalNetwork(nn.Module):
         own, acting = graph.positions[:, 0], graph.present[:, :1]
         centre = _centre(graph.positions[:, : self._agents], graph.present[:, : self._agents]) - own
         everything = _centre(graph.positions, graph.present) - own
-        places = [centre, everything, *([own] if self._absolute else [])]
-        along = _first_long([graph.velocities[:, 0], *places])
+        points = [centre, everything, *([own] if self._absolute else [])]
+        along = _first_long([graph.velocities[:, 0], *points])
         length = along.norm(dim=-1, keepdim=True)
         lost = (length < SMALL) & acting
         along = along / length.clamp(min=SMALL)
         across = torch.stack([-along[:, 1], along[:, 0]], -1)
-        side = _first_long([(across * one).sum(-1, keepdim=True) for one in places])
+        side = _first_long([(across * one).sum(-1, keepdim=True) for one in points])
         open_sided = (side.abs() < SMALL) & acting
         count = len(self.turns) if lost.any() else 2 if open_sided.any() else 1
         views = []

@@ -1,4 +1,4 @@
-"""Groups of symmetries of the plane, and which of them a policy claims."""
+"""Symmetry groups of the plane, and those that a policy claims."""
 
 import math
 from typing import Literal
@@ -33,7 +33,7 @@ def claimed(kind: NetworkKind, team: TeamSpec, options: NetworkSection) -> tuple
     """The groups that a policy and its value respect by construction.
 
     Rotations about the centre of the map where the frame is absolute, about any point otherwise. Discrete moves leave only
-    quarter turns. Translations need a frame that moves along: EGNN's own invariance of h alone is no claim of a policy.
+    quarter turns. Translations need a frame that moves along: EGNN's own invariance of h alone is not a claim about a policy.
     PEnGUiN may break every symmetry but that of permutations; an MLP claims nothing.
     """
     groups: list[Group] = []

@@ -1,1 +1,1 @@
-"""PPO of team policies on RLlib: module, runner, learner, and the connection to environments of others."""
+"""PPO of team policies on RLlib: module, runner, learner, and connectors to other environments."""

@@ -1,4 +1,4 @@
-"""PPO for teams on RLlib: runners that play groups of copies, a learner that takes whole teams, exact replay."""
+"""PPO for teams on RLlib: runners that play groups of environments, a learner of whole teams, exact replay."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -37,7 +37,7 @@ from rayworks.systems.marl.rllib.runner import State, TeamRunner
 ANY_BUNDLE = -1
 SHARED = "shared"
 ATTEMPTS = 5
-"""To have a group played, each by the runners that live then."""
+"""Attempts to have a group played, each by the runners that are alive then."""
 
 
 class TeamRunnerGroup(EnvRunnerGroup):
@@ -68,7 +68,7 @@ class TeamPPO(PPO):
         return PPOConfig(algo_class=cls)
 
     def setup(self, config: Any) -> None:
-        """As PPO; all groups at their beginning."""
+        """Set up PPO, with all groups at their beginning."""
         self.groups: dict[int, State | None] = dict.fromkeys(range(config.env_config["sampling"].groups))
         self.episodes: dict[str, list[float]] = {}
         runners = config.num_env_runners
@@ -85,7 +85,7 @@ class TeamPPO(PPO):
             )
 
     def training_step(self) -> None:
-        """Play, then learn."""
+        """Sample, then learn."""
         weights = self.learner_group.get_weights()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             rollouts = self._play(weights)
@@ -106,12 +106,12 @@ class TeamPPO(PPO):
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     def get_state(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """RLlib's, and the games under way."""
+        """RLlib's state, and the games under way."""
         state: dict[str, Any] = super().get_state(*arguments, **options)
         return {**state, "groups": self.groups}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """The reverse."""
+        """Restore such a state."""
         super().set_state({name: value for name, value in state.items() if name != "groups"})
         self.groups = dict(state.get("groups", self.groups))
 
@@ -191,13 +191,13 @@ def algorithm_config(
     """The RLlib config of one training; ``config.build_algo()`` makes it.
 
     Args:
-        kind: of the networks.
+        kind: kind of the networks.
         environment: to train in.
         network: widths and switches.
         training: PPO's settings.
         sampling: groups and runners.
-        seed: of weights, actions and environments.
-        gpus: of the learner.
+        seed: seed of weights, actions and environments.
+        gpus: GPUs of the learner.
     """
     teams = team_specs(environment)
     policies = policies_of(teams, training)
@@ -234,16 +234,16 @@ def ppo_arguments(training: TrainingSection, steps: int) -> dict[str, Any]:
     """The settings as RLlib's PPO takes them, for iterations of so many environment steps."""
     return {
         "lr": training.learning_rate,
-        "gamma": training.discount,
-        "lambda_": training.trace,
-        "clip_param": training.clip,
+        "gamma": training.gamma,
+        "lambda_": training.gae_lambda,
+        "clip_param": training.clip_range,
         "vf_clip_param": training.value_clip,
-        "entropy_coeff": training.entropy,
+        "entropy_coeff": training.entropy_coef,
         "use_kl_loss": False,
-        "grad_clip": training.gradient_norm,
+        "grad_clip": training.max_grad_norm,
         "grad_clip_by": "global_norm",
         "num_epochs": training.epochs,
-        "minibatch_size": min(training.minibatch, steps),
+        "minibatch_size": min(training.minibatch_size, steps),
         "train_batch_size_per_learner": steps,
     }
 

@@ -1,4 +1,4 @@
-"""Symmetry learned from data: each scene of a batch turned at random, with its actions.
+"""Data augmentation: rotate each scene of a batch at random, with its actions.
 
 A baseline for networks that have it built in. The old probabilities are those that the policy gives the turned scenes now, so
 that the first update starts from ratios of one.
@@ -35,20 +35,20 @@ def turned_at_random(rows: Mapping[str, Any], network: PolicyNetwork, generator:
     else:
         chosen = torch.randint(len(QUARTER_TURNS), (count,), generator=generator).to(device)
         turns = torch.tensor(QUARTER_TURNS, dtype=torch.float32, device=device)[chosen]
-        places = torch.stack([torch.from_numpy(layout.turned(turn)) for turn in QUARTER_TURNS]).to(device)[chosen]
-        actions = places.gather(1, rows["actions"])
-        back = places.argsort(1)[:, None].expand(-1, scene["allowed"].shape[1], -1)
+        permutation = torch.stack([torch.from_numpy(layout.turned(turn)) for turn in QUARTER_TURNS]).to(device)[chosen]
+        actions = permutation.gather(1, rows["actions"])
+        back = permutation.argsort(1)[:, None].expand(-1, scene["allowed"].shape[1], -1)
         scene["allowed"] = scene["allowed"].gather(2, back)
     scene["positions"] = scene["positions"] @ turns.transpose(1, 2)
     scene["velocities"] = scene["velocities"] @ turns.transpose(1, 2)
     with torch.no_grad():
-        inputs = network.action_inputs(scene)
-        log_probability = log_probabilities(inputs, actions.flatten(0, 1), vectors=layout.vectors)
+        inputs = network.action_dist_inputs(scene)
+        log_probs = log_probabilities(inputs, actions.flatten(0, 1), vectors=layout.vectors)
     shape = actions.shape[:2]
     return {
         **rows,
         "obs": scene,
         "actions": actions,
         "action_dist_inputs": inputs.view(*shape, -1),
-        "action_logp": log_probability.view(shape),
+        "action_logp": log_probs.view(shape),
     }

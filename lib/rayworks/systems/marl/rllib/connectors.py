@@ -1,4 +1,4 @@
-"""An RLlib connector that makes scenes of flat observations, so that stock environments train the modules of this package."""
+"""An RLlib connector from flat observations to scenes, so that stock environments train these modules."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ class SceneFromVector(MultiAgentObservationPreprocessor):
     """Replaces each agent's vector by its own scene, in the episode, so that the learner gets scenes too.
 
     Args:
-        schemas: by the first part of agents' names (before the last underscore).
-        actions: of all agents.
+        schemas: schemas by the first part of agents' names (before the last underscore).
+        actions: actions of all agents.
 
     Raises:
         DataError: an agent of the environment has no schema.
@@ -36,7 +36,7 @@ class SceneFromVector(MultiAgentObservationPreprocessor):
         super().__init__(input_observation_space, input_action_space, **kwargs)
 
     def recompute_output_observation_space(self, input_observation_space: Any, input_action_space: Any) -> Any:
-        """Of scenes, by agent."""
+        """Spaces of scenes, by agent."""
         spaces = {
             agent: observation_space(self._schema(agent).team("own", self._actions))
             for agent in input_observation_space

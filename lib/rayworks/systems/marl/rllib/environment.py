@@ -1,4 +1,4 @@
-"""Any PettingZoo parallel environment in plain RLlib, and plain RLlib's PPO for the modules of this package.
+"""PettingZoo parallel environments and this package's modules in plain RLlib's PPO.
 
 For environments that are not vectorised here, and as the peer that our runner and learner are measured against.
 """
@@ -71,7 +71,7 @@ def plain_config(
     *,
     steps: int,
     runners: int = 0,
-    copies: int = 1,
+    num_envs: int = 1,
     seed: int = 0,
     evaluation_interval: int | None = None,
     connectors: Callable[..., Any] | None = None,
@@ -80,13 +80,13 @@ def plain_config(
 
     Args:
         make: the environment.
-        modules: by name.
+        modules: modules by name.
         module_of: agent to the name of its module.
         training: settings of PPO; normalised values and augmentation are ours alone.
         steps: environment steps of an iteration.
         runners: remote env runners.
-        copies: environments of a runner.
-        seed: of everything.
+        num_envs: environments of a runner.
+        seed: seed of everything.
         evaluation_interval: iterations between evaluations on an env runner of their own; None for none.
         connectors: makes the env-to-module connector, such as :class:`~.rllib_connectors.SceneFromVector`.
     """
@@ -98,7 +98,7 @@ def plain_config(
         .framework("torch")
         .env_runners(
             num_env_runners=runners,
-            num_envs_per_env_runner=copies,
+            num_envs_per_env_runner=num_envs,
             rollout_fragment_length="auto",
             env_to_module_connector=connectors,
         )

@@ -19,7 +19,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor
 
-from rayworks.systems.marl.environments.rollouts import Rollout, advantages, following_values
+from rayworks.systems.marl.environments.rollouts import Rollout, advantages, next_values
 from rayworks.systems.marl.networks.acting import as_tensors
 from rayworks.systems.marl.networks.policy_network import PolicyNetwork
 from rayworks.systems.marl.rllib.augmentation import turned_at_random
@@ -28,7 +28,7 @@ from rayworks.systems.marl.rllib.module import TeamModule
 VALUE_ROWS = 4096
 """Scenes valued at once."""
 SMOOTHING = 0.9
-"""Of the running spread of returns."""
+"""Decay of the running spread of returns."""
 PER_AGENT = (
     Columns.ACTIONS,
     Columns.ACTION_DIST_INPUTS,
@@ -43,23 +43,23 @@ class TeamLearner(PPOTorchLearner):
     """See the module. ``config.learner_config_dict``: ``training``, our settings, and ``policies``, team to module."""
 
     def build(self) -> None:
-        """As RLlib, with a generator of our own for the order of rows."""
+        """Build RLlib's learner, with a generator of our own for the order of rows."""
         super().build()
         self._order = torch.Generator().manual_seed(self.config.seed or 0)
 
     def get_state(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """RLlib's, and the generator's."""
+        """RLlib's state, and the generator's."""
         state: dict[str, Any] = super().get_state(*arguments, **options)
         return {**state, "order": self._order.get_state().numpy()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """The reverse."""
+        """Restore such a state."""
         super().set_state({name: value for name, value in state.items() if name != "order"})
         if "order" in state:
             self._order.set_state(torch.from_numpy(np.array(state["order"])))
 
     def _get_optimizer_state(self) -> dict[str, Any]:
-        """As torch writes it: RLlib rounds Adam's settings and loses its moments on the way back."""
+        """Optimiser states as torch writes them: RLlib rounds Adam's settings and loses its moments on the way back."""
         states = {name: optimizer.state_dict() for name, optimizer in self._named_optimizers.items()}
         file = BytesIO()
         torch.save(states, file)
@@ -95,7 +95,7 @@ class TeamLearner(PPOTorchLearner):
         columns = {
             module: self._ready(self.module[module].unwrapped(), _joined(found)) for module, found in parts.items()
         }
-        size = self.config.learner_config_dict["training"].minibatch
+        size = self.config.learner_config_dict["training"].minibatch_size
         return self._minibatches(columns, num_epochs, size, sum(len(rollout) for rollout in rollouts))
 
     def _minibatches(
@@ -118,22 +118,22 @@ class TeamLearner(PPOTorchLearner):
     def _columns(self, module: TeamModule, team: str, rollout: Rollout) -> dict[str, Any]:
         """One row per scene: what was seen and done, and what became of it, in units of reward."""
         own = rollout.teams[team]
-        steps, copies, agents = own.rewards.shape
-        scenes = {name: values[: steps * copies] for name, values in own.scenes.arrays().items()}
+        steps, num_envs, agents = own.rewards.shape
+        scenes = {name: values[: steps * num_envs] for name, values in own.scenes.arrays().items()}
         columns = {
             Columns.OBS: scenes,
             Columns.ACTIONS: _by_scene(own.actions),
-            Columns.ACTION_DIST_INPUTS: _by_scene(own.inputs),
-            Columns.ACTION_LOGP: _by_scene(own.log_probability),
+            Columns.ACTION_DIST_INPUTS: _by_scene(own.dist_inputs),
+            Columns.ACTION_LOGP: _by_scene(own.log_probs),
             Columns.LOSS_MASK: _by_scene(own.acting),
         }
         with torch.no_grad():
-            values = self._expected(module, as_tensors(own.scenes)).view(steps + 1, copies, agents)
-            cut = self._expected(module, as_tensors(own.cut)).view(-1, agents)
-            following, goes_on = following_values(values, cut, own, rollout)
+            values = self._expected_returns(module, as_tensors(own.scenes)).view(steps + 1, num_envs, agents)
+            cut = self._expected_returns(module, as_tensors(own.cut)).view(-1, agents)
+            following, goes_on = next_values(values, cut, own, rollout)
             rewards = torch.tensor(own.rewards, device=values.device)
             gains = advantages(
-                rewards, values[:-1], following, goes_on, discount=self.config.gamma, trace=self.config.lambda_
+                rewards, values[:-1], following, goes_on, gamma=self.config.gamma, gae_lambda=self.config.lambda_
             )
         returns = {
             Postprocessing.ADVANTAGES: gains.flatten(0, 1),
@@ -151,7 +151,7 @@ class TeamLearner(PPOTorchLearner):
         rows[Postprocessing.VALUE_TARGETS] = (targets - module.network.value_shift) / module.network.value_scale
         return turned_at_random(rows, module.network, self._order) if training.augment else rows
 
-    def _expected(self, module: TeamModule, scenes: Mapping[str, Tensor]) -> Tensor:
+    def _expected_returns(self, module: TeamModule, scenes: Mapping[str, Tensor]) -> Tensor:
         rows = len(scenes["positions"])
         parts = []
         for first in range(0, rows, VALUE_ROWS):

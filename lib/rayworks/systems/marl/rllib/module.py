@@ -1,4 +1,4 @@
-"""The policy of a team as an RLlib module (new API stack), for our runner and for RLlib's own.
+"""A team's policy as an RLlib module (new API stack), for our runner and for RLlib's own.
 
 Rows are scenes. A scene of A agents gives A actions and values: outputs have N = B * A rows, agents of a row together. With
 scenes of one agent, as :mod:`~.rllib_environment` gives, RLlib's own runner, connectors and PPO learner work unchanged.
@@ -30,7 +30,7 @@ class TeamModule(TorchRLModule, ValueFunctionAPI):
         self.network = PolicyNetwork(options["kind"], options["team"], options["network"])
 
     def _forward(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        return {Columns.ACTION_DIST_INPUTS: self.network.action_inputs(batch[Columns.OBS])}
+        return {Columns.ACTION_DIST_INPUTS: self.network.action_dist_inputs(batch[Columns.OBS])}
 
     def compute_values(self, batch: Mapping[str, Any], embeddings: Any = None) -> Tensor:
         """(N,), in learned units, as the loss compares them."""
@@ -38,7 +38,7 @@ class TeamModule(TorchRLModule, ValueFunctionAPI):
 
 
 def module_spec(kind: NetworkKind, team: TeamSpec, network: NetworkSection) -> RLModuleSpec:
-    """What RLlib builds the team's module from."""
+    """RLlib's specification of the team's module."""
     return RLModuleSpec(
         module_class=TeamModule,
         observation_space=observation_space(team),
@@ -48,7 +48,7 @@ def module_spec(kind: NetworkKind, team: TeamSpec, network: NetworkSection) -> R
 
 
 def quiet_rllib() -> None:
-    """Hide what RLlib says about its own use of what it has deprecated, in this process."""
+    """Hide RLlib's warnings about its own use of deprecated parts, in this process."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for name in ("ray.rllib", "ray.tune", "ray._common.deprecation"):
         logging.getLogger(name).setLevel(logging.ERROR)

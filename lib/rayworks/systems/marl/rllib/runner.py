@@ -1,4 +1,4 @@
-"""An RLlib env runner that plays groups of many copies at once.
+"""An RLlib env runner that plays groups of environments.
 
 What it samples is a function of the weights and of each group's state, both of which are handed in: whichever runner plays a
 group, the steps are the same, and a runner that dies takes nothing along.
@@ -48,7 +48,7 @@ class TeamRunner(EnvRunner, Checkpointable):
         """One fragment of each group.
 
         Args:
-            weights: of the modules, or a reference to them; None keeps those at hand.
+            weights: weights of the modules, or a reference to them; None keeps those at hand.
             groups: number to state as an earlier sample left it; None begins.
             kwargs: what RLlib gives other runners.
 
@@ -81,7 +81,7 @@ class TeamRunner(EnvRunner, Checkpointable):
             game.environment.close()
         if game is None or state is None:
             seed = self._options["seeds"][group]
-            environment = make_environment(self._options["environment"], self._options["sampling"].copies, seed)
+            environment = make_environment(self._options["environment"], self._options["sampling"].num_envs, seed)
             game = Game(environment, seed)
         # Not every game can be put back, so one that stands there already is left alone.
         if state is not None and not _same_moment(left, state):
@@ -89,7 +89,7 @@ class TeamRunner(EnvRunner, Checkpointable):
         return game
 
     def get_spaces(self) -> dict[str, Any]:
-        """Of the modules, as their specs say."""
+        """Spaces of the modules, as their specs give them."""
         return {
             name: (module.observation_space, module.action_space) for name, module in self.module._rl_modules.items()
         }
@@ -104,16 +104,16 @@ class TeamRunner(EnvRunner, Checkpointable):
         return {"rl_module": self.module.get_state()}
 
     def set_state(self, state: State) -> None:
-        """The reverse."""
+        """Restore such a state."""
         if "rl_module" in state:
             self.module.set_state(state["rl_module"])
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
-        """What makes it again."""
+        """Arguments to make it again."""
         return (), {"config": self.config}
 
     def assert_healthy(self) -> None:
-        """Whether it was made."""
+        """Fail if it was not made."""
         assert self.module, "no module"
 
 

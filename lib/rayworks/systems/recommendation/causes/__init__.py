@@ -1,1 +1,1 @@
-"""Why an item is accepted: do-recursion, attribution, effects."""
+"""Causes of acceptance: do-recursion, attribution, effects."""

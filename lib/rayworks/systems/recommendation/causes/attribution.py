@@ -1,4 +1,4 @@
-"""Why an item would be accepted: what changes when one cause is set to another value and all else stays (do-contrasts)."""
+"""Attribute acceptance to causes: the effect of setting one cause while all else stays (do-contrasts)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from rayworks.systems.recommendation.models.acceptance import AcceptanceModel
 from rayworks.systems.recommendation.models.histories import Histories, acceptance
 
 CAUSES = ("item", "previous_decision", "natural_preference", "recommender")
-"""In the order of :attr:`Attribution.contrasts`."""
+"""Causes in the order of :attr:`Attribution.contrasts`."""
 MEMBERS_FOR_INTERVALS = 2
 """Resampled ones."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """For B users and k items each: the chance of acceptance, and what it owes to each cause."""
+    """Chances of acceptance of k items for each of B users, and their contrasts by cause."""
 
     probability: np.ndarray
     """(M, B, k): of each model."""
@@ -102,8 +102,8 @@ def attribute(models: Sequence[AcceptanceModel], past: Histories, items: Tensor,
 def _last_decided(past: Histories, kind: int) -> Histories:
     """The last recommendation of each user decided as ``kind``; users without one stay."""
     recommended = past.kind >= REJECTED
-    places = torch.where(recommended, torch.arange(past.kind.shape[1]), -1)
-    last = recommended & (places == places.max(1, keepdim=True).values) if places.shape[1] else recommended
+    positions = torch.where(recommended, torch.arange(past.kind.shape[1]), -1)
+    last = recommended & (positions == positions.max(1, keepdim=True).values) if positions.shape[1] else recommended
     return Histories(past.item, torch.where(last, kind, past.kind))
 
 

@@ -1,4 +1,4 @@
-"""P(D_t = 1 | do(S_1..t), L): the chance of a decision when the recommendations are set, not chosen in view of decisions.
+"""P(D_t = 1 | do(S_1..t), L): the probability of a decision under an intervention on the recommendations.
 
 Earlier decisions are unknown then and are summed over. Where a decision depends on the past only through the last
 recommendation, its decision and L, that is a recursion over t (arXiv 2409.05872; "backtracking" is the same sum unrolled).
@@ -32,11 +32,11 @@ def do_recursion(first: np.ndarray, if_rejected: np.ndarray, if_accepted: np.nda
         float64 (..., T).
 
     Raises:
-        DataError: a value is no probability.
+        DataError: a value is not a probability.
     """
     for name, values in (("first", first), ("if_rejected", if_rejected), ("if_accepted", if_accepted)):
         if not ((np.asarray(values) >= 0) & (np.asarray(values) <= 1)).all():
-            raise DataError(f"{name}: has values that are no probabilities between 0 and 1")
+            raise DataError(f"{name}: has values that are not probabilities between 0 and 1")
     found = [np.asarray(first, np.float64)]
     for step in range(np.shape(if_rejected)[-1]):
         before = found[-1]
@@ -46,7 +46,7 @@ def do_recursion(first: np.ndarray, if_rejected: np.ndarray, if_accepted: np.nda
 
 @dataclass(frozen=True)
 class Intervention:
-    """What follows from setting the recommendations of B users to given items over T steps."""
+    """Outcome of setting the recommendations of B users to given items over T steps."""
 
     probability: Tensor
     """(B, T), P(D_t = 1 | do(S_1..t), L)."""
@@ -64,10 +64,10 @@ def intervene(
 
     Args:
         model: in evaluation mode.
-        memory: of B users.
+        memory: memory of B users.
         items: int64 (B, T), codes 0..I-1.
         paths: the most paths per user; exact if 2^(T-1) are no more.
-        seed: of the sample.
+        seed: seed of the sample.
     """
     count, steps = items.shape
     if model.options.history == "first-order":

@@ -1,4 +1,4 @@
-"""What the recommender does to acceptance, step by step, and what acceptance owes to each cause."""
+"""Effects of the recommender on acceptance, step by step, and the share of each cause."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +25,7 @@ from rayworks.systems.recommendation.models.histories import (
 from rayworks.systems.recommendation.models.next_item import NaturalPreference
 
 PATHS = 16_384
-"""Of decisions, over all users that are followed at a time."""
+"""Paths of decisions, over all users that are followed at a time."""
 BLOCK = 256
 """Users whose items are all scored at a time."""
 

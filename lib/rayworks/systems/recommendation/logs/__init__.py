@@ -1,1 +1,1 @@
-"""Logs of what was recommended, accepted and chosen, read or simulated."""
+"""Logs of recommendations, decisions and natural events, read or simulated."""

@@ -26,7 +26,7 @@ FOLDER_SUFFIX = "*.parquet"
 
 @dataclass(frozen=True, eq=False)
 class EncodedEvents:
-    """N rows of a table in their order, names replaced by their places among the sorted distinct ones."""
+    """N rows of a table in their order, names replaced by their index among the sorted distinct ones."""
 
     user: np.ndarray
     """int32 (N,)."""
@@ -53,7 +53,7 @@ def files_of(source: str) -> list[str]:
     """The CSV or Parquet files of a path, in the order in which their rows follow each other; an address is one file.
 
     Raises:
-        DataError: it is not there, is of another kind, or is a folder without Parquet files.
+        DataError: it does not exist, is of another kind, or is a folder without Parquet files.
     """
     if "://" in source:
         return [source]
@@ -83,7 +83,7 @@ def column_names(files: Sequence[str]) -> list[str]:
     """The columns of a table, from its metadata or its first lines.
 
     Raises:
-        DataError: it can not be read.
+        DataError: it cannot be read.
     """
     with reading(files[0]):
         return list(_dataset(files, None).schema.names)
@@ -93,7 +93,7 @@ def read_columns(files: Sequence[str], names: Sequence[str], *, as_text: bool = 
     """Some columns of a table, nothing else being read; those of CSV as text, or as the types that they look like.
 
     Raises:
-        DataError: it can not be read.
+        DataError: it cannot be read.
     """
     options = csv_as_text(names) if as_text else None
     with reading(files[0]):
@@ -120,7 +120,7 @@ def reading(source: str) -> Iterator[None]:
     """Where an unreadable file of ``source`` is bad data, but a lost connection is not.
 
     Raises:
-        DataError: Arrow or the system can not read it.
+        DataError: Arrow or the system cannot read it.
     """
     try:
         yield
@@ -128,7 +128,7 @@ def reading(source: str) -> Iterator[None]:
         raise
     except (OSError, pa.ArrowException) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise DataError(f"{source}: can not be read ({reason}); mend or rewrite the file") from None
+        raise DataError(f"{source}: cannot be read ({reason}); mend or rewrite the file") from None
 
 
 def projection(
@@ -148,7 +148,9 @@ def projection(
     known = (*NATURAL_COLUMNS, *OPTIONAL)
     unknown = [name for name in columns if name not in known]
     if unknown:
-        raise DataError(f"{source}: columns: {', '.join(unknown)} is no column of events; choose of {', '.join(known)}")
+        raise DataError(
+            f"{source}: columns: {', '.join(unknown)} is not a column of events; choose from {', '.join(known)}"
+        )
     names = {name: columns.get(name, name) for name in known}
     needed = {*required, *columns, *(("accepted",) if names["shown"] in found else ())}
     missing = [names[name] for name in known if name in needed and names[name] not in found]
@@ -287,6 +289,6 @@ def _seconds(column: "pd.Series[Any]") -> np.ndarray:
 
 
 def _codes(column: "pd.Series[Any]") -> tuple[np.ndarray, np.ndarray]:
-    places, found = pd.factorize(column)
+    indices, found = pd.factorize(column)
     names, codes = np.unique(np.asarray(found.astype(str), dtype=object), return_inverse=True)
-    return codes[places].astype(np.int32), names
+    return codes[indices].astype(np.int32), names

@@ -1,4 +1,4 @@
-"""What users did by themselves, what they were recommended and whether they accepted it: one ordered stream per user."""
+"""The event log: natural events, recommendations and decisions, one ordered stream per user."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -127,7 +127,7 @@ def event_log(
     outside = known & ~((propensity > 0) & (propensity <= 1))
     _refuse(outside, source, "propensity", "is not above 0 and at most 1; an item shown has a chance", propensity)
     if not recommended.any():
-        raise DataError(f"{source}: has no recommendations, only natural events; acceptance can not be learned from it")
+        raise DataError(f"{source}: has no recommendations, only natural events; acceptance cannot be learned from it")
     if known.any() and not known[recommended].all():
         row = int(np.flatnonzero(recommended & ~known)[0])
         raise DataError(f"{source}: propensity of row {row} is missing while others have one; give all or none")

@@ -1,4 +1,4 @@
-"""The simulator as an environment for learning recommenders, by the Gymnasium API.
+"""The simulator as a Gymnasium environment for training recommenders.
 
 An action is the item to recommend, the reward 1 where it is accepted. An observation is what a platform sees: natural items,
 what was shown and decided so far; tastes and trust stay hidden.
@@ -20,8 +20,8 @@ DEFAULTS = SimulatorOptions()
 
 
 def observation_space(options: SimulatorOptions) -> spaces.Dict:
-    """Of one user: ``natural`` (observed,) item codes; ``shown`` (steps,) item code + 1, ``decisions`` (steps,) kinds of
-    events, both 0 for what is to come.
+    """Space of one user: ``natural`` (observed,) item codes; ``shown`` (steps,) item code + 1, ``decisions`` (steps,) kinds
+    of events, both 0 for what is to come.
     """
     return spaces.Dict(
         {
@@ -124,7 +124,7 @@ class RecommenderEnvironment(gymnasium.Env[Observation, np.int64]):
             ValueError: no such item, or no user is there: reset first.
         """
         if not 0 <= action < self.action_space.n:
-            raise ValueError(f"action {action}: is no item; give 0 to {self.action_space.n - 1}")
+            raise ValueError(f"action {action}: is not an item; give 0 to {self.action_space.n - 1}")
         if self._step == len(self._shown):
             raise ValueError("no user is there; reset first")
         uniform = torch.tensor([self.np_random.random()], dtype=torch.float64)

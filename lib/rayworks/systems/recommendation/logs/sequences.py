@@ -1,4 +1,4 @@
-"""Events of users as equally long rows of tokens, in which every event is predicted at most once."""
+"""Cut users' events into token sequences of equal length, in which every event is predicted at most once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Sequences:
     row: Tensor
     """int64 (W, T): the event's row in the log, -1 where padded."""
     scored: Tensor
-    """Bool (W, T): places that this row is to predict. Each event to predict is scored in one row."""
+    """Bool (W, T): positions that this row is to predict. Each event to predict is scored in one row."""
     user: Tensor
     """int64 (W,)."""
 
@@ -67,9 +67,9 @@ def sequences(log: EventLog, length: int, scored: np.ndarray | None = None) -> S
     user = np.repeat(np.arange(len(counts)), windows)
     number = np.arange(len(user)) - np.repeat(np.cumsum(windows) - windows, windows)
     first = number * stride
-    place = first[:, None] + np.arange(length)
-    inside = place < counts[user][:, None]
-    row = np.where(inside, log.offsets[user][:, None] + place, -1)
+    position = first[:, None] + np.arange(length)
+    inside = position < counts[user][:, None]
+    row = np.where(inside, log.offsets[user][:, None] + position, -1)
     fresh = inside & ((number[:, None] == 0) | (np.arange(length) >= length - stride))
     due = fresh & wanted[row]
     kept = due.any(1)

@@ -1,4 +1,4 @@
-"""A population whose reaction to recommendations is known: trust, links between items, natural taste (specification 3.5).
+"""Simulate users with known reactions to recommendations: trust, links between items, natural taste (specification 3.5).
 
 All users advance together; the only loop is over time.
 """
@@ -88,7 +88,7 @@ class Simulator:
         return UserState(torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool), _zeros(count))
 
     def logits(self, state: UserState, item: Tensor) -> Tensor:
-        """Log odds (U,) that each user would accept ``item`` (int64 (U,)) if it were recommended now."""
+        """Logits (U,) that each user would accept ``item`` (int64 (U,)) if it were recommended now."""
         options = self.options
         link = state.accepted.double() * options.link_weight * math.sqrt(options.factors)
         affinity = self.affinity.gather(1, item[:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""Predictors that know neither items nor tastes: what any score on a log must be read beside (specification 3.3)."""
+"""Baselines that know neither items nor tastes, to read any score on a log against (specification 3.3)."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -45,7 +45,7 @@ def score_baselines(log: EventLog, split: Split, seed: int) -> dict[str, Baselin
     Args:
         log: N events.
         split: the windows.
-        seed: of the halves.
+        seed: seed of the halves.
     """
     accepted = log.kind == ACCEPTED
     labelled, tested = split.train_mask(log) & log.recommended, split.test_mask(log)
@@ -59,8 +59,8 @@ def score_baselines(log: EventLog, split: Split, seed: int) -> dict[str, Baselin
     _, template = np.unique(fingerprints(log, labelled, accepted + 1, log.step, seed), return_inverse=True)
     rows = np.flatnonzero(tested)
     left = log.steps_left[rows]
-    place = template[log.user[rows]] * (left.max() + 1) + left
-    lookup = _learned_from_others(place, accepted[rows], half[rows], prior[rows])
+    cell = template[log.user[rows]] * (left.max() + 1) + left
+    lookup = _learned_from_others(cell, accepted[rows], half[rows], prior[rows])
     outcome = accepted[rows]
     return {
         "always accept": _score(np.full(len(rows), rate), np.ones(len(rows), bool), outcome),
@@ -69,19 +69,19 @@ def score_baselines(log: EventLog, split: Split, seed: int) -> dict[str, Baselin
     }
 
 
-def fingerprints(log: EventLog, mask: np.ndarray, value: np.ndarray, place: np.ndarray, seed: int) -> np.ndarray:
-    """uint64 (U,): equal for users with equal values at equal places, different otherwise but for one chance in 1e19.
+def fingerprints(log: EventLog, mask: np.ndarray, value: np.ndarray, position: np.ndarray, seed: int) -> np.ndarray:
+    """uint64 (U,): equal for users with equal values at equal positions, different otherwise but for one chance in 1e19.
 
     Args:
         log: N events.
         mask: bool (N,), events that count.
         value: (N,), whole numbers from 1.
-        place: (N,), whole numbers from 0.
-        seed: of the random linear function of the values.
+        position: (N,), whole numbers from 0.
+        seed: seed of the random linear function of the values.
     """
     draw = seeds.stream(seed, "audit", "fingerprints")
-    factor = draw.integers(0, 2**64, int(place.max()) + 1, dtype=np.uint64)
-    terms = np.where(mask, factor[place] * value.astype(np.uint64), np.uint64(0))
+    factor = draw.integers(0, 2**64, int(position.max()) + 1, dtype=np.uint64)
+    terms = np.where(mask, factor[position] * value.astype(np.uint64), np.uint64(0))
     total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms)])
     return np.asarray(total[log.offsets[1:]] - total[log.offsets[:-1]])
 

@@ -1,4 +1,4 @@
-"""What is wrong with a log before anything is learned from it: checks that run on any data set (specification 3.3, 3.9).
+"""Audit a log before learning from it: checks that run on any data set (specification 3.3, 3.9).
 
 A check warns only of what chance does not explain, so that small and clean logs pass.
 """
@@ -28,12 +28,12 @@ ENOUGH = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """Result of one check."""
 
     name: str
     severity: Severity
     value: float | None
-    """A count or a share, as the sentence says; None where it can not be known."""
+    """A count or a share, as the sentence says; None where it cannot be known."""
     sentence: str
 
 
@@ -59,7 +59,7 @@ def audit(log: EventLog, split: Split, seed: int) -> Audit:
     Args:
         log: N events.
         split: the windows of training, validation and test.
-        seed: of the random halves and fingerprints; the findings do not depend on it but for chances of 1e-19.
+        seed: seed of the random halves and fingerprints; the findings do not depend on it but for chances of 1e-19.
     """
     baselines = score_baselines(log, split, seed)
     findings = (
@@ -245,14 +245,14 @@ def _duplicates(log: EventLog) -> Finding:
 
 def _identical_users(log: EventLog, seed: int) -> Finding:
     events = np.diff(log.offsets)
-    place = np.arange(len(log)) - log.offsets[log.user]
+    position = np.arange(len(log)) - log.offsets[log.user]
     values = len(log.items) * (ACCEPTED + 1)
     value = log.item.astype(np.int64) * (ACCEPTED + 1) + log.kind
-    row = fingerprints(log, np.ones(len(log), bool), value + 1, place, seed)[events > 0]
+    row = fingerprints(log, np.ones(len(log), bool), value + 1, position, seed)[events > 0]
     repeats = len(row) - len(np.unique(row))
-    choices, same = np.unique(place * values + value, return_counts=True)
+    choices, same = np.unique(position * values + value, return_counts=True)
     at = choices // values
-    agreement = np.bincount(at, (same / np.bincount(place)[at]) ** 2)
+    agreement = np.bincount(at, (same / np.bincount(position)[at]) ** 2)
     length, users = np.unique(events[events > 0], return_counts=True)
     expected = float((users * (users - 1) / 2 * np.exp(np.cumsum(np.log(agreement))[length - 1])).sum())
     found = _beyond_chance(repeats, expected)

@@ -1,4 +1,4 @@
-"""Two numbers that make probabilities honest: log odds scaled and shifted (Platt 1999)."""
+"""Calibrate probabilities by scaling and shifting logits (Platt 1999)."""
 
 import numpy as np
 from scipy.special import expit

@@ -9,7 +9,7 @@ from rayworks.core import seeds
 from rayworks.core.errors import ConfigError
 
 NORMAL_QUANTILE = 1.959963984540054
-"""Of .975."""
+"""Normal quantile of .975."""
 LEVELS = (0.025, 0.975)
 BLOCK_CELLS = 4_000_000
 """Cells of resamples that are held at a time: 32 MB."""
@@ -41,7 +41,7 @@ class Bootstrap:
             raise ConfigError(f"resamples is {self.resamples}; at least 2 are needed for an interval")
 
     def counts(self, units: int, width: int = 0) -> Iterator[np.ndarray]:
-        """How often each unit is drawn: int64 (b, units), blocks of resamples in turn, never all at once.
+        """Draws of each unit: int64 (b, units), in blocks of resamples, never all at once.
 
         ``width`` is the number of cells that the caller makes of a resample, where that is more than ``units``.
         """

@@ -1,4 +1,4 @@
-"""How well probabilities of acceptance, and rankings, meet what happened: plain functions of arrays."""
+"""Metrics of probabilities and rankings: plain functions of arrays."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -222,7 +222,7 @@ def ranks(scores: np.ndarray, target: np.ndarray, seen: Seen | None = None, ties
     Args:
         scores: (B, I).
         target: item of each row, (B,); never masked, even where it has been seen.
-        seen: items that can not be recommended again, out of the ranking (score -inf): bool (B, I), or the pair (rows, items)
+        seen: items that cannot be recommended again, out of the ranking (score -inf): bool (B, I), or the pair (rows, items)
             of int codes.
         ties: with ``half`` each other item of the same score counts half, so a constant model gets the middle rank; with
             ``worst`` each counts whole.
@@ -239,7 +239,7 @@ def ranks(scores: np.ndarray, target: np.ndarray, seen: Seen | None = None, ties
         raise DataError(f"target has an item outside the {scores.shape[1]:,} of scores; codes start at 0")
     own = scores[np.arange(len(scores)), target]
     if np.isnan(scores).any() or np.isneginf(own).any():
-        raise DataError("scores holds NaN, or -inf at a target; a model that gives that can not be ranked")
+        raise DataError("scores holds NaN, or -inf at a target; a model that gives that cannot be ranked")
     masked = scores if seen is None else scores.copy()
     if seen is not None:
         masked[seen] = -np.inf

@@ -1,1 +1,1 @@
-"""Models of acceptance and of the next item: backbones, training, and reading those of others."""
+"""Models of acceptance and of the next item: backbones, training, and RecBole checkpoints."""

@@ -1,6 +1,6 @@
-"""The acceptance model: the chance that a recommended item is accepted, given all that the user did before it.
+"""The acceptance model: the probability that a recommended item is accepted, given the user's history.
 
-Every place of a sequence is predicted in the same pass, from the places before it only.
+Every position of a sequence is predicted in the same pass, from the positions before it only.
 """
 
 from dataclasses import dataclass
@@ -37,12 +37,12 @@ class AcceptanceOptions:
 
 @dataclass(frozen=True)
 class UserMemory:
-    """What the model knows of B users after their last event."""
+    """State of the model for B users after their last event."""
 
     state: Tensor
-    """(B, d + 1), from which any item is scored; the last is added to the log odds of every item."""
+    """(B, d + 1), from which any item is scored; the last is added to the logits of every item."""
     cache: Cache
-    """Of the backbone."""
+    """Cache of the backbone."""
     shown: Tensor
     """(B, d), the token of the last recommendation, 0 before the first."""
     times: Tensor
@@ -57,12 +57,12 @@ class UserMemory:
 class AcceptanceModel(nn.Module):
     """Embeds items and kinds of events, encodes them causally and scores the item shown next.
 
-    Padding, natural, rejected and accepted are four different kinds: a rejection is seen. The decision at a place and all
+    Padding, natural, rejected and accepted are four different kinds: a rejection is seen. The decision at a position and all
     that follows it are not among what its prediction depends on.
     """
 
     calibration: Tensor
-    """(2,): log odds are multiplied by the first and then the second is added; 1 and 0 until it is calibrated."""
+    """(2,): logits are multiplied by the first and then the second is added; 1 and 0 until it is calibrated."""
 
     def __init__(self, options: AcceptanceOptions) -> None:
         super().__init__()
@@ -88,11 +88,11 @@ class AcceptanceModel(nn.Module):
             self.item.weight[0], self.kind.weight[0] = 0, 0
 
     def forward(self, item: Tensor, kind: Tensor) -> Tensor:
-        """Log odds (B, T) that the item at each place would be accepted, from ``item`` and ``kind`` (B, T) before it."""
+        """Logits (B, T) that the item at each position would be accepted, from ``item`` and ``kind`` (B, T) before it."""
         return self.score(self.states(item, kind), (item - 1).clamp(min=0)[..., None])[..., 0]
 
     def states(self, item: Tensor, kind: Tensor) -> Tensor:
-        """(B, T, d + 1): the user's state before each place."""
+        """(B, T, d + 1): the user's state before each position."""
         tokens, shown = self._tokens(item, kind)
         before = torch.cat([self.start.expand(len(item), 1, -1), tokens[:, :-1]], 1)
         states: Tensor = self.backbone(self.dropout(self.normalise(before)))
@@ -101,14 +101,14 @@ class AcceptanceModel(nn.Module):
         if self.options.history != "first-order":
             return self._with_offset(states, shown_before)
         recommended = kind[:, :-1] >= REJECTED
-        places = torch.where(recommended, torch.arange(1, kind.shape[1], device=kind.device), 0).cummax(1).values
-        places = torch.cat([places.new_zeros(len(places), 1), places], 1)
+        positions = torch.where(recommended, torch.arange(1, kind.shape[1], device=kind.device), 0).cummax(1).values
+        positions = torch.cat([positions.new_zeros(len(positions), 1), positions], 1)
         before = torch.cat([torch.zeros_like(before[:, :1]), shown[:, :-1]], 1)
-        last = before.gather(1, places[..., None].expand_as(before))
+        last = before.gather(1, positions[..., None].expand_as(before))
         return self._with_offset(self._with_last_shown(states, last), shown_before)
 
     def score(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """Log odds (..., k) of the items coded 0..I-1 (int64 (..., k)) in ``states`` (..., d + 1); of all items if None."""
+        """Logits (..., k) of the items coded 0..I-1 (int64 (..., k)) in ``states`` (..., d + 1); of all items if None."""
         scale, shift = self.calibration[0], self.calibration[1]
         states, offset = states[..., :-1], states[..., -1:]
         if items is None:
@@ -134,8 +134,8 @@ class AcceptanceModel(nn.Module):
     def read(self, item: Tensor, kind: Tensor) -> UserMemory:
         """The memory of users with the same number of events (B, T), T >= 0, in T steps of :meth:`extend`."""
         memory = self.remember(len(item))
-        for place in range(item.shape[1]):
-            memory = self.extend(memory, item[:, place], kind[:, place])
+        for position in range(item.shape[1]):
+            memory = self.extend(memory, item[:, position], kind[:, position])
         return memory
 
     def _tokens(self, item: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +155,7 @@ class AcceptanceModel(nn.Module):
         return self._with_offset(states, times)
 
     def _with_offset(self, states: Tensor, shown_before: Tensor) -> Tensor:
-        """Append what is added to the log odds of every item; the first recommendations have a level of their own."""
+        """Append what is added to the logits of every item; the first recommendations have a level of their own."""
         own: Tensor = self.offset(states) + self.shown_before(shown_before.clamp(max=self.options.length))
         return torch.cat([states, own], -1)
 
@@ -166,7 +166,7 @@ class AcceptanceModel(nn.Module):
 
 @torch.no_grad()
 def predict(model: AcceptanceModel, rows: Sequences, count: int, batch: int = 512) -> Tensor:
-    """Log odds (N,) at the scored places of ``rows``, NaN at the log's other rows.
+    """Logits (N,) at the scored positions of ``rows``, NaN at the log's other rows.
 
     Args:
         model: is put into evaluation mode.

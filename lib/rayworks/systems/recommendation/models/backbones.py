@@ -1,7 +1,7 @@
-"""Causal sequence encoders: the output at a place depends on that place and those before it, never on later ones.
+"""Causal sequence encoders: the output at a position depends on that position and those before it only.
 
-``forward`` encodes whole sequences in one pass, for training at all places; ``extend`` adds one event to many sequences at
-the cost of one place, for roll-outs and serving. The two agree to rounding.
+``forward`` encodes whole sequences in one pass, for training at all positions; ``extend`` adds one event to many sequences at
+the cost of one position, for roll-outs and serving. The two agree to rounding.
 """
 
 import abc
@@ -30,11 +30,11 @@ class Backbone(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def extend(self, inputs: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """Add one place (B, d) to each sequence: its output (B, d) and the new cache."""
+        """Add one position (B, d) to each sequence: its output (B, d) and the new cache."""
 
 
 def make_backbone(name: BackboneName, width: int, layers: int, heads: int, length: int, dropout: float) -> Backbone:
-    """A backbone of inputs and outputs of ``width`` for sequences of at most ``length`` places."""
+    """A backbone of inputs and outputs of ``width`` for sequences of at most ``length`` positions."""
     if name == "gru":
         return GatedRecurrence(width, layers, dropout)
     if name == "convolution":
@@ -103,16 +103,16 @@ class Stack(Backbone):
         return normalised
 
     def start(self, count: int, like: Tensor) -> Cache:
-        """See :class:`Backbone`; the first tensor counts the places so far."""
+        """See :class:`Backbone`; the first tensor counts the positions so far."""
         caches = [tensor for block in self._blocks() for tensor in block.start(count, like)]
         return [torch.zeros(count, dtype=torch.int64, device=like.device), *caches]
 
     def extend(self, inputs: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """See :class:`Backbone`; all sequences have the same number of places."""
-        places, *caches = cache
+        """See :class:`Backbone`; all sequences have the same number of positions."""
+        positions, *caches = cache
         if self.position is not None:
-            inputs = inputs + self.position[places]
-        extended = [places + 1]
+            inputs = inputs + self.position[positions]
+        extended = [positions + 1]
         for block in self._blocks():
             inputs, own = block.extend(inputs, caches[: block.caches])
             caches = caches[block.caches :]
@@ -128,7 +128,7 @@ class AttentionBlock(Block):
 
     With ``filtered`` the attention is mixed with a low-pass filter over time, as BSARec's block: out = .9 filter + .1
     attention, where filter = low + b^2 (x - low). BSARec takes the low frequencies of a Fourier transform over the whole
-    sequence, which lets a place see later ones; here a learned causal filter of ``TAPS`` places does it.
+    sequence, which lets a position see later ones; here a learned causal filter of ``TAPS`` positions does it.
     """
 
     TAPS = 5
@@ -202,7 +202,7 @@ class AttentionBlock(Block):
 
 
 class ConvolutionBlock(Block):
-    """A residual causal convolution over ``TAPS`` places that lie ``dilation`` apart, as NextItNet (Yuan et al. 2019)."""
+    """A residual causal convolution over ``TAPS`` positions that lie ``dilation`` apart, as NextItNet (Yuan et al. 2019)."""
 
     TAPS = 3
 

@@ -1,4 +1,4 @@
-"""What the acceptance model is trained for: cross-entropy, and the method's constraint (arXiv 2409.05872).
+"""The acceptance model's loss: cross-entropy, and the method's constraint (arXiv 2409.05872).
 
 The constraint pulls predictions to the do-recursion of a natural-preference model.
 """
@@ -22,7 +22,7 @@ class ConstraintOptions:
     """How strong the pull is, and on what scale natural preference is read."""
 
     weight: float = 0.0
-    """Of the squared difference, beside a cross-entropy of weight 1; 0 is no constraint."""
+    """Weight of the squared difference, beside a cross-entropy of weight 1; 0: no constraint."""
     form: Literal["calibrated", "raw"] = "calibrated"
     """``raw`` takes the softmax over items as if it were an acceptance probability, as the authors' code does."""
 
@@ -72,7 +72,7 @@ class AcceptanceObjective(Objective[AcceptanceModel]):
     """Cross-entropy of decisions, with smoothed labels and a constraint while training.
 
     Args:
-        options: of the model.
+        options: options of the model.
         label_smoothing: in [0, 1): 1 and 0 become 1 - s / 2 and s / 2.
         constraint: None for none.
     """
@@ -98,9 +98,9 @@ class AcceptanceObjective(Objective[AcceptanceModel]):
 
 
 def previous_place(recommended: Tensor) -> Tensor:
-    """int64 (B, T): the place of the last recommendation before each place, -1 where there is none."""
-    places = torch.where(recommended, torch.arange(recommended.shape[1], device=recommended.device), -1)
-    last = places.cummax(1).values
+    """int64 (B, T): the position of the last recommendation before each position, -1 where there is none."""
+    positions = torch.where(recommended, torch.arange(recommended.shape[1], device=recommended.device), -1)
+    last = positions.cummax(1).values
     return torch.cat([torch.full_like(last[:, :1], -1), last[:, :-1]], 1)
 
 

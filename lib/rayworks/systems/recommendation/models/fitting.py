@@ -1,4 +1,4 @@
-"""The models of a run, one after the other: natural preference, acceptance and its resampled members, ablations, rankings."""
+"""Fit the models of a run in turn: natural preference, acceptance and its resampled members, ablations, rankings."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -93,10 +93,10 @@ def make_trainer(
 
     Args:
         unit: what to train.
-        config: of the run.
+        config: config of the run.
         log: to learn from; for a ranking, the natural sequences.
         natural: the frozen model behind the constraint, if there is one.
-        group: of workers.
+        group: group of workers.
     """
     if unit.kind == "acceptance":
         return _acceptance_trainer(unit, config, log, natural, group)
@@ -111,7 +111,7 @@ def make_trainer(
         batch_size=config.training.batch_size,
         learning_rate=section.learning_rate,
         patience=config.training.patience,
-        gradient_parts=config.training.gradient_parts,
+        microbatches=config.training.microbatches,
     )
     seed = seeds.derive_small(config.run.seed, "fit", unit.name)
     return Trainer(lambda: NextItemObjective(options), training, train, valid, seed=seed, **vars(group))
@@ -129,7 +129,7 @@ def _acceptance_trainer(
         learning_rate=section.learning_rate,
         weight_decay=section.weight_decay,
         patience=section.patience,
-        gradient_parts=section.gradient_parts,
+        microbatches=section.microbatches,
     )
     kept = log.keep(train_mask)
     options = acceptance_options(config, len(log.items), unit.history)
@@ -190,7 +190,7 @@ def next_item_options(unit: Unit, config: Config, items: int) -> NextItemOptions
 
 
 def calibrate(model: AcceptanceModel, config: Config, log: EventLog) -> tuple[float, float]:
-    """Set the model's scale and shift of log odds from the validation window; returns them."""
+    """Set the model's scale and shift of logits from the validation window; returns them."""
     if config.training.calibration == "none":
         return 1.0, 0.0
     mask = windows(config).valid_mask(log)

@@ -1,4 +1,4 @@
-"""What is known of users: their events so far, of any number each, and what a model makes of them."""
+"""Histories of users, of any length each, and a model's state after them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ class Histories:
         if self.item.shape[1] <= length:
             return self
         first = (self.length - length).clamp(min=0)[:, None]
-        places = first + torch.arange(length)
-        return Histories(self.item.gather(1, places), self.kind.gather(1, places))
+        positions = first + torch.arange(length)
+        return Histories(self.item.gather(1, positions), self.kind.gather(1, positions))
 
 
 def histories(events: Sequence[Sequence[tuple[int, int]]]) -> Histories:
@@ -83,8 +83,8 @@ def histories_of(
     """Events of some users (codes (B,)): the last so many, and only those before the first recommendation if asked."""
     begin, end = log.offsets[users], log.offsets[users + 1]
     if before_recommendations:
-        places = np.where(log.recommended, np.arange(len(log)), len(log))
-        first = np.minimum.accumulate(places[::-1])[::-1]
+        positions = np.where(log.recommended, np.arange(len(log)), len(log))
+        first = np.minimum.accumulate(positions[::-1])[::-1]
         end = np.where(begin < end, np.minimum(first[np.minimum(begin, len(log) - 1)], end), end)
     begin = begin if last is None else np.maximum(begin, end - last)
     length = int((end - begin).max(initial=0))

@@ -1,6 +1,6 @@
-"""BERT4Rec (Sun et al. 2019): items are predicted from what comes before and after them, the next one from a mask at the end.
+"""BERT4Rec (Sun et al. 2019): predict masked items from both sides, and the next one from a mask at the end.
 
-It is not causal, so a pass teaches the masked places only, one in five.
+It is not causal, so a pass teaches the masked positions only, one in five.
 """
 
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ class MaskedItemOptions:
     heads: int = 2
     dropout: float = 0.2
     masked: float = 0.2
-    """Chance of a place to be masked in training."""
+    """Chance of a position to be masked in training."""
 
 
 class MaskedItemModel(NaturalPreference):
-    """Embeddings of items and places, a bidirectional transformer, and the same embeddings as output table."""
+    """Embeddings of items and positions, a bidirectional transformer, and the same embeddings as output table."""
 
     def __init__(self, options: MaskedItemOptions) -> None:
         super().__init__()
@@ -56,10 +56,10 @@ class MaskedItemModel(NaturalPreference):
         with torch.no_grad():
             self.item.weight[0] = 0
 
-    def logits(self, items: Tensor, places: Tensor) -> Tensor:
-        """(K, I) at the K true ``places`` (bool (B, T)) of ``items`` (int64 (B, T): code + 1, ``mask``, 0 after the end)."""
+    def logits(self, items: Tensor, positions: Tensor) -> Tensor:
+        """(K, I) at the K true ``positions`` (B, T) of ``items`` (int64 (B, T): code + 1, ``mask``, 0 after the end)."""
         inputs = self.dropout(self.normalise(self.item(items) + self.position[: items.shape[1]]))
-        states = self.encoder(inputs, src_key_padding_mask=items == 0)[places]
+        states = self.encoder(inputs, src_key_padding_mask=items == 0)[positions]
         logits: Tensor = states @ self.item.weight[1 : self.mask].T + self.bias
         return logits
 
@@ -70,14 +70,14 @@ class MaskedItemModel(NaturalPreference):
 
 
 class MaskedItemObjective(Objective[MaskedItemModel]):
-    """In training some scored places are masked and predicted from all others; in validation each from those before it."""
+    """In training some scored positions are masked and predicted from all others; in validation each from those before it."""
 
     def __init__(self, options: MaskedItemOptions) -> None:
         super().__init__()
         self.model = MaskedItemModel(options)
 
     def forward(self, batch: Sequences) -> Tensor:
-        """See :class:`~.training.Objective`; a masked place counts for those that were not, so that the mean is unbiased."""
+        """See :class:`~.training.Objective`; a masked position counts for those that were not; so the mean is unbiased."""
         losses = torch.zeros(batch.item.shape, device=batch.item.device)
         if self.training:
             share = self.model.options.masked
@@ -85,8 +85,8 @@ class MaskedItemObjective(Objective[MaskedItemModel]):
             logits = self.model.logits(batch.item.masked_fill(hidden, self.model.mask), hidden)
             losses[hidden] = F.cross_entropy(logits, batch.item[hidden] - 1, reduction="none") / share
             return losses
-        row, place = batch.scored.nonzero(as_tuple=True)
-        before = torch.arange(batch.item.shape[1], device=batch.item.device) < place[:, None]
-        logits = self.model.scores(torch.where(before, batch.item[row], 0)[:, : self.model.length], place)
-        losses[row, place] = F.cross_entropy(logits, batch.item[row, place] - 1, reduction="none")
+        row, position = batch.scored.nonzero(as_tuple=True)
+        before = torch.arange(batch.item.shape[1], device=batch.item.device) < position[:, None]
+        logits = self.model.scores(torch.where(before, batch.item[row], 0)[:, : self.model.length], position)
+        losses[row, position] = F.cross_entropy(logits, batch.item[row, position] - 1, reduction="none")
         return losses

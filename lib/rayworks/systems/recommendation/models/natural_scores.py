@@ -1,4 +1,4 @@
-"""Natural preference for what was recommended: what a next-item model makes of each item shown."""
+"""Natural preference for recommended items: a next-item model's score of each item shown."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ BATCH = 2048
 CELLS = 4_000_000
 """Recommendations x items that are ranked at a time."""
 TOP_SHARE = 0.2
-"""Of the items: what the paper's baselines call accepted."""
+"""Share of the items that the paper's baselines call accepted."""
 
 
 @dataclass(frozen=True)
 class NaturalScores:
-    """Of R recommendations."""
+    """Natural preference at R recommendations."""
 
     rows: np.ndarray
     """int64 (R,), their rows in the log."""
@@ -67,8 +67,8 @@ def top_rule(scores: NaturalScores, items: int, share: float = TOP_SHARE) -> np.
 
 def _previous_shown(log: EventLog) -> np.ndarray:
     """int64 (N,): item recommended to the user before each event, -1 where there is none."""
-    places = np.where(log.recommended, np.arange(len(log)), -1)
-    last = np.concatenate([[-1], np.maximum.accumulate(places)[:-1]])
+    positions = np.where(log.recommended, np.arange(len(log)), -1)
+    last = np.concatenate([[-1], np.maximum.accumulate(positions)[:-1]])
     return np.where(last >= log.offsets[log.user], log.item[last], -1)
 
 
@@ -108,9 +108,9 @@ def _histories(
     extra = (appended >= 0).astype(np.int64)
     kept = np.minimum(count, length - extra)
     width = int((kept + extra).max())
-    places = np.arange(width)
-    inside = places < kept[:, None]
-    history = np.where(inside, items[np.where(inside, (end - kept)[:, None] + places, 0)], 0)
+    positions = np.arange(width)
+    inside = positions < kept[:, None]
+    history = np.where(inside, items[np.where(inside, (end - kept)[:, None] + positions, 0)], 0)
     rows = np.flatnonzero(extra)
     history[rows, kept[rows]] = appended[rows] + 1
     return torch.from_numpy(history), torch.from_numpy(kept + extra)

@@ -1,4 +1,4 @@
-"""What users take by themselves: next-item recommenders, trained at all places of their sequences in one pass.
+"""Next-item recommenders of natural events, trained at all positions of a sequence in one pass.
 
 They give natural preference to the acceptance model's constraint, and stand as baselines. SASRec is the backbone
 ``attention``, GRU4Rec ``gru``; BERT4Rec, which is not causal, is in :mod:`~.masked_item`.
@@ -75,7 +75,7 @@ class NextItemModel(NaturalPreference):
             self.item.weight[0] = 0
 
     def states(self, history: Tensor) -> Tensor:
-        """(B, T, d) after each place of ``history`` (int64 (B, T), code + 1)."""
+        """(B, T, d) after each position of ``history`` (int64 (B, T), code + 1)."""
         inputs = self.dropout(self.normalise(self.item(history)))
         states: Tensor = self.backbone(inputs)
         return states
@@ -87,19 +87,19 @@ class NextItemModel(NaturalPreference):
 
 
 class NextItemObjective(Objective[NextItemModel]):
-    """Each scored place is predicted from the items before it."""
+    """Each scored position is predicted from the items before it."""
 
     def __init__(self, options: NextItemOptions) -> None:
         super().__init__()
         self.model = NextItemModel(options)
 
     def forward(self, batch: Sequences) -> Tensor:
-        """See :class:`~.training.Objective`; the first place of a sequence has no items before it and no loss."""
-        places = batch.scored[:, 1:]
-        states = self.model.states(batch.item[:, :-1])[places]
-        target = batch.item[:, 1:][places]
+        """See :class:`~.training.Objective`; the first position of a sequence has no items before it and no loss."""
+        positions = batch.scored[:, 1:]
+        states = self.model.states(batch.item[:, :-1])[positions]
+        target = batch.item[:, 1:][positions]
         losses = torch.zeros_like(batch.item, dtype=states.dtype)
-        losses[:, 1:][places] = self._losses(states, target)
+        losses[:, 1:][positions] = self._losses(states, target)
         return losses
 
     def _losses(self, states: Tensor, target: Tensor) -> Tensor:
@@ -120,18 +120,18 @@ def natural_sequences(log: EventLog, length: int, held_out: int) -> tuple[Sequen
     Recommendations are left out, accepted ones too: they were not the user's own choice.
 
     Args:
-        log: of any events.
+        log: log of any events.
         length: most items of a sequence.
         held_out: last natural items of each user that training does not see; the first of them is for validation, predicted
             from the ``length - 1`` items before it.
     """
     natural = log.keep(~log.recommended)
-    place = np.arange(len(natural)) - natural.offsets[:-1][natural.user]
-    left = np.diff(natural.offsets)[natural.user] - place - 1
+    position = np.arange(len(natural)) - natural.offsets[:-1][natural.user]
+    left = np.diff(natural.offsets)[natural.user] - position - 1
     seen = natural.keep(left >= held_out)
     first = np.isin(np.arange(len(seen)), seen.offsets[:-1])
     kept = (left >= held_out - 1) & (left < held_out - 1 + length)
-    is_valid = ((left == held_out - 1) & (place > 0))[kept]
+    is_valid = ((left == held_out - 1) & (position > 0))[kept]
     return sequences(seen, length, ~first), sequences(natural.keep(kept), length, is_valid)
 
 
@@ -154,10 +154,10 @@ def rank_held_out(model: NaturalPreference, log: EventLog, *, exclude_seen: bool
     wanted[last[np.diff(natural.offsets) > 1]] = True
     found = []
     for batch in sequences(natural, model.length + 1, wanted).batches(512):
-        place = batch.scored.int().argmax(1)
-        target = batch.item.gather(1, place[:, None])[:, 0] - 1
-        before = torch.where(torch.arange(batch.item.shape[1]) < place[:, None], batch.item, 0)
-        scores = model.scores(before[:, : model.length], place)
+        position = batch.scored.int().argmax(1)
+        target = batch.item.gather(1, position[:, None])[:, 0] - 1
+        before = torch.where(torch.arange(batch.item.shape[1]) < position[:, None], batch.item, 0)
+        scores = model.scores(before[:, : model.length], position)
         seen = None
         if exclude_seen:
             seen = torch.zeros(len(before), model.items + 1, dtype=torch.bool).scatter(1, before, True)[:, 1:].numpy()

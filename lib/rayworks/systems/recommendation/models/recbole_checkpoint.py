@@ -76,7 +76,7 @@ def read_recbole(checkpoint: str | Path, items: str | Path, catalogue: Sequence[
         catalogue: our names (I,).
 
     Raises:
-        DataError: a file can not be read, names code that is not RecBole's, is of another model, has weights that do not fit
+        DataError: a file cannot be read, names code that is not RecBole's, is of another model, has weights that do not fit
             or are not finite, or shares no item with the catalogue.
     """
     state = read_inert(checkpoint)
@@ -89,7 +89,7 @@ def read_recbole(checkpoint: str | Path, items: str | Path, catalogue: Sequence[
     try:
         names = Path(items).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{items}: can not be read as text ({error}); list one item name per line") from error
+        raise DataError(f"{items}: cannot be read as text ({error}); list one item name per line") from error
     if len(names) != expected or len(set(names)) != expected:
         raise DataError(
             f"{items}: has {len(names):,} lines, {len(set(names)):,} of them different, where {checkpoint} has "
@@ -108,7 +108,7 @@ def read_inert(path: str | Path) -> dict[str, Any]:
     """The dictionary that ``torch.save`` wrote, its tensors on the CPU, classes of RecBole as objects with attributes only.
 
     Raises:
-        DataError: it can not be read, or names anything but tensors, plain containers and what :data:`INERT` allows.
+        DataError: it cannot be read, or names anything but tensors, plain containers and what :data:`INERT` allows.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -117,7 +117,7 @@ def read_inert(path: str | Path) -> dict[str, Any]:
                 state = _Unpickler(file, archive, pickled.removesuffix("data.pkl")).load()
     except _Refused as error:
         raise DataError(
-            f"{path}: names {error}, which is no part of a RecBole checkpoint; do not trust the file"
+            f"{path}: names {error}, which is not part of a RecBole checkpoint; do not trust the file"
         ) from error
     except (
         pickle.UnpicklingError,
@@ -130,7 +130,7 @@ def read_inert(path: str | Path) -> dict[str, Any]:
         AttributeError,
         RuntimeError,
     ) as error:
-        raise DataError(f"{path}: can not be read as a checkpoint of torch.save ({error}); save it again") from error
+        raise DataError(f"{path}: cannot be read as a checkpoint of torch.save ({error}); save it again") from error
     if not isinstance(state, dict):
         raise DataError(f"{path}: holds a {type(state).__name__}; give a checkpoint saved by RecBole's trainer")
     return state

@@ -1,4 +1,4 @@
-"""Networks of RecBole 1.2.1 (arXiv 2011.01731) for prediction, with its names of parameters, so that its weights fit by name.
+"""RecBole 1.2.1's networks (arXiv 2011.01731) for prediction, with its parameter names, so that its weights load.
 
 Sequences are its own item ids (int64 (B, T), from 1, padded with 0 after the end) and their lengths (int64 (B,), at least 1).
 """
@@ -19,7 +19,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
 }
-"""By RecBole's ``hidden_act``; its gelu is the exact one."""
+"""Activations by RecBole's ``hidden_act``; its gelu is the exact one."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RecBoleOptions:
     heads: int = 1
     activation: str = "gelu"
     epsilon: float = 1e-12
-    """Of layer normalisation."""
+    """Epsilon of layer normalisation."""
 
 
 class RecBoleModel(nn.Module, abc.ABC):
@@ -46,7 +46,7 @@ class RecBoleModel(nn.Module, abc.ABC):
         """A network of the size of these weights.
 
         Raises:
-            KeyError: a weight that gives a size is not there.
+            KeyError: a weight that gives a size is missing.
         """
 
     @abc.abstractmethod
@@ -82,7 +82,7 @@ class SASRec(RecBoleModel):
         return self._last(items, lengths, causal) @ self.item_embedding.weight.T
 
     def _last(self, items: Tensor, lengths: Tensor, visible: Tensor) -> Tensor:
-        """(B, d): output at the last place, each place seeing those where ``visible`` (bool, to (B, 1, T, T)) holds."""
+        """(B, d): output at the last position, each position seeing those where ``visible`` (bool, to (B, 1, T, T)) holds."""
         states = self.LayerNorm(self.item_embedding(items) + self.position_embedding.weight[: items.shape[1]])
         for layer in self.trm_encoder["layer"].children():
             states = layer(states, visible)
@@ -100,7 +100,7 @@ class BERT4Rec(SASRec):
         self.output_bias = nn.Parameter(torch.zeros(rows - 1))
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """See :class:`RecBoleModel`. As in RecBole the first item makes place for the mask, also where there is room."""
+        """See :class:`RecBoleModel`. As in RecBole the first item makes room for the mask, also where there is space."""
         mask = len(self.output_bias)
         masked = torch.cat([items, torch.zeros_like(items[:, :1])], 1).scatter(1, lengths[:, None], mask)[:, 1:]
         state = self._last(masked, lengths, (masked != 0)[:, None, None])

@@ -1,4 +1,4 @@
-"""Training at all places at once: one pass over a sequence yields the gradient of all that it is to predict.
+"""Train at all positions at once: one pass over a sequence yields the gradient of all its predictions.
 
 A batch is cut into a fixed number of parts whose gradients are added in a fixed order. Workers take parts in turn, so the
 result does not depend on how many there are.
@@ -27,7 +27,7 @@ Gather = Callable[[Mapping[int, Tensor]], list[Tensor]]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How long and how fast."""
+    """Length, batch size and rates of a training."""
 
     epochs: int = 60
     batch_size: int = 256
@@ -36,13 +36,13 @@ class TrainingOptions:
     weight_decay: float = 0.0
     patience: int = 5
     """Epochs without a better validation that end the training."""
-    gradient_parts: int = 2
+    microbatches: int = 2
     """Parts of a batch, at least as many as workers."""
 
 
 @dataclass
 class Progress:
-    """How far a training is."""
+    """Progress of a training."""
 
     epoch: int = 0
     best_epoch: int = 0
@@ -59,13 +59,13 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class Objective(nn.Module, abc.ABC, Generic[ModelT]):
-    """A model and what it is trained for."""
+    """A model and its loss."""
 
     model: ModelT
 
     @abc.abstractmethod
     def forward(self, batch: Sequences) -> Tensor:
-        """Loss (B, T) at each scored place; other places are not read.
+        """Loss (B, T) at each scored position; other positions are not read.
 
         In evaluation mode this is the cross-entropy that chooses the epoch.
         """
@@ -78,11 +78,11 @@ class Trainer(Generic[ModelT]):
         make: makes the objective, drawing its first weights from torch's global generator.
         training: how long and how fast.
         train: sequences without what is tested or validated.
-        valid: sequences whose scored places choose the epoch.
-        seed: of initial weights, batches and dropout.
+        valid: sequences whose scored positions choose the epoch.
+        seed: seed of initial weights, batches and dropout.
         weights: float (U,), how much each user counts; None for all alike. A bootstrap gives whole numbers.
         gather: how workers exchange parts; None where there is one.
-        rank: of this worker.
+        rank: rank of this worker.
         workers: in the group.
         device: where the model lives.
 
@@ -109,12 +109,12 @@ class Trainer(Generic[ModelT]):
                 "data: no user has enough events before the validation and test windows to train on; lower "
                 "split.valid_steps and split.test_steps, or give longer logs"
             )
-        if workers > training.gradient_parts:
-            raise DataError(f"training.gradient_parts: {training.gradient_parts} parts for {workers} workers; raise it")
+        if workers > training.microbatches:
+            raise DataError(f"training.microbatches: {training.microbatches} parts for {workers} workers; raise it")
         self.training, self.seed, self.device = training, seed, device
         self._train, self._valid, self._weights = train, valid, weights
         self._gather = gather or (lambda parts: [parts[number] for number in sorted(parts)])
-        self._own = range(rank, training.gradient_parts, workers)
+        self._own = range(rank, training.microbatches, workers)
         torch.manual_seed(seeds.derive_small(seed, "initial weights"))
         self._objective = make().to(device)
         self._parameters = list(self._objective.parameters())
@@ -130,7 +130,7 @@ class Trainer(Generic[ModelT]):
         return progress.epoch >= self.training.epochs or (progress.epoch > 0 and not patient)
 
     def epoch(self) -> dict[str, float]:
-        """Update on all sequences once and validate; losses in nats per place.
+        """Update on all sequences once and validate; losses in nats per position.
 
         Raises:
             DataError: the training diverged.
@@ -193,7 +193,7 @@ class Trainer(Generic[ModelT]):
 
     def _update(self, rows: Tensor, number: int) -> tuple[float, float]:
         """One step of the optimiser: sum of losses and of weights."""
-        parts = rows.tensor_split(self.training.gradient_parts)
+        parts = rows.tensor_split(self.training.microbatches)
         found = {part: self._gradient(parts[part], number, part) for part in self._own}
         total = torch.stack(self._gather(found)).sum(0)
         loss, weight = float(total[-2]), float(total[-1])
@@ -232,9 +232,9 @@ class Trainer(Generic[ModelT]):
 
     @torch.no_grad()
     def _validate(self) -> float:
-        """Loss per scored place of the validation sequences, shared out like the gradients."""
+        """Loss per scored position of the validation sequences, shared out like the gradients."""
         self._objective.eval()
-        parts = torch.arange(len(self._valid)).tensor_split(self.training.gradient_parts)
+        parts = torch.arange(len(self._valid)).tensor_split(self.training.microbatches)
         found = {}
         for number in self._own:
             sums = torch.zeros(2, dtype=torch.float64, device=self.device)

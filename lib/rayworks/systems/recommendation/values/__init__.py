@@ -1,1 +1,1 @@
-"""What another recommender would be worth: off-policy estimates, roll-outs, policies."""
+"""Values of other recommenders: off-policy estimates, roll-outs, policies."""

@@ -1,4 +1,4 @@
-"""Value of a policy on logged bandit data (the Open Bandit samples): policies and rates as item x position tables.
+"""Value a policy on logged bandit data (the Open Bandit samples), with policies and rates as item x position tables.
 
 Saito et al. 2021 (Open Bandit Pipeline) is the model: what the log of one policy says of another is held against the mean
 click of that other policy's own log.
@@ -131,11 +131,11 @@ class CrossFittedRates:
 def cross_fitted_rates(
     log: BanditLog, seed: int, folds: int = FOLDS, strength: float | None = None
 ) -> CrossFittedRates:
-    """Fit click rates on all folds but one, for each.
+    """Fit click rates for each fold on all others.
 
     Args:
         log: the impressions.
-        seed: of the folds, whose sizes differ by one at most.
+        seed: seed of the folds, whose sizes differ by one at most.
         folds: at least 2.
         strength: impressions' worth of the overall rate added to each cell; None takes that of :func:`prior_strength`.
 
@@ -201,15 +201,15 @@ def evaluate(
     Args:
         log: the logged impressions.
         policy: (items, positions), columns sum to 1.
-        seed: of the folds.
-        folds: of the reward model.
+        seed: seed of the folds.
+        folds: folds of the reward model.
         strength: its smoothing, see :func:`cross_fitted_rates`.
         clip: of the weights, see :func:`off_policy.evaluate`.
         switch: see there.
         bootstrap: see there.
 
     Raises:
-        DataError: a table of another shape or that is no policy; a policy that takes none of the logged items.
+        DataError: a table of another shape or that is not a policy; a policy that takes none of the logged items.
         ConfigError: as of :func:`cross_fitted_rates`.
     """
     if policy.shape != (log.items, log.positions):

@@ -1,4 +1,4 @@
-"""Value of a policy from actions that another policy chose and logged: DM, IPS, SNIPS, DR, SNDR, switch-DR, with diagnostics.
+"""Off-policy evaluation of a policy from logged actions: DM, IPS, SNIPS, DR, SNDR, switch-DR, with diagnostics.
 
 One row is one impression. Weights are ``target probability / propensity`` of the logged action. References: Dudik et al.
 2014 (DR), Swaminathan and Joachims 2015 (SNIPS), Wang, Agarwal and Dudik 2017 (switch).
@@ -112,7 +112,7 @@ class Target:
         model: np.ndarray | None = None,
         support: np.ndarray | None = None,
     ) -> "Target":
-        """Of a policy and a reward model that know action and position only; a row costs two look-ups.
+        """Target from a policy and a reward model that know action and position only; a row costs two look-ups.
 
         Args:
             log: N rows.
@@ -147,7 +147,7 @@ class Diagnostics:
     mean_weight: Estimate
     """Holds 1 where propensities are right and the logging policy goes wherever the target does."""
     clipped_share: float
-    """Of the units."""
+    """Share of the units whose weight is clipped."""
     unsupported: float | None
     """See :attr:`Target.unsupported`."""
     warnings: tuple[str, ...]
@@ -303,15 +303,15 @@ def check_policy(policy: np.ndarray, name: str = "policy") -> None:
     bad = (np.abs(policy.sum(axis=0) - 1) > 1e-6) | (policy < 0).any(axis=0) | ~np.isfinite(policy).all(axis=0)
     if bad.any():
         column = int(np.flatnonzero(bad)[0])
-        raise DataError(f"{name}: column {column} is no distribution; probabilities are at least 0 and sum to 1")
+        raise DataError(f"{name}: column {column} is not a distribution; probabilities are at least 0 and sum to 1")
 
 
 def refuse(field: str, values: np.ndarray, bad: np.ndarray, why: str) -> None:
     """Raise a DataError that names the first row, or the first row and step, where ``bad`` holds."""
     if bad.any():
         at = tuple(int(index) for index in np.argwhere(bad)[0])
-        place = f"row {at[0]}" if len(at) == 1 else f"row {at[0]}, step {at[1]}"
-        raise DataError(f"{field} {values[at]:g} of {place} {why}")
+        where = f"row {at[0]}" if len(at) == 1 else f"row {at[0]}, step {at[1]}"
+        raise DataError(f"{field} {values[at]:g} of {where} {why}")
 
 
 def refuse_lengths(field: str, values: np.ndarray | Sequence[float] | None, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""What other recommenders would be worth: imagined by the model, estimated from the log, and played in the simulator."""
+"""Value other recommenders: by the model's roll-outs, by the log's estimates, and in the simulator."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -166,7 +166,7 @@ def _from_log(
     it corrects but through the epoch that validation chose.
 
     Args:
-        config: of the run.
+        config: config of the run.
         log: N events.
         users: codes (B,) in order, whose recommendations count.
         table: (B, I), the policy.
@@ -175,14 +175,14 @@ def _from_log(
     log = log.keep(np.isin(log.user, users[log.steps[users] > 0]))
     taken, shown = np.flatnonzero(log.steps > 0), log.recommended
     present = np.arange(int(log.steps.max())) < log.steps[taken][:, None]
-    place = np.searchsorted(taken, log.user[shown]), log.step[shown]
+    index = np.searchsorted(taken, log.user[shown]), log.step[shown]
     rows = np.searchsorted(users, log.user)
     own, mean = _acceptance_now(config, log, rows, table, models[1:])
     left = log.steps_left[shown]
 
     def spread(values: np.ndarray) -> np.ndarray:
         found = np.zeros(present.shape)
-        found[place] = values
+        found[index] = values
         return found
 
     target = table[torch.from_numpy(rows[shown]), torch.from_numpy(log.item[shown].astype(np.int64))]
@@ -220,9 +220,9 @@ def _acceptance_now(
     for number, member in enumerate(members, start=1):
         unseen = (bootstrap_weights(len(log.users), config.run.seed, number) == 0).numpy()[log.user]
         for batch in sequences(log, member.options.length, log.recommended & unseen).batches(BATCH):
-            places = batch.scored
-            states, shown = member.states(batch.item, batch.kind)[places], batch.item[places] - 1
-            at = batch.row[places].numpy()
+            scored = batch.scored
+            states, shown = member.states(batch.item, batch.kind)[scored], batch.item[scored] - 1
+            at = batch.row[scored].numpy()
             for first in range(0, len(at), at_once):
                 part = slice(first, first + at_once)
                 chances = torch.sigmoid(member.score(states[part])).double()

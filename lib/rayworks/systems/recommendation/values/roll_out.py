@@ -1,4 +1,4 @@
-"""What would happen under another recommender: the acceptance model plays the users."""
+"""Roll out a recommender with the acceptance model as the users."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ Policy = Callable[[Tensor], Tensor]
 
 
 def table_policy(table: Tensor) -> Policy:
-    """Always the same chances (B, I)."""
+    """Fixed probabilities (B, I)."""
     return lambda acceptance: table
 
 
 def uniform_policy(acceptance: Tensor) -> Tensor:
-    """Every item as likely as another."""
+    """All items with equal probability."""
     return torch.full_like(acceptance, 1.0 / acceptance.shape[1])
 
 
@@ -60,10 +60,10 @@ def roll_out(model: AcceptanceModel, memory: UserMemory, policy: Policy, steps: 
 
     Args:
         model: in evaluation mode.
-        memory: of B users.
+        memory: memory of B users.
         policy: see :data:`Policy`.
         steps: T.
-        seed: of choices and decisions; the stream does not depend on the policy, so that two policies meet equal chances.
+        seed: seed of choices and decisions; the stream does not depend on the policy, so that policies meet equal chances.
     """
     count = len(memory.state)
     uniform = torch.from_numpy(seeds.stream(seed, "imagined").random((steps, 2, count)))

@@ -1,4 +1,4 @@
-"""Value of a policy over whole trajectories from those of another: IS, per-decision IS and DR, with diagnostics by step.
+"""Off-policy evaluation over trajectories: IS, per-decision IS and DR, with diagnostics by step.
 
 A trajectory is a user's recommendations in order; its return is the discounted sum of its rewards. Weights are products of
 probability ratios, kept as logarithms. References: Precup, Sutton and Singh 2000 (per-decision), Jiang and Li 2016
@@ -169,7 +169,7 @@ def weighted_importance_sampling(log: Trajectories, discount: float) -> SumOfRat
 
 
 def per_decision(log: Trajectories, discount: float) -> SumOfRatios:
-    """PDIS: each reward times the weight up to its own step, since later actions can not have changed it."""
+    """PDIS: each reward times the weight up to its own step, since later actions cannot have changed it."""
     return SumOfRatios((_weights(log.log_weight) * log.discounted(log.reward, discount)).sum(axis=1)[None])
 
 
