@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 
 from rayworks.core.errors import ConfigError
 
-HARMLESS: dict[str, Any] = {"resume": "harmless"}
-"""Put in ``json_schema_extra`` of a field whose change can not alter the results of a run that goes on."""
+RESUME_SAFE: dict[str, Any] = {"resume": "safe"}
+"""Put in ``json_schema_extra`` of a field whose change cannot alter the results of a resumed run."""
 
 
 class Section(BaseModel):
@@ -34,29 +34,29 @@ class RunSection(Section):
         "~/rayworks/runs",
         min_length=1,
         description="path or fsspec URI that every node can write",
-        json_schema_extra=HARMLESS,
+        json_schema_extra=RESUME_SAFE,
     )
     resume: Literal["auto", "never"] = Field(
         "auto",
         description="auto: go on where the same command stopped; never: refuse a run directory that exists",
-        json_schema_extra=HARMLESS,
+        json_schema_extra=RESUME_SAFE,
     )
-    max_failures: int = Field(3, ge=0, description="infrastructure failures to survive", json_schema_extra=HARMLESS)
+    max_failures: int = Field(3, ge=0, description="infrastructure failures to survive", json_schema_extra=RESUME_SAFE)
 
 
 class ComputeSection(Section):
     """What one worker asks of the cluster. Results do not depend on it."""
 
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs per model actor", json_schema_extra=HARMLESS)
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per model actor", json_schema_extra=HARMLESS)
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs per model actor", json_schema_extra=RESUME_SAFE)
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per model actor", json_schema_extra=RESUME_SAFE)
     memory_gib_per_worker: float = Field(
-        0.0, ge=0, description="memory to reserve per model actor; 0 reserves none", json_schema_extra=HARMLESS
+        0.0, ge=0, description="memory to reserve per model actor; 0 reserves none", json_schema_extra=RESUME_SAFE
     )
     workers: int = Field(
-        2, ge=1, le=1024, description="model actors that work side by side", json_schema_extra=HARMLESS
+        2, ge=1, le=1024, description="model actors that work side by side", json_schema_extra=RESUME_SAFE
     )
     placement_timeout_seconds: float = Field(
-        60.0, gt=0, description="how long to wait for the cluster to offer this", json_schema_extra=HARMLESS
+        60.0, gt=0, description="how long to wait for the cluster to offer this", json_schema_extra=RESUME_SAFE
     )
 
 
@@ -158,10 +158,10 @@ def explain(error: ValidationError, config_class: type[BaseModel]) -> str:
 
 
 def differences(old: Mapping[str, Any], new: SystemConfig) -> list[str]:
-    """Fields whose value differs between a stored config and ``new`` and whose change is not harmless."""
+    """Fields whose value differs between a stored config and ``new`` and whose change is not safe on resume."""
     before, after = dict(_leaves(old)), dict(_leaves(new.model_dump(mode="json")))
     changed = {field for field in before.keys() | after.keys() if before.get(field) != after.get(field)}
-    return sorted(field for field in changed if not _is_harmless(type(new), field.split(".")))
+    return sorted(field for field in changed if not _is_resume_safe(type(new), field.split(".")))
 
 
 def renamed_since(old: Mapping[str, Any], new: SystemConfig) -> dict[str, str]:
@@ -251,10 +251,10 @@ def _walk(config_class: type[BaseModel], path: Sequence[str | int]) -> Iterator[
         at = _section_of(field.annotation)
 
 
-def _is_harmless(config_class: type[BaseModel], path: Sequence[str]) -> bool:
+def _is_resume_safe(config_class: type[BaseModel], path: Sequence[str]) -> bool:
     steps = list(_walk(config_class, path))
     extra = steps[-1][1].json_schema_extra if steps else None
-    return isinstance(extra, dict) and extra.get("resume") == "harmless"
+    return isinstance(extra, dict) and extra.get("resume") == "safe"
 
 
 def _fields_beside(config_class: type[BaseModel], path: Sequence[str | int]) -> list[str]:
@@ -300,7 +300,7 @@ def _bounds(field: FieldInfo) -> str:
 
 
 __all__ = [
-    "HARMLESS",
+    "RESUME_SAFE",
     "ComputeSection",
     "ConfigT",
     "RunSection",

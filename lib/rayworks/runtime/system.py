@@ -38,7 +38,7 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
     """One run of a system.
 
     Tune's ``config`` only says where the run directory is. The system's own config is read from its manifest, so that a
-    resumed run takes up what was harmlessly changed since it was started.
+    resumed run takes up the changes that are safe on resume.
     """
 
     spec: ClassVar[SystemSpec]

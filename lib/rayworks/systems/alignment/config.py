@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import HARMLESS, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, Section, SystemConfig
 
 PackagedPairs = Literal["titles-by-rating", "shorter-title", "bodies-by-rating"]
 Judge = Literal["vader", "imdb", "brevity"]
@@ -99,7 +99,7 @@ class DecodingSection(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="1 keeps all")
     stop: tuple[str, ...] = Field((), description="texts that end a continuation")
     slots: int = Field(
-        16, ge=1, le=4096, description="rows decoded together per model actor", json_schema_extra=HARMLESS
+        16, ge=1, le=4096, description="rows decoded together per model actor", json_schema_extra=RESUME_SAFE
     )
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import HARMLESS, ComputeSection, RunSection, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, ComputeSection, RunSection, Section, SystemConfig
 from rayworks.systems.difficulty.ratings.glicko2 import Glicko2Options
 from rayworks.systems.difficulty.ratings.rating_baselines import EloOptions, GlickoOptions
 
@@ -83,7 +83,7 @@ class UncertaintySection(Section):
         "auto", description="sandwich clusters subjects by family: fine-tunes of one model are not independent"
     )
     bootstrap: int = Field(200, ge=0, le=100_000, description="refits on resampled subjects, or families where given")
-    refits_per_call: int = Field(25, ge=1, description="refits in one call of a worker", json_schema_extra=HARMLESS)
+    refits_per_call: int = Field(25, ge=1, description="refits in one call of a worker", json_schema_extra=RESUME_SAFE)
     split_halves: int = Field(20, ge=1, description="random halvings of the subjects for the split-half correlation")
     held_out_share: float = Field(0.1, gt=0, lt=0.9, description="cells masked for the held-out log-loss")
 
@@ -133,7 +133,7 @@ class EvaluationSection(Section):
     max_items: int = Field(0, ge=0, description="the first items only; 0 takes all")
     max_new_tokens: int = Field(256, ge=1, description="length of an answer")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the models")
-    slots: int = Field(8, ge=1, description="answers decoded side by side in one worker", json_schema_extra=HARMLESS)
+    slots: int = Field(8, ge=1, description="answers decoded side by side in one worker", json_schema_extra=RESUME_SAFE)
     guessing: float = Field(0.0, ge=0, lt=1, description="chance rate of the benchmark, for the fitted curve")
 
 
@@ -166,11 +166,13 @@ class GeneralisationSection(Section):
     eval_items: int = Field(64, ge=1, description="items per bin to evaluate on")
     tuning: Literal["full", "lora"] = Field("full", description="all weights but the embeddings, or adapters")
     steps: int = Field(200, ge=1, description="optimiser steps, the same for every bin")
-    steps_per_checkpoint: int = Field(50, ge=1, description="steps at risk", json_schema_extra=HARMLESS)
+    steps_per_checkpoint: int = Field(50, ge=1, description="steps at risk", json_schema_extra=RESUME_SAFE)
     batch_size: int = Field(16, ge=1, description="items per step")
     learning_rate: float = Field(5e-4, gt=0, description="of AdamW at its peak")
     max_new_tokens: int = Field(16, ge=1, description="length of an answer")
-    slots: int = Field(16, ge=1, description="answers decoded side by side in one worker", json_schema_extra=HARMLESS)
+    slots: int = Field(
+        16, ge=1, description="answers decoded side by side in one worker", json_schema_extra=RESUME_SAFE
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "GeneralisationSection":

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rayworks.core.config import HARMLESS, ScopeSection, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, ScopeSection, Section, SystemConfig
 
 LARGEST_SCALE = 300.0
 """Of a premium over the paper's."""
@@ -108,7 +108,7 @@ class PriceSection(Section):
     epochs: int = Field(50, ge=1, description="passes over the rows; the best by validation accuracy is kept")
     batch_size: int = Field(128, ge=1, description="rows per step")
     learning_rate: float = Field(0.05, gt=0, description="of SGD")
-    models_per_call: int = Field(5, ge=1, description="models in one call of a worker", json_schema_extra=HARMLESS)
+    models_per_call: int = Field(5, ge=1, description="models in one call of a worker", json_schema_extra=RESUME_SAFE)
 
     @model_validator(mode="after")
     def _shares_are_minorities(self) -> Self:
@@ -123,7 +123,9 @@ class PopulationSection(Section):
     builders: int = Field(100_000, ge=2, le=50_000_000, description="drawn for every price and for the round")
     laws: tuple[str, ...] = Field(("uniform", "beta22"), description="laws of the curves, beside the auction's own")
     prices: int = Field(99, ge=3, le=10_000, description="thresholds of the curves, equally spaced in (0, 1)")
-    prices_per_call: int = Field(25, ge=1, description="thresholds in one call of a worker", json_schema_extra=HARMLESS)
+    prices_per_call: int = Field(
+        25, ge=1, description="thresholds in one call of a worker", json_schema_extra=RESUME_SAFE
+    )
 
 
 class CertificateSection(Section):
