@@ -14,7 +14,7 @@ from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.calibration import Estimates, estimate
 from rayworks.systems.difficulty.config import Config
 from rayworks.systems.difficulty.item_response import abilities
-from rayworks.systems.difficulty.item_response.adaptive_subset import predict_score
+from rayworks.systems.difficulty.item_response.adaptive_tests import predict_score
 from rayworks.systems.difficulty.item_response.curves import ItemParameters
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_items
 from rayworks.systems.difficulty.labels.label_form import label

@@ -56,7 +56,7 @@ class Generation:
     logprobs: tuple[float, ...]
     """log-probability of each token (and of the end token, when that ended it) under the model itself."""
     sampling_logprobs: tuple[float, ...]
-    """The same under the law drawn from, after temperature and truncation."""
+    """The same under the sampling distribution, after temperature and truncation."""
     prompt_tokens: int
 
 

@@ -143,7 +143,7 @@ def paired_bootstrap(
 
 
 def _kl(point: Point, generations: Sequence[GuidedGeneration], plain: bool) -> float:
-    """KL of the law that was drawn from to the base: exact per step where that is the mixed law, else by its samples."""
+    """KL of the sampling distribution to the base: exact per step if it is the mixed distribution, otherwise sampled."""
     if point.method == "sharpened" or not plain:
         return float(np.mean([sum(g.sampling_logprobs) - sum(g.base_logprobs) for g in generations]))
     return float(np.mean([generation.kl_to_base for generation in generations]))

@@ -70,7 +70,7 @@ def read_export(folder: str | Path) -> ExportedSets:
 
 
 def write_tables(results: Mapping[str, Any], write: Write) -> None:
-    """Write abilities, subsets of items and ratings, as far as the run found them."""
+    """Write the abilities, adaptive tests and ratings that the run found."""
     for name, found in results["calibrate"].items():
         abilities = {"subject": found["subject_names"], **found["abilities"]}
         if found["person_fit"] is not None:

@@ -115,7 +115,7 @@ def accuracy_by_difficulty(profiles: Sequence[Result], evaluated: Sequence[Resul
     return drawing.png
 
 
-def subsets(errors: Mapping[str, Sequence[Result]]) -> bytes:
+def adaptive_tests(errors: Mapping[str, Sequence[Result]]) -> bytes:
     """Error of a new subject's score against the number of items asked, per set."""
     shown = {name: values for name, values in errors.items() if values}
     with draw() as drawing:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from rayworks.systems.regulation.bidding_game import BiddingGame
-from rayworks.systems.regulation.value_laws import FloatArray
+from rayworks.systems.regulation.value_distributions import FloatArray
 
 Learner = Literal["fictitious_play", "hedge"]
 RATE = 16.0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.contests import TieRule
-from rayworks.systems.regulation.value_laws import BoolArray, FloatArray
+from rayworks.systems.regulation.value_distributions import BoolArray, FloatArray
 
 ByeRule = Literal["chance", "redraw"]
 """Whoever is left over when the cleared models do not fill the last group wins at the rate of a group, or competes with

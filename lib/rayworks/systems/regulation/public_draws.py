@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayworks.core.errors import DataError
-from rayworks.systems.regulation.value_laws import FloatArray
+from rayworks.systems.regulation.value_distributions import FloatArray
 
 PROTOCOL = "rayworks-regulation-1"
 
