@@ -63,7 +63,7 @@ def test_bad_files_are_config_errors(tmp_path: Path, text: str) -> None:
             configs.resolve(Example, file=file)
     else:
         assert configs.resolve(Example, file=file) == Example()
-    with pytest.raises(ConfigError, match="can not be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         configs.resolve(Example, file=tmp_path / "missing.yaml")
 
 

@@ -77,7 +77,7 @@ def test_a_design_survives_its_file(tmp_path: Path) -> None:
     [
         ("normal", "unknown"),
         ("beta(0.5, 2)", "a > 1"),
-        ("nowhere.csv", "can not be read"),
+        ("nowhere.csv", "cannot be read"),
     ],
 )
 def test_distributions_that_are_none(distribution: str, words: str) -> None:

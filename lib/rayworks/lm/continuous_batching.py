@@ -22,7 +22,7 @@ from rayworks.lm.sampling import SamplingParameters, sample
 
 @dataclass(eq=False)
 class Row:
-    """A request on its way: its ids in every model's own prompt, and what was drawn so far."""
+    """A request under way: its prompt ids for every model, and the tokens drawn so far."""
 
     request: GenerationRequest
     prompts: tuple[tuple[int, ...], ...]
@@ -109,7 +109,7 @@ class ContinuousBatching:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether no row is decoding or waiting."""
         return not self._active and not self._waiting
 
     def submit(self, row: Row) -> Row:

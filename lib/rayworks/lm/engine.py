@@ -1,4 +1,4 @@
-"""What every language-model engine offers, whoever runs the model: ``generate`` and ``score``."""
+"""The interface of every language-model engine: ``generate`` and ``score``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """A response whose probability after a prompt is asked."""
+    """A response to score after its prompt."""
 
     prompt: str
     response: str

@@ -60,7 +60,7 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
 
     @classmethod
     def reserved(cls, config: ConfigT) -> list[dict[str, float]]:
-        """All that must fit on the cluster at once."""
+        """Bundles that must fit on the cluster at once."""
         return [*cls.bundles(config), *cls.train_bundles(config)]
 
     @classmethod
@@ -83,7 +83,7 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
     @property
     @abc.abstractmethod
     def finished(self) -> bool:
-        """Whether nothing is left to do but the export and the report."""
+        """Whether only the export and the report are left to do."""
 
     @abc.abstractmethod
     def save_state(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run measures: points of the reward-KL frontier, controls and baselines, each a batch of judged continuations."""
+"""Measurements of a run: points of the reward-KL frontier, controls and baselines, each a batch of judged continuations."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class Point:
 
 @dataclass
 class Measurement:
-    """What a point gave; rewards are kept per sample, so that points can be compared pair by pair."""
+    """Results of a point; rewards are kept per sample, so that points can be compared pair by pair."""
 
     point: Point
     rewards: dict[str, list[float]]

@@ -35,7 +35,7 @@ class GuidedRequest(GenerationRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedGeneration(Generation):
-    """A continuation with what guidance did to it; all sequences have one entry per drawn token, end token included."""
+    """A continuation with the effect of guidance on it; all sequences have one entry per drawn token, end token included."""
 
     base_logprobs: tuple[float, ...]
     reward_logprobs: Mapping[str, tuple[float, ...]]
@@ -79,7 +79,7 @@ def mix_logits(base: Tensor, guides: Sequence[Guide]) -> Tensor:
 
 
 def describe_step(base: Tensor, guides: Sequence[Guide], mixed: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """What one step of guidance did.
+    """Measures of one step of guidance.
 
     Args:
         base: ``[rows, vocabulary]`` logits.
@@ -168,7 +168,7 @@ class GuidedEngine:
 
     Raises:
         ConfigError: a reward model's tokenizer does not fit the base's.
-        DataError: a model can not be loaded.
+        DataError: a model cannot be loaded.
     """
 
     def __init__(

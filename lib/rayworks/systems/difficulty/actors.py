@@ -1,4 +1,4 @@
-"""What runs on the cluster: calibrations and refits in a pool, and shards of subjects."""
+"""Actors: calibrations and refits in a pool, and shards of subjects."""
 
 import zlib
 from functools import lru_cache

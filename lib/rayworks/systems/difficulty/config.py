@@ -13,7 +13,7 @@ TRAINABLE = ("arithmetic", "amc", "codeforces", "lichess")
 
 
 class DataSection(Section):
-    """Where the evidence comes from."""
+    """Sources of the responses and games."""
 
     responses: tuple[str, ...] = Field(
         ("champ", "ability", "math-exam", "verbal-aggression", "lsat6", "lsat7"),
@@ -93,7 +93,7 @@ class UncertaintySection(Section):
 
 
 class LabelSection(Section):
-    """From raw difficulties to labels."""
+    """Labels from raw difficulties."""
 
     bins: int = Field(5, ge=2, le=100, description="difficulty tiers of equal size")
     normalisation: Literal["minmax", "percentile"] = Field(

@@ -117,10 +117,10 @@ def _hard_items(result: Mapping[str, Any], bootstrap: Mapping[str, Any] | None) 
     b, error = np.array(result["parameters"]["difficulty"]), np.array(result["errors"]["difficulty"])
     order = np.argsort(-b, kind="stable")
     shown = order if len(order) <= 2 * SHOWN else np.concatenate([order[:SHOWN], order[-SHOWN:]])
-    by_item = {item: place for place, item in enumerate(result["labels"]["item"])}
+    by_item = {item: position for position, item in enumerate(result["labels"]["item"])}
     rows: list[list[Cell]] = []
     for index in shown:
-        place = by_item[result["items"][index]]
+        position = by_item[result["items"][index]]
         reach = WILSON * error[index]
         rows.append(
             [
@@ -129,8 +129,8 @@ def _hard_items(result: Mapping[str, Any], bootstrap: Mapping[str, Any] | None) 
                 f"{b[index] - reach:.2f} to {b[index] + reach:.2f}",
                 None if bootstrap is None or index in result["unbounded"] else bootstrap["difficulty"][index],
                 result["solve_rates"][index],
-                result["labels"]["rating"][place],
-                f"{result['labels']['bin'][place] + 1} ({result['labels']['bin_probability'][place]:.0%})",
+                result["labels"]["rating"][position],
+                f"{result['labels']['bin'][position] + 1} ({result['labels']['bin_probability'][position]:.0%})",
                 _flags(result, int(index)),
                 result["texts"][index][:TEXT],
             ]

@@ -1,4 +1,4 @@
-"""What the workers of a run do: train models for the price of safety, draw curves, learn, and press the assumptions."""
+"""The workers of a run: train models for the price of safety, draw curves, learn, and stress the assumptions."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How much could any builder gain by leaving its strategy: the exploitability of an equilibrium, on a grid that is stated."""
+"""The exploitability of an equilibrium: the most that a builder gains by deviating, on a stated grid."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -94,7 +94,7 @@ class Profile:
 
     @property
     def gain(self) -> FloatArray:
-        """Of types that occur; 0 for others."""
+        """Gains of types that occur; 0 for others."""
         gained: FloatArray = np.where(self.weight > 0, np.maximum(self.best - self.current, 0.0), 0.0)
         return gained
 

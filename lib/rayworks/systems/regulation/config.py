@@ -75,7 +75,7 @@ class AuctionSection(Section):
 
 
 class PriceSection(Section):
-    """What compliance costs: the curve in use, and the training runs that measure one."""
+    """The price curve in use, and the training runs that measure one."""
 
     curve: Literal["published", "measured", "identity"] = Field(
         "published", description="the paper's ten points, those of this run (stage price), or compliance equal to cost"
@@ -196,7 +196,7 @@ class StressSection(Section):
 
 
 class Scope(ScopeSection):
-    """What the run does."""
+    """Stages of the run."""
 
     needed = "design"
     stages: tuple[Stage, ...] = Field(

@@ -99,7 +99,7 @@ def value_distribution(text: str) -> ValueDistribution:
     try:
         table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"distribution {text}: can not be read ({' '.join(str(error).split())[:200]})") from None
+        raise DataError(f"distribution {text}: cannot be read ({' '.join(str(error).split())[:200]})") from None
     if COLUMN not in table:
         raise DataError(
             f"distribution {text}: has no column {COLUMN!r}; its columns are {', '.join(map(str, table.columns))}"
@@ -124,7 +124,7 @@ def solved(auction: Auction, mode: Mode, budget: float | None) -> Equilibrium:
     ten-thousandth: some ten solutions, each found from the last.
 
     Raises:
-        DataError: so much, or so little, can not be spent.
+        DataError: so much, or so little, cannot be spent.
     """
     if budget is None:
         return solve(auction, mode)

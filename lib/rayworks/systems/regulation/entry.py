@@ -1,4 +1,4 @@
-"""Who enters: with total value ``V`` above what its premium type asks for, given how much the premium is worth to it."""
+"""Entrants: builders of total value ``V`` above what its premium type asks for, given how much the premium is worth to it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

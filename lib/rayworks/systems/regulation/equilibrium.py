@@ -49,7 +49,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Auction:
-    """The rules, and what is known of the builders.
+    """The rules, and what is known about the builders.
 
     Raises:
         DataError: naming the field that is out of its range.
@@ -152,10 +152,10 @@ class TabulatedRivals:
         return self._at(z, self.surplus_at)
 
     def _at(self, z: Any, table: FloatArray) -> Any:
-        place = np.clip(np.asarray(z) * ((len(table) - 1) / self.top), 0, len(table) - 1)
-        left = np.minimum(place.astype(np.intp), len(table) - 2)
+        position = np.clip(np.asarray(z) * ((len(table) - 1) / self.top), 0, len(table) - 1)
+        left = np.minimum(position.astype(np.intp), len(table) - 2)
         low = table[left]
-        return low + (place - left) * (table[left + 1] - low)
+        return low + (position - left) * (table[left + 1] - low)
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def solve(auction: Auction, mode: Mode = "paper", near: Equilibrium | None = Non
 
     Args:
         auction: the rules.
-        mode: who is expected to compete, and what becomes of the cap.
+        mode: who is expected to compete, and how the cap is treated.
         near: where to start the entry-consistent iteration: the solution of a similar auction.
 
     Raises:

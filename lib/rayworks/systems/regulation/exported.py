@@ -1,4 +1,4 @@
-"""A design as a file: what Serve quotes from."""
+"""The export: the design that Serve quotes from."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ DESIGN = "design.json"
 
 @dataclass(frozen=True)
 class ExportedDesign:
-    """What a folder holds."""
+    """Contents of an export."""
 
     design: Design
     section: AuctionSection
@@ -23,7 +23,7 @@ class ExportedDesign:
 
 
 def write_export(exported: ExportedDesign, write: Write) -> None:
-    """Write ``design.json``; of a sample distribution, whose file need not be there any more, ``values`` holds the points."""
+    """Write ``design.json``; ``values`` holds the points of a sample distribution, whose file may be gone later."""
     auction = exported.design.auction
     settings = exported.section.model_dump(mode="json")
     settings |= {

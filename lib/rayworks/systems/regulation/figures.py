@@ -1,4 +1,4 @@
-"""The pictures of a run: bids, both mechanisms against the price, gains from leaving the bid, learners, stress."""
+"""Figures of a run: bids, both mechanisms against the price, gains from leaving the bid, learners, stress."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

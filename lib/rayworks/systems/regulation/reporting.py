@@ -139,7 +139,7 @@ CERTIFICATE_NOTE = (
 def _curve_tables(distribution: str, found: Values) -> list[Table]:
     exact, drawn = found["exact"], found["simulated"]
     count = len(exact["price"])
-    places = np.unique(np.linspace(0, count - 1, LISTED + 2).round().astype(int)[1:-1])
+    positions = np.unique(np.linspace(0, count - 1, LISTED + 2).round().astype(int)[1:-1])
     rows = [
         [
             exact["price"][at],
@@ -150,7 +150,7 @@ def _curve_tables(distribution: str, found: Values) -> list[Table]:
             exact["compliance"][at],
             exact["compliance_reserve"][at],
         ]
-        for at in places
+        for at in positions
     ]
     columns = ("price", "auction", "auction, drawn", "bare threshold", "mean bid", "compliance", "threshold")
     best = _best_prices(exact)
@@ -233,7 +233,7 @@ def _rows(title: str, points: Sequence[Values], note: str = "") -> Table:
 
 
 def design_card(config: Config, design: Design, measured: Values) -> str:
-    """What the exported design is, for people."""
+    """README of the exported design."""
     auction, certificate = design.auction, measured["certificates"]["entrants"]
     return f"""# A regulator's design
 

@@ -1,4 +1,4 @@
-"""What the mechanism does when its assumptions fail: rings, false identities, other test data, values not known in advance.
+"""The mechanism under violated assumptions: rings, false identities, other test data, values not known in advance.
 
 In all of it the others bid as the equilibrium says: what is measured is the first builder's temptation, and its harm.
 """
@@ -19,7 +19,7 @@ from rayworks.systems.regulation.value_distributions import FloatArray
 
 @dataclass(frozen=True)
 class RingPoint:
-    """A ring of entrants who all bid the bare price, not knowing whom they will meet."""
+    """A bidding ring: entrants who all bid the bare price, not knowing whom they will meet."""
 
     share: float
     """Of those who enter."""

@@ -1,4 +1,4 @@
-"""The run: measure the price of safety, solve and certify the design, draw its curves, let builders learn, press it."""
+"""The run: measure the price of safety, solve and certify the design, draw its curves, let builders learn, stress it."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -24,14 +24,14 @@ WAVES = 2
 
 
 class RegulationSystem(StagedSystem[Config]):
-    """Solves, certifies, plays and presses one design."""
+    """Solves, certifies, plays and stresses one design."""
 
     spec = SPEC
     _solved: Design | None = None
 
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
-        """A design alone is worked out by the run itself; else all stages share the workers, one after the other."""
+        """A design alone is worked out by the run itself; otherwise all stages share the workers, one after the other."""
         if config.design_alone and "price" not in config.scope.stages:
             return [{"CPU": config.compute.cpus_per_worker}]
         return super().bundles(config)

@@ -149,8 +149,8 @@ class SampleValues(ValueDistribution):
 
     def quantile(self, uniform: FloatArray) -> FloatArray:
         """The point at which the cumulative weight passes the uniform."""
-        place = np.searchsorted(self._cumulative, uniform, side="right")
-        drawn: FloatArray = self.points[np.minimum(place, len(self.points) - 1)]
+        position = np.searchsorted(self._cumulative, uniform, side="right")
+        drawn: FloatArray = self.points[np.minimum(position, len(self.points) - 1)]
         return drawn
 
 
@@ -179,7 +179,7 @@ def _check_points(points: FloatArray, mass: FloatArray, name: str) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
         if not np.isfinite(points[row]):
-            raise DataError(f"distribution {name}: the value in row {row} is not a number; mend or drop it")
+            raise DataError(f"distribution {name}: the value in row {row} is not a number; correct or drop it")
         where = "has mass below zero" if points[row] < 0 else "must lie on [0, 1]"
         raise DataError(
             f"distribution {name}: value {points[row]:g} in row {row} {where}; divide values by the largest possible"

@@ -118,7 +118,7 @@ def rate_period(
         fixed: (P,) players whose rating is known and stays as it is, such as contestants that problems are rated against.
 
     Returns:
-        the new ratings, and what was capped. Who has no games only gets a larger deviation.
+        the new ratings, and what was capped. Players without games only get a larger deviation.
 
     Raises:
         DataError: an index, score or weight is out of its range, or a player meets itself.
