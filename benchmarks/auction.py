@@ -25,13 +25,17 @@ from rayworks.systems.regulation.certificate import certify
 from rayworks.systems.regulation.equilibrium import Auction, solve
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.simulation import exact_curves, simulated_curves
-from rayworks.systems.regulation.value_laws import SymmetricBetaLaw, UniformLaw, ValueLaw
+from rayworks.systems.regulation.value_distributions import (
+    SymmetricBetaValues,
+    UniformValues,
+    ValueDistribution,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PRICE = 0.5
 PRICES = np.linspace(0.01, 1, 99, endpoint=False).tolist()
 BUILDERS, TYPES, QUADRATURE_TYPES = 100_000, 1_000_000, 1_000
-LAWS: tuple[ValueLaw, ...] = (UniformLaw(), SymmetricBetaLaw())
+DISTRIBUTIONS: tuple[ValueDistribution, ...] = (UniformValues(), SymmetricBetaValues())
 
 
 def quadrature_bid(z: float) -> float:
@@ -42,7 +46,7 @@ def quadrature_bid(z: float) -> float:
 
 def quadrature_participation(price: float) -> float:
     """The authors' way: an indicator integrated over share and value."""
-    equilibrium = solve(Auction(UniformLaw(), price))
+    equilibrium = solve(Auction(UniformValues(), price))
 
     def enters(value: float, share: float) -> float:
         return 2.0 * bool(equilibrium.participates((1 - share) * value, share * value))
@@ -59,25 +63,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     worth = 0.5 * seeds.uniforms(0, TYPES, "benchmark", "types")
     some = np.sort(worth[:QUADRATURE_TYPES])
     values: dict[str, list[float]] = {}
-    solved = [solve(Auction(law, PRICE)) for law in LAWS]
+    solved = [solve(Auction(distribution, PRICE)) for distribution in DISTRIBUTIONS]
     difference = 0.0
     for _ in range(options.repeats):
         record(
             values,
             "curves",
-            lambda: [simulated_curves(Auction(law, PRICE), PRICES, "paper", BUILDERS, 0) for law in LAWS],
+            lambda: [
+                simulated_curves(Auction(distribution, PRICE), PRICES, "paper", BUILDERS, 0)
+                for distribution in DISTRIBUTIONS
+            ],
         )
         record(
             values,
             "exact curves",
-            lambda: [exact_curves(Auction(law, PRICE), PRICES, "paper", PriceCurve.identity()) for law in LAWS],
+            lambda: [
+                exact_curves(Auction(distribution, PRICE), PRICES, "paper", PriceCurve.identity())
+                for distribution in DISTRIBUTIONS
+            ],
         )
         for equilibrium in solved:
-            record(values, f"bids {equilibrium.auction.law.name}", partial(equilibrium.bid, worth))
+            record(values, f"bids {equilibrium.auction.distribution.name}", partial(equilibrium.bid, worth))
         theirs = record(values, "quadrature", lambda: [quadrature_bid(float(z)) for z in some])
         difference = float(np.max(np.abs(np.array(theirs) - solved[0].bid(some))))
-        record(values, "entrants", lambda: solve(Auction(UniformLaw(), PRICE)).entrants().participation)
-        record(values, "fixed point", lambda: solve(Auction(UniformLaw(), PRICE), "fixed_point"))
+        record(values, "entrants", lambda: solve(Auction(UniformValues(), PRICE)).entrants().participation)
+        record(values, "fixed point", lambda: solve(Auction(UniformValues(), PRICE), "fixed_point"))
         record(values, "certificate", lambda: certify(solved[0]))
     record(values, "double quadrature", lambda: quadrature_participation(PRICE))
     per_type = [seconds * TYPES / QUADRATURE_TYPES for seconds in values["quadrature"]]

@@ -33,7 +33,7 @@ def folder() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Variables that let a process, started with them, talk to the cluster. Empty when none is up."""
+    """Environment variables that a process needs to reach the cluster; empty if none is up."""
     state = read_state()
     if state is None:
         return {}

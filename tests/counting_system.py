@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from rayworks.core.config import HARMLESS, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, Section, SystemConfig
 from rayworks.core.errors import DataError
 from rayworks.core.figures import draw
 from rayworks.core.registry import SystemSpec
@@ -22,11 +22,11 @@ from rayworks.runtime.system import Metrics, System
 class CountingSection(Section):
     to: int = Field(4, ge=1)
     trouble: Literal["none", "data", "bug", "kill-once", "constructor", "not-finite"] = Field(
-        "none", json_schema_extra=HARMLESS
+        "none", json_schema_extra=RESUME_SAFE
     )
-    at: int = Field(2, ge=0, json_schema_extra=HARMLESS)
-    workers: int = Field(1, ge=0, json_schema_extra=HARMLESS)
-    pause_seconds: float = Field(0.0, ge=0, json_schema_extra=HARMLESS)
+    at: int = Field(2, ge=0, json_schema_extra=RESUME_SAFE)
+    workers: int = Field(1, ge=0, json_schema_extra=RESUME_SAFE)
+    pause_seconds: float = Field(0.0, ge=0, json_schema_extra=RESUME_SAFE)
 
 
 class Config(SystemConfig):

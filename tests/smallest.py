@@ -42,9 +42,9 @@ def difficulty(folder: Path) -> list[str]:
         "uncertainty.bootstrap": 8,
         "uncertainty.refits_per_call": 2,
         "uncertainty.split_halves": 2,
-        "subsets.sizes": "[3, 6]",
-        "subsets.folds": 2,
-        "subsets.random_draws": 2,
+        "adaptive_tests.sizes": "[3, 6]",
+        "adaptive_tests.folds": 2,
+        "adaptive_tests.random_draws": 2,
         "labels.bins": 3,
     }
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]

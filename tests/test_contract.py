@@ -24,8 +24,10 @@ from tests.killed_runs import KILLED, killed_and_repeated, untimed
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = list(REGISTRY)
-PREPOSITIONS = set(
-    "about above after as at behind below beside by for from in into of on over to under up with".split()
+PREPOSITIONS = frozenset(
+    "about above across after against along among around as at before behind below beside between beyond by despite during "
+    "for from in inside into like near of off on onto outside over per since through to toward towards under until upon via "
+    "with within without".split()
 )
 
 
@@ -55,10 +57,8 @@ def test_every_setting_is_described_and_has_a_default(spec: SystemSpec) -> None:
             inner = next((kind for kind in _kinds(field.annotation) if issubclass(kind, Section)), None)
             assert not field.is_required(), f"{path}{name} has no default"
             assert inner is not None or field.description, f"{path}{name} has no description"
-            first = (field.description or "").partition(" ")[0].lower()
-            assert first not in PREPOSITIONS, (
-                f"{path}{name}: its description begins with {first!r}; name the thing first"
-            )
+            first = re.match(r"\w*", field.description or "")
+            assert first and first[0] not in PREPOSITIONS, f"{path}{name}: '{field.description}': start with the thing"
             if inner is not None:
                 check(inner, f"{path}{name}.")
 

@@ -40,7 +40,7 @@ from .alignment_answers import Asked, read_engine
 
 
 def as_problem(error: RayworksError) -> Problem:
-    """What fails here is the decoding, which only another replica mends."""
+    """What fails here is the decoding, which only another replica can fix."""
     if isinstance(error, InfrastructureError):
         return Problem(503, f"{error}; the replica is being replaced", RETRY_SECONDS)
     return problem_of(error)

@@ -106,8 +106,8 @@ class Difficulty(ServedRun):
         if len(responses.score) <= self._args.inline_cells and parameters <= self._args.inline_parameters:
             return await self._computing.run(lambda: estimates.fit(body, responses))
         job = await asyncio.to_thread(self._submit, body, responses, owner)
-        place = request.url_for("job", job=job).path
-        return JSONResponse(JobAnswer(job=job, state="pending").model_dump(), 202, headers={"Location": place})
+        location = request.url_for("job", job=job).path
+        return JSONResponse(JobAnswer(job=job, state="pending").model_dump(), 202, headers={"Location": location})
 
     @api.get("/v1/difficulty/jobs/{job}", responses=problems(404))
     async def job(self, job: str, owner: Caller) -> JobAnswer:

@@ -1,4 +1,4 @@
-"""From requests to answers: calls of the library, without HTTP."""
+"""Answers to requests: calls of the library, without HTTP."""
 
 import time
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.calibration import Estimates, estimate
 from rayworks.systems.difficulty.config import Config
 from rayworks.systems.difficulty.item_response import abilities
-from rayworks.systems.difficulty.item_response.adaptive_subset import predict_score
+from rayworks.systems.difficulty.item_response.adaptive_tests import predict_score
 from rayworks.systems.difficulty.item_response.curves import ItemParameters
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_items
 from rayworks.systems.difficulty.labels.label_form import label
@@ -118,16 +118,16 @@ def fit(body: FitBody, responses: Responses) -> FitAnswer:
     items = {
         str(name): FittedItem(
             **fields[str(name)],
-            discrimination=float(parameters.discrimination[place]),
-            discrimination_error=float(errors.discrimination[place]),
-            guessing=float(parameters.guessing[place]),
-            ceiling=float(parameters.ceiling[place]),
-            solve_rate=float(rates[place]),
-            held_by_prior=bool(calibration.with_prior[place]),
-            unbounded=bool(calibration.unbounded[place]),
-            suspected_label_error=bool(suspects[place]),
+            discrimination=float(parameters.discrimination[position]),
+            discrimination_error=float(errors.discrimination[position]),
+            guessing=float(parameters.guessing[position]),
+            ceiling=float(parameters.ceiling[position]),
+            solve_rate=float(rates[position]),
+            held_by_prior=bool(calibration.with_prior[position]),
+            unbounded=bool(calibration.unbounded[position]),
+            suspected_label_error=bool(suspects[position]),
         )
-        for place, name in enumerate(responses.items)
+        for position, name in enumerate(responses.items)
     }
     return FitAnswer(
         model=parameters.model,
@@ -154,7 +154,7 @@ def rate(body: RateBody, expires: float) -> RateAnswer:
         expires: reading of ``time.monotonic`` at which to give up between two periods.
 
     Raises:
-        DataError: the games can not be rated.
+        DataError: the games cannot be rated.
         TimeoutError: past ``expires``.
     """
     rows, roles = _sides(body)
@@ -162,12 +162,12 @@ def rate(body: RateBody, expires: float) -> RateAnswer:
     unknown = next((name for name in body.ratings if name not in roles), None)
     if unknown is not None:
         raise DataError(f"ratings: {unknown!r} has no game; leave it out or add one")
-    place = {name: number for number, name in enumerate(players)}
+    position = {name: number for number, name in enumerate(players)}
     period, _ = pd.factorize(pd.Series([row[4] for row in rows], dtype=object).fillna(0), sort=True)
     order = np.argsort(period, kind="stable")
     games = Games(
-        player=np.array([place[row[0]] for row in rows])[order],
-        opponent=np.array([place[row[1]] for row in rows])[order],
+        player=np.array([position[row[0]] for row in rows])[order],
+        opponent=np.array([position[row[1]] for row in rows])[order],
         score=np.array([row[2] for row in rows], dtype=float)[order],
         period=period[order],
         weight=np.array([row[3] for row in rows], dtype=float)[order],
@@ -227,11 +227,11 @@ def score(body: ScoreBody, known: CalibratedSet | None) -> ScoreAnswer:
         DataError: a response is to no item.
     """
     if known is not None:
-        names, place, parameters = [item.item for item in known.items], known.place, known.parameters
+        names, position, parameters = [item.item for item in known.items], known.position, known.parameters
     else:
         items = body.items or []
         names = [item.item for item in items]
-        place = {name: number for number, name in enumerate(names)}
+        position = {name: number for number, name in enumerate(names)}
         parameters = ItemParameters.from_difficulty(
             "4PL",
             np.array([item.difficulty for item in items]),
@@ -242,12 +242,12 @@ def score(body: ScoreBody, known: CalibratedSet | None) -> ScoreAnswer:
         )
         if not (parameters.guessing.any() or (parameters.ceiling < 1).any()):
             parameters = replace(parameters, model="2PL")
-    unknown = next((item for item in body.responses if item not in place), None)
+    unknown = next((item for item in body.responses if item not in position), None)
     if unknown is not None:
-        raise DataError(f"responses: {unknown!r} is no item; known are {_shown(names)}")
+        raise DataError(f"responses: {unknown!r} is not an item; known are {_shown(names)}")
     if body.estimator == "WLE" and not body.responses:
         raise DataError("responses: are none; the estimator WLE needs at least one, EAP and MAP need none")
-    asked = np.array([place[item] for item in body.responses], dtype=np.int32)
+    asked = np.array([position[item] for item in body.responses], dtype=np.int32)
     one = np.array(["subject"], dtype=object)
     responses = Responses(
         subjects=one,
@@ -360,7 +360,7 @@ def _rating_system(body: RateBody) -> RatePeriod:
 
 
 def _until(expires: float, rate_one: RatePeriod) -> RatePeriod:
-    """The same, giving up past ``expires``: many periods are a long loop that a thread can not be stopped in."""
+    """The same, giving up past ``expires``: many periods are a long loop that a thread cannot be stopped in."""
 
     def rate_in_time(*arguments: Any, **options: Any) -> tuple[Ratings, PeriodReport]:
         if time.monotonic() > expires:

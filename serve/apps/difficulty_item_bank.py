@@ -25,7 +25,7 @@ class CalibratedSet:
     provenance: str
     parameters: ItemParameters
     items: list[CalibratedItem]
-    place: dict[str, int]
+    position: dict[str, int]
     """Item to its position."""
 
 
@@ -48,7 +48,7 @@ class ItemBank:
         """A set by name, or the first.
 
         Raises:
-            Problem: 404, when it is not there.
+            Problem: 404, when it does not exist.
         """
         if not self.sets:
             raise Problem(
@@ -69,14 +69,14 @@ def calibrated_set(exported: ExportedSet) -> CalibratedSet:
         CalibratedItem(
             **labels[item],
             text=text,
-            discrimination=float(parameters.discrimination[place]),
-            guessing=float(parameters.guessing[place]),
-            ceiling=float(parameters.ceiling[place]),
+            discrimination=float(parameters.discrimination[position]),
+            guessing=float(parameters.guessing[position]),
+            ceiling=float(parameters.ceiling[position]),
         )
-        for place, (item, text) in enumerate(zip(exported.items, exported.texts, strict=True))
+        for position, (item, text) in enumerate(zip(exported.items, exported.texts, strict=True))
     ]
-    place = {item.item: number for number, item in enumerate(items)}
-    return CalibratedSet(exported.set, exported.provenance, parameters, items, place)
+    position = {item.item: number for number, item in enumerate(items)}
+    return CalibratedSet(exported.set, exported.provenance, parameters, items, position)
 
 
 def label_fields(labels: Mapping[Any, Any] | pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -82,7 +82,7 @@ class Args(ServingArgs):
     export: str | None = Field(
         None,
         description="export folder of a finished run, whose design is quoted. None: the paper's design on its published "
-        "price curve. A folder that is not there: quotes answer 422 until a run is finished; rounds work",
+        "price curve. Without the folder, quotes answer 422 until a run is finished; rounds work",
     )
     unit_cents: int = Field(
         100_000_000, ge=1, le=MOST_BUDGET, description="cents that a value of 1, the largest possible, stands for"
@@ -105,7 +105,7 @@ class Args(ServingArgs):
 def regulator(owner: Caller) -> str:
     """Whose request it is, if that is a regulator."""
     if owner not in replica().regulators:
-        raise Problem(403, f"Authorization: {owner} is no regulator; the operator names them in regulators")
+        raise Problem(403, f"Authorization: {owner} is not a regulator; the operator names them in regulators")
     return owner
 
 

@@ -1,4 +1,4 @@
-"""Whether what the ledger holds of a round is what its audit trail says, and what the public may see of it when."""
+"""Audit of a round: the ledger against its audit trail, and what the public may see when."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -142,7 +142,7 @@ def receipt(submission: Submission) -> SubmissionAnswer:
 
 
 def _entries(records: Records, start: int, end: int) -> list[AuditedSubmission]:
-    """While a round is open, scores and models are sealed: whoever saw them could bid a hair above."""
+    """While a round is open, scores and models are sealed: anyone who saw them could bid a hair above."""
     shown, state = records.submissions[start:end], records.round.state
     if state == "open":
         return [AuditedSubmission(submission=entry.number, builder=entry.alias) for entry in shown]

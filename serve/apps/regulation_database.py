@@ -104,12 +104,12 @@ class Database:
     """One connection, used by one thread at a time.
 
     Args:
-        file: made with its folder when it is not there.
+        file: made with its folder if it does not exist.
         busy_seconds: longest wait for another process's write.
 
     Raises:
-        DataError: the file is no ledger, or one of a newer version.
-        InfrastructureError: it can not be opened or written.
+        DataError: the file is not a ledger, or one of a newer version.
+        InfrastructureError: it cannot be opened or written.
     """
 
     def __init__(self, file: str, busy_seconds: float = BUSY_SECONDS) -> None:
@@ -165,7 +165,7 @@ class Database:
         """One state of all tables, whatever is written meanwhile.
 
         Raises:
-            InfrastructureError: the file can not be read.
+            InfrastructureError: the file cannot be read.
         """
         with self._transaction("DEFERRED") as connection:
             yield connection
@@ -195,9 +195,9 @@ class Database:
         except sqlite3.IntegrityError:
             raise
         except (sqlite3.OperationalError, OSError) as error:
-            raise InfrastructureError(f"database {self._path}: can not be used ({error})") from None
+            raise InfrastructureError(f"database {self._path}: cannot be used ({error})") from None
         except sqlite3.DatabaseError as error:
-            raise DataError(f"database {self._path}: is no ledger ({error}); name another file") from None
+            raise DataError(f"database {self._path}: is not a ledger ({error}); name another file") from None
 
 
 def _statements(script: str) -> Iterator[Any]:

@@ -115,7 +115,7 @@ class Ledger:
         busy_seconds: longest wait for another replica's write.
 
     Raises:
-        DataError: the file is no ledger.
+        DataError: the file is not a ledger.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Who may call, and how much at once: bearer keys and a limit of requests under way per key."""
+"""Access control: bearer keys, and a limit of concurrent requests per key."""
 
 from collections import Counter
 from collections.abc import AsyncIterator

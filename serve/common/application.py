@@ -88,7 +88,7 @@ def _require_length(request: Request, most: int, admit: Callable[[Request], obje
 
 
 def _problem(request: Request, error: Exception, as_problem: Callable[[RayworksError], Problem]) -> Problem:
-    """What each kind of error is answered with; what nobody foresaw is logged, not told."""
+    """The answer to each kind of error; unforeseen ones are logged, not told."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, HTTPException):

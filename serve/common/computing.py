@@ -19,7 +19,7 @@ class Computing:
     Args:
         max_waiting: functions that may wait while one runs; beyond that: 503.
         deadline_seconds: wait and work together; beyond that: 504. A function that waits is dropped then; one that runs
-            can not be stopped, and goes on for nobody.
+            cannot be stopped, and runs on unused.
     """
 
     def __init__(self, max_waiting: int, deadline_seconds: float) -> None:

@@ -32,7 +32,7 @@ State = Literal["pending", "running", "succeeded", "failed", "stopped", "lost"]
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How far a job is; of one that failed, the kind of failure (see ``core.errors``) and what it said."""
+    """Progress of a job; of a failed one, the kind of failure (see ``core.errors``) and its message."""
 
     state: State
     failure: str | None = None
@@ -102,7 +102,7 @@ class Jobs:
         """Where a job of this owner leaves its results.
 
         Raises:
-            Problem: 404 when there is no such job, or it is another's.
+            Problem: 404 when the job does not exist or belongs to another owner.
         """
         try:
             card = json.loads((self._spool / job / CARD).read_text()) if self._id.fullmatch(job) else {}
@@ -134,9 +134,9 @@ class Jobs:
         codes = {error.exit_code: kind for kind, error in CLASSES.items()}
         # A driver that was killed has no exit code of its own: the machine failed, not the work.
         failure = codes.get(details.driver_exit_code or 0, InfrastructureError.kind)
-        said = re.findall(rf"^{failure} error: (.*)$", details.message or "", re.MULTILINE)
+        messages = re.findall(rf"^{failure} error: (.*)$", details.message or "", re.MULTILINE)
         hint = "; send the data again" if failure == InfrastructureError.kind else ""
-        detail = said[-1] if said else _first_line(details.message).partition(", last available logs")[0]
+        detail = messages[-1] if messages else _first_line(details.message).partition(", last available logs")[0]
         return JobStatus("failed", failure, detail.replace(f"{self._spool / job}/", "") + hint)
 
 

@@ -34,11 +34,11 @@ class ApiKeys:
         self._read()
 
     def owner(self, key: str) -> str | None:
-        """Whose key it is; ``None`` when nobody's. Every stored hash is compared, each in constant time."""
+        """Owner of the key, if any. Every stored hash is compared, each in constant time."""
         try:
             self._read()
         except DataError:
-            logger.exception("the API keys were changed and can not be read; going on with those read before")
+            logger.exception("the API keys were changed and cannot be read; keeping those read before")
         digest = hash_key(key)
         found = None
         for stored, name in self._names.items():
@@ -54,7 +54,7 @@ class ApiKeys:
             lines = [line.split() for line in self._file.read_text().splitlines() if line.strip()]
         except OSError as error:
             hint = f"make one: python -m serve.common.keys new NAME --file {self._file}"
-            raise DataError(f"api_keys {self._file}: can not be read ({error.strerror}); {hint}") from None
+            raise DataError(f"api_keys {self._file}: cannot be read ({error.strerror}); {hint}") from None
         for number, words in enumerate(lines, 1):
             if len(words) != 2 or len(words[1]) != 64:
                 raise DataError(f"api_keys {self._file}: line {number} is not 'NAME SHA256'")

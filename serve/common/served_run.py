@@ -1,4 +1,4 @@
-"""What every application is: the arguments a Serve config may set, a deployment with queues and real health, its binding."""
+"""The base of every application: arguments of the Serve config, a deployment with queues and real health, its binding."""
 
 import asyncio
 import time
@@ -113,7 +113,7 @@ class ServedRun(ABC):
             async with asyncio.timeout(HEALTH_SECONDS):
                 await self.check()
         except (DataError, ConfigError) as error:
-            # Nothing that a request could mend.
+            # Nothing that a request could fix.
             raise RuntimeError(f"no sound answer: {error}") from error
         finally:
             self._checked_at = time.monotonic()

@@ -46,7 +46,7 @@ def test_a_run_leaves_its_directory_and_a_second_one_only_points_at_it(
     assert (folder / "report.json").stat().st_mtime_ns == written
 
 
-def test_another_config_is_refused_by_field_and_a_harmless_change_is_not(
+def test_another_config_is_refused_by_field_and_a_safe_change_is_not(
     start: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert start(counting__trouble="data") == 4

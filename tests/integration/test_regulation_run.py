@@ -41,7 +41,7 @@ def test_bad_input_ends_with_its_code_and_its_field(tmp_path: Path, capsys: pyte
     for arguments, code, words in (
         (("--auction.price", "1.2"), 2, "auction.price"),
         (("--auction.group_size", "1"), 2, "auction.group_size"),
-        (("--auction.law", str(values)), 4, "mass below zero"),
+        (("--auction.distribution", str(values)), 4, "mass below zero"),
         (("--price.group", "planet"), 4, "price.group"),
         (("--auction.price", "0.05"), 4, "auction.price"),
     ):

@@ -1,4 +1,4 @@
-"""Identities of the auction and the mechanism for any law, price and design."""
+"""Identities of the auction and the mechanism for any distribution, price and design."""
 
 import math
 from collections import Counter
@@ -11,27 +11,37 @@ from rayworks.core.errors import DataError
 from rayworks.systems.regulation.certificate import certify
 from rayworks.systems.regulation.equilibrium import Auction, reserve_participation, solve
 from rayworks.systems.regulation.mechanism import NO_GROUP, Rules, run_mechanism
-from rayworks.systems.regulation.value_laws import BetaLaw, PremiumLaw, SampleLaw, SymmetricBetaLaw, UniformLaw
+from rayworks.systems.regulation.value_distributions import (
+    BetaValues,
+    PremiumDistribution,
+    SampleValues,
+    SymmetricBetaValues,
+    UniformValues,
+)
 
 PRICES = st.floats(0.05, 0.9)
 VALUES = st.lists(st.floats(0.01, 1.0), min_size=8, max_size=60)
-LAWS = st.one_of(
-    st.just(UniformLaw()),
-    st.just(SymmetricBetaLaw()),
-    st.builds(BetaLaw, st.floats(1.2, 6), st.floats(0.6, 6)),
-    VALUES.map(lambda values: SampleLaw([*values, 0.95, 1.0])),
+DISTRIBUTIONS = st.one_of(
+    st.just(UniformValues()),
+    st.just(SymmetricBetaValues()),
+    st.builds(BetaValues, st.floats(1.2, 6), st.floats(0.6, 6)),
+    VALUES.map(lambda values: SampleValues([*values, 0.95, 1.0])),
 )
 GROUPS = st.integers(2, 5).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size - 1)))
 AUCTIONS = st.builds(
-    lambda law, price, scale, groups: Auction(law, price, premium_scale=scale, group_size=groups[0], prizes=groups[1]),
-    LAWS,
+    lambda distribution, price, scale, groups: Auction(
+        distribution, price, premium_scale=scale, group_size=groups[0], prizes=groups[1]
+    ),
+    DISTRIBUTIONS,
     PRICES,
     st.floats(0.2, 2.5),
     GROUPS,
 )
 MODES = st.sampled_from(["paper", "capped"])
 SMOOTH = st.one_of(
-    st.just(UniformLaw()), st.just(SymmetricBetaLaw()), st.builds(BetaLaw, st.floats(1.5, 4), st.floats(1, 4))
+    st.just(UniformValues()),
+    st.just(SymmetricBetaValues()),
+    st.builds(BetaValues, st.floats(1.5, 4), st.floats(1, 4)),
 )
 
 
@@ -75,16 +85,18 @@ def test_whoever_enters_under_a_bare_threshold_enters_the_auction(auction: Aucti
 def test_more_take_part_in_the_auction_than_under_a_bare_threshold(auction: Auction) -> None:
     found = solve(auction, "capped").entrants()
     # The tail moments of a sample jump at its points; the grid of types is as fine as that.
-    slack = 2e-3 if isinstance(auction.law, SampleLaw) else 1e-6
+    slack = 2e-3 if isinstance(auction.distribution, SampleValues) else 1e-6
     assert found.participation >= reserve_participation(auction) - slack
     assert np.all(np.diff(found.below) >= 0)
     assert found.below[-1] == 1
 
 
 @settings(max_examples=40, deadline=None)
-@given(LAWS, PRICES, st.floats(0.1, 2.0))
-def test_premium_law_is_a_law_and_its_rent_the_integral(law: UniformLaw, price: float, top: float) -> None:
-    premium = PremiumLaw(law, price, top)
+@given(DISTRIBUTIONS, PRICES, st.floats(0.1, 2.0))
+def test_premium_distribution_is_a_distribution_and_its_rent_the_integral(
+    distribution: UniformValues, price: float, top: float
+) -> None:
+    premium = PremiumDistribution(distribution, price, top)
     z = np.linspace(0, top, 2001)
     below = premium.cdf(z)
     assert math.isclose(below[-1], 1, abs_tol=1e-9)
@@ -107,9 +119,9 @@ def test_certificates_are_no_negative_gains(auction: Auction, mode: str) -> None
 @settings(max_examples=12, deadline=None)
 @given(SMOOTH, st.floats(0.1, 0.85), st.floats(0.5, 5), GROUPS, st.sampled_from(["coin", "void"]))
 def test_an_entry_consistent_equilibrium_is_one_or_none_is_given(
-    law: UniformLaw, price: float, scale: float, groups: tuple[int, int], tie: str
+    distribution: UniformValues, price: float, scale: float, groups: tuple[int, int], tie: str
 ) -> None:
-    auction = Auction(law, price, premium_scale=scale, group_size=groups[0], prizes=groups[1], tie=tie)
+    auction = Auction(distribution, price, premium_scale=scale, group_size=groups[0], prizes=groups[1], tie=tie)
     try:
         found = solve(auction, "fixed_point")
     except DataError:

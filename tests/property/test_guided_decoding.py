@@ -116,13 +116,15 @@ def test_5_dividing_by_one_plus_a_is_a_change_of_temperature(seed: int, strength
 # 6 -------------------------------------------------------------------------------------------------------------------
 @settings(deadline=None, max_examples=20)
 @given(seeds, strengths)
-def test_6_no_other_law_does_better_at_reward_minus_kl(seed: int, strength: float) -> None:
+def test_6_no_other_distribution_does_better_at_reward_minus_kl(seed: int, strength: float) -> None:
     base, reward = logits(seed)[:1].double().log_softmax(-1), logits(seed + 1)[:1].double().log_softmax(-1)
     one = Guide("r", torch.arange(1), torch.tensor([strength], dtype=torch.double), reward)
     optimum = mix_logits(base, [one]).softmax(-1)
 
-    def objective(law: Tensor) -> Tensor:
-        return (law * reward).sum(-1) - (torch.xlogy(law, law) - law * base).sum(-1) / strength
+    def objective(probabilities: Tensor) -> Tensor:
+        return (probabilities * reward).sum(-1) - (
+            torch.xlogy(probabilities, probabilities) - probabilities * base
+        ).sum(-1) / strength
 
     generator = torch.Generator().manual_seed(seed)
     others = torch.rand(10_000, V, generator=generator, dtype=torch.double).log().mul(-1)
@@ -148,8 +150,10 @@ def test_9_weights_changed_on_the_way_equal_a_restart_with_the_prefix_forced(eng
     for n, found in enumerate(switched):
         prompt = engine.tokenizer("a dress:"[: 3 + n])["input_ids"]
         for at, token in enumerate(found.token_ids):
-            law = _law(engine, [*prompt, *found.token_ids[:at]], {"a": 2.0 * (at >= 3), "b": 1.0 * (at < 5)})
-            assert found.logprobs[at] == pytest.approx(float(law[token]), abs=1e-4)
+            log_probs = _log_probs(
+                engine, [*prompt, *found.token_ids[:at]], {"a": 2.0 * (at >= 3), "b": 1.0 * (at < 5)}
+            )
+            assert found.logprobs[at] == pytest.approx(float(log_probs[token]), abs=1e-4)
         assert found.weights["a"][:3] == (0.0,) * min(3, len(found.weights["a"]))
 
 
@@ -170,8 +174,8 @@ def test_10_cached_batched_decoding_equals_full_recomputation(engine: GuidedEngi
     for n, found in enumerate(ask(engine, dict(weights), count=7)):
         prompt = engine.tokenizer("a dress:"[: 3 + n])["input_ids"]
         for at, token in enumerate(found.token_ids):
-            law = _law(engine, [*prompt, *found.token_ids[:at]], weights)
-            assert found.logprobs[at] == pytest.approx(float(law[token]), abs=1e-4)
+            log_probs = _log_probs(engine, [*prompt, *found.token_ids[:at]], weights)
+            assert found.logprobs[at] == pytest.approx(float(log_probs[token]), abs=1e-4)
 
 
 def test_10_ragged_batches_equal_single_rows(engine: GuidedEngine) -> None:
@@ -282,8 +286,8 @@ def test_a_mixer_reports_rows_by_their_own_weights(
     assert rows[0].reports[0]["kl"] == 0.0 < rows[1].reports[0]["kl"] < rows[2].reports[0]["kl"]
 
 
-def _law(engine: GuidedEngine, ids: list[int], weights: dict[str, float]) -> Tensor:
-    """The guided law after ``ids``, from full forwards."""
+def _log_probs(engine: GuidedEngine, ids: list[int], weights: dict[str, float]) -> Tensor:
+    """The guided log-probabilities after ``ids``, from full forwards."""
     with torch.inference_mode():
         parts = [model.model(torch.tensor([ids])).logits[0, -1] for model in engine.models]
     mixed = parts[0]

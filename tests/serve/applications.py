@@ -49,7 +49,7 @@ BATTLE = {"environment": {"name": "battle/terran_3_vs_3"}}
 CATALOGUE = [f"i{number}" for number in range(30)]
 HOLDS = 15
 """Events that the acceptance models hold."""
-SECTION = AuctionSection(law="beta22", price=0.6, mode="fixed_point")
+SECTION = AuctionSection(distribution="beta22", price=0.6, mode="fixed_point")
 
 
 def alignment(folder: Path, finished_runs: Runs) -> Arguments:
@@ -66,7 +66,12 @@ def difficulty(folder: Path, finished_runs: Runs) -> Arguments:
     found = calibrate("simulated", ResponseSet(responses, {"q00": "easiest"}, responses.table(), "simulated"), config)
     (folder / "export" / "simulated").mkdir(parents=True)
     difficulty_export.write_export(difficulty_export.exported_sets({"simulated": found}), _writer(folder / "export"))
-    settings = {"uncertainty.bootstrap": 2, "uncertainty.split_halves": 1, "subsets.sizes": [2], "compute.workers": 1}
+    settings = {
+        "uncertainty.bootstrap": 2,
+        "uncertainty.split_halves": 1,
+        "adaptive_tests.sizes": [2],
+        "compute.workers": 1,
+    }
     shared = {"spool": str(folder / "spool")}
     return {
         "difficulty": {

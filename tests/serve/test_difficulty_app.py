@@ -294,7 +294,7 @@ def test_items_may_come_with_the_request(send: Send) -> None:
     [
         (NARROW, {"responses": {"a": 1}}, 404, "jobs.run difficulty"),
         ("difficulty", {"responses": {"q00": 1}, "set": "lsat"}, 404, "use one of simulated"),
-        ("difficulty", {"responses": {"zz": 1}}, 422, "'zz' is no item"),
+        ("difficulty", {"responses": {"zz": 1}}, 422, "'zz' is not an item"),
         ("difficulty", {"responses": {"q00": 3}}, 422, "responses.q00"),
         ("difficulty", {"responses": {}, "estimator": "WLE"}, 422, "WLE needs at least one"),
         ("difficulty", {"responses": {}, "population_sd": 2}, 422, "population_sd"),

@@ -177,23 +177,23 @@ def test_best_of_n_keeps_the_best_of_each_group(rewards: list[float]) -> None:
 
 
 def test_13_best_of_n_stays_below_its_kl_bound() -> None:
-    """Exact law of best-of-n on a finite alphabet of distinct rewards against log n - (n-1)/n."""
-    law = np.array([0.4, 0.3, 0.2, 0.1])
-    upper = np.cumsum(law)
+    """Exact distribution of best-of-n on a finite alphabet of distinct rewards against log n - (n-1)/n."""
+    probabilities = np.array([0.4, 0.3, 0.2, 0.1])
+    upper = np.cumsum(probabilities)
     for n in (2, 4, 16):
         best = upper**n - np.concatenate([[0], upper[:-1]]) ** n
-        assert (best * np.log(best / law)).sum() <= best_of_n_kl_bound(n) + 1e-12
+        assert (best * np.log(best / probabilities)).sum() <= best_of_n_kl_bound(n) + 1e-12
 
 
 @given(st.floats(0.3, 2.0), st.floats(0, 4.0))
 def test_sharpening_is_mixing_with_copies_of_the_base(temperature: float, strength: float) -> None:
     logits = np.array([1.0, -0.5, 2.0])
 
-    def law(values: np.ndarray) -> np.ndarray:
+    def softmax(values: np.ndarray) -> np.ndarray:
         return np.exp(values - values.max()) / np.exp(values - values.max()).sum()
 
-    mixed = law((logits + strength * logits) / temperature)
-    assert np.allclose(mixed, law(logits / sharpened_temperature(temperature, strength)))
+    mixed = softmax((logits + strength * logits) / temperature)
+    assert np.allclose(mixed, softmax(logits / sharpened_temperature(temperature, strength)))
 
 
 def test_distinct_n_in_closed_form() -> None:

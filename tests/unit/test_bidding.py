@@ -12,12 +12,16 @@ from rayworks.systems.regulation.bidding_game import entry_game, premium_game
 from rayworks.systems.regulation.equilibrium import Auction, solve
 from rayworks.systems.regulation.learning import learn, noise_response
 from rayworks.systems.regulation.price_curve import published_curve
-from rayworks.systems.regulation.value_laws import SymmetricBetaLaw, UniformLaw, ValueLaw
+from rayworks.systems.regulation.value_distributions import (
+    SymmetricBetaValues,
+    UniformValues,
+    ValueDistribution,
+)
 
 
 @pytest.mark.parametrize(("group_size", "prizes"), [(2, 1), (4, 2)])
 def test_chances_are_those_of_drawn_rivals(group_size: int, prizes: int) -> None:
-    auction = Auction(UniformLaw(), 0.5, group_size=group_size, prizes=prizes)
+    auction = Auction(UniformValues(), 0.5, group_size=group_size, prizes=prizes)
     game = entry_game(auction, 4, 4, 5)
     mixture = np.array([0.4, 0.1, 0.2, 0.0, 0.2, 0.1])
     cleared, won = game.chances(mixture)
@@ -32,7 +36,7 @@ def test_chances_are_those_of_drawn_rivals(group_size: int, prizes: int) -> None
 
 
 def test_noisy_chances_are_those_of_drawn_readings() -> None:
-    game = replace(entry_game(Auction(UniformLaw(), 0.5), 4, 4, 6), noise=0.08)
+    game = replace(entry_game(Auction(UniformValues(), 0.5), 4, 4, 6), noise=0.08)
     mixture = np.array([0.3, 0.1, 0.1, 0.2, 0.1, 0.1, 0.1])
     cleared, won = game.chances(mixture)
     draw = seeds.stream(0, "test", "readings")
@@ -49,7 +53,7 @@ def test_noisy_chances_are_those_of_drawn_readings() -> None:
 
 
 def test_little_noise_is_no_noise() -> None:
-    game = premium_game(Auction(UniformLaw(), 0.5), 10, 40)
+    game = premium_game(Auction(UniformValues(), 0.5), 10, 40)
     mixture = np.full(40, 1 / 40)
     _, exact = game.chances(mixture)
     _, noisy = replace(game, noise=1e-3).chances(mixture)
@@ -61,10 +65,12 @@ def test_little_noise_is_no_noise() -> None:
         replace(game, noise=-1.0)
 
 
-@pytest.mark.parametrize("law", [UniformLaw(), SymmetricBetaLaw()], ids=lambda law: law.name)
+@pytest.mark.parametrize(
+    "distribution", [UniformValues(), SymmetricBetaValues()], ids=lambda distribution: distribution.name
+)
 @pytest.mark.parametrize(("learner", "rounds", "distance"), [("hedge", 300, 0.008), ("fictitious_play", 2000, 0.04)])
-def test_learners_come_to_the_bid(law: ValueLaw, learner: str, rounds: int, distance: float) -> None:
-    auction = Auction(law, 0.5)
+def test_learners_come_to_the_bid(distribution: ValueDistribution, learner: str, rounds: int, distance: float) -> None:
+    auction = Auction(distribution, 0.5)
     game = premium_game(auction, 50, 200)
     target = solve(auction).bid(game.premium)
     found = learn(game, learner, rounds, target)
@@ -77,7 +83,7 @@ def test_learners_come_to_the_bid(law: ValueLaw, learner: str, rounds: int, dist
 
 
 def test_learners_who_may_stay_out_find_the_entry_consistent_equilibrium() -> None:
-    auction = Auction(UniformLaw(), 0.5)
+    auction = Auction(UniformValues(), 0.5)
     expected = solve(auction, "fixed_point")
     entering = expected.entrants()
     game = entry_game(auction, 24, 12, 100)
@@ -89,7 +95,7 @@ def test_learners_who_may_stay_out_find_the_entry_consistent_equilibrium() -> No
 
 
 def test_noise_keeps_builders_out() -> None:
-    auction, curve = Auction(UniformLaw(), 0.5), published_curve()
+    auction, curve = Auction(UniformValues(), 0.5), published_curve()
     equilibrium = solve(auction, "fixed_point")
 
     def game(noise: float) -> object:

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from rayworks.core import config as configs
-from rayworks.core.config import HARMLESS, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, Section, SystemConfig
 from rayworks.core.errors import ConfigError
 
 
 class Part(Section):
     rate: float = Field(0.5, gt=0, lt=1, description="how fast")
-    label: str = Field("a", json_schema_extra=HARMLESS)
+    label: str = Field("a", json_schema_extra=RESUME_SAFE)
 
 
 class Example(SystemConfig):
@@ -63,7 +63,7 @@ def test_bad_files_are_config_errors(tmp_path: Path, text: str) -> None:
             configs.resolve(Example, file=file)
     else:
         assert configs.resolve(Example, file=file) == Example()
-    with pytest.raises(ConfigError, match="can not be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         configs.resolve(Example, file=tmp_path / "missing.yaml")
 
 
@@ -75,7 +75,7 @@ def test_overrides_are_parsed_as_yaml() -> None:
             configs.parse_overrides(wrong)
 
 
-def test_differences_name_what_changed_unless_harmless() -> None:
+def test_differences_name_what_changed_unless_it_is_safe() -> None:
     old = Example().model_dump(mode="json")
     changed = configs.resolve(Example, overrides={"part.rate": 0.1, "part.label": "b", "compute.cpus_per_worker": 2})
     assert configs.differences(old, changed) == ["part.rate"]

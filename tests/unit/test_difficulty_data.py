@@ -136,10 +136,10 @@ def test_schema_faults_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="eval only"):
         easy2hard.load("E2H-ARC", "train")
     for source in (tmp_path, tmp_path / "none.parquet"):
-        with pytest.raises(DataError, match="mend the path"):
+        with pytest.raises(DataError, match="correct the path"):
             easy2hard.load("E2H-ARC", "eval", str(source))
     (tmp_path / "eval.jsonl").write_text("{broken")
-    with pytest.raises(DataError, match="can not be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         easy2hard.load("E2H-ARC", "eval", str(tmp_path))
 
 
@@ -157,7 +157,7 @@ def test_the_hub_is_asked_for_the_config_and_the_split(monkeypatch: pytest.Monke
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert len(easy2hard.load("E2H-ARC").table) == 4
     easy2hard.load("E2H-ARC", source="hub:a/b:other")
-    with pytest.raises(DataError, match=r"no/where E2H-ARC eval: can not be loaded \(there is no such set\)"):
+    with pytest.raises(DataError, match=r"no/where E2H-ARC eval: cannot be loaded \(there is no such set\)"):
         easy2hard.load("E2H-ARC", source="hub:no/where")
     assert asked[:2] == [("furonghuang-lab/Easy2Hard-Bench", "E2H-ARC", "eval"), ("a/b", "other", "eval")]
 

@@ -162,7 +162,7 @@ def test_truncated_models_are_the_first_layers(tiny_model: str) -> None:
 def test_models_and_tokenizers_that_are_not_there_are_data_errors(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     for load in (load_model, load_tokenizer):
-        with pytest.raises(DataError, match="can not be loaded"):
+        with pytest.raises(DataError, match="cannot be loaded"):
             load(str(tmp_path))
 
 

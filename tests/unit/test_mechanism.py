@@ -9,7 +9,11 @@ from rayworks.systems.regulation.mechanism import STATUSES, Rules, run_mechanism
 from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
 from rayworks.systems.regulation.simulation import exact_curves, play_round, simulated_curves
 from rayworks.systems.regulation.stress import other_test_data, rings, sybils, uncertain_values
-from rayworks.systems.regulation.value_laws import SampleLaw, SymmetricBetaLaw, UniformLaw
+from rayworks.systems.regulation.value_distributions import (
+    SampleValues,
+    SymmetricBetaValues,
+    UniformValues,
+)
 
 
 def statuses(scores: list[float], rules: Rules, pairing: list[float], ties: list[float]) -> list[str]:
@@ -79,7 +83,7 @@ def test_bad_rounds_are_refused() -> None:
 
 def test_a_round_agrees_with_the_quadrature() -> None:
     curve = published_curve()
-    auction = Auction(SymmetricBetaLaw(), 0.4)
+    auction = Auction(SymmetricBetaValues(), 0.4)
     equilibrium = solve(auction)
     threshold = float(curve.compliance(0.4))
     played = play_round(equilibrium, curve, Rules(threshold), 200_000, seed=5)
@@ -98,7 +102,7 @@ def test_a_round_agrees_with_the_quadrature() -> None:
 
 
 def test_curves_by_quadrature_and_by_drawing_agree() -> None:
-    auction, prices = Auction(UniformLaw(), 0.5, group_size=3, premium_scale=1.5), [0.2, 0.5, 0.9]
+    auction, prices = Auction(UniformValues(), 0.5, group_size=3, premium_scale=1.5), [0.2, 0.5, 0.9]
     exact = exact_curves(auction, prices, "fixed_point", published_curve())
     drawn = simulated_curves(auction, prices, "fixed_point", 100_000, seed=1)
     np.testing.assert_allclose(drawn.participation, exact.participation, atol=0.005)
@@ -111,13 +115,15 @@ def test_curves_by_quadrature_and_by_drawing_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "price", "spend", "reserve_price", "reserve_spend"),
-    [(UniformLaw(), 0.40, 0.2318, 0.36, 0.1803), (SymmetricBetaLaw(), 0.34, 0.2408, 0.31, 0.1867)],
+    ("distribution", "price", "spend", "reserve_price", "reserve_spend"),
+    [(UniformValues(), 0.40, 0.2318, 0.36, 0.1803), (SymmetricBetaValues(), 0.34, 0.2408, 0.31, 0.1867)],
 )
 def test_the_price_at_which_builders_spend_most(
-    law: UniformLaw, price: float, spend: float, reserve_price: float, reserve_spend: float
+    distribution: UniformValues, price: float, spend: float, reserve_price: float, reserve_spend: float
 ) -> None:
-    found = exact_curves(Auction(law, 0.5), np.linspace(0.01, 0.99, 99).tolist(), "paper", PriceCurve.identity())
+    found = exact_curves(
+        Auction(distribution, 0.5), np.linspace(0.01, 0.99, 99).tolist(), "paper", PriceCurve.identity()
+    )
     assert found.price[np.argmax(found.spend)] == pytest.approx(price)
     assert found.spend.max() == pytest.approx(spend, abs=5e-4)
     assert found.price[np.argmax(found.spend_reserve)] == pytest.approx(reserve_price)
@@ -125,7 +131,7 @@ def test_the_price_at_which_builders_spend_most(
 
 
 def test_prices_that_nobody_can_pay_or_has_are_empty() -> None:
-    low = Auction(SampleLaw(np.linspace(0.1, 0.7, 50)), 0.3, cap=0.6)
+    low = Auction(SampleValues(np.linspace(0.1, 0.7, 50)), 0.3, cap=0.6)
     for found in (
         exact_curves(low, [0.3, 0.65, 0.8], "paper", PriceCurve.identity()),
         simulated_curves(low, [0.3, 0.65, 0.8], "paper", 1000, 0),
@@ -138,7 +144,7 @@ def test_prices_that_nobody_can_pay_or_has_are_empty() -> None:
 
 def test_rings_pay_only_when_nearly_all_are_in() -> None:
     """With everybody in, a member wins every second pair for the bare price."""
-    equilibrium = solve(Auction(UniformLaw(), 0.5))
+    equilibrium = solve(Auction(UniformValues(), 0.5))
     points, break_even = rings(equilibrium, (0.0, 1.0))
     entering = equilibrium.entrants()
     won = np.interp(entering.z, entering.z, entering.below)
@@ -152,7 +158,7 @@ def test_rings_pay_only_when_nearly_all_are_in() -> None:
 
 def test_rings_where_all_high_types_bid_the_cap() -> None:
     for mode in ("capped", "fixed_point"):
-        points, _ = rings(solve(Auction(UniformLaw(), 0.6, premium_scale=3), mode), (0.0, 0.5))
+        points, _ = rings(solve(Auction(UniformValues(), 0.6, premium_scale=3), mode), (0.0, 0.5))
         assert points[0].outsider_gain == pytest.approx(0, abs=1e-12)
         assert points[1].outsider_gain > 0
 
@@ -160,14 +166,14 @@ def test_rings_where_all_high_types_bid_the_cap() -> None:
 def test_a_second_model_pays_below_a_price_of_a_third() -> None:
     """``rent(1/2) = 3/8 - p/8`` exceeds ``p`` exactly below 1/3 for uniform values."""
     for price in (0.2, 0.33, 0.34, 0.5):
-        found = sybils(solve(Auction(UniformLaw(), price)))
+        found = sybils(solve(Auction(UniformValues(), price)))
         assert found.rebuilt_gain == pytest.approx(max(0.0, 0.375 - price / 8 - price), abs=1e-3)
         assert (found.rebuilt_share > 0) == (price < 1 / 3)
         assert found.copied_gain == pytest.approx(0.5, abs=1e-3)
 
 
 def test_unforeseen_readings_reject_and_misrank() -> None:
-    curve, equilibrium = published_curve(), solve(Auction(UniformLaw(), 0.5))
+    curve, equilibrium = published_curve(), solve(Auction(UniformValues(), 0.5))
     rules = Rules(float(curve.compliance(0.5)))
     exact, noisy = other_test_data(equilibrium, curve, rules, (0.0, 0.05), 20_000, seed=0)
     assert (exact.rejected, exact.misranked) == (0, 0)
@@ -178,7 +184,7 @@ def test_unforeseen_readings_reject_and_misrank() -> None:
 
 
 def test_values_that_are_guessed_cost_builders() -> None:
-    curve, equilibrium = published_curve(), solve(Auction(UniformLaw(), 0.5))
+    curve, equilibrium = published_curve(), solve(Auction(UniformValues(), 0.5))
     rules = Rules(float(curve.compliance(0.5)))
     known, guessed = uncertain_values(equilibrium, curve, rules, (0.0, 0.5), 20_000, seed=0)
     assert guessed.at_a_loss > known.at_a_loss

@@ -79,7 +79,7 @@ def test_npm_tarball_keeps_only_the_named_members_and_no_path_leaves_the_folder(
     other = PackageSource("carrier", "1.0", digest, ("package/a/", "package/c.txt"), "npm")
     assert other.folder != folder
     digest = _archive(client / "archive.tgz", {"package/../../../evil.txt": "!"})
-    with pytest.raises(DataError, match="can not be unpacked"):
+    with pytest.raises(DataError, match="cannot be unpacked"):
         cache.fetch_package(PackageSource("evil", "1.0", digest, ("package",), "npm"))
     assert not list(client.parent.rglob("evil.txt"))
 
@@ -140,7 +140,7 @@ def test_r_objects_of_both_kinds_of_file(tmp_path: Path) -> None:
     broken = tmp_path / "broken.rda"
     broken.write_bytes(datasets.fetch("math-exam").read_bytes()[:500])
     for path in (broken, tmp_path / "none.rda", tmp_path / "none.rdx"):
-        with pytest.raises(DataError, match="can not be read as R data"):
+        with pytest.raises(DataError, match="cannot be read as R data"):
             r_data.read_object(path, "x")
 
 

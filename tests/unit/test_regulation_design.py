@@ -15,7 +15,7 @@ from rayworks.systems.regulation.design import (
     expected_premiums,
     make_design,
     measure_design,
-    value_law,
+    value_distribution,
 )
 from rayworks.systems.regulation.exported import DESIGN, ExportedDesign, read_export, write_export
 from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
@@ -55,7 +55,9 @@ def test_more_budget_brings_more_in() -> None:
 def test_a_design_survives_its_file(tmp_path: Path) -> None:
     values = tmp_path / "values.csv"
     pd.DataFrame({"value": np.linspace(0.05, 1, 200)}).to_csv(values, index=False)
-    section = AuctionSection(law=str(values), price=None, threshold=0.6, premium_budget=0.02, group_size=3, prizes=2)
+    section = AuctionSection(
+        distribution=str(values), price=None, threshold=0.6, premium_budget=0.02, group_size=3, prizes=2
+    )
     design = make_design(section, published_curve(resamples=10))
     write_export(ExportedDesign(design, section), lambda name, data: (tmp_path / name).write_bytes(data))
     values.unlink()
@@ -71,16 +73,16 @@ def test_a_design_survives_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "words"),
+    ("distribution", "words"),
     [
         ("normal", "unknown"),
         ("beta(0.5, 2)", "a > 1"),
-        ("nowhere.csv", "can not be read"),
+        ("nowhere.csv", "cannot be read"),
     ],
 )
-def test_laws_that_are_none(law: str, words: str) -> None:
+def test_distributions_that_are_none(distribution: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        value_law(law)
+        value_distribution(distribution)
 
 
 def test_files_of_values_are_checked(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_files_of_values_are_checked(tmp_path: Path) -> None:
     ):
         pd.DataFrame(table).to_csv(path, index=False)
         with pytest.raises(DataError, match=words):
-            value_law(str(path))
+            value_distribution(str(path))
 
 
 def test_a_price_off_the_curve_is_refused_with_the_field() -> None:
@@ -113,7 +115,7 @@ def test_a_price_off_the_curve_is_refused_with_the_field() -> None:
         ({"auction.group_size": 1}, "auction.group_size"),
         ({"auction.prizes": 2}, "leaves no contest"),
         ({"auction.cap": 0.3}, "auction.cap"),
-        ({"scope.stages": ["curves"]}, "leave design in"),
+        ({"scope.stages": ["curves"]}, "design is missing"),
         ({"scope.stages": ["design"], "price.curve": "measured"}, "needs the stage price"),
         ({"price.shares": [0.1, 0.2, 0.7]}, "price.shares"),
         ({"noise.levels": [-0.1]}, "noise.levels"),

@@ -384,7 +384,7 @@ def test_files_that_are_no_ledger_are_refused_by_name(tmp_path: Path) -> None:
             connection.execute(statement)
         with pytest.raises(DataError, match=f"{name}: holds tables of version"):
             Ledger(str(tmp_path / name))
-    with pytest.raises(InfrastructureError, match="can not be used"):
+    with pytest.raises(InfrastructureError, match="cannot be used"):
         Ledger(str(text / "below"))
 
 

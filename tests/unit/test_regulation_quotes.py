@@ -62,7 +62,7 @@ def test_bids_are_never_below_the_price_and_entry_never_costs(value: int, share:
 
 
 def test_an_export_is_quoted_as_it_was_solved(tmp_path: Path) -> None:
-    auction = {"law": "beta22", "price": 0.1, "mode": "fixed_point", "premium_scale": 1.5, "group_size": 3}
+    auction = {"distribution": "beta22", "price": 0.1, "mode": "fixed_point", "premium_scale": 1.5, "group_size": 3}
     quotes = export(tmp_path, PriceCurve.identity(), **auction)
     found = quotes.quote(body(60_000_000, 0.25))
     assert (found.design, found.mode, found.price_cents, found.threshold) == ("export", "fixed_point", 10_000_000, 0.1)

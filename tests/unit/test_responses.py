@@ -185,8 +185,8 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.parquet"
     broken.write_text("no parquet")
     for source, message in (
-        (str(broken), "can not be read"),
-        (str(tmp_path / "none.csv"), "can not be read"),
+        (str(broken), "cannot be read"),
+        (str(tmp_path / "none.csv"), "cannot be read"),
         (str(tmp_path / "table.xlsx"), "neither an embedded set nor a .csv"),
     ):
         with pytest.raises(DataError, match=message):

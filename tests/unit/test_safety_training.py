@@ -144,7 +144,7 @@ def test_missing_numbers_are_average_and_missing_labels_left_out(options: Traini
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"source": "nowhere.csv"}, r"price.source 'nowhere.csv': can not be read"),
+        ({"source": "nowhere.csv"}, r"price.source 'nowhere.csv': cannot be read"),
         ({"source": "census"}, r"price.source 'census': is neither adult nor a .csv or .parquet file"),
         ({"label": "paid"}, r"price.label: .* has no column 'paid'; it has income, savings"),
         ({"group": "village"}, r"price.group: .* has no column 'village'"),

@@ -12,7 +12,7 @@ def parameters(rows: int, temperature: float = 1.0, top_k: int = 0, top_p: float
 
 
 def reference(logits: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
-    """The law of one row, written the slow way."""
+    """The distribution of one row, written the slow way."""
     scaled = logits.astype(float) / temperature
     order = np.argsort(-scaled, kind="stable")
     kept = order[: top_k or None]
@@ -20,9 +20,9 @@ def reference(logits: np.ndarray, temperature: float, top_k: int, top_p: float) 
     mass /= mass.sum()
     if top_p < 1:
         kept = kept[: int(np.searchsorted(np.cumsum(mass) - mass, top_p, side="left"))]
-    law = np.zeros(len(logits))
-    law[kept] = np.exp(scaled[kept] - scaled[kept].max())
-    return law / law.sum()
+    probabilities = np.zeros(len(logits))
+    probabilities[kept] = np.exp(scaled[kept] - scaled[kept].max())
+    return probabilities / probabilities.sum()
 
 
 @settings(deadline=None, max_examples=60)
@@ -32,7 +32,7 @@ def reference(logits: np.ndarray, temperature: float, top_k: int, top_p: float) 
     top_k=st.integers(0, 12),
     top_p=st.sampled_from([1.0, 0.95, 0.5, 0.1]),
 )
-def test_law_is_the_reference_law(seed: int, temperature: float, top_k: int, top_p: float) -> None:
+def test_distribution_is_the_reference_law(seed: int, temperature: float, top_k: int, top_p: float) -> None:
     logits = torch.randn(3, 10, generator=torch.Generator().manual_seed(seed)) * 3
     found = sampling_logits(logits, parameters(3, temperature, top_k, top_p)).softmax(dim=-1)
     for row in range(3):
@@ -40,7 +40,7 @@ def test_law_is_the_reference_law(seed: int, temperature: float, top_k: int, top
         assert np.allclose(found[row].numpy(), expected, atol=1e-5)
 
 
-def test_draws_follow_the_law() -> None:
+def test_draws_follow_the_distribution() -> None:
     logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]])
     uniforms = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     tokens, logprobs = sample(logits.expand(20_000, 4), parameters(20_000), uniforms)

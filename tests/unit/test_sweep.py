@@ -101,7 +101,7 @@ def test_draws_stay_between_the_ends(uniform: float, low: float, width: float) -
         ({"space": {"counting.to": {"loguniform": [0, 1]}}}, "has no logarithm"),
         ({"space": {}}, "space"),
         ({"space": {"run.seed": {"grid": [1, 2]}}}, "use seeds"),
-        ({"metric": "accuracy"}, "'accuracy' is no headline number of counting; one of count, total"),
+        ({"metric": "accuracy"}, "'accuracy' is not a headline number of counting; one of count, total"),
         ({"metric": ["count", "total"]}, "give min or max for each"),
         ({"mode": "most"}, "mode"),
         ({"search": "random"}, "samples: needs a number of designs"),

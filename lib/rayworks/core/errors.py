@@ -12,7 +12,7 @@ class RayworksError(Exception):
 
 
 class ConfigError(RayworksError):
-    """The config can not be run as written; never retried."""
+    """The config cannot be run as written; never retried."""
 
     exit_code = 2
     kind = "config"

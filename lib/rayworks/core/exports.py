@@ -1,4 +1,4 @@
-"""What a run leaves for Serve: a folder that each system's ``exported.py`` writes and reads, and trusts in nothing."""
+"""Reading the folder that a run exports for Serve, with every failure turned into one kind of error."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ Write = Callable[[str, bytes], object]
 
 @contextmanager
 def reading(folder: str | Path, system: str) -> Iterator[Path]:
-    """Around the reading of an export: gives its folder, and turns whatever goes wrong inside into one kind of error.
+    """Context of reading an export: yields its folder and turns any failure inside into one kind of error.
 
     Files may be missing, cut off, of another system or made by hand, so no exception of a parser or a model is excluded.
 

@@ -26,7 +26,7 @@ class Table:
 
 @dataclass
 class Report:
-    """What a run found.
+    """Results of a run.
 
     ``headline`` holds the numbers a reader compares between runs; a value that could not be measured is ``None``.
     """

@@ -52,7 +52,7 @@ class RunDirectory:
         return f"{self.uri}/{relative}"
 
     def exists(self, relative: str = "") -> bool:
-        """Whether the file or folder is there."""
+        """Whether the file or folder exists."""
         return bool(self._files.exists(f"{self._folder}/{relative}".rstrip("/")))
 
     def read(self, relative: str) -> bytes:
@@ -77,11 +77,11 @@ class RunDirectory:
         return self.path(relative)
 
     def write_json(self, relative: str, value: Any) -> str:
-        """Write a JSON file whole; refuses what JSON can not hold (NaN, infinities)."""
+        """Write a JSON file whole; refuses what JSON cannot hold (NaN, infinities)."""
         return self.write(relative, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
     def put_folder(self, local: Path, relative: str) -> str:
-        """Copy a local folder in, replacing what is there once the copy is complete."""
+        """Copy a local folder in, replacing an existing one once the copy is complete."""
         target = f"{self._folder}/{relative}"
         staging = f"{target}.{uuid.uuid4().hex[:8]}.partial"
         self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
@@ -99,7 +99,7 @@ class RunDirectory:
         return local
 
     def remove_folder(self, relative: str) -> None:
-        """Remove a folder of the run; nothing happens when it is not there."""
+        """Remove a folder of the run, if it exists."""
         if self.exists(relative):
             self._files.rm(f"{self._folder}/{relative}", recursive=True)
 

@@ -1,4 +1,4 @@
-"""What a sweep is, before ray is loaded: its YAML, its designs, and the trials they make.
+"""A sweep without Ray: its YAML, its designs, and the trials they make.
 
 A design is one value for each varied field; a trial is one run of a design with one seed.
 """
@@ -19,7 +19,7 @@ from rayworks.core.errors import ConfigError
 from rayworks.core.registry import SystemSpec
 
 OWN_FIELDS = {"run.seed": "use seeds", "run.name": "the sweep names its trials", "run.storage": "set it in base"}
-"""Fields that a space can not vary, and what to do instead."""
+"""Fields that a space cannot vary, and what to do instead."""
 SMOKE = "smoke"
 """Key of a sweep's YAML whose settings ``--smoke`` puts over the others: fewer designs, another name."""
 METRICS = 2
@@ -31,7 +31,7 @@ def _listed(value: Any) -> Any:
 
 
 class Dimension(Section):
-    """Where the values of one field come from; exactly one of these."""
+    """Source of one field's values; exactly one of these."""
 
     grid: list[Any] | None = Field(None, min_length=1, description="every one of these")
     choice: list[Any] | None = Field(None, min_length=1, description="one of these at random")
@@ -58,7 +58,7 @@ class Dimension(Section):
 
     @property
     def ends(self) -> list[Any]:
-        """The values listed, or the ends of the range: what has to be legal."""
+        """The values listed, or the ends of the range: all must be legal."""
         return self.values or list(self.uniform or self.loguniform or self.randint or ())
 
     def at(self, uniform: float) -> Any:
@@ -188,12 +188,12 @@ class Sweep(Generic[ConfigT]):
 
     @property
     def seeds(self) -> Sequence[int]:
-        """Of each design's repetitions."""
+        """Seeds of each design's repetitions."""
         return self.settings.seeds or (self.base.run.seed,)
 
     @property
     def planned(self) -> int:
-        """How many trials it has when all designs are known."""
+        """Number of trials once all designs are known."""
         designs = self.settings.samples or math.prod(
             len(dimension.values) for dimension in self.settings.space.values()
         )
@@ -203,7 +203,7 @@ class Sweep(Generic[ConfigT]):
         """The trial of a design.
 
         Raises:
-            ConfigError: the design is no valid config of the system.
+            ConfigError: the design is not a valid config of the system.
         """
         name = f"{self.base.run.name}.{trial_name(design, seed)}"
         overrides = {**values, "run.seed": seed, "run.name": name}
@@ -214,7 +214,7 @@ class Sweep(Generic[ConfigT]):
         """All trials of a grid or of random draws, design by design; none for a search that learns.
 
         Raises:
-            ConfigError: a design is no valid config of the system.
+            ConfigError: a design is not a valid config of the system.
         """
         if self.settings.search == "optuna":
             return []
@@ -252,7 +252,7 @@ def read_sweep(
     base = configs.resolve(spec.config, smoke=spec.smoke if smoke else None, file=settings.base, overrides=overrides)
     for name, dimension in settings.space.items():
         if name in OWN_FIELDS:
-            raise ConfigError(f"space.{name}: can not be varied; {OWN_FIELDS[name]}")
+            raise ConfigError(f"space.{name}: cannot be varied; {OWN_FIELDS[name]}")
         if name in (overrides or {}):
             raise ConfigError(f"--{name}: the sweep varies it; drop the option or take the field out of space")
         if settings.search == "optuna":
@@ -261,7 +261,9 @@ def read_sweep(
     numbers = (*spec.headline, *spec.optional_headline)
     unknown = [metric for metric in settings.metric if metric not in numbers]
     if unknown:
-        raise ConfigError(f"metric: {unknown[0]!r} is no headline number of {spec.name}; one of {', '.join(numbers)}")
+        raise ConfigError(
+            f"metric: {unknown[0]!r} is not a headline number of {spec.name}; one of {', '.join(numbers)}"
+        )
     sweep = Sweep(spec, settings, base)
     sweep.trials()
     return sweep

@@ -151,7 +151,7 @@ def _cell(value: Any) -> Cell:
 
 
 def _numbers(sweep: Sweep[Any], trials: Sequence[TrialResult]) -> list[str]:
-    """The headline numbers of the system, but for those that its configs may leave out and no trial has."""
+    """Headline numbers of the system, without optional ones that no trial has."""
     optional = sweep.spec.optional_headline
     measured = [name for name in optional if any(trial.headline.get(name) is not None for trial in trials)]
     return [*sweep.spec.headline, *measured]
@@ -206,7 +206,7 @@ def _parallel_coordinates(sweep: Sweep[Any], designs: Sequence[Design]) -> bytes
     columns: dict[str, list[Any]] = {name: [design.values[name] for design in designs] for name in space}
     columns |= {metric: [design.means.get(metric) for design in designs] for metric in metrics}
     logarithmic = {name for name, dimension in space.items() if dimension.loguniform}
-    places = {name: _places(column, name in logarithmic) for name, column in columns.items()}
+    positions = {name: _positions(column, name in logarithmic) for name, column in columns.items()}
     names = [name.replace(".", ".\n") + (" (log)" if name in logarithmic else "") for name in space]
     names += [f"{metric}\n({mode})" for metric, mode in zip(metrics, sweep.settings.mode, strict=True)]
     deciding = columns[metrics[0]]
@@ -218,10 +218,10 @@ def _parallel_coordinates(sweep: Sweep[Any], designs: Sequence[Design]) -> bytes
         axes = drawing.ax
         drawing.figure.set_figwidth(max(drawing.figure.get_figwidth(), 1.3 * len(columns) + 0.8))
         for rank in reversed(range(len(designs))):
-            line = [heights[rank] for heights, _ in places.values()]
+            line = [heights[rank] for heights, _ in positions.values()]
             emphasis: dict[str, Any] = {"linewidth": 2.2} if rank < HIGHLIGHTED else {"linewidth": 0.9, "alpha": 0.35}
             axes.plot(range(len(columns)), line, color=shades.to_rgba(deciding[rank]), **emphasis)
-        for at, (_, ticks) in enumerate(places.values()):
+        for at, (_, ticks) in enumerate(positions.values()):
             axes.vlines(at, 0, 1, color="#9ca3af", linewidth=1, zorder=3)
             for height, label in ticks.items():
                 _label(axes, at, height, label)
@@ -243,7 +243,7 @@ def _label(axes: Any, at: float, height: float, label: str) -> None:
     axes.text(at, height + edge[1], label, fontsize=8, ha="center", va=edge[0], bbox=background, zorder=4)
 
 
-def _places(column: Sequence[Any], logarithmic: bool) -> tuple[list[float], dict[float, str]]:
+def _positions(column: Sequence[Any], logarithmic: bool) -> tuple[list[float], dict[float, str]]:
     """Heights in [0, 1] of a column's values, and labels by height: numbers on a scale, anything else in steps."""
     if all(_is_number(value) for value in column):
         low, high = min(column), max(column)
@@ -252,7 +252,7 @@ def _places(column: Sequence[Any], logarithmic: bool) -> tuple[list[float], dict
         width = (max(scaled) - min(scaled)) or 1.0
         return [(value - min(scaled)) / width for value in scaled], labels
     names = sorted(set(map(str, column)))
-    steps = {name: place / max(len(names) - 1, 1) for place, name in enumerate(names)}
+    steps = {name: position / max(len(names) - 1, 1) for position, name in enumerate(names)}
     return [steps[str(value)] for value in column], {height: name for name, height in steps.items()}
 
 
@@ -280,7 +280,7 @@ def _pareto(designs: Sequence[Design], metrics: Sequence[str], modes: Sequence[s
 
 
 def _apart(front: Sequence[Design], x: str, y: str) -> list[Design]:
-    """Of a front, those whose labels do not touch the one before."""
+    """Points of a front whose labels do not overlap the previous one."""
     widths = {
         metric: (max(d.means[metric] for d in front) - min(d.means[metric] for d in front)) or 1.0 for metric in (x, y)
     }

@@ -1,4 +1,4 @@
-"""The decode loop on a thread of its own, for servers: requests come from other threads and tokens go back as they fall."""
+"""The decode loop on its own thread, for servers: other threads send requests and get tokens as they are drawn."""
 
 import queue
 import threading
@@ -41,7 +41,7 @@ class BackgroundDecoding:
         """Queue a row.
 
         Returns:
-            resolves to the row once it has finished, with its ``on_token`` called on the way; it can not be cancelled
+            resolves to the row once it has finished, with its ``on_token`` called on the way; it cannot be cancelled
             itself, use :meth:`cancel`.
 
         Raises:

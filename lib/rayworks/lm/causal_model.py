@@ -1,4 +1,4 @@
-"""One causal LM behind one question: which logits follow these sequences?"""
+"""A causal LM that computes the next-token logits of many sequences, through a slot cache."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -121,7 +121,7 @@ class CausalModel:
         return torch.cat(parts)[order].float()
 
     def release(self, slot: int) -> None:
-        """Forget a row; its slot may be given to another."""
+        """Forget a row and free its slot."""
         self._held[slot] = 0
 
     def nbytes(self) -> int:
@@ -132,8 +132,8 @@ class CausalModel:
 
     def _prefill(self, prompts: list[tuple[int, ...]], slots: list[int]) -> Tensor:
         distinct = list(dict.fromkeys(prompts))
-        place = {prompt: index for index, prompt in enumerate(distinct)}
-        copies = torch.tensor([place[prompt] for prompt in prompts])
+        position = {prompt: index for index, prompt in enumerate(distinct)}
+        copies = torch.tensor([position[prompt] for prompt in prompts])
         lengths = torch.tensor([len(prompt) for prompt in distinct])
         longest = int(lengths.max())
         ids = torch.zeros((len(distinct), longest), dtype=torch.long)

@@ -21,7 +21,7 @@ def prepare(name: str) -> str:
     """What transformers can load for ``name``: a folder, or a hub id. A packaged GGUF is converted at the first call.
 
     Raises:
-        DataError: no such model.
+        DataError: the model does not exist.
     """
     source = models.locate(name)
     if source.kind != "gguf":
@@ -34,7 +34,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model.
 
     Raises:
-        DataError: it can not be loaded.
+        DataError: it cannot be loaded.
     """
     location = prepare(name)
     try:
@@ -42,7 +42,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     except (ConnectionError, TimeoutError):
         raise
     except (OSError, ValueError) as error:
-        raise DataError(f"model {name!r}: its tokenizer can not be loaded ({_first_line(error)})") from None
+        raise DataError(f"model {name!r}: its tokenizer cannot be loaded ({_first_line(error)})") from None
     return tokenizer
 
 
@@ -56,7 +56,7 @@ def load_model(name: str, dtype: str = "float32", layers: int | None = None, dev
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        DataError: it can not be loaded, has fewer layers, or scales its logits.
+        DataError: it cannot be loaded, has fewer layers, or scales its logits.
     """
     location = prepare(name)
     try:
@@ -64,7 +64,7 @@ def load_model(name: str, dtype: str = "float32", layers: int | None = None, dev
     except (ConnectionError, TimeoutError):
         raise
     except (OSError, ValueError) as error:
-        raise DataError(f"model {name!r}: can not be loaded ({_first_line(error)})") from None
+        raise DataError(f"model {name!r}: cannot be loaded ({_first_line(error)})") from None
     scaled = [key for key in LOGIT_SCALES if getattr(model.config.get_text_config(), key, None) not in (None, 1, 1.0)]
     if scaled:
         raise DataError(f"model {name!r}: changes its logits by {', '.join(scaled)}, which scoring here leaves out")

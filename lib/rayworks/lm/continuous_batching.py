@@ -1,7 +1,7 @@
 """The decode loop: rows of any length, finished rows leave at once, waiting rows take their slots.
 
 One loop serves a single model and a base with guides: a :class:`LogitMixer` says which models a row needs at this token
-and how their logits become one law.
+and how their logits become one distribution.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ from rayworks.lm.sampling import SamplingParameters, sample
 
 @dataclass(eq=False)
 class Row:
-    """A request on its way: its ids in every model's own prompt, and what was drawn so far."""
+    """A request under way: its prompt ids for every model, and the tokens drawn so far."""
 
     request: GenerationRequest
     prompts: tuple[tuple[int, ...], ...]
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass
 class Mixed:
-    """The law of the next token, and how to report it once tokens are drawn."""
+    """The distribution of the next token, and how to report it once tokens are drawn."""
 
     logits: Tensor
     """``[rows, vocabulary]`` float32."""
@@ -55,7 +55,7 @@ class Mixed:
 
 
 class LogitMixer(Protocol):
-    """Turns the logits of several models into one law per row."""
+    """Turns the logits of several models into one distribution per row."""
 
     def guides(self, row: Row) -> Sequence[int]:
         """Models beside the base that this row needs for its next token."""
@@ -71,7 +71,7 @@ class LogitMixer(Protocol):
 
 
 class SingleModel:
-    """The mixer of one model alone: its own law."""
+    """The mixer of one model alone: its own distribution."""
 
     def guides(self, row: Row) -> Sequence[int]:
         """None."""
@@ -109,7 +109,7 @@ class ContinuousBatching:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether no row is decoding or waiting."""
         return not self._active and not self._waiting
 
     def submit(self, row: Row) -> Row:
@@ -172,7 +172,7 @@ class ContinuousBatching:
         rows = list(self._active)
         if not rows:
             return []
-        mixed = self._next_law(rows)
+        mixed = self._next_distribution(rows)
         tokens, logprobs = sample(mixed.logits, _parameters(rows, mixed.logits.device), self._uniforms(rows))
         reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
         for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
@@ -181,7 +181,7 @@ class ContinuousBatching:
             self._take(row, token)
         return [row for row in rows if row.finish_reason is not None]
 
-    def _next_law(self, rows: list[Row]) -> Mixed:
+    def _next_distribution(self, rows: list[Row]) -> Mixed:
         base = self._models[0].next_logits([row.sequence(0) for row in rows], [row.slot for row in rows])
         asking: dict[int, list[int]] = {}
         for index, row in enumerate(rows):

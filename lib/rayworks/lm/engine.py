@@ -1,4 +1,4 @@
-"""What every language-model engine offers, whoever runs the model: ``generate`` and ``score``."""
+"""The interface of every language-model engine: ``generate`` and ``score``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,13 +56,13 @@ class Generation:
     logprobs: tuple[float, ...]
     """log-probability of each token (and of the end token, when that ended it) under the model itself."""
     sampling_logprobs: tuple[float, ...]
-    """The same under the law drawn from, after temperature and truncation."""
+    """The same under the sampling distribution, after temperature and truncation."""
     prompt_tokens: int
 
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """A response whose probability after a prompt is asked."""
+    """A response to score after its prompt."""
 
     prompt: str
     response: str

@@ -26,7 +26,7 @@ class SamplingParameters:
 
 
 def sampling_logits(logits: Tensor, parameters: SamplingParameters) -> Tensor:
-    """Logits of the law that is drawn from: temperature first, then top-k, then top-p.
+    """Logits of the sampling distribution: temperature first, then top-k, then top-p.
 
     Args:
         logits: ``[rows, vocabulary]`` float32, with -inf where a token is forbidden.
@@ -61,15 +61,15 @@ def sample(logits: Tensor, parameters: SamplingParameters, uniforms: Tensor) -> 
         uniforms: ``[rows]`` float64 in [0, 1); not used by greedy rows.
 
     Returns:
-        token ids ``[rows]`` and their log-probability under the law drawn from ``[rows]`` (0 for greedy rows).
+        token ids ``[rows]`` and their log-probability under the sampling distribution ``[rows]`` (0 for greedy rows).
     """
     greedy = parameters.temperature <= GREEDY
     best = logits.argmax(dim=-1)
     if bool(greedy.all()):
         return best, torch.zeros(len(best), device=logits.device)
-    law = sampling_logits(logits, parameters).log_softmax(dim=-1)
-    cumulative = law.exp().double().cumsum_(dim=-1)
+    log_probs = sampling_logits(logits, parameters).log_softmax(dim=-1)
+    cumulative = log_probs.exp().double().cumsum_(dim=-1)
     target = uniforms.to(cumulative.device) * cumulative[:, -1]
     drawn = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
     tokens = torch.where(greedy, best, drawn)
-    return tokens, law.gather(-1, tokens[:, None])[:, 0].masked_fill(greedy, 0.0)
+    return tokens, log_probs.gather(-1, tokens[:, None])[:, 0].masked_fill(greedy, 0.0)

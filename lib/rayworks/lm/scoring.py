@@ -71,7 +71,7 @@ def response_logprobs(model: PreTrainedModel, batch: Sequence[EncodedResponse]) 
         batch: rows, ragged; each has a prompt and a response of at least one token.
 
     Returns:
-        ``[rows, longest response]`` log-probabilities, 0 where there is no token, and the mask of tokens.
+        ``[rows, longest response]`` log-probabilities, 0 at padding, and the mask of tokens.
 
     Raises:
         DataError: a row has an empty prompt or response.
@@ -126,7 +126,7 @@ def shared_prompt_logprobs(
     ids, positions, segment = (torch.zeros((len(prompts), longest), dtype=torch.long) for _ in range(3))
     segment.fill_(-1)
     rows: list[int] = []
-    places: list[int] = []
+    logit_positions: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
     for row, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
@@ -138,7 +138,7 @@ def shared_prompt_logprobs(
             positions[row, start:end] = torch.arange(len(prompt), len(prompt) + len(response))
             segment[row, start:end] = owner + 1
             rows += [row] * len(response)
-            places += [len(prompt) - 1, *range(start, end - 1)]
+            logit_positions += [len(prompt) - 1, *range(start, end - 1)]
             targets += response
             owners += [owner] * len(response)
             start = end
@@ -150,7 +150,7 @@ def shared_prompt_logprobs(
     hidden = model.base_model(
         input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), use_cache=False
     )[0]
-    logits = model.get_output_embeddings()(hidden[rows, places]).float()
+    logits = model.get_output_embeddings()(hidden[rows, logit_positions]).float()
     values = logits.gather(-1, torch.tensor(targets, device=device)[:, None])[:, 0] - logits.logsumexp(dim=-1)
     totals = torch.zeros((len(prompts), len(responses[0])), dtype=values.dtype, device=device)
     at = torch.tensor(rows, device=device), torch.tensor(owners, device=device)

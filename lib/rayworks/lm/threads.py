@@ -1,4 +1,4 @@
-"""How many threads torch takes in a process that others run beside."""
+"""Limit torch's threads in a process that shares its machine."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The core of every training of a causal LM here: AdamW with warm-up and a cosine, in pieces that go on bit for bit.
+"""The core of every training of a causal LM here: AdamW with warm-up and a cosine schedule, resumable bit for bit.
 
 What a step learns from is a subclass's; the state that is saved holds all that later steps depend on.
 """
@@ -108,7 +108,7 @@ class Trainer(abc.ABC):
         self.step = json.loads((folder / POSITION).read_text())["step"]
 
     def tuned(self) -> PreTrainedModel:
-        """The plain model, ready to generate; adapters are merged, after which training cannot go on."""
+        """The plain model, ready to generate; adapters are merged, after which training cannot continue."""
         model: PreTrainedModel = self.model if self._adapted is None else self._adapted.merge_and_unload()
         return model.eval()
 
@@ -135,7 +135,7 @@ class Trainer(abc.ABC):
 
 
 def keep_state(trainer: Trainer, directory: RunDirectory, folder: str) -> None:
-    """Put the trainer's state into a run directory, where any other process can take it up, and drop old ones."""
+    """Save the trainer's state in a run directory, for any process to load, and drop old ones."""
     with tempfile.TemporaryDirectory() as scratch:
         trainer.save(Path(scratch))
         directory.put_folder(Path(scratch), f"{folder}/{trainer.step:08d}")
@@ -151,7 +151,7 @@ def take_up_state(trainer: Trainer, directory: RunDirectory, folder: str, step: 
 
 
 def _prepare(model: PreTrainedModel, options: TuningOptions) -> Any:
-    """Mark what is trained; with adapters, put them into ``model`` in place and return the object that can merge them."""
+    """Mark the trained weights; with adapters, put them into ``model`` in place and return the object that can merge them."""
     if options.tuning == "full":
         model.requires_grad_(True)
         if not options.train_embeddings:

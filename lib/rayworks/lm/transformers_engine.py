@@ -22,7 +22,7 @@ class TransformersEngine:
         device: where the model runs.
 
     Raises:
-        DataError: the model can not be loaded.
+        DataError: the model cannot be loaded.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class TransformersEngine:
     def holding(
         cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, slots: int = 16
     ) -> "TransformersEngine":
-        """An engine of a model that is in memory already, which can not be trained further after it."""
+        """An engine of a model that is in memory already, which cannot be trained further after it."""
         engine = cls.__new__(cls)
         engine.tokenizer, engine.model, engine._slots = tokenizer, CausalModel(model, slots), slots
         return engine

@@ -1,4 +1,4 @@
-"""Complete or not there: a checkpoint folder is sealed by a list of its files and their digests, written last."""
+"""Atomic checkpoints: a folder is sealed by a list of its files and their digests, written last."""
 
 import hashlib
 import json

@@ -1,7 +1,7 @@
 """Training by several workers in step, through Ray Train, inside a run.
 
-The run waits while its workers train. They keep their state in the run directory, so that whoever dies (a worker, a node, the
-driver) training goes on from the last state kept.
+The run waits while its workers train. They keep their state in the run directory: if a worker, a node or the driver
+dies, training resumes from the last state kept.
 """
 
 import logging
@@ -76,7 +76,7 @@ class DataParallel:
         self._thread.start()
 
     def wait(self, arrived: Callable[[], bool]) -> bool:
-        """Until ``arrived`` says so (True) or the training is over (False).
+        """Wait until ``arrived`` says so (True) or the training is over (False).
 
         Raises:
             RayworksError: the training failed.

@@ -46,7 +46,7 @@ class Failure:
 
 
 def classify(error: BaseException) -> Failure:
-    """The class of ``error``: its own if it has one, infrastructure if it is on the list, else internal."""
+    """The class of ``error``: its own if it has one, infrastructure if it is on the list, otherwise internal."""
     cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
     where = "".join(traceback.format_exception(error))
     if isinstance(cause, RayworksError):

@@ -87,7 +87,7 @@ def check_resume(directory: RunDirectory, config: SystemConfig) -> None:
     """Refuse to go on with a run of another config.
 
     Raises:
-        ResumeMismatch: naming each field that differs and is not harmless.
+        ResumeMismatch: naming each field that differs and is not safe to change.
     """
     stored = manifest.read(directory)
     if stored is None:

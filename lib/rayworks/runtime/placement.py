@@ -1,4 +1,4 @@
-"""Asking the cluster for what a run needs, with a deadline and an answer a person can act on."""
+"""Reserve what a run needs on the cluster, within a deadline and with errors that name the fix."""
 
 import logging
 import time
@@ -27,7 +27,7 @@ def worker_bundle(compute: ComputeSection) -> dict[str, float]:
 
 
 def worker_options(compute: ComputeSection) -> dict[str, Any]:
-    """The same as options of an actor, whose numeric libraries take one thread: two processes on two cores thrash else."""
+    """The same as options of an actor, whose numeric libraries take one thread: more would thrash."""
     names = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
     options: dict[str, Any] = {names[resource]: amount for resource, amount in worker_bundle(compute).items()}
     return {**options, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
@@ -58,7 +58,7 @@ def require(bundles: Sequence[Bundle], timeout_seconds: float) -> None:
     An autoscaling cluster is told by the request to grow.
 
     Raises:
-        ConfigError: it can not within the timeout; the message says what was asked and what is free.
+        ConfigError: it cannot within the timeout; the message names what was asked and what is free.
     """
     group = placement_group([dict(bundle) for bundle in bundles if any(bundle.values())])
     try:

@@ -42,7 +42,7 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
     """One run of a system.
 
     Tune's ``config`` only says where the run directory is. The system's own config is read from its manifest, so that a
-    resumed run takes up what was harmlessly changed since it was started.
+    resumed run takes up the changes that are safe on resume.
     """
 
     spec: ClassVar[SystemSpec]
@@ -64,7 +64,7 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
 
     @classmethod
     def reserved(cls, config: ConfigT) -> list[dict[str, float]]:
-        """All that must fit on the cluster at once."""
+        """Bundles that must fit on the cluster at once."""
         return [*cls.bundles(config), *cls.train_bundles(config)]
 
     @classmethod
@@ -87,7 +87,7 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
     @property
     @abc.abstractmethod
     def finished(self) -> bool:
-        """Whether nothing is left to do but the export and the report."""
+        """Whether only the export and the report are left to do."""
 
     @abc.abstractmethod
     def save_state(self, folder: Path) -> None:

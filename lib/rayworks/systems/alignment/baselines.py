@@ -1,4 +1,4 @@
-"""What guidance is compared with, under the same prompts, seeds and batching.
+"""Baselines of guidance, under the same prompts, seeds and batching.
 
 * The **sharpening control** mixes the base with a copy of itself: ``(1 + a) logit_b``, which is the base at temperature
   ``1 / (1 + a)``. Any guide sharpens; only what exceeds this control is owed to the reward.
@@ -23,6 +23,6 @@ def best_of_n_kl_bound(n: int) -> float:
 
 
 def keep_best(candidates: Sequence[T], rewards: Sequence[float], n: int) -> list[T]:
-    """Of each run of ``n`` candidates the one of highest reward; the first of equals."""
+    """The candidate of highest reward in each run of ``n``; the first of equals."""
     groups = [range(start, start + n) for start in range(0, len(candidates), n)]
     return [candidates[max(group, key=lambda index: rewards[index])] for group in groups]

@@ -4,14 +4,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import HARMLESS, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, Section, SystemConfig
 
 PackagedPairs = Literal["titles-by-rating", "shorter-title", "bodies-by-rating"]
 Judge = Literal["vader", "imdb", "brevity"]
 
 
 class PairsSection(Section):
-    """Where preference pairs come from and which of them are kept."""
+    """Source of the preference pairs, and the filter on them."""
 
     source: str = Field(
         "titles-by-rating",
@@ -26,14 +26,14 @@ class PairsSection(Section):
     max_held_out: int | None = Field(1000, ge=2, description="measure on at most this many held-out pairs; null: all")
     response_tokens: int | None = Field(12, ge=1, description="cut responses to this many tokens; null: whole")
     length_filter: Literal["tokens", "chars", "none"] = Field(
-        "tokens", description="what max_length counts; chars is what the authors' code does"
+        "tokens", description="unit of max_length; the authors' code counts chars"
     )
-    max_length: int = Field(1024, ge=2, description="a pair is dropped when prompt + either response is longer")
+    max_length: int = Field(1024, ge=2, description="longest prompt + response; pairs with a longer one are dropped")
     held_out: float = Field(0.15, gt=0, lt=1, description="share of texts kept from training to measure accuracy")
 
 
 class ObjectiveSection(Section):
-    """One thing to want, its pairs, and who judges it."""
+    """One objective: its preference pairs and its judges."""
 
     pairs: PairsSection = PairsSection()
     judges: tuple[Judge, ...] = Field(
@@ -50,12 +50,12 @@ class ModelSection(Section):
 
     base: str = Field("smollm2-135m-instruct", description="packaged name, local folder or hub:OWNER/NAME")
     reward: str | None = Field(None, description="start of the reward models; null: the base")
-    reward_layers: int | None = Field(8, ge=1, description="keep only the first layers of it; null: all")
+    reward_layers: int | None = Field(8, ge=1, description="first layers of the reward model to keep; null: all")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="weights of the frozen base")
 
 
 class TrainingSection(Section):
-    """How an autoregressive reward model is fitted to its pairs."""
+    """Training of an autoregressive reward model on its pairs."""
 
     tuning: Literal["full", "lora"] = Field("full", description="train all weights, or low-rank adapters")
     train_embeddings: bool = Field(False, description="full tuning: train the token embeddings too")
@@ -63,19 +63,19 @@ class TrainingSection(Section):
     lora_alpha: float = Field(16.0, gt=0, description="scale of the adapters")
     lora_dropout: float = Field(0.05, ge=0, lt=1, description="dropout before the adapters")
     lora_targets: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj"), description="layers that get adapters")
-    loss: Literal["sigmoid", "hinge"] = Field("sigmoid", description="loss of the pair's lead")
-    margin: float = Field(0.0, ge=0, description="lead that is asked for")
+    loss: Literal["sigmoid", "hinge"] = Field("sigmoid", description="loss of the reward margin of a pair")
+    margin: float = Field(0.0, ge=0, description="reward margin that the loss asks for")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="probability that a label is wrong")
     language_weight: float = Field(
         0.1,
         ge=0,
         description="weight of the chosen responses' mean negative log-probability per token, beside the pair loss; the "
-        "paper has 0, but the first layers of a checkpoint are no language model until they are trained to be one",
+        "paper has 0, but the first layers of a checkpoint are not a language model until trained as one",
     )
     learning_rate: float = Field(3e-4, gt=0, lt=1, description="peak of the cosine schedule")
     warmup_steps: int = Field(5, ge=0, description="optimiser steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    max_grad_norm: float = Field(1.0, gt=0, description="norm to which gradients are clipped")
     epochs: int = Field(1, ge=1, description="passes over the pairs")
     pairs_per_step: int = Field(8, ge=1, description="pairs per optimiser step")
     pairs_per_pass: int = Field(8, ge=1, description="pairs per forward; the rest of a step is accumulated")
@@ -89,27 +89,27 @@ class TrainingSection(Section):
 
 
 class DecodingSection(Section):
-    """How texts are drawn, guided or not."""
+    """Sampling of texts, guided or not."""
 
     max_new_tokens: int = Field(
         64, ge=1, le=100_000, description="longest continuation, for objectives that do not set response_tokens"
     )
-    temperature: float = Field(1.0, gt=0, description="applied to the mixed logits")
-    top_k: int = Field(0, ge=0, description="0 keeps all")
-    top_p: float = Field(1.0, gt=0, le=1, description="1 keeps all")
+    temperature: float = Field(1.0, gt=0, description="temperature of the mixed logits")
+    top_k: int = Field(0, ge=0, description="most likely tokens kept; 0 keeps all")
+    top_p: float = Field(1.0, gt=0, le=1, description="probability mass kept; 1 keeps all")
     stop: tuple[str, ...] = Field((), description="texts that end a continuation")
     slots: int = Field(
-        16, ge=1, le=4096, description="rows decoded together per model actor", json_schema_extra=HARMLESS
+        16, ge=1, le=4096, description="rows decoded together per model actor", json_schema_extra=RESUME_SAFE
     )
 
 
 class EvaluationSection(Section):
-    """What the report measures."""
+    """Measurements of the report."""
 
     weights: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="guidance weights of the frontier")
     headline_weight: float = Field(1.0, gt=0, description="the weight whose numbers make the headline")
     prompts: tuple[str, ...] = Field((), description="prompts to continue; empty: the commonest of the held-out pairs")
-    prompt_count: int = Field(8, ge=1, description="how many prompts are taken from the held-out pairs")
+    prompt_count: int = Field(8, ge=1, description="prompts taken from the held-out pairs")
     samples: int = Field(256, ge=2, description="continuations per point, spread over the prompts")
     best_of: int = Field(16, ge=2, description="n of the best-of-n baseline")
     bootstrap: int = Field(2000, ge=100, description="resamples behind each interval")
@@ -142,7 +142,9 @@ class Config(SystemConfig):
 
     model: ModelSection = ModelSection()
     objectives: dict[str, ObjectiveSection] = Field(
-        default_factory=_default_objectives, min_length=1, description="the first is the headline's"
+        default_factory=_default_objectives,
+        min_length=1,
+        description="objectives by name; the first makes the headline",
     )
     training: TrainingSection = TrainingSection()
     decoding: DecodingSection = DecodingSection()
@@ -158,7 +160,7 @@ class Config(SystemConfig):
                 shared not in self.objectives or self.objectives[shared].measured_with is not None
             ):
                 raise ValueError(
-                    f"objectives.{name}.measured_with: {shared!r} is no objective with prompts of its own; set it to null"
+                    f"objectives.{name}.measured_with: {shared!r} is not an objective with prompts of its own; set it to null"
                 )
         if self.objectives[next(iter(self.objectives))].measured_with is not None:
             raise ValueError("objectives: the first one makes the headline and needs measured_with: null")

@@ -1,4 +1,4 @@
-"""What a run measures: points of the reward-KL frontier, controls and baselines, each a batch of judged continuations."""
+"""Measurements of a run: points of the reward-KL frontier, controls and baselines, each a batch of judged continuations."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class Point:
 
 @dataclass
 class Measurement:
-    """What a point gave; rewards are kept per sample, so that points can be compared pair by pair."""
+    """Results of a point; rewards are kept per sample, so that points can be compared pair by pair."""
 
     point: Point
     rewards: dict[str, list[float]]
@@ -143,7 +143,7 @@ def paired_bootstrap(
 
 
 def _kl(point: Point, generations: Sequence[GuidedGeneration], plain: bool) -> float:
-    """KL of the law that was drawn from to the base: exact per step where that is the mixed law, else by its samples."""
+    """KL of the sampling distribution to the base: exact per step if it is the mixed distribution, otherwise sampled."""
     if point.method == "sharpened" or not plain:
         return float(np.mean([sum(g.sampling_logprobs) - sum(g.base_logprobs) for g in generations]))
     return float(np.mean([generation.kl_to_base for generation in generations]))

@@ -1,4 +1,4 @@
-"""Reward models as folders, which their trainers write, and beside them what base they belong to."""
+"""The export: one folder of weights per reward model, and the base they belong to."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ def read_export(folder: str | Path) -> ExportedModels:
         exported = ExportedModels(**json.loads((path / GUIDANCE).read_text()))
         missing = [name for name in exported.objectives if not (path / reward_folder(name)).is_dir()]
         if missing:
-            raise FileNotFoundError(f"reward model {missing[0]} is not there")
+            raise FileNotFoundError(f"reward model {missing[0]} is missing")
         return exported
 
 

@@ -38,7 +38,7 @@ class Guidance:
 
     @property
     def objectives(self) -> list[str]:
-        """Objectives that were ever named."""
+        """All objectives named so far."""
         with self._lock:
             return list(self._schedules)
 

@@ -3,8 +3,8 @@
 In logits it is a weighted sum, taken in float32 before temperature and truncation. Each step also reports
 
 * ``log_z``: log of the step's normaliser ``Z_t = sum_v pi_b(v) prod_i pi_r,i(v)^a_i``, and
-* ``kl``: KL(pi(.|s_t) || pi_b(.|s_t)), exact over the vocabulary, of the law before temperature and truncation. At
-  temperature 1 without truncation its sum over tokens is an unbiased estimate of the KL of the sequence laws.
+* ``kl``: KL(pi(.|s_t) || pi_b(.|s_t)), exact over the vocabulary, of the distribution before temperature and truncation. At
+  temperature 1 without truncation its sum over tokens is an unbiased estimate of the KL of the sequence distributions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class GuidedRequest(GenerationRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedGeneration(Generation):
-    """A continuation with what guidance did to it; all sequences have one entry per drawn token, end token included."""
+    """A continuation with the effect of guidance on it; all sequences have one entry per drawn token, end token included."""
 
     base_logprobs: tuple[float, ...]
     reward_logprobs: Mapping[str, tuple[float, ...]]
@@ -79,7 +79,7 @@ def mix_logits(base: Tensor, guides: Sequence[Guide]) -> Tensor:
 
 
 def describe_step(base: Tensor, guides: Sequence[Guide], mixed: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """What one step of guidance did.
+    """Measures of one step of guidance.
 
     Args:
         base: ``[rows, vocabulary]`` logits.
@@ -88,8 +88,8 @@ def describe_step(base: Tensor, guides: Sequence[Guide], mixed: Tensor, tokens: 
         tokens: ``[rows]``, drawn.
 
     Returns:
-        ``[rows]`` each: log-probability of the token under the guided law and under the base, ``log_z``, ``kl``, and per
-        objective ``reward_logprob:NAME`` and ``weight:NAME``. Rows without guidance have exactly 0 for the last four.
+        ``[rows]`` each: log-probability of the token under the guided distribution and under the base, ``log_z``, ``kl``,
+        and per objective ``reward_logprob:NAME`` and ``weight:NAME``. Rows without guidance have exactly 0 for the last four.
     """
     base_log_norm = base.logsumexp(dim=-1)
     base_logprob = base.gather(-1, tokens[:, None])[:, 0] - base_log_norm
@@ -106,12 +106,12 @@ def describe_step(base: Tensor, guides: Sequence[Guide], mixed: Tensor, tokens: 
         logprob = guide.logits.gather(-1, tokens[guide.rows][:, None])[:, 0] - log_norm
         values[f"reward_logprob:{guide.objective}"] = zeros.index_copy(0, guide.rows, logprob)
         values[f"weight:{guide.objective}"] = zeros.index_copy(0, guide.rows, guide.strengths)
-    law = mixed.log_softmax(dim=-1)
+    log_probs = mixed.log_softmax(dim=-1)
     # A forbidden token has no mass and adds nothing, where 0 * (-inf + inf) would be no number.
-    ratio = torch.where(law > -torch.inf, law - (base - base_log_norm[:, None]), 0.0)
-    kl = (law.exp() * ratio).sum(dim=-1).clamp_(min=0.0)
+    ratio = torch.where(log_probs > -torch.inf, log_probs - (base - base_log_norm[:, None]), 0.0)
+    kl = (log_probs.exp() * ratio).sum(dim=-1).clamp_(min=0.0)
     return {
-        "logprob": torch.where(guided, law.gather(-1, tokens[:, None])[:, 0], base_logprob),
+        "logprob": torch.where(guided, log_probs.gather(-1, tokens[:, None])[:, 0], base_logprob),
         "base_logprob": base_logprob,
         "log_z": torch.where(guided, log_z, zeros),
         "kl": torch.where(guided, kl, zeros),
@@ -124,7 +124,7 @@ class RewardMixer:
 
     Args:
         objectives: names of the reward models, in the order of the models after the base.
-        id_range: ids common to all models; the law is over these.
+        id_range: ids common to all models; the distribution is over these.
     """
 
     def __init__(self, objectives: Sequence[str], id_range: int) -> None:
@@ -168,7 +168,7 @@ class GuidedEngine:
 
     Raises:
         ConfigError: a reward model's tokenizer does not fit the base's.
-        DataError: a model can not be loaded.
+        DataError: a model cannot be loaded.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ def build(section: PairsSection, name: str, seed: int, tokenizer: PreTrainedToke
     """All pairs of an objective, filtered, in an order that depends only on the seed and the objective's name.
 
     Raises:
-        DataError: the source can not be read, or nothing is left after filtering.
+        DataError: the source cannot be read, or nothing is left after filtering.
     """
     builder = _BUILDERS.get(section.source)
     if builder is not None:
@@ -90,7 +90,7 @@ def check_source(section: PairsSection) -> None:
             f"a {' or '.join(_READERS)} file, or hub:OWNER/NAME"
         )
     if not path.is_file():
-        raise DataError(f"pairs.source {section.source!r}: can not be read (no such file); mend the path")
+        raise DataError(f"pairs.source {section.source!r}: cannot be read (the file does not exist); correct the path")
 
 
 def encode_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, response_tokens: int | None) -> EncodedPair:
@@ -211,7 +211,7 @@ def _read(section: PairsSection) -> list[Pair]:
     bad = rows.index[~rows.map(lambda value: isinstance(value, str) and bool(value)).all(axis=1)]
     if len(bad):
         raise DataError(
-            f"pairs.source {section.source!r}: row {bad[0]} has an empty or non-text field; mend or drop it"
+            f"pairs.source {section.source!r}: row {bad[0]} has an empty or non-text field; correct or drop it"
         )
     return [Pair(*map(str, row)) for row in rows.itertuples(index=False)]
 
@@ -222,7 +222,7 @@ def _file(source: str) -> pd.DataFrame:
         table: pd.DataFrame = _READERS[path.suffix](path)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"pairs.source {source!r}: can not be read ({reason})") from None
+        raise DataError(f"pairs.source {source!r}: cannot be read ({reason})") from None
     return table
 
 
@@ -237,6 +237,6 @@ def _hub(section: PairsSection) -> pd.DataFrame:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"pairs.source {section.source!r}: can not be loaded ({reason})") from None
+        raise DataError(f"pairs.source {section.source!r}: cannot be loaded ({reason})") from None
     table: pd.DataFrame = loaded.to_pandas()
     return table

@@ -186,12 +186,12 @@ def _objectives(config: Config, measurements: Sequence[Measurement]) -> bytes:
     judges = _judges(config)
     with draw(columns=len(judges), squeeze=False, sharey=True) as drawing:
         for ax, judge in zip(drawing.axes[0], judges, strict=True):
-            places = np.arange(len(shown))[::-1]
+            positions = np.arange(len(shown))[::-1]
             colours = [METHOD_STYLE[entry.point.method][0] for entry in shown]
             means = [_mean(entry, judge) for entry in shown]
             errors = [_half_interval(entry, judge) for entry in shown]
-            ax.barh(places, means, xerr=errors, color=colours, error_kw={"elinewidth": 1, "capsize": 2})
-            ax.set(title=judge, xlabel="mean score", yticks=places, yticklabels=[e.point.label for e in shown])
+            ax.barh(positions, means, xerr=errors, color=colours, error_kw={"elinewidth": 1, "capsize": 2})
+            ax.set(title=judge, xlabel="mean score", yticks=positions, yticklabels=[e.point.label for e in shown])
     return drawing.png
 
 

@@ -34,7 +34,7 @@ TRAINING_SHARE = 1.5
 
 
 class AlignmentSystem(StagedSystem[Config]):
-    """Trains autoregressive reward models and measures what they do to a frozen base."""
+    """Trains autoregressive reward models and measures their effect on a frozen base."""
 
     spec = SPEC
 

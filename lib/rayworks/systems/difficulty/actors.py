@@ -1,4 +1,4 @@
-"""What runs on the cluster: calibrations and refits in a pool, and shards of subjects."""
+"""Actors: calibrations and refits in a pool, and shards of subjects."""
 
 import zlib
 from functools import lru_cache
@@ -42,12 +42,12 @@ class CalibrationActor:
         )
 
     def new_subjects(self, source: str) -> dict[str, Any]:
-        """Subset errors, the subsets themselves, and the profiles of groups."""
+        """Adaptive tests, their errors, and the profiles of groups."""
         responses = self._read(source)[0].responses
-        sizes = [size for size in self._config.subsets.sizes if size < len(responses.items)]
+        sizes = [size for size in self._config.adaptive_tests.sizes if size < len(responses.items)]
         return {
-            "errors": new_subjects.subset_errors(responses, self._config),
-            "subsets": {str(size): new_subjects.best_subset(responses, self._config, size) for size in sizes},
+            "errors": new_subjects.adaptive_test_errors(responses, self._config),
+            "subsets": {str(size): new_subjects.best_adaptive_test(responses, self._config, size) for size in sizes},
             "profiles": new_subjects.group_profiles(responses, self._config),
         }
 

@@ -1,4 +1,4 @@
-"""What runs on the cluster where language models answer: one behind Ray Data, and one that is tuned bin by bin."""
+"""Actors with language models: one answers behind Ray Data, one is tuned bin by bin."""
 
 import json
 from typing import Any
@@ -37,18 +37,18 @@ class Answering:
         self._engine = TransformersEngine(model, section.dtype, section.slots, None, device_of(compute))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Greedy answers to a batch; a prompt the model can not take has none, and any other failure comes as a value."""
+        """Greedy answers to a batch; a prompt the model cannot take has none, and any other failure comes as a value."""
         numbers, prompts = batch["number"], [str(prompt) for prompt in batch["prompt"]]
         outputs, failure = [""] * len(prompts), ""
         answered = [True] * len(prompts)
         try:
             outputs = self._generate(prompts)
         except DataError:
-            for place, prompt in enumerate(prompts):
+            for position, prompt in enumerate(prompts):
                 try:
-                    outputs[place] = self._generate([prompt])[0]
+                    outputs[position] = self._generate([prompt])[0]
                 except DataError:
-                    answered[place] = False
+                    answered[position] = False
         except Exception as error:
             # Ray Data passes on the text of an exception only: what kind it is would be lost.
             failure = json.dumps(vars(classify(error)))
@@ -67,12 +67,12 @@ class Answering:
                 max_new_tokens=self._section.max_new_tokens,
                 temperature=0.0,
                 seed=0,
-                uid=str(place),
+                uid=str(position),
             )
-            for place, prompt in enumerate(prompts)
+            for position, prompt in enumerate(prompts)
         ]
         outputs = {generation.uid: generation.text for generation in self._engine.generate(requests)}
-        return [outputs[str(place)] for place in range(len(prompts))]
+        return [outputs[str(position)] for position in range(len(prompts))]
 
 
 class GeneralisationActor:
@@ -101,7 +101,7 @@ class GeneralisationActor:
     def answer(self, call: tuple[str, int, int]) -> list[str]:
         """Greedy answers of the untuned or the tuned model to evaluation items number ``start`` to ``stop``."""
         model, start, stop = call
-        # Where an answer is one line, what follows it can not make it right.
+        # Where an answer is one line, what follows it cannot make it right.
         stops = () if any(item.content is not None or "\n" in item.answer for item in self._asked) else ("\n",)
         requests = [
             GenerationRequest(

@@ -1,4 +1,4 @@
-"""Everything one response set is put through: fit, errors, abilities, diagnostics, stability, labels."""
+"""The analysis of one response set: fit, errors, abilities, diagnostics, stability, labels."""
 
 import time
 from collections.abc import Mapping
@@ -99,7 +99,7 @@ def estimate(responses: Responses, matrix: ResponseMatrix, config: Config) -> Es
 
 
 def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
-    """All that is reported of one set, as plain values (arrays as lists): what the run keeps in its checkpoint."""
+    """The results of one set, as plain values (arrays as lists): what the run keeps in its checkpoint."""
     responses = found.responses
     matrix = as_matrix(responses)
     estimates = estimate(responses, matrix, config)
@@ -265,7 +265,7 @@ def bootstrap_refit(
 
 
 def parameters_as_dict(parameters: ItemParameters) -> dict[str, Any]:
-    """As plain values: discrimination, difficulty, guessing, ceiling per item, and the population's spread."""
+    """The parameters as plain values: discrimination, difficulty, guessing, ceiling per item, and the population's spread."""
     return {
         "model": parameters.model,
         "discrimination": parameters.discrimination.tolist(),
@@ -310,7 +310,7 @@ def _compare(matrix: ResponseMatrix, calibration: Calibration, config: Config) -
 
 
 def _comparable(smaller: Calibration, larger: Calibration) -> bool:
-    """Whether both are maxima of the likelihood, without a prior on any item, and the one is a special case of the other."""
+    """Whether both are maxima of the likelihood, without a prior on any item, and one is a special case of the other."""
     penalised = bool(smaller.with_prior.any() or larger.with_prior.any())
     return not penalised and larger.free_parameters > smaller.free_parameters
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import HARMLESS, ComputeSection, RunSection, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, ComputeSection, RunSection, Section, SystemConfig
 from rayworks.systems.difficulty.ratings.glicko2 import Glicko2Options
 from rayworks.systems.difficulty.ratings.rating_baselines import EloOptions, GlickoOptions
 
@@ -13,7 +13,7 @@ TRAINABLE = ("arithmetic", "amc", "codeforces", "lichess")
 
 
 class DataSection(Section):
-    """Where the evidence comes from."""
+    """Sources of the responses and games."""
 
     responses: tuple[str, ...] = Field(
         ("champ", "ability", "math-exam", "verbal-aggression", "lsat6", "lsat7"),
@@ -25,7 +25,7 @@ class DataSection(Section):
         description="game sets: an embedded set, or a file with columns period, player, opponent, score",
     )
     duplicates: Literal["error", "mean", "first", "last"] = Field(
-        "error", description="what two rows of one subject and item mean"
+        "error", description="how two rows of one subject and item are merged"
     )
     allow_disconnected: bool = Field(
         False, description="take a design whose parts share no subject; their scales then rest on the population alone"
@@ -54,16 +54,20 @@ class ModelSection(Section):
     estimator: Literal["mml", "map", "variational", "nuts"] = Field(
         "mml", description="mml: priors only where no estimate is finite without; the last two need rayworks[bayesian]"
     )
-    difficulty_prior_sd: float = Field(2.0, gt=0, description="of the normal prior on difficulty")
-    discrimination_prior_sd: float = Field(0.5, gt=0, description="of the normal prior on log discrimination")
+    difficulty_prior_sd: float = Field(2.0, gt=0, description="standard deviation of the normal prior on difficulty")
+    discrimination_prior_sd: float = Field(
+        0.5, gt=0, description="standard deviation of the normal prior on log discrimination"
+    )
     guessing_prior: tuple[float, float] = Field((5.0, 17.0), description="beta prior of guessing (3PL, 4PL)")
     guessing: float | None = Field(
         None, ge=0, lt=1, description="3PL: fix guessing at the chance rate instead of estimating it"
     )
-    estimate_population: bool = Field(True, description="1PL: estimate the spread of abilities; else it is 1")
-    nodes: int = Field(0, ge=0, le=2001, description="of the ability grid; 0 chooses by the number of items")
+    estimate_population: bool = Field(True, description="1PL: estimate the spread of abilities; otherwise it is 1")
+    nodes: int = Field(
+        0, ge=0, le=2001, description="quadrature nodes of the ability grid; 0 chooses by the number of items"
+    )
     tolerance: float = Field(1e-5, gt=0, description="largest change of a parameter at which EM stops")
-    max_iterations: int = Field(500, ge=1, description="E-steps at most")
+    max_iterations: int = Field(500, ge=1, description="most E-steps")
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelSection":
@@ -77,19 +81,19 @@ class ModelSection(Section):
 
 
 class UncertaintySection(Section):
-    """How sure the labels are."""
+    """Uncertainty of the labels."""
 
     standard_errors: Literal["auto", "observed", "cross-product", "sandwich"] = Field(
         "auto", description="sandwich clusters subjects by family: fine-tunes of one model are not independent"
     )
     bootstrap: int = Field(200, ge=0, le=100_000, description="refits on resampled subjects, or families where given")
-    refits_per_call: int = Field(25, ge=1, description="refits in one call of a worker", json_schema_extra=HARMLESS)
+    refits_per_call: int = Field(25, ge=1, description="refits in one call of a worker", json_schema_extra=RESUME_SAFE)
     split_halves: int = Field(20, ge=1, description="random halvings of the subjects for the split-half correlation")
     held_out_share: float = Field(0.1, gt=0, lt=0.9, description="cells masked for the held-out log-loss")
 
 
 class LabelSection(Section):
-    """From raw difficulties to labels."""
+    """Labels from raw difficulties."""
 
     bins: int = Field(5, ge=2, le=100, description="difficulty tiers of equal size")
     normalisation: Literal["minmax", "percentile"] = Field(
@@ -109,13 +113,13 @@ class RatingSection(Section):
     elo: EloOptions = EloOptions()
 
 
-class SubsetSection(Section):
-    """Items that stand for all."""
+class AdaptiveTestSection(Section):
+    """Adaptive tests: few items that predict the score on all."""
 
     sizes: tuple[int, ...] = Field(
-        (5, 10, 20, 40), description="subset sizes to try; larger ones than the set are left out"
+        (5, 10, 20, 40), description="numbers of items to try; those above the size of the set are left out"
     )
-    folds: int = Field(4, ge=2, description="parts of the subjects, by family where given; each is new once")
+    folds: int = Field(4, ge=2, description="folds of the subjects, by family where given; each is held out once")
     random_draws: int = Field(20, ge=1, description="random subsets to compare with")
 
 
@@ -129,11 +133,11 @@ class EvaluationSection(Section):
         "champ",
         description="champ, chess-mates, or a set of Easy2Hard-Bench: amc, codeforces, lichess, gsm8k, arc, winogrande",
     )
-    source: str | None = Field(None, description="local file or folder of an Easy2Hard-Bench set; else the hub")
+    source: str | None = Field(None, description="local file or folder of an Easy2Hard-Bench set; null: the hub")
     max_items: int = Field(0, ge=0, description="the first items only; 0 takes all")
     max_new_tokens: int = Field(256, ge=1, description="length of an answer")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the models")
-    slots: int = Field(8, ge=1, description="answers decoded side by side in one worker", json_schema_extra=HARMLESS)
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="weights of the models")
+    slots: int = Field(8, ge=1, description="answers decoded side by side in one worker", json_schema_extra=RESUME_SAFE)
     guessing: float = Field(0.0, ge=0, lt=1, description="chance rate of the benchmark, for the fitted curve")
 
 
@@ -148,7 +152,7 @@ class GeneralisationSection(Section):
         description="arithmetic; amc, codeforces or lichess of Easy2Hard-Bench; or a .jsonl or .parquet file with columns "
         "prompt, answer, rating",
     )
-    folder: str | None = Field(None, description="local file or folder of the Easy2Hard-Bench set; else the hub")
+    folder: str | None = Field(None, description="local file or folder of the Easy2Hard-Bench set; null: the hub")
     operations: tuple[Literal["addition", "subtraction", "multiplication"], ...] = Field(
         ("addition", "subtraction", "multiplication"), min_length=1, description="kinds of arithmetic problems"
     )
@@ -156,7 +160,7 @@ class GeneralisationSection(Section):
         None,
         ge=1,
         le=12,
-        description="of the longer operand, so that bins differ by carries alone; null: bin i holds problems of rating i + 1",
+        description="digits of the longer operand, so that bins differ by carries alone; null: bin i holds rating i + 1",
     )
     chat: bool = Field(False, description="put prompts into the model's chat template")
     bins: int = Field(5, ge=2, le=20, description="bins of equal size, by difficulty")
@@ -166,11 +170,15 @@ class GeneralisationSection(Section):
     eval_items: int = Field(64, ge=1, description="items per bin to evaluate on")
     tuning: Literal["full", "lora"] = Field("full", description="all weights but the embeddings, or adapters")
     steps: int = Field(200, ge=1, description="optimiser steps, the same for every bin")
-    steps_per_checkpoint: int = Field(50, ge=1, description="steps at risk", json_schema_extra=HARMLESS)
+    steps_per_checkpoint: int = Field(
+        50, ge=1, description="steps between two checkpoints", json_schema_extra=RESUME_SAFE
+    )
     batch_size: int = Field(16, ge=1, description="items per step")
-    learning_rate: float = Field(5e-4, gt=0, description="of AdamW at its peak")
+    learning_rate: float = Field(5e-4, gt=0, description="peak AdamW learning rate")
     max_new_tokens: int = Field(16, ge=1, description="length of an answer")
-    slots: int = Field(16, ge=1, description="answers decoded side by side in one worker", json_schema_extra=HARMLESS)
+    slots: int = Field(
+        16, ge=1, description="answers decoded side by side in one worker", json_schema_extra=RESUME_SAFE
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "GeneralisationSection":
@@ -192,7 +200,12 @@ class GeneralisationSection(Section):
 
 
 class Config(SystemConfig):
-    """A difficulty run: calibrate response sets, rate players, and say how sure all of it is."""
+    """A difficulty run: calibrate response sets, rate players, and quantify the uncertainty."""
+
+    renamed = {
+        "subsets": "adaptive_tests",
+        **{f"subsets.{field}": f"adaptive_tests.{field}" for field in ("sizes", "folds", "random_draws")},
+    }
 
     run: RunSection = RunSection()
     compute: ComputeSection = ComputeSection()
@@ -201,7 +214,7 @@ class Config(SystemConfig):
     uncertainty: UncertaintySection = UncertaintySection()
     labels: LabelSection = LabelSection()
     ratings: RatingSection = RatingSection()
-    subsets: SubsetSection = SubsetSection()
+    adaptive_tests: AdaptiveTestSection = AdaptiveTestSection()
     evaluation: EvaluationSection = EvaluationSection()
     generalisation: GeneralisationSection = GeneralisationSection()
 
@@ -220,7 +233,7 @@ class Config(SystemConfig):
             self._refuse_what_needs_one_memory()
         unknown = sorted(set(self.data.focal) - set(names) - set(type(self.data)().focal))
         if unknown:
-            raise ValueError(f"data.focal: {', '.join(unknown)} is no set of data.responses")
+            raise ValueError(f"data.focal: {', '.join(unknown)} is not a set of data.responses")
         return self
 
     def _refuse_what_needs_one_memory(self) -> None:
@@ -240,7 +253,7 @@ class Config(SystemConfig):
 
 
 def set_name(source: str) -> str:
-    """What a set is called in tables and files: the embedded name, or the last part of a path or hub id."""
+    """Name of a set in tables and files: the embedded name, or the last part of a path or hub id."""
     return (
         source.rstrip("/").rsplit("/", 1)[-1].split(":")[0].rsplit(".", 1)[0]
         if "/" in source or "." in source

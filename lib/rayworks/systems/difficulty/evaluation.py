@@ -28,8 +28,8 @@ def benchmark_rows(section: EvaluationSection, labels: Mapping[str, Mapping[str,
         labels: label tables of the run's own sets, as dicts of columns; CHAMP takes its ratings from them.
 
     Raises:
-        ConfigError: no such benchmark, or CHAMP without a calibration of it.
-        DataError: the source can not be read.
+        ConfigError: the benchmark does not exist, or CHAMP lacks a calibration.
+        DataError: the source cannot be read.
     """
     name = section.benchmark
     if name == CHAMP:

@@ -1,4 +1,4 @@
-"""Calibrated sets as files: what Serve scores new subjects with, and tables for people."""
+"""The export: calibrated sets, with which Serve scores new subjects, and tables for people."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ SETS, CALIBRATION, LABELS = "sets.json", "calibration.json", "labels.parquet"
 
 @dataclass(frozen=True)
 class ExportedSet:
-    """What is known of the items of one set, as plain values; columns are in the order of ``items``."""
+    """Items of one set, as plain values; columns are in the order of ``items``."""
 
     set: str
     items: Sequence[str]
@@ -32,7 +32,7 @@ class ExportedSet:
 
 @dataclass(frozen=True)
 class ExportedSets:
-    """What a folder holds."""
+    """Contents of an export."""
 
     sets: Mapping[str, ExportedSet]
 
@@ -70,7 +70,7 @@ def read_export(folder: str | Path) -> ExportedSets:
 
 
 def write_tables(results: Mapping[str, Any], write: Write) -> None:
-    """Write abilities, subsets of items and ratings, as far as the run found them."""
+    """Write the abilities, adaptive tests and ratings that the run found."""
     for name, found in results["calibrate"].items():
         abilities = {"subject": found["subject_names"], **found["abilities"]}
         if found["person_fit"] is not None:

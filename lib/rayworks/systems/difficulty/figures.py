@@ -1,4 +1,4 @@
-"""The pictures of a run, each from its plain results."""
+"""Figures of a run, each drawn from its plain results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from rayworks.systems.difficulty.calibration import parameters_from_dict
 
 Result = Mapping[str, Any]
 CURVES = 7
-"""Item curves drawn: a spread over the scale, for more can not be told apart."""
+"""Item curves drawn: a spread over the scale, for more cannot be told apart."""
 NEWCOMER = 150
 """Rating deviation from which on a rating says nothing worth drawing."""
 BEYOND = 2.5
@@ -21,17 +21,17 @@ LISTED = 24
 
 
 def difficulties(result: Result, bootstrap: Result | None) -> bytes:
-    """Items from easy to hard with 95 % intervals; those that no plain estimate exists for are marked."""
+    """Items from easy to hard with 95 % intervals; items without a plain estimate are marked."""
     b, error = np.array(result["parameters"]["difficulty"]), np.array(result["errors"]["difficulty"])
     order = np.argsort(b)
     held = np.isin(order, result["unbounded"])
-    place = np.arange(len(b))
+    position = np.arange(len(b))
     with draw() as drawing:
         ax = drawing.ax
         if bootstrap is not None:
             wide = np.where(held, 0.0, WILSON * np.array(bootstrap["difficulty"])[order])
             ax.vlines(
-                place,
+                position,
                 b[order] - wide,
                 b[order] + wide,
                 color="#d5dbe3",
@@ -41,16 +41,21 @@ def difficulties(result: Result, bootstrap: Result | None) -> bytes:
                 else "bootstrap over subjects",
             )
         ax.errorbar(
-            place, b[order], WILSON * error[order], fmt=".", color=COLOURS[0], linewidth=1, label="95 % interval"
+            position, b[order], WILSON * error[order], fmt=".", color=COLOURS[0], linewidth=1, label="95 % interval"
         )
         if held.any():
             ax.plot(
-                place[held], b[order][held], "s", color=COLOURS[1], markersize=5, label="no estimate without the prior"
+                position[held],
+                b[order][held],
+                "s",
+                color=COLOURS[1],
+                markersize=5,
+                label="no estimate without the prior",
             )
         ax.set_ylim(b.min() - BEYOND, b.max() + BEYOND)
         ax.set(xlabel="item, easiest first", ylabel="difficulty (logits)", title=f"{result['name']}: {len(b)} items")
         if len(b) <= LISTED:
-            ax.set_xticks(place, [result["items"][index] for index in order], rotation=60, ha="right", fontsize=7)
+            ax.set_xticks(position, [result["items"][index] for index in order], rotation=60, ha="right", fontsize=7)
         ax.legend(fontsize=8, loc="upper left")
     return drawing.png
 
@@ -115,7 +120,7 @@ def accuracy_by_difficulty(profiles: Sequence[Result], evaluated: Sequence[Resul
     return drawing.png
 
 
-def subsets(errors: Mapping[str, Sequence[Result]]) -> bytes:
+def adaptive_tests(errors: Mapping[str, Sequence[Result]]) -> bytes:
     """Error of a new subject's score against the number of items asked, per set."""
     shown = {name: values for name, values in errors.items() if values}
     with draw() as drawing:

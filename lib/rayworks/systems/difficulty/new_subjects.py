@@ -1,4 +1,4 @@
-"""What labels say of subjects that had no part in them: score from a few items, accuracy against difficulty."""
+"""Predictions for subjects outside the calibration: score from adaptive tests, accuracy against difficulty."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -9,14 +9,14 @@ from rayworks.core import seeds
 from rayworks.systems.difficulty.answering.profiles import Profile, profile
 from rayworks.systems.difficulty.calibration import fit_options
 from rayworks.systems.difficulty.config import Config
-from rayworks.systems.difficulty.item_response.adaptive_subset import SubsetError, choose, measure
+from rayworks.systems.difficulty.item_response.adaptive_tests import ScoreErrors, choose, measure
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.responses.response_matrix import as_matrix
 from rayworks.systems.difficulty.responses.response_store import Responses
 
 MOST_FAMILIES = 12
-"""More families than these are no groups a figure can show."""
+"""Most families that a figure can show as groups."""
 
 
 def folds(responses: Responses, count: int, seed: int) -> np.ndarray:
@@ -27,21 +27,24 @@ def folds(responses: Responses, count: int, seed: int) -> np.ndarray:
     return np.asarray(order[units] % count)
 
 
-def subset_errors(responses: Responses, config: Config) -> list[dict[str, Any]]:
-    """Errors of the score of new subjects from subsets of each size, averaged over folds.
+def adaptive_test_errors(responses: Responses, config: Config) -> list[dict[str, Any]]:
+    """Errors of the score of new subjects from adaptive tests of each size, averaged over folds.
 
     Only subjects who answered all items have a true score; without two of them in every fold the list is empty.
     """
     items = len(responses.items)
     counts = np.bincount(responses.subject, minlength=len(responses.subjects))
-    fold = folds(responses, config.subsets.folds, config.run.seed)
-    sizes = [size for size in config.subsets.sizes if size < items]
-    found: dict[int, list[SubsetError]] = {size: [] for size in sizes}
+    fold = folds(responses, config.adaptive_tests.folds, config.run.seed)
+    sizes = [size for size in config.adaptive_tests.sizes if size < items]
+    found: dict[int, list[ScoreErrors]] = {size: [] for size in sizes}
     draws = np.array(
-        [seeds.stream(config.run.seed, "subset", n).permutation(items) for n in range(config.subsets.random_draws)]
+        [
+            seeds.stream(config.run.seed, "subset", n).permutation(items)
+            for n in range(config.adaptive_tests.random_draws)
+        ]
     )
     options = _for_few_subjects(fit_options(config))
-    for number in range(config.subsets.folds):
+    for number in range(config.adaptive_tests.folds):
         new = np.flatnonzero((fold == number) & (counts == items))
         old = responses.take_subjects(np.flatnonzero(fold != number))
         if len(new) < 2 or len(np.unique(old.item)) < items:
@@ -61,8 +64,8 @@ def subset_errors(responses: Responses, config: Config) -> list[dict[str, Any]]:
     ]
 
 
-def best_subset(responses: Responses, config: Config, size: int) -> list[int]:
-    """The subset to use from now on: chosen on all subjects."""
+def best_adaptive_test(responses: Responses, config: Config, size: int) -> list[int]:
+    """Items of the adaptive test to use from now on, chosen on all subjects."""
     calibration = fit(as_matrix(responses), _for_few_subjects(fit_options(config)))
     return [int(item) for item in choose(calibration.parameters, calibration.quadrature, size).items]
 
@@ -70,8 +73,8 @@ def best_subset(responses: Responses, config: Config, size: int) -> list[int]:
 def group_profiles(responses: Responses, config: Config) -> list[dict[str, Any]]:
     """Accuracy against difficulty of each family, with difficulties from the other families' responses only.
 
-    Where there are no families to tell apart, thirds of the subjects by score stand for them, with everybody's difficulties;
-    the name of the group says so.
+    Without families to tell apart, thirds of the subjects by score stand for them, with everybody's difficulties; the
+    name of the group says so.
     """
     names, member = np.unique(responses.family.astype(str), return_inverse=True)
     if 2 <= len(names) <= MOST_FAMILIES and len(names) < len(responses.subjects):
@@ -104,7 +107,7 @@ def group_profiles(responses: Responses, config: Config) -> list[dict[str, Any]]
 
 
 def profile_as_dict(found: Profile) -> dict[str, Any]:
-    """As plain values; what is not finite is None."""
+    """The profile as plain values; a number that is not finite becomes None."""
     values: dict[str, Any] = {name: vars(found)[name] for name in vars(found) if name != "curve"}
     values |= {"curve": {name: array.tolist() for name, array in vars(found.curve).items()}}
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""One game set: ratings by period, their history, what was capped, and how well each rating system foretells results."""
+"""One game set: ratings by period, their history, capped updates, and how well each rating system predicts results."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -89,7 +89,7 @@ def _finite(value: float) -> float | None:
 
 
 def prequential_log_loss(start: Ratings, games: Games, rate: RatePeriod, *, certain: bool = False) -> float:
-    """Mean log-loss of every result, foretold from the ratings before its period; the first period is left out.
+    """Mean log-loss of every result, predicted from the ratings before its period; the first period is left out.
 
     A draw counts as half a win and half a loss. NaN where there is one period only. ``certain`` takes ratings at face value,
     as Elo does.

@@ -31,7 +31,7 @@ def build_report(config: Config, results: Results, title: str) -> Report:
         _fits(calibrated),
         *_profiles(profiles, first["name"]),
         *_evaluations(evaluated),
-        *_subsets(new, calibrated),
+        *_adaptive_tests(new, calibrated),
         *_ratings(rated),
         *_functioning(calibrated),
     ]
@@ -73,7 +73,10 @@ def _figures(
         caption = "Accuracy against difficulty, with 95 % intervals of the bins and of the curve"
         found["accuracy_by_difficulty.png"] = (figures.accuracy_by_difficulty(profiles, evaluated), caption)
     if any(errors.values()):
-        found["subsets.png"] = (figures.subsets(errors), "How well a few items foretell the score on all of them")
+        found["subsets.png"] = (
+            figures.adaptive_tests(errors),
+            "How well a few items foretell the score on all of them",
+        )
     if rated:
         found["rating_history.png"] = (figures.rating_history(rated), "Ratings over the periods, with 95 % bands")
     return found
@@ -114,10 +117,10 @@ def _hard_items(result: Mapping[str, Any], bootstrap: Mapping[str, Any] | None) 
     b, error = np.array(result["parameters"]["difficulty"]), np.array(result["errors"]["difficulty"])
     order = np.argsort(-b, kind="stable")
     shown = order if len(order) <= 2 * SHOWN else np.concatenate([order[:SHOWN], order[-SHOWN:]])
-    by_item = {item: place for place, item in enumerate(result["labels"]["item"])}
+    by_item = {item: position for position, item in enumerate(result["labels"]["item"])}
     rows: list[list[Cell]] = []
     for index in shown:
-        place = by_item[result["items"][index]]
+        position = by_item[result["items"][index]]
         reach = WILSON * error[index]
         rows.append(
             [
@@ -126,8 +129,8 @@ def _hard_items(result: Mapping[str, Any], bootstrap: Mapping[str, Any] | None) 
                 f"{b[index] - reach:.2f} to {b[index] + reach:.2f}",
                 None if bootstrap is None or index in result["unbounded"] else bootstrap["difficulty"][index],
                 result["solve_rates"][index],
-                result["labels"]["rating"][place],
-                f"{result['labels']['bin'][place] + 1} ({result['labels']['bin_probability'][place]:.0%})",
+                result["labels"]["rating"][position],
+                f"{result['labels']['bin'][position] + 1} ({result['labels']['bin_probability'][position]:.0%})",
                 _flags(result, int(index)),
                 result["texts"][index][:TEXT],
             ]
@@ -260,7 +263,7 @@ def _evaluations(evaluated: Any) -> list[Table]:
     return [Table("Evaluated models by tier of difficulty", columns, rows, note)]
 
 
-def _subsets(new: Mapping[str, Any], calibrated: Mapping[str, Any]) -> list[Table]:
+def _adaptive_tests(new: Mapping[str, Any], calibrated: Mapping[str, Any]) -> list[Table]:
     rows = [
         [name, *(entry[key] for key in ("size", "chosen", "random", "plain", "expected", "coverage"))]
         for name, values in new.items()
@@ -270,7 +273,7 @@ def _subsets(new: Mapping[str, Any], calibrated: Mapping[str, Any]) -> list[Tabl
     for name, values in new.items():
         if values["subsets"]:
             size = min(values["subsets"], key=int)
-            names = [calibrated[name]["items"][place] for place in values["subsets"][size]]
+            names = [calibrated[name]["items"][position] for position in values["subsets"][size]]
             chosen.append([name, size, ", ".join(names)])
     columns = ("set", "items asked", "chosen", "random, same estimator", "mean of random", "expected rms", "coverage")
     note = "Mean absolute error of new subjects' score on all items; coverage of the chosen items' 95 % intervals."

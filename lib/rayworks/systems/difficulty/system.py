@@ -1,4 +1,4 @@
-"""The run: calibrate every set, refit, look at new subjects, rate games, let models answer; then labels and a report."""
+"""The run: calibrate every set, refit, predict new subjects, rate games, evaluate models; then labels and a report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -36,7 +36,7 @@ WAVES = 2
 
 
 class DifficultySystem(StagedSystem[Config]):
-    """Calibrates response sets, rates players and says how sure the labels are."""
+    """Calibrates response sets, rates players and quantifies the uncertainty of the labels."""
 
     spec = SPEC
     _items: BinnedItems | None = None
@@ -156,7 +156,7 @@ class DifficultySystem(StagedSystem[Config]):
         return float(moments["next"] / self.settings.uncertainty.bootstrap) if moments else 1.0
 
     def _refit(self, source: str) -> Metrics:
-        """Go on with the bootstrap of a set.
+        """Continue the bootstrap of a set.
 
         Only sums are kept, in the order of the resamples, so that they do not depend on the number of workers.
         """

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import HARMLESS, ScopeSection, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, ScopeSection, Section, SystemConfig
 
 Stage = Literal["training", "flower", "privacy"]
 STAGES: tuple[Stage, ...] = ("training", "flower", "privacy")
@@ -236,11 +236,11 @@ class EngineSection(Section):
     kind: Literal["ray", "flower"] = Field(
         "ray",
         description="persistent actors of this run's workers, or Flower's simulation with a Ray of its own",
-        json_schema_extra=HARMLESS,
+        json_schema_extra=RESUME_SAFE,
     )
-    rounds_per_call: int = Field(5, ge=1, description="rounds between two checkpoints", json_schema_extra=HARMLESS)
+    rounds_per_call: int = Field(5, ge=1, description="rounds between two checkpoints", json_schema_extra=RESUME_SAFE)
     clients_per_task: int | None = Field(
-        None, ge=1, description="clients of one actor call; null: four calls per worker", json_schema_extra=HARMLESS
+        None, ge=1, description="clients of one actor call; null: four calls per worker", json_schema_extra=RESUME_SAFE
     )
     compared_rounds: int = Field(3, ge=1, description="rounds of the comparison with Flower's simulation")
 

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import HARMLESS, ScopeSection, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, ScopeSection, Section, SystemConfig
 
 Stage = Literal["certificate", "bias", "training", "generalisation", "episodes"]
 STAGES: tuple[Stage, ...] = ("certificate", "bias", "training", "generalisation", "episodes")
@@ -172,7 +172,7 @@ class SamplingSection(Section):
         ge=0,
         le=256,
         description="RLlib env runners besides the trainer; 0: it samples itself",
-        json_schema_extra=HARMLESS,
+        json_schema_extra=RESUME_SAFE,
     )
 
     @property
@@ -191,7 +191,7 @@ class ExperimentSection(Section):
     )
     seeds: int = Field(5, ge=1, le=1000, description="trainings of each network")
     iterations_per_call: int = Field(
-        8, ge=1, description="iterations between two checkpoints", json_schema_extra=HARMLESS
+        8, ge=1, description="iterations between two checkpoints", json_schema_extra=RESUME_SAFE
     )
     evaluation_episodes: int = Field(
         200, ge=1, description="episodes of an evaluation, one per environment; in smacv2 one after the other"

@@ -1,4 +1,4 @@
-"""What the workers of a run do: train models for the price of safety, draw curves, learn, and press the assumptions."""
+"""The workers of a run: train models for the price of safety, draw curves, learn, and stress the assumptions."""
 
 import logging
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from rayworks.core import seeds
 from rayworks.core.errors import ConfigError
 from rayworks.systems.regulation.bidding_game import BiddingGame, entry_game, premium_game
 from rayworks.systems.regulation.config import Config
-from rayworks.systems.regulation.design import Design, value_law
+from rayworks.systems.regulation.design import Design, value_distribution
 from rayworks.systems.regulation.equilibrium import Auction, solve
 from rayworks.systems.regulation.learning import Learner, learn, noise_response
 from rayworks.systems.regulation.simulation import Curves, exact_curves, simulated_curves
 from rayworks.systems.regulation.stress import other_test_data, rings, sybils, uncertain_values
 from rayworks.systems.regulation.training_table import TrainingOptions
-from rayworks.systems.regulation.value_laws import PremiumLaw
+from rayworks.systems.regulation.value_distributions import PremiumDistribution
 
 STRESSES = ("rings", "sybils", "test data", "values")
 
@@ -41,10 +41,10 @@ class RegulationActor:
         return [asdict(measure(options, share, seed)) for share, seed in runs]
 
     def curves(self, call: tuple[Design, str, Sequence[float]]) -> dict[str, dict[str, list[float | None]]]:
-        """Both mechanisms at some prices under a law, by quadrature and by drawing builders."""
-        design, law, prices = call
+        """Both mechanisms at some prices under a distribution, by quadrature and by drawing builders."""
+        design, distribution, prices = call
         section, mode = self._config.population, self._config.auction.mode
-        auction = replace(design.auction, law=value_law(law))
+        auction = replace(design.auction, distribution=value_distribution(distribution))
         exact = exact_curves(auction, prices, mode, design.curve)
         drawn = simulated_curves(auction, prices, mode, section.builders, self._config.run.seed)
         return {"exact": _columns(exact), "simulated": _columns(drawn)}
@@ -208,7 +208,7 @@ def make_environment(auction: Auction, seed: int, auctions: int = 64) -> Any:
     from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
     agents = [AGENT.format(number) for number in range(auction.group_size)]
-    premium = PremiumLaw(auction.law, auction.price, auction.top)
+    premium = PremiumDistribution(auction.distribution, auction.price, auction.top)
     grid = np.linspace(0, auction.top, 1 << 14)
     below = premium.cdf(grid)
 

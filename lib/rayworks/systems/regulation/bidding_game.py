@@ -13,7 +13,7 @@ from scipy import special
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.contests import win_integral, win_probability
 from rayworks.systems.regulation.equilibrium import Auction
-from rayworks.systems.regulation.value_laws import FloatArray, PremiumLaw
+from rayworks.systems.regulation.value_distributions import FloatArray, PremiumDistribution
 
 READINGS = 512
 """Edges of the cells that noisy readings are integrated over, equally spaced."""
@@ -117,12 +117,13 @@ class BiddingGame:
 def premium_game(auction: Auction, types: int, bids: int) -> BiddingGame:
     """The paper's premise: all with ``V >= price`` take part, so only what the premium is worth tells types apart.
 
-    Types are the middles of equal shares of the premium's law; bids run from the price to the highest equilibrium bid.
+    Types are the middles of equal shares of the premium's distribution; bids run from the price to the highest
+    equilibrium bid.
     """
-    law = PremiumLaw(auction.law, auction.price, auction.top)
+    distribution = PremiumDistribution(auction.distribution, auction.price, auction.top)
     grid = np.linspace(0, auction.top, 1 << 14)
-    premium = np.interp((np.arange(types) + 0.5) / types, law.cdf(grid), grid)
-    highest = auction.price + 1.05 * law.mean * auction.group_size / 2
+    premium = np.interp((np.arange(types) + 0.5) / types, distribution.cdf(grid), grid)
+    highest = auction.price + 1.05 * distribution.mean * auction.group_size / 2
     highest = highest if auction.cap is None else min(highest, auction.cap)
     spent = np.linspace(auction.price, highest, bids)
     nothing, equal = np.zeros(types), np.full(types, 1 / types)
@@ -142,7 +143,7 @@ def entry_game(
         curve: maps spending to compliance (``compliance(bids, saturate=True)``); spending itself where not given.
         noise: standard deviation of a reading, on the curve's scale.
     """
-    value = auction.law.quantile((np.arange(values) + 0.5) / values)
+    value = auction.distribution.quantile((np.arange(values) + 0.5) / values)
     share = auction.largest_share * (np.arange(shares) + 0.5) / shares
     kind = np.meshgrid(value, share, indexing="ij")
     deployment, premium = auction.types(kind[0].ravel(), kind[1].ravel())

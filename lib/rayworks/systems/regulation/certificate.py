@@ -1,4 +1,4 @@
-"""How much could any builder gain by leaving its strategy: the exploitability of an equilibrium, on a grid that is stated."""
+"""The exploitability of an equilibrium: the most that a builder gains by deviating, on a stated grid."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from scipy import integrate
 from rayworks.systems.regulation.contests import pooled_win_probability, win_probability
 from rayworks.systems.regulation.entry import GRID, Entrants
 from rayworks.systems.regulation.equilibrium import Equilibrium
-from rayworks.systems.regulation.value_laws import FloatArray, PremiumLaw
+from rayworks.systems.regulation.value_distributions import FloatArray, PremiumDistribution
 
 Against = Literal["premise", "entrants", "given"]
 Below = Callable[[Any], FloatArray]
@@ -94,7 +94,7 @@ class Profile:
 
     @property
     def gain(self) -> FloatArray:
-        """Of types that occur; 0 for others."""
+        """Gains of types that occur; 0 for others."""
         gained: FloatArray = np.where(self.weight > 0, np.maximum(self.best - self.current, 0.0), 0.0)
         return gained
 
@@ -104,7 +104,7 @@ def gains(
 ) -> Profile:
     """The search behind :func:`certify`, type by type."""
     auction = equilibrium.auction
-    premise = PremiumLaw(auction.law, auction.price, auction.top)
+    premise = PremiumDistribution(auction.distribution, auction.price, auction.top)
     population = equilibrium.entrants() if isinstance(against, str) else against
 
     def below(z: Any) -> FloatArray:
@@ -167,10 +167,10 @@ def utility_by_deviation(equilibrium: Equilibrium, factors: FloatArray) -> Float
     Rivals are as the paper supposes. A weak test, for it asks all types for the same percentage; see :func:`certify`.
     """
     auction = equilibrium.auction
-    premise = PremiumLaw(auction.law, auction.price, auction.top)
+    premise = PremiumDistribution(auction.distribution, auction.price, auction.top)
     z = np.linspace(0, auction.top, GRID)
     density, spent, won = premise.density(z), equilibrium.bid(z), equilibrium.win(z)
-    tail = auction.law.tail(np.maximum(auction.price, z / auction.top))
+    tail = auction.distribution.tail(np.maximum(auction.price, z / auction.top))
     deployment = tail.probability / np.where(tail.reciprocal > 0, tail.reciprocal, 1.0) - z / auction.premium_scale
     means = []
     for factor in factors:

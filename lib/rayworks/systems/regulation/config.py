@@ -4,16 +4,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rayworks.core.config import HARMLESS, ScopeSection, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, ScopeSection, Section, SystemConfig
 
 LARGEST_SCALE = 300.0
-"""Of a premium over the paper's."""
+"""Largest worth of a premium, in multiples of the paper's."""
 Stage = Literal["price", "design", "curves", "learning", "noise", "stress"]
 STAGES: tuple[Stage, ...] = ("price", "design", "curves", "learning", "noise", "stress")
 
 
 def _as_in_the_table(value: Any) -> Any:
-    """Numbers as text. YAML reads yes and no as true and false, and nobody can say what the table says."""
+    """Numbers as text; booleans are refused, since YAML reads a bare yes or no as one."""
     if isinstance(value, bool):
         raise ValueError(
             "price.positive, majority, minority: a bare yes or no is read as true or false; quote it twice: \"'yes'\""
@@ -26,11 +26,11 @@ CellValue = Annotated[str, BeforeValidator(_as_in_the_table)]
 
 
 class AuctionSection(Section):
-    """The design that the regulator publishes, and what is known of the builders."""
+    """The design that the regulator publishes, and what is known about the builders."""
 
-    law: str = Field(
+    distribution: str = Field(
         "uniform",
-        description="of total value: uniform | beta22 | beta(A,B) | a .csv or .parquet file with a column value",
+        description="distribution of total value: uniform | beta22 | beta(A,B) | a .csv or .parquet file with a column value",
     )
     price: float | None = Field(0.5, gt=0, lt=1, description="what the threshold costs to reach; null: set threshold")
     threshold: float | None = Field(
@@ -44,11 +44,11 @@ class AuctionSection(Section):
     group_size: int = Field(2, ge=2, le=64, description="cleared models that compete with each other")
     prizes: int = Field(1, ge=1, description="premiums per group")
     tie: Literal["coin", "split", "void"] = Field(
-        "coin", description="what becomes of a prize that equal scores contest; the paper is silent"
+        "coin", description="prize that equal scores contest: drawn, shared or withheld; the paper does not say"
     )
     bye: Literal["chance", "redraw"] = Field(
         "chance",
-        description="whoever fills no group wins at a group's rate, or meets models drawn again; the paper is silent",
+        description="models left without a group win at a group's rate, or meet models drawn again; the paper does not say",
     )
     cap: float | None = Field(1.0, gt=0, description="the most that a builder can spend; null: no bound")
     mode: Literal["paper", "capped", "fixed_point"] = Field(
@@ -75,21 +75,21 @@ class AuctionSection(Section):
 
 
 class PriceSection(Section):
-    """What compliance costs: the curve in use, and the training runs that measure one."""
+    """The price curve in use, and the training runs that measure one."""
 
     curve: Literal["published", "measured", "identity"] = Field(
-        "published", description="the paper's ten points, this run's own (stage price), or compliance equal to cost"
+        "published", description="the paper's ten points, those of this run (stage price), or compliance equal to cost"
     )
     fit: Literal["quadratic", "isotonic"] = Field("quadratic", description="form of the curve through the points")
     resamples: int = Field(1000, ge=10, le=100_000, description="bootstrap resamples behind its band")
     source: str = Field("adult", description="table to train on: adult, or a .csv or .parquet file")
     label: str = Field("income", description="column to predict")
     positive: CellValue = Field(
-        ">50K", description="its value that counts as positive; quote yes and no twice in a shell"
+        ">50K", description="label value that counts as positive; quote yes and no twice in a shell"
     )
     group: str = Field("gender", description="column of the two groups whose errors are compared")
-    majority: CellValue = Field("Male", description="its value in the group with many rows")
-    minority: CellValue = Field("Female", description="its value in the group whose share varies")
+    majority: CellValue = Field("Male", description="group value with many rows")
+    minority: CellValue = Field("Female", description="group value whose share varies")
     dropped: tuple[str, ...] = Field(("fnlwgt",), description="columns that no model sees")
     group_visible: bool = Field(False, description="let the model see the group")
     shares: tuple[float, ...] = Field(
@@ -99,7 +99,8 @@ class PriceSection(Section):
     )
     seeds: int = Field(10, ge=1, le=1000, description="models per share")
     balanced_labels: bool = Field(
-        True, description="as many positives as negatives in both groups, as in the paper's task; else as in the table"
+        True,
+        description="equally many positives and negatives in both groups, as in the paper's task; else as in the table",
     )
     majority_rows: int = Field(2000, ge=10, description="training rows of the majority, at every share")
     validation_rows: int = Field(200, ge=4, description="validation rows of the majority, skewed like training")
@@ -107,8 +108,8 @@ class PriceSection(Section):
     hidden: int = Field(64, ge=0, le=4096, description="units of the hidden layer; 0 for a logistic regression")
     epochs: int = Field(50, ge=1, description="passes over the rows; the best by validation accuracy is kept")
     batch_size: int = Field(128, ge=1, description="rows per step")
-    learning_rate: float = Field(0.05, gt=0, description="of SGD")
-    models_per_call: int = Field(5, ge=1, description="models in one call of a worker", json_schema_extra=HARMLESS)
+    learning_rate: float = Field(0.05, gt=0, description="SGD learning rate")
+    models_per_call: int = Field(5, ge=1, description="models in one call of a worker", json_schema_extra=RESUME_SAFE)
 
     @model_validator(mode="after")
     def _shares_are_minorities(self) -> Self:
@@ -120,10 +121,14 @@ class PriceSection(Section):
 class PopulationSection(Section):
     """Builders drawn at random, and the curves against the price."""
 
-    builders: int = Field(100_000, ge=2, le=50_000_000, description="drawn for every price and for the round")
-    laws: tuple[str, ...] = Field(("uniform", "beta22"), description="laws of the curves, beside the auction's own")
+    builders: int = Field(100_000, ge=2, le=50_000_000, description="builders drawn for every price and for the round")
+    distributions: tuple[str, ...] = Field(
+        ("uniform", "beta22"), description="value distributions of the curves, beside the auction's own"
+    )
     prices: int = Field(99, ge=3, le=10_000, description="thresholds of the curves, equally spaced in (0, 1)")
-    prices_per_call: int = Field(25, ge=1, description="thresholds in one call of a worker", json_schema_extra=HARMLESS)
+    prices_per_call: int = Field(
+        25, ge=1, description="thresholds in one call of a worker", json_schema_extra=RESUME_SAFE
+    )
 
 
 class CertificateSection(Section):
@@ -141,23 +146,23 @@ class LearningSection(Section):
     )
     types: int = Field(200, ge=2, le=5000, description="types, each as common as another")
     bids: int = Field(400, ge=2, le=5000, description="bids between the price and the highest")
-    rounds: int = Field(2000, ge=1, description="of play")
+    rounds: int = Field(2000, ge=1, description="rounds of play")
     policy_gradient: bool = Field(False, description="multi-agent PPO through RLlib too (extra rllib)")
-    iterations: int = Field(15, ge=1, description="of PPO")
+    iterations: int = Field(15, ge=1, description="PPO iterations")
     auctions_per_iteration: int = Field(1024, ge=64, description="auctions that PPO plays between updates")
-    policy_learning_rate: float = Field(1e-3, gt=0, lt=1, description="of PPO")
+    policy_learning_rate: float = Field(1e-3, gt=0, lt=1, description="PPO learning rate")
 
 
 class NoiseSection(Section):
-    """Readings of compliance that err."""
+    """Noisy readings of compliance."""
 
     levels: tuple[float, ...] = Field(
         (0.0, 0.01, 0.03, 0.1), min_length=1, description="standard deviations of a reading, in compliance"
     )
     values: int = Field(32, ge=2, le=1000, description="total values in the grid of types")
-    shares: int = Field(16, ge=2, le=1000, description="premium shares in it")
-    bids: int = Field(160, ge=2, le=5000, description="bids in the grid")
-    rounds: int = Field(500, ge=1, description="of learning to answer the noise")
+    shares: int = Field(16, ge=2, le=1000, description="premium shares in the grid of types")
+    bids: int = Field(160, ge=2, le=5000, description="bids to choose from")
+    rounds: int = Field(500, ge=1, description="rounds of learning to answer the noise")
 
     @model_validator(mode="after")
     def _levels_are_deviations(self) -> Self:
@@ -167,7 +172,7 @@ class NoiseSection(Section):
 
 
 class StressSection(Section):
-    """How hard the assumptions are pressed."""
+    """How far the assumptions are violated."""
 
     rings: tuple[float, ...] = Field(
         (0.0, 0.1, 0.25, 0.5, 0.75, 1.0), min_length=1, description="shares of entrants who collude"
@@ -191,7 +196,7 @@ class StressSection(Section):
 
 
 class Scope(ScopeSection):
-    """What the run does."""
+    """Stages of the run."""
 
     needed = "design"
     stages: tuple[Stage, ...] = Field(
@@ -200,7 +205,9 @@ class Scope(ScopeSection):
 
 
 class Config(SystemConfig):
-    """A regulation run: solve the auction, certify it, play it, and press it."""
+    """A regulation run: solve the auction, certify it, play it, and stress it."""
+
+    renamed = {"auction.law": "auction.distribution", "population.laws": "population.distributions"}
 
     scope: Scope = Scope()
     auction: AuctionSection = AuctionSection()
@@ -218,9 +225,9 @@ class Config(SystemConfig):
         return self
 
     @property
-    def laws(self) -> tuple[str, ...]:
-        """Laws of the curves, each once, the auction's first."""
-        return tuple(dict.fromkeys((self.auction.law, *self.population.laws)))
+    def distributions(self) -> tuple[str, ...]:
+        """Distributions of the curves, each once, the auction's first."""
+        return tuple(dict.fromkeys((self.auction.distribution, *self.population.distributions)))
 
     @property
     def design_alone(self) -> bool:

@@ -17,7 +17,13 @@ from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, Mode, 
 from rayworks.systems.regulation.mechanism import Rules
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.simulation import Round, play_round
-from rayworks.systems.regulation.value_laws import BetaLaw, SampleLaw, SymmetricBetaLaw, UniformLaw, ValueLaw
+from rayworks.systems.regulation.value_distributions import (
+    BetaValues,
+    SampleValues,
+    SymmetricBetaValues,
+    UniformValues,
+    ValueDistribution,
+)
 
 COLUMN = "value"
 """Of a file of values."""
@@ -39,16 +45,17 @@ class Design:
         return self.equilibrium.auction
 
 
-def make_design(section: AuctionSection, curve: PriceCurve, law: ValueLaw | None = None) -> Design:
+def make_design(section: AuctionSection, curve: PriceCurve, distribution: ValueDistribution | None = None) -> Design:
     """The price from the threshold or the reverse, the premium from its budget, and the bids.
 
     Args:
         section: the settings.
         curve: what compliance costs.
-        law: of total value, in place of the one that the settings name.
+        distribution: of total value, in place of the one that the settings name.
 
     Raises:
-        DataError: price or threshold is outside the curve's range, the budget out of reach, or the law without such values.
+        DataError: price or threshold is outside the curve's range, the budget out of reach, or no value reaches the
+            price.
     """
     try:
         if section.price is None:
@@ -60,7 +67,7 @@ def make_design(section: AuctionSection, curve: PriceCurve, law: ValueLaw | None
         name = "auction.threshold" if section.price is None else "auction.price"
         raise DataError(f"{name}: {error}, or set price.curve: identity") from None
     auction = Auction(
-        law=law or value_law(section.law),
+        distribution=distribution or value_distribution(section.distribution),
         price=price,
         largest_share=section.largest_share,
         premium_scale=section.premium_scale,
@@ -73,30 +80,32 @@ def make_design(section: AuctionSection, curve: PriceCurve, law: ValueLaw | None
     return Design(solved(auction, section.mode, section.premium_budget), rules, curve)
 
 
-def value_law(text: str) -> ValueLaw:
-    """The law that a config names.
+def value_distribution(text: str) -> ValueDistribution:
+    """The distribution that a config names.
 
     Raises:
         DataError: it is none of those known, or a file without usable values.
     """
     if text == "uniform":
-        return UniformLaw()
+        return UniformValues()
     if text == "beta22":
-        return SymmetricBetaLaw()
+        return SymmetricBetaValues()
     shape = re.fullmatch(r"beta\(\s*(\d+\.?\d*)\s*,\s*(\d+\.?\d*)\s*\)", text)
     if shape:
-        return BetaLaw(float(shape[1]), float(shape[2]))
+        return BetaValues(float(shape[1]), float(shape[2]))
     path = Path(text).expanduser()
     if path.suffix not in (".csv", ".parquet"):
-        raise DataError(f"law {text!r}: unknown; uniform, beta22, beta(A,B), or a .csv or .parquet file")
+        raise DataError(f"distribution {text!r}: unknown; uniform, beta22, beta(A,B), or a .csv or .parquet file")
     try:
         table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"law {text}: can not be read ({' '.join(str(error).split())[:200]})") from None
+        raise DataError(f"distribution {text}: cannot be read ({' '.join(str(error).split())[:200]})") from None
     if COLUMN not in table:
-        raise DataError(f"law {text}: has no column {COLUMN!r}; its columns are {', '.join(map(str, table.columns))}")
+        raise DataError(
+            f"distribution {text}: has no column {COLUMN!r}; its columns are {', '.join(map(str, table.columns))}"
+        )
     column = pd.to_numeric(table[COLUMN], errors="coerce")
-    return SampleLaw(column.to_numpy(dtype=float), name=path.stem)
+    return SampleValues(column.to_numpy(dtype=float), name=path.stem)
 
 
 def expected_premiums(equilibrium: Equilibrium) -> float:
@@ -109,13 +118,13 @@ def expected_premiums(equilibrium: Equilibrium) -> float:
 
 @lru_cache(maxsize=16)
 def solved(auction: Auction, mode: Mode, budget: float | None) -> Equilibrium:
-    """The equilibrium; repetitions of a design in one process solve it once, unless its law is read from a file.
+    """The equilibrium; repetitions of a design in one process solve it once, unless its distribution is read from a file.
 
     Under a budget it is that of the ``premium_scale`` at which premiums are expected to be worth so much per builder, to a
     ten-thousandth: some ten solutions, each found from the last.
 
     Raises:
-        DataError: so much, or so little, can not be spent.
+        DataError: so much, or so little, cannot be spent.
     """
     if budget is None:
         return solve(auction, mode)

@@ -1,13 +1,13 @@
 """Bids that no builder gains by leaving: the symmetric equilibrium of the all-pay auction (arXiv 2410.01871, theorem 2).
 
-A type ``z`` (what the premium is worth to it) that mimics ``w`` wins with chance ``G(Q(w))``, ``Q`` being the law of a
-rival's type. The first-order condition ``b'(w) = w dG(Q(w))`` with ``b(0) = price`` gives the bid
+A type ``z`` (what the premium is worth to it) that mimics ``w`` wins with chance ``G(Q(w))``, where ``Q`` is the distribution
+of a rival's type. The first-order condition ``b'(w) = w dG(Q(w))`` with ``b(0) = price`` gives the bid
 ``b(z) = price + int_0^z y dG(Q(y))``, and single crossing makes it a global maximum. The deployment value shifts utility by
 a constant, so it decides entry only. Three modes:
 
-- ``paper``: ``Q`` is the law of ``z`` given ``V >= price``; bids above the cap are cut to it.
+- ``paper``: ``Q`` is the distribution of ``z`` given ``V >= price``; bids above the cap are cut to it.
 - ``capped``: the same rivals; types from the cutoff on bid the cap, and the cutoff type is indifferent.
-- ``fixed_point``: ``Q`` is the law of those who enter against ``Q``; capped too.
+- ``fixed_point``: ``Q`` is the distribution of those who enter against ``Q``; capped too.
 """
 
 from dataclasses import dataclass, replace
@@ -24,13 +24,19 @@ from rayworks.systems.regulation.contests import (
     win_probability,
 )
 from rayworks.systems.regulation.entry import GRID, Entrants, entrants
-from rayworks.systems.regulation.value_laws import BoolArray, FloatArray, PremiumLaw, Tail, ValueLaw
+from rayworks.systems.regulation.value_distributions import (
+    BoolArray,
+    FloatArray,
+    PremiumDistribution,
+    Tail,
+    ValueDistribution,
+)
 
 Mode = Literal["paper", "capped", "fixed_point"]
 BLOCK = 1 << 14
 """Types evaluated at a time, so that intermediate arrays stay in the processor's cache."""
 TOLERANCE = 1e-11
-"""Largest change of the rivals' law at which the entry-consistent iteration stops."""
+"""Largest change of the rivals' distribution at which the entry-consistent iteration stops."""
 PLAIN_ROUNDS, MAX_ROUNDS = 60, 5000
 """Rounds before the iteration counts as swinging, and in all."""
 SMALL_STEP, SMALL_ROUNDS = 0.05, 500
@@ -43,13 +49,13 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Auction:
-    """The rules, and what is known of the builders.
+    """The rules, and what is known about the builders.
 
     Raises:
         DataError: naming the field that is out of its range.
     """
 
-    law: ValueLaw
+    distribution: ValueDistribution
     """Of a builder's total value."""
     price: float
     """What the threshold costs to reach, in (0, 1)."""
@@ -104,9 +110,9 @@ class Rivals(Protocol):
 
 @dataclass(frozen=True)
 class PairRivals:
-    """One rival, one prize, and a value law with tail moments: closed forms."""
+    """One rival, one prize, and a value distribution with tail moments: closed forms."""
 
-    premium: PremiumLaw
+    premium: PremiumDistribution
 
     def below(self, z: Any) -> Any:
         """``F``."""
@@ -119,7 +125,7 @@ class PairRivals:
 
 @dataclass(frozen=True)
 class TabulatedRivals:
-    """Any law of a rival's type, any group: tables over equally spaced types, straight lines between them."""
+    """Any distribution of a rival's type, any group: tables over equally spaced types, straight lines between them."""
 
     top: float
     below_at: FloatArray
@@ -146,10 +152,10 @@ class TabulatedRivals:
         return self._at(z, self.surplus_at)
 
     def _at(self, z: Any, table: FloatArray) -> Any:
-        place = np.clip(np.asarray(z) * ((len(table) - 1) / self.top), 0, len(table) - 1)
-        left = np.minimum(place.astype(np.intp), len(table) - 2)
+        position = np.clip(np.asarray(z) * ((len(table) - 1) / self.top), 0, len(table) - 1)
+        left = np.minimum(position.astype(np.intp), len(table) - 2)
         low = table[left]
-        return low + (place - left) * (table[left + 1] - low)
+        return low + (position - left) * (table[left + 1] - low)
 
 
 @dataclass(frozen=True)
@@ -202,7 +208,7 @@ class Equilibrium:
 
     def entrants(self) -> Entrants:
         """Who enters, and in which numbers."""
-        return entrants(self.auction.law, self.auction.top, self.entry_value)
+        return entrants(self.auction.distribution, self.auction.top, self.entry_value)
 
     def _bid(self, z: FloatArray) -> FloatArray:
         spent: FloatArray = self.auction.price + self.rivals.surplus(z)
@@ -220,13 +226,13 @@ def solve(auction: Auction, mode: Mode = "paper", near: Equilibrium | None = Non
 
     Args:
         auction: the rules.
-        mode: who is expected to compete, and what becomes of the cap.
+        mode: who is expected to compete, and how the cap is treated.
         near: where to start the entry-consistent iteration: the solution of a similar auction.
 
     Raises:
         DataError: nobody's value reaches the price, or the iteration does not settle.
     """
-    believed = PremiumLaw(auction.law, auction.price, auction.top)
+    believed = PremiumDistribution(auction.distribution, auction.price, auction.top)
     if mode == "fixed_point":
         start = near.rivals.below_at if near is not None and isinstance(near.rivals, TabulatedRivals) else None
         return _entry_consistent(auction, believed, start)
@@ -236,7 +242,7 @@ def solve(auction: Auction, mode: Mode = "paper", near: Equilibrium | None = Non
     return _with_cap(auction, mode, TabulatedRivals.of(table, auction))
 
 
-def _entry_consistent(auction: Auction, believed: PremiumLaw, start: FloatArray | None) -> Equilibrium:
+def _entry_consistent(auction: Auction, believed: PremiumDistribution, start: FloatArray | None) -> Equilibrium:
     """Plain iteration, which settles in 5 to 50 rounds at most prices; where it swings, two ways that do not.
 
     Raises:
@@ -275,7 +281,7 @@ def _by_small_steps(auction: Auction, below: FloatArray) -> Equilibrium:
 
 
 def _inconsistency(found: Equilibrium) -> float:
-    """How far those who enter are from those whom the bids expect: largest difference of the two laws."""
+    """How far those who enter are from those whom the bids expect: largest difference of the two distributions."""
     entering = found.entrants()
     return float(np.max(np.abs(entering.below - np.asarray(found.rivals.below(entering.z)))))
 
@@ -305,7 +311,7 @@ def _by_participation(auction: Auction, below: FloatArray) -> Equilibrium | None
         return float(np.log(max(found.entrants().participation, TINY)) - log_participation)
 
     low = np.log(max(reserve_participation(auction), TINY)) - 1e-3
-    high = np.log(auction.law.tail(auction.price / 2).probability)
+    high = np.log(auction.distribution.tail(auction.price / 2).probability)
     if not excess(low) > 0 > excess(high):
         return None
     root = optimize.brentq(excess, low, high, xtol=1e-11)
@@ -342,7 +348,7 @@ def reserve_participation(auction: Auction) -> float:
     """
     price, share = auction.price, auction.largest_share
     sure = price / (1 - share) if share < 1 else float("inf")
-    low = auction.law.tail(price)
-    high = auction.law.tail(sure) if sure <= 1 else Tail(0.0, 0.0, 0.0)
+    low = auction.distribution.tail(price)
+    high = auction.distribution.tail(sure) if sure <= 1 else Tail(0.0, 0.0, 0.0)
     between = low.probability - high.probability - price * (low.reciprocal - high.reciprocal)
     return float(high.probability + between / share)

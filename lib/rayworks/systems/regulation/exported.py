@@ -1,4 +1,4 @@
-"""A design as a file: what Serve quotes from."""
+"""The export: the design that Serve quotes from."""
 
 import json
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from rayworks.core.exports import Write, reading
 from rayworks.systems.regulation.config import AuctionSection
 from rayworks.systems.regulation.design import Design, make_design
 from rayworks.systems.regulation.price_curve import PriceCurve
-from rayworks.systems.regulation.value_laws import SampleLaw
+from rayworks.systems.regulation.value_distributions import SampleValues
 
 DESIGN = "design.json"
 
 
 @dataclass(frozen=True)
 class ExportedDesign:
-    """What a folder holds."""
+    """Contents of an export."""
 
     design: Design
     section: AuctionSection
@@ -23,7 +23,7 @@ class ExportedDesign:
 
 
 def write_export(exported: ExportedDesign, write: Write) -> None:
-    """Write ``design.json``; of a sample law, whose file need not be there any more, ``values`` holds the points."""
+    """Write ``design.json``; ``values`` holds the points of a sample distribution, whose file may be gone later."""
     auction = exported.design.auction
     settings = exported.section.model_dump(mode="json")
     settings |= {
@@ -32,10 +32,10 @@ def write_export(exported: ExportedDesign, write: Write) -> None:
         "premium_budget": None,
         "premium_scale": auction.premium_scale,
     }
-    law = auction.law
+    distribution = auction.distribution
     described = {
         "auction": settings,
-        "values": law.points.tolist() if isinstance(law, SampleLaw) else None,
+        "values": distribution.points.tolist() if isinstance(distribution, SampleValues) else None,
         "curve": exported.design.curve.to_dict(),
     }
     write(DESIGN, json.dumps(described, indent=2).encode())
@@ -51,5 +51,5 @@ def read_export(folder: str | Path) -> ExportedDesign:
         described = json.loads((path / DESIGN).read_text())
         section = AuctionSection.model_validate(described["auction"])
         values = described["values"]
-        law = None if values is None else SampleLaw(values, name=Path(section.law).stem)
-        return ExportedDesign(make_design(section, PriceCurve.from_dict(described["curve"]), law), section)
+        distribution = None if values is None else SampleValues(values, name=Path(section.distribution).stem)
+        return ExportedDesign(make_design(section, PriceCurve.from_dict(described["curve"]), distribution), section)

@@ -1,4 +1,4 @@
-"""The pictures of a run: bids, both mechanisms against the price, gains from leaving the bid, learners, stress."""
+"""Figures of a run: bids, both mechanisms against the price, gains from leaving the bid, learners, stress."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,12 +19,12 @@ POINTS = 401
 Values = Mapping[str, Any]
 
 
-def bids(design: Design, laws: Mapping[str, Any]) -> bytes:
-    """What each type spends: the design in all modes, and the paper's rule for other prices and laws.
+def bids(design: Design, distributions: Mapping[str, Any]) -> bytes:
+    """What each type spends: the design in all modes, and the paper's rule for other prices and distributions.
 
     Args:
         design: of the run.
-        laws: name to law, for the right panel.
+        distributions: name to distribution, for the right panel.
     """
     auction = design.auction
     z = np.linspace(0, auction.top, POINTS)
@@ -36,24 +36,24 @@ def bids(design: Design, laws: Mapping[str, Any]) -> bytes:
         left.set(
             xlabel="worth of the premium",
             ylabel="bid (spent on compliance)",
-            title=f"Bids at price {auction.price:.3g}, {auction.law.name}",
+            title=f"Bids at price {auction.price:.3g}, {auction.distribution.name}",
         )
         left.legend(fontsize=8)
-        for (name, law), style in zip(laws.items(), ("-", "--", ":", "-."), strict=False):
+        for (name, distribution), style in zip(distributions.items(), ("-", "--", ":", "-."), strict=False):
             for price, colour in zip(PRICES, COLOURS, strict=False):
-                if not reachable(replace(auction, law=law), price):
+                if not reachable(replace(auction, distribution=distribution), price):
                     continue
-                at = solve(replace(auction, law=law, price=price))
+                at = solve(replace(auction, distribution=distribution, price=price))
                 right.plot(z, at.bid(z), style, color=colour, label=f"{name}, price {price:g}")
-        right.set(xlabel="worth of the premium", ylabel="bid", title="The published bid by price and law")
+        right.set(xlabel="worth of the premium", ylabel="bid", title="The published bid by price and distribution")
         right.legend(fontsize=8)
     return drawing.png
 
 
 def participation(curves: Mapping[str, Values]) -> bytes:
-    """Share of builders who enter, and the compliance they buy, against the price; both mechanisms, one row per law."""
+    """Share of builders who enter, and the compliance they buy, against the price: one row per distribution."""
     with draw(rows=len(curves), columns=2, squeeze=False) as drawing:
-        for (left, right), (law, found) in zip(drawing.axes, curves.items(), strict=True):
+        for (left, right), (distribution, found) in zip(drawing.axes, curves.items(), strict=True):
             exact = {name: np.array(column, dtype=float) for name, column in found["exact"].items()}
             drawn = {name: np.array(column, dtype=float) for name, column in found["simulated"].items()}
             left.plot(exact["price"], exact["participation"], color=COLOURS[0], label="auction")
@@ -62,7 +62,9 @@ def participation(curves: Mapping[str, Values]) -> bytes:
             )
             left.plot(exact["price"], exact["participation_reserve"], color=COLOURS[1], label="bare threshold")
             left.plot(drawn["price"], drawn["participation_reserve"], ".", color=COLOURS[1], markersize=4)
-            left.set(xlabel="price of the threshold", ylabel="share that takes part", title=f"Participation: {law}")
+            left.set(
+                xlabel="price of the threshold", ylabel="share that takes part", title=f"Participation: {distribution}"
+            )
             left.legend(fontsize=8)
             known = np.isfinite(exact["compliance_reserve"])
             right.plot(exact["price"][known], exact["compliance"][known], color=COLOURS[0], label="auction, mean")
@@ -70,7 +72,7 @@ def participation(curves: Mapping[str, Values]) -> bytes:
                 exact["price"][known], exact["compliance_reserve"][known], color=COLOURS[1], label="bare threshold"
             )
             right.set(xlabel="price of the threshold", ylabel="compliance of those who take part", xlim=left.get_xlim())
-            right.set_title(f"Compliance: {law} (where the price curve is known)")
+            right.set_title(f"Compliance: {distribution} (where the price curve is known)")
             right.legend(fontsize=8)
     return drawing.png
 

@@ -1,4 +1,4 @@
-"""Builders who do not know the equilibrium and learn to bid: fictitious play, and learners without regret.
+"""Builders who learn to bid without knowing the equilibrium: fictitious play and no-regret learners.
 
 Both keep the average of what was played, later rounds weighing more (``2 / (t + 1)`` for round ``t``): that converges.
 """
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from rayworks.systems.regulation.bidding_game import BiddingGame
-from rayworks.systems.regulation.value_laws import FloatArray
+from rayworks.systems.regulation.value_distributions import FloatArray
 
 Learner = Literal["fictitious_play", "hedge"]
 RATE = 16.0
@@ -133,9 +133,9 @@ def noise_response(
         inside = 1 - float(mixture[0])
         cleared, _ = game.chances(mixture)
         spent = float(mixture @ game.bids)
-        places = np.argmin(np.abs(game.bids - naive[:, None]), axis=1)
-        payoff = game.payoffs(game.mixture(np.eye(len(game.bids))[places]))
-        gain = payoff.max(axis=1) - payoff[np.arange(len(places)), places]
+        positions = np.argmin(np.abs(game.bids - naive[:, None]), axis=1)
+        payoff = game.payoffs(game.mixture(np.eye(len(game.bids))[positions]))
+        gain = payoff.max(axis=1) - payoff[np.arange(len(positions)), positions]
         mean_bid = spent / inside if inside > 0 else 0.0
         points.append(
             NoisePoint(

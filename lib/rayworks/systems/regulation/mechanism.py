@@ -1,6 +1,6 @@
 """The mechanism itself, as a pure function: threshold, rejection, groups at random, ranks, ties, byes, and an audit of all.
 
-Everything random comes in from outside, one number per submission for the pairing and one for ties, so that whoever holds
+Everything random comes in from outside, one number per submission for the pairing and one for ties, so that anyone who holds
 the numbers can run it again and get the same outcome.
 """
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.contests import TieRule
-from rayworks.systems.regulation.value_laws import BoolArray, FloatArray
+from rayworks.systems.regulation.value_distributions import BoolArray, FloatArray
 
 ByeRule = Literal["chance", "redraw"]
 """Whoever is left over when the cleared models do not fill the last group wins at the rate of a group, or competes with
@@ -29,7 +29,7 @@ class Rules:
     """What the regulator publishes before anybody submits.
 
     Raises:
-        DataError: naming the rule that can not be.
+        DataError: naming the impossible rule.
     """
 
     threshold: float
@@ -51,7 +51,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of each submission, in the order of the scores; arrays of shape (submissions,)."""
+    """Result of each submission, in the order of the scores; arrays of shape (submissions,)."""
 
     rules: Rules
     scores: FloatArray
@@ -144,7 +144,7 @@ def _award(scores: FloatArray, tie_break: FloatArray, rules: Rules) -> FloatArra
 def _bye(
     left: NDArray[np.int64], order: NDArray[np.int64], scores: FloatArray, tie_break: FloatArray, rules: Rules
 ) -> FloatArray:
-    """Parts of premiums of those who fill no group."""
+    """Parts of premiums of submissions left without a group."""
     missing = rules.group_size - len(left)
     if not len(left) or rules.bye == "chance" or len(order) - len(left) < missing:
         return (tie_break[left] < rules.prizes / rules.group_size).astype(float)

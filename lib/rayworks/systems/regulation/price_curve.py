@@ -246,8 +246,8 @@ def _rising_part(a: float, b: float, c: float, low: float, high: float) -> tuple
 
 def _isotonic_knots(safety: np.ndarray, cost: np.ndarray) -> np.ndarray:
     """Mean safety and cost of each pooled block, shape (blocks, 2), both strictly increasing."""
-    distinct, place, weight = np.unique(safety, return_inverse=True, return_counts=True)
-    mean = np.bincount(place, cost) / weight
+    distinct, position, weight = np.unique(safety, return_inverse=True, return_counts=True)
+    mean = np.bincount(position, cost) / weight
     pooled = isotonic_regression(mean, weights=weight)
     starts = pooled.blocks[:-1]
     centre = np.add.reduceat(distinct * weight, starts) / np.add.reduceat(weight, starts)

@@ -32,10 +32,10 @@ def price_of_safety(share: np.ndarray, gap: np.ndarray, curves: Sequence[PriceCu
         curves: fitted to these runs; each is dotted where it does not rise.
         published: the curve of the paper.
     """
-    shares, place = np.unique(share, return_inverse=True)
-    count = np.bincount(place)
-    mean = np.bincount(place, gap) / count
-    spread = np.sqrt(np.bincount(place, (gap - mean[place]) ** 2) / np.maximum(count - 1, 1))
+    shares, position = np.unique(share, return_inverse=True)
+    count = np.bincount(position)
+    mean = np.bincount(position, gap) / count
+    spread = np.sqrt(np.bincount(position, (gap - mean[position]) ** 2) / np.maximum(count - 1, 1))
     trend = gap_trend(share, gap) if len(shares) > 1 else None
     with draw(columns=2) as drawing:
         left, right = drawing.axes

@@ -1,4 +1,4 @@
-"""What training runs say about the price of safety: points of safety against cost, and whether there is a price at all.
+"""The price of safety from training runs: points of safety against cost, and a test of whether there is a price.
 
 A run has the minority's share of its training data and the equalised-odds gap of its model (arXiv 2410.01871, section on
 Assumption 2). The share is the cost, the inverse of the gap the safety. Seeds are resampled within each share.

@@ -1,6 +1,6 @@
 r"""Random numbers of a round that anyone can repeat: SHA-256 of a seed committed to before, and of all that was submitted.
 
-The bytes, for whoever repeats them in another language. Texts are ASCII, every line ends in one line feed (0x0A), hashes are
+The bytes, for repeating them in another language. Texts are ASCII, every line ends in one line feed (0x0A), hashes are
 written in 64 lower-case hexadecimal digits. Submissions are identified by the hash of their model, in order of arrival::
 
     commitment        = SHA-256(seed)
@@ -19,7 +19,7 @@ What it protects: the commitment stops the regulator from choosing the seed afte
 the book enters every number, whoever knows the seed learns the pairing only once the last model is in: each further
 submission draws all numbers anew. What it does not protect: a regulator who tells the seed to the last to submit, or closes
 the round at a moment that suits, can steer the pairing, as can one who never reveals a seed whose pairing it dislikes. Only
-a seed that nobody knows before the round closes, made of several parties' secrets or a public beacon, mends that.
+a seed that nobody knows before the round closes, made of several parties' secrets or a public beacon, prevents that.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayworks.core.errors import DataError
-from rayworks.systems.regulation.value_laws import FloatArray
+from rayworks.systems.regulation.value_distributions import FloatArray
 
 PROTOCOL = "rayworks-regulation-1"
 
@@ -45,7 +45,7 @@ class Draws:
 
 
 def commitment_of(seed: str) -> str:
-    """What is published of a seed before the round, 64 hexadecimal digits."""
+    """The commitment to a seed, published before the round, 64 hexadecimal digits."""
     return hashlib.sha256(seed.encode()).hexdigest()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from rayworks.core.report import Cell, Report, Table
 from rayworks.systems.regulation import figures
 from rayworks.systems.regulation.config import Config
-from rayworks.systems.regulation.design import Design, value_law
+from rayworks.systems.regulation.design import Design, value_distribution
 from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
 from rayworks.systems.regulation.price_figures import price_of_safety
 from rayworks.systems.regulation.price_points import gap_trend, points_from_gaps
@@ -55,10 +55,12 @@ def build_report(config: Config, design: Design, results: Values, title: str) ->
     tables = _design_tables(measured)
     drawn: dict[str, tuple[bytes, str]] = {}
     notes: list[str] = []
-    laws = {name: value_law(name) for name in config.laws}
-    drawn["bids.png"] = (figures.bids(design, laws), "What each type spends on compliance.")
+    distributions = {name: value_distribution(name) for name in config.distributions}
+    drawn["bids.png"] = (figures.bids(design, distributions), "What each type spends on compliance.")
     if results["curves"]:
-        tables += [table for law, found in results["curves"].items() for table in _curve_tables(law, found)]
+        tables += [
+            table for distribution, found in results["curves"].items() for table in _curve_tables(distribution, found)
+        ]
         drawn["participation.png"] = (
             figures.participation(results["curves"]),
             "Both mechanisms against the price of the threshold; lines by quadrature, dots by drawing builders.",
@@ -134,10 +136,10 @@ CERTIFICATE_NOTE = (
 )
 
 
-def _curve_tables(law: str, found: Values) -> list[Table]:
+def _curve_tables(distribution: str, found: Values) -> list[Table]:
     exact, drawn = found["exact"], found["simulated"]
     count = len(exact["price"])
-    places = np.unique(np.linspace(0, count - 1, LISTED + 2).round().astype(int)[1:-1])
+    positions = np.unique(np.linspace(0, count - 1, LISTED + 2).round().astype(int)[1:-1])
     rows = [
         [
             exact["price"][at],
@@ -148,13 +150,17 @@ def _curve_tables(law: str, found: Values) -> list[Table]:
             exact["compliance"][at],
             exact["compliance_reserve"][at],
         ]
-        for at in places
+        for at in positions
     ]
     columns = ("price", "auction", "auction, drawn", "bare threshold", "mean bid", "compliance", "threshold")
     best = _best_prices(exact)
     return [
-        Table(f"Participation: {law}", columns, rows),
-        Table(f"Most spent on compliance per builder: {law}", ("mechanism", "at price", "participation x bid"), best),
+        Table(f"Participation: {distribution}", columns, rows),
+        Table(
+            f"Most spent on compliance per builder: {distribution}",
+            ("mechanism", "at price", "participation x bid"),
+            best,
+        ),
     ]
 
 
@@ -227,11 +233,12 @@ def _rows(title: str, points: Sequence[Values], note: str = "") -> Table:
 
 
 def design_card(config: Config, design: Design, measured: Values) -> str:
-    """What the exported design is, for people."""
+    """README of the exported design."""
     auction, certificate = design.auction, measured["certificates"]["entrants"]
     return f"""# A regulator's design
 
-- value law {auction.law.name}, premium shares up to {auction.largest_share:g}, premium scale {auction.premium_scale:.4g}
+- value distribution {auction.distribution.name}
+- premium shares up to {auction.largest_share:g}, premium scale {auction.premium_scale:.4g}
 - price {auction.price:.6g} for threshold {design.rules.threshold:.6g} on the {config.price.curve} price curve
 - groups of {auction.group_size}, {auction.prizes} prize(s), tie rule {auction.tie}, byes by {design.rules.bye}
 - bids: mode {config.auction.mode}; against those who enter, any type gains at most {certificate["max_gain"]:.3g} by another

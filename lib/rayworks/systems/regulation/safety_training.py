@@ -17,7 +17,7 @@ from rayworks.systems.regulation.training_table import TrainingOptions, draw_row
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """How one model fared on the balanced test set; pairs of rates are majority first."""
+    """Results of one model on the balanced test set; pairs of rates are majority first."""
 
     share: float
     seed: int
@@ -34,7 +34,7 @@ def measure(options: TrainingOptions, share: float, seed: int) -> TrainingOutcom
     Depends on nothing but its arguments; the last digits also on torch's number of threads.
 
     Raises:
-        DataError: naming the ``price`` field at fault: no such table, column, label or group, or too few rows.
+        DataError: naming the ``price`` field at fault: a missing table, column, label or group, or too few rows.
     """
     table = read_table(options)
     split = draw_rows(table, options, share, seed)

@@ -1,7 +1,7 @@
 """Premiums in whole cents: what each submission is due, and what a budget leaves of it. No fraction is lost or made.
 
 All amounts are integers in minor units of the currency. What does not divide goes to the largest remainders, and among equal
-remainders to the earlier submission, so that whoever has the outcome gets the same cents.
+remainders to the earlier submission, so that anyone with the outcome gets the same cents.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ class Premiums:
 
 def exact_parts(outcome: Outcome) -> list[Fraction]:
     """Each submission's part of a premium as the fraction that it is: premiums over contenders of one group."""
-    values, place = np.unique(outcome.premium, return_inverse=True)
+    values, position = np.unique(outcome.premium, return_inverse=True)
     parts = [Fraction(value).limit_denominator(outcome.rules.group_size) for value in values.tolist()]
-    return [parts[index] for index in place.tolist()]
+    return [parts[index] for index in position.tolist()]
 
 
 def share_premiums(

@@ -9,7 +9,7 @@ from rayworks.core import seeds
 from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, Mode, reserve_participation, solve
 from rayworks.systems.regulation.mechanism import Outcome, Rules, run_mechanism
 from rayworks.systems.regulation.price_curve import PriceCurve
-from rayworks.systems.regulation.value_laws import BoolArray, FloatArray, ValueLaw
+from rayworks.systems.regulation.value_distributions import BoolArray, FloatArray, ValueDistribution
 
 NAN = float("nan")
 
@@ -24,10 +24,10 @@ class Population:
     """Premium share of it, in [0, L]."""
 
 
-def draw_population(law: ValueLaw, builders: int, largest_share: float, seed: int) -> Population:
+def draw_population(distribution: ValueDistribution, builders: int, largest_share: float, seed: int) -> Population:
     """Independent types; the first n are the same for every number of builders."""
-    value = law.quantile(seeds.uniforms(seed, builders, "population", law.name, "value"))
-    return Population(value, largest_share * seeds.uniforms(seed, builders, "population", law.name, "share"))
+    value = distribution.quantile(seeds.uniforms(seed, builders, "population", distribution.name, "value"))
+    return Population(value, largest_share * seeds.uniforms(seed, builders, "population", distribution.name, "share"))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Curves:
 def reachable(auction: Auction, price: float) -> bool:
     """Whether anybody can spend the price, and has a value that reaches it."""
     affordable = auction.cap is None or price < auction.cap
-    return affordable and float(auction.law.tail(price).probability) > 0
+    return affordable and float(auction.distribution.tail(price).probability) > 0
 
 
 def exact_curves(auction: Auction, prices: Sequence[float], mode: Mode, curve: PriceCurve) -> Curves:
@@ -96,7 +96,7 @@ def simulated_curves(auction: Auction, prices: Sequence[float], mode: Mode, buil
 
     All prices see the same builders, so that differences between prices are not noise.
     """
-    population = draw_population(auction.law, builders, auction.largest_share, seed)
+    population = draw_population(auction.distribution, builders, auction.largest_share, seed)
     rows = []
     for price in prices:
         if not reachable(auction, price):
@@ -173,7 +173,7 @@ def play_round(equilibrium: Equilibrium, curve: PriceCurve, rules: Rules, builde
         DataError: the price lies outside the curve.
     """
     auction = equilibrium.auction
-    population = draw_population(auction.law, builders, auction.largest_share, seed)
+    population = draw_population(auction.distribution, builders, auction.largest_share, seed)
     deployment, premium = auction.types(population.value, population.share)
     spent, entered = _play(equilibrium, deployment, premium)
     spent, premium_in, deployment_in = spent[entered], premium[entered], deployment[entered]

@@ -1,4 +1,4 @@
-"""What the mechanism does when its assumptions fail: rings, false identities, other test data, values not known in advance.
+"""The mechanism under violated assumptions: rings, false identities, other test data, values not known in advance.
 
 In all of it the others bid as the equilibrium says: what is measured is the first builder's temptation, and its harm.
 """
@@ -14,12 +14,12 @@ from rayworks.systems.regulation.equilibrium import Equilibrium
 from rayworks.systems.regulation.mechanism import BYE_LOST, BYE_WON, REJECTED, Rules, run_mechanism
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.simulation import draw_population
-from rayworks.systems.regulation.value_laws import FloatArray
+from rayworks.systems.regulation.value_distributions import FloatArray
 
 
 @dataclass(frozen=True)
 class RingPoint:
-    """A ring of entrants who all bid the bare price, not knowing whom they will meet."""
+    """A bidding ring: entrants who all bid the bare price, not knowing whom they will meet."""
 
     share: float
     """Of those who enter."""
@@ -121,7 +121,7 @@ def other_test_data(
 ) -> list[MeasuredRound]:
     """The regulator's data differ from a builder's own: what it reads is compliance plus ``Normal(0, spread)``."""
     auction = equilibrium.auction
-    population = draw_population(auction.law, builders, auction.largest_share, seed)
+    population = draw_population(auction.distribution, builders, auction.largest_share, seed)
     deployment, premium = auction.types(population.value, population.share)
     entered = equilibrium.participates(deployment, premium)
     noise = seeds.stream(seed, "stress", "test data").standard_normal(builders)[entered]
@@ -138,7 +138,7 @@ def uncertain_values(
 ) -> list[MeasuredRound]:
     """Builders act on a guess of their total value, off by a factor ``exp(Normal(-spread^2 / 2, spread))``, cut at 1."""
     auction = equilibrium.auction
-    population = draw_population(auction.law, builders, auction.largest_share, seed)
+    population = draw_population(auction.distribution, builders, auction.largest_share, seed)
     deployment, premium = auction.types(population.value, population.share)
     noise = seeds.stream(seed, "stress", "values").standard_normal(builders)
     rounds = []

@@ -1,4 +1,4 @@
-"""The run: measure the price of safety, solve and certify the design, draw its curves, let builders learn, press it."""
+"""The run: measure the price of safety, solve and certify the design, draw its curves, let builders learn, stress it."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +12,7 @@ from rayworks.runtime.system import Metrics
 from rayworks.systems.regulation import SPEC
 from rayworks.systems.regulation.actors import STRESSES, RegulationActor, training_options
 from rayworks.systems.regulation.config import STAGES, Config
-from rayworks.systems.regulation.design import Design, make_design, measure_design, value_law
+from rayworks.systems.regulation.design import Design, make_design, measure_design, value_distribution
 from rayworks.systems.regulation.exported import ExportedDesign, write_export
 from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
 from rayworks.systems.regulation.price_points import points_from_gaps
@@ -24,25 +24,25 @@ WAVES = 2
 
 
 class RegulationSystem(StagedSystem[Config]):
-    """Solves, certifies, plays and presses one design."""
+    """Solves, certifies, plays and stresses one design."""
 
     spec = SPEC
     _solved: Design | None = None
 
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
-        """A design alone is worked out by the run itself; else all stages share the workers, one after the other."""
+        """A design alone is worked out by the run itself; otherwise all stages share the workers, one after the other."""
         if config.design_alone and "price" not in config.scope.stages:
             return [{"CPU": config.compute.cpus_per_worker}]
         return super().bundles(config)
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
-        """The table to train on, the laws, and the design where its curve is known beforehand."""
+        """The table to train on, the distributions, and the design where its curve is known beforehand."""
         if "price" in config.scope.stages:
             read_table(training_options(config))
-        for law in config.laws:
-            value_law(law)
+        for distribution in config.distributions:
+            value_distribution(distribution)
         if config.price.curve != "measured":
             make_design(config.auction, cls._known_curve(config))
 
@@ -53,7 +53,10 @@ class RegulationSystem(StagedSystem[Config]):
         stages = {
             "price": [Stage("price", self._train, lambda: len(self.results["price"]) / runs)],
             "design": [Stage("design", self._measure)],
-            "curves": [Stage(f"curves {law}", partial(self._curves, law)) for law in settings.laws],
+            "curves": [
+                Stage(f"curves {distribution}", partial(self._curves, distribution))
+                for distribution in settings.distributions
+            ],
             "learning": [self._asked("learning", "learn", settings.learning.learners)],
             "noise": [self._asked("noise", "noise", settings.noise.levels)],
             "stress": [self._asked("stress", "stress", STRESSES)],
@@ -127,13 +130,13 @@ class RegulationSystem(StagedSystem[Config]):
         """A stage that asks the workers for something of the design, item by item."""
         return self.finding(name, lambda: list(self.workers.map(method, [(self._design, item) for item in items])))
 
-    def _curves(self, law: str) -> Metrics:
+    def _curves(self, distribution: str) -> Metrics:
         section = self.settings.population
         prices = np.linspace(0, 1, section.prices + 2)[1:-1].tolist()
         size = section.prices_per_call
-        calls = [(self._design, law, prices[first : first + size]) for first in range(0, len(prices), size)]
+        calls = [(self._design, distribution, prices[first : first + size]) for first in range(0, len(prices), size)]
         parts = list(self.workers.map("curves", calls))
-        self.results["curves"][law] = {
+        self.results["curves"][distribution] = {
             kind: {name: [value for part in parts for value in part[kind][name]] for name in parts[0][kind]}
             for kind in parts[0]
         }

@@ -18,7 +18,7 @@ _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".pa
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What is learned from what, about whom, and how; by default who earns over 50,000 a year, men the majority.
+    """The learning task and its columns; by default who earns over 50,000 a year, with men as the majority.
 
     As in the paper the model is not told the group, trains for 50 epochs with momentum, and the epoch of the best validation
     accuracy counts. ``dropped`` are columns that no model sees: in adult a survey weight; with the gender as label,
@@ -115,7 +115,7 @@ def read_table(options: TrainingOptions) -> Table:
     """The table as inputs, label and group; read once per process.
 
     Raises:
-        DataError: it can not be read, or lacks a column, a label or a group.
+        DataError: it cannot be read, or lacks a column, a label or a group.
     """
     return _encoded(
         options.source,
@@ -170,5 +170,5 @@ def _frame(source: str) -> pd.DataFrame:
         frame = _READERS[path.suffix](path)
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"price.source {source!r}: can not be read ({reason}); mend the path or the file") from None
+        raise DataError(f"price.source {source!r}: cannot be read ({reason}); correct the path or the file") from None
     return frame

@@ -1,6 +1,6 @@
-r"""Is a model's output right: one scorer for each benchmark, 1.0 or 0.0 for an output and the row it answers.
+r"""Score a model's output: one scorer per benchmark, 1.0 or 0.0 for an output and the row it answers.
 
-Whatever the output is, a scorer returns a score: what can not be read is wrong. The rules are those of
+Whatever the output is, a scorer returns a score: an unreadable one is wrong. The rules are those of
 Easy2Hard-Bench's protocol; where a model is asked for a LaTeX box, the last box is its answer.
 """
 
@@ -129,7 +129,7 @@ def score(benchmark: str, output: str, row: Row) -> float:
     """The score of an output under the rule of its benchmark, one of ``SCORERS``.
 
     Raises:
-        ConfigError: no such benchmark.
+        ConfigError: the benchmark does not exist.
         DataError: the row lacks a column that the rule needs, or holds no usable answer.
     """
     if benchmark not in SCORERS:

@@ -1,4 +1,4 @@
-"""Programs that a language model wrote, run against tests in a subprocess that may not do harm.
+"""Programs that a language model wrote, run against tests in a sandboxed subprocess.
 
 The child has its own network and process namespaces where the kernel allows it, an empty environment, a temporary
 working folder, limits on CPU seconds, memory and output, and an audit hook that refuses sockets, processes and
@@ -33,7 +33,7 @@ def passes_tests(source: str, inputs: Sequence[str], outputs: Sequence[str], lim
     """Whether the Python program prints the expected tokens for every input; stops at the first that it does not.
 
     Raises:
-        ValueError: there is no test, or not one output for each input.
+        ValueError: there are no tests, or inputs and outputs differ in number.
     """
     if not inputs or len(inputs) != len(outputs):
         raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs; give one output for each input")

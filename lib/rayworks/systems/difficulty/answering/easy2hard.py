@@ -149,8 +149,8 @@ def load(config: str, split: Split = "eval", source: str | None = None) -> Loade
     or of the folder in it that is named like the config, those files are read whose path holds the split's name.
 
     Raises:
-        ConfigError: no such set, or it has no such split.
-        DataError: the source can not be read, lacks a verified column, or holds ratings outside 0 to 1.
+        ConfigError: the set or its split does not exist.
+        DataError: the source cannot be read, lacks a verified column, or holds ratings outside 0 to 1.
     """
     if config not in SCHEMAS:
         raise ConfigError(f"config {config!r}: unknown; choose one of {', '.join(SCHEMAS)}")
@@ -178,7 +178,7 @@ def check(schema: Schema, table: pd.DataFrame, source: str) -> LoadedSet:
         wrong = np.flatnonzero(~((values >= 0) & (values <= 1)))
         if len(wrong):
             raise DataError(
-                f"{source}: row {wrong[0]}: {column} is {table[column].iloc[wrong[0]]}, not 0 to 1; mend or drop the row"
+                f"{source}: row {wrong[0]}: {column} is {table[column].iloc[wrong[0]]}, not 0 to 1; correct or drop the row"
             )
     table = table.reset_index(drop=True)
     identity = [column for column in schema.identity if column in table.columns]
@@ -199,7 +199,7 @@ def check(schema: Schema, table: pd.DataFrame, source: str) -> LoadedSet:
 
 
 def _drop_truncated_tests(table: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
-    """Without the tests whose input or answer ends in "...", and without the items that had no other."""
+    """Drop tests whose input or answer ends in "...", and items left without tests."""
     inputs, answers = ([[] if cell is None else list(cell) for cell in table[name]] for name in ("inputs", "answers"))
     kept = [
         [test for test in zip(*tests, strict=False) if not any(text.rstrip().endswith("...") for text in test)]
@@ -224,7 +224,7 @@ def _hub(source: str, config: str, split: Split) -> pd.DataFrame:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{source} {config} {split}: can not be loaded ({reason})") from None
+        raise DataError(f"{source} {config} {split}: cannot be loaded ({reason})") from None
     table: pd.DataFrame = loaded.to_pandas()
     return table
 
@@ -242,7 +242,7 @@ def _local(source: str, config: str, split: Split) -> pd.DataFrame:
         return pd.concat(tables, ignore_index=True)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{source}: can not be read ({reason})") from None
+        raise DataError(f"{source}: cannot be read ({reason})") from None
 
 
 def _files(path: Path, config: str, split: Split) -> Sequence[Path]:
@@ -254,6 +254,6 @@ def _files(path: Path, config: str, split: Split) -> Sequence[Path]:
     ]
     if not files:
         raise DataError(
-            f"{path}: neither a {' or '.join(_READERS)} file nor a folder that holds one named for {split!r}; mend the path"
+            f"{path}: neither a {' or '.join(_READERS)} file nor a folder with one named for {split!r}; correct the path"
         )
     return files

@@ -12,7 +12,7 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its interval; what can not be said is None."""
+    """A mean over seeds with its interval; unknown values are None."""
 
     value: float | None
     low: float | None = None
@@ -52,14 +52,14 @@ class Heatmap:
 
 
 def heatmap(rows: Sequence[Mapping[str, Any]]) -> Heatmap:
-    """From the rows that trials found: ``seed``, ``train_bin``, ``base`` and ``tuned`` accuracies by bin."""
+    """Heatmap of the rows that trials found: ``seed``, ``train_bin``, ``base`` and ``tuned`` accuracies by bin."""
     seeds = tuple(sorted({row["seed"] for row in rows}))
     bins = len(rows[0]["base"])
     gain, base = np.full((len(seeds), bins, bins), np.nan), np.full((len(seeds), bins), np.nan)
     for row in rows:
-        place = seeds.index(row["seed"])
-        base[place] = row["base"]
-        gain[place, row["train_bin"]] = np.subtract(row["tuned"], row["base"])
+        position = seeds.index(row["seed"])
+        base[position] = row["base"]
+        gain[position, row["train_bin"]] = np.subtract(row["tuned"], row["base"])
     return Heatmap(gain, base, seeds)
 
 
@@ -128,7 +128,7 @@ def _finite_mean(values: np.ndarray) -> Estimate:
 def ratio_estimate(numerator: np.ndarray, denominator: np.ndarray) -> Estimate:
     """Ratio of the means of one pair per seed, with Fieller's interval.
 
-    No value where the mean denominator is not positive; no interval where it can not be told from zero, nor of one seed
+    No value where the mean denominator is not positive; no interval where it cannot be told from zero, nor of one seed
     or of seeds that agree exactly.
     """
     from scipy.stats import t as student

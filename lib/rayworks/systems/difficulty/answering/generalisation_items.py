@@ -66,7 +66,7 @@ def check_source(section: GeneralisationSection) -> None:
     """Read the source if it is a file; published sets are fetched by the run.
 
     Raises:
-        DataError: it can not be read, lacks a column, or has a row at fault.
+        DataError: it cannot be read, lacks a column, or has a row at fault.
     """
     if section.source not in TRAINABLE:
         _read(section.source)
@@ -76,7 +76,7 @@ def binned_items(section: GeneralisationSection, seed: int) -> BinnedItems:
     """The items of a run; those of two runs differ by their training bins only.
 
     Raises:
-        DataError: the source can not be read, lacks a column, repeats a prompt, or has too few items in a bin.
+        DataError: the source cannot be read, lacks a column, repeats a prompt, or has too few items in a bin.
     """
     parts = _parts(section, seed)
     for number, (available, held_out) in enumerate(parts):
@@ -151,7 +151,7 @@ def _read(source: str) -> list[Item]:
         path = Path(source).expanduser()
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_json(path, lines=True, dtype=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{source}: can not be read ({str(error).strip().splitlines()[0]})") from None
+        raise DataError(f"{source}: cannot be read ({str(error).strip().splitlines()[0]})") from None
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         raise DataError(f"{source}: has no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
@@ -160,12 +160,12 @@ def _read(source: str) -> list[Item]:
     if len(wrong):
         row = wrong[0]
         raise DataError(
-            f"{source}: row {row}: rating is {table['rating'].iloc[row]!r}, not a number; mend or drop the row"
+            f"{source}: row {row}: rating is {table['rating'].iloc[row]!r}, not a number; correct or drop the row"
         )
     for column in ("prompt", "answer"):
         empty = np.flatnonzero(table[column].isna() | (table[column].astype(str).str.strip() == ""))
         if len(empty):
-            raise DataError(f"{source}: row {empty[0]}: {column} is empty; mend or drop the row")
+            raise DataError(f"{source}: row {empty[0]}: {column} is empty; correct or drop the row")
     prompts = table["prompt"].astype(str)
     repeated = np.flatnonzero(prompts.duplicated())
     if len(repeated):

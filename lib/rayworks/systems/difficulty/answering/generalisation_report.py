@@ -1,4 +1,4 @@
-"""What a generalisation run and its sweep show: accuracy by bin, the heatmap, its table and its summaries."""
+"""Reports of a generalisation run and its sweep: accuracy by bin, the heatmap, its table and its summaries."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -196,13 +196,13 @@ def _with_wilson(accuracy: float, count: float) -> str:
 def _accuracy(base: Sequence[float], tuned: Sequence[float], sizes: np.ndarray, trained: str) -> bytes:
     with draw() as drawing:
         ax = drawing.ax
-        place = np.arange(len(base))
+        position = np.arange(len(base))
         for shift, (name, accuracy, colour) in enumerate(((BASE, base, COLOURS[7]), (TUNED, tuned, COLOURS[0]))):
             values = np.asarray(accuracy)
             low, high = wilson(values * sizes, sizes)
             reach = np.maximum(np.stack([values - low, high - values]), 0)
-            ax.errorbar(place + 0.08 * shift, values, reach, fmt="o-", color=colour, capsize=3, label=name)
-        ax.set_xticks(place, [str(n) for n in place])
+            ax.errorbar(position + 0.08 * shift, values, reach, fmt="o-", color=colour, capsize=3, label=name)
+        ax.set_xticks(position, [str(n) for n in position])
         ax.set(
             xlabel="evaluation bin, easiest first", ylabel="accuracy", ylim=(-0.02, 1.02), title=f"Trained on {trained}"
         )

@@ -91,7 +91,7 @@ def build(benchmark: str, row: Row) -> str:
     """The prompt for a row of a benchmark, one of ``PROMPTS``.
 
     Raises:
-        ConfigError: no such benchmark.
+        ConfigError: the benchmark does not exist.
         DataError: the row lacks a column the prompt needs.
     """
     if benchmark not in PROMPTS:
@@ -116,7 +116,7 @@ def _listed(content: object) -> Iterable[object]:
 
 
 def _written(content: object) -> bool:
-    """Whether there is text: not missing, not empty; a list may come as an array."""
+    """Whether the value holds text: not missing, not empty; a list may come as an array."""
     return (
         bool(content.strip())
         if isinstance(content, str)

@@ -56,7 +56,7 @@ _TOKEN = re.compile(rf"\d+\.?\d*|\.\d+|{'|'.join(_FUNCTIONS)}|pi|oo|[a-zA-Z]|\*\
 
 
 def equal(first: str, second: str, seconds: float = 5.0) -> bool:
-    """Whether both are the same value; False too where one is not understood, or ``seconds`` of CPU do not suffice.
+    """Whether both are the same value; False also if one is not understood or ``seconds`` of CPU do not suffice.
 
     Raises:
         ModuleNotFoundError: ``sympy`` is not installed.

@@ -133,7 +133,7 @@ def estimate(
 
 @dataclass(frozen=True)
 class NextItem:
-    """The unanswered item that would tell most about a subject."""
+    """The most informative unanswered item for a subject."""
 
     item: int
     information: float

@@ -1,4 +1,4 @@
-"""Whether items and subjects behave as the model says: infit, outfit, S-X2, Yen's Q3, and the person statistic l_z."""
+"""Item and person fit: infit, outfit, S-X2, Yen's Q3, and the person statistic l_z."""
 
 from dataclasses import dataclass
 
@@ -138,11 +138,11 @@ def local_dependence(responses: Responses, parameters: ItemParameters, ability: 
 
     NaN on the diagonal and for items that nobody or everybody solved.
     """
-    place = (responses.subject, responses.item)
+    cells = (responses.subject, responses.item)
     residuals = csr_matrix(
-        (responses.score - _cell_probability(responses, parameters, ability), place), shape=responses.shape
+        (responses.score - _cell_probability(responses, parameters, ability), cells), shape=responses.shape
     )
-    observed = csr_matrix((np.ones(len(responses.score)), place), shape=responses.shape)
+    observed = csr_matrix((np.ones(len(responses.score)), cells), shape=responses.shape)
     both, first, product, square = np.zeros((4, len(responses.items), len(responses.items)))
     for start in range(0, len(responses.subjects), BLOCK):
         residual, seen = (table[start : start + BLOCK].toarray() for table in (residuals, observed))

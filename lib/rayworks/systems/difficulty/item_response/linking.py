@@ -1,4 +1,4 @@
-"""Putting two calibrations on one scale through items, or solvers, that both have."""
+"""Link two calibrations on one scale through shared items or shared solvers."""
 
 from dataclasses import dataclass, replace
 from typing import Literal

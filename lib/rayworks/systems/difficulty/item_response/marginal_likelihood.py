@@ -259,7 +259,7 @@ def _iterate(
 
 
 def _runs_off(at: Working, held: np.ndarray) -> bool:
-    """Whether some item has no finite estimate, so that going on is no use."""
+    """Whether some item has no finite estimate, so that further iterations are useless."""
     return at.model != "1PL" and bool((~(np.abs(at.slope) <= STEEPEST) & ~held).any())
 
 

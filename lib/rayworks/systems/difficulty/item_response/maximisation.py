@@ -32,7 +32,7 @@ class FitOptions:
     nodes: int = 0
     """0 chooses by the number of items."""
     estimate_population: bool = True
-    """1PL: estimate the standard deviation of abilities; else it is 1."""
+    """1PL: estimate the standard deviation of abilities; otherwise it is 1."""
     guessing: tuple[float, ...] = ()
     """3PL: fix the lower asymptotes (one value, or one per item) instead of estimating them."""
     accelerate: bool = True

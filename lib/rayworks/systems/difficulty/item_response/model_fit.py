@@ -1,4 +1,4 @@
-"""Whether a model fits and which of two fits better: likelihood criteria, held-out cells, and items that favour a group."""
+"""Model fit and comparison: likelihood criteria, held-out cells, and items that favour a group."""
 
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,7 @@ from rayworks.systems.difficulty.responses.response_store import Responses
 
 @dataclass(frozen=True)
 class Criteria:
-    """Of one fit: marginal log-likelihood, free parameters, Akaike's and Schwarz' criteria (low is good)."""
+    """Criteria of one fit: marginal log-likelihood, free parameters, AIC and BIC (low is good)."""
 
     model: str
     log_likelihood: float

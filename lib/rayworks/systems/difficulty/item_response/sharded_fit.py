@@ -42,8 +42,8 @@ class Shard:
             allow_disconnected=True,
             least_subjects=1,
         )
-        place = np.searchsorted(items, part.items.astype(str))
-        self.responses: Responses = replace(part, items=items, item=place[part.item].astype(np.int32))
+        position = np.searchsorted(items, part.items.astype(str))
+        self.responses: Responses = replace(part, items=items, item=position[part.item].astype(np.int32))
         self.matrix: ResponseMatrix = as_matrix(self.responses)
         self._number = number
 

@@ -1,4 +1,4 @@
-"""What an iteration of the EM algorithm passes on: parameters, counts, and the expectation over abilities."""
+"""The state that EM iterations pass on: parameters, counts, and the expectation over abilities."""
 
 from dataclasses import dataclass, replace
 
@@ -33,7 +33,7 @@ class Working:
 
     @property
     def is_logistic(self) -> bool:
-        """Whether there are no asymptotes."""
+        """Whether the model has no asymptotes."""
         return self.model in ("1PL", "2PL")
 
     @property
@@ -55,7 +55,7 @@ class Working:
         return np.concatenate(parts)
 
     def at(self, vector: np.ndarray) -> "Working | None":
-        """The same model at another vector; None where that is no set of parameters."""
+        """The same model at another vector; None if the vector is not a set of parameters."""
         items = len(self.intercept)
         slopes = 1 if self.model == "1PL" else items
         parts = np.split(vector, np.cumsum([slopes, items, items])[: 1 + self.estimates_lower + self.estimates_share])

@@ -73,8 +73,8 @@ def fit_solve_rates(
         gradient = np.bincount(item, residual * by_b) - b / prior_sd**2
         diagonal = np.bincount(item, precision * by_b**2) + 1 / prior_sd**2
         slopes = np.zeros((len(item), len(columns)))
-        for place, (kind, g) in enumerate(columns):
-            slopes[:, place] = np.where(group == g, -by_b if kind == "mean" else by_log_sd, 0.0)
+        for position, (kind, g) in enumerate(columns):
+            slopes[:, position] = np.where(group == g, -by_b if kind == "mean" else by_log_sd, 0.0)
         border = np.zeros((len(items), len(columns)))
         np.add.at(border, item, slopes * (precision * by_b)[:, None])
         corner = (slopes * precision[:, None]).T @ slopes + np.diag(spread)

@@ -34,17 +34,19 @@ MAX_ITERATIONS = 1000
 class Glicko2Options(Section):
     """Parameters and production guards. ``None`` switches a guard off."""
 
-    start_rating: float = Field(1500.0, description="rating of a player nobody has seen")
-    start_deviation: float = Field(350.0, gt=0, description="rating deviation of such a player, in rating points")
-    start_volatility: float = Field(0.06, gt=0, description="volatility of such a player")
+    start_rating: float = Field(1500.0, description="rating of a new player")
+    start_deviation: float = Field(350.0, gt=0, description="rating deviation of a new player, in rating points")
+    start_volatility: float = Field(0.06, gt=0, description="volatility of a new player")
     tau: float = Field(0.5, ge=0, le=5, description="how freely the volatility moves; 0 keeps it as it is")
     elapsed_periods: float = Field(
         1.0,
         ge=0,
-        description="how much of a period passed, for the growth of deviations; 0 where each game is rated at once",
+        description="share of a period that passed, for the growth of deviations; 0 if each game is rated at once",
     )
-    max_volatility: float | None = Field(0.1, gt=0, description="above it a rating may never settle")
-    max_rating_change: float | None = Field(700.0, gt=0, description="in one update, in rating points")
+    max_volatility: float | None = Field(
+        0.1, gt=0, description="ceiling of every volatility; higher ones may keep a rating from settling"
+    )
+    max_rating_change: float | None = Field(700.0, gt=0, description="largest change in one update, in rating points")
     min_rating: float | None = Field(None, description="floor of every rating")
     min_deviation: float = Field(0.0, ge=0, description="floor of every deviation, in rating points")
     max_deviation: float = Field(500.0, gt=0, description="ceiling of every deviation, in rating points")
@@ -65,7 +67,7 @@ class Glicko2Options(Section):
         return self
 
     def start(self, players: int) -> Ratings:
-        """Ratings of ``players`` that nobody has seen."""
+        """Ratings of new ``players``."""
         return Ratings(
             np.full(players, self.start_rating),
             np.full(players, self.start_deviation),
@@ -116,7 +118,7 @@ def rate_period(
         fixed: (P,) players whose rating is known and stays as it is, such as contestants that problems are rated against.
 
     Returns:
-        the new ratings, and what was capped. Who has no games only gets a larger deviation.
+        the new ratings, and what was capped. Players without games only get a larger deviation.
 
     Raises:
         DataError: an index, score or weight is out of its range, or a player meets itself.

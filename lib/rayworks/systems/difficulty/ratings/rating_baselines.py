@@ -25,7 +25,7 @@ class GlickoOptions(Section):
 
     growth: float = Field(34.6, ge=0, description="c: how much a deviation grows per period, in rating points")
     min_deviation: float = Field(30.0, ge=0, description="floor of every deviation, in rating points")
-    max_deviation: float = Field(350.0, gt=0, description="ceiling: the deviation of a player nobody has seen")
+    max_deviation: float = Field(350.0, gt=0, description="ceiling of every deviation and that of a new player")
 
 
 class EloOptions(Section):

@@ -73,7 +73,7 @@ def check_games(
     weight: FloatArray | None,
     fixed: MaskArray | None,
 ) -> None:
-    """Refuse games that can not be rated.
+    """Refuse games that cannot be rated.
 
     Raises:
         DataError: naming the column, the first game at fault and what would be right.

@@ -43,7 +43,7 @@ class RatePeriod(Protocol):
 class Games:
     """G games in the order of their periods; each column (G,).
 
-    ``period`` holds integers that never fall. Only their order counts: a number that no game has is no period.
+    ``period`` holds integers that never fall. Only their order counts: numbers without games are not periods.
     """
 
     player: IndexArray
@@ -53,7 +53,7 @@ class Games:
     weight: FloatArray | None = None
 
     def check(self, ratings: Ratings, fixed: MaskArray | None) -> None:
-        """Refuse games that can not be replayed against ``ratings``.
+        """Refuse games that cannot be replayed against ``ratings``.
 
         Raises:
             DataError: naming the column, the first game at fault and what would be right.
@@ -118,7 +118,7 @@ def problem_games(
     A contestant who enters each contest with another known rating is one contestant per contest, with an id that says so.
 
     Args:
-        problems: ids of all problems; their place is their index as a player.
+        problems: ids of all problems; their position is their index as a player.
         contestants: ids of all contestants; their indices follow those of the problems.
         problem: (G,) id of the problem of each attempt.
         contestant: (G,) id of who tried.
@@ -162,7 +162,7 @@ def chronological(
         a snapshot after each period; keep those that are needed.
 
     Raises:
-        DataError: the games are not in the order of their periods, or can not be rated.
+        DataError: the games are not in the order of their periods, or cannot be rated.
     """
     games.check(ratings, fixed)
     for number, played in games.periods(after):
@@ -195,7 +195,7 @@ def converged(
         max_passes: when to stop anyway.
 
     Raises:
-        DataError: the games are not in the order of their periods, or can not be rated.
+        DataError: the games are not in the order of their periods, or cannot be rated.
     """
     games.check(start, fixed)
     free = np.ones(len(start), bool) if fixed is None else ~fixed
@@ -237,12 +237,12 @@ def rating_history(snapshots: Iterable[Snapshot], players: IndexArray) -> tuple[
 
 
 def _indices(column: str, known: Sequence[str], ids: Sequence[str]) -> npt.NDArray[np.intp]:
-    places = {name: place for place, name in enumerate(known)}
-    if len(places) < len(known):
-        twice = next(name for place, name in enumerate(known) if places[name] != place)
+    positions = {name: position for position, name in enumerate(known)}
+    if len(positions) < len(known):
+        twice = next(name for position, name in enumerate(known) if positions[name] != position)
         raise DataError(f"{column}: the id {twice!r} is given twice; ids must be unique")
     try:
-        return np.fromiter((places[name] for name in ids), np.intp, len(ids))
+        return np.fromiter((positions[name] for name in ids), np.intp, len(ids))
     except KeyError as error:
         raise DataError(
             f"{column}: {error.args[0]!r} is unknown; add it to the {column}s or drop its attempts"

@@ -1,6 +1,6 @@
 """The embedded evidence of difficulty: who answered which item how well, who played whom, which mate takes how long.
 
-Every reader gives tidy tables; a cell that was not observed is a row that is not there.
+Every reader gives tidy tables; an unobserved cell has no row.
 """
 
 import json
@@ -39,8 +39,8 @@ def read_responses(name: str) -> Evidence:
     """The responses of an embedded set, one of ``RESPONSES``.
 
     Raises:
-        ConfigError: no such set.
-        DataError: it is not in the cache and can not be fetched, or can not be read.
+        ConfigError: the set does not exist.
+        DataError: it is not in the cache and cannot be fetched, or cannot be read.
     """
     if name not in RESPONSES:
         raise ConfigError(f"evidence {name!r}: unknown; choose one of {', '.join(RESPONSES)}")
@@ -54,8 +54,8 @@ def read_games(name: str) -> pd.DataFrame:
     float, 1 where the player won, 0.5 for a draw, 0 where the player lost.
 
     Raises:
-        ConfigError: no such set.
-        DataError: it is not in the cache and can not be fetched, or can not be read.
+        ConfigError: the set does not exist.
+        DataError: it is not in the cache and cannot be fetched, or cannot be read.
     """
     if name not in GAMES:
         raise ConfigError(f"evidence {name!r}: unknown; choose one of {', '.join(GAMES)}")

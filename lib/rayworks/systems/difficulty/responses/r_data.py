@@ -22,13 +22,13 @@ def read_object(path: Path, name: str) -> Any:
     ``xarray.DataArray``, and a list or data frame the dict of its columns, because a column may itself be a matrix.
 
     Raises:
-        DataError: ``rdata`` is not installed, a file can not be read, or holds no such object.
+        DataError: ``rdata`` is not installed, a file cannot be read, or holds no such object.
     """
     rdata = _rdata()
     try:
         if path.suffix == ".rdx":
             index = _convert(rdata, path.read_bytes())["variables"]
-            objects = {str(key): place for key, place in index.items()}
+            objects = {str(key): position for key, position in index.items()}
         else:
             objects = {str(key): value for key, value in _convert(rdata, path.read_bytes()).items()}
         if name not in objects:
@@ -40,7 +40,7 @@ def read_object(path: Path, name: str) -> Any:
             database.seek(offset)
             return _convert(rdata, _decompress(database.read(length)))
     except (OSError, ValueError, LookupError, NotImplementedError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise DataError(f"{path}: can not be read as R data ({error}); fetch it again") from None
+        raise DataError(f"{path}: cannot be read as R data ({error}); fetch it again") from None
 
 
 def _rdata() -> ModuleType:

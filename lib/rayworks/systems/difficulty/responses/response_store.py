@@ -65,7 +65,7 @@ class Responses:
         return self._mean_by(self.subject, len(self.subjects))
 
     def where(self, cells: np.ndarray) -> "Responses":
-        """The same table with only the cells of a mask; subjects and items keep their places."""
+        """The same table with only the cells of a mask; subjects and items keep their positions."""
         chosen: dict[str, Any] = {name: getattr(self, name)[cells] for name in ("subject", "item", "score", "weight")}
         optional: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[cells] for name in ("period", "split")
@@ -74,19 +74,22 @@ class Responses:
 
     def take_subjects(self, kept: np.ndarray) -> "Responses":
         """The table of some subjects, given by position, renumbered in that order."""
-        place = np.full(len(self.subjects), -1, dtype=np.int64)
-        place[kept] = np.arange(len(kept))
-        part = self.where(place[self.subject] >= 0)
+        position = np.full(len(self.subjects), -1, dtype=np.int64)
+        position[kept] = np.arange(len(kept))
+        part = self.where(position[self.subject] >= 0)
         return replace(
-            part, subjects=self.subjects[kept], family=self.family[kept], subject=place[part.subject].astype(np.int32)
+            part,
+            subjects=self.subjects[kept],
+            family=self.family[kept],
+            subject=position[part.subject].astype(np.int32),
         )
 
     def take_items(self, kept: np.ndarray) -> "Responses":
         """The table of some items, given by position, renumbered in that order."""
-        place = np.full(len(self.items), -1, dtype=np.int64)
-        place[kept] = np.arange(len(kept))
-        part = self.where(place[self.item] >= 0)
-        return replace(part, items=self.items[kept], item=place[part.item].astype(np.int32))
+        position = np.full(len(self.items), -1, dtype=np.int64)
+        position[kept] = np.arange(len(kept))
+        part = self.where(position[self.item] >= 0)
+        return replace(part, items=self.items[kept], item=position[part.item].astype(np.int32))
 
     def table(self) -> pd.DataFrame:
         """Back to rows of the schema."""

@@ -72,7 +72,7 @@ def read_responses(source: str, data: DataSection) -> ResponseSet:
     """A response set, checked.
 
     Raises:
-        DataError: it can not be read, or the store refuses it.
+        DataError: it cannot be read, or the store refuses it.
     """
     if source in evidence.RESPONSES:
         found = evidence.read_responses(source)
@@ -103,7 +103,7 @@ def read_games(source: str) -> tuple[list[str], list[str], Games]:
     if games count differently.
 
     Raises:
-        DataError: it can not be read, a column is missing, or periods go backwards.
+        DataError: it cannot be read, a column is missing, or periods go backwards.
     """
     table = evidence.read_games(source) if source in evidence.GAMES else read_table(source)
     if {"problem", "contestant", "solved"} <= set(table.columns):
@@ -153,7 +153,7 @@ def read_table(source: str) -> pd.DataFrame:
     """A CSV, Parquet or JSON-lines file, a folder of Parquet, or ``hub:OWNER/NAME:SPLIT``, as a table.
 
     Raises:
-        DataError: it can not be read.
+        DataError: it cannot be read.
     """
     if source.startswith(HUB):
         return _from_hub(source)
@@ -171,7 +171,7 @@ def read_table(source: str) -> pd.DataFrame:
             raise DataError(f"{source}: is neither an embedded set nor a {', '.join(SUFFIXES)} file")
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{source}: can not be read ({reason})") from None
+        raise DataError(f"{source}: cannot be read ({reason})") from None
     return table
 
 
@@ -187,7 +187,7 @@ def _from_hub(source: str) -> pd.DataFrame:
         raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{source}: can not be loaded ({reason})") from None
+        raise DataError(f"{source}: cannot be loaded ({reason})") from None
     table: pd.DataFrame = loaded.to_pandas()
     return table
 

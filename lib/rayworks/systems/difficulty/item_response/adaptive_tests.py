@@ -1,4 +1,4 @@
-"""Which k items to ask a new model, so that its score on all of them is known best, and with what error."""
+"""Adaptive tests: the k items that best predict a new model's score on all items, and the error of the prediction."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from rayworks.systems.difficulty.responses.response_store import Responses
 
 
 @dataclass(frozen=True, eq=False)
-class Subset:
+class AdaptiveTest:
     """Chosen items by position, best first, and the root mean square error the model expects of the estimated score."""
 
     items: np.ndarray
     expected_error: float
 
 
-def choose(parameters: ItemParameters, quadrature: Quadrature, size: int) -> Subset:
+def choose(parameters: ItemParameters, quadrature: Quadrature, size: int) -> AdaptiveTest:
     """Greedy choice for the score: each next item lowers the posterior variance of the mean score most.
 
     With information ``J(theta) = 1 / sd**2 + sum_i I_i(theta)`` of the items asked, the variance of the score of the items
@@ -31,7 +31,7 @@ def choose(parameters: ItemParameters, quadrature: Quadrature, size: int) -> Sub
     """
     items = len(parameters)
     if not 1 <= size <= items:
-        raise ConfigError(f"subset size {size}: must be from 1 to the number of items, {items}")
+        raise ConfigError(f"adaptive test size {size}: must be from 1 to the number of items, {items}")
     nodes = quadrature.nodes * parameters.population_sd
     information, slope = parameters.information(nodes), parameters.slope(nodes)
     p = parameters.probability(nodes)
@@ -48,7 +48,7 @@ def choose(parameters: ItemParameters, quadrature: Quadrature, size: int) -> Sub
         left[best] = False
         known, rest_slope, rest_luck = known + information[best], rest_slope - slope[best], rest_luck - luck[best]
         error = float(np.sqrt(max(variance[best], 0.0))) / items
-    return Subset(np.array(chosen), error)
+    return AdaptiveTest(np.array(chosen), error)
 
 
 def predict_score(
@@ -56,7 +56,7 @@ def predict_score(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score over all items from answers to the chosen ones (p-IRT), and its standard error, shape (J,) each.
 
-    What was asked counts as it was answered, the rest as expected at the posterior mean of the ability.
+    Items asked count as answered, the others as expected at the posterior mean of the ability.
     """
     part = responses.take_items(chosen)
     asked = as_matrix(part)
@@ -70,15 +70,15 @@ def predict_score(
 
 
 @dataclass(frozen=True)
-class SubsetError:
+class ScoreErrors:
     """Mean absolute errors of the score of subjects that the calibration has not seen."""
 
     size: int
     chosen: float
     random: float
-    """Of the same estimator on as many items drawn at random."""
+    """Error of the same estimator on as many items drawn at random."""
     plain: float
-    """Of the plain mean over as many items drawn at random."""
+    """Error of the plain mean over as many items drawn at random."""
     expected: float
     coverage: float
     """Share of true scores inside the 95 % intervals of the chosen items."""
@@ -86,22 +86,22 @@ class SubsetError:
 
 def measure(
     calibrated: ItemParameters, quadrature: Quadrature, new: Responses, size: int, draws: np.ndarray
-) -> SubsetError:
+) -> ScoreErrors:
     """Errors on new subjects who answered all items; ``draws`` (R, I) orders the items of each random subset."""
     truth = np.bincount(new.subject, weights=new.score, minlength=len(new.subjects)) / len(new.items)
-    subset = choose(calibrated, quadrature, size)
-    predicted, error = predict_score(new, calibrated, quadrature, subset.items)
+    test = choose(calibrated, quadrature, size)
+    predicted, error = predict_score(new, calibrated, quadrature, test.items)
     at_random, plain = [], []
     for order in draws:
         drawn = np.sort(order[:size])
         at_random.append(np.abs(predict_score(new, calibrated, quadrature, drawn)[0] - truth).mean())
         plain.append(np.abs(new.take_items(drawn).subject_means() - truth).mean())
     inside = np.abs(predicted - truth) <= 1.96 * error
-    return SubsetError(
+    return ScoreErrors(
         size,
         float(np.abs(predicted - truth).mean()),
         float(np.mean(at_random)),
         float(np.mean(plain)),
-        subset.expected_error,
+        test.expected_error,
         float(inside.mean()),
     )

@@ -1,4 +1,4 @@
-"""Few items that stand for all, and how wrong they are."""
+"""Adaptive tests: the choice of items and the error of the predicted score."""
 
 import itertools
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import ConfigError
-from rayworks.systems.difficulty.item_response.adaptive_subset import choose, measure, predict_score
+from rayworks.systems.difficulty.item_response.adaptive_tests import choose, measure, predict_score
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, equispaced, simulate
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
@@ -72,7 +72,7 @@ def test_asking_everything_gives_the_score_itself() -> None:
 
 @pytest.mark.parametrize("size", [0, 10])
 def test_impossible_sizes_are_refused(size: int) -> None:
-    with pytest.raises(ConfigError, match=rf"subset size {size}: must be from 1 to the number of items, 9"):
+    with pytest.raises(ConfigError, match=rf"adaptive test size {size}: must be from 1 to the number of items, 9"):
         choose(simulated(4, items=9).truth, GRID, size)
 
 

@@ -1,8 +1,8 @@
-"""Laws of a builder's private value, and of the premium that follows from each (arXiv 2410.01871, assumptions of section 4).
+"""Distributions of a builder's private value and of the premium that follows (arXiv 2410.01871, assumptions of section 4).
 
 A builder's type is its total value ``V`` on [0, 1] and, independent of it, the share ``lambda ~ Uniform[0, L]`` of it that
 the premium makes up. The premium is worth ``z = c U V`` to it, with ``U ~ Uniform[0, 1]`` and ``c`` the largest worth.
-Whatever the law of ``V``, three tail moments of it give the law of ``z`` exactly; see :class:`PremiumLaw`.
+Three tail moments of ``V`` give the distribution of ``z`` exactly; see :class:`PremiumDistribution`.
 """
 
 import abc
@@ -34,8 +34,8 @@ class Tail:
     """``E[V; V >= t]``."""
 
 
-class ValueLaw(abc.ABC):
-    """A law of total value on [0, 1]."""
+class ValueDistribution(abc.ABC):
+    """A distribution of total value on [0, 1]."""
 
     name: str
 
@@ -49,7 +49,7 @@ class ValueLaw(abc.ABC):
 
 
 @dataclass(frozen=True)
-class UniformLaw(ValueLaw):
+class UniformValues(ValueDistribution):
     """``V ~ Uniform[0, 1]``."""
 
     name: str = "uniform"
@@ -64,7 +64,7 @@ class UniformLaw(ValueLaw):
 
 
 @dataclass(frozen=True)
-class SymmetricBetaLaw(ValueLaw):
+class SymmetricBetaValues(ValueDistribution):
     """``V ~ Beta(2, 2)``, density ``6 x (1 - x)``."""
 
     name: str = "beta22"
@@ -82,7 +82,7 @@ class SymmetricBetaLaw(ValueLaw):
 
 
 @dataclass(frozen=True)
-class BetaLaw(ValueLaw):
+class BetaValues(ValueDistribution):
     """``V ~ Beta(a, b)`` through the regularised incomplete beta function.
 
     Raises:
@@ -95,7 +95,7 @@ class BetaLaw(ValueLaw):
 
     def __post_init__(self) -> None:
         if not (self.a > 1 and self.b > 0):
-            raise DataError(f"law beta({self.a:g}, {self.b:g}): needs a > 1 and b > 0")
+            raise DataError(f"distribution beta({self.a:g}, {self.b:g}): needs a > 1 and b > 0")
         object.__setattr__(self, "name", f"beta({self.a:g},{self.b:g})")
 
     def tail(self, t: Any) -> Tail:
@@ -113,8 +113,8 @@ class BetaLaw(ValueLaw):
         return root
 
 
-class SampleLaw(ValueLaw):
-    """The law of a sample, or of weighted points.
+class SampleValues(ValueDistribution):
+    """The distribution of a sample, or of weighted points.
 
     Costs O(n log n) once and O(log n) per point asked for.
 
@@ -149,13 +149,13 @@ class SampleLaw(ValueLaw):
 
     def quantile(self, uniform: FloatArray) -> FloatArray:
         """The point at which the cumulative weight passes the uniform."""
-        place = np.searchsorted(self._cumulative, uniform, side="right")
-        drawn: FloatArray = self.points[np.minimum(place, len(self.points) - 1)]
+        position = np.searchsorted(self._cumulative, uniform, side="right")
+        drawn: FloatArray = self.points[np.minimum(position, len(self.points) - 1)]
         return drawn
 
 
-def law_of_density(density: Callable[[FloatArray], FloatArray], name: str = "density") -> SampleLaw:
-    """A law from its density on [0, 1], at equally spaced points; its moments are right to about 1e-5.
+def distribution_of_density(density: Callable[[FloatArray], FloatArray], name: str = "density") -> SampleValues:
+    """A distribution from its density on [0, 1], at equally spaced points; its moments are right to about 1e-5.
 
     Raises:
         DataError: the density is negative or not finite somewhere, or has no mass.
@@ -163,29 +163,31 @@ def law_of_density(density: Callable[[FloatArray], FloatArray], name: str = "den
     points = (np.arange(POINTS) + 0.5) / POINTS
     height = np.asarray(density(points), dtype=float)
     if not np.all(np.isfinite(height)) or height.min() < 0 or height.max() <= 0:
-        raise DataError(f"law {name}: its density must be finite, nowhere negative and somewhere positive on [0, 1]")
+        raise DataError(
+            f"distribution {name}: its density must be finite, nowhere negative and somewhere positive on [0, 1]"
+        )
     kept = height > 0
-    return SampleLaw(points[kept], height[kept], name)
+    return SampleValues(points[kept], height[kept], name)
 
 
 def _check_points(points: FloatArray, mass: FloatArray, name: str) -> None:
     if points.ndim != 1 or len(points) < 2:
-        raise DataError(f"law {name}: has {points.size} values; give at least two in one column")
+        raise DataError(f"distribution {name}: has {points.size} values; give at least two in one column")
     if mass.shape != points.shape or not np.all(np.isfinite(mass)) or mass.min() <= 0:
-        raise DataError(f"law {name}: weights must be positive, one per value")
+        raise DataError(f"distribution {name}: weights must be positive, one per value")
     wrong = ~(np.isfinite(points) & (points >= 0) & (points <= 1))
     if wrong.any():
         row = int(np.argmax(wrong))
         if not np.isfinite(points[row]):
-            raise DataError(f"law {name}: the value in row {row} is not a number; mend or drop it")
+            raise DataError(f"distribution {name}: the value in row {row} is not a number; correct or drop it")
         where = "has mass below zero" if points[row] < 0 else "must lie on [0, 1]"
         raise DataError(
-            f"law {name}: value {points[row]:g} in row {row} {where}; divide values by the largest possible"
+            f"distribution {name}: value {points[row]:g} in row {row} {where}; divide values by the largest possible"
         )
 
 
 @dataclass(frozen=True)
-class PremiumLaw:
+class PremiumDistribution:
     """What the premium is worth to those whose value is at least the price.
 
     With ``m = max(p, z/c)``, ``A, P, M`` the three tail moments, and everything given ``V >= p``::
@@ -197,7 +199,7 @@ class PremiumLaw:
     For ``V`` uniform or Beta(2, 2) and ``c = 1/2`` these are the paper's formulas.
 
     Args:
-        law: of total value.
+        distribution: of total value.
         price: ``p``, in (0, 1).
         top: ``c``, the largest worth of a premium.
 
@@ -205,27 +207,29 @@ class PremiumLaw:
         DataError: nobody's value reaches the price.
     """
 
-    law: ValueLaw
+    distribution: ValueDistribution
     price: float
     top: float = 0.5
 
     def __post_init__(self) -> None:
-        if not float(self.law.tail(self.price).probability) > 0:
-            raise DataError(f"price {self.price:g}: no value of law {self.law.name} reaches it; lower the price")
+        if not float(self.distribution.tail(self.price).probability) > 0:
+            raise DataError(
+                f"price {self.price:g}: no value of distribution {self.distribution.name} reaches it; lower the price"
+            )
 
     def density(self, z: Any) -> Any:
         """``f``, in units of 1 / worth."""
-        return self.law.tail(self._value(z)).reciprocal / (self.top * self._above.probability)
+        return self.distribution.tail(self._value(z)).reciprocal / (self.top * self._above.probability)
 
     def cdf(self, z: Any) -> Any:
         """``F``."""
-        tail = self.law.tail(self._value(z))
+        tail = self.distribution.tail(self._value(z))
         above = self._above.probability
         return np.clip((above - tail.probability + z * tail.reciprocal / self.top) / above, 0.0, 1.0)
 
     def surplus(self, z: Any) -> Any:
         """``int_0^z y f(y) dy``: what a type bids above the price."""
-        tail = self.law.tail(self._value(z))
+        tail = self.distribution.tail(self._value(z))
         gained = self.top * (self._above.first - tail.first) + z * z * tail.reciprocal / self.top
         return gained / (2 * self._above.probability)
 
@@ -240,7 +244,7 @@ class PremiumLaw:
 
     @property
     def _above(self) -> Tail:
-        return self.law.tail(self.price)
+        return self.distribution.tail(self.price)
 
     def _value(self, z: Any) -> Any:
         return np.maximum(self.price, np.asarray(z) / self.top)
