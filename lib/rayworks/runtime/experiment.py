@@ -28,7 +28,7 @@ def fit(
         directory: of the run or sweep; the experiment lies below it.
         trainable: class of the trials, with its resources.
         plan: called when the experiment is begun, not when it is restored.
-        callback: prints how it goes on.
+        callback: prints the progress.
         snapshot_seconds: how often Tune writes down where all trials are; "auto" for at most a twentieth of its time.
         checkpoints_kept: per trial. Tune makes a snapshot, too, whenever a trial has made so many since the last.
     """
