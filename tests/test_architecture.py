@@ -27,7 +27,7 @@ ONLY_WHERE_USED = {"matplotlib", "fsspec", "cycler"}
 """Imported by core inside functions only."""
 WIRED_TO_RAY = ("system.py", "actors.py")
 """Ends of the names of the modules of a system that may import ray, beside those of a folder ``rllib/``."""
-FLAT_SYSTEM = 24
+FLAT_SYSTEM = 26
 """Modules beyond which a system has folders by idea."""
 NEVER_IMPORTED = {"jobs", "serve", "benchmarks", "tests", "cluster"}
 

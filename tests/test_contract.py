@@ -65,6 +65,12 @@ def test_every_setting_is_described_and_has_a_default(spec: SystemSpec) -> None:
     check(spec.config, "")
 
 
+def test_renamed_settings_are_settings_no_more(spec: SystemSpec) -> None:
+    settings = {".".join(path) for path, _ in _leaves(spec.config().model_dump())}
+    assert set(spec.config.renamed.values()) <= settings
+    assert not settings & spec.config.renamed.keys()
+
+
 def _kinds(annotation: object) -> list[type]:
     candidates = [annotation, *getattr(annotation, "__args__", ())]
     return [kind for kind in candidates if inspect.isclass(kind)]

@@ -299,5 +299,5 @@ def test_a_full_queue_a_deadline_and_one_greedy_key(send: Send) -> None:
 
 
 def test_without_an_export_there_is_nothing_to_serve(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no model.json; run the job first"):
+    with pytest.raises(DataError, match=r"is not the export of a finished recommendation run"):
         Recommender(str(tmp_path / "nowhere"), Limits())

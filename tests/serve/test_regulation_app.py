@@ -268,7 +268,7 @@ def test_who_may_do_what(deployment: Deployment, send: Send) -> None:
         ("pair", {"round": "spring", "seed": seed_of("spring")}),
         ("settle", {"round": "spring"}),
     ):
-        assert_problem(send(path, key="ann", **body), 403, "ann is no regulator")
+        assert_problem(send(path, key="ann", **body), 403, "ann is not a regulator")
     assert_problem(send("submit", round="spring", score=0.7, model=model("x")), 403, "ruth is a regulator")
     assert send("rounds/mine").status_code == 404
     url = deployment.url("regulation")

@@ -377,7 +377,7 @@ def test_no_cent_is_lost_or_made(found: list[float], size: int, tie: TieRule, ce
 def test_files_that_are_no_ledger_are_refused_by_name(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("not a database, but long enough to be taken for one" * 20)
-    with pytest.raises(DataError, match=r"text: is no ledger"):
+    with pytest.raises(DataError, match=r"text: is not a ledger"):
         Ledger(str(text))
     for name, statement in (("newer", "PRAGMA user_version = 2"), ("another", "CREATE TABLE a (b)")):
         with closing(sqlite3.connect(tmp_path / name)) as connection:

@@ -83,7 +83,9 @@ class Halving(Section):
     time: str = Field("epoch", description="number they report that says how far they are")
     first: int = Field(4, ge=1, description="time of the first rung")
     reduction: float = Field(
-        3.0, gt=1, description="one in so many goes on at each rung, which is so many times as late"
+        3.0,
+        gt=1,
+        description="reduction factor: one trial in so many continues at each rung, and rungs are so many times apart",
     )
     last: int = Field(1000, ge=2, description="time at which any trial is stopped")
 

@@ -48,7 +48,7 @@ class _Failed(Exception):
 def launch(spec: SystemSpec, config: SystemConfig) -> int:
     """Run the system to its end and return the exit code of the process.
 
-    The same call on a run directory that exists goes on from the newest complete checkpoint; on a finished run it only
+    The same call on an existing run directory resumes from the newest complete checkpoint; on a finished run it only
     says where the report is. 0 done, 2 bad config, 3 resume mismatch, 4 bad data, 75 infrastructure, 1 anything else.
     """
     directory: RunDirectory | None = None
@@ -84,7 +84,7 @@ def launch(spec: SystemSpec, config: SystemConfig) -> int:
 
 
 def check_resume(directory: RunDirectory, config: SystemConfig) -> None:
-    """Refuse to go on with a run of another config.
+    """Refuse to resume a run of another config.
 
     Raises:
         ResumeMismatch: naming each field that differs and is not safe to change.

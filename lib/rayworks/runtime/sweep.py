@@ -29,7 +29,7 @@ STOPPED = "stopped.json"
 def run_sweep(sweep: Sweep[Any]) -> int:
     """Run all trials, write the report and return the exit code of the process.
 
-    The same call again goes on: finished trials are not run again, those that failed are tried from their last checkpoint.
+    The same call again resumes: finished trials are not run again, those that failed are tried from their last checkpoint.
     0 when every trial finished, or those that did not are reported with a data or config error of their own; 75 when
     infrastructure stopped one; the first failure's code when none finished.
     """
@@ -62,7 +62,7 @@ def run_sweep(sweep: Sweep[Any]) -> int:
 
 
 def check_resume(directory: RunDirectory, sweep: Sweep[Any]) -> None:
-    """Refuse to go on with another sweep, or in the folder of a run.
+    """Refuse to resume another sweep, or in the folder of a run.
 
     Raises:
         ResumeMismatch: naming what differs.

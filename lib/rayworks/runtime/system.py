@@ -91,7 +91,7 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
 
     @abc.abstractmethod
     def save_state(self, folder: Path) -> None:
-        """Write all that is needed to go on."""
+        """Write all that is needed to resume."""
 
     @abc.abstractmethod
     def load_state(self, folder: Path) -> None:

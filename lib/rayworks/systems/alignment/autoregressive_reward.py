@@ -38,7 +38,7 @@ def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair]) -> PairSco
 
 
 class RewardModelTrainer(Trainer):
-    """Fits one reward model; goes on bit for bit from its own state.
+    """Fits one reward model; resumes bit for bit from its saved state.
 
     Args:
         model: the causal LM to start from; tuned in place.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rayworks.systems.regulation.equilibrium import Auction, solve
     from rayworks.systems.regulation.price_curve import published_curve
     from rayworks.systems.regulation.simulation import exact_curves
-    from rayworks.systems.regulation.value_laws import UniformLaw
+    from rayworks.systems.regulation.value_distributions import UniformValues
 
 SPEC = SystemSpec(
     name="regulation",
@@ -52,11 +52,11 @@ __getattr__ = on_demand(
     __name__,
     {
         "Auction": "equilibrium",
-        "UniformLaw": "value_laws",
+        "UniformValues": "value_distributions",
         "exact_curves": "simulation",
         "published_curve": "price_curve",
         "solve": "equilibrium",
     },
 )
 
-__all__ = ["SPEC", "Auction", "Config", "UniformLaw", "exact_curves", "published_curve", "solve"]
+__all__ = ["SPEC", "Auction", "Config", "UniformValues", "exact_curves", "published_curve", "solve"]

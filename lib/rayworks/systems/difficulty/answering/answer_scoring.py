@@ -60,7 +60,7 @@ def score_expression(output: str, row: Row, seconds: float = 5.0) -> float:
 
 
 def score_word_problem(output: str, row: Row) -> float:
-    """GSM8K: the number after the last ``####``, else in the last box, else the last one, equals that of ``answer``."""
+    """GSM8K: the number after the last ``####``, or in the last box, or the last one, equals that of ``answer``."""
     gold = last_number(str(_field(row, "answer")).rpartition("####")[2])
     _, mark, after = output.rpartition("####")
     candidate = after.strip().partition("\n")[0] if mark else last_box(output) or output
@@ -154,7 +154,7 @@ def _equal_numbers(given: Fraction | None, gold: Fraction | None) -> float:
 
 
 def _chosen(output: str, labels: list[str], answer: str) -> float:
-    """A label in the last box, else after the last "answer is" or "answer:", else the last that stands alone."""
+    """A label in the last box, otherwise after the last "answer is" or "answer:", otherwise the last that stands alone."""
     label = "|".join(map(re.escape, labels))
     alone = rf"(?<![\w.])(?:{label})(?!\w|\.\d)"
     named = re.findall(rf"(?i:answer(?:\s{{1,3}}is)?)\s{{0,3}}:?\s{{0,3}}[(*\"]{{0,3}}({alone})", output)

@@ -156,7 +156,7 @@ def chronological(
         games: of all periods.
         rate: rates one period.
         fixed: (P,) players whose rating stays as it is.
-        after: go on behind this period, with its snapshot's ratings.
+        after: continue after this period, with its snapshot's ratings.
 
     Yields:
         a snapshot after each period; keep those that are needed.
