@@ -137,7 +137,11 @@ def test_serve_application_documents_keys_and_problems(spec: SystemSpec) -> None
 def test_readme_and_documentation_have_their_place(spec: SystemSpec) -> None:
     readme = (ROOT / "README.md").read_text()
     assert re.search(rf"^\| \[?\**{spec.name}\b", readme, re.MULTILINE), "no row in the README's table of systems"
-    assert (ROOT / "docs" / f"{spec.name}.md").is_file()
+    page = (ROOT / "docs" / f"{spec.name}.md").read_text()
+    first = re.findall(
+        rf"\(\.\./(lib/rayworks/systems/{spec.name}/\S+\.py)\)", page.partition("Read these five files first")[2]
+    )
+    assert len(first) == 5 and all((ROOT / name).is_file() for name in first), first
     assert hasattr(smallest, spec.name), "tests/smallest.py has no smallest run"
 
 
