@@ -26,7 +26,7 @@ class Killed:
 
     deaths: tuple[tuple[str, str], ...] = ((checkpoint(1), DRIVER),)
     """Pattern of a file of the run, and who dies by SIGKILL once it is there: the driver, or an actor of a class."""
-    changes: tuple[str, ...] = ("--compute.workers", "1")
+    changes: tuple[str, ...] = ("--compute.workers", "2")
     """Settings that must not change the result."""
     timed: frozenset[str] = frozenset()
     """Keys and table columns that hold seconds or speeds."""
@@ -52,7 +52,7 @@ KILLED = {
     ),
     "marl": Killed(
         deaths=((checkpoint(2), "TeamRunner"), (checkpoint(4), "_Host"), (checkpoint(6), DRIVER)),
-        changes=("--compute.workers", "1", "--sampling.runners", "1"),
+        changes=("--compute.workers", "2", "--sampling.runners", "1"),
         timed=frozenset(
             {
                 *("env_steps_per_second", "train_steps_per_second"),
@@ -63,7 +63,6 @@ KILLED = {
     ),
     "recommendation": Killed(
         deaths=(("training/progress.json", "RayTrainWorker"), ("training/acceptance-0/done.json", DRIVER)),
-        changes=("--compute.workers", "2"),
         timed=frozenset({"sequences_per_second", "sequences per second", "seconds", "labels_per_second"}),
     ),
     "regulation": Killed(),

@@ -14,6 +14,7 @@ def alignment(folder: Path) -> list[str]:
     model = save_tiny_model(folder / "model", seed=0)
     pairs = save_pairs(folder / "pairs.jsonl")
     settings = {
+        "compute.workers": 1,
         "model.base": model,
         "model.reward_layers": 2,
         "objectives.sentiment.pairs.source": pairs,
@@ -37,6 +38,7 @@ def alignment(folder: Path) -> list[str]:
 def difficulty(folder: Path) -> list[str]:
     """Forty subjects of four families on twelve items, six players over three periods, one tiny model."""
     settings = {
+        "compute.workers": 1,
         "data.responses": f"[{save_responses(folder / 'exam.csv')}]",
         "data.games": f"[{save_games(folder / 'league.csv')}]",
         "uncertainty.bootstrap": 8,
@@ -53,7 +55,7 @@ def difficulty(folder: Path) -> list[str]:
 def federation(folder: Path) -> list[str]:
     """Four rounds of four clients with a label each, two methods, two seeds; small images made in the folder."""
     settings = {
-        "compute.workers": 2,
+        "compute.workers": 1,
         "data.source": write_images(folder / "images.npz", 120),
         "data.clients": 4,
         "model.hidden": 8,
@@ -73,7 +75,7 @@ def federation(folder: Path) -> list[str]:
 def marl(folder: Path) -> list[str]:
     """Four iterations of two narrow networks on two copies of simple_spread."""
     settings = {
-        "compute.workers": 2,
+        "compute.workers": 1,
         "environment.actions": "vectors",
         "environment.horizon": 8,
         "network.hidden": 8,
@@ -134,6 +136,7 @@ def recommendation(folder: Path) -> list[str]:
 def regulation(folder: Path) -> list[str]:
     """Two hundred rows of two groups to train on, a thousand builders, nine prices, a few rounds of learning."""
     settings = {
+        "compute.workers": 1,
         "price.source": save_census(folder / "census.csv"),
         "price.label": "approved",
         "price.positive": "'yes'",

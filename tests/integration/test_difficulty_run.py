@@ -46,10 +46,12 @@ def test_workers_do_not_change_the_result(
 ) -> None:
     run = finished_runs("difficulty")
     done = run_job(
-        *run.arguments[:-2], "--run.name", "alone", "--compute.workers", "1", "--uncertainty.refits_per_call", "5"
+        *run.arguments[:-2], "--run.name", "together", "--compute.workers", "2", "--uncertainty.refits_per_call", "5"
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    first, second = (json.loads((run.directory.parent / n / "report.json").read_text()) for n in ("straight", "alone"))
+    first, second = (
+        json.loads((run.directory.parent / n / "report.json").read_text()) for n in ("straight", "together")
+    )
     for name, value in first["headline"].items():
         if name != "fit_seconds":
             assert second["headline"][name] == value, name

@@ -62,13 +62,14 @@ def launch(spec: SystemSpec, config: SystemConfig) -> int:
             return 0
         system = spec.load_system()
         system.check_inputs(config)
-        reserved = system.reserved(config)
+        bundles = system.bundles(config)
+        reserved = [*bundles, *system.train_bundles(config)]
         attach(reserved)
         placement.require(reserved, config.compute.placement_timeout_seconds)
         manifest.begin_attempt(directory, spec.name, config)
         begun = True
         directory.write(CONFIG, configs.to_yaml(config))
-        _run(spec, config, directory, reserved)
+        _run(spec, config, directory, bundles, reserved)
     except KeyboardInterrupt:
         if begun and directory is not None:
             manifest.end_attempt(directory, "failed", "stopped by the user")
@@ -150,11 +151,16 @@ def attach(reserved: Sequence[placement.Bundle]) -> None:
         raise InfrastructureError(f"Ray did not start on this machine ({_head(error)}); repeat the command") from None
 
 
-def _run(spec: SystemSpec, config: SystemConfig, directory: RunDirectory, reserved: list[dict[str, float]]) -> None:
+def _run(
+    spec: SystemSpec,
+    config: SystemConfig,
+    directory: RunDirectory,
+    bundles: Sequence[placement.Bundle],
+    reserved: Sequence[placement.Bundle],
+) -> None:
     """Fit, and after an infrastructure failure fit again from the last checkpoint, at most ``max_failures`` times."""
-    system = spec.load_system()
-    bundles = [dict(bundle) for bundle in system.bundles(config)]
-    trainable = tune.with_resources(system, tune.PlacementGroupFactory(bundles))
+    group = tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
+    trainable = tune.with_resources(spec.load_system(), group)
     for attempt in range(config.run.max_failures + 1):
         if directory.exists(FAILURE):
             directory.write(FAILURE, "null")
