@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,20 @@ from tests.conftest import ROOT, FinishedRun
 from tests.observing import actor_processes, until
 
 DRIVER = "driver"
+TRIES = 3
 
 
 def checkpoint(number: int) -> str:
-    """Pattern of a checkpoint of this number or a later one; a run keeps the last two only."""
-    return f"tune/trial/checkpoint_00000[{number}-9]"
+    """Stands for a checkpoint of this number or a later one; a run keeps the last two only."""
+    return f"checkpoint {number}"
+
+
+def is_there(directory: Path, what: str) -> bool:
+    """Whether a file of the run, or such a checkpoint, is there."""
+    word, _, number = what.partition(" ")
+    if not number:
+        return (directory / what).exists()
+    return any(int(path.name[-6:]) >= int(number) for path in directory.glob(f"tune/trial/{word}_*"))
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Killed:
     """How a system's smallest run is disturbed, and what of its report tells time."""
 
     deaths: tuple[tuple[str, str], ...] = ((checkpoint(1), DRIVER),)
-    """Pattern of a file of the run, and who dies by SIGKILL once it is there: the driver, or an actor of a class."""
+    """A file of the run or a checkpoint, and who dies by SIGKILL once it is there: the driver, or an actor of a class."""
     changes: tuple[str, ...] = ("--compute.workers", "2")
     """Settings that must not change the result."""
     timed: frozenset[str] = frozenset()
@@ -70,24 +80,37 @@ KILLED = {
 
 
 def killed_and_repeated(system: str, straight: FinishedRun, cluster: dict[str, str]) -> Path:
-    """Run the straight run's command under another name until all deaths have happened, repeat it, and return its folder."""
-    killed = KILLED[system]
-    directory = straight.directory.parent / "killed"
-    command = [sys.executable, "-m", "jobs.run", *straight.arguments[:-1], "killed", *killed.changes]
-    environment = {**os.environ, **cluster}
-    with (
-        (straight.inputs / "killed.log").open("w") as printed,
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT) as driver,
-    ):
-        for file, victim in killed.deaths:
-            until(lambda file=file: any(directory.glob(file)))
-            os.kill(driver.pid if victim == DRIVER else actor_processes(victim)[0], signal.SIGKILL)
-    assert not (directory / "report.json").exists(), "it was over before the driver died"
-    assert json.loads((directory / "manifest.json").read_text())["state"] == "running"
+    """Run the straight run's command under another name until all deaths have happened, repeat it, and return its folder.
+
+    On a machine that stands still for seconds a run may be over before its driver is killed; then another one is.
+    """
+    killed, environment = KILLED[system], {**os.environ, **cluster}
+    for attempt in range(TRIES):
+        name = f"killed-{attempt}"
+        directory = straight.directory.parent / name
+        command = [sys.executable, "-m", "jobs.run", *straight.arguments[:-1], name, *killed.changes]
+        with (
+            (straight.inputs / f"{name}.log").open("w") as printed,
+            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT) as driver,
+        ):
+            for what, victim in killed.deaths:
+                until(partial(_has_come, directory, what, driver))
+                if driver.poll() is None:
+                    os.kill(driver.pid if victim == DRIVER else actor_processes(victim)[0], signal.SIGKILL)
+        if json.loads((directory / "manifest.json").read_text())["state"] == "running":
+            break
+    assert not (directory / "report.json").exists(), f"{TRIES} runs were over before their drivers died"
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
     assert len(json.loads((directory / "manifest.json").read_text())["attempts"]) == 2
+    results = [json.loads(line) for line in (directory / "tune/trial/result.json").read_text().splitlines()]
+    iterations = [result["training_iteration"] for result in results]
+    assert iterations == sorted(set(iterations)), "curves go on where they ended"
     return directory
+
+
+def _has_come(directory: Path, what: str, driver: subprocess.Popen[bytes]) -> bool:
+    return is_there(directory, what) or driver.poll() is not None
 
 
 def untimed(system: str, directory: Path) -> dict[str, Any]:

@@ -106,6 +106,13 @@ def test_nothing_in_the_library_imports_what_stands_on_it() -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
+def test_the_library_has_no_relative_imports_which_the_tests_here_would_not_see() -> None:
+    for path in modules(LIBRARY):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        wrong = [node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+        assert not wrong, f"{path.relative_to(ROOT)}: lines {wrong}"
+
+
 def test_serve_imports_its_own_relatively() -> None:
     for path in modules(ROOT / "serve"):
         wrong = [name for name in imports(path) if name.split(".")[0] == "serve"]

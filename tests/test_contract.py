@@ -43,9 +43,9 @@ def test_spec_is_complete(spec: SystemSpec) -> None:
     assert spec.paper
     assert spec.headline
     assert spec.figures
-    from rayworks.runtime.system import System
+    from rayworks.runtime.stages import StagedSystem
 
-    assert issubclass(spec.load_system(), System)
+    assert issubclass(spec.load_system(), StagedSystem)
     assert spec.load_system().spec is spec
     for name in spec.needs:
         assert name in datasets.CATALOGUE or name in models.CATALOGUE

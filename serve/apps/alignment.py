@@ -15,7 +15,7 @@ import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -59,6 +59,9 @@ class Args(ServingArgs):
     concurrent_per_key: PerKey = 16
     deadline_seconds: Deadline = 120.0
     num_cpus: Processors = 1.0
+    replicas: Literal[1] = Field(
+        1, description="one: a change of weights reaches only the replica that runs the request"
+    )
 
 
 @serve.deployment(name="guided-generation")

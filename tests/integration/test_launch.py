@@ -111,11 +111,26 @@ def test_what_tune_has_written_down_is_not_needed_to_go_on(
     seen = capsys.readouterr().out
     assert "50 %" not in seen and "100 %" in seen
     assert json.loads((run_folder(tmp_path) / "report.json").read_text())["headline"] == {"count": 4, "total": 10.0}
-    iterations = [
-        json.loads(line)["training_iteration"]
-        for line in (run_folder(tmp_path) / "tune/trial/result.json").read_text().splitlines()
-    ]
-    assert iterations == sorted(set(iterations)), "curves go on where they ended"
+    trial = run_folder(tmp_path) / "tune/trial"
+    results = [json.loads(line) for line in (trial / "result.json").read_text().splitlines()]
+    assert [result["training_iteration"] for result in results] == [1, 2, 3, 4, 5], "curves go on where they ended"
+    assert len((trial / "progress.csv").read_text().splitlines()) == 6
+    seconds = [result["time_total_s"] for result in results]
+    assert seconds == sorted(seconds)
+    assert not (run_folder(tmp_path) / "resume").exists(), "nothing is left of what it went on from"
+
+
+def test_a_run_without_a_complete_checkpoint_starts_again_and_says_so(
+    start: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(counting__trouble="data", counting__at=3) == 4
+    for folder in run_folder(tmp_path).glob("tune/trial/checkpoint_*"):
+        (folder / "count.json").write_text("[2, ")
+    capsys.readouterr()
+    assert start() == 0
+    seen = capsys.readouterr()
+    assert "no checkpoint is complete; the run starts again from its beginning" in seen.err
+    assert "25 %" in seen.out
 
 
 def test_a_cluster_that_is_too_small_says_what_is_asked_and_what_is_free(

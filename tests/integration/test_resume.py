@@ -1,6 +1,7 @@
 """A run that is taken up at any of its checkpoints does what it did before."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rayworks.core import manifest
 from rayworks.core.registry import find
 from rayworks.core.run_directory import RunDirectory
 from rayworks.runtime.stages import STATE
+from rayworks.runtime.system import RESUME
 from rayworks.systems import REGISTRY
 from tests import smallest
 from tests.killed_runs import KILLED, without
@@ -33,6 +35,10 @@ something to tell; that it resumes is seen where they are killed.
 
 def stored(folder: Path, system: str) -> Any:
     return without(json.loads((folder / STATE).read_text()), KILLED[system].timed | {"seconds", "sampling"})
+
+
+def test_every_system_is_tried_here_or_named_above() -> None:
+    assert set(SMALLER) | {"recommendation"} == set(REGISTRY)
 
 
 @pytest.mark.parametrize("system", SMALLER)
@@ -58,12 +64,16 @@ def test_a_run_taken_up_at_any_checkpoint_takes_the_same_step(
         return folder
 
     whole = begun()
+    names = [stage.name for stage in whole._stages]
+    assert len(set(names)) == len(names), "a stage is told from the others by its name"
     checkpoints: list[Path] = []
     while not whole.step()["run_done"]:
         checkpoints.append(kept(whole, f"whole-{len(checkpoints)}"))
         if len(checkpoints) > 1:
+            shutil.copytree(checkpoints[-2], directory.path(f"{RESUME}/000001"))
             again = begun()
-            again.load_checkpoint(str(checkpoints[-2]))
+            directory.remove_folder(RESUME)
+            assert again.iteration == len(checkpoints) - 1
             again.step()
             folder = kept(again, f"again-{len(checkpoints)}")
             again.cleanup()

@@ -1,5 +1,4 @@
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -72,16 +71,12 @@ def test_what_honest_programs_do_is_allowed(isolation: None, source: str) -> Non
     ],
 )
 def test_hostile_and_broken_programs_fail_and_nothing_else_does(isolation: None, source: str) -> None:
-    began = time.monotonic()
     assert not passes_tests(source + "\nprint(input())" if source else "", ["word"], ["word"], QUICK)
-    assert time.monotonic() - began < 6
 
 
 @pytest.mark.parametrize("source", ["while True: pass", "import time\ntime.sleep(60)"])
 def test_time_ends(isolation: None, source: str) -> None:
-    began = time.monotonic()
     assert run_program(source, "", Limits(seconds=0.5)) is None
-    assert time.monotonic() - began < 10
 
 
 def test_a_program_sees_nothing_of_ours_and_leaves_nothing(

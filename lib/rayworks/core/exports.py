@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from rayworks.core.errors import DataError
 
 Write = Callable[[str, bytes], object]
@@ -27,9 +29,12 @@ def reading(folder: str | Path, system: str) -> Iterator[Path]:
     try:
         yield path
     except Exception as error:
-        words = " ".join(str(error).split())[:200]
+        fix = f"finish one: rayworks run {system} --smoke"
+        errors = error.errors() if isinstance(error, ValidationError) else []
+        unknown = [".".join(map(str, one["loc"])) for one in errors if one["type"] == "extra_forbidden"]
+        if unknown:
+            known = f"its setting {unknown[0]} is unknown or has another name here"
+            raise DataError(f"export {path}: was written by another version of {system} ({known}); {fix}") from None
+        words = f"{errors[0]['loc']}: {errors[0]['msg']}" if errors else " ".join(str(error).split())[:200]
         reason = f"{type(error).__name__}: {words}" if isinstance(error, KeyError) or not words else words
-        raise DataError(
-            f"export {path}: is not the export of a finished {system} run ({reason}); "
-            f"finish one: python -m jobs.run {system} --smoke"
-        ) from None
+        raise DataError(f"export {path}: is not the export of a finished {system} run ({reason}); {fix}") from None

@@ -106,6 +106,8 @@ class RunDirectory:
     def list(self, relative: str = "") -> list[str]:
         """Names directly below a folder of the run, sorted; empty when it does not exist."""
         folder = f"{self._folder}/{relative}".rstrip("/")
+        # Others write here too, past what an object store's client remembers.
+        self._files.invalidate_cache()
         if not self._files.exists(folder):
             return []
         return sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in self._files.ls(folder, detail=False))

@@ -4,7 +4,11 @@ A job has one trial, whose sealed checkpoints say all that there is to say. Tune
 may name checkpoints that are gone, and is missing where the driver died early, so it is never read.
 """
 
+import csv
+import io
+import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +18,7 @@ from ray import tune
 
 from rayworks.core.run_directory import RunDirectory
 from rayworks.runtime import checkpoints
-from rayworks.runtime.system import DONE, EXPERIMENT, RESUME, TRIAL_FOLDER
+from rayworks.runtime.system import DONE, EXPERIMENT, POSITION, RESUME, TRIAL_FOLDER
 
 Plan = tuple[dict[str, Any], tune.TuneConfig]
 """What Tune's trials differ in, and how they are chosen and named."""
@@ -31,8 +35,9 @@ def fit_job(
 ) -> tune.ResultGrid:
     """Run a job's one trial, from the newest complete checkpoint of whatever ran here before."""
     set_aside(directory)
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "60"
-    return _tuner(directory, trainable, param_space, names, callback, 2).fit()
+    # With each snapshot Tune brings results and curves to the storage.
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1"
+    return _tuner(directory, trainable, param_space, names, [EarlierResults(directory), callback], 2).fit()
 
 
 def set_aside(directory: RunDirectory) -> None:
@@ -42,20 +47,66 @@ def set_aside(directory: RunDirectory) -> None:
     """
     kept = directory.list(RESUME)
     numbered = [name for name in directory.list(TRIAL_FOLDER) if name.startswith(CHECKPOINT)]
-    for name in reversed(numbered):
-        with tempfile.TemporaryDirectory(prefix="rayworks-checkpoint-") as scratch:
-            folder = directory.get_folder(f"{TRIAL_FOLDER}/{name}", Path(scratch) / name)
-            if checkpoints.is_complete(folder):
-                following = 1 + max((int(number) for number in kept if number.isdigit()), default=0)
-                directory.put_folder(folder, f"{RESUME}/{following:06d}")
-                for old in kept:
-                    directory.remove_folder(f"{RESUME}/{old}")
-                break
+    if not any(_kept(directory, name, kept) for name in reversed(numbered)) and numbered and not kept:
+        names = ", ".join(numbered)
+        print(f"{names}: no checkpoint is complete; the run starts again from its beginning", file=sys.stderr)
     for name in numbered:
         directory.remove_folder(f"{TRIAL_FOLDER}/{name}")
     for name in directory.list(EXPERIMENT):
         if Path(name).suffix in (".json", ".pkl"):
             directory.remove_folder(f"{EXPERIMENT}/{name}")
+
+
+def _kept(directory: RunDirectory, name: str, before: list[str]) -> bool:
+    """Whether a checkpoint of the trial is complete, and so was kept in place of those before."""
+    with tempfile.TemporaryDirectory(prefix="rayworks-checkpoint-") as scratch:
+        folder = directory.get_folder(f"{TRIAL_FOLDER}/{name}", Path(scratch) / name)
+        if not checkpoints.is_complete(folder):
+            return False
+        following = 1 + max((int(number) for number in before if number.isdigit()), default=0)
+        directory.put_folder(folder, f"{RESUME}/{following:06d}")
+    for old in before:
+        directory.remove_folder(f"{RESUME}/{old}")
+    return True
+
+
+class EarlierResults(tune.Callback):
+    """Lets the files of results go on where the last attempt left them: Tune begins those of a new trial empty.
+
+    Results beyond the checkpoint that the run goes on from come again, so that they are left out.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Tune before its own writers open their files."""
+        reached = _iteration_kept(self._directory)
+        trial.init_local_path()
+        for name, kept in (("result.json", _json_until), ("progress.csv", _csv_until)):
+            stored = f"{TRIAL_FOLDER}/{name}"
+            if reached and self._directory.exists(stored):
+                Path(trial.local_path, name).write_text(kept(self._directory.read(stored).decode(), reached))
+
+
+def _iteration_kept(directory: RunDirectory) -> int:
+    """Steps that lie behind the checkpoint that the run goes on from; 0 where there is none."""
+    kept = [name for name in directory.list(RESUME) if name.isdigit()]
+    return int(directory.read_json(f"{RESUME}/{kept[-1]}/{POSITION}")["iteration"]) if kept else 0
+
+
+def _json_until(text: str, iteration: int) -> str:
+    lines = [line for line in text.splitlines() if line.endswith("}")]
+    return "".join(f"{line}\n" for line in lines if json.loads(line)["training_iteration"] <= iteration)
+
+
+def _csv_until(text: str, iteration: int) -> str:
+    rows = list(csv.reader(io.StringIO(text)))
+    column = rows[0].index("training_iteration")
+    whole = (row for row in rows[1:] if len(row) == len(rows[0]))
+    written = io.StringIO()
+    csv.writer(written).writerows([rows[0], *(row for row in whole if int(row[column]) <= iteration)])
+    return written.getvalue()
 
 
 def fit_sweep(
@@ -75,7 +126,7 @@ def fit_sweep(
     if tune.Tuner.can_restore(experiment):
         tuner = tune.Tuner.restore(experiment, trainable, resume_unfinished=True, resume_errored=True)
     else:
-        tuner = _tuner(directory, trainable, *plan(), callback, 3)
+        tuner = _tuner(directory, trainable, *plan(), [callback], 3)
     return tuner.fit()
 
 
@@ -84,7 +135,7 @@ def _tuner(
     trainable: Any,
     param_space: dict[str, Any],
     tune_config: tune.TuneConfig,
-    callback: tune.Callback,
+    callbacks: list[tune.Callback],
     checkpoints_kept: int,
 ) -> tune.Tuner:
     """Tune makes a snapshot, too, whenever a trial has made ``checkpoints_kept`` checkpoints since the last."""
@@ -98,7 +149,7 @@ def _tuner(
             stop={DONE: True},
             checkpoint_config=tune.CheckpointConfig(num_to_keep=checkpoints_kept, checkpoint_frequency=1),
             failure_config=tune.FailureConfig(max_failures=0),
-            callbacks=[callback],
+            callbacks=callbacks,
             verbose=0,
         ),
     )

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -21,7 +21,7 @@ from rayworks.runtime import experiment, placement
 from rayworks.runtime.data_parallel import PRIVATE
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.progress import ProgressLines
-from rayworks.runtime.system import DONE, FAILURE, TRIAL
+from rayworks.runtime.system import DONE, FAILURE, RESUME, TRIAL
 
 RAY_ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -79,6 +79,7 @@ def launch(spec: SystemSpec, config: SystemConfig) -> int:
         return _end_with(failed.failure, directory if begun else None)
     except Exception as error:
         return _end_with(classify(error), directory if begun else None)
+    directory.remove_folder(RESUME)
     manifest.end_attempt(directory, "done")
     print(f"done; report: {directory.path(REPORT_HTML)}")
     return 0
@@ -95,17 +96,25 @@ def check_resume(directory: RunDirectory, config: SystemConfig) -> None:
         return
     if config.run.resume == "never":
         raise ResumeMismatch(f"run.resume: {directory.uri} exists; choose another run.name or run.resume=auto")
-    renamed = [f"{old} is called {new} now" for old, new in configs.renamed_since(stored["config"], config).items()]
-    if renamed:
-        raise ResumeMismatch(
-            f"{', '.join(renamed)}: {directory.uri} was begun before that; choose another run.name, or finish it with the "
-            f"version that began it ({stored['commit'] or 'unknown'})"
-        )
+    refuse_old_names(stored["config"], config, f"{directory.uri}, begun by {stored['commit'] or 'an unknown version'}")
     changed = configs.differences(stored["config"], config)
     if changed:
         raise ResumeMismatch(
             f"{', '.join(changed)}: not as in {directory.uri}; restore the value{'s' if len(changed) > 1 else ''} "
             "to resume, or choose another run.name"
+        )
+
+
+def refuse_old_names(stored: Mapping[str, Any], config: SystemConfig, where: str) -> None:
+    """Refuse to go on with a config of before fields got another name.
+
+    Raises:
+        ResumeMismatch: with the old name and the new one.
+    """
+    renamed = [f"{old} is called {new} now" for old, new in configs.renamed_since(stored, config).items()]
+    if renamed:
+        raise ResumeMismatch(
+            f"{', '.join(renamed)}, but not in {where}; choose another run.name, or finish it with that version"
         )
 
 

@@ -74,6 +74,7 @@ def check_resume(directory: RunDirectory, sweep: Sweep[Any]) -> None:
     if sweep.base.run.resume == "never":
         raise ResumeMismatch(f"run.resume: {directory.uri} exists; choose another run.name or run.resume=auto")
     stored, now = directory.read_json(SWEEP)["sweep"], _asked(sweep)
+    launch.refuse_old_names(stored["base"], sweep.base, directory.uri)
     changed = [name for name in now["settings"] if stored["settings"].get(name) != now["settings"][name]]
     changed += [f"base.{field}" for field in configs.differences(stored["base"], sweep.base)]
     if changed:

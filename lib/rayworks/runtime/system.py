@@ -146,7 +146,7 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
         folder = Path(checkpoint_dir)
         try:
             self.save_state(folder)
-            (folder / POSITION).write_text(json.dumps({"iteration": self.iteration}))
+            (folder / POSITION).write_text(json.dumps({"iteration": self.iteration, "seconds": self._time_total}))
             checkpoints.save_random_state(folder)
             checkpoints.seal(folder)
         except Exception as error:
@@ -175,7 +175,8 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
                     self.load_state(folder)
                     checkpoints.load_random_state(folder)
                     # Curves go on where they ended.
-                    self._iteration = json.loads((folder / POSITION).read_text())["iteration"]
+                    position = json.loads((folder / POSITION).read_text())
+                    self._iteration, self._time_total = position["iteration"], position["seconds"]
                     return
 
     def _advance(self) -> Metrics:
