@@ -19,6 +19,12 @@ def actor_processes(name: str) -> list[int]:
     return [actor.pid for actor in found if actor.pid]
 
 
+def actors_on(node: str, prefix: str) -> int:
+    """How many living actors whose names begin so are on a node."""
+    found = ray.util.state.list_actors(cluster_address(), filters=[("state", "=", "ALIVE"), ("node_id", "=", node)])
+    return sum((actor.name or "").startswith(prefix) for actor in found)
+
+
 def until(condition: Callable[[], object], seconds: float = 120) -> None:
     """Return once the condition holds."""
     deadline = time.monotonic() + seconds

@@ -67,14 +67,14 @@ def test_a_run_taken_up_at_any_checkpoint_takes_the_same_step(
     names = [stage.name for stage in whole._stages]
     assert len(set(names)) == len(names), "a stage is told from the others by its name"
     checkpoints: list[Path] = []
-    while not whole.step()["run_done"]:
+    while not whole.train()["run_done"]:
         checkpoints.append(kept(whole, f"whole-{len(checkpoints)}"))
         if len(checkpoints) > 1:
             shutil.copytree(checkpoints[-2], directory.path(f"{RESUME}/000001"))
             again = begun()
             directory.remove_folder(RESUME)
             assert again.iteration == len(checkpoints) - 1
-            again.step()
+            again.train()
             folder = kept(again, f"again-{len(checkpoints)}")
             again.cleanup()
             assert stored(folder, system) == stored(checkpoints[-1], system), checkpoints[-1].name
