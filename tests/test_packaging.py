@@ -38,7 +38,7 @@ def declared(*extras: str) -> set[str]:
     """Names of the distributions that the base and some extras ask for."""
     found = set()
     for requirement in [*PROJECT["dependencies"], *(r for e in extras for r in PROJECT["optional-dependencies"][e])]:
-        name, inner = re.match(r"([A-Za-z0-9_.-]+)(?:\[([^\]]*)\])?", requirement).groups()  # type: ignore[union-attr]
+        name, inner = re.match(r"([A-Za-z0-9_.-]+)(?:\[([^\]]*)\])?", requirement).groups()  # type: ignore[union-attr]  # it matches any name
         if name == "rayworks":
             found |= declared(*inner.split(","))
         else:
