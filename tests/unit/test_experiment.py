@@ -1,4 +1,4 @@
-"""What a job keeps of its last attempt, whatever dies while it is kept."""
+"""What a run keeps of its last attempt, whatever dies while it is kept."""
 
 import json
 import uuid
@@ -10,7 +10,9 @@ import pytest
 from rayworks.core.run_directory import RunDirectory
 from rayworks.runtime import checkpoints
 from rayworks.runtime.experiment import set_aside
-from rayworks.runtime.system import EXPERIMENT, RESUME, TRIAL_FOLDER
+from rayworks.runtime.system import EXPERIMENT, RESUME, TRIAL
+
+TRIAL_FOLDER = f"{EXPERIMENT}/{TRIAL}"
 
 
 def save(directory: RunDirectory, scratch: Path, number: int, *, whole: bool = True) -> None:
@@ -41,14 +43,13 @@ def directory(request: pytest.FixtureRequest, tmp_path: Path) -> RunDirectory:
 def test_the_newest_complete_checkpoint_is_kept_and_the_rest_goes(directory: RunDirectory, tmp_path: Path) -> None:
     for number in (9, 10, 11):
         save(directory, tmp_path, number, whole=number < 11)
-    directory.write(f"{EXPERIMENT}/tuner.pkl", b"")
     for _ in range(2):
-        set_aside(directory)
+        set_aside(directory, TRIAL, directory)
         assert kept(directory, tmp_path) == [10]
     assert not [name for name in directory.list(TRIAL_FOLDER) if name.startswith("checkpoint")]
     assert directory.list(EXPERIMENT) in (["trial"], [])
     save(directory, tmp_path / "later", 0)
-    set_aside(directory)
+    set_aside(directory, TRIAL, directory)
     assert kept(directory, tmp_path) == [0], "numbers begin again with every attempt"
 
 
@@ -61,7 +62,7 @@ def test_whatever_dies_in_between_a_complete_checkpoint_is_there(
     directory: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     save(directory, tmp_path / "first", 5)
-    set_aside(directory)
+    set_aside(directory, TRIAL, directory)
     for number in (0, 1):
         save(directory, tmp_path / "second", number)
     left = calls
@@ -80,9 +81,9 @@ def test_whatever_dies_in_between_a_complete_checkpoint_is_there(
         for name in ("put_folder", "remove_folder"):
             patch.setattr(directory, name, dying(getattr(directory, name)))
         try:
-            set_aside(directory)
+            set_aside(directory, TRIAL, directory)
         except Died:
             assert calls < 4, "one put, one kept before, two of the trial"
-    set_aside(directory)
+    set_aside(directory, TRIAL, directory)
     assert kept(directory, tmp_path)[-1] == 1
     assert len(directory.list(RESUME)) == 1

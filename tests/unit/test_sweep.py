@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,15 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.tune.search import Searcher
 
 from rayworks.core.errors import ConfigError
 from rayworks.core.run_directory import RunDirectory
-from rayworks.core.sweep import Dimension, Sweep, SweepConfig, TrialResult, read_sweep
+from rayworks.core.sweep import Dimension, Halving, Sweep, SweepConfig, TrialResult, read_sweep
 from rayworks.core.sweep_report import PARALLEL, PARETO, best_first, pareto_front, summarise, sweep_report, trials_csv
+from rayworks.runtime.sweep import run_sweep, write_design
+from rayworks.runtime.sweep_halving import ResumedHalving
+from rayworks.runtime.sweep_search import DesignSearch
 from tests.counting_system import SPEC
 
 GRID: dict[str, Any] = {
@@ -128,8 +134,6 @@ def test_an_option_that_the_sweep_varies_is_refused(tmp_path: Path) -> None:
 def test_optuna_that_is_missing_is_named_with_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rayworks.runtime.sweep import run_sweep
-
     monkeypatch.setitem(sys.modules, "optuna", None)
     settings = {"search": "optuna", "samples": 2, "space": {"counting.to": {"randint": [1, 4]}}}
     options = {"run.storage": str(tmp_path)}
@@ -137,84 +141,131 @@ def test_optuna_that_is_missing_is_named_with_its_extra(
     assert "pip install 'rayworks[sweep]'" in capsys.readouterr().err
 
 
-def test_a_learning_search_hears_the_mean_over_seeds_and_survives_a_restart(tmp_path: Path) -> None:
-    from ray.tune.search import Searcher
+class Inner(Searcher):
+    """Never gives the same design twice, and minds what it hears."""
 
-    from rayworks.runtime.sweep_search import DesignSearch
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[Any] = []
+        self.asked = 0
 
-    class Inner(Searcher):
-        heard: list[Any] = []
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        self.asked += 1
+        return {"counting.to": 1 + self.asked + 10 * len(self.heard)}
 
-        def suggest(self, trial_id: str) -> dict[str, Any]:
-            return {"counting.to": 2 + len(self.heard), "counting.at": 0}
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self.heard.append((trial_id, result, error))
 
-        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            self.heard.append((trial_id, result, error))
+    def save(self, checkpoint_path: str) -> None:
+        raise NotImplementedError
 
-        def save(self, checkpoint_path: str) -> None:
-            """Its state is the class's."""
-
-        def restore(self, checkpoint_path: str) -> None:
-            """Its state is the class's."""
-
-    sweep = sweep_of(tmp_path, GRID | {"search": "optuna", "samples": 3})
-    written: list[str] = []
-    directory = RunDirectory(str(tmp_path), "counting", "grid")
-    search = DesignSearch(sweep, directory, lambda _, trial: written.append(trial.name), Inner())
-    first = search.suggest("a")
-    assert first == {"storage": str(tmp_path), "sweep": "grid", "trial": "0000-seed-0"}
-    search.save(str(tmp_path / "state"))
-    again = DesignSearch(sweep, directory, lambda _, trial: written.append(trial.name), Inner())
-    again.restore(str(tmp_path / "state"))
-    assert (again.suggest("b") or {})["trial"] == "0000-seed-1"
-    again.on_trial_complete("a", {"total": 3.0})
-    assert not Inner.heard
-    again.on_trial_complete("b", {"total": 5.0})
-    assert Inner.heard == [("design-0", {"total": 4.0}, False)]
-    again.suggest("c")
-    again.suggest("d")
-    again.on_trial_complete("c", error=True)
-    again.on_trial_complete("d", error=True)
-    assert Inner.heard[1] == ("design-1", None, True)
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError
 
 
-def test_a_learning_search_takes_up_designs_begun_after_its_last_save(tmp_path: Path) -> None:
-    from ray.tune.search import Searcher
-
-    from rayworks.runtime.sweep import write_design
-    from rayworks.runtime.sweep_search import DesignSearch
-
-    class Inner(Searcher):
-        """Never gives the same design twice."""
-
-        asked = 1
-        heard: list[str] = []
-
-        def suggest(self, trial_id: str) -> dict[str, Any]:
-            type(self).asked += 1
-            return {"counting.to": self.asked}
-
-        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            self.heard.append(trial_id)
-
-        def save(self, checkpoint_path: str) -> None:
-            """Its state is the class's."""
-
-        def restore(self, checkpoint_path: str) -> None:
-            """Its state is the class's."""
-
+@pytest.fixture
+def learning(tmp_path: Path) -> Sweep[Any]:
     space = {"counting.to": {"randint": [1, 99]}}
-    sweep = sweep_of(tmp_path, GRID | {"search": "optuna", "samples": 3, "space": space, "seeds": [0]})
+    return sweep_of(tmp_path, GRID | {"search": "optuna", "samples": 3, "space": space})
+
+
+def begin(sweep: Sweep[Any], directory: RunDirectory, *ended: TrialResult) -> tuple[DesignSearch, Inner]:
+    inner = Inner()
+    return DesignSearch(sweep, directory, write_design, ended, inner), inner
+
+
+def test_a_learning_search_hears_the_mean_over_seeds(tmp_path: Path, learning: Sweep[Any]) -> None:
     directory = RunDirectory(str(tmp_path), "counting", "grid")
-    cut_off = DesignSearch(sweep, directory, write_design, Inner())
-    cut_off.suggest("a")
-    again = DesignSearch(sweep, directory, write_design, Inner())
-    assert [(again.suggest(trial) or {})["trial"] for trial in ("b", "c")] == ["0000-seed-0", "0001-seed-0"]
-    designs = [directory.read_json(f"trials/{index:04d}-seed-0/design.json")["values"] for index in (0, 1)]
-    assert designs == [{"counting.to": 2}, {"counting.to": 3}]
-    again.on_trial_complete("b", {"total": 3.0})
-    again.on_trial_complete("c", {"total": 3.0})
-    assert Inner.heard == ["design-1"]
+    search, inner = begin(learning, directory)
+    assert search.suggest("a") == {"storage": str(tmp_path), "sweep": "grid", "trial": "0000-seed-0"}
+    assert (search.suggest("b") or {})["trial"] == "0000-seed-1"
+    search.on_trial_complete("a", {"total": 3.0})
+    assert not inner.heard
+    search.on_trial_complete("b", {"total": 5.0})
+    assert inner.heard == [("design-0", {"total": 4.0}, False)]
+    for trial in "cd":
+        name = (search.suggest(trial) or {})["trial"]
+        search.on_trial_complete(trial, error=True)
+        assert len(inner.heard) == 1, "what infrastructure stopped goes on later"
+        directory.write_json(f"trials/{name}/failure.json", {"kind": "data", "message": "is poison"})
+    search, inner = begin(learning, directory, result(0, 0, 2, 1, 3.0), result(0, 1, 2, 1, 5.0))
+    for trial in "cd":
+        assert len(inner.heard) == 1
+        search.suggest(trial)
+        search.on_trial_complete(trial, error=True)
+    assert inner.heard[1] == ("design-1", {"total": 4.0}, False), "no better than the worst"
+
+
+def test_a_learning_search_stands_after_any_death_where_it_stood(tmp_path: Path, learning: Sweep[Any]) -> None:
+    steps = [
+        ("suggest", "a"),
+        ("suggest", "b"),
+        ("suggest", "c"),
+        ("end", "b"),
+        ("end", "a"),
+        ("suggest", "d"),
+        ("end", "d"),
+    ]
+    steps += [("end", "c"), ("suggest", "e"), ("suggest", "f"), ("end", "f"), ("end", "e")]
+    scores = dict(zip("abcdef", (1.0, 5.0, 2.0, 2.0, 9.0, 4.0), strict=True))
+
+    def run(directory: RunDirectory, deaths: set[int]) -> tuple[list[Any], list[Any]]:
+        search, inner = begin(learning, directory)
+        named: dict[str, str] = {}
+        ended: list[TrialResult] = []
+        for at, (what, trial) in enumerate(steps):
+            if at in deaths:
+                search, inner = begin(learning, directory, *ended)
+                for waiting in [one for one in named if named[one] not in {each.name for each in ended}]:
+                    assert (search.suggest(waiting) or {})["trial"] == named[waiting]
+            if what == "suggest":
+                named[trial] = (search.suggest(trial) or {})["trial"]
+            else:
+                design, seed = int(named[trial][:4]), int(named[trial][-1])
+                ended.append(result(design, seed, 0, 1, scores[trial]))
+                search.on_trial_complete(trial, {"total": scores[trial]})
+        designs = [directory.read_json(f"trials/{index:04d}-seed-0/design.json")["values"] for index in range(3)]
+        return inner.heard, designs
+
+    undisturbed = run(RunDirectory(str(tmp_path), "counting", "undisturbed"), set())
+    assert len(undisturbed[0]) == 3
+    for at in range(len(steps)):
+        assert run(RunDirectory(str(tmp_path), "counting", f"died-{at}"), {at}) == undisturbed, at
+    assert run(RunDirectory(str(tmp_path), "counting", "died"), set(range(len(steps)))) == undisturbed
+
+
+def test_a_refused_design_is_told_once_and_is_no_trial(tmp_path: Path, learning: Sweep[Any]) -> None:
+    directory = RunDirectory(str(tmp_path), "counting", "grid")
+    search, inner = begin(learning, directory)
+    inner.asked = -3
+    assert (search.suggest("a") or {})["trial"] == "0001-seed-0", "-1 is too few"
+    assert inner.heard == [("design-0", None, True)]
+    again, other = begin(learning, directory)
+    assert other.heard == inner.heard
+    assert (again.suggest("a") or {})["trial"] == "0001-seed-0"
+
+
+def test_halving_goes_on_with_what_earlier_attempts_reached(tmp_path: Path) -> None:
+    directory = RunDirectory(str(tmp_path), "counting", "grid")
+    settings = Halving(metric="progress", mode="max", time="count", first=1, reduction=2, last=100)
+
+    def line(progress: float, count: int) -> str:
+        return json.dumps({"count": count, "progress": progress}) + "\n"
+
+    def trial(name: str) -> Any:
+        return SimpleNamespace(trial_id=f"id-of-{name}", config={"trial": name})
+
+    for name, progress in (("0000-seed-0", 0.5), ("0001-seed-0", 0.7)):
+        directory.write(f"tune/{name}/result.json", line(progress, 1) + '{"count": 2, "pro')
+    behind, ahead = ResumedHalving(settings, directory, ["0000-seed-0"]), ResumedHalving(settings, directory, [])
+    known = trial("0001-seed-0")
+    behind.on_trial_add(None, known)
+    assert behind.on_trial_result(None, known, {"count": 1, "progress": 0.0}) == "CONTINUE", "is decided already"
+    for name, halving, decision in (("0002-seed-0", ahead, "CONTINUE"), ("0003-seed-0", behind, "STOP")):
+        halving.on_trial_add(None, trial(name))
+        assert halving.on_trial_result(None, trial(name), {"count": 1, "progress": 0.2}) == decision
+        assert directory.exists(f"trials/{name}/stopped.json") == (decision == "STOP")
+    assert directory.read_json("trials/0003-seed-0/stopped.json") == {"why": "count 1, progress 0.2"}
 
 
 def result(design: int, seed: int, to: int, count: float | None, total: float = 0) -> TrialResult:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from rayworks.core import seeds
-from rayworks.core.errors import DataError
 
 SEAL = "complete.json"
 RANDOM_STATE = "random_state.pkl"
@@ -32,19 +31,6 @@ def is_complete(folder: Path) -> bool:
         return all(_digest(folder / name) == digest for name, digest in files.items())
     except (OSError, ValueError):
         return False
-
-
-def newest_complete(folders: list[Path]) -> Path:
-    """The last complete checkpoint of ``folders``, which are given oldest first.
-
-    Raises:
-        DataError: none is complete.
-    """
-    for folder in reversed(folders):
-        if is_complete(folder):
-            return folder
-    names = ", ".join(folder.name for folder in folders) or "none found"
-    raise DataError(f"checkpoints {names}: none is complete; start the run under another run.name")
 
 
 def seed_random_state(seed: int) -> None:

@@ -194,7 +194,10 @@ def _fit(trainable: Any, spec: SystemSpec, config: SystemConfig, directory: RunD
         trial_name_creator=lambda trial: f"{spec.name}-{config.run.name}", trial_dirname_creator=lambda trial: TRIAL
     )
     where = {"storage": directory.storage, "run": directory.run}
-    result = experiment.fit_job(directory, trainable, where, names, ProgressLines())[0]
+    # With each snapshot Tune brings results and curves to the storage.
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1"
+    runs = {TRIAL: directory}
+    result = experiment.fit(directory, trainable, where, names, ProgressLines(), runs, checkpoints_kept=2)[0]
     if result.error is None and (result.metrics or {}).get(DONE):
         return None
     if result.error is None:

@@ -1,5 +1,6 @@
 """A sweep is a ``Tuner`` with a search space: every trial is an ordinary run of the system in its own run directory."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,18 +12,18 @@ from rayworks.core import config as configs
 from rayworks.core import manifest
 from rayworks.core.errors import CLASSES, InfrastructureError, RayworksError, ResumeMismatch
 from rayworks.core.run_directory import CONFIG, MANIFEST, REPORT_HTML, REPORT_JSON, RunDirectory
-from rayworks.core.sweep import Halving, Sweep, Trial, TrialResult
+from rayworks.core.sweep import Sweep, Trial, TrialResult
 from rayworks.core.sweep_report import CSV, sweep_report, trials_csv
 from rayworks.runtime import experiment, launch, placement
 from rayworks.runtime.data_parallel import concurrent_runs
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.progress import TrialLines
+from rayworks.runtime.sweep_halving import ResumedHalving
 from rayworks.runtime.sweep_search import DesignSearch, require_optuna
-from rayworks.runtime.sweep_trial import DESIGN, TRIALS, trial_class, trial_directory
+from rayworks.runtime.sweep_trial import DESIGN, STOPPED, TRIALS, trial_class, trial_directory
 from rayworks.runtime.system import DONE, FAILURE
 
 SWEEP, SWEEP_YAML = "sweep.json", "sweep.yaml"
-STOPPED = "stopped.json"
 """What was asked for and how far it is; beside it lie ``trials/``, Tune's folder and the report."""
 
 
@@ -132,6 +133,7 @@ def _fit_until_settled(sweep: Sweep[Any], directory: RunDirectory) -> None:
 
 
 def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
+    """Run the trials that have not ended, from their last checkpoints."""
     system = sweep.spec.load_system()
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -139,61 +141,53 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
         bundles = system.bundles(sweep.spec.config.model_validate(stored))
         return tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
 
-    trainable = tune.with_resources(trial_class(system), resources)
-
-    def plan() -> experiment.Plan:
-        search = _search(sweep, directory)
-        return _param_space(sweep, directory), tune.TuneConfig(
-            reuse_actors=system.reusable, trial_name_creator=_name, trial_dirname_creator=_name, **search
-        )
-
-    grid = experiment.fit_sweep(directory, trainable, plan, TrialLines(sweep.settings.metric, sweep.planned))
-    ends = [grid[index] for index in range(len(grid))]
-    unfinished = [end for end in ends if end.error is None and not (end.metrics or {}).get(DONE)]
-    for end in unfinished:
-        metrics, halving = end.metrics or {}, sweep.settings.asha
-        # Tune marks what its scheduler has stopped, and nothing that a user has.
-        if halving is None or not metrics.get("done"):
+    ended = [trial for trial in results(sweep, directory) if not trial.retriable]
+    left = sweep.planned - len(ended)
+    if not left:
+        return
+    names = {trial.name for trial in ended}
+    to_run = [trial for trial in sweep.trials() if trial.name not in names]
+    for trial in to_run:
+        write_design(directory, trial)
+    where: dict[str, Any] = {"storage": directory.storage, "sweep": directory.run}
+    if to_run:
+        where["trial"] = tune.grid_search([trial.name for trial in to_run])
+    begun = [trial.name for trial in results(sweep, directory) if trial.retriable]
+    # A snapshot costs what there are trials: short ones must not force one each.
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "auto"
+    grid = experiment.fit(
+        directory,
+        tune.with_resources(trial_class(system), resources),
+        where,
+        tune.TuneConfig(
+            reuse_actors=system.reusable,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+            max_concurrent_trials=_most_at_once(sweep),
+            **_search(sweep, directory, ended, left),
+        ),
+        TrialLines(sweep.settings.metric, sweep.planned),
+        {name: trial_directory(directory, name) for name in begun},
+        checkpoints_kept=3,
+    )
+    for end in (grid[index] for index in range(len(grid))):
+        run = trial_directory(directory, (end.config or {})["trial"])
+        if end.error is None and not (end.metrics or {}).get(DONE) and not run.exists(STOPPED):
             raise KeyboardInterrupt
-        why = f"{halving.time} {metrics.get(halving.time)}, {halving.metric} {metrics.get(halving.metric):.4g}"
-        trial_directory(directory, (end.config or {})["trial"]).write_json(STOPPED, {"why": why})
 
 
 def _name(trial: Any) -> str:
     return str(trial.config["trial"])
 
 
-def _param_space(sweep: Sweep[Any], directory: RunDirectory) -> dict[str, Any]:
-    """Where the trials are; their configs lie in their run directories."""
-    place = {"storage": directory.storage, "sweep": directory.run}
-    trials = sweep.trials()
-    for trial in trials:
-        write_design(directory, trial)
-    return {**place, "trial": tune.grid_search([trial.name for trial in trials])} if trials else place
-
-
-def _search(sweep: Sweep[Any], directory: RunDirectory) -> dict[str, Any]:
-    """The part of Tune's config that says in which order designs are tried."""
-    concurrent: dict[str, Any] = {"max_concurrent_trials": _most_at_once(sweep)}
+def _search(sweep: Sweep[Any], directory: RunDirectory, ended: Sequence[TrialResult], left: int) -> dict[str, Any]:
+    """The part of Tune's config that says in which order designs are tried, and which are stopped."""
     if sweep.settings.asha is not None:
-        return {**concurrent, "scheduler": _halving(sweep.settings.asha)}
+        names = [trial.name for trial in ended]
+        return {"scheduler": ResumedHalving(sweep.settings.asha, directory, names)}
     if sweep.settings.search != "optuna":
-        return concurrent
-    samples = (sweep.settings.samples or 1) * len(sweep.seeds)
-    return {**concurrent, "search_alg": DesignSearch(sweep, directory, write_design), "num_samples": samples}
-
-
-def _halving(settings: Halving) -> Any:
-    from ray.tune.schedulers import ASHAScheduler
-
-    return ASHAScheduler(
-        time_attr=settings.time,
-        metric=settings.metric,
-        mode=settings.mode,
-        grace_period=settings.first,
-        reduction_factor=settings.reduction,
-        max_t=settings.last,
-    )
+        return {}
+    return {"search_alg": DesignSearch(sweep, directory, write_design, ended), "num_samples": left}
 
 
 def _most_at_once(sweep: Sweep[Any]) -> int | None:

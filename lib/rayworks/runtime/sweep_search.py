@@ -3,22 +3,22 @@
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ray.cloudpickle as pickle
 from ray import tune
 from ray.tune.search import Searcher
 
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError
 from rayworks.core.run_directory import RunDirectory
-from rayworks.core.sweep import Dimension, Sweep, Trial, trial_name
+from rayworks.core.sweep import Dimension, Sweep, Trial, TrialResult, trial_name
 from rayworks.runtime.failures import Failure
-from rayworks.runtime.sweep_trial import DESIGN, trial_directory
+from rayworks.runtime.sweep_trial import trial_directory
 from rayworks.runtime.system import FAILURE
 
+SEARCH = "search.json"
+"""In the sweep's directory: what was asked of the search and told to it, in order."""
 MAX_REFUSED = 20
 """Designs in a row that may break a rule between fields before the sweep gives up."""
 
@@ -52,10 +52,14 @@ def optuna_search(sweep: Sweep[Any]) -> Searcher:
 class DesignSearch(Searcher):
     """Hands out one trial per design and seed, and tells the inner search the means once a design's seeds are done.
 
+    What was asked and told is logged in the sweep's directory, and gone through again at the next start: the inner search
+    then stands where it stood, whatever died.
+
     Args:
         sweep: what to search.
         directory: of the sweep.
         write_design: leaves in a trial's run directory what it is to run.
+        ended: trials that ended for good before; the others of their designs come first.
         inner: the search over designs; Optuna's if ``None``.
     """
 
@@ -64,6 +68,7 @@ class DesignSearch(Searcher):
         sweep: Sweep[Any],
         directory: RunDirectory,
         write_design: Callable[[RunDirectory, Trial[Any]], None],
+        ended: Sequence[TrialResult] = (),
         inner: Searcher | None = None,
     ) -> None:
         super().__init__()
@@ -71,88 +76,116 @@ class DesignSearch(Searcher):
         self._inner = inner or optuna_search(sweep)
         self._designs = 0
         self._waiting: list[Trial[Any]] = []
-        self._unasked: set[int] = set()
-        self._design_of: dict[str, int] = {}
-        self._results: dict[int, list[dict[str, Any] | None]] = {}
+        self._running: dict[str, Trial[Any]] = {}
+        self._results: dict[int, list[Mapping[str, Any] | None]] = {}
+        self._told: set[int] = set()
         self._worst: dict[str, float] = {}
+        self._log: list[dict[str, Any]] = []
+        self._take_up({trial.name: trial for trial in ended})
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial; ``None`` while the inner search wants to wait for results."""
         if not self._waiting and not self._next_design():
             return None
         trial = self._waiting.pop(0)
-        self._design_of[trial_id] = trial.design
+        self._running[trial_id] = trial
         self._write_design(self._directory, trial)
         return {"storage": self._directory.storage, "sweep": self._directory.run, "trial": trial.name}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called by Tune with the trial's last result."""
-        design = self._design_of.pop(trial_id)
-        seen = self._results.setdefault(design, [])
-        seen.append(None if error else result)
-        if len(seen) < len(self._sweep.seeds) or design in self._unasked:
-            return
-        finished = [one for one in seen if one]
-        means = {
-            metric: sum(one[metric] for one in finished) / len(finished)
-            for metric in self._sweep.settings.metric
-            if finished and all(metric in one for one in finished)
-        }
-        for metric, mode in zip(self._sweep.settings.metric, self._sweep.settings.mode, strict=True):
-            if means:
-                worse = min if mode == "max" else max
-                self._worst[metric] = worse(means[metric], self._worst.get(metric, means[metric]))
-        told = means or (dict(self._worst) if self._is_bad(design) else {})
-        self._inner.on_trial_complete(f"design-{design}", told or None, error=not told)
+        trial = self._running.pop(trial_id)
+        # What infrastructure stopped goes on later.
+        if not error or self._is_bad(trial.design, trial.seed):
+            self._results.setdefault(trial.design, []).append(None if error else result)
+            self._judge(trial.design)
 
     def save(self, checkpoint_path: str) -> None:
-        """Called by Tune as the sweep goes on."""
-        Path(checkpoint_path).write_bytes(pickle.dumps(self.__dict__))
+        """Called by Tune; the log holds more."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Called by Tune when the command is repeated."""
-        self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
+    def _take_up(self, ended: Mapping[str, TrialResult]) -> None:
+        begun: dict[int, dict[str, Any]] = {}
+        for event in self._directory.read_json(SEARCH) if self._directory.exists(SEARCH) else ():
+            self._log.append(event)
+            if "values" in event:
+                begun[event["design"]] = event["values"]
+                self._inner.suggest(_name(event["design"]))
+            else:
+                self._hear(event["design"], event["told"])
+        self._designs = len(begun)
+        for design, values in begun.items():
+            trials = self._trials(design, values)
+            self._waiting += [trial for trial in trials if trial.name not in ended]
+            self._results[design] = [ended[trial.name].headline for trial in trials if trial.name in ended]
+            self._judge(design)
 
     def _next_design(self) -> bool:
         """Ask for a design.
 
         One that the system's config refuses as a whole, or whose own data are bad, is told to the search as no better than
         the worst: as a failure it would teach a sampler nothing, and be proposed again and again.
-
-        One that was begun after this search's state was last saved is taken up as it is; the inner search never hears of it.
         """
         for _ in range(MAX_REFUSED):
-            name, index = f"design-{self._designs}", self._designs
-            begun = self._begun(index)
-            values = self._inner.suggest(name) if begun is None else begun
+            design = self._designs
+            values = self._inner.suggest(_name(design))
             if values is None:
                 return False
             self._designs += 1
-            if begun is not None:
-                self._unasked.add(index)
-            try:
-                self._waiting = [self._sweep.trial(index, seed, values) for seed in self._sweep.seeds]
+            self._note({"design": design, "values": values})
+            self._waiting = self._trials(design, values)
+            if self._waiting:
                 return True
-            except ConfigError as error:
-                refused = error
-                print(f"design {index} is refused: {error}", file=sys.stderr)
-                self._inner.on_trial_complete(name, dict(self._worst) or None, error=not self._worst)
-        raise ConfigError(f"space: {MAX_REFUSED} designs in a row are refused; the last one: {refused}")
+        raise ConfigError(f"space: {MAX_REFUSED} designs in a row are refused; the last one: {values}")
 
-    def _is_bad(self, design: int) -> bool:
+    def _trials(self, design: int, values: dict[str, Any]) -> list[Trial[Any]]:
+        """A design's trials; none, told to the search, where it is no valid config."""
+        try:
+            return [self._sweep.trial(design, seed, values) for seed in self._sweep.seeds]
+        except ConfigError as error:
+            if design not in self._told:
+                print(f"design {design} is refused: {error}", file=sys.stderr)
+                self._tell(design, dict(self._worst))
+            return []
+
+    def _judge(self, design: int) -> None:
+        """Tell the inner search of a design, once, when all its seeds have ended."""
+        seen = self._results[design]
+        if len(seen) < len(self._sweep.seeds) or design in self._told:
+            return
+        finished = [one for one in seen if one]
+        bad = len(finished) < len(seen)
+        means = {
+            metric: sum(one[metric] for one in finished) / len(finished)
+            for metric in self._sweep.settings.metric
+            if finished and all(metric in one for one in finished)
+        }
+        self._tell(design, means or (dict(self._worst) if bad else {}))
+
+    def _tell(self, design: int, told: dict[str, float]) -> None:
+        self._note({"design": design, "told": told})
+        self._hear(design, told)
+
+    def _hear(self, design: int, told: dict[str, float]) -> None:
+        for metric, mode in zip(self._sweep.settings.metric, self._sweep.settings.mode, strict=True):
+            if told:
+                worse = min if mode == "max" else max
+                self._worst[metric] = worse(told[metric], self._worst.get(metric, told[metric]))
+        self._told.add(design)
+        self._inner.on_trial_complete(_name(design), told or None, error=not told)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        self._log.append(event)
+        self._directory.write_json(SEARCH, self._log)
+
+    def _is_bad(self, design: int, seed: int) -> bool:
         """Whether a trial failed by its own data or config: repeating it would not help."""
-        for seed in self._sweep.seeds:
-            run = trial_directory(self._directory, trial_name(design, seed))
-            stored = run.read_json(FAILURE) if run.exists(FAILURE) else None
-            if stored is not None and not Failure(**stored).retriable:
-                return True
-        return False
+        run = trial_directory(self._directory, trial_name(design, seed))
+        stored = run.read_json(FAILURE) if run.exists(FAILURE) else None
+        return stored is not None and not Failure(**stored).retriable
 
-    def _begun(self, index: int) -> dict[str, Any] | None:
-        """The values of a design that lies in the sweep's directory already."""
-        run = trial_directory(self._directory, trial_name(index, self._sweep.seeds[0]))
-        values: dict[str, Any] | None = run.read_json(DESIGN)["values"] if run.exists(DESIGN) else None
-        return values
+
+def _name(design: int) -> str:
+    return f"design-{design}"
 
 
 def _domain(dimension: Dimension) -> Any:

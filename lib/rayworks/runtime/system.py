@@ -28,14 +28,12 @@ Metrics = dict[str, Any]
 DONE = "run_done"
 FAILURE = "failure.json"
 EXPERIMENT = "tune"
-"""Tune's own folder inside the run directory. On resume Tune copies every ``*.json`` of it away and later back, stale, so
-none of ours may lie there."""
+"""Tune's own folder inside the run directory, whose state is removed at every start: nothing of ours may lie there."""
 RESUME = "resume"
-"""Folder of the checkpoint that a job goes on from, when it was run before."""
+"""Folder of the checkpoint that a run goes on from, when it was begun before."""
 POSITION = "position.json"
 TRIAL = "trial"
-TRIAL_FOLDER = f"{EXPERIMENT}/{TRIAL}"
-"""Folder of the one trial: curves, results and checkpoints."""
+"""Folder of a job's one trial below it: curves, results and checkpoints."""
 
 
 class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
@@ -153,21 +151,8 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
             self.run_directory.write_json(FAILURE, vars(classify(error)))
             raise
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Called by Tune on resume with the newest checkpoint it knows; an incomplete one gives way to an older one."""
-        if self._broken is not None:
-            return
-        try:
-            folder = Path(checkpoint)
-            if not checkpoints.is_complete(folder):
-                folder = self._older_complete()
-            self.load_state(folder)
-            checkpoints.load_random_state(folder)
-        except Exception as error:
-            self._broken = error
-
     def _go_on(self) -> None:
-        """From the newest complete checkpoint that the job's last attempt left, where it left one."""
+        """From the newest complete checkpoint that the last attempt left, where it left one."""
         for name in reversed(self.run_directory.list(RESUME)):
             with tempfile.TemporaryDirectory(prefix="rayworks-checkpoint-") as scratch:
                 folder = self.run_directory.get_folder(f"{RESUME}/{name}", Path(scratch) / name)
@@ -189,18 +174,6 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
             raise DataError(f"report headline: {', '.join(missing)} missing; the system's report() must fill its spec")
         report.write(self.run_directory)
         return {**scalars(report.headline), DONE: True, "phase": "done", "progress": 1.0}
-
-    def _older_complete(self) -> Path:
-        """The newest complete checkpoint in the run directory; Tune hands over a copy without its siblings."""
-        directory, folder = self._checkpoint_folder()
-        names = [name for name in directory.list(folder) if name.startswith("checkpoint_")]
-        scratch = Path(tempfile.mkdtemp(prefix="rayworks-checkpoints-"))
-        folders = [directory.get_folder(f"{folder}/{name}", scratch / name) for name in names]
-        return checkpoints.newest_complete(folders)
-
-    def _checkpoint_folder(self) -> tuple[RunDirectory, str]:
-        """Where Tune keeps this trial's checkpoints."""
-        return self.run_directory, TRIAL_FOLDER
 
 
 def scalars(values: Any) -> Metrics:
