@@ -24,6 +24,7 @@ from rayworks.core import manifest
 from rayworks.core.config import SystemConfig
 from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError
 from rayworks.core.registry import SystemSpec
+from rayworks.core.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 UPLOAD_LIMIT_BYTES = 100 * 2**20
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def submission_id(spec: SystemSpec, config: SystemConfig) -> str:
     """The stable id of a run's job, without the attempt: one run directory, one id."""
-    place = hashlib.sha256(config.run.storage.encode()).hexdigest()[:8]
+    directory = RunDirectory(config.run.storage, spec.name, config.run.name)
+    place = hashlib.sha256(directory.storage.rstrip("/").encode()).hexdigest()[:8]
     return f"{spec.name}-{config.run.name}-{place}"
 
 

@@ -160,9 +160,11 @@ def _parser(program: str, description: str) -> argparse.ArgumentParser:
 def _dry_run(spec: SystemSpec, config: SystemConfig) -> int:
     """Say what would run, where, and whether the cluster named by ``RAY_ADDRESS`` could hold it."""
     from rayworks.runtime import launch, placement
+    from rayworks.runtime.storage import require_usable
 
     directory = RunDirectory(config.run.storage, spec.name, config.run.name)
     launch.check_resume(directory, config)
+    require_usable(directory)
     system = spec.load_system()
     system.check_inputs(config)
     bundles = system.reserved(config)
@@ -178,7 +180,10 @@ def _dry_run(spec: SystemSpec, config: SystemConfig) -> int:
 
 
 def _list_trials(found: Sweep[Any]) -> int:
+    from rayworks.runtime.storage import require_usable
+
     directory = RunDirectory(found.base.run.storage, found.spec.name, found.base.run.name)
+    require_usable(directory)
     print(f"{found.spec.name}: the sweep is valid; directory {directory.uri}")
     for trial in found.trials():
         print(f"{trial.name}  {dict(trial.values)}")

@@ -120,6 +120,17 @@ def test_what_tune_has_written_down_is_not_needed_to_go_on(
     assert not (run_folder(tmp_path) / "resume").exists(), "nothing is left of what it went on from"
 
 
+@pytest.mark.parametrize("left", [b"", b"\x00\xff", b'{"training_iteration": 1}\n{"trai', b"[]\n"])
+def test_curves_that_broke_off_anywhere_do_not_keep_a_run_from_going_on(
+    start: Launch, left: bytes, tmp_path: Path
+) -> None:
+    assert start(counting__trouble="data", counting__at=3) == 4
+    for name in ("result.json", "progress.csv"):
+        (run_folder(tmp_path) / "tune/trial" / name).write_bytes(left)
+    assert start() == 0
+    assert json.loads((run_folder(tmp_path) / "report.json").read_text())["headline"] == {"count": 4, "total": 10.0}
+
+
 def test_a_run_without_a_complete_checkpoint_starts_again_and_says_so(
     start: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

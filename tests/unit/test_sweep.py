@@ -250,7 +250,7 @@ def test_halving_goes_on_with_what_earlier_attempts_reached(tmp_path: Path) -> N
     settings = Halving(metric="progress", mode="max", time="count", first=1, reduction=2, last=100)
 
     def line(progress: float, count: int) -> str:
-        return json.dumps({"count": count, "progress": progress}) + "\n"
+        return json.dumps({"training_iteration": count, "count": count, "progress": progress}) + "\n"
 
     def trial(name: str) -> Any:
         return SimpleNamespace(trial_id=f"id-of-{name}", config={"trial": name})

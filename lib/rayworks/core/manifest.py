@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,9 @@ def begin_attempt(directory: RunDirectory, system: str, config: SystemConfig) ->
     """Record that the run was started (again) and return the manifest."""
     previous = read(directory)
     attempts = previous["attempts"] if previous else []
+    for attempt in attempts:
+        # Killed, or on a machine that is gone: nobody recorded its end.
+        attempt.setdefault("outcome", "lost")
     manifest = {
         "system": system,
         "run": config.run.name,
@@ -52,13 +56,16 @@ def begin_attempt(directory: RunDirectory, system: str, config: SystemConfig) ->
 
 
 def end_attempt(directory: RunDirectory, state: State, reason: str = "") -> None:
-    """Record how the latest attempt ended."""
-    manifest = read(directory)
-    if manifest is None:
-        return
-    manifest["state"] = state
-    manifest["attempts"][-1] |= {"ended": now(), "outcome": state, "reason": reason}
-    directory.write_json(MANIFEST, manifest)
+    """Record how the latest attempt ended; where the storage takes no more, say so and leave it to the next start."""
+    try:
+        manifest = read(directory)
+        if manifest is None:
+            return
+        manifest["state"] = state
+        manifest["attempts"][-1] |= {"ended": now(), "outcome": state, "reason": reason}
+        directory.write_json(MANIFEST, manifest)
+    except OSError as error:
+        print(f"{directory.path(MANIFEST)}: the end of this attempt is not recorded ({error})", file=sys.stderr)
 
 
 def read(directory: RunDirectory) -> dict[str, Any] | None:

@@ -3,12 +3,15 @@
 Files appear whole: each is written under a temporary name and renamed.
 """
 
+import contextlib
+import errno
 import json
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rayworks.core.errors import ConfigError
+from rayworks.core.errors import ConfigError, InfrastructureError
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
@@ -69,11 +72,12 @@ class RunDirectory:
         target = f"{self._folder}/{relative}"
         staging = f"{target}.{uuid.uuid4().hex[:8]}.partial"
         self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
-        self._files.pipe_file(staging, data.encode() if isinstance(data, str) else data)
-        if self.is_local:
-            Path(staging).replace(target)
-        else:
-            self._files.mv(staging, target)
+        with self._removed_on_failure(staging):
+            self._files.pipe_file(staging, data.encode() if isinstance(data, str) else data)
+            if self.is_local:
+                Path(staging).replace(target)
+            else:
+                self._files.mv(staging, target)
         return self.path(relative)
 
     def write_json(self, relative: str, value: Any) -> str:
@@ -85,10 +89,11 @@ class RunDirectory:
         target = f"{self._folder}/{relative}"
         staging = f"{target}.{uuid.uuid4().hex[:8]}.partial"
         self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
-        self._files.put(f"{local}/", f"{staging}/", recursive=True)
-        if self._files.exists(target):
-            self._files.rm(target, recursive=True)
-        self._files.mv(staging, target, recursive=True)
+        with self._removed_on_failure(staging):
+            self._files.put(f"{local}/", f"{staging}/", recursive=True)
+            if self._files.exists(target):
+                self._files.rm(target, recursive=True)
+            self._files.mv(staging, target, recursive=True)
         return self.path(relative)
 
     def get_folder(self, relative: str, local: Path) -> Path:
@@ -112,18 +117,31 @@ class RunDirectory:
             return []
         return sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in self._files.ls(folder, detail=False))
 
-    def require_writable(self) -> None:
-        """Create the folder and write a file in it.
+    def require_writable(self, size: int = 1) -> None:
+        """Create the folder, write a file of ``size`` bytes in it and remove it.
 
         Raises:
             ConfigError: naming ``run.storage``, when that fails.
+            InfrastructureError: the storage is full.
         """
         probe = f".writable-{uuid.uuid4().hex[:8]}"
         try:
-            self.write(probe, b"")
+            self.write(probe, b" " * size)
             self._files.rm_file(f"{self._folder}/{probe}")
         except OSError as error:
             reason = error.strerror or str(error)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise InfrastructureError(f"{self.uri}: {reason}; free some space and repeat the command") from None
             raise ConfigError(
                 f"run.storage {self.storage!r}: not writable ({reason}); choose a folder you own"
             ) from None
+
+    @contextlib.contextmanager
+    def _removed_on_failure(self, staging: str) -> Iterator[None]:
+        """What is half written would fill a full storage further."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._files.rm(staging, recursive=True)
+            raise

@@ -4,6 +4,7 @@ They say all that there is to say. Tune's own snapshot is seconds behind them, m
 where the driver died early and left empty by a full disk, so it is never read.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -17,6 +18,7 @@ from ray import tune
 
 from rayworks.core.run_directory import RunDirectory
 from rayworks.runtime import checkpoints
+from rayworks.runtime.storage import blamed_for_failures
 from rayworks.runtime.system import DONE, EXPERIMENT, POSITION, RESUME
 
 CHECKPOINT = "checkpoint_"
@@ -49,7 +51,7 @@ def fit(
     for name in directory.list(EXPERIMENT):
         if Path(name).suffix in (".json", ".pkl"):
             directory.remove_folder(f"{EXPERIMENT}/{name}")
-    return tune.Tuner(
+    tuner = tune.Tuner(
         trainable,
         param_space=param_space,
         tune_config=tune_config,
@@ -62,7 +64,9 @@ def fit(
             callbacks=[EarlierResults(directory, runs), callback],
             verbose=0,
         ),
-    ).fit()
+    )
+    with blamed_for_failures(directory):
+        return tuner.fit()
 
 
 def set_aside(directory: RunDirectory, name: str, run: RunDirectory) -> None:
@@ -76,7 +80,7 @@ def set_aside(directory: RunDirectory, name: str, run: RunDirectory) -> None:
     found = any(_kept(directory, f"{folder}/{entry}", run, kept) for entry in reversed(numbered))
     if numbered and not found and not kept:
         names = ", ".join(numbered)
-        print(f"{name} {names}: no checkpoint is complete; it starts again from its beginning", file=sys.stderr)
+        print(f"{name} {names}: no checkpoint is complete; the run starts again from its beginning", file=sys.stderr)
     for entry in numbered:
         directory.remove_folder(f"{folder}/{entry}")
 
@@ -111,14 +115,15 @@ class EarlierResults(tune.Callback):
         for file, kept in (("result.json", _json_until), ("progress.csv", _csv_until)):
             stored = f"{EXPERIMENT}/{name}/{file}"
             if reached and self._directory.exists(stored):
-                Path(trial.local_path, file).write_text(kept(self._directory.read(stored).decode(), reached))
+                Path(trial.local_path, file).write_text(
+                    kept(self._directory.read(stored).decode(errors="replace"), reached)
+                )
 
 
 def earlier_results(directory: RunDirectory, name: str) -> list[dict[str, Any]]:
     """Results that a trial of before has left, oldest first; those of a driver's last seconds may be missing."""
     stored = f"{EXPERIMENT}/{name}/result.json"
-    text = directory.read(stored).decode() if directory.exists(stored) else ""
-    return [json.loads(line) for line in _whole(text)]
+    return _results(directory.read(stored).decode(errors="replace") if directory.exists(stored) else "")
 
 
 def _iteration_kept(run: RunDirectory) -> int:
@@ -127,18 +132,27 @@ def _iteration_kept(run: RunDirectory) -> int:
     return int(run.read_json(f"{RESUME}/{kept[-1]}/{POSITION}")["iteration"]) if kept else 0
 
 
-def _whole(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.endswith("}")]
+def _results(text: str) -> list[dict[str, Any]]:
+    """Those that are whole: the file may end anywhere."""
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            result = json.loads(line)
+            if isinstance(result, dict) and isinstance(result.get("training_iteration"), int):
+                found.append(result)
+    return found
 
 
 def _json_until(text: str, iteration: int) -> str:
-    return "".join(f"{line}\n" for line in _whole(text) if json.loads(line)["training_iteration"] <= iteration)
+    return "".join(f"{json.dumps(result)}\n" for result in _results(text) if result["training_iteration"] <= iteration)
 
 
 def _csv_until(text: str, iteration: int) -> str:
-    rows = list(csv.reader(io.StringIO(text)))
-    column = rows[0].index("training_iteration")
-    whole = (row for row in rows[1:] if len(row) == len(rows[0]))
+    header, *rows = csv.reader(io.StringIO(text or "\n"))
+    if "training_iteration" not in header:
+        return ""
+    column = header.index("training_iteration")
+    whole = (row for row in rows if len(row) == len(header))
     written = io.StringIO()
-    csv.writer(written).writerows([rows[0], *(row for row in whole if int(row[column]) <= iteration)])
+    csv.writer(written).writerows([header, *(row for row in whole if int(row[column]) <= iteration)])
     return written.getvalue()

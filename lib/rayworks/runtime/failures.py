@@ -3,6 +3,7 @@
 What is not known to be infrastructure is never retried.
 """
 
+import errno
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,10 @@ INFRASTRUCTURE: tuple[type[BaseException], ...] = (
     ConnectionError,
     TimeoutError,
 )
-DISK_FULL = 28
-STALE_HANDLE = 116
+STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
+"""What a storage answers that worked when the run began."""
+FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing file", "disk is full")
+"""How libraries word it that keep no error number."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,11 @@ class Failure:
         return self.kind == InfrastructureError.kind
 
     def as_error(self) -> RayworksError:
-        """The exception to raise for it on this side."""
-        return CLASSES[self.kind](self.message)
+        """The exception to raise for it on this side; an internal one carries along where it happened."""
+        error = CLASSES[self.kind](self.message)
+        if type(error) is RayworksError and self.where:
+            error.add_note(self.where)
+        return error
 
 
 def classify(error: BaseException) -> Failure:
@@ -51,13 +57,24 @@ def classify(error: BaseException) -> Failure:
     where = "".join(traceback.format_exception(error))
     if isinstance(cause, RayworksError):
         return Failure(cause.kind, str(cause), where)
-    if isinstance(cause, OSError) and cause.errno in (DISK_FULL, STALE_HANDLE):
-        return Failure(
-            InfrastructureError.kind, f"{cause.strerror}: {cause.filename}; free some space and repeat", where
-        )
+    full = _storage_failure(cause)
+    if full is not None:
+        return Failure(InfrastructureError.kind, f"{full}; free some space and repeat", where)
     if isinstance(cause, INFRASTRUCTURE) or isinstance(error, INFRASTRUCTURE):
         return Failure(InfrastructureError.kind, _first_line(error), where)
     return Failure(RayworksError.kind, f"{type(cause).__name__}: {_first_line(cause)}", where)
+
+
+def _storage_failure(error: BaseException) -> str | None:
+    """What the storage said, if it is behind the error or behind what raised it."""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, OSError) and at.errno in STORAGE:
+            return ": ".join(str(part) for part in (at.strerror, at.filename) if part)
+        if any(words in str(at) for words in FULL):
+            return _first_line(at)
+        at = at.__cause__ or at.__context__
+    return None
 
 
 def _first_line(error: Any) -> str:

@@ -19,8 +19,11 @@ from rayworks.core.registry import SystemSpec
 from rayworks.core.run_directory import CONFIG, REPORT_HTML, RunDirectory
 from rayworks.runtime import experiment, placement
 from rayworks.runtime.data_parallel import PRIVATE
-from rayworks.runtime.failures import Failure, classify
+from rayworks.runtime.ending import Ending
+from rayworks.runtime.failures import Failure
+from rayworks.runtime.lease import Lease
 from rayworks.runtime.progress import ProgressLines
+from rayworks.runtime.storage import require_room, require_usable
 from rayworks.runtime.system import DONE, FAILURE, RESUME, TRIAL
 
 RAY_ENVIRONMENT = {
@@ -37,25 +40,27 @@ CREATION_ERROR = "error raised in its creation task"
 """How Ray words an exception in an actor's constructor, which is a defect and no lost machine."""
 
 
-class _Failed(Exception):
-    """Carries a failure that was classed in an actor out of the retry loop."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
 def launch(spec: SystemSpec, config: SystemConfig) -> int:
     """Run the system to its end and return the exit code of the process.
 
     The same call on an existing run directory resumes from the newest complete checkpoint; on a finished run it only
-    says where the report is. 0 done, 2 bad config, 3 resume mismatch, 4 bad data, 75 infrastructure, 1 anything else.
+    says where the report is. 0 done, 2 bad config, 3 resume mismatch, 4 bad data, 75 infrastructure, 130 stopped by the
+    user, 1 anything else.
     """
-    directory: RunDirectory | None = None
-    begun = False
-    try:
-        directory = RunDirectory(config.run.storage, spec.name, config.run.name)
-        directory.require_writable()
+    begun: list[RunDirectory] = []
+
+    def failed(reason: str) -> None:
+        for directory in begun:
+            manifest.end_attempt(directory, "failed", reason)
+
+    with Ending() as ending:
+        return ending.run(lambda: _launch(spec, config, ending, begun), failed)
+
+
+def _launch(spec: SystemSpec, config: SystemConfig, ending: Ending, begun: list[RunDirectory]) -> int:
+    directory = RunDirectory(config.run.storage, spec.name, config.run.name)
+    require_usable(directory)
+    with Lease(directory, ending.end):
         check_resume(directory, config)
         if _is_finished(directory):
             print(f"{spec.name}/{config.run.name} is finished already; report: {directory.path(REPORT_HTML)}")
@@ -65,24 +70,16 @@ def launch(spec: SystemSpec, config: SystemConfig) -> int:
         bundles = system.bundles(config)
         reserved = [*bundles, *system.train_bundles(config)]
         attach(reserved)
+        ending.listen()
         placement.require(reserved, config.compute.placement_timeout_seconds)
         manifest.begin_attempt(directory, spec.name, config)
-        begun = True
+        begun.append(directory)
         directory.write(CONFIG, configs.to_yaml(config))
         _run(spec, config, directory, bundles, reserved)
-    except KeyboardInterrupt:
-        if begun and directory is not None:
-            manifest.end_attempt(directory, "failed", "stopped by the user")
-        print("stopped; repeat the command to go on", file=sys.stderr)
-        return 130
-    except _Failed as failed:
-        return _end_with(failed.failure, directory if begun else None)
-    except Exception as error:
-        return _end_with(classify(error), directory if begun else None)
-    directory.remove_folder(RESUME)
-    manifest.end_attempt(directory, "done")
-    print(f"done; report: {directory.path(REPORT_HTML)}")
-    return 0
+        directory.remove_folder(RESUME)
+        manifest.end_attempt(directory, "done")
+        print(f"done; report: {directory.path(REPORT_HTML)}")
+        return 0
 
 
 def check_resume(directory: RunDirectory, config: SystemConfig) -> None:
@@ -178,7 +175,7 @@ def _run(
             return
         last_one = attempt == config.run.max_failures
         if not failure.retriable or last_one:
-            raise _Failed(failure)
+            raise failure.as_error()
         pause = min(BACKOFF_SECONDS * 2**attempt, 60.0)
         print(f"infrastructure: {failure.message}; going on from the last checkpoint in {pause:g} s", file=sys.stderr)
         time.sleep(pause)
@@ -201,22 +198,14 @@ def _fit(trainable: Any, spec: SystemSpec, config: SystemConfig, directory: RunD
     if result.error is None and (result.metrics or {}).get(DONE):
         return None
     if result.error is None:
+        # Tune leaves its loop so when it is told to stop, and when it cannot write down how far it is.
+        require_room(directory)
         raise KeyboardInterrupt
     stored = directory.read_json(FAILURE) if directory.exists(FAILURE) else None
     if stored:
         return Failure(**stored)
     kind = RayworksError.kind if CREATION_ERROR in str(result.error) else InfrastructureError.kind
     return Failure(kind, f"the run's actor died ({_head(result.error)})", str(result.error))
-
-
-def _end_with(failure: Failure, directory: RunDirectory | None) -> int:
-    error = failure.as_error()
-    print(f"{failure.kind} error: {failure.message}", file=sys.stderr)
-    if type(error) is RayworksError:
-        print(failure.where, file=sys.stderr)
-    if directory is not None:
-        manifest.end_attempt(directory, "failed", failure.message)
-    return error.exit_code
 
 
 def _head(error: BaseException) -> str:

@@ -10,14 +10,17 @@ from ray import tune
 
 from rayworks.core import config as configs
 from rayworks.core import manifest
-from rayworks.core.errors import CLASSES, InfrastructureError, RayworksError, ResumeMismatch
+from rayworks.core.errors import CLASSES, InfrastructureError, ResumeMismatch
 from rayworks.core.run_directory import CONFIG, MANIFEST, REPORT_HTML, REPORT_JSON, RunDirectory
 from rayworks.core.sweep import Sweep, Trial, TrialResult
 from rayworks.core.sweep_report import CSV, sweep_report, trials_csv
 from rayworks.runtime import experiment, launch, placement
 from rayworks.runtime.data_parallel import concurrent_runs
-from rayworks.runtime.failures import Failure, classify
+from rayworks.runtime.ending import Ending
+from rayworks.runtime.failures import Failure
+from rayworks.runtime.lease import Lease
 from rayworks.runtime.progress import TrialLines
+from rayworks.runtime.storage import require_room, require_usable
 from rayworks.runtime.sweep_halving import ResumedHalving
 from rayworks.runtime.sweep_search import DesignSearch, require_optuna
 from rayworks.runtime.sweep_trial import DESIGN, STOPPED, TRIALS, trial_class, trial_directory
@@ -34,9 +37,14 @@ def run_sweep(sweep: Sweep[Any]) -> int:
     0 when every trial finished, or those that did not are reported with a data or config error of their own; 75 when
     infrastructure stopped one; the first failure's code when none finished.
     """
+    with Ending() as ending:
+        return ending.run(lambda: _run(sweep, ending), lambda reason: None)
+
+
+def _run(sweep: Sweep[Any], ending: Ending) -> int:
     directory = RunDirectory(sweep.base.run.storage, sweep.spec.name, sweep.base.run.name)
-    try:
-        directory.require_writable()
+    require_usable(directory)
+    with Lease(directory, ending.end):
         check_resume(directory, sweep)
         if _state(directory) == "done":
             print(f"sweep {sweep.base.run.name} is finished already; report: {directory.path(REPORT_HTML)}")
@@ -45,21 +53,13 @@ def run_sweep(sweep: Sweep[Any]) -> int:
             require_optuna()
         system = sweep.spec.load_system()
         launch.attach(system.reserved(sweep.base))
+        ending.listen()
         configs_asked = (sweep.base, *(trial.config for trial in sweep.trials()))
         for bundles in _distinct([system.reserved(config) for config in configs_asked]):
             placement.require(bundles, sweep.base.compute.placement_timeout_seconds)
         _write_state(directory, sweep, "running")
         _fit_until_settled(sweep, directory)
         return _report(sweep, directory)
-    except KeyboardInterrupt:
-        print("stopped; repeat the command to go on", file=sys.stderr)
-        return 130
-    except Exception as error:
-        failure = classify(error)
-        print(f"{failure.kind} error: {failure.message}", file=sys.stderr)
-        if failure.kind == RayworksError.kind:
-            print(failure.where, file=sys.stderr)
-        return failure.as_error().exit_code
 
 
 def check_resume(directory: RunDirectory, sweep: Sweep[Any]) -> None:
@@ -173,6 +173,7 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
     for end in (grid[index] for index in range(len(grid))):
         run = trial_directory(directory, (end.config or {})["trial"])
         if end.error is None and not (end.metrics or {}).get(DONE) and not run.exists(STOPPED):
+            require_room(directory)
             raise KeyboardInterrupt
 
 
