@@ -84,13 +84,12 @@ def of_the_network(overrides: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: another section; graph and frame, which are varied here.
     """
-    found = {}
-    for path, value in overrides.items():
+    for path in overrides:
         section, _, field = path.partition(".")
         if section != "network" or field in ("graph", "frame"):
             raise ConfigError(f"{path}: only settings of network can be given here, and graph and frame are all tried")
-        found[field] = value
-    return found
+    network = configs.resolve(Config, overrides=overrides).network
+    return {field: getattr(network, field) for field in (path.partition(".")[2] for path in overrides)}
 
 
 def exported(folder: Path, scenes: int) -> list[Tried]:

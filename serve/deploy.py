@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from rayworks.core import config as configs
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError, RayworksError
+from rayworks.core.yaml_reading import load
 
 DEPLOY_SECONDS = 300
 WITHDRAW_SECONDS = 60
@@ -30,8 +31,8 @@ def load_config(file: Path) -> dict[str, Any]:
     from ray.serve.schema import ServeDeploySchema
 
     try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        values = load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: can not be read ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: must hold a mapping")

@@ -1,4 +1,6 @@
+import re
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -9,6 +11,7 @@ from pydantic import Field
 from rayworks.core import config as configs
 from rayworks.core.config import RESUME_SAFE, Section, SystemConfig
 from rayworks.core.errors import ConfigError
+from rayworks.core.yaml_reading import load
 
 
 class Part(Section):
@@ -67,12 +70,114 @@ def test_bad_files_are_config_errors(tmp_path: Path, text: str) -> None:
         configs.resolve(Example, file=tmp_path / "missing.yaml")
 
 
-def test_overrides_are_parsed_as_yaml() -> None:
-    parsed = configs.parse_overrides(["--a.b", "3", "--c.d=[x, y]", "--e.f", "null", "--g.h", "-1"])
-    assert parsed == {"a.b": 3, "c.d": ["x", "y"], "e.f": None, "g.h": -1}
+def test_overrides_are_kept_as_they_were_written() -> None:
+    parsed = configs.parse_overrides(["--a.b", "3", "--c.d=[x, y]", "--e.f", "null", "--g.h", "-1", "--i.j="])
+    assert parsed == {"a.b": "3", "c.d": "[x, y]", "e.f": "null", "g.h": "-1", "i.j": ""}
+    assert {type(value) for value in parsed.values()} == {configs.Written}
     for wrong in (["--a.b"], ["a.b", "3"], ["--smok"]):
         with pytest.raises(ConfigError):
             configs.parse_overrides(wrong)
+
+
+class Kinds(Section):
+    text: str = ""
+    maybe: str | None = "x"
+    many: tuple[str, ...] = ()
+    named: dict[str, str] = {}
+    kind: Literal["no", "1"] = "1"
+    which: Literal[1, 2] = 1
+    either: int | str = 0
+    whole: int = 0
+    ratio: float = 0.0
+    flag: bool = False
+    anything: Any = None
+    numbers: tuple[int, ...] = ()
+    part: Part | None = None
+
+
+class Typed(SystemConfig):
+    kinds: Kinds = Kinds()
+
+
+LOSSY = "007 7 no 1:30 0x1F 1e3 null ~ 2001-01-01 true 1_000 .5".split()
+LOSSY += ["a: b", "a #b", " x ", "[a]", "!x"]
+
+
+def read(field: str, word: str) -> Any:
+    overrides = configs.parse_overrides([f"--kinds.{field}={word}"])
+    return getattr(configs.resolve(Typed, overrides=overrides).kinds, field)
+
+
+@pytest.mark.parametrize("word", LOSSY)
+def test_a_text_field_keeps_the_text(word: str) -> None:
+    assert read("text", word) == word
+    assert read("maybe", word) == (None if word == "null" else word)
+    assert read("text", f"'{word}'") == word
+    if re.fullmatch(r"[\w.:-]+", word):
+        assert read("many", f"[{word}, x]") == (word, "x")
+        assert read("named", f"{{{word}: {word}}}") == {word: word}
+
+
+@pytest.mark.parametrize("word", ["007", "7", "no", "0x1F", "null", "1e3", "2001-01-01"])
+def test_a_run_has_the_name_that_was_written(word: str) -> None:
+    assert configs.resolve(Typed, overrides=configs.parse_overrides(["--run.name", word])).run.name == word
+
+
+@pytest.mark.parametrize(
+    ("field", "word", "value"),
+    [
+        *(("kind", "no", "no"), ("kind", "1", "1"), ("which", "2", 2), ("either", "7", 7), ("either", "x", "x")),
+        *(
+            ("whole", "-3", -3),
+            ("whole", "010", 10),
+            ("ratio", "1e-3", 0.001),
+            ("ratio", ".5", 0.5),
+            ("ratio", "3", 3.0),
+        ),
+        *(
+            ("flag", "yes", True),
+            ("flag", "false", False),
+            ("numbers", "[1, 2]", (1, 2)),
+            ("anything", "[1, no]", [1, "no"]),
+        ),
+        *(("anything", "null", None), ("part", "null", None), ("maybe", "''", "")),
+    ],
+)
+def test_other_fields_are_read_as_what_they_take(field: str, word: str, value: object) -> None:
+    assert read(field, word) == value
+
+
+@pytest.mark.parametrize(
+    ("field", "word"), [("whole", "1:30"), ("whole", "0x1F"), ("flag", "2"), ("numbers", "[1:30]")]
+)
+def test_what_is_no_number_is_none(field: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=rf"kinds\.{field}"):
+        read(field, word)
+
+
+def test_a_file_keeps_text_too(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("run: {name: 007}\nkinds: {text: no, many: [1:30, 2001-01-01], named: {a: 0x1F}, whole: 7}\n")
+    config = configs.resolve(Typed, file=file)
+    assert (config.run.name, config.kinds.text, config.kinds.whole) == ("007", "no", 7)
+    assert (config.kinds.many, config.kinds.named) == (("1:30", "2001-01-01"), {"a": "0x1F"})
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    "text", [BOMB, "a: &a [*a]", "[" * 5000, "{a: " * 5000, "? [x]\n: y", BOMB + "b: {<<: {c: *a9}}"]
+)
+def test_a_document_that_would_grow_without_end_is_refused_at_once(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml: is not YAML"):
+        configs.resolve(Typed, file=file)
+    with pytest.raises(ConfigError):
+        configs.resolve(Typed, overrides=configs.parse_overrides([f"--kinds.anything={text}", "--kinds.whole=x"]))
 
 
 def test_differences_name_what_changed_unless_it_is_safe() -> None:
@@ -88,6 +193,8 @@ def test_printed_config_reads_back_as_itself(rate: float, seed: int, label: str)
     config = Example.model_validate({**config.model_dump(), "part": {"rate": rate, "label": label}})
     for text in (configs.commented_yaml(config), configs.to_yaml(config)):
         assert Example.model_validate(yaml.safe_load(text)) == config
+        assert Example.model_validate(load(text, Example)) == config
+        assert Example.model_validate(load(text)) == config
 
 
 def test_configs_are_immutable() -> None:

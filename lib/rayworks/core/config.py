@@ -5,13 +5,14 @@ Precedence, lowest first: field defaults, the system's smoke values, a YAML file
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from rayworks.core.errors import ConfigError
+from rayworks.core.yaml_reading import load, load_word
 
 RESUME_SAFE: dict[str, Any] = {"resume": "safe"}
 """Put in ``json_schema_extra`` of a field whose change cannot alter the results of a resumed run."""
@@ -26,9 +27,7 @@ class Section(BaseModel):
 class RunSection(Section):
     """Name, seed and location of the run."""
 
-    name: Annotated[str, BeforeValidator(str)] = Field(
-        "default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="folder of the run"
-    )
+    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="folder of the run")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random choice")
     storage: str = Field(
         "~/rayworks/runs",
@@ -100,7 +99,7 @@ def resolve(
         config_class: the system's config.
         smoke: dotted field to value, applied above the defaults; ``None`` when not asked for.
         file: a YAML file that holds only what differs, or its contents.
-        overrides: dotted field to value, from the command line.
+        overrides: dotted field to value; one that is :class:`Written` is read as its field's type.
 
     Raises:
         ConfigError: with one line per problem, each naming the field.
@@ -109,8 +108,10 @@ def resolve(
     for field, value in (smoke or {}).items():
         _assign(values, field, value, "--smoke")
     if file is not None:
-        merge(values, read_yaml(file) if isinstance(file, Path) else file)
+        merge(values, read_yaml(file, config_class) if isinstance(file, Path) else file)
     for field, value in (overrides or {}).items():
+        if isinstance(value, Written):
+            value = load_word(value, _annotation(config_class, field.split(".")))
         _assign(values, field, value, "command line")
     try:
         return config_class.model_validate(values)
@@ -118,8 +119,12 @@ def resolve(
         raise ConfigError(explain(error, config_class)) from None
 
 
+class Written(str):
+    """A setting as it was written on a command line; :func:`resolve` reads it as what its field takes."""
+
+
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """``["--a.b", "3", "--c.d=x"]`` to ``{"a.b": 3, "c.d": "x"}``; values are read as YAML scalars or lists."""
+    """``["--a.b", "3", "--c.d=x"]`` to ``{"a.b": "3", "c.d": "x"}``, each :class:`Written`."""
     overrides: dict[str, Any] = {}
     remaining = iter(arguments)
     for argument in remaining:
@@ -131,10 +136,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
                 text = next(remaining)
             except StopIteration:
                 raise ConfigError(f"--{field}: needs a value, as in --{field} VALUE") from None
-        try:
-            overrides[field] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            overrides[field] = text
+        overrides[field] = Written(text)
     return overrides
 
 
@@ -153,6 +155,8 @@ def explain(error: ValidationError, config_class: type[BaseModel]) -> str:
             message = item["msg"]
             given = repr(item["input"])
             given = "" if len(given) > 60 else f" (given {given})"
+            if item["type"] == "string_type" and isinstance(item["input"], int | float):
+                given += "; put it in quotes"
             problems.append(f"{field}: {message[0].lower()}{message[1:]}{given}")
     return "; ".join(problems)
 
@@ -180,14 +184,14 @@ def to_yaml(config: BaseModel) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds; empty for an empty file.
+def read_yaml(file: Path, kind: Any = Any) -> dict[str, Any]:
+    """The mapping that a YAML file holds, for a config of class ``kind``; empty for an empty file.
 
     Raises:
         ConfigError: it cannot be read, or holds something else.
     """
     try:
-        loaded = yaml.safe_load(file.read_text())
+        loaded = load(file.read_text(), kind)
     except OSError as error:
         raise ConfigError(f"--config {file}: cannot be read ({error.strerror}); give the path of a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -249,6 +253,14 @@ def _walk(config_class: type[BaseModel], path: Sequence[str | int]) -> Iterator[
         at = _section_of(field.annotation)
 
 
+def _annotation(config_class: type[BaseModel], path: Sequence[str]) -> Any:
+    """What a field takes; anything, where there is no such field."""
+    kind: Any = Any
+    for section, field in _walk(config_class, path):
+        kind = field.annotation if path[-1] in section.model_fields else (Any, *get_args(field.annotation))[-1]
+    return kind
+
+
 def _is_resume_safe(config_class: type[BaseModel], path: Sequence[str]) -> bool:
     steps = list(_walk(config_class, path))
     extra = steps[-1][1].json_schema_extra if steps else None
@@ -305,6 +317,7 @@ __all__ = [
     "ScopeSection",
     "Section",
     "SystemConfig",
+    "Written",
     "commented_yaml",
     "differences",
     "explain",

@@ -1,0 +1,161 @@
+"""YAML from outside, bounded however it refers to itself, and read as the type of the field that it is for.
+
+Plain words mean what they mean in YAML 1.2: ``no`` and ``1:30`` are text, ``007`` keeps its zeros, numbers are decimal. What
+stands in a field of text is text: a run may be called ``7`` or ``null``.
+"""
+
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import yaml
+from pydantic import BaseModel
+
+MOST_NODES = 100_000
+"""Values in a document, each alias counted as what it stands for."""
+NULL = "tag:yaml.org,2002:null"
+NUMBERS = (int, float, bool)
+TOO_DEEP = "is nested too deep"
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain words by the core schema of YAML 1.2, numbers without leading zeros."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+
+for tag, pattern, first in (
+    (NULL, r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("tag:yaml.org,2002:int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "tag:yaml.org,2002:float",
+        r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+    ("tag:yaml.org,2002:merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(tag, re.compile(f"(?:{pattern})$"), first)
+
+
+def load(text: str, kind: Any = Any) -> Any:
+    """The value of a document.
+
+    Args:
+        text: the document.
+        kind: annotation of what it is for, such as a config class.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, larger than ``MOST_NODES`` once written out, or nested too deep.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _expanded_size(node, {})
+        return _value(loader, node, _alternatives(kind))
+    except RecursionError:
+        raise yaml.YAMLError(TOO_DEEP) from None
+    finally:
+        loader.dispose()
+
+
+def load_word(text: str, kind: Any) -> Any:
+    """The value of a setting on a command line, where text needs no quotes."""
+    alternatives = _alternatives(kind)
+    if any(one is str for one in alternatives) and not any(_origin(one) in (list, tuple, dict) for one in alternatives):
+        quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+        if text == "null" and types.NoneType in alternatives:
+            return None
+        if not quoted and not any(one in NUMBERS for one in alternatives):
+            return text
+    try:
+        return load(text, kind)
+    except yaml.YAMLError:
+        return text
+
+
+def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values below a node, with aliases written out; ``known`` holds 0 for nodes that are still being counted."""
+    found = known.get(id(node))
+    if found == 0:
+        raise yaml.YAMLError("an alias stands inside what it stands for")
+    if found is not None:
+        return found
+    known[id(node)] = 0
+    size = 1 + sum(_expanded_size(child, known) for child in _children(node))
+    if size > MOST_NODES:
+        raise yaml.YAMLError(f"holds more than {MOST_NODES:,} values once its aliases are written out")
+    known[id(node)] = size
+    return size
+
+
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key
+            yield value
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
+
+
+def _value(loader: _Loader, node: yaml.Node, alternatives: tuple[Any, ...]) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        loader.flatten_mapping(node)
+        found: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.YAMLError("a key must be a word")
+            found[key_node.value] = _value(loader, value_node, _below(alternatives, key_node.value))
+        return found
+    if isinstance(node, yaml.SequenceNode):
+        inner = _of_items(alternatives)
+        return [_value(loader, entry, inner) for entry in node.value]
+    if _keeps_text(alternatives) and not (node.tag == NULL and types.NoneType in alternatives):
+        return node.value
+    return loader.construct_object(node, deep=True)
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """The members of a union, without annotations and names."""
+    if typing.get_origin(kind) is typing.Annotated:
+        return _alternatives(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        return tuple(one for member in typing.get_args(kind) for one in _alternatives(member))
+    return (kind,)
+
+
+def _origin(kind: Any) -> Any:
+    return typing.get_origin(kind) or kind
+
+
+def _keeps_text(alternatives: tuple[Any, ...]) -> bool:
+    """Whether a word stays text: only where no alternative is a number or anything at all."""
+    values = [value for one in alternatives if _origin(one) is Literal for value in typing.get_args(one)]
+    text = any(one in (str, Path) for one in alternatives) or any(isinstance(value, str) for value in values)
+    other = any(one in (*NUMBERS, Any, object) for one in alternatives)
+    return text and not other and all(isinstance(value, str) for value in values)
+
+
+def _below(alternatives: tuple[Any, ...], key: str) -> tuple[Any, ...]:
+    """What a key of a mapping takes."""
+    for one in alternatives:
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            field = one.model_fields.get(key)
+            return _alternatives(field.annotation) if field else (Any,)
+        if _origin(one) in (dict, Mapping) and len(typing.get_args(one)) == 2:
+            return _alternatives(typing.get_args(one)[1])
+    return (Any,)
+
+
+def _of_items(alternatives: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the items of a sequence are."""
+    for one in alternatives:
+        inner = [kind for kind in typing.get_args(one) if kind is not Ellipsis]
+        if _origin(one) in (list, tuple, set, frozenset) and inner:
+            return tuple(alternative for kind in inner for alternative in _alternatives(kind))
+    return (Any,)
