@@ -13,9 +13,9 @@ import asyncio
 import secrets
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -30,8 +30,9 @@ from rayworks.lm.threads import limit_torch_threads
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedRequest
 
-from ..common.access import Owner
+from ..common.access import Caller
 from ..common.application import new_application
+from ..common.mailbox import Mailbox
 from ..common.openai import ChatBody, Completion, CompletionBody, GuidanceBody, ModelList, SamplingBody
 from ..common.problems import RETRY_SECONDS, Problem, problem_of, problems
 from ..common.served_run import HEALTH_SECONDS, Deadline, PerKey, Processors, ServedRun, ServingArgs, bind
@@ -59,9 +60,6 @@ class Args(ServingArgs):
     concurrent_per_key: PerKey = 16
     deadline_seconds: Deadline = 120.0
     num_cpus: Processors = 1.0
-    replicas: Literal[1] = Field(
-        1, description="one: a change of weights reaches only the replica that runs the request"
-    )
 
 
 @serve.deployment(name="guided-generation")
@@ -69,13 +67,14 @@ class Args(ServingArgs):
 class Alignment(ServedRun):
     """One base and its reward models behind the OpenAI protocol."""
 
-    def __init__(self, args: Args) -> None:
-        super().__init__(args)
+    def __init__(self, args: Args, shared: Any = None) -> None:
+        super().__init__(args, shared)
         limit_torch_threads()
         self._args = args
         self._engine, self._card = read_engine(args.export, args.slots, "cuda" if args.num_gpus else "cpu")
         self._decoding = BackgroundDecoding(self._engine.decoding)
         self._running: dict[str, tuple[str, Asked]] = {}
+        self._mailbox = Mailbox(shared, self._change)
 
     async def check(self) -> None:
         """A token has been drawn lately: an idle replica draws one."""
@@ -92,19 +91,19 @@ class Alignment(ServedRun):
         return {"rows": self._decoding.load}
 
     @api.get("/v1/models")
-    async def models(self, owner: Owner) -> ModelList:
+    async def models(self, owner: Caller) -> ModelList:
         """The base model and the objectives that can guide it."""
         return ModelList(data=[self._card])
 
     @api.post("/v1/completions", response_model=Completion, response_model_exclude_none=True, responses=problems(404))
-    async def completions(self, body: CompletionBody, owner: Owner) -> Any:
+    async def completions(self, body: CompletionBody, owner: Caller) -> Any:
         """Continue a prompt."""
         return await self._answer(body, body.prompt, body.max_tokens, owner, chat=False)
 
     @api.post(
         "/v1/chat/completions", response_model=Completion, response_model_exclude_none=True, responses=problems(404)
     )
-    async def chat_completions(self, body: ChatBody, owner: Owner) -> Any:
+    async def chat_completions(self, body: ChatBody, owner: Caller) -> Any:
         """Answer a chat."""
         messages = [message.model_dump() for message in body.messages]
         try:
@@ -114,27 +113,34 @@ class Alignment(ServedRun):
         return await self._answer(body, str(prompt), body.token_limit, owner, chat=True)
 
     @api.patch("/v1/completions/{completion}/guidance", status_code=204, responses=problems(404))
-    async def change_guidance(self, completion: str, body: GuidanceBody, owner: Owner) -> Response:
+    async def change_guidance(self, completion: str, body: GuidanceBody, owner: Caller) -> Response:
         """Change the weights of a completion that is under way, from its next token on."""
         self._engine.require_known(list(body.guidance))
         Guidance(body.guidance)
+        change = completion, owner, body.guidance
+        if not (self._change(change) or await self._mailbox.ask(Mailbox.replica_of(completion), change)):
+            raise Problem(404, f"completion {completion}: is not under way, or is another key's")
+        return Response(status_code=204)
+
+    def _change(self, change: tuple[str, str, Mapping[str, Any]]) -> bool:
+        """Whether the completion runs on this replica, for that key, and so has the weights from now on."""
+        completion, owner, guidance = change
         starter, asked = self._running.get(completion, ("", None))
         if asked is None or starter != owner:
-            raise Problem(404, f"completion {completion}: is not under way on this replica, or is another key's")
+            return False
         for row in asked.rows:
-            row.context.guidance.update(body.guidance)
-        return Response(status_code=204)
+            row.context.guidance.update(guidance)
+        return True
 
     async def _answer(self, body: SamplingBody, prompt: str, max_tokens: int, owner: str, *, chat: bool) -> Any:
         rows = self._rows(body, prompt, max_tokens)
-        completion = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
+        self._mailbox.open()
+        completion = f"{'chatcmpl' if chat else 'cmpl'}-{self._mailbox.address}{uuid.uuid4().hex}"
         asked = Asked(completion, rows, chat, self._card)
-        self.access.enter(owner)
         self._running[completion] = (owner, asked)
 
         def leave() -> None:
-            if self._running.pop(completion, None) is not None:
-                self.access.leave(owner)
+            self._running.pop(completion, None)
 
         if body.stream:
             events = self._stream(body, asked, leave)

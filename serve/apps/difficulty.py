@@ -31,7 +31,7 @@ from rayworks.systems.difficulty.exported import CALIBRATION, ExportedSet
 from rayworks.systems.difficulty.item_response.curves import MODELS
 from rayworks.systems.difficulty.responses.response_store import Responses
 
-from ..common.access import Caller, replica
+from ..common.access import Caller
 from ..common.application import new_application
 from ..common.jobs import Jobs
 from ..common.problems import Problem, problem_of, problems
@@ -56,7 +56,6 @@ api = new_application(
     "difficulty",
     "Item calibration, ratings and ability scoring.",
     MAX_BODY_BYTES,
-    admit=lambda request: replica().access.owner(request.headers.get("authorization")),
     as_problem=as_problem,
 )
 
@@ -82,8 +81,8 @@ class Args(ServingArgs):
 class Difficulty(ServedRun):
     """Estimators behind HTTP, and the calibration of a finished run."""
 
-    def __init__(self, args: Args) -> None:
-        super().__init__(args)
+    def __init__(self, args: Args, shared: Any = None) -> None:
+        super().__init__(args, shared)
         self._args = args
         self._bank = ItemBank(args.export)
         self._computing = self.computing()
@@ -105,7 +104,9 @@ class Difficulty(ServedRun):
         parameters = len(responses.items) * (MODELS.index(body.model) + 1)
         if len(responses.score) <= self._args.inline_cells and parameters <= self._args.inline_parameters:
             return await self._computing.run(lambda: estimates.fit(body, responses))
-        job = await asyncio.to_thread(self._submit, body, responses, owner)
+        # Under its id the gateway sends a request again whose replica died.
+        sent = request.state.request_id.encode() + await request.body()
+        job = await asyncio.to_thread(self._submit, body, responses, owner, sent)
         location = request.url_for("job", job=job).path
         return JSONResponse(JobAnswer(job=job, state="pending").model_dump(), 202, headers={"Location": location})
 
@@ -147,8 +148,10 @@ class Difficulty(ServedRun):
             next_offset=end if end < len(found.items) else None,
         )
 
-    def _submit(self, body: FitBody, responses: Responses, owner: str) -> str:
-        job, folder = self._jobs.new_folder(owner)
+    def _submit(self, body: FitBody, responses: Responses, owner: str, request: bytes) -> str:
+        job, folder = self._jobs.new_folder(owner, request)
+        if folder is None:
+            return job
         file = folder / f"{RESPONSES}.parquet"
         responses.table().to_parquet(file, index=False)
         data = {"data.responses": [str(file)], "data.games": []}

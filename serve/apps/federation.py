@@ -13,6 +13,7 @@ compute are answered together.
 """
 
 import asyncio
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -41,8 +42,8 @@ class Args(ServingArgs):
 class Federation(ServedRun):
     """The model of a finished run behind HTTP."""
 
-    def __init__(self, args: Args) -> None:
-        super().__init__(args)
+    def __init__(self, args: Args, shared: Any = None) -> None:
+        super().__init__(args, shared)
         # More threads than cores of this replica would wait for each other.
         torch.set_num_threads(1)
         self._classifying = Classifying(args.export, args.limits)

@@ -63,8 +63,8 @@ class Args(ServingArgs):
 class Recommendation(ServedRun):
     """The acceptance models of a finished run behind HTTP."""
 
-    def __init__(self, args: Args) -> None:
-        super().__init__(args)
+    def __init__(self, args: Args, shared: Any = None) -> None:
+        super().__init__(args, shared)
         # More threads than cores of this replica would wait for each other.
         torch.set_num_threads(1)
         self._deadline = args.deadline_seconds

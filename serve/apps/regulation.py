@@ -32,7 +32,7 @@ audit. How to repeat the pairing in another language, and what the commitment do
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Query
+from fastapi import Depends, Header, Query, Request
 from pydantic import Field
 from ray import serve
 
@@ -129,8 +129,8 @@ IdempotencyKey = Annotated[
 class Regulation(ServedRun):
     """A design's quotes and the ledger behind HTTP."""
 
-    def __init__(self, args: Args) -> None:
-        super().__init__(args)
+    def __init__(self, args: Args, shared: Any = None) -> None:
+        super().__init__(args, shared)
         self.regulators = frozenset(args.regulators)
         self._quotes = Quotes(args.export, args.unit_cents)
         # A wait for another replica's write ends before it could be taken for a stuck disk.
@@ -169,13 +169,13 @@ class Regulation(ServedRun):
 
     @api.post("/v1/regulation/submit", status_code=201, responses=problems(404, 409))
     async def submit(
-        self, body: SubmitBody, owner: Builder, idempotency_key: IdempotencyKey = None
+        self, body: SubmitBody, request: Request, owner: Builder, idempotency_key: IdempotencyKey = None
     ) -> SubmissionAnswer:
         """Enter a model into an open round: one per key, and no model twice. Not for regulators."""
+        # Under its id the gateway sends a request again whose replica died.
+        again = idempotency_key or request.state.request_id
         return receipt(
-            await self._booking.run(
-                lambda: self._ledger.submit(owner, body.round, body.model, body.score, idempotency_key)
-            )
+            await self._booking.run(lambda: self._ledger.submit(owner, body.round, body.model, body.score, again))
         )
 
     @api.post("/v1/regulation/settle", responses=problems(404, 409))

@@ -4,10 +4,10 @@ What a job reads lies in a folder of its own below the operator's spool, and so 
 written there too: a finished job outlives the cluster's memory of it.
 """
 
+import hashlib
 import json
 import logging
 import re
-import secrets
 import shlex
 import shutil
 import time
@@ -54,24 +54,32 @@ class Jobs:
         self._spool = Path(spool).expanduser()
         self._id = re.compile(rf"{re.escape(system)}-[0-9a-f]{{32}}")
 
-    def new_folder(self, owner: str) -> tuple[str, Path]:
+    def new_folder(self, owner: str, request: bytes) -> tuple[str, Path | None]:
         """Id and folder of a job that is about to be submitted; put its input there.
+
+        Args:
+            owner: whose job it is.
+            request: its id and body. One that comes again, since its replica died, finds the id of its job, and no folder
+                if that was submitted.
 
         Raises:
             Problem: 429 when the owner has too many jobs under way.
         """
+        job = f"{self._system}-{hashlib.sha256(owner.encode() + request).hexdigest()[:32]}"
+        known = _client().list_jobs()
+        if job in [details.submission_id for details in known]:
+            return job, None
         unfinished = [
             details
-            for details in _client().list_jobs()
+            for details in known
             if (details.metadata or {}).get("owner") == owner and not details.status.is_terminal()
         ]
         if len(unfinished) >= self._per_key:
             raise Problem(
                 429, f"{owner} has {len(unfinished)} jobs under way, the most for one key; wait", retry_after=30
             )
-        job = f"{self._system}-{secrets.token_hex(16)}"
         folder = self._spool / job
-        folder.mkdir(parents=True, mode=0o700)
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
         (folder / CARD).write_text(json.dumps({"owner": owner, "submitted": time.time()}))
         return job, folder
 

@@ -1,6 +1,10 @@
-"""API keys: a file of ``NAME SHA256`` lines, mounted where the replica runs. ``python -m serve.common.keys new NAME``."""
+"""API keys: a file mounted where the replicas run. ``python -m serve.common.keys new|list|revoke``.
+
+A line of the file is ``NAME SHA256 [for=APPLICATION,...] [until=DATE]``. Only hashes of keys are kept.
+"""
 
 import argparse
+import datetime
 import hashlib
 import hmac
 import logging
@@ -8,58 +12,110 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from rayworks.core.errors import DataError
+from rayworks.core.errors import ConfigError, DataError, RayworksError
 
 DEFAULT_FILE = "~/.rayworks/api-keys"
 logger = logging.getLogger("rayworks.serve")
 
 
+@dataclass(frozen=True)
+class Key:
+    """A line of the file."""
+
+    name: str
+    digest: str
+    applications: tuple[str, ...] = ()
+    """Names of the applications that it opens; empty for all."""
+    until: datetime.date | None = None
+    """The last day, in UTC, that it is good; None for ever."""
+
+    @classmethod
+    def read(cls, line: str) -> Self:
+        """Raises ``ValueError`` for a line that is not one."""
+        name, digest, *terms = line.split()
+        found = dict(term.split("=", 1) for term in terms)
+        if len(digest) != 64 or found.keys() - {"for", "until"} or len(found) < len(terms):
+            raise ValueError(line)
+        until = datetime.date.fromisoformat(found["until"]) if "until" in found else None
+        return cls(name, digest, tuple(found["for"].split(",")) if "for" in found else (), until)
+
+    def written(self) -> str:
+        """As a line."""
+        terms = [f"for={','.join(self.applications)}"] if self.applications else []
+        return " ".join([self.name, self.digest, *terms, *([f"until={self.until}"] if self.until else [])])
+
+    def opens(self, application: str) -> bool:
+        """Whether it is good for an application, today."""
+        today = datetime.datetime.now(datetime.UTC).date()
+        return (not self.applications or application in self.applications) and (not self.until or today <= self.until)
+
+
 class ApiKeys:
-    """The keys that are accepted.
+    """The keys that an application accepts.
 
     Args:
-        file: read at every change of its modification time, so a key can be added or withdrawn while serving; a file
-            that has become unreadable leaves the keys as they were.
+        file: looked at with every request, and read when its time, size or place on the disk has changed, so that a key can
+            be added or withdrawn while serving. A file that is gone or cannot be read opens nothing.
+        application: whose keys are accepted.
 
     Raises:
         DataError: the file is missing or a line is malformed at the start.
     """
 
-    def __init__(self, file: str) -> None:
-        self._file = Path(file).expanduser()
-        self._read_at = -1.0
-        self._names: dict[str, str] = {}
-        self._read()
+    def __init__(self, file: str, application: str) -> None:
+        self._file, self._application = Path(file).expanduser(), application
+        self._seen: tuple[int, ...] = ()
+        self._keys: list[Key] = []
+        self._refresh()
 
     def owner(self, key: str) -> str | None:
         """Owner of the key, if any. Every stored hash is compared, each in constant time."""
         try:
-            self._read()
-        except DataError:
-            logger.exception("the API keys were changed and cannot be read; keeping those read before")
+            self._refresh()
+        except DataError as error:
+            if self._keys:
+                logger.error("the API keys cannot be read, so that none is accepted: %s", error)
+            self._seen, self._keys = (), []
         digest = hash_key(key)
         found = None
-        for stored, name in self._names.items():
-            if hmac.compare_digest(stored, digest):
-                found = name
+        for stored in self._keys:
+            if hmac.compare_digest(stored.digest, digest) and stored.opens(self._application):
+                found = stored.name
         return found
 
-    def _read(self) -> None:
+    def _refresh(self) -> None:
         try:
-            modified = self._file.stat().st_mtime
-            if modified == self._read_at:
-                return
-            lines = [line.split() for line in self._file.read_text().splitlines() if line.strip()]
+            status = self._file.stat()
+            seen = status.st_mtime_ns, status.st_size, status.st_ino
+            if seen != self._seen:
+                self._keys = read_keys(self._file)
+                self._seen = seen
         except OSError as error:
             hint = f"make one: python -m serve.common.keys new NAME --file {self._file}"
             raise DataError(f"api_keys {self._file}: cannot be read ({error.strerror}); {hint}") from None
-        for number, words in enumerate(lines, 1):
-            if len(words) != 2 or len(words[1]) != 64:
-                raise DataError(f"api_keys {self._file}: line {number} is not 'NAME SHA256'")
-        self._names = {digest: name for name, digest in lines}
-        self._read_at = modified
+
+
+def read_keys(file: Path) -> list[Key]:
+    """The keys of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        DataError: naming the line that is none.
+    """
+    keys = []
+    for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1):
+        if line.strip():
+            try:
+                keys.append(Key.read(line))
+            except ValueError:
+                raise DataError(
+                    f"api_keys {file}: line {number} is not 'NAME SHA256 [for=APPLICATION,...] [until=YYYY-MM-DD]'"
+                ) from None
+    return keys
 
 
 def hash_key(key: str) -> str:
@@ -67,34 +123,69 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def create(name: str, file: str = DEFAULT_FILE) -> str:
+def create(
+    name: str, file: str = DEFAULT_FILE, applications: Sequence[str] = (), until: datetime.date | None = None
+) -> str:
     """Add a key for ``name`` in place of an older one and return it; only its hash is kept."""
     path = Path(file).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     key = f"rw-{secrets.token_urlsafe(32)}"
-    kept = path.read_text().splitlines() if path.exists() else []
-    lines = [*(line for line in kept if line.split()[:1] != [name]), f"{name} {hash_key(key)}"]
-    partial = path.with_suffix(".partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-        stream.write("\n".join(lines) + "\n")
-    partial.replace(path)
+    kept = [one for one in read_keys(path) if one.name != name] if path.exists() else []
+    _write(path, [*kept, Key(name, hash_key(key), tuple(applications), until)])
     return key
 
 
+def revoke(name: str, file: str = DEFAULT_FILE) -> None:
+    """Withdraw a key; running applications refuse it from their next request on.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    path = Path(file).expanduser()
+    keys = read_keys(path) if path.exists() else []
+    if name not in [key.name for key in keys]:
+        known = ", ".join(key.name for key in keys) or "none"
+        raise ConfigError(f"{name}: has no key in {path}; known there: {known}")
+    _write(path, [key for key in keys if key.name != name])
+
+
+def _write(path: Path, keys: Sequence[Key]) -> None:
+    partial = path.with_suffix(".partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        stream.write("".join(f"{key.written()}\n" for key in keys))
+    partial.replace(path)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``new NAME``: print a new key once."""
+    """``new NAME``: print a new key once; ``list``: names and terms; ``revoke NAME``."""
     parser = argparse.ArgumentParser(prog="python -m serve.common.keys", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     creating = commands.add_parser("new", help="make a key and print it; only its hash is stored")
     creating.add_argument("name")
-    creating.add_argument("--file", default=DEFAULT_FILE)
+    creating.add_argument("--for", nargs="+", default=[], dest="applications", metavar="APPLICATION")
+    creating.add_argument("--until", type=datetime.date.fromisoformat, metavar="YYYY-MM-DD", help="its last day, UTC")
+    listing = commands.add_parser("list", help="names, applications and last days")
+    revoking = commands.add_parser("revoke", help="withdraw a key")
+    revoking.add_argument("name")
+    for command in (creating, listing, revoking):
+        command.add_argument("--file", default=DEFAULT_FILE)
     options = parser.parse_args(arguments)
-    if not options.name.isidentifier():
+    if options.command == "new" and not options.name.isidentifier():
         parser.error("NAME must be letters, digits and _")
     path = Path(options.file).expanduser()
-    if path.exists() and any(line.split()[:1] == [options.name] for line in path.read_text().splitlines()):
-        print(f"note: the older key of {options.name} is withdrawn", file=sys.stderr)
-    print(create(options.name, options.file))
+    try:
+        if options.command == "revoke":
+            revoke(options.name, options.file)
+        elif options.command == "list":
+            for key in read_keys(path) if path.exists() else []:
+                print(f"{key.name}  for {', '.join(key.applications) or 'all'}  until {key.until or 'revoked'}")
+        else:
+            if path.exists() and options.name in [key.name for key in read_keys(path)]:
+                print(f"note: the older key of {options.name} is withdrawn", file=sys.stderr)
+            print(create(options.name, options.file, options.applications, options.until))
+    except RayworksError as error:
+        print(f"{error.kind} error: {error}", file=sys.stderr)
+        return error.exit_code
     return 0
 
 

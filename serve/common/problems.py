@@ -1,5 +1,6 @@
 """Errors as clients get them: problem+json documents (RFC 9457), and their place in the OpenAPI document."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,12 +15,14 @@ TITLES = {
     403: ("forbidden", "The API key does not allow that"),
     404: ("not-found", "Nothing is there"),
     405: ("wrong-method", "The method is not offered here"),
+    408: ("too-slow", "The request did not arrive in time"),
     409: ("conflict", "The state does not allow that"),
+    411: ("length-required", "The length of the body is needed"),
     413: ("too-large", "The request is too large"),
     422: ("invalid-request", "The request is not valid"),
     429: ("too-many-requests", "This key has too many requests under way"),
     500: ("internal", "The server failed"),
-    503: ("busy", "The queue is full"),
+    503: ("busy", "The service cannot take that now"),
     504: ("deadline", "The deadline has passed"),
 }
 
@@ -42,11 +45,14 @@ class Problem(Exception):
         status: HTTP status, one of ``TITLES``.
         detail: one sentence that names the field and the fix.
         retry_after: seconds, sent as ``Retry-After``.
+        headers: sent with the answer.
     """
 
-    def __init__(self, status: int, detail: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self, status: int, detail: str, retry_after: int | None = None, headers: Mapping[str, str] = {}
+    ) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.retry_after = status, detail, retry_after
+        self.status, self.detail, self.retry_after, self.headers = status, detail, retry_after, headers
 
     def answer(self, request_id: str) -> dict[str, Any]:
         """A :class:`ProblemAnswer` as JSON."""
@@ -100,7 +106,7 @@ def _document(operation: dict[str, Any]) -> None:
     if "requestBody" in operation or "parameters" in operation:
         statuses.add(422)
     if "requestBody" in operation:
-        statuses |= {413, 504}
+        statuses |= {408, 411, 413, 504}
     schema = {"$ref": "#/components/schemas/ProblemAnswer"}
     for status in sorted(statuses):
         given[str(status)] = {"description": TITLES[status][1], "content": {MEDIA_TYPE: {"schema": schema}}}

@@ -14,14 +14,17 @@ from rayworks.core.errors import ConfigError, DataError
 from .access import Access
 from .batching import AnswerT, Batching, QuestionT
 from .computing import Computing
+from .gate import RECEIVING
 from .keys import DEFAULT_FILE, ApiKeys
+from .shared import Shared
 
 HEALTH_SECONDS = 30.0
 """A check that takes longer has failed."""
 CHECKED_SECONDS = 1.0
 """How long a check holds: health requests are open to all and must not make work."""
-BESIDE = 64
-"""Requests that Serve lets in beyond those that compute or wait, so that it is this code that answers 503."""
+BESIDE = RECEIVING + 64
+"""Requests that Serve lets in beyond those that compute or wait: bodies under way, and room for health and refusals, so
+that it is this code that answers 503."""
 
 Waiting = Annotated[int, Field(ge=0, description="requests that may wait, in each queue; beyond that: 503")]
 PerKey = Annotated[int, Field(ge=1, description="requests of one key under way on a replica; beyond that: 429")]
@@ -55,6 +58,7 @@ class ServingArgs(BaseModel):
     max_waiting: Waiting = 64
     concurrent_per_key: PerKey = 64
     deadline_seconds: Deadline = 15.0
+    receive_seconds: float = Field(10.0, gt=0, description="bodies that take longer to arrive: 408")
     num_cpus: Processors = 0.5
     num_gpus: Processors = 0.0
     replicas: Annotated[int, Field(ge=1)] | Scaling = Field(1, description="how many, or between what numbers")
@@ -65,10 +69,12 @@ class ServedRun(ABC):
 
     Args:
         args: of the application.
+        shared: handle of :class:`.Shared`, where there can be several replicas.
     """
 
-    def __init__(self, args: ServingArgs) -> None:
-        self.access = Access(ApiKeys(args.api_keys), args.concurrent_per_key)
+    def __init__(self, args: ServingArgs, shared: Any = None) -> None:
+        self.access = Access(ApiKeys(args.api_keys, _application()), args.concurrent_per_key, shared)
+        self.receive_seconds = args.receive_seconds
         self._limits = args.max_waiting, args.deadline_seconds
         self._queues: list[Computing | Batching[Any, Any]] = []
         self._checking: asyncio.Task[float] | None = None
@@ -126,13 +132,15 @@ def bind(
     """The application of a deployment.
 
     Args:
-        deployment: a :class:`ServedRun` behind ``serve.deployment`` and ``serve.ingress``.
+        deployment: a :class:`ServedRun` behind ``serve.deployment`` and ``serve.ingress``; its constructor takes ``args``
+            and ``shared``.
         args: of its constructor.
         together: requests that compute at once.
         queues: in which ``max_waiting`` requests each may wait.
         resources: custom resources of a replica.
     """
     scaling = args.replicas
+    several = isinstance(scaling, Scaling) or scaling > 1
     replicas: dict[str, Any] = (
         {"autoscaling_config": scaling.model_dump()} if isinstance(scaling, Scaling) else {"num_replicas": scaling}
     )
@@ -143,5 +151,11 @@ def bind(
         health_check_period_s=10,
         health_check_timeout_s=HEALTH_SECONDS + 5,
         **replicas,
-    ).bind(args)
+    ).bind(args, *([Shared.bind()] if several else []))  # type: ignore[attr-defined]  # a deployment
     return application
+
+
+def _application() -> str:
+    """Name of the application that this process serves."""
+    name: str = serve.get_replica_context().app_name
+    return name

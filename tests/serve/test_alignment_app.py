@@ -15,11 +15,8 @@ import pytest
 import yaml
 from ray.util.state import list_actors
 
-from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.errors import ConfigError
 from serve import deploy
-from serve.common import keys
-from serve.common.access import Access
-from serve.common.problems import Problem
 from serve.common.streaming import GrowingText
 from tests.observing import cluster_address
 from tests.serve.deployment import Deployment
@@ -203,22 +200,6 @@ def test_a_full_queue_says_so_and_takes_up_again(url: str, header: dict[str, str
     assert answer.status_code == 200
 
 
-def test_one_key_can_not_take_every_place(tmp_path: Path) -> None:
-    key = keys.create("ann", str(tmp_path / "keys"))
-    access = Access(keys.ApiKeys(str(tmp_path / "keys")), concurrent_per_key=2)
-    owner = access.owner(f"Bearer {key}")
-    access.enter(owner)
-    access.enter(owner)
-    with pytest.raises(Problem) as caught:
-        access.enter(owner)
-    assert (caught.value.status, caught.value.retry_after) == (429, 1)
-    access.leave(owner)
-    access.enter(owner)
-    with pytest.raises(Problem) as refused:
-        access.owner("Bearer wrong")
-    assert refused.value.status == 403
-
-
 def test_a_killed_replica_is_replaced_and_answers_as_before(post: Post) -> None:
     before = post(seed=8).json()["choices"][0]["text"]
     replicas = [
@@ -261,23 +242,6 @@ def test_serve_configs_with_keys_that_nothing_reads_are_refused(
 def test_repository_serve_configs_are_valid() -> None:
     for name in ("config.yaml", "config.smoke.yaml"):
         assert deploy.load_config(Path(deploy.__file__).parent / name)["applications"]
-
-
-def test_keys_are_stored_hashed_replaced_and_reread(tmp_path: Path) -> None:
-    file = str(tmp_path / "keys")
-    first = keys.create("ann", file)
-    known = keys.ApiKeys(file)
-    assert known.owner(first) == "ann"
-    assert first not in Path(file).read_text()
-    os.utime(file, (1, 1))
-    second = keys.create("ann", file)
-    assert (known.owner(first), known.owner(second)) == (None, "ann")
-    with pytest.raises(DataError, match="make one"):
-        keys.ApiKeys(str(tmp_path / "missing"))
-    Path(file).write_text("broken line here\n")
-    with pytest.raises(DataError, match="line 1"):
-        keys.ApiKeys(file)
-    assert known.owner(second) == "ann", "a broken file leaves the keys that were read before"
 
 
 def test_streamed_text_only_grows_and_hides_what_may_become_a_stop() -> None:

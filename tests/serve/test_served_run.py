@@ -1,6 +1,7 @@
 """What all applications share, without a cluster: health that is not asked too often, errors as problems, arguments."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
-from serve.common import application, keys, served_run
+from serve.common import application, gate, keys, served_run
 from serve.common.application import new_application
 from serve.common.problems import Problem, problem_of
 from serve.common.served_run import CHECKED_SECONDS, ServedRun, ServingArgs, bind
+
+Answered = Callable[..., httpx.Response]
 
 
 class Probed(ServedRun):
@@ -39,9 +42,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 @pytest.fixture
-def probed(tmp_path: Path, clock: SimpleNamespace) -> Probed:
-    keys.create("me", str(tmp_path / "keys"))
-    return Probed(ServingArgs(api_keys=str(tmp_path / "keys")))
+def key(tmp_path: Path) -> str:
+    return keys.create("me", str(tmp_path / "keys"))
+
+
+@pytest.fixture
+def probed(tmp_path: Path, key: str, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Probed:
+    monkeypatch.setattr(served_run, "_application", lambda: "test")
+    probed = Probed(ServingArgs(api_keys=str(tmp_path / "keys")))
+    for module in (application, gate):
+        monkeypatch.setattr(module, "replica", lambda: probed)
+    return probed
 
 
 def test_health_requests_share_a_check_for_a_second(probed: Probed, clock: SimpleNamespace) -> None:
@@ -74,13 +85,18 @@ def test_a_failed_check_fails_all_who_ask_until_another_succeeds(probed: Probed,
     asyncio.run(scenario())
 
 
-def answered(api: Any, path: str) -> httpx.Response:
-    async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.get(path)
+@pytest.fixture
+def answered(probed: Probed, key: str) -> Callable[..., httpx.Response]:
+    def answered(api: Any, path: str, method: str = "GET", **request: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                headers = {"Authorization": f"Bearer {key}", **request.pop("headers", {})}
+                return await client.request(method, path, headers=headers, **request)
 
-    return asyncio.run(ask())
+        return asyncio.run(ask())
+
+    return answered
 
 
 @pytest.mark.parametrize(
@@ -94,7 +110,7 @@ def answered(api: Any, path: str) -> httpx.Response:
     ],
 )
 def test_errors_of_the_library_are_answered_in_one_place(
-    error: Exception, status: int, detail: str, retry: str | None
+    answered: Answered, error: Exception, status: int, detail: str, retry: str | None
 ) -> None:
     api = new_application("test", "Raises.")
 
@@ -109,7 +125,7 @@ def test_errors_of_the_library_are_answered_in_one_place(
     assert answer.json()["error"]["message"] == answer.json()["detail"]
 
 
-def test_an_application_may_say_it_in_its_own_words() -> None:
+def test_an_application_may_say_it_in_its_own_words(answered: Answered) -> None:
     hushed = Problem(503, "the ledger is not available; try again", retry_after=5)
     api = new_application(
         "test", "Raises.", as_problem=lambda error: hushed if "ledger" in str(error) else problem_of(error)
@@ -123,8 +139,7 @@ def test_an_application_may_say_it_in_its_own_words() -> None:
     assert answered(api, "/disk").json()["detail"] == "disk of /secret/folder; try again"
 
 
-def test_no_sound_answer_is_the_servers_fault(probed: Probed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(application, "replica", lambda: probed)
+def test_no_sound_answer_is_the_servers_fault(probed: Probed, answered: Answered) -> None:
     api = new_application("test", "Checks.")
     health = answered(api, "/healthz")
     assert health.json() == {"status": "ok", "answered_in_seconds": 0.0, "load": 0}
