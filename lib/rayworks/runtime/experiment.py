@@ -76,7 +76,7 @@ def set_aside(directory: RunDirectory, name: str, run: RunDirectory) -> None:
     found = any(_kept(directory, f"{folder}/{entry}", run, kept) for entry in reversed(numbered))
     if numbered and not found and not kept:
         names = ", ".join(numbered)
-        print(f"{name} {names}: no checkpoint is complete; it starts again from its beginning", file=sys.stderr)
+        print(f"{name} {names}: no checkpoint is complete; the run starts again from its beginning", file=sys.stderr)
     for entry in numbered:
         directory.remove_folder(f"{folder}/{entry}")
 
