@@ -25,18 +25,8 @@ from rayworks.systems.difficulty.ratings.rating_periods import Games, RatePeriod
 from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, as_matrix
 from rayworks.systems.difficulty.responses.response_store import Responses, from_table
 
+from . import difficulty_schemas as schemas
 from .difficulty_item_bank import CalibratedSet, interval, label_fields
-from .difficulty_schemas import (
-    FitAnswer,
-    FitBody,
-    FittedItem,
-    NextItemAnswer,
-    RateAnswer,
-    RateBody,
-    RatedPlayer,
-    ScoreAnswer,
-    ScoreBody,
-)
 
 MOST_UPDATES = 2_000_000
 """Players times periods: a period's report has an entry per player."""
@@ -44,7 +34,7 @@ SHOWN = 5
 """Names in a warning before it says how many more there are."""
 
 
-def read_responses(body: FitBody) -> Responses:
+def read_responses(body: schemas.FitBody) -> Responses:
     """The store of a request, checked.
 
     Raises:
@@ -78,7 +68,7 @@ def read_responses(body: FitBody) -> Responses:
     )
 
 
-def run_settings(body: FitBody) -> dict[str, Any]:
+def run_settings(body: schemas.FitBody) -> dict[str, Any]:
     """The settings of a difficulty run that does what the request asks: dotted field to value."""
     guessing = {} if body.guessing is None else {"model.guessing": body.guessing}
     return {
@@ -92,7 +82,7 @@ def run_settings(body: FitBody) -> dict[str, Any]:
     }
 
 
-def fit(body: FitBody, responses: Responses) -> FitAnswer:
+def fit(body: schemas.FitBody, responses: Responses) -> schemas.FitAnswer:
     """Calibrate the items.
 
     Raises:
@@ -116,7 +106,7 @@ def fit(body: FitBody, responses: Responses) -> FitAnswer:
     suspects = _suspects(matrix, found)
     reliability = abilities.posterior_means(matrix, calibration).reliability
     items = {
-        str(name): FittedItem(
+        str(name): schemas.FittedItem(
             **fields[str(name)],
             discrimination=float(parameters.discrimination[position]),
             discrimination_error=float(errors.discrimination[position]),
@@ -129,7 +119,7 @@ def fit(body: FitBody, responses: Responses) -> FitAnswer:
         )
         for position, name in enumerate(responses.items)
     }
-    return FitAnswer(
+    return schemas.FitAnswer(
         model=parameters.model,
         estimator=body.estimator,
         standard_errors=errors.method,
@@ -146,7 +136,7 @@ def fit(body: FitBody, responses: Responses) -> FitAnswer:
     )
 
 
-def rate(body: RateBody, expires: float) -> RateAnswer:
+def rate(body: schemas.RateBody, expires: float) -> schemas.RateAnswer:
     """Rate the players.
 
     Args:
@@ -195,7 +185,7 @@ def rate(body: RateBody, expires: float) -> RateAnswer:
         warnings = _rating_warnings(players, fixed, result.unanimous, result.moving)
     capped = _capped(reports)
     counts = np.bincount(np.concatenate([games.player, games.opponent]), minlength=len(players))
-    return RateAnswer(
+    return schemas.RateAnswer(
         system=body.system,
         mode=body.mode,
         periods=periods,
@@ -204,7 +194,7 @@ def rate(body: RateBody, expires: float) -> RateAnswer:
         capped_updates=sum(report.capped_updates for report in reports),
         warnings=warnings,
         players=[
-            RatedPlayer(
+            schemas.RatedPlayer(
                 player=name,
                 role=roles[name],
                 rating=float(ratings.rating[number]),
@@ -220,7 +210,7 @@ def rate(body: RateBody, expires: float) -> RateAnswer:
     )
 
 
-def score(body: ScoreBody, known: CalibratedSet | None) -> ScoreAnswer:
+def score(body: schemas.ScoreBody, known: CalibratedSet | None) -> schemas.ScoreAnswer:
     """A subject's ability on items of known parameters; ``known`` where the request brings none.
 
     Raises:
@@ -265,7 +255,7 @@ def score(body: ScoreBody, known: CalibratedSet | None) -> ScoreAnswer:
     answered[asked] = True
     following = None if answered.all() else abilities.next_item(parameters, ability, error, answered)
     expected, expected_error = predict_score(responses, parameters, grid, np.flatnonzero(answered))
-    return ScoreAnswer(
+    return schemas.ScoreAnswer(
         estimator=body.estimator,
         ability=ability,
         standard_error=error,
@@ -275,7 +265,7 @@ def score(body: ScoreBody, known: CalibratedSet | None) -> ScoreAnswer:
         answered=len(asked),
         items=len(names),
         next_item=following
-        and NextItemAnswer(
+        and schemas.NextItemAnswer(
             item=names[following.item],
             information=following.information,
             expected_standard_error=following.error_after,
@@ -285,11 +275,11 @@ def score(body: ScoreBody, known: CalibratedSet | None) -> ScoreAnswer:
 
 def smallest_fit() -> float:
     """A real fit of three items, for the health check; its log-likelihood."""
-    body = FitBody(matrix=[[1, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 0]])
+    body = schemas.FitBody(matrix=[[1, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 0]])
     return fit(body, read_responses(body)).log_likelihood
 
 
-def _order_of_request(body: FitBody, responses: Responses) -> list[str]:
+def _order_of_request(body: schemas.FitBody, responses: Responses) -> list[str]:
     if body.responses is not None:
         return list(dict.fromkeys(row.item for row in body.responses))
     return list(body.items or (f"item-{number}" for number in range(len(responses.items))))
@@ -306,7 +296,7 @@ def _suspects(matrix: ResponseMatrix, found: Estimates) -> np.ndarray:
         return np.zeros(matrix.shape[1], dtype=bool)
 
 
-def _fit_warnings(body: FitBody, responses: Responses, found: Estimates, suspects: np.ndarray) -> list[str]:
+def _fit_warnings(body: schemas.FitBody, responses: Responses, found: Estimates, suspects: np.ndarray) -> list[str]:
     warnings = []
     held, unbounded = found.calibration.with_prior, found.calibration.unbounded
     if unbounded.any():
@@ -325,7 +315,7 @@ def _fit_warnings(body: FitBody, responses: Responses, found: Estimates, suspect
     return warnings
 
 
-def _sides(body: RateBody) -> tuple[list[tuple[str, str, float, float, Any]], dict[str, Any]]:
+def _sides(body: schemas.RateBody) -> tuple[list[tuple[str, str, float, float, Any]], dict[str, Any]]:
     """Rows of player, opponent, score, weight, period; and players by name to their role."""
     if body.games is not None:
         rows = [(row.player, row.opponent, row.score, row.weight, row.period) for row in body.games]
@@ -339,7 +329,7 @@ def _sides(body: RateBody) -> tuple[list[tuple[str, str, float, float, Any]], di
     return rows, {**dict.fromkeys(sorted(problems), "problem"), **dict.fromkeys(sorted(contestants), "contestant")}
 
 
-def _start(body: RateBody, players: list[str]) -> tuple[Ratings, np.ndarray]:
+def _start(body: schemas.RateBody, players: list[str]) -> tuple[Ratings, np.ndarray]:
     fresh = body.glicko2.start(len(players))
     fixed = np.zeros(len(players), dtype=bool)
     for number, name in enumerate(players):
@@ -350,7 +340,7 @@ def _start(body: RateBody, players: list[str]) -> tuple[Ratings, np.ndarray]:
     return fresh, fixed
 
 
-def _rating_system(body: RateBody) -> RatePeriod:
+def _rating_system(body: schemas.RateBody) -> RatePeriod:
     systems: dict[str, RatePeriod] = {
         "glicko2": partial(rate_period, options=body.glicko2),
         "glicko1": partial(rate_glicko1, options=body.glicko1),

@@ -85,7 +85,8 @@ class Simulator:
     def start(self) -> UserState:
         """All users before their first recommendation."""
         count = self.options.users
-        return UserState(torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool), _zeros(count))
+        kinds = (torch.float64, torch.bool, torch.int64)
+        return UserState(*(torch.zeros(count, dtype=kind) for kind in kinds))
 
     def logits(self, state: UserState, item: Tensor) -> Tensor:
         """Logits (U,) that each user would accept ``item`` (int64 (U,)) if it were recommended now."""
@@ -218,7 +219,3 @@ def as_log(natural: Tensor, rollout: Rollout, items: int) -> EventLog:
         items=[str(item) for item in range(items)],
         source="simulator",
     )
-
-
-def _zeros(count: int) -> Tensor:
-    return torch.zeros(count, dtype=torch.int64)

@@ -1,13 +1,14 @@
 """Fit the models of a run in turn: natural preference, acceptance and its resampled members, ablations, rankings."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from rayworks.core import seeds
+from rayworks.core.config import Section
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
@@ -106,13 +107,7 @@ def make_trainer(
         # What users took after the windows begin is not known yet when they are predicted.
         log = log.keep(_known(config, log))
     train, valid = natural_sequences(log, section.length + 1, HELD_OUT)
-    training = TrainingOptions(
-        epochs=section.epochs,
-        batch_size=config.training.batch_size,
-        learning_rate=section.learning_rate,
-        patience=config.training.patience,
-        microbatches=config.training.microbatches,
-    )
+    training = _options(TrainingOptions, config.training, section, weight_decay=0.0)
     seed = seeds.derive_small(config.run.seed, "fit", unit.name)
     return Trainer(lambda: NextItemObjective(options), training, train, valid, seed=seed, **vars(group))
 
@@ -121,32 +116,22 @@ def _acceptance_trainer(
     unit: Unit, config: Config, log: EventLog, natural: NaturalPreference | None, group: Group
 ) -> Trainer[AcceptanceModel]:
     split, length = windows(config), config.model.length
-    train_mask = split.train_mask(log)
-    section = config.training
-    training = TrainingOptions(
-        epochs=section.epochs,
-        batch_size=section.batch_size,
-        learning_rate=section.learning_rate,
-        weight_decay=section.weight_decay,
-        patience=section.patience,
-        microbatches=section.microbatches,
-    )
-    kept = log.keep(train_mask)
+    kept = log.keep(split.train_mask(log))
     options = acceptance_options(config, len(log.items), unit.history)
     pull: ConstraintOptions | None = None
     if config.constraint.weight:
         if natural is None:
             raise DataError("constraint.weight: the log has too few natural events for natural preference; set it to 0")
-        pull = ConstraintOptions(config.constraint.weight, config.constraint.form)
+        pull = _options(ConstraintOptions, config.constraint)
         columns = natural_scores(natural, kept).as_columns(len(kept))
 
     def make() -> AcceptanceObjective:
         constraint = None if pull is None else Constraint(pull, columns, len(log.items))
-        return AcceptanceObjective(options, section.label_smoothing, constraint)
+        return AcceptanceObjective(options, config.training.label_smoothing, constraint)
 
     return Trainer(
         make,
-        training,
+        _options(TrainingOptions, config.training),
         sequences(kept, length),
         sequences(log, length, split.valid_mask(log)),
         # Members start alike and differ by their users only, so that their spread is that of the data.
@@ -158,35 +143,22 @@ def _acceptance_trainer(
 
 def acceptance_options(config: Config, items: int, history: History) -> AcceptanceOptions:
     """Size and shape of an acceptance model."""
-    section = config.model
-    return AcceptanceOptions(
-        items=items,
-        length=section.length,
-        backbone=section.backbone,
-        history=history,
-        width=section.width,
-        layers=section.layers,
-        heads=section.heads,
-        dropout=section.dropout,
-    )
+    return _options(AcceptanceOptions, config.model, items=items, history=history)
 
 
 def next_item_options(unit: Unit, config: Config, items: int) -> NextItemOptions:
     """Size and shape of a next-item model."""
-    if unit.kind == "natural":
-        natural = config.natural
-        return NextItemOptions(
-            items,
-            natural.length,
-            unit.backbone,
-            natural.width,
-            natural.layers,
-            natural.heads,
-            natural.dropout,
-            natural.loss,
-        )
-    ranking = config.ranking
-    return NextItemOptions(items, ranking.length, unit.backbone, ranking.width, ranking.layers, dropout=ranking.dropout)
+    section = config.natural if unit.kind == "natural" else config.ranking
+    return _options(NextItemOptions, section, items=items, backbone=unit.backbone)
+
+
+OptionsT = TypeVar("OptionsT", AcceptanceOptions, ConstraintOptions, NextItemOptions, TrainingOptions)
+
+
+def _options(kind: type[OptionsT], *sections: Section, **given: Any) -> OptionsT:
+    """What is given, and else the fields that the sections have under the same names, the last section first."""
+    found = {name: value for section in sections for name, value in section if name in kind.__dataclass_fields__}
+    return kind(**{**found, **given})
 
 
 def calibrate(model: AcceptanceModel, config: Config, log: EventLog) -> tuple[float, float]:

@@ -190,8 +190,10 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         allowed = {
             ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
-            ("torch._utils", "_rebuild_parameter"): self._parameter,
+            ("torch._utils", "_rebuild_tensor_v2"): lambda values, offset, size, stride, *_: values.as_strided(
+                size, stride, offset
+            ),
+            ("torch._utils", "_rebuild_parameter"): lambda values, *_: values,
             ("torch", "device"): _Inert,
         }
         if (module, name) in allowed:
@@ -207,11 +209,3 @@ class _Unpickler(pickle.Unpickler):
         _, dtype, key, _, count = pid
         values = bytearray(self._archive.read(f"{self._folder}data/{key}"))
         return torch.frombuffer(values, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
-
-    def _tensor(
-        self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
-    ) -> Tensor:
-        return storage.as_strided(size, stride, offset)
-
-    def _parameter(self, values: Tensor, *_: object) -> Tensor:
-        return values

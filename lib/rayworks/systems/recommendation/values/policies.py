@@ -72,9 +72,7 @@ def simulated_policies(
         "imagined": imagined.tolist(),
         "members": [imagined.tolist()],
         "estimates": {},
-        "warnings": [
-            "it recommends what the log seldom shows; trust it less the further its value is from the logged one"
-        ],
+        "warnings": [FAR],
     }
     return found
 
