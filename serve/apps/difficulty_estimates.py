@@ -93,15 +93,7 @@ def fit(body: schemas.FitBody, responses: Responses) -> schemas.FitAnswer:
     found = estimate(responses, matrix, config)
     calibration, errors, parameters = found.calibration, found.errors, found.calibration.parameters
     evidence = np.bincount(responses.item, minlength=len(responses.items))
-    labels = label(
-        responses.items,
-        parameters.difficulty,
-        errors.difficulty,
-        evidence,
-        {},
-        bins=config.labels.bins,
-        normalisation=config.labels.normalisation,
-    )
+    labels = label(responses.items, parameters.difficulty, errors.difficulty, evidence, {}, **dict(config.labels))
     fields, rates = label_fields(labels.table), responses.solve_rates()
     suspects = _suspects(matrix, found)
     reliability = abilities.posterior_means(matrix, calibration).reliability
@@ -140,7 +132,6 @@ def rate(body: schemas.RateBody, expires: float) -> schemas.RateAnswer:
     """Rate the players.
 
     Args:
-        body: the request.
         expires: reading of ``time.monotonic`` at which to give up between two periods.
 
     Raises:

@@ -97,7 +97,6 @@ def what_if(recommender: Recommender, body: schemas.WhatIfBody, expires: float) 
 
     Args:
         recommender: whose models play the user.
-        body: the request.
         expires: when nobody waits for the answer any more, by ``time.monotonic``.
 
     Raises:

@@ -109,7 +109,6 @@ class Ledger:
     """All rounds, in one file that several replicas of one machine may share.
 
     Args:
-        file: of the database.
         names: whether the audit shows builders by a hash, salted anew in each round, or by the names of their keys.
         most_submissions: of a round; beyond that: 409.
         busy_seconds: longest wait for another replica's write.

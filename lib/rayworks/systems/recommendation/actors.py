@@ -96,7 +96,6 @@ def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder:
 
     Args:
         arguments: ``config``; ``units``; ``logs``, references to the log by kind of unit.
-        directory: directory of the run.
         folder: with one folder per unit.
     """
     limit_torch_threads()

@@ -44,11 +44,8 @@ def evaluate(
     """Scores of the model and of all it is held against, as JSON values.
 
     Args:
-        config: config of the run.
-        log: all events.
         model: the one that counts, calibrated.
         ablations: models of less history, by what they see.
-        natural: the next-item model, if there is one.
         truth: (users, steps) true chances of acceptance of the logged recommendations, if they are known.
     """
     split, length = windows(config), config.model.length

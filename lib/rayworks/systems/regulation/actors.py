@@ -23,11 +23,7 @@ STRESSES = ("rings", "sybils", "test data", "values")
 
 
 class RegulationActor:
-    """One worker. The regulator's design comes with each call; results are plain values.
-
-    Args:
-        config: of the run.
-    """
+    """One worker. The regulator's design comes with each call; results are plain values."""
 
     def __init__(self, config: Config) -> None:
         self._config = config

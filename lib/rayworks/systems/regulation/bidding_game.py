@@ -136,9 +136,6 @@ def entry_game(
     """All builders, who may stay out: ``values x shares`` types at the middles of equal shares of the population.
 
     Args:
-        auction: the rules.
-        values: total values.
-        shares: premium shares.
         bids: besides staying out.
         curve: maps spending to compliance (``compliance(bids, saturate=True)``); spending itself where not given.
         noise: standard deviation of a reading, on the curve's scale.

@@ -60,7 +60,6 @@ def certify(
     bid it spends more for the same chance. ``O(types x deviations)``, about 30 ms.
 
     Args:
-        equilibrium: the strategy of all.
         against: who the rivals are, all of them bidding as ``equilibrium`` says.
         types: equally spaced types whose gains are measured.
         deviations: equally spaced types whose bids are tried.

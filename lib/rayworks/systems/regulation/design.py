@@ -49,7 +49,6 @@ def make_design(section: AuctionSection, curve: PriceCurve, distribution: ValueD
     """The price from the threshold or the reverse, the premium from its budget, and the bids.
 
     Args:
-        section: the settings.
         curve: what compliance costs.
         distribution: of total value, in place of the one that the settings name.
 

@@ -225,7 +225,6 @@ def solve(auction: Auction, mode: Mode = "paper", near: Equilibrium | None = Non
     round of the entry-consistent iteration.
 
     Args:
-        auction: the rules.
         mode: who is expected to compete, and how the cap is treated.
         near: where to start the entry-consistent iteration: the solution of a similar auction.
 

@@ -23,7 +23,6 @@ def bids(design: Design, distributions: Mapping[str, Any]) -> bytes:
     """What each type spends: the design in all modes, and the paper's rule for other prices and distributions.
 
     Args:
-        design: of the run.
         distributions: name to distribution, for the right panel.
     """
     auction = design.auction

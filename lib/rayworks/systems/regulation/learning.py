@@ -39,7 +39,6 @@ def learn(game: BiddingGame, learner: Learner, rounds: int, target: FloatArray |
     """Let a population learn against itself. ``O(rounds x types x bids)``: 1,000 rounds of 200 x 400 take about a second.
 
     Args:
-        game: types, bids and payoffs.
         learner: ``fictitious_play``: each type answers the average play so far with its best bid. ``hedge``: each type weighs
             bids by their exponentiated past payoffs, whose regret vanishes whatever the others do.
         rounds: at least 1.
@@ -120,7 +119,6 @@ def noise_response(
 
     Args:
         make_game: the game at a level of noise; the same types and bids at all.
-        levels: standard deviations.
         rounds: of hedge, per level.
         naive: bid of each type for exact readings, 0 for those who stay out, shape (types,).
     """

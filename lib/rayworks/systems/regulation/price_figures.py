@@ -30,7 +30,6 @@ def price_of_safety(share: np.ndarray, gap: np.ndarray, curves: Sequence[PriceCu
         share: minority share of each run, shape (N,).
         gap: its equalised-odds gap in percentage points, shape (N,).
         curves: fitted to these runs; each is dotted where it does not rise.
-        published: the curve of the paper.
     """
     shares, position = np.unique(share, return_inverse=True)
     count = np.bincount(position)

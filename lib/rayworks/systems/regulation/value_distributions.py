@@ -199,7 +199,6 @@ class PremiumDistribution:
     For ``V`` uniform or Beta(2, 2) and ``c = 1/2`` these are the paper's formulas.
 
     Args:
-        distribution: of total value.
         price: ``p``, in (0, 1).
         top: ``c``, the largest worth of a premium.
 

@@ -56,9 +56,6 @@ def posterior(
         responses: the store; cost per gradient is linear in its cells.
         model: 1PL to 3PL; the 4PL is not identified well enough to be offered.
         inference: mean-field normal by ``steps`` of Adam, or NUTS with ``samples`` per chain after as many of warm-up.
-        seed: of the one stream of random numbers.
-        steps: of the variational fit.
-        samples: per chain.
         chains: run one after the other in this process.
 
     Raises:

@@ -58,6 +58,11 @@ class Calibration:
         return self.free_per_item * len(self.parameters) + spread
 
     @property
+    def working(self) -> Working:
+        """The parameters as the E-step takes them; guessing that was given is fixed."""
+        return replace(working_of(self.parameters), fixed_lower=bool(self.options.guessing))
+
+    @property
     def abilities(self) -> np.ndarray:
         """Ability at the nodes, shape (Q,)."""
         return self.quadrature.nodes * self.parameters.population_sd
@@ -120,9 +125,9 @@ def expectation(matrix: ResponseMatrix, frequency: np.ndarray | None = None) -> 
     blocks = in_blocks(matrix)
 
     def expect(working: Working, quadrature: Quadrature) -> Expectation:
+        each = [None if frequency is None else frequency[rows] for rows, _ in blocks]
         parts = [
-            _block_expectation(part, None if frequency is None else frequency[rows], working, quadrature)
-            for rows, part in blocks
+            _block_expectation(part, own, working, quadrature) for (_, part), own in zip(blocks, each, strict=True)
         ]
         return sum(parts[1:], parts[0])
 

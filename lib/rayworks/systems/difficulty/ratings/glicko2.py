@@ -114,7 +114,6 @@ def rate_period(
         opponent: (G,) likewise; both sides of a game are updated. The same pair may meet many times.
         score: (G,) of ``player``, in [0, 1]; a win is 1, a draw 1/2.
         weight: (G,) how many games each counts for; all 1 if ``None``.
-        options: parameters and guards.
         fixed: (P,) players whose rating is known and stays as it is, such as contestants that problems are rated against.
 
     Returns:

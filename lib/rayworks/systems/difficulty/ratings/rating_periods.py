@@ -153,8 +153,6 @@ def chronological(
 
     Args:
         ratings: before the first period that is rated.
-        games: of all periods.
-        rate: rates one period.
         fixed: (P,) players whose rating stays as it is.
         after: continue after this period, with its snapshot's ratings.
 
@@ -188,8 +186,6 @@ def converged(
 
     Args:
         start: where the first pass begins; its deviations and volatilities are those every pass begins with.
-        games: of all periods.
-        rate: rates one period.
         fixed: (P,) players whose rating stays as it is. Without any, only differences of ratings mean something.
         tolerance: rating points that the largest change of a pass must stay below.
         max_passes: when to stop anyway.

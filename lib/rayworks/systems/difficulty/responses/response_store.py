@@ -131,7 +131,6 @@ def from_table(
     """Check a table in the row schema and make it a store. Only ``subject``, ``item`` and ``score`` must be there.
 
     Args:
-        table: one row per response.
         source: name in errors.
         items: all items that should be there; an item nobody saw is an error.
         duplicates: what two rows of one subject and item mean.

@@ -104,7 +104,6 @@ class Simulator:
         """Recommend ``item`` (U,): the next state, the decisions (bool (U,)), their probabilities (U,).
 
         Args:
-            state: before.
             item: int64 (U,).
             uniform: (U,), the decision is whether it falls below the probability.
         """
@@ -169,7 +168,6 @@ class Simulator:
 
         Args:
             items: int64 (U, T), S.
-            draws: paths of decisions per user.
         """
         natural = self.natural_probability().gather(1, items)
         total = torch.zeros_like(natural)

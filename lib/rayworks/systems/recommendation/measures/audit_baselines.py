@@ -41,11 +41,6 @@ def score_baselines(log: EventLog, split: Split, seed: int) -> dict[str, Baselin
     acceptance at the same step, ``template lookup`` at the same test step of users who decided alike at all training
     steps, falling back on the prior where nobody did. Both learn from one random half of the users what they predict for
     the other, so that no user's own decision is looked up.
-
-    Args:
-        log: N events.
-        split: the windows.
-        seed: seed of the halves.
     """
     accepted = log.kind == ACCEPTED
     labelled, tested = split.train_mask(log) & log.recommended, split.test_mask(log)
@@ -73,7 +68,6 @@ def fingerprints(log: EventLog, mask: np.ndarray, value: np.ndarray, position: n
     """uint64 (U,): equal for users with equal values at equal positions, different otherwise but for one chance in 1e19.
 
     Args:
-        log: N events.
         mask: bool (N,), events that count.
         value: (N,), whole numbers from 1.
         position: (N,), whole numbers from 0.

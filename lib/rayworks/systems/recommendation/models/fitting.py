@@ -93,11 +93,8 @@ def make_trainer(
     """A trainer at its beginning.
 
     Args:
-        unit: what to train.
-        config: config of the run.
         log: to learn from; for a ranking, the natural sequences.
         natural: the frozen model behind the constraint, if there is one.
-        group: group of workers.
     """
     if unit.kind == "acceptance":
         return _acceptance_trainer(unit, config, log, natural, group)

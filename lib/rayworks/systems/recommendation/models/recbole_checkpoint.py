@@ -38,7 +38,6 @@ class RecBolePreference(NaturalPreference):
     that it did know; after a history without any item that it knew all scores are 0.
 
     Args:
-        model: the network.
         length: most items it looks back on.
         codes: int64 (I,), RecBole's id of each of our items, 0 where it has none.
     """

@@ -76,14 +76,11 @@ class Trainer(Generic[ModelT]):
 
     Args:
         make: makes the objective, drawing its first weights from torch's global generator.
-        training: how long and how fast.
         train: sequences without what is tested or validated.
         valid: sequences whose scored positions choose the epoch.
         seed: seed of initial weights, batches and dropout.
         weights: float (U,), how much each user counts; None for all alike. A bootstrap gives whole numbers.
         gather: how workers exchange parts; None where there is one.
-        rank: rank of this worker.
-        workers: in the group.
         device: where the model lives.
 
     Raises:

@@ -134,7 +134,6 @@ def cross_fitted_rates(
     """Fit click rates for each fold on all others.
 
     Args:
-        log: the impressions.
         seed: seed of the folds, whose sizes differ by one at most.
         folds: at least 2.
         strength: impressions' worth of the overall rate added to each cell; None takes that of :func:`prior_strength`.
@@ -199,14 +198,10 @@ def evaluate(
     """All estimators of a policy's clicks per impression, with a cross-fitted reward model.
 
     Args:
-        log: the logged impressions.
         policy: (items, positions), columns sum to 1.
         seed: seed of the folds.
-        folds: folds of the reward model.
         strength: its smoothing, see :func:`cross_fitted_rates`.
-        clip: of the weights, see :func:`off_policy.evaluate`.
-        switch: see there.
-        bootstrap: see there.
+        clip, switch, bootstrap: see :func:`off_policy.evaluate`.
 
     Raises:
         DataError: a table of another shape or that is not a policy; a policy that takes none of the logged items.

@@ -164,8 +164,6 @@ def _from_log(
     it corrects but through the epoch that validation chose.
 
     Args:
-        config: config of the run.
-        log: N events.
         users: codes (B,) in order, whose recommendations count.
         table: (B, I), the policy.
         models: members; the first, of all users, is not asked.
