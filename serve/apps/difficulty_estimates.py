@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,26 +11,23 @@ import pandas as pd
 from rayworks.core import config as configs
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.calibration import Estimates, estimate
-from rayworks.systems.difficulty.config import Config
+from rayworks.systems.difficulty.config import Config, RatingSection
 from rayworks.systems.difficulty.item_response import abilities
 from rayworks.systems.difficulty.item_response.adaptive_tests import predict_score
 from rayworks.systems.difficulty.item_response.curves import ItemParameters
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_items
 from rayworks.systems.difficulty.labels.label_form import label
-from rayworks.systems.difficulty.ratings.glicko2 import rate_period
-from rayworks.systems.difficulty.ratings.rating_baselines import rate_elo, rate_glicko1
+from rayworks.systems.difficulty.rating_run import rate_of
 from rayworks.systems.difficulty.ratings.rating_games import PeriodReport, Ratings
 from rayworks.systems.difficulty.ratings.rating_periods import Games, RatePeriod, chronological, converged
 from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, as_matrix
-from rayworks.systems.difficulty.responses.response_store import Responses, from_table
+from rayworks.systems.difficulty.responses.response_store import Responses, from_table, shown
 
 from . import difficulty_schemas as schemas
 from .difficulty_item_bank import CalibratedSet, interval, label_fields
 
 MOST_UPDATES = 2_000_000
 """Players times periods: a period's report has an entry per player."""
-SHOWN = 5
-"""Names in a warning before it says how many more there are."""
 
 
 def read_responses(body: schemas.FitBody) -> Responses:
@@ -46,19 +42,12 @@ def read_responses(body: schemas.FitBody) -> Responses:
         subjects = body.subjects or [f"subject-{number}" for number in range(matrix.shape[0])]
         names = body.items or [f"item-{number}" for number in range(matrix.shape[1])]
         subject, item = np.nonzero(~np.isnan(matrix))
-        columns = {"subject": np.take(subjects, subject), "item": np.take(names, item), "score": matrix[subject, item]}
-        table = pd.DataFrame(columns)
+        told = {"subject": np.take(subjects, subject), "item": np.take(names, item), "score": matrix[subject, item]}
+        table = pd.DataFrame(told)
     else:
         rows = body.responses or []
-        table = pd.DataFrame(
-            {
-                "subject": [row.subject for row in rows],
-                "item": [row.item for row in rows],
-                "score": [row.score for row in rows],
-                "weight": [row.weight for row in rows],
-                "family": [row.family or row.subject for row in rows],
-            }
-        )
+        columns = {name: [getattr(row, name) for row in rows] for name in ("subject", "item", "score", "weight")}
+        table = pd.DataFrame({**columns, "family": [row.family or row.subject for row in rows]})
     return from_table(
         table,
         "matrix" if body.matrix is not None else "responses",
@@ -163,7 +152,8 @@ def rate(body: schemas.RateBody, expires: float) -> schemas.RateAnswer:
     itself = np.flatnonzero(games.player == games.opponent)
     if len(itself):
         raise DataError(f"opponent: {players[games.player[itself[0]]]!r} meets itself; drop the game")
-    rate_one = _until(expires, _rating_system(body))
+    section = RatingSection(glicko2=body.glicko2, glicko1=body.glicko1, elo=body.elo)
+    rate_one = _until(expires, rate_of(section, body.system))
     warnings, passes, settled = [], 1, True
     if body.mode == "chronological":
         ratings, reports = start, list[PeriodReport]()
@@ -225,7 +215,7 @@ def score(body: schemas.ScoreBody, known: CalibratedSet | None) -> schemas.Score
             parameters = replace(parameters, model="2PL")
     unknown = next((item for item in body.responses if item not in position), None)
     if unknown is not None:
-        raise DataError(f"responses: {unknown!r} is not an item; known are {_shown(names)}")
+        raise DataError(f"responses: {unknown!r} is not an item; known are {shown(names)}")
     if body.estimator == "WLE" and not body.responses:
         raise DataError("responses: are none; the estimator WLE needs at least one, EAP and MAP need none")
     asked = np.array([position[item] for item in body.responses], dtype=np.int32)
@@ -292,12 +282,12 @@ def _fit_warnings(body: schemas.FitBody, responses: Responses, found: Estimates,
     held, unbounded = found.calibration.with_prior, found.calibration.unbounded
     if unbounded.any():
         whom = "all items" if held.all() else "them"
-        names = _shown(responses.items[unbounded])
+        names = shown(responses.items[unbounded])
         warnings.append(f"no finite difficulty from the responses alone, so a prior holds {whom}: {names}")
     elif held.any():
         warnings.append("all items have a prior, as the estimator or the model asks")
     if suspects.any():
-        names = _shown(responses.items[suspects])
+        names = shown(responses.items[suspects])
         warnings.append(f"suspected label errors, for the more able solve them less often: {names}")
     if not found.calibration.converged:
         warnings.append("the fit did not converge; take estimator map or a model with fewer parameters")
@@ -331,15 +321,6 @@ def _start(body: schemas.RateBody, players: list[str]) -> tuple[Ratings, np.ndar
     return fresh, fixed
 
 
-def _rating_system(body: schemas.RateBody) -> RatePeriod:
-    systems: dict[str, RatePeriod] = {
-        "glicko2": partial(rate_period, options=body.glicko2),
-        "glicko1": partial(rate_glicko1, options=body.glicko1),
-        "elo": partial(rate_elo, options=body.elo),
-    }
-    return systems[body.system]
-
-
 def _until(expires: float, rate_one: RatePeriod) -> RatePeriod:
     """The same, giving up past ``expires``: many periods are a long loop that a thread cannot be stopped in."""
 
@@ -367,12 +348,7 @@ def _rating_warnings(players: list[str], fixed: np.ndarray, unanimous: np.ndarra
     if not fixed.any():
         warnings.append("no player is fixed: only differences of ratings mean something")
     if len(unanimous):
-        warnings.append(f"only won or only lost, so half a draw was mixed in: {_shown(names[unanimous])}")
+        warnings.append(f"only won or only lost, so half a draw was mixed in: {shown(names[unanimous])}")
     if len(moving):
-        warnings.append(f"still moving when the passes ran out: {_shown(names[moving])}")
+        warnings.append(f"still moving when the passes ran out: {shown(names[moving])}")
     return warnings
-
-
-def _shown(names: Sequence[str] | np.ndarray) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(str, names[:SHOWN])) + more

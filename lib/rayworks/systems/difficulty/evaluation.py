@@ -64,12 +64,8 @@ def benchmark_rows(section: EvaluationSection, labels: Mapping[str, Mapping[str,
             "rating": float(row["rating"]),
             "quantile": float(row["rating_quantile"]),
         }
-        for row in _records(table)
+        for row in easy2hard.records(table)
     ]
-
-
-def _records(table: pd.DataFrame) -> list[Row]:
-    return [{str(name): value for name, value in record.items()} for record in table.to_dict("records")]
 
 
 def scorer_name(benchmark: str) -> str:

@@ -212,6 +212,11 @@ def _drop_truncated_tests(table: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
     return table[testable].reset_index(drop=True), dropped, int((~testable).sum())
 
 
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dicts by column."""
+    return [{str(name): value for name, value in record.items()} for record in table.to_dict("records")]
+
+
 def _hub(source: str, config: str, split: Split) -> pd.DataFrame:
     try:
         from datasets import load_dataset

@@ -99,8 +99,8 @@ def _solve(responses: Responses, parameters: ItemParameters, equation: Equation,
         return score, information, third
 
     at = np.zeros(subjects)
-    low, high = np.full(subjects, -FARTHEST), np.full(subjects, FARTHEST)
-    low, high = low * parameters.population_sd, high * parameters.population_sd
+    high = np.full(subjects, FARTHEST) * parameters.population_sd
+    low = -high
     for _ in range(STEPS):
         score, information, third = sums(at)
         value, slope = equation(score, information, third, at)

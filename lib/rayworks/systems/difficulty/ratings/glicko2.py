@@ -131,14 +131,12 @@ def rate_period(
     information, surprise = sum_games(mu, impact, player, opponent, score, weight, free)
 
     rated = np.flatnonzero(information)
-    variance, improvement = np.full(len(ratings), np.inf), np.zeros(len(ratings))
-    variance[rated] = 1 / information[rated]
-    improvement[rated] = variance[rated] * surprise[rated]
+    variance = 1 / information[rated]
+    improvement = variance * surprise[rated]
     volatility, iterations = ratings.volatility.copy(), 0
     if options.tau > 0 and len(rated):
-        volatility[rated], iterations = new_volatility(
-            improvement[rated], phi[rated], variance[rated], volatility[rated], options.tau
-        )
+        found = new_volatility(improvement, phi[rated], variance, volatility[rated], options.tau)
+        volatility[rated], iterations = found
     volatility, capped_volatility = limit(volatility, None, options.max_volatility, free)
 
     variance_before = phi**2 + options.elapsed_periods * volatility**2
@@ -154,20 +152,13 @@ def rate_period(
         deviation=np.where(free, deviation, ratings.deviation),
         volatility=np.where(free, volatility, ratings.volatility),
     )
-    report = PeriodReport(
-        games=len(score),
-        rated=rated,
-        variance=variance,
-        improvement=improvement,
-        iterations=iterations,
-        capped={
-            "volatility": capped_volatility,
-            "rating change": capped_change,
-            "rating": capped_rating,
-            "deviation": capped_deviation,
-        },
-    )
-    return after, report
+    capped = {
+        "volatility": capped_volatility,
+        "rating change": capped_change,
+        "rating": capped_rating,
+        "deviation": capped_deviation,
+    }
+    return after, PeriodReport.of(len(score), information, surprise, capped, iterations)
 
 
 def deviation_impact(phi: FloatArray) -> FloatArray:

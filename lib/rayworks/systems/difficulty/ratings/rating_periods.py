@@ -13,12 +13,14 @@ import numpy.typing as npt
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.ratings.glicko2 import rate_period
 from rayworks.systems.difficulty.ratings.rating_games import (
+    BLOCK,
     FloatArray,
     IndexArray,
     MaskArray,
     PeriodReport,
     Ratings,
-    check_games,
+    check_block,
+    check_columns,
 )
 
 
@@ -36,7 +38,6 @@ class RatePeriod(Protocol):
         fixed: MaskArray | None = None,
     ) -> tuple[Ratings, PeriodReport]:
         """As :func:`glicko2.rate_period`."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,11 @@ class Games:
         Raises:
             DataError: naming the column, the first game at fault and what would be right.
         """
-        check_games(ratings, self.player, self.opponent, self.score, self.weight, fixed)
+        check_columns(ratings, self.player, self.opponent, self.score, self.weight, fixed)
+        for start in range(0, len(self.score), BLOCK):
+            rows = slice(start, start + BLOCK)
+            weight = None if self.weight is None else self.weight[rows]
+            check_block(len(ratings), self.player[rows], self.opponent[rows], self.score[rows], weight, start)
         if self.period.shape != self.score.shape or self.period.dtype.kind not in "iu":
             raise DataError("period: must hold one integer per game; number the periods in their order")
         if len(backwards := np.flatnonzero(self.period[1:] < self.period[:-1])):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,26 +75,19 @@ def read_responses(source: str, data: DataSection) -> ResponseSet:
     Raises:
         DataError: it cannot be read, or the store refuses it.
     """
+    merging: dict[str, Any] = data.model_dump(include={"duplicates", "allow_disconnected"})
     if source in evidence.RESPONSES:
         found = evidence.read_responses(source)
-        store = from_table(
-            found.responses,
-            source,
-            items=found.items["item"].tolist(),
-            duplicates=data.duplicates,
-            allow_disconnected=data.allow_disconnected,
-        )
-        texts = dict(zip(found.items["item"].astype(str), found.items["text"].astype(str), strict=True))
-        return ResponseSet(store, texts, found.subjects, found.provenance)
+        store = from_table(found.responses, source, items=found.items["item"].tolist(), **merging)
+        return ResponseSet(store, _texts(found.items), found.subjects, found.provenance)
     table = read_table(source)
-    store = from_table(table, source, duplicates=data.duplicates, allow_disconnected=data.allow_disconnected)
-    texts = {}
-    if "text" in table:
-        texts = dict(zip(table["item"].astype(str), table["text"].astype(str), strict=True))
-    attributes = [
-        column for column in table.columns if column not in ("item", "score", "weight", "period", "split", "text")
-    ]
-    return ResponseSet(store, texts, table[attributes].drop_duplicates("subject"), source)
+    store = from_table(table, source, **merging)
+    attributes = table.drop(columns=["item", "score", "weight", "period", "split", "text"], errors="ignore")
+    return ResponseSet(store, _texts(table), attributes.drop_duplicates("subject"), source)
+
+
+def _texts(items: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(items["item"].astype(str), items["text"].astype(str), strict=True)) if "text" in items else {}
 
 
 def read_games(source: str) -> tuple[list[str], list[str], Games]:
