@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rayworks.core.figures import COLOURS, draw
+from rayworks.core.figures import COLOURS, describe, draw
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.price_points import (
     EVEN_SHARE,
@@ -40,28 +40,16 @@ def price_of_safety(share: np.ndarray, gap: np.ndarray, curves: Sequence[PriceCu
         left, right = drawing.axes
         left.plot(share, gap, ".", color=COLOURS[0], alpha=0.25, markersize=5)
         left.errorbar(shares, mean, spread, fmt="o-", color=COLOURS[0], capsize=2, label="measured here: mean, sd")
-        left.errorbar(
-            np.array(PUBLISHED_SHARES) + SIDE,
-            PUBLISHED_GAPS,
-            PUBLISHED_SPREADS,
-            fmt="s--",
-            color=PUBLISHED_COLOUR,
-            markersize=4,
-            linewidth=1,
-            capsize=2,
-            label="published (FairFace): mean, sd",
-        )
+        shape = {"fmt": "s--", "color": PUBLISHED_COLOUR, "markersize": 4, "linewidth": 1, "capsize": 2}
+        beside, name = np.array(PUBLISHED_SHARES) + SIDE, "published (FairFace): mean, sd"
+        left.errorbar(beside, PUBLISHED_GAPS, PUBLISHED_SPREADS, **shape, label=name)
         verdict = ""
         if trend is not None:
             says = "falls" if trend.falls else "no clear fall"
             verdict = f": {says}, rank correlation {trend.correlation:.2f} [{trend.low:.2f}, {trend.high:.2f}]"
-        left.set(
-            xlabel=f"minority share of the training data (cost = share / {EVEN_SHARE:g})",
-            ylabel="equalised-odds gap (points)",
-            title=f"Gap by share{verdict}",
-        )
+        across = f"minority share of the training data (cost = share / {EVEN_SHARE:g})"
+        describe(left, across, "equalised-odds gap (points)", f"Gap by share{verdict}")
         left.set_ylim(bottom=0)
-        left.legend(fontsize=8)
         for curve, colour in zip(curves, COLOURS[1:], strict=False):
             _draw_curve(right, curve, f"{curve.kind}, R² {curve.r_squared:.2f}", colour)
         if curves:
