@@ -194,8 +194,7 @@ def bid_of(action: np.ndarray, auction: Auction) -> np.ndarray:
     """An action in [-1, 1] as a bid from the price to what the greatest type would lose by winning for sure."""
     highest = auction.price + auction.top
     highest = highest if auction.cap is None else min(highest, auction.cap)
-    bid: np.ndarray = auction.price + (np.clip(action, -1, 1) + 1) / 2 * (highest - auction.price)
-    return bid
+    return auction.price + (np.clip(action, -1, 1) + 1) / 2 * (highest - auction.price)
 
 
 def make_environment(auction: Auction, seed: int, auctions: int = 64) -> Any:

@@ -94,8 +94,7 @@ class Profile:
     @property
     def gain(self) -> FloatArray:
         """Gains of types that occur; 0 for others."""
-        gained: FloatArray = np.where(self.weight > 0, np.maximum(self.best - self.current, 0.0), 0.0)
-        return gained
+        return np.where(self.weight > 0, np.maximum(self.best - self.current, 0.0), 0.0)
 
 
 def gains(

@@ -186,8 +186,7 @@ class Equilibrium:
         """Chance of a prize; shape of ``z``."""
         z = np.asarray(z, dtype=float)
         ranked = win_probability(self.rivals.below(z), self.auction.group_size, self.auction.prizes)
-        won: FloatArray = np.where(z >= self.pool, self.pool_win, ranked)
-        return won
+        return np.where(z >= self.pool, self.pool_win, ranked)
 
     def rent(self, z: Any) -> FloatArray:
         """What a type expects of the premium, its bid above the price paid: its gain over a bare threshold."""
@@ -203,8 +202,7 @@ class Equilibrium:
 
     def participates(self, deployment_value: Any, z: Any) -> BoolArray:
         """Whether deployment value and rent exceed the price."""
-        entered: BoolArray = np.asarray(deployment_value) + self.rent(z) > self.auction.price
-        return entered
+        return np.asarray(deployment_value) + self.rent(z) > self.auction.price
 
     def entrants(self) -> Entrants:
         """Who enters, and in which numbers."""

@@ -136,8 +136,7 @@ def _award(scores: FloatArray, tie_break: FloatArray, rules: Rules) -> FloatArra
         part = open_prizes / contenders
     else:
         part = (contenders <= open_prizes).astype(float)
-    awarded: FloatArray = np.where(above, 1.0, np.where(level, part, 0.0))
-    return awarded
+    return np.where(above, 1.0, np.where(level, part, 0.0))
 
 
 def _bye(

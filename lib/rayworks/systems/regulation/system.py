@@ -123,8 +123,7 @@ class RegulationSystem(StagedSystem[Config]):
         return {"participation": found["participation"], "mean_bid": found["mean_bid"]}
 
     def _policy_gradient(self) -> dict[str, Any]:
-        found: dict[str, Any] = next(self.workers.map("policy_gradient", [self._design]))
-        return found
+        return next(self.workers.map("policy_gradient", [self._design]))
 
     def _asked(self, name: str, method: str, items: Sequence[Any]) -> Stage:
         """A stage that asks the workers for something of the design, item by item."""

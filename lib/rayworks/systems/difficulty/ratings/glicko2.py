@@ -163,8 +163,7 @@ def rate_period(
 
 def deviation_impact(phi: FloatArray) -> FloatArray:
     """g: how much a game against an opponent of deviation ``phi`` counts, in (0, 1] (Glickman, step 3)."""
-    impact: FloatArray = 1 / np.sqrt(1 + 3 * phi**2 / np.pi**2)
-    return impact
+    return 1 / np.sqrt(1 + 3 * phi**2 / np.pi**2)
 
 
 def new_volatility(

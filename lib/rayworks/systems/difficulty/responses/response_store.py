@@ -67,8 +67,9 @@ class Responses:
     def where(self, cells: np.ndarray) -> "Responses":
         """The same table with only the cells of a mask; subjects and items keep their positions."""
         names = ("subject", "item", "score", "weight", "period", "split")
-        columns: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: None if one is None else one[cells] for name, one in columns.items()})
+        whole = {name: getattr(self, name) for name in names}
+        chosen: dict[str, Any] = {name: None if one is None else one[cells] for name, one in whole.items()}
+        return replace(self, **chosen)
 
     def take_subjects(self, kept: np.ndarray) -> "Responses":
         """The table of some subjects, given by position, renumbered in that order."""
