@@ -16,7 +16,7 @@ from rayworks.systems.regulation.config import LARGEST_SCALE, AuctionSection, Ce
 from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, Mode, solve
 from rayworks.systems.regulation.mechanism import Rules
 from rayworks.systems.regulation.price_curve import PriceCurve
-from rayworks.systems.regulation.simulation import Round, play_round
+from rayworks.systems.regulation.simulation import play_round
 from rayworks.systems.regulation.value_distributions import (
     BetaValues,
     SampleValues,
@@ -65,16 +65,8 @@ def make_design(section: AuctionSection, curve: PriceCurve, distribution: ValueD
     except DataError as error:
         name = "auction.threshold" if section.price is None else "auction.price"
         raise DataError(f"{name}: {error}, or set price.curve: identity") from None
-    auction = Auction(
-        distribution=distribution or value_distribution(section.distribution),
-        price=price,
-        largest_share=section.largest_share,
-        premium_scale=section.premium_scale,
-        group_size=section.group_size,
-        prizes=section.prizes,
-        tie=section.tie,
-        cap=section.cap,
-    )
+    published = section.model_dump(include=set(Auction.__dataclass_fields__) - {"distribution", "price"})
+    auction = Auction(distribution or value_distribution(section.distribution), price, **published)
     rules = Rules(threshold, section.group_size, section.prizes, section.tie, section.bye)
     return Design(solved(auction, section.mode, section.premium_budget), rules, curve)
 
@@ -149,29 +141,24 @@ def solved(auction: Auction, mode: Mode, budget: float | None) -> Equilibrium:
 
 def measure_design(design: Design, grid: CertificateSection, builders: int, seed: int) -> dict[str, Any]:
     """One round and the certificates of a design, as plain values."""
-    played = play_round(design.equilibrium, design.curve, design.rules, builders, seed)
-    premise = certify(design.equilibrium, "premise", grid.types, grid.deviations)
-    entrants = certify(design.equilibrium, "entrants", grid.types, grid.deviations)
-    entering = design.equilibrium.entrants()
+    equilibrium, auction = design.equilibrium, design.auction
+    played = play_round(equilibrium, design.curve, design.rules, builders, seed)
+    premise = certify(equilibrium, "premise", grid.types, grid.deviations)
+    entrants = certify(equilibrium, "entrants", grid.types, grid.deviations)
+    entering = equilibrium.entrants()
     return {
-        "round": round_as_dict(played),
+        "round": {
+            **{name: value for name, value in vars(played).items() if name != "outcome"},
+            "compliance_gain": played.compliance_gain,
+            "participation_compliance": played.participation_compliance,
+        },
         "certificates": {"premise": premise.as_dict(), "entrants": entrants.as_dict()},
-        "price": design.auction.price,
+        "price": auction.price,
         "threshold": design.rules.threshold,
-        "premium_scale": design.auction.premium_scale,
+        "premium_scale": auction.premium_scale,
         "participation": entering.participation,
-        "mean_bid": entering.mean(design.equilibrium.bid(entering.z)) if entering.participation > 0 else 0.0,
-        "premiums": expected_premiums(design.equilibrium),
-        "pool": design.equilibrium.pool if design.equilibrium.pool < float("inf") else None,
-        "rounds": design.equilibrium.rounds,
-    }
-
-
-def round_as_dict(played: Round) -> dict[str, Any]:
-    """The numbers of a round, without its outcome."""
-    values = {name: value for name, value in vars(played).items() if name != "outcome"}
-    return {
-        **values,
-        "compliance_gain": played.compliance_gain,
-        "participation_compliance": played.participation_compliance,
+        "mean_bid": entering.mean(equilibrium.bid(entering.z)) if entering.participation > 0 else 0.0,
+        "premiums": expected_premiums(equilibrium),
+        "pool": equilibrium.pool if equilibrium.pool < float("inf") else None,
+        "rounds": equilibrium.rounds,
     }

@@ -136,10 +136,8 @@ class SampleValues(ValueDistribution):
         self.points, mass = points[order], mass[order] / mass.sum()
         # A value of zero never enters at a price above zero, so what stands for its reciprocal is never read.
         safe = np.maximum(self.points, np.finfo(float).tiny)
-        self._suffix = np.zeros((3, len(points) + 1))
-        self._suffix[:, :-1] = np.cumsum((mass * np.array([1 / safe, np.ones_like(safe), safe]))[:, ::-1], axis=1)[
-            :, ::-1
-        ]
+        moments = mass * np.array([1 / safe, np.ones_like(safe), safe])
+        self._suffix = np.pad(np.cumsum(moments[:, ::-1], axis=1)[:, ::-1], ((0, 0), (0, 1)))
         self._cumulative = np.cumsum(mass)
 
     def tail(self, t: Any) -> Tail:
