@@ -154,12 +154,8 @@ def _finish(
     model, progress = trainer.trained(), trainer.progress
     scale, shift = calibrate(model, config, log) if isinstance(model, AcceptanceModel) else (1.0, 0.0)
     directory.write(f"{folder}/{unit.name}/{MODEL}", weights_of(model))
-    summary = {
-        **vars(progress),
-        "scale": scale,
-        "shift": shift,
-        "labels_per_second": progress.labels / progress.seconds,
-    }
+    speed = progress.labels / progress.seconds
+    summary = {**vars(progress), "scale": scale, "shift": shift, "labels_per_second": speed}
     directory.write_json(f"{folder}/{unit.name}/{DONE}", summary)
     directory.remove_folder(f"{folder}/{unit.name}/{STATES}")
 

@@ -53,14 +53,11 @@ def evaluate(
     outcome = (log.kind[test] == ACCEPTED).astype(np.float64)
     chosen = (log.kind[valid] == ACCEPTED).astype(np.float64)
     rows: dict[str, dict[str, float | None]] = {}
-    for history, other in ablations.items():
-        found = probabilities(other, log, test, length)
-        rows[HISTORY_NAMES[history]] = _scores(
-            outcome, found, metrics.best_threshold(chosen, probabilities(other, log, valid, length))
-        )
-    found = probabilities(model, log, test, length)
-    threshold = metrics.best_threshold(chosen, probabilities(model, log, valid, length))
-    rows[MODEL] = _scores(outcome, found, threshold)
+    rivals = {HISTORY_NAMES[history]: other for history, other in ablations.items()}
+    for name, one in {**rivals, MODEL: model}.items():
+        found = probabilities(one, log, test, length)
+        threshold = metrics.best_threshold(chosen, probabilities(one, log, valid, length))
+        rows[name] = _scores(outcome, found, threshold)
     results: dict[str, Any] = {"threshold": threshold, "decisions": len(outcome)}
     if natural is not None:
         results |= _natural(config, log, natural, test, found, rows)

@@ -6,7 +6,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -60,28 +59,8 @@ class Facts:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class NaturalSequences:
-    """Natural sequences: N events of U users on I items in order of user, then of time."""
-
-    user: np.ndarray
-    """int32 (N,)."""
-    item: np.ndarray
-    """int32 (N,)."""
-    time: np.ndarray
-    """float64 (N,)."""
-    users: tuple[str, ...]
-    items: tuple[str, ...]
-
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        """int64 (U + 1,): the events of user u are those from ``offsets[u]`` to ``offsets[u + 1]``."""
-        return np.searchsorted(self.user, np.arange(len(self.users) + 1))
-
-    def as_log(self) -> EventLog:
-        """The same as natural events."""
-        kind, unknown = np.full(len(self.user), NATURAL, np.int8), np.full(len(self.user), np.nan)
-        return EventLog(self.user, self.item, kind, self.time, unknown, users=self.users, items=self.items)
+class NaturalSequences(EventLog):
+    """A log of natural events only."""
 
     def targets(self, back: int = 0) -> np.ndarray:
         """int32 (U,): the item ``back`` positions before each user's last, -1 where there is none before it to predict from.
@@ -148,7 +127,8 @@ def read_sequences(source: str, options: ReadOptions = DEFAULTS) -> NaturalSeque
     events = events.take(events.kind == NATURAL)
     if not len(events.user):
         raise DataError(f"{source}: has no natural events (shown 0); name a source of natural sequences")
-    return NaturalSequences(events.user, events.item, events.time, tuple(events.users), tuple(events.items))
+    columns = (events.user, events.item, events.kind, events.time, events.propensity)
+    return NaturalSequences(*columns, users=tuple(events.users), items=tuple(events.items))
 
 
 def read_bandit(name: str) -> BanditLog:

@@ -137,7 +137,7 @@ class RecommendationSystem(StagedSystem[Config]):
             logs = {"natural": ray.put(self._log)}
             logs["acceptance"] = logs["natural"]
             if any(unit.kind == "ranking" for unit in self._units):
-                logs["ranking"] = ray.put(sources.read_sequences(self.settings.ranking.source).as_log())
+                logs["ranking"] = ray.put(sources.read_sequences(self.settings.ranking.source))
             arguments = {"config": self.settings, "units": self._units, "logs": logs}
             self._training = DataParallel(
                 actors.training_loop, arguments, self.run_directory, actors.TRAINING, self.settings.compute
@@ -178,13 +178,13 @@ class RecommendationSystem(StagedSystem[Config]):
         return policies.logged_policies(self.settings, self._members(), self._log, self._natural())
 
     def _effects(self) -> dict[str, Any]:
+        learned = (self.settings, self._members(), self._log)
         natural = self._natural()
+        alone = {} if natural is None else effects.policy_effect(*learned, natural, self._simulator)
         return {
-            "treatment": effects.treatment_effects(self.settings, self._members(), self._log, self._simulator),
-            "by_themselves": {}
-            if natural is None
-            else effects.policy_effect(self.settings, self._members(), self._log, natural, self._simulator),
-            "attribution": effects.attributions(self.settings, self._members(), self._log),
+            "treatment": effects.treatment_effects(*learned, self._simulator),
+            "by_themselves": alone,
+            "attribution": effects.attributions(*learned),
         }
 
     def _bandit(self) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class RecommendationSystem(StagedSystem[Config]):
         }
 
     def _ranking(self) -> dict[str, Any]:
-        log = sources.read_sequences(self.settings.ranking.source).as_log()
+        log = sources.read_sequences(self.settings.ranking.source)
         rankings = [unit for unit in self._units if unit.kind == "ranking"]
         models = {
             unit.backbone: actors.load_unit(unit, self.settings, len(log.items), self.run_directory)
