@@ -11,18 +11,12 @@ import numpy as np
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.difficulty.config import Config
-from rayworks.systems.difficulty.item_response import bayesian
+from rayworks.systems.difficulty.item_response import bayesian, model_fit
 from rayworks.systems.difficulty.item_response.abilities import Abilities, posterior_means, weighted_likelihood
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, fitting_grid
 from rayworks.systems.difficulty.item_response.item_fit import aberrant_share, local_dependence, residual_fit, score_fit
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit, working_of
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
-from rayworks.systems.difficulty.item_response.model_fit import (
-    criteria,
-    differential_functioning,
-    held_out,
-    likelihood_ratio,
-)
 from rayworks.systems.difficulty.item_response.priors import Priors
 from rayworks.systems.difficulty.item_response.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.item_response.standard_errors import StandardErrors, from_information, standard_errors
@@ -163,7 +157,7 @@ def calibrate_shards(name: str, items: np.ndarray, sharded: ShardedFit, config: 
         "convergence": f"{'converged' if calibration.converged else 'stopped'} after {calibration.iterations} E-steps",
         "solve_rates": (totals.scored / totals.seen).tolist(),
         "split_half": {"mean": float(halves.mean()), "sd": float(halves.std(ddof=1))},
-        "criteria": [asdict(criteria(calibration, len(ability.ability)))],
+        "criteria": [asdict(model_fit.criteria(calibration, len(ability.ability)))],
         "ratio_tests": {},
         "suspects": np.flatnonzero(calibration.suspects).tolist(),
         "misfitting": [],
@@ -272,13 +266,13 @@ def _compare(matrix: ResponseMatrix, calibration: Calibration, config: Config) -
     }
     models = list(fits)
     tests = {
-        large: {"against": small, **asdict(likelihood_ratio(fits[small], fits[large]))}
+        large: {"against": small, **asdict(model_fit.likelihood_ratio(fits[small], fits[large]))}
         for small, large in pairwise(models)
         if _comparable(fits[small], fits[large])
     }
     free = fits.get("2PL") or fit(matrix, replace(options, model="2PL", estimator="mml"))
     return {
-        "criteria": [asdict(criteria(found, matrix.shape[0])) for found in fits.values()],
+        "criteria": [asdict(model_fit.criteria(found, matrix.shape[0])) for found in fits.values()],
         "ratio_tests": tests,
         "suspects": np.flatnonzero(free.suspects).tolist(),
     }
@@ -301,7 +295,7 @@ def _diagnose(responses: Responses, matrix: ResponseMatrix, calibration: Calibra
     strength = np.nan_to_num(np.abs(centred[pairs[:, 0], pairs[:, 1]]), nan=0.0)
     strongest = pairs[np.argsort(-strength)[:DEPENDENT_PAIRS]]
     options = replace(calibration.options, estimator="map")
-    masked = held_out(responses, options, config.run.seed, config.uncertainty.held_out_share)
+    masked = model_fit.held_out(responses, options, config.run.seed, config.uncertainty.held_out_share)
     return {
         "infit": residual.infit.tolist(),
         "outfit": residual.outfit.tolist(),
@@ -327,7 +321,7 @@ def _functioning(name: str, found: ResponseSet, calibration: Calibration, config
     rule = config.data.focal.get(name)
     if rule is None or len(found.responses.items) > LARGEST_SPLIT:
         return None
-    result = differential_functioning(found.responses, calibration, found.focal(rule))
+    result = model_fit.differential_functioning(found.responses, calibration, found.focal(rule))
     return {"focal": rule, **{key: _plain(values) for key, values in vars(result).items()}}
 
 

@@ -14,14 +14,8 @@ from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.difficulty import SPEC
 from rayworks.systems.difficulty.actors import CalibrationActor, shards
+from rayworks.systems.difficulty.answering import generalisation_report
 from rayworks.systems.difficulty.answering.generalisation_items import BinnedItems, binned_items, check_source
-from rayworks.systems.difficulty.answering.generalisation_report import (
-    BASE,
-    TUNED,
-    generalisation_card,
-    run_report,
-    sweep_summary,
-)
 from rayworks.systems.difficulty.calibration import calibrate_shards
 from rayworks.systems.difficulty.config import Config, set_name
 from rayworks.systems.difficulty.evaluation import benchmark_rows, summarise
@@ -92,7 +86,7 @@ class DifficultySystem(StagedSystem[Config]):
         if self._items is not None:
             from rayworks.systems.difficulty.answering_actors import STATES
 
-            self.export_file("README.md", generalisation_card(self.settings))
+            self.export_file("README.md", generalisation_report.generalisation_card(self.settings))
             self.run_directory.remove_folder(STATES)
             return
         write_export(exported_sets(self.results["calibrate"]), self.export_file)
@@ -103,13 +97,15 @@ class DifficultySystem(StagedSystem[Config]):
         """See :func:`~.reporting.build_report` and :func:`~.generalisation_report.run_report`."""
         if self._items is not None:
             found = self.results
-            return run_report(self.settings, self._items, found["answer"], found["fine-tune"]["losses"], SPEC.title)
+            return generalisation_report.run_report(
+                self.settings, self._items, found["answer"], found["fine-tune"]["losses"], SPEC.title
+            )
         return build_report(self.settings, self.results, SPEC.title)
 
     @classmethod
     def summarise_sweep(cls, trials: Sequence[TrialResult]) -> tuple[Sequence[Table], Mapping[str, tuple[bytes, str]]]:
         """The generalisation heatmap, where the trials made one."""
-        return sweep_summary(trials)
+        return generalisation_report.sweep_summary(trials)
 
     def _generalisation(self) -> list[Stage]:
         section = self.settings.generalisation
@@ -120,9 +116,9 @@ class DifficultySystem(StagedSystem[Config]):
             return float(self.results["fine-tune"]["step"] / section.steps)
 
         return [
-            Stage(f"answer {BASE}", partial(self._answer, BASE)),
+            Stage(f"answer {generalisation_report.BASE}", partial(self._answer, generalisation_report.BASE)),
             Stage(f"fine-tune {set_name(section.model)}", self._tune, tuned),
-            Stage(f"answer {TUNED}", partial(self._answer, TUNED)),
+            Stage(f"answer {generalisation_report.TUNED}", partial(self._answer, generalisation_report.TUNED)),
         ]
 
     def _ask(self, kind: str, method: str, source: str) -> Metrics:

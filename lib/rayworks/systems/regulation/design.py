@@ -11,19 +11,13 @@ import pandas as pd
 from scipy import optimize
 
 from rayworks.core.errors import DataError
+from rayworks.systems.regulation import value_distributions
 from rayworks.systems.regulation.certificate import certify, winning_chance
 from rayworks.systems.regulation.config import LARGEST_SCALE, AuctionSection, CertificateSection
 from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, Mode, solve
 from rayworks.systems.regulation.mechanism import Rules
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.simulation import play_round
-from rayworks.systems.regulation.value_distributions import (
-    BetaValues,
-    SampleValues,
-    SymmetricBetaValues,
-    UniformValues,
-    ValueDistribution,
-)
 
 COLUMN = "value"
 """Of a file of values."""
@@ -45,7 +39,9 @@ class Design:
         return self.equilibrium.auction
 
 
-def make_design(section: AuctionSection, curve: PriceCurve, distribution: ValueDistribution | None = None) -> Design:
+def make_design(
+    section: AuctionSection, curve: PriceCurve, distribution: value_distributions.ValueDistribution | None = None
+) -> Design:
     """The price from the threshold or the reverse, the premium from its budget, and the bids.
 
     Args:
@@ -71,19 +67,19 @@ def make_design(section: AuctionSection, curve: PriceCurve, distribution: ValueD
     return Design(solved(auction, section.mode, section.premium_budget), rules, curve)
 
 
-def value_distribution(text: str) -> ValueDistribution:
+def value_distribution(text: str) -> value_distributions.ValueDistribution:
     """The distribution that a config names.
 
     Raises:
         DataError: it is none of those known, or a file without usable values.
     """
     if text == "uniform":
-        return UniformValues()
+        return value_distributions.UniformValues()
     if text == "beta22":
-        return SymmetricBetaValues()
+        return value_distributions.SymmetricBetaValues()
     shape = re.fullmatch(r"beta\(\s*(\d+\.?\d*)\s*,\s*(\d+\.?\d*)\s*\)", text)
     if shape:
-        return BetaValues(float(shape[1]), float(shape[2]))
+        return value_distributions.BetaValues(float(shape[1]), float(shape[2]))
     path = Path(text).expanduser()
     if path.suffix not in (".csv", ".parquet"):
         raise DataError(f"distribution {text!r}: unknown; uniform, beta22, beta(A,B), or a .csv or .parquet file")
@@ -96,7 +92,7 @@ def value_distribution(text: str) -> ValueDistribution:
             f"distribution {text}: has no column {COLUMN!r}; its columns are {', '.join(map(str, table.columns))}"
         )
     column = pd.to_numeric(table[COLUMN], errors="coerce")
-    return SampleValues(column.to_numpy(dtype=float), name=path.stem)
+    return value_distributions.SampleValues(column.to_numpy(dtype=float), name=path.stem)
 
 
 def expected_premiums(equilibrium: Equilibrium) -> float:

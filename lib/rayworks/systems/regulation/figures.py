@@ -7,17 +7,11 @@ from typing import Any, get_args
 import numpy as np
 
 from rayworks.core.figures import COLOURS, describe, draw, logarithmic
+from rayworks.systems.regulation import price_points
 from rayworks.systems.regulation.certificate import gains, utility_by_deviation
 from rayworks.systems.regulation.design import Design
 from rayworks.systems.regulation.equilibrium import Auction, Mode, solve
 from rayworks.systems.regulation.price_curve import PriceCurve
-from rayworks.systems.regulation.price_points import (
-    EVEN_SHARE,
-    PUBLISHED_GAPS,
-    PUBLISHED_SHARES,
-    PUBLISHED_SPREADS,
-    gap_trend,
-)
 from rayworks.systems.regulation.simulation import reachable
 
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -160,19 +154,19 @@ def price_of_safety(share: np.ndarray, gap: np.ndarray, curves: Sequence[PriceCu
     count = np.bincount(position)
     mean = np.bincount(position, gap) / count
     spread = np.sqrt(np.bincount(position, (gap - mean[position]) ** 2) / np.maximum(count - 1, 1))
-    trend = gap_trend(share, gap) if len(shares) > 1 else None
+    trend = price_points.gap_trend(share, gap) if len(shares) > 1 else None
     with draw(columns=2) as drawing:
         left, right = drawing.axes
         left.plot(share, gap, ".", color=COLOURS[0], alpha=0.25, markersize=5)
         left.errorbar(shares, mean, spread, fmt="o-", color=COLOURS[0], capsize=2, label="measured here: mean, sd")
         shape = {"fmt": "s--", "color": PUBLISHED_COLOUR, "markersize": 4, "linewidth": 1, "capsize": 2}
-        beside, name = np.array(PUBLISHED_SHARES) + SIDE, "published (FairFace): mean, sd"
-        left.errorbar(beside, PUBLISHED_GAPS, PUBLISHED_SPREADS, **shape, label=name)
+        beside, name = np.array(price_points.PUBLISHED_SHARES) + SIDE, "published (FairFace): mean, sd"
+        left.errorbar(beside, price_points.PUBLISHED_GAPS, price_points.PUBLISHED_SPREADS, **shape, label=name)
         verdict = ""
         if trend is not None:
             says = "falls" if trend.falls else "no clear fall"
             verdict = f": {says}, rank correlation {trend.correlation:.2f} [{trend.low:.2f}, {trend.high:.2f}]"
-        across = f"minority share of the training data (cost = share / {EVEN_SHARE:g})"
+        across = f"minority share of the training data (cost = share / {price_points.EVEN_SHARE:g})"
         describe(left, across, "equalised-odds gap (points)", f"Gap by share{verdict}")
         left.set_ylim(bottom=0)
         for curve, colour in zip(curves, COLOURS[1:], strict=False):

@@ -14,17 +14,11 @@ from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
 from rayworks.systems.recommendation.logs.sequences import sequences
 from rayworks.systems.recommendation.measures.calibration import platt
+from rayworks.systems.recommendation.models import next_item
 from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions, History, predict
 from rayworks.systems.recommendation.models.backbones import BackboneName
 from rayworks.systems.recommendation.models.constraint import AcceptanceObjective, Constraint, ConstraintOptions
 from rayworks.systems.recommendation.models.natural_scores import natural_scores
-from rayworks.systems.recommendation.models.next_item import (
-    NaturalPreference,
-    NextItemModel,
-    NextItemObjective,
-    NextItemOptions,
-    natural_sequences,
-)
 from rayworks.systems.recommendation.models.training import Gather, Trainer, TrainingOptions, bootstrap_weights
 
 Kind = Literal["natural", "acceptance", "ranking"]
@@ -88,7 +82,7 @@ class Group:
 
 
 def make_trainer(
-    unit: Unit, config: Config, log: EventLog, natural: NaturalPreference | None, group: Group
+    unit: Unit, config: Config, log: EventLog, natural: next_item.NaturalPreference | None, group: Group
 ) -> Trainer[Any]:
     """A trainer at its beginning.
 
@@ -103,14 +97,14 @@ def make_trainer(
     if unit.kind == "natural":
         # What users took after the windows begin is not known yet when they are predicted.
         log = log.keep(_known(config, log))
-    train, valid = natural_sequences(log, section.length + 1, HELD_OUT)
+    train, valid = next_item.natural_sequences(log, section.length + 1, HELD_OUT)
     training = _options(TrainingOptions, config.training, section, weight_decay=0.0)
     seed = seeds.derive_small(config.run.seed, "fit", unit.name)
-    return Trainer(lambda: NextItemObjective(options), training, train, valid, seed=seed, **vars(group))
+    return Trainer(lambda: next_item.NextItemObjective(options), training, train, valid, seed=seed, **vars(group))
 
 
 def _acceptance_trainer(
-    unit: Unit, config: Config, log: EventLog, natural: NaturalPreference | None, group: Group
+    unit: Unit, config: Config, log: EventLog, natural: next_item.NaturalPreference | None, group: Group
 ) -> Trainer[AcceptanceModel]:
     split, length = windows(config), config.model.length
     kept = log.keep(split.train_mask(log))
@@ -143,13 +137,13 @@ def acceptance_options(config: Config, items: int, history: History) -> Acceptan
     return _options(AcceptanceOptions, config.model, items=items, history=history)
 
 
-def next_item_options(unit: Unit, config: Config, items: int) -> NextItemOptions:
+def next_item_options(unit: Unit, config: Config, items: int) -> next_item.NextItemOptions:
     """Size and shape of a next-item model."""
     section = config.natural if unit.kind == "natural" else config.ranking
-    return _options(NextItemOptions, section, items=items, backbone=unit.backbone)
+    return _options(next_item.NextItemOptions, section, items=items, backbone=unit.backbone)
 
 
-OptionsT = TypeVar("OptionsT", AcceptanceOptions, ConstraintOptions, NextItemOptions, TrainingOptions)
+OptionsT = TypeVar("OptionsT", AcceptanceOptions, ConstraintOptions, next_item.NextItemOptions, TrainingOptions)
 
 
 def _options(kind: type[OptionsT], *sections: Section, **given: Any) -> OptionsT:
@@ -173,4 +167,4 @@ def empty_model(unit: Unit, config: Config, items: int) -> nn.Module:
     """A model of the unit's shape, to load weights into."""
     if unit.kind == "acceptance":
         return AcceptanceModel(acceptance_options(config, items, unit.history)).eval()
-    return NextItemModel(next_item_options(unit, config, items)).eval()
+    return next_item.NextItemModel(next_item_options(unit, config, items)).eval()
