@@ -48,13 +48,8 @@ def read_responses(body: schemas.FitBody) -> Responses:
         rows = body.responses or []
         columns = {name: [getattr(row, name) for row in rows] for name in ("subject", "item", "score", "weight")}
         table = pd.DataFrame({**columns, "family": [row.family or row.subject for row in rows]})
-    return from_table(
-        table,
-        "matrix" if body.matrix is not None else "responses",
-        items=names,
-        duplicates=body.duplicates,
-        allow_disconnected=body.allow_disconnected,
-    )
+    source, apart = "matrix" if body.matrix is not None else "responses", body.allow_disconnected
+    return from_table(table, source, items=names, duplicates=body.duplicates, allow_disconnected=apart)
 
 
 def run_settings(body: schemas.FitBody) -> dict[str, Any]:
@@ -203,14 +198,9 @@ def score(body: schemas.ScoreBody, known: CalibratedSet | None) -> schemas.Score
         items = body.items or []
         names = [item.item for item in items]
         position = {name: number for number, name in enumerate(names)}
-        parameters = ItemParameters.from_difficulty(
-            "4PL",
-            np.array([item.difficulty for item in items]),
-            np.array([item.discrimination for item in items]),
-            np.array([item.guessing for item in items]),
-            np.array([item.ceiling for item in items]),
-            body.population_sd,
-        )
+        fields = ("difficulty", "discrimination", "guessing", "ceiling")
+        columns = (np.array([getattr(item, field) for item in items]) for field in fields)
+        parameters = ItemParameters.from_difficulty("4PL", *columns, population_sd=body.population_sd)
         if not (parameters.guessing.any() or (parameters.ceiling < 1).any()):
             parameters = replace(parameters, model="2PL")
     unknown = next((item for item in body.responses if item not in position), None)

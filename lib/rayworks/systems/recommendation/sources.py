@@ -212,13 +212,8 @@ def _kuairand(folder: Path, options: ReadOptions) -> event_tables.EncodedEvents:
     files = sorted(folder.glob(pattern))
     if not files:
         raise DataError(f"{KUAIRAND}{folder}: holds no {pattern}; name the folder of KuaiRand-Pure, -1K or -27K")
-    columns = {
-        "user": "user_id",
-        "item": "video_id",
-        "time": "time_ms",
-        "accepted": options.signal,
-        "is_rand": "is_rand",
-    }
+    columns = {"user": "user_id", "item": "video_id", "time": "time_ms"}
+    columns |= {"accepted": options.signal, "is_rand": "is_rand"}
     parts = []
     for file in files:
         table = _columns(file, columns)

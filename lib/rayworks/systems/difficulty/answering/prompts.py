@@ -5,6 +5,7 @@ answer in a LaTeX box wherever ``answer_scoring`` looks for one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from rayworks.core.errors import ConfigError, DataError
@@ -14,14 +15,12 @@ Row = Mapping[str, Any]
 _CODEFORCES_SECTIONS = ("problem_main", "problem_note", "input_spec", "output_spec", "sample_inputs", "sample_outputs")
 
 
-def mathematics(row: Row) -> str:
-    r"""AMC: step-by-step work on ``problem``, the answer in ``\boxed{}``."""
-    return _worked(row, "problem")
-
-
-def word_problem(row: Row) -> str:
-    r"""GSM8K: step-by-step work on ``question``, the answer in ``\boxed{}``."""
-    return _worked(row, "question")
+def mathematics(row: Row, column: str = "problem") -> str:
+    r"""AMC: step-by-step work on ``problem``, the answer in ``\boxed{}``; GSM8K has its problems in ``question``."""
+    return (
+        "Solve the following mathematics problem. Show your work in detail, step by step, and put the final answer "
+        f"inside \\boxed{{}}.\n\n{_section('problem', field(row, column))}"
+    )
 
 
 def competition_problem(row: Row) -> str:
@@ -78,7 +77,7 @@ PROMPTS: dict[str, Callable[[Row], str]] = {
     "E2H-AMC": mathematics,
     "E2H-ARC": multiple_choice,
     "E2H-Codeforces": program,
-    "E2H-GSM8K": word_problem,
+    "E2H-GSM8K": partial(mathematics, column="question"),
     "E2H-Lichess": chess_move,
     "E2H-Winogrande": fill_the_blank,
     "champ": competition_problem,
@@ -97,13 +96,6 @@ def build(benchmark: str, row: Row) -> str:
     if benchmark not in PROMPTS:
         raise ConfigError(f"benchmark {benchmark!r}: unknown; choose one of {', '.join(PROMPTS)}")
     return PROMPTS[benchmark](row)
-
-
-def _worked(row: Row, column: str) -> str:
-    return (
-        "Solve the following mathematics problem. Show your work in detail, step by step, and put the final answer "
-        f"inside \\boxed{{}}.\n\n{_section('problem', field(row, column))}"
-    )
 
 
 def _section(name: str, content: object) -> str:

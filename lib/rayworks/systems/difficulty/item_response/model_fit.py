@@ -36,14 +36,8 @@ class Criteria:
 def criteria(calibration: Calibration, subjects: int) -> Criteria:
     """AIC and BIC; the sample size of BIC is the number of subjects."""
     count, log_likelihood = calibration.free_parameters, calibration.log_likelihood
-    penalty = count * float(np.log(subjects))
-    return Criteria(
-        calibration.parameters.model,
-        log_likelihood,
-        count,
-        2 * count - 2 * log_likelihood,
-        penalty - 2 * log_likelihood,
-    )
+    aic, bic = (penalty - 2 * log_likelihood for penalty in (2 * count, count * float(np.log(subjects))))
+    return Criteria(calibration.parameters.model, log_likelihood, count, aic, bic)
 
 
 @dataclass(frozen=True)

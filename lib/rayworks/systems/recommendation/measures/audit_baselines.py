@@ -1,26 +1,12 @@
 """Baselines that know neither items nor tastes, to read any score on a log against (specification 3.3)."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from rayworks.core import seeds
-from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog
+from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
 from rayworks.systems.recommendation.measures.metrics import auc, bce
-
-
-class Split(Protocol):
-    """Which events training, validation and testing see; :class:`~.events.Windows` is one."""
-
-    def train_mask(self, log: EventLog) -> np.ndarray:
-        """Bool (N,): events that training may see."""
-
-    def valid_mask(self, log: EventLog) -> np.ndarray:
-        """Bool (N,): recommendations whose decision is validated."""
-
-    def test_mask(self, log: EventLog) -> np.ndarray:
-        """Bool (N,): recommendations whose decision is predicted."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +20,7 @@ class Baseline:
     """Ties count half; None where all decisions are alike."""
 
 
-def score_baselines(log: EventLog, split: Split, seed: int) -> dict[str, Baseline]:
+def score_baselines(log: EventLog, split: Windows, seed: int) -> dict[str, Baseline]:
     """Scores on the test window; empty where nothing is tested or trained.
 
     ``always accept`` decides so and gives the training window's acceptance as its probability. ``per-step prior`` is the

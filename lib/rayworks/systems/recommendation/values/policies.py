@@ -64,16 +64,10 @@ def simulated_policies(
             "members": members,
             **_from_log(config, log, np.arange(len(log.users)), table, models),
         }
-    imagined = imagine(models[0], past, greedy_policy, steps, seed).value()
+    imagined = imagine(models[0], past, greedy_policy, steps, seed).value().tolist()
     deployed = deploy(simulator, models[0], histories_of(log, np.arange(len(log.users)), before_recommendations=True))
-    found[GREEDY] = {
-        "exploration": None,
-        "true": deployed.tolist(),
-        "imagined": imagined.tolist(),
-        "members": [imagined.tolist()],
-        "estimates": {},
-        "warnings": [FAR],
-    }
+    found[GREEDY] = {"exploration": None, "true": deployed.tolist(), "imagined": imagined, "members": [imagined]}
+    found[GREEDY] |= {"estimates": {}, "warnings": [FAR]}
     return found
 
 
