@@ -39,12 +39,8 @@ def explain(recommender: Recommender, body: schemas.AttributeBody) -> schemas.At
     codes = torch.tensor([recommender.codes(body.items, "items")])
     found = attribute(recommender.models, histories([past]), codes, recommender.reference)
     errors = as_floats(member_error(found.probability)[0])
-    items = [
-        _attributed(*row, recommender.quantile)
-        for row in zip(
-            body.items, found.probability[0, 0].tolist(), errors, found.mean()[0], found.error()[0], strict=True
-        )
-    ]
+    columns = (body.items, found.probability[0, 0].tolist(), errors, found.mean()[0], found.error()[0])
+    items = [_attributed(*row, recommender.quantile) for row in zip(*columns, strict=True)]
     return schemas.AttributeAnswer(
         items=items, compared_users=len(recommender.reference), events_used=len(past), note=NOTE
     )

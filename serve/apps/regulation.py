@@ -162,11 +162,8 @@ class Regulation(ServedRun):
         self, body: schemas.SubmitBody, owner: Builder, idempotency_key: IdempotencyKey = None
     ) -> schemas.SubmissionAnswer:
         """Enter a model into an open round: one per key, and no model twice. Not for regulators."""
-        return receipt(
-            await self._booking.run(
-                lambda: self._ledger.submit(owner, body.round, body.model, body.score, idempotency_key)
-            )
-        )
+        entry = (owner, body.round, body.model, body.score, idempotency_key)
+        return receipt(await self._booking.run(lambda: self._ledger.submit(*entry)))
 
     @api.post("/v1/regulation/settle", responses=problems(404, 409))
     async def settle(self, body: schemas.SettleBody, owner: Regulator) -> schemas.SettlementAnswer:

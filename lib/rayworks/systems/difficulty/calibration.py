@@ -37,16 +37,10 @@ LARGEST_SPLIT = 60
 def fit_options(config: Config) -> FitOptions:
     """The estimator's options from the config."""
     model = config.model
-    return FitOptions(
-        model=model.name,
-        estimator="map" if model.estimator == "map" else "mml",
-        priors=Priors(model.difficulty_prior_sd, model.discrimination_prior_sd, model.guessing_prior),
-        tolerance=model.tolerance,
-        max_iterations=model.max_iterations,
-        nodes=model.nodes,
-        estimate_population=model.estimate_population,
-        guessing=() if model.guessing is None else (model.guessing,),
-    )
+    priors = Priors(model.difficulty_prior_sd, model.discrimination_prior_sd, model.guessing_prior)
+    guessing = () if model.guessing is None else (model.guessing,)
+    same = model.model_dump(include={"tolerance", "max_iterations", "nodes", "estimate_population"})
+    return FitOptions(model.name, "map" if model.estimator == "map" else "mml", priors, guessing=guessing, **same)
 
 
 @dataclass(frozen=True)
@@ -65,28 +59,18 @@ def estimate(responses: Responses, matrix: ResponseMatrix, config: Config) -> Es
     if config.model.estimator in ("mml", "map"):
         calibration = fit(matrix, options)
         errors = standard_errors(matrix, calibration, config.uncertainty.standard_errors, responses.family)
-        converged = "converged" if calibration.converged else "stopped at max_iterations"
-        return Estimates(
-            calibration, errors, time.perf_counter() - started, f"{converged} after {calibration.iterations} E-steps"
-        )
+        ended = "converged" if calibration.converged else "stopped at max_iterations"
+        told = f"{ended} after {calibration.iterations} E-steps"
+        return Estimates(calibration, errors, time.perf_counter() - started, told)
     inference: bayesian.Inference = "variational" if config.model.estimator == "variational" else "nuts"
     found = bayesian.posterior(responses, options.model, inference, seed=config.run.seed)
     seconds = time.perf_counter() - started
     grid = fitting_grid(len(found.parameters))
     log_likelihood = expectation(matrix)(working_of(found.parameters), grid).log_likelihood
     everywhere = np.ones(len(found.parameters), dtype=bool)
-    calibration = Calibration(
-        parameters=found.parameters,
-        quadrature=grid,
-        log_likelihood=log_likelihood,
-        iterations=0,
-        converged=found.converged is not False,
-        trace=[],
-        with_prior=everywhere,
-        unbounded=np.isin(responses.solve_rates(), (0.0, 1.0)),
-        suspects=~everywhere,
-        options=options,
-    )
+    marked = (everywhere, np.isin(responses.solve_rates(), (0.0, 1.0)), ~everywhere)
+    converged = found.converged is not False
+    calibration = Calibration(found.parameters, grid, log_likelihood, 0, converged, [], *marked, options)
     zero = np.zeros(len(everywhere))
     errors = StandardErrors(found.difficulty_sd, found.discrimination_sd, zero, zero, 0.0, inference)
     told = "" if found.r_hat is None else f", R-hat {found.r_hat:.3f}, {found.effective_samples:.0f} effective samples"

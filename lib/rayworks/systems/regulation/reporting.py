@@ -34,13 +34,8 @@ def headline(config: Config, design: Values) -> dict[str, Cell]:
 
 def design_report(config: Config, design: Values, title: str) -> Report:
     """One point of a sweep: numbers only."""
-    return Report(
-        system="regulation",
-        run=config.run.name,
-        title=f"{title}: one design",
-        headline=headline(config, design),
-        tables=_design_tables(design),
-    )
+    measured, tables = headline(config, design), _design_tables(design)
+    return Report("regulation", config.run.name, f"{title}: one design", measured, tables)
 
 
 def build_report(config: Config, design: Design, results: Values, title: str) -> Report:

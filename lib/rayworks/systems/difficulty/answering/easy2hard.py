@@ -158,7 +158,11 @@ def load(config: str, split: Split = "eval", source: str | None = None) -> Loade
     if split not in schema.splits:
         raise ConfigError(f"split {split!r}: {config} has {' and '.join(schema.splits)} only")
     source = source or f"hub:{datasets.find(config.lower()).hub}"
-    table = _hub(source, config, split) if source.startswith("hub:") else _local(source, config, split)
+    if source.startswith("hub:"):
+        name, _, subset = source.removeprefix("hub:").partition(":")
+        table = from_hub(f"{source} {config} {split}", name, subset or config, split=split)
+    else:
+        table = _local(source, config, split)
     return check(schema, table, f"{source} {config} {split}")
 
 
@@ -217,19 +221,23 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in record.items()} for record in table.to_dict("records")]
 
 
-def _hub(source: str, config: str, split: Split) -> pd.DataFrame:
+def from_hub(source: str, *names: str, split: str, called: str = "hub:...") -> pd.DataFrame:
+    """A split of a data set of the hub, by its id and the name of its config; ``source`` stands in messages.
+
+    Raises:
+        DataError: there is no such data set, or the package that loads it is missing.
+    """
     try:
         from datasets import load_dataset
     except ImportError:
-        raise DataError("hub:...: needs the datasets package; pip install rayworks[difficulty]") from None
+        raise DataError(f"{called}: needs the datasets package; pip install rayworks[difficulty]") from None
     try:
-        name, _, subset = source.removeprefix("hub:").partition(":")
-        loaded = load_dataset(name, subset or config, split=split)
+        loaded = load_dataset(*names, split=split)
     except (ConnectionError, TimeoutError):
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{source} {config} {split}: cannot be loaded ({reason})") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{source}: cannot be loaded ({reason})") from None
     table: pd.DataFrame = loaded.to_pandas()
     return table
 

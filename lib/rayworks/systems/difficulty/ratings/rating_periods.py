@@ -137,13 +137,8 @@ def problem_games(
     score = 1 - np.asarray(solved, np.float64)
     if len(wrong := np.flatnonzero(~((score >= 0) & (score <= 1)))):
         raise DataError(f"solved: is {1 - score[wrong[0]]} in attempt {wrong[0]}; give a number in [0, 1]")
-    return Games(
-        player=_indices("problem", problems, problem),
-        opponent=len(problems) + _indices("contestant", contestants, contestant),
-        score=score,
-        period=np.asarray(period),
-        weight=weight,
-    )
+    player, opponent = _indices("problem", problems, problem), _indices("contestant", contestants, contestant)
+    return Games(player, len(problems) + opponent, score, np.asarray(period), weight)
 
 
 def chronological(

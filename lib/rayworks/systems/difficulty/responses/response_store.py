@@ -88,15 +88,10 @@ class Responses:
 
     def table(self) -> pd.DataFrame:
         """Back to rows of the schema."""
-        columns = {
-            "subject": self.subjects[self.subject],
-            "item": self.items[self.item],
-            "score": self.score,
-            "weight": self.weight,
-            "family": self.family[self.subject],
-        }
+        named = {"subject": self.subjects[self.subject], "item": self.items[self.item]}
+        told = {"score": self.score, "weight": self.weight, "family": self.family[self.subject]}
         optional = {name: getattr(self, name) for name in ("period", "split") if getattr(self, name) is not None}
-        return pd.DataFrame({**columns, **optional})
+        return pd.DataFrame({**named, **told, **optional})
 
     def components(self) -> list[np.ndarray]:
         """Items by connected component of the design: two items are linked when one subject answered both."""

@@ -9,6 +9,7 @@ import pandas as pd
 
 from rayworks.core import datasets
 from rayworks.core.errors import ConfigError, DataError
+from rayworks.systems.difficulty.answering.easy2hard import from_hub
 from rayworks.systems.difficulty.config import DataSection
 from rayworks.systems.difficulty.ratings.rating_periods import Games
 from rayworks.systems.difficulty.responses import evidence
@@ -150,7 +151,8 @@ def read_table(source: str) -> pd.DataFrame:
         DataError: it cannot be read.
     """
     if source.startswith(HUB):
-        return _from_hub(source)
+        name, _, split = source.removeprefix(HUB).partition(":")
+        return from_hub(source, name, split=split or "train", called=source)
     path = Path(source).expanduser()
     try:
         if path.is_dir() or path.suffix == ".parquet":
@@ -166,23 +168,6 @@ def read_table(source: str) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"{source}: cannot be read ({reason})") from None
-    return table
-
-
-def _from_hub(source: str) -> pd.DataFrame:
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise DataError(f"{source}: needs the datasets package; pip install rayworks[difficulty]") from None
-    name, _, split = source.removeprefix(HUB).partition(":")
-    try:
-        loaded = load_dataset(name, split=split or "train")
-    except (ConnectionError, TimeoutError):
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{source}: cannot be loaded ({reason})") from None
-    table: pd.DataFrame = loaded.to_pandas()
     return table
 
 
