@@ -128,15 +128,12 @@ def rate(body: schemas.RateBody, expires: float) -> schemas.RateAnswer:
     if unknown is not None:
         raise DataError(f"ratings: {unknown!r} has no game; leave it out or add one")
     position = {name: number for number, name in enumerate(players)}
-    period, _ = pd.factorize(pd.Series([row[4] for row in rows], dtype=object).fillna(0), sort=True)
+    one, two, scores, weights, periods_of = zip(*rows, strict=True)
+    period, _ = pd.factorize(pd.Series(periods_of, dtype=object).fillna(0), sort=True)
     order = np.argsort(period, kind="stable")
-    games = Games(
-        player=np.array([position[row[0]] for row in rows])[order],
-        opponent=np.array([position[row[1]] for row in rows])[order],
-        score=np.array([row[2] for row in rows], dtype=float)[order],
-        period=period[order],
-        weight=np.array([row[3] for row in rows], dtype=float)[order],
-    )
+    player, opponent = (np.array([position[name] for name in side])[order] for side in (one, two))
+    score, weight = (np.array(column, dtype=float)[order] for column in (scores, weights))
+    games = Games(player, opponent, score, period[order], weight)
     periods = len(np.unique(period))
     if periods * len(players) > MOST_UPDATES:
         raise DataError(
@@ -199,8 +196,8 @@ def score(body: schemas.ScoreBody, known: CalibratedSet | None) -> schemas.Score
         names = [item.item for item in items]
         position = {name: number for number, name in enumerate(names)}
         fields = ("difficulty", "discrimination", "guessing", "ceiling")
-        columns = (np.array([getattr(item, field) for item in items]) for field in fields)
-        parameters = ItemParameters.from_difficulty("4PL", *columns, population_sd=body.population_sd)
+        columns: dict[str, Any] = {field: np.array([getattr(item, field) for item in items]) for field in fields}
+        parameters = ItemParameters.from_difficulty("4PL", population_sd=body.population_sd, **columns)
         if not (parameters.guessing.any() or (parameters.ceiling < 1).any()):
             parameters = replace(parameters, model="2PL")
     unknown = next((item for item in body.responses if item not in position), None)
@@ -323,13 +320,12 @@ def _until(expires: float, rate_one: RatePeriod) -> RatePeriod:
 
 
 def _capped(reports: list[PeriodReport]) -> dict[int, list[str]]:
-    capped: dict[int, list[str]] = {}
+    capped: dict[int, dict[str, None]] = {}
     for report in reports:
         for guard, numbers in report.capped.items():
             for number in numbers.tolist():
-                if guard not in capped.setdefault(number, []):
-                    capped[number].append(guard)
-    return capped
+                capped.setdefault(number, {})[guard] = None
+    return {number: list(guards) for number, guards in capped.items()}
 
 
 def _rating_warnings(players: list[str], fixed: np.ndarray, unanimous: np.ndarray, moving: np.ndarray) -> list[str]:

@@ -125,12 +125,8 @@ def what_if(recommender: Recommender, body: schemas.WhatIfBody, expires: float) 
 
 
 def _steps(found: _Imagined, quantile: float) -> list[schemas.WhatIfStep]:
-    columns = (
-        found.acceptance[0].tolist(),
-        as_floats(member_error(found.acceptance)),
-        found.simulation_errors,
-        found.items,
-    )
+    values, errors = found.acceptance[0].tolist(), as_floats(member_error(found.acceptance))
+    columns = (values, errors, found.simulation_errors, found.items)
     return [
         schemas.WhatIfStep(
             step=step,

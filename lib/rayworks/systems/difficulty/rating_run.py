@@ -67,9 +67,7 @@ def rate_games(
         },
         "table": {
             "player": [players[index] for index in order],
-            "rating": ratings.rating[order].tolist(),
-            "deviation": ratings.deviation[order].tolist(),
-            "volatility": ratings.volatility[order].tolist(),
+            **{name: values[order].tolist() for name, values in vars(ratings).items()},
             "games": count[order].tolist(),
         },
         "history": {

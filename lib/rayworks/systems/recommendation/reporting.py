@@ -98,9 +98,8 @@ def _rivals(models: Mapping[str, Values]) -> list[str]:
     ]
     if not better:
         return []
-    return [
-        f"Ranks decisions better than the model ({own:.3f}): {', '.join(better)}. Read causes and values with care."
-    ]
+    told = f"Ranks decisions better than the model ({own:.3f}): {', '.join(better)}."
+    return [f"{told} Read causes and values with care."]
 
 
 def _acceptance_table(results: Values) -> Table:

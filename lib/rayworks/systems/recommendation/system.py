@@ -147,10 +147,8 @@ class RecommendationSystem(StagedSystem[Config]):
             epoch = {"acceptance_epoch": told["epoch"]} if told["unit"] == MAIN else {}
             return {**told, **epoch, "phase": f"train {told['unit']}"}
         self._training = None
-        self.results[TRAIN] = {
-            unit.name: self.run_directory.read_json(f"{actors.TRAINING}/{unit.name}/{actors.DONE}")
-            for unit in self._units
-        }
+        read, folder = self.run_directory.read_json, actors.TRAINING
+        self.results[TRAIN] = {unit.name: read(f"{folder}/{unit.name}/{actors.DONE}") for unit in self._units}
         return {}
 
     def _heard(self) -> bool:
@@ -166,9 +164,8 @@ class RecommendationSystem(StagedSystem[Config]):
         return {"warnings": self.results["audit"]["warnings"]}
 
     def _acceptance(self) -> dict[str, Any]:
-        ablations: dict[str, Any] = {
-            unit.history: self._load(unit) for unit in self._units if unit.name.startswith("ablation-")
-        }
+        others = [unit for unit in self._units if unit.name.startswith("ablation-")]
+        ablations: dict[str, Any] = {unit.history: self._load(unit) for unit in others}
         truth = None if self._truth is None else self._truth.probability
         return evaluate(self.settings, self._log, self._members()[0], ablations, self._natural(), truth)
 
@@ -191,20 +188,18 @@ class RecommendationSystem(StagedSystem[Config]):
         section, seed = self.settings.bandit, self.settings.run.seed
         logs = {name: sources.read_bandit(name) for name in section.logs}
         first, second = section.logs
-        return {
-            own: bandit_results(
-                cross_check(logs[other], logs[own], empirical_policy(logs[own]), seed=seed, folds=section.folds), other
-            )
-            for own, other in ((first, second), (second, first))
-        }
+        found = {}
+        for own, other in ((first, second), (second, first)):
+            policy = empirical_policy(logs[own])
+            check = cross_check(logs[other], logs[own], policy, seed=seed, folds=section.folds)
+            found[own] = bandit_results(check, other)
+        return found
 
     def _ranking(self) -> dict[str, Any]:
         log = sources.read_sequences(self.settings.ranking.source)
         rankings = [unit for unit in self._units if unit.kind == "ranking"]
-        models = {
-            unit.backbone: actors.load_unit(unit, self.settings, len(log.items), self.run_directory)
-            for unit in rankings
-        }
+        rest = (self.settings, len(log.items), self.run_directory)
+        models = {unit.backbone: actors.load_unit(unit, *rest) for unit in rankings}
         held_out = {name: rank_held_out(model, log) for name, model in models.items()}
         return {name: ranking_scores(rank) for name, rank in held_out.items() if len(rank)}
 

@@ -88,9 +88,8 @@ class RegulationActor:
             return {"points": [asdict(point) for point in points], "break_even": _finite(break_even)}
         if kind == "sybils":
             return asdict(sybils(design.equilibrium))
-        levels, play = (
-            (section.test_data, other_test_data) if kind == "test data" else (section.values, uncertain_values)
-        )
+        plays = {"test data": (section.test_data, other_test_data), "values": (section.values, uncertain_values)}
+        levels, play = plays[kind]
         count, seed = self._config.population.builders, self._config.run.seed
         found = play(design.equilibrium, design.curve, design.rules, levels, count, seed)
         return {"points": [asdict(point) for point in found]}
@@ -134,9 +133,8 @@ def train_policy(config: Config, design: Design) -> dict[str, Any]:
         from ray.rllib.algorithms.ppo import PPOConfig
         from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
     except ImportError:
-        raise ConfigError(
-            "learning.policy_gradient: RLlib is not installed; install the extra rayworks[rllib]"
-        ) from None
+        missing = "learning.policy_gradient: RLlib is not installed; install the extra rayworks[rllib]"
+        raise ConfigError(missing) from None
     import torch
     from ray import tune
 

@@ -65,16 +65,10 @@ def certify(
         deviations: equally spaced types whose bids are tried.
     """
     profile = gains(equilibrium, against, types, deviations)
-    worst = int(np.argmax(profile.gain))
-    return Certificate(
-        against if isinstance(against, str) else "given",
-        types,
-        profile.deviations,
-        float(profile.gain[worst]),
-        float(profile.gain @ profile.weight / profile.weight.sum()),
-        float(profile.z[worst]),
-        _entry_gain(equilibrium, profile),
-    )
+    gain, worst = profile.gain, int(np.argmax(profile.gain))
+    mean = float(gain @ profile.weight / profile.weight.sum())
+    found = (types, profile.deviations, float(gain[worst]), mean, float(profile.z[worst]))
+    return Certificate(against if isinstance(against, str) else "given", *found, _entry_gain(equilibrium, profile))
 
 
 @dataclass(frozen=True)
@@ -106,9 +100,8 @@ def gains(
     population = equilibrium.entrants() if isinstance(against, str) else against
 
     def below(z: Any) -> FloatArray:
-        return np.asarray(
-            premise.cdf(z) if against == "premise" else np.interp(z, population.z, population.below), dtype=float
-        )
+        chance = premise.cdf(z) if against == "premise" else np.interp(z, population.z, population.below)
+        return np.asarray(chance, dtype=float)
 
     z, mimicked = np.linspace(0, auction.top, types), np.linspace(0, auction.top, deviations)
     spent, won = _menu(equilibrium, mimicked, below)

@@ -88,9 +88,8 @@ def value_distribution(text: str) -> value_distributions.ValueDistribution:
     except (OSError, ValueError) as error:
         raise DataError(f"distribution {text}: cannot be read ({' '.join(str(error).split())[:200]})") from None
     if COLUMN not in table:
-        raise DataError(
-            f"distribution {text}: has no column {COLUMN!r}; its columns are {', '.join(map(str, table.columns))}"
-        )
+        found = ", ".join(map(str, table.columns))
+        raise DataError(f"distribution {text}: has no column {COLUMN!r}; its columns are {found}")
     column = pd.to_numeric(table[COLUMN], errors="coerce")
     return value_distributions.SampleValues(column.to_numpy(dtype=float), name=path.stem)
 

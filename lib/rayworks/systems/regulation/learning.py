@@ -134,17 +134,9 @@ def noise_response(
         positions = np.argmin(np.abs(game.bids - naive[:, None]), axis=1)
         payoff = game.payoffs(game.mixture(np.eye(len(game.bids))[positions]))
         gain = payoff.max(axis=1) - payoff[np.arange(len(positions)), positions]
-        mean_bid = spent / inside if inside > 0 else 0.0
-        points.append(
-            NoisePoint(
-                noise=level,
-                participation=float(entering @ game.weight),
-                cleared=float(mixture @ cleared) / inside if inside > 0 else 0.0,
-                mean_bid=mean_bid,
-                surplus=mean_bid - game.auction.price if inside > 0 else 0.0,
-                naive_gain=float(gain.max()),
-                max_gain=learned.max_gain,
-                mean_gain=learned.mean_gain,
-            )
-        )
+        means = (0.0, 0.0, 0.0)
+        if inside > 0:
+            means = (float(mixture @ cleared) / inside, spent / inside, spent / inside - game.auction.price)
+        lost = (float(gain.max()), learned.max_gain, learned.mean_gain)
+        points.append(NoisePoint(level, float(entering @ game.weight), *means, *lost))
     return points

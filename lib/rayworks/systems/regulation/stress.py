@@ -48,14 +48,8 @@ def rings(equilibrium: Equilibrium, shares: Sequence[float]) -> tuple[list[RingP
         inside = _last_place_chance(share, auction.group_size, auction.prizes)
         # Among outsiders the order is as before; a rival from the ring is below for sure.
         outside = winning_chance(equilibrium, replace(entering, below=share + (1 - share) * entering.below))
-        points.append(
-            RingPoint(
-                share=share,
-                member_gain=worth * inside - rent,
-                outsider_gain=entering.mean(z * (outside - won_before)),
-                mean_bid=share * auction.price + (1 - share) * entering.mean(spent),
-            )
-        )
+        bid = share * auction.price + (1 - share) * entering.mean(spent)
+        points.append(RingPoint(share, worth * inside - rent, entering.mean(z * (outside - won_before)), bid))
     return points, _break_even(worth, rent, auction.group_size, auction.prizes)
 
 

@@ -192,14 +192,9 @@ def check(schema: Schema, table: pd.DataFrame, source: str) -> LoadedSet:
     dropped = untestable = 0
     if {"inputs", "answers"} <= set(table.columns):
         table, dropped, untestable = _drop_truncated_tests(table)
-    return LoadedSet(
-        schema=schema,
-        table=table,
-        absent=tuple(column for column in schema.columns if column not in table.columns),
-        unknown=tuple(c for c in table.columns if c != "item" and schema.certainty(c) is None),
-        dropped_tests=dropped,
-        untestable=untestable,
-    )
+    absent = tuple(column for column in schema.columns if column not in table.columns)
+    unknown = tuple(column for column in table.columns if column != "item" and schema.certainty(column) is None)
+    return LoadedSet(schema, table, absent, unknown, dropped, untestable)
 
 
 def _drop_truncated_tests(table: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:

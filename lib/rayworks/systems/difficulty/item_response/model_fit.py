@@ -100,9 +100,8 @@ def held_out(responses: Responses, options: FitOptions, seed: int, share: float 
     p = found.guessing[test.item] + (found.ceiling - found.guessing)[test.item] / (1 + np.exp(-z))
     totals = item_totals(matrix)
     rates = (totals.scored + 0.5) / (totals.seen + 1)
-    return HeldOut(
-        _log_loss(test, p), _log_loss(test, rates[test.item]), area_under_curve(test.score, p), len(test.score)
-    )
+    losses = (_log_loss(test, p), _log_loss(test, rates[test.item]))
+    return HeldOut(*losses, area_under_curve(test.score, p), len(test.score))
 
 
 def _log_loss(test: Responses, p: np.ndarray) -> float:

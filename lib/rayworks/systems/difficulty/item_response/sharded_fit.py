@@ -95,11 +95,8 @@ class ShardedFit:
     def totals(self, half: Half | None = None) -> Counts:
         """Item totals of all shards."""
         parts: list[Counts] = self.everywhere("totals", half)
-        return Counts(
-            np.sum([part.scored for part in parts], axis=0),
-            np.sum([part.seen for part in parts], axis=0),
-            float(sum(part.subjects for part in parts)),
-        )
+        scored, seen = (np.sum([getattr(part, name) for part in parts], axis=0) for name in ("scored", "seen"))
+        return Counts(scored, seen, float(sum(part.subjects for part in parts)))
 
     def information(self, calibration: Calibration) -> np.ndarray:
         """Cross-product information of the free parameters, shape (K, K)."""
@@ -120,6 +117,5 @@ class ShardedFit:
     def abilities(self, calibration: Calibration) -> Abilities:
         """Of all subjects, shard after shard."""
         parts: list[Abilities] = self.everywhere("abilities", calibration)
-        return Abilities(
-            np.concatenate([part.ability for part in parts]), np.concatenate([part.error for part in parts]), "EAP"
-        )
+        ability, error = (np.concatenate([getattr(part, name) for part in parts]) for name in ("ability", "error"))
+        return Abilities(ability, error, "EAP")

@@ -90,4 +90,4 @@ class Expectation:
     def __add__(self, other: "Expectation") -> "Expectation":
         scored = None if self.scored is None or other.scored is None else self.scored + other.scored
         names = ("log_likelihood", "mass", "seen", "first_moment")
-        return Expectation(*(getattr(self, name) + getattr(other, name) for name in names), scored)
+        return Expectation(**{name: getattr(self, name) + getattr(other, name) for name in names}, scored=scored)

@@ -100,9 +100,9 @@ def from_attempts(
     problems = sorted(attempts["problem"].astype(str).unique())
     known = contestants.astype({"contestant": str})
     period = pd.factorize(attempts["period"], sort=True)[0]
-    tried = (attempts[column].astype(str).tolist() for column in ("problem", "contestant"))
+    problem, contestant = (attempts[column].astype(str).tolist() for column in ("problem", "contestant"))
     solved = attempts["solved"].to_numpy(float)
-    games = problem_games(problems, known["contestant"].tolist(), *tried, solved, period)
+    games = problem_games(problems, known["contestant"].tolist(), problem, contestant, solved, period)
     begin = options.start(len(problems) + len(known))
     start = Ratings(
         np.concatenate([begin.rating[: len(problems)], known["rating"].to_numpy(float)]),

@@ -127,9 +127,8 @@ class Simulator:
     def natural_sequences(self) -> Tensor:
         """int64 (U, observed): what users took before the first recommendation."""
         options = self.options
-        uniform = torch.from_numpy(
-            seeds.stream(self.seed, "simulator", "natural").random((options.observed, options.users))
-        )
+        shape = (options.observed, options.users)
+        uniform = torch.from_numpy(seeds.stream(self.seed, "simulator", "natural").random(shape))
         last = torch.full((options.users,), -1, dtype=torch.int64)
         taken = []
         for draw in uniform:

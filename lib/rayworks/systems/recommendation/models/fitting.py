@@ -45,10 +45,8 @@ def units(config: Config, *, natural: bool) -> list[Unit]:
     found: list[Unit] = []
     if "natural" in config.scope.stages and not config.natural.checkpoint and natural:
         found.append(Unit("natural", "natural", backbone=config.natural.backbone))
-    found += [
-        Unit(f"acceptance-{member}", "acceptance", member, config.model.history)
-        for member in range(config.uncertainty.members)
-    ]
+    members, history = range(config.uncertainty.members), config.model.history
+    found += [Unit(f"acceptance-{member}", "acceptance", member, history) for member in members]
     found += [Unit(f"ablation-{history}", "acceptance", 0, history) for history in config.ablations.histories]
     if "ranking" in config.scope.stages:
         found += [Unit(f"ranking-{name}", "ranking", backbone=name) for name in config.ranking.backbones]

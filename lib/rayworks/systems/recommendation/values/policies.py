@@ -176,15 +176,10 @@ def _from_log(
         return found
 
     target = table[torch.from_numpy(rows[shown]), torch.from_numpy(log.item[shown].astype(np.int64))]
-    trajectories = Trajectories(
-        reward=spread(log.kind[shown] == ACCEPTED),
-        propensity=spread(log.propensity[shown]),
-        target_probability=spread(target.double().numpy()),
-        present=present,
-    )
-    found = evaluate_sequences(
-        trajectories, action_value=spread(own + left * mean), state_value=spread(mean + left * mean)
-    )
+    columns = (log.kind[shown] == ACCEPTED, log.propensity[shown], target.double().numpy())
+    trajectories = Trajectories(*map(spread, columns), present=present)
+    action, state = spread(own + left * mean), spread(mean + left * mean)
+    found = evaluate_sequences(trajectories, action_value=action, state_value=state)
     steps = float(log.steps[taken].mean())
     estimates = {
         name: {key: value / steps for key, value in asdict(estimate).items()}
