@@ -177,7 +177,8 @@ def _from_log(
 
     target = table[torch.from_numpy(rows[shown]), torch.from_numpy(log.item[shown].astype(np.int64))]
     columns = (log.kind[shown] == ACCEPTED, log.propensity[shown], target.double().numpy())
-    trajectories = Trajectories(*map(spread, columns), present=present)
+    reward, propensity, chance = map(spread, columns)
+    trajectories = Trajectories(reward, propensity, chance, present)
     action, state = spread(own + left * mean), spread(mean + left * mean)
     found = evaluate_sequences(trajectories, action_value=action, state_value=state)
     steps = float(log.steps[taken].mean())
