@@ -1,6 +1,6 @@
 """From results to the report and the model card: headline, tables, figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,12 @@ def build_report(config: Config, results: Results, title: str) -> Report:
 
 
 def _figures(
-    first: Found, bootstrap: Found | None, profiles: Any, evaluated: Any, errors: Found, rated: Any
+    first: Found,
+    bootstrap: Found | None,
+    profiles: Sequence[Found],
+    evaluated: Sequence[Found],
+    errors: Found,
+    rated: Sequence[Found],
 ) -> dict[str, tuple[bytes, str]]:
     """File name to picture and caption; what there is nothing to draw of is left out."""
     name = first["name"]

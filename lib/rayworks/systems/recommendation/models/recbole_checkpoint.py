@@ -189,8 +189,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         allowed = {
             ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): lambda values, offset, size, stride, *_: values.as_strided(
-                size, stride, offset
+            ("torch._utils", "_rebuild_tensor_v2"): lambda flat, at, size, stride, *_: flat.as_strided(
+                size, stride, at
             ),
             ("torch._utils", "_rebuild_parameter"): lambda values, *_: values,
             ("torch", "device"): _Inert,
