@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     python = peers.environment("recbole", PEER_NEEDS, PEER)
-    log = read_sequences(SOURCE).as_log()
+    log = read_sequences(SOURCE)
     items = len(log.items)
     train, valid = natural_sequences(log, LENGTH + 1, HELD_OUT)
     speeds: dict[str, list[float]] = {"ours": [], "recbole": []}

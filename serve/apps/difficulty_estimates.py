@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,39 +11,26 @@ import pandas as pd
 from rayworks.core import config as configs
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.calibration import Estimates, estimate
-from rayworks.systems.difficulty.config import Config
+from rayworks.systems.difficulty.config import Config, RatingSection
 from rayworks.systems.difficulty.item_response import abilities
 from rayworks.systems.difficulty.item_response.adaptive_tests import predict_score
 from rayworks.systems.difficulty.item_response.curves import ItemParameters
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_items
 from rayworks.systems.difficulty.labels.label_form import label
-from rayworks.systems.difficulty.ratings.glicko2 import rate_period
-from rayworks.systems.difficulty.ratings.rating_baselines import rate_elo, rate_glicko1
+from rayworks.systems.difficulty.rating_run import rate_of
 from rayworks.systems.difficulty.ratings.rating_games import PeriodReport, Ratings
 from rayworks.systems.difficulty.ratings.rating_periods import Games, RatePeriod, chronological, converged
 from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, as_matrix
-from rayworks.systems.difficulty.responses.response_store import Responses, from_table
+from rayworks.systems.difficulty.responses.response_store import Responses, from_table, shown
 
+from . import difficulty_schemas as schemas
 from .difficulty_item_bank import CalibratedSet, interval, label_fields
-from .difficulty_schemas import (
-    FitAnswer,
-    FitBody,
-    FittedItem,
-    NextItemAnswer,
-    RateAnswer,
-    RateBody,
-    RatedPlayer,
-    ScoreAnswer,
-    ScoreBody,
-)
 
 MOST_UPDATES = 2_000_000
 """Players times periods: a period's report has an entry per player."""
-SHOWN = 5
-"""Names in a warning before it says how many more there are."""
 
 
-def read_responses(body: FitBody) -> Responses:
+def read_responses(body: schemas.FitBody) -> Responses:
     """The store of a request, checked.
 
     Raises:
@@ -56,29 +42,17 @@ def read_responses(body: FitBody) -> Responses:
         subjects = body.subjects or [f"subject-{number}" for number in range(matrix.shape[0])]
         names = body.items or [f"item-{number}" for number in range(matrix.shape[1])]
         subject, item = np.nonzero(~np.isnan(matrix))
-        columns = {"subject": np.take(subjects, subject), "item": np.take(names, item), "score": matrix[subject, item]}
-        table = pd.DataFrame(columns)
+        told = {"subject": np.take(subjects, subject), "item": np.take(names, item), "score": matrix[subject, item]}
+        table = pd.DataFrame(told)
     else:
         rows = body.responses or []
-        table = pd.DataFrame(
-            {
-                "subject": [row.subject for row in rows],
-                "item": [row.item for row in rows],
-                "score": [row.score for row in rows],
-                "weight": [row.weight for row in rows],
-                "family": [row.family or row.subject for row in rows],
-            }
-        )
-    return from_table(
-        table,
-        "matrix" if body.matrix is not None else "responses",
-        items=names,
-        duplicates=body.duplicates,
-        allow_disconnected=body.allow_disconnected,
-    )
+        columns = {name: [getattr(row, name) for row in rows] for name in ("subject", "item", "score", "weight")}
+        table = pd.DataFrame({**columns, "family": [row.family or row.subject for row in rows]})
+    source, apart = "matrix" if body.matrix is not None else "responses", body.allow_disconnected
+    return from_table(table, source, items=names, duplicates=body.duplicates, allow_disconnected=apart)
 
 
-def run_settings(body: FitBody) -> dict[str, Any]:
+def run_settings(body: schemas.FitBody) -> dict[str, Any]:
     """The settings of a difficulty run that does what the request asks: dotted field to value."""
     guessing = {} if body.guessing is None else {"model.guessing": body.guessing}
     return {
@@ -92,7 +66,7 @@ def run_settings(body: FitBody) -> dict[str, Any]:
     }
 
 
-def fit(body: FitBody, responses: Responses) -> FitAnswer:
+def fit(body: schemas.FitBody, responses: Responses) -> schemas.FitAnswer:
     """Calibrate the items.
 
     Raises:
@@ -103,20 +77,12 @@ def fit(body: FitBody, responses: Responses) -> FitAnswer:
     found = estimate(responses, matrix, config)
     calibration, errors, parameters = found.calibration, found.errors, found.calibration.parameters
     evidence = np.bincount(responses.item, minlength=len(responses.items))
-    labels = label(
-        responses.items,
-        parameters.difficulty,
-        errors.difficulty,
-        evidence,
-        {},
-        bins=config.labels.bins,
-        normalisation=config.labels.normalisation,
-    )
+    labels = label(responses.items, parameters.difficulty, errors.difficulty, evidence, {}, **dict(config.labels))
     fields, rates = label_fields(labels.table), responses.solve_rates()
     suspects = _suspects(matrix, found)
     reliability = abilities.posterior_means(matrix, calibration).reliability
     items = {
-        str(name): FittedItem(
+        str(name): schemas.FittedItem(
             **fields[str(name)],
             discrimination=float(parameters.discrimination[position]),
             discrimination_error=float(errors.discrimination[position]),
@@ -129,7 +95,7 @@ def fit(body: FitBody, responses: Responses) -> FitAnswer:
         )
         for position, name in enumerate(responses.items)
     }
-    return FitAnswer(
+    return schemas.FitAnswer(
         model=parameters.model,
         estimator=body.estimator,
         standard_errors=errors.method,
@@ -146,11 +112,10 @@ def fit(body: FitBody, responses: Responses) -> FitAnswer:
     )
 
 
-def rate(body: RateBody, expires: float) -> RateAnswer:
+def rate(body: schemas.RateBody, expires: float) -> schemas.RateAnswer:
     """Rate the players.
 
     Args:
-        body: the request.
         expires: reading of ``time.monotonic`` at which to give up between two periods.
 
     Raises:
@@ -163,15 +128,12 @@ def rate(body: RateBody, expires: float) -> RateAnswer:
     if unknown is not None:
         raise DataError(f"ratings: {unknown!r} has no game; leave it out or add one")
     position = {name: number for number, name in enumerate(players)}
-    period, _ = pd.factorize(pd.Series([row[4] for row in rows], dtype=object).fillna(0), sort=True)
+    one, two, scores, weights, periods_of = zip(*rows, strict=True)
+    period, _ = pd.factorize(pd.Series(periods_of, dtype=object).fillna(0), sort=True)
     order = np.argsort(period, kind="stable")
-    games = Games(
-        player=np.array([position[row[0]] for row in rows])[order],
-        opponent=np.array([position[row[1]] for row in rows])[order],
-        score=np.array([row[2] for row in rows], dtype=float)[order],
-        period=period[order],
-        weight=np.array([row[3] for row in rows], dtype=float)[order],
-    )
+    player, opponent = (np.array([position[name] for name in side])[order] for side in (one, two))
+    score, weight = (np.array(column, dtype=float)[order] for column in (scores, weights))
+    games = Games(player, opponent, score, period[order], weight)
     periods = len(np.unique(period))
     if periods * len(players) > MOST_UPDATES:
         raise DataError(
@@ -182,7 +144,8 @@ def rate(body: RateBody, expires: float) -> RateAnswer:
     itself = np.flatnonzero(games.player == games.opponent)
     if len(itself):
         raise DataError(f"opponent: {players[games.player[itself[0]]]!r} meets itself; drop the game")
-    rate_one = _until(expires, _rating_system(body))
+    section = RatingSection(glicko2=body.glicko2, glicko1=body.glicko1, elo=body.elo)
+    rate_one = _until(expires, rate_of(section, body.system))
     warnings, passes, settled = [], 1, True
     if body.mode == "chronological":
         ratings, reports = start, list[PeriodReport]()
@@ -195,7 +158,7 @@ def rate(body: RateBody, expires: float) -> RateAnswer:
         warnings = _rating_warnings(players, fixed, result.unanimous, result.moving)
     capped = _capped(reports)
     counts = np.bincount(np.concatenate([games.player, games.opponent]), minlength=len(players))
-    return RateAnswer(
+    return schemas.RateAnswer(
         system=body.system,
         mode=body.mode,
         periods=periods,
@@ -204,7 +167,7 @@ def rate(body: RateBody, expires: float) -> RateAnswer:
         capped_updates=sum(report.capped_updates for report in reports),
         warnings=warnings,
         players=[
-            RatedPlayer(
+            schemas.RatedPlayer(
                 player=name,
                 role=roles[name],
                 rating=float(ratings.rating[number]),
@@ -220,7 +183,7 @@ def rate(body: RateBody, expires: float) -> RateAnswer:
     )
 
 
-def score(body: ScoreBody, known: CalibratedSet | None) -> ScoreAnswer:
+def score(body: schemas.ScoreBody, known: CalibratedSet | None) -> schemas.ScoreAnswer:
     """A subject's ability on items of known parameters; ``known`` where the request brings none.
 
     Raises:
@@ -232,19 +195,14 @@ def score(body: ScoreBody, known: CalibratedSet | None) -> ScoreAnswer:
         items = body.items or []
         names = [item.item for item in items]
         position = {name: number for number, name in enumerate(names)}
-        parameters = ItemParameters.from_difficulty(
-            "4PL",
-            np.array([item.difficulty for item in items]),
-            np.array([item.discrimination for item in items]),
-            np.array([item.guessing for item in items]),
-            np.array([item.ceiling for item in items]),
-            body.population_sd,
-        )
+        fields = ("difficulty", "discrimination", "guessing", "ceiling")
+        columns: dict[str, Any] = {field: np.array([getattr(item, field) for item in items]) for field in fields}
+        parameters = ItemParameters.from_difficulty("4PL", population_sd=body.population_sd, **columns)
         if not (parameters.guessing.any() or (parameters.ceiling < 1).any()):
             parameters = replace(parameters, model="2PL")
     unknown = next((item for item in body.responses if item not in position), None)
     if unknown is not None:
-        raise DataError(f"responses: {unknown!r} is not an item; known are {_shown(names)}")
+        raise DataError(f"responses: {unknown!r} is not an item; known are {shown(names)}")
     if body.estimator == "WLE" and not body.responses:
         raise DataError("responses: are none; the estimator WLE needs at least one, EAP and MAP need none")
     asked = np.array([position[item] for item in body.responses], dtype=np.int32)
@@ -265,7 +223,7 @@ def score(body: ScoreBody, known: CalibratedSet | None) -> ScoreAnswer:
     answered[asked] = True
     following = None if answered.all() else abilities.next_item(parameters, ability, error, answered)
     expected, expected_error = predict_score(responses, parameters, grid, np.flatnonzero(answered))
-    return ScoreAnswer(
+    return schemas.ScoreAnswer(
         estimator=body.estimator,
         ability=ability,
         standard_error=error,
@@ -275,7 +233,7 @@ def score(body: ScoreBody, known: CalibratedSet | None) -> ScoreAnswer:
         answered=len(asked),
         items=len(names),
         next_item=following
-        and NextItemAnswer(
+        and schemas.NextItemAnswer(
             item=names[following.item],
             information=following.information,
             expected_standard_error=following.error_after,
@@ -285,11 +243,11 @@ def score(body: ScoreBody, known: CalibratedSet | None) -> ScoreAnswer:
 
 def smallest_fit() -> float:
     """A real fit of three items, for the health check; its log-likelihood."""
-    body = FitBody(matrix=[[1, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 0]])
+    body = schemas.FitBody(matrix=[[1, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 0]])
     return fit(body, read_responses(body)).log_likelihood
 
 
-def _order_of_request(body: FitBody, responses: Responses) -> list[str]:
+def _order_of_request(body: schemas.FitBody, responses: Responses) -> list[str]:
     if body.responses is not None:
         return list(dict.fromkeys(row.item for row in body.responses))
     return list(body.items or (f"item-{number}" for number in range(len(responses.items))))
@@ -306,17 +264,17 @@ def _suspects(matrix: ResponseMatrix, found: Estimates) -> np.ndarray:
         return np.zeros(matrix.shape[1], dtype=bool)
 
 
-def _fit_warnings(body: FitBody, responses: Responses, found: Estimates, suspects: np.ndarray) -> list[str]:
+def _fit_warnings(body: schemas.FitBody, responses: Responses, found: Estimates, suspects: np.ndarray) -> list[str]:
     warnings = []
     held, unbounded = found.calibration.with_prior, found.calibration.unbounded
     if unbounded.any():
         whom = "all items" if held.all() else "them"
-        names = _shown(responses.items[unbounded])
+        names = shown(responses.items[unbounded])
         warnings.append(f"no finite difficulty from the responses alone, so a prior holds {whom}: {names}")
     elif held.any():
         warnings.append("all items have a prior, as the estimator or the model asks")
     if suspects.any():
-        names = _shown(responses.items[suspects])
+        names = shown(responses.items[suspects])
         warnings.append(f"suspected label errors, for the more able solve them less often: {names}")
     if not found.calibration.converged:
         warnings.append("the fit did not converge; take estimator map or a model with fewer parameters")
@@ -325,7 +283,7 @@ def _fit_warnings(body: FitBody, responses: Responses, found: Estimates, suspect
     return warnings
 
 
-def _sides(body: RateBody) -> tuple[list[tuple[str, str, float, float, Any]], dict[str, Any]]:
+def _sides(body: schemas.RateBody) -> tuple[list[tuple[str, str, float, float, Any]], dict[str, Any]]:
     """Rows of player, opponent, score, weight, period; and players by name to their role."""
     if body.games is not None:
         rows = [(row.player, row.opponent, row.score, row.weight, row.period) for row in body.games]
@@ -339,7 +297,7 @@ def _sides(body: RateBody) -> tuple[list[tuple[str, str, float, float, Any]], di
     return rows, {**dict.fromkeys(sorted(problems), "problem"), **dict.fromkeys(sorted(contestants), "contestant")}
 
 
-def _start(body: RateBody, players: list[str]) -> tuple[Ratings, np.ndarray]:
+def _start(body: schemas.RateBody, players: list[str]) -> tuple[Ratings, np.ndarray]:
     fresh = body.glicko2.start(len(players))
     fixed = np.zeros(len(players), dtype=bool)
     for number, name in enumerate(players):
@@ -348,15 +306,6 @@ def _start(body: RateBody, players: list[str]) -> tuple[Ratings, np.ndarray]:
             fresh.deviation[number] = known.deviation or fresh.deviation[number]
             fresh.volatility[number] = known.volatility or fresh.volatility[number]
     return fresh, fixed
-
-
-def _rating_system(body: RateBody) -> RatePeriod:
-    systems: dict[str, RatePeriod] = {
-        "glicko2": partial(rate_period, options=body.glicko2),
-        "glicko1": partial(rate_glicko1, options=body.glicko1),
-        "elo": partial(rate_elo, options=body.elo),
-    }
-    return systems[body.system]
 
 
 def _until(expires: float, rate_one: RatePeriod) -> RatePeriod:
@@ -371,13 +320,12 @@ def _until(expires: float, rate_one: RatePeriod) -> RatePeriod:
 
 
 def _capped(reports: list[PeriodReport]) -> dict[int, list[str]]:
-    capped: dict[int, list[str]] = {}
+    capped: dict[int, dict[str, None]] = {}
     for report in reports:
         for guard, numbers in report.capped.items():
             for number in numbers.tolist():
-                if guard not in capped.setdefault(number, []):
-                    capped[number].append(guard)
-    return capped
+                capped.setdefault(number, {})[guard] = None
+    return {number: list(guards) for number, guards in capped.items()}
 
 
 def _rating_warnings(players: list[str], fixed: np.ndarray, unanimous: np.ndarray, moving: np.ndarray) -> list[str]:
@@ -386,12 +334,7 @@ def _rating_warnings(players: list[str], fixed: np.ndarray, unanimous: np.ndarra
     if not fixed.any():
         warnings.append("no player is fixed: only differences of ratings mean something")
     if len(unanimous):
-        warnings.append(f"only won or only lost, so half a draw was mixed in: {_shown(names[unanimous])}")
+        warnings.append(f"only won or only lost, so half a draw was mixed in: {shown(names[unanimous])}")
     if len(moving):
-        warnings.append(f"still moving when the passes ran out: {_shown(names[moving])}")
+        warnings.append(f"still moving when the passes ran out: {shown(names[moving])}")
     return warnings
-
-
-def _shown(names: Sequence[str] | np.ndarray) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(str, names[:SHOWN])) + more

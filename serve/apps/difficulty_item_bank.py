@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -36,12 +35,11 @@ class ItemBank:
         folder: a finished run's ``export``; without one the bank is empty.
 
     Raises:
-        DataError: the folder holds something else.
+        DataError: the folder holds something else, or does not exist.
     """
 
     def __init__(self, folder: str | None) -> None:
-        there = folder is not None and Path(folder).expanduser().is_dir()
-        exported = read_export(folder).sets if there and folder is not None else {}
+        exported = {} if folder is None else read_export(folder).sets
         self.sets: dict[str, CalibratedSet] = {name: calibrated_set(one) for name, one in exported.items()}
 
     def find(self, name: str | None) -> CalibratedSet:

@@ -33,19 +33,9 @@ from ray import serve
 from ..common.access import Caller
 from ..common.application import new_application
 from ..common.served_run import LargestBatch, ServedRun, ServingArgs, bind
+from . import recommendation_schemas as schemas
 from .recommendation_effects import explain, what_if
 from .recommendation_engine import Recommender
-from .recommendation_schemas import (
-    AcceptAnswer,
-    AcceptBody,
-    AttributeAnswer,
-    AttributeBody,
-    Limits,
-    RankAnswer,
-    RankBody,
-    WhatIfAnswer,
-    WhatIfBody,
-)
 
 api = new_application("recommendation", "Acceptance of recommendations, its causes, and what-ifs.")
 
@@ -54,7 +44,7 @@ class Args(ServingArgs):
     """What the Serve config may set."""
 
     export: str = Field("~/rayworks/runs/recommendation/smoke/export", description="export folder of a finished run")
-    limits: Limits = Field(Limits(), description="limits of a request")
+    limits: schemas.Limits = Field(schemas.Limits(), description="limits of a request")
     largest_batch: LargestBatch = 32
 
 
@@ -83,30 +73,30 @@ class Recommendation(ServedRun):
         return {**super().state(), "items": len(recommender.items), "models": len(recommender.models)}
 
     @api.post("/v1/recommendation/accept")
-    async def accept(self, body: AcceptBody, owner: Caller) -> AcceptAnswer:
+    async def accept(self, body: schemas.AcceptBody, owner: Caller) -> schemas.AcceptAnswer:
         """Chances that a user would accept the items of a slate, each recommended now, in the order asked."""
         question = self._recommender.slate(body)
         scored = await self._scoring.ask(question)
-        return AcceptAnswer(items=self._recommender.scored_items(scored), events_used=len(question.past))
+        return schemas.AcceptAnswer(items=self._recommender.scored_items(scored), events_used=len(question.past))
 
     @api.post("/v1/recommendation/rank")
-    async def rank(self, body: RankBody, owner: Caller) -> RankAnswer:
+    async def rank(self, body: schemas.RankBody, owner: Caller) -> schemas.RankAnswer:
         """The items of the catalogue that a user is most likely to accept."""
         question = self._recommender.ranking(body)
         scored = await self._scoring.ask(question)
-        return RankAnswer(
+        return schemas.RankAnswer(
             items=self._recommender.scored_items(scored),
             candidates=len(self._recommender.items) - len(question.excluded),
             events_used=len(question.past),
         )
 
     @api.post("/v1/recommendation/attribute")
-    async def attribute(self, body: AttributeBody, owner: Caller) -> AttributeAnswer:
+    async def attribute(self, body: schemas.AttributeBody, owner: Caller) -> schemas.AttributeAnswer:
         """Why: what the chances owe to the item, the last decision, natural preference and the recommender."""
         return await self._computing.run(lambda: explain(self._recommender, body))
 
     @api.post("/v1/recommendation/whatif")
-    async def whatif(self, body: WhatIfBody, owner: Caller) -> WhatIfAnswer:
+    async def whatif(self, body: schemas.WhatIfBody, owner: Caller) -> schemas.WhatIfAnswer:
         """Acceptance to expect, step by step, if given items were recommended, or if a policy chose them."""
         expires = time.monotonic() + self._deadline
         return await self._computing.run(lambda: what_if(self._recommender, body, expires))

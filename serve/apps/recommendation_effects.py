@@ -13,20 +13,8 @@ from rayworks.systems.recommendation.causes.do_recursion import intervene
 from rayworks.systems.recommendation.models.histories import Histories, histories
 from rayworks.systems.recommendation.values.roll_out import Policy, greedy_policy, mixture, roll_out, uniform_policy
 
+from . import recommendation_schemas as schemas
 from .recommendation_engine import Recommender, as_floats, interval, last, require_at_most
-from .recommendation_schemas import (
-    AttributeAnswer,
-    AttributeBody,
-    AttributedItem,
-    ByPolicy,
-    Contrast,
-    Contrasts,
-    PolicyBody,
-    SetItems,
-    WhatIfAnswer,
-    WhatIfBody,
-    WhatIfStep,
-)
 
 MOST_CELLS = 4_000_000
 """Rollouts x items of one step: 32 MB a table."""
@@ -40,7 +28,7 @@ IN_WORDS = {
 NOTE = "Each contrast changes one cause and leaves the others as they are; the four do not add up to the probability."
 
 
-def explain(recommender: Recommender, body: AttributeBody) -> AttributeAnswer:
+def explain(recommender: Recommender, body: schemas.AttributeBody) -> schemas.AttributeAnswer:
     """Do-contrasts of some items for one user.
 
     Raises:
@@ -51,34 +39,32 @@ def explain(recommender: Recommender, body: AttributeBody) -> AttributeAnswer:
     codes = torch.tensor([recommender.codes(body.items, "items")])
     found = attribute(recommender.models, histories([past]), codes, recommender.reference)
     errors = as_floats(member_error(found.probability)[0])
-    items = [
-        _attributed(*row, recommender.quantile)
-        for row in zip(
-            body.items, found.probability[0, 0].tolist(), errors, found.mean()[0], found.error()[0], strict=True
-        )
-    ]
-    return AttributeAnswer(items=items, compared_users=len(recommender.reference), events_used=len(past), note=NOTE)
+    columns = (body.items, found.probability[0, 0].tolist(), errors, found.mean()[0], found.error()[0])
+    items = [_attributed(*row, recommender.quantile) for row in zip(*columns, strict=True)]
+    return schemas.AttributeAnswer(
+        items=items, compared_users=len(recommender.reference), events_used=len(past), note=NOTE
+    )
 
 
 def _attributed(
     item: str, probability: float, error: float | None, values: np.ndarray, errors: np.ndarray, quantile: float
-) -> AttributedItem:
+) -> schemas.AttributedItem:
     contrasts = {
-        cause: Contrast(value=value, standard_error=spread, interval=interval(value, spread, quantile, -1, 1))
+        cause: schemas.Contrast(value=value, standard_error=spread, interval=interval(value, spread, quantile, -1, 1))
         for cause, value, spread in zip(CAUSES, values.tolist(), as_floats(errors), strict=True)
     }
     strongest = CAUSES[int(np.abs(values).argmax())]
-    return AttributedItem(
+    return schemas.AttributedItem(
         item=item,
         probability=probability,
         standard_error=error,
-        contrasts=Contrasts(**contrasts),
+        contrasts=schemas.Contrasts(**contrasts),
         strongest=strongest,
         sentence=_sentence(item, strongest, contrasts[strongest]),
     )
 
 
-def _sentence(item: str, cause: str, contrast: Contrast) -> str:
+def _sentence(item: str, cause: str, contrast: schemas.Contrast) -> str:
     words = IN_WORDS[cause][0].upper() + IN_WORDS[cause][1:]
     direction = "raises" if contrast.value > 0 else "lowers"
     said = f"{words} {direction} the chance that {item} is accepted by {abs(contrast.value):.3f}"
@@ -102,12 +88,11 @@ class _Imagined:
 
 
 @torch.inference_mode()
-def what_if(recommender: Recommender, body: WhatIfBody, expires: float) -> WhatIfAnswer:
+def what_if(recommender: Recommender, body: schemas.WhatIfBody, expires: float) -> schemas.WhatIfAnswer:
     """Acceptance to expect under set items, or under a policy.
 
     Args:
         recommender: whose models play the user.
-        body: the request.
         expires: when nobody waits for the answer any more, by ``time.monotonic``.
 
     Raises:
@@ -123,12 +108,12 @@ def what_if(recommender: Recommender, body: WhatIfBody, expires: float) -> WhatI
         )
     past = last(whole, recommender.holds - asked.steps)
     known = histories([past])
-    if isinstance(asked, SetItems):
+    if isinstance(asked, schemas.SetItems):
         found = _with_items(recommender, known, asked, expires)
     else:
         found = _by_policy(recommender, known, asked, expires)
     mean, [mean_error] = found.acceptance[0].mean(), as_floats(member_error(found.acceptance.mean(1, keepdims=True)))
-    return WhatIfAnswer(
+    return schemas.WhatIfAnswer(
         steps=_steps(found, recommender.quantile),
         mean=mean,
         standard_error=mean_error,
@@ -139,15 +124,11 @@ def what_if(recommender: Recommender, body: WhatIfBody, expires: float) -> WhatI
     )
 
 
-def _steps(found: _Imagined, quantile: float) -> list[WhatIfStep]:
-    columns = (
-        found.acceptance[0].tolist(),
-        as_floats(member_error(found.acceptance)),
-        found.simulation_errors,
-        found.items,
-    )
+def _steps(found: _Imagined, quantile: float) -> list[schemas.WhatIfStep]:
+    values, errors = found.acceptance[0].tolist(), as_floats(member_error(found.acceptance))
+    columns = (values, errors, found.simulation_errors, found.items)
     return [
-        WhatIfStep(
+        schemas.WhatIfStep(
             step=step,
             item=item,
             acceptance=value,
@@ -170,7 +151,7 @@ def _forgotten(recommender: Recommender, events: int, steps: int) -> list[str]:
     return found
 
 
-def _with_items(recommender: Recommender, past: Histories, asked: SetItems, expires: float) -> _Imagined:
+def _with_items(recommender: Recommender, past: Histories, asked: schemas.SetItems, expires: float) -> _Imagined:
     codes, found = torch.tensor([recommender.codes(asked.items, asked.field)]), []
     for model in recommender.models:
         _require_time(expires)
@@ -182,7 +163,7 @@ def _with_items(recommender: Recommender, past: Histories, asked: SetItems, expi
     return _Imagined(acceptance, asked.items, exact, [None] * asked.steps, few)
 
 
-def _by_policy(recommender: Recommender, past: Histories, asked: ByPolicy, expires: float) -> _Imagined:
+def _by_policy(recommender: Recommender, past: Histories, asked: schemas.ByPolicy, expires: float) -> _Imagined:
     most = min(recommender.limits.rollouts, MOST_CELLS // len(recommender.items))
     require_at_most("rollouts", asked.rollouts, most)
     same = torch.zeros(asked.rollouts, dtype=torch.int64)
@@ -196,7 +177,7 @@ def _by_policy(recommender: Recommender, past: Histories, asked: ByPolicy, expir
     return _Imagined(tables.mean(1), [None] * asked.steps, False, errors.tolist(), doubts)
 
 
-def _policy(body: PolicyBody) -> Policy:
+def _policy(body: schemas.PolicyBody) -> Policy:
     def softmax(acceptance: torch.Tensor) -> torch.Tensor:
         return torch.softmax(acceptance / (body.temperature or 1.0), 1)
 
@@ -219,7 +200,7 @@ def _require_time(expires: float) -> None:
         raise TimeoutError
 
 
-def _doubts(asked: ByPolicy, largest_error: float) -> list[str]:
+def _doubts(asked: schemas.ByPolicy, largest_error: float) -> list[str]:
     found = []
     if largest_error > LARGE_SIMULATION_ERROR:
         found.append(f"rollouts: {asked.rollouts} leave a simulation error of up to {largest_error:.3f}; ask for more")

@@ -53,7 +53,6 @@ class Recommender:
 
     Args:
         folder: ``export`` of a finished run.
-        limits: limits of a request.
 
     Raises:
         DataError: the folder holds something else.

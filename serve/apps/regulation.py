@@ -43,24 +43,11 @@ from ..common.access import Caller, replica
 from ..common.application import new_application
 from ..common.problems import Problem, problem_of, problems
 from ..common.served_run import PerKey, ServedRun, ServingArgs, bind
+from . import regulation_schemas as schemas
 from .regulation_audit import audit_page, receipt, round_answer, settlement_answer
 from .regulation_database import BUSY_SECONDS
 from .regulation_ledger import Ledger, Names, Terms
 from .regulation_quotes import Quotes
-from .regulation_schemas import (
-    MOST_BUDGET,
-    AuditAnswer,
-    CommitBody,
-    PairBody,
-    QuoteAnswer,
-    QuoteBody,
-    RoundAnswer,
-    RulesBody,
-    SettleBody,
-    SettlementAnswer,
-    SubmissionAnswer,
-    SubmitBody,
-)
 
 PINNED = 0.001
 """Of the node's resource that a replica takes: it says where, not how many."""
@@ -82,10 +69,13 @@ class Args(ServingArgs):
     export: str | None = Field(
         None,
         description="export folder of a finished run, whose design is quoted. None: the paper's design on its published "
-        "price curve. Without the folder, quotes answer 422 until a run is finished; rounds work",
+        "price curve",
     )
     unit_cents: int = Field(
-        100_000_000, ge=1, le=MOST_BUDGET, description="cents that a value of 1, the largest possible, stands for"
+        100_000_000,
+        ge=1,
+        le=schemas.MOST_BUDGET,
+        description="cents that a value of 1, the largest possible, stands for",
     )
     database: str = Field(
         "~/rayworks/regulation/ledger.sqlite",
@@ -149,18 +139,18 @@ class Regulation(ServedRun):
         return {**super().state(), "design": self._quotes.design}
 
     @api.post("/v1/regulation/quote")
-    async def quote(self, body: QuoteBody, owner: Caller) -> QuoteAnswer:
+    async def quote(self, body: schemas.QuoteBody, owner: Caller) -> schemas.QuoteAnswer:
         """What a builder of this value should spend on compliance, and what it may expect of that."""
         return await self._computing.run(lambda: self._quotes.quote(body))
 
     @api.post("/v1/regulation/pair", responses=problems(404, 409))
-    async def pair(self, body: PairBody, owner: Regulator) -> RoundAnswer:
+    async def pair(self, body: schemas.PairBody, owner: Regulator) -> schemas.RoundAnswer:
         """Open a round with its rules and the commitment to a seed; later, close it with the seed, which pairs.
 
         Regulators only. Both steps may be repeated: the same terms, or the same seed, change nothing the second time.
         """
-        if isinstance(body, CommitBody):
-            rules = Rules(**body.model_dump(include=set(RulesBody.model_fields)))
+        if isinstance(body, schemas.CommitBody):
+            rules = Rules(**body.model_dump(include=set(schemas.RulesBody.model_fields)))
             terms = Terms(body.round, body.commitment, rules, body.premium_cents, body.budget_cents)
             found = await self._booking.run(lambda: self._ledger.open_round(owner, terms))
         else:
@@ -169,22 +159,20 @@ class Regulation(ServedRun):
 
     @api.post("/v1/regulation/submit", status_code=201, responses=problems(404, 409))
     async def submit(
-        self, body: SubmitBody, request: Request, owner: Builder, idempotency_key: IdempotencyKey = None
-    ) -> SubmissionAnswer:
+        self, body: schemas.SubmitBody, request: Request, owner: Builder, idempotency_key: IdempotencyKey = None
+    ) -> schemas.SubmissionAnswer:
         """Enter a model into an open round: one per key, and no model twice. Not for regulators."""
         # Under its id the gateway sends a request again whose replica died.
-        again = idempotency_key or request.state.request_id
-        return receipt(
-            await self._booking.run(lambda: self._ledger.submit(owner, body.round, body.model, body.score, again))
-        )
+        entry = (owner, body.round, body.model, body.score, idempotency_key or request.state.request_id)
+        return receipt(await self._booking.run(lambda: self._ledger.submit(*entry)))
 
     @api.post("/v1/regulation/settle", responses=problems(404, 409))
-    async def settle(self, body: SettleBody, owner: Regulator) -> SettlementAnswer:
+    async def settle(self, body: schemas.SettleBody, owner: Regulator) -> schemas.SettlementAnswer:
         """Pay the premiums of a paired round. Regulators only; again, it answers the same and pays nothing."""
         return settlement_answer(await self._booking.run(lambda: self._ledger.settle(owner, body.round)))
 
     @api.get("/v1/regulation/rounds/{name}", responses=problems(404, 504))
-    async def round(self, name: str, owner: Caller) -> RoundAnswer:
+    async def round(self, name: str, owner: Caller) -> schemas.RoundAnswer:
         """How far a round is."""
         return round_answer(await self._booking.run(lambda: self._ledger.round(name)))
 
@@ -195,7 +183,7 @@ class Regulation(ServedRun):
         round: Annotated[str, Query(description="name of the round")],
         offset: Annotated[int, Query(ge=0, le=10**6)] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> AuditAnswer:
+    ) -> schemas.AuditAnswer:
         """All of a round for any key, checked anew: submissions, pairing, payments and the trail, in pages."""
         records = await self._booking.run(lambda: self._ledger.records(round))
         return await self._computing.run(lambda: audit_page(records, offset, limit))

@@ -6,31 +6,12 @@ from typing import Any
 
 from rayworks.systems.regulation.public_draws import PROTOCOL, commitment_of
 
+from . import regulation_ledger as ledger
+from . import regulation_schemas as schemas
 from .regulation_events import Event, first_break
-from .regulation_ledger import (
-    Records,
-    Result,
-    Round,
-    State,
-    Submission,
-    digest_of_payments,
-    digest_of_results,
-    pair,
-    payments_of,
-)
-from .regulation_schemas import (
-    AuditAnswer,
-    AuditedEvent,
-    AuditedSubmission,
-    Payment,
-    RoundAnswer,
-    RulesBody,
-    SettlementAnswer,
-    SubmissionAnswer,
-)
 
 
-def discrepancies(records: Records) -> list[str]:
+def discrepancies(records: ledger.Records) -> list[str]:
     """What does not fit in a round's records, each with its place; empty when all is sound.
 
     The trail must be unbroken, the tables must be what it says, and pairing and payments must come out again from the seed,
@@ -42,7 +23,7 @@ def discrepancies(records: Records) -> list[str]:
     return list(_differences(records))
 
 
-def _differences(records: Records) -> Iterator[str]:
+def _differences(records: ledger.Records) -> Iterator[str]:
     terms, state, seed = records.round.terms, records.round.state, records.round.seed
     facts = [event.facts for event in records.events]
     expected = ["opened", *["submitted"] * len(records.submissions)]
@@ -67,22 +48,22 @@ def _differences(records: Records) -> Iterator[str]:
     if seed is None or commitment_of(seed) != terms.commitment or paired.get("seed") != seed:
         yield "seed: is not the one committed to"
         return
-    if digest_of_results(records.results) != paired.get("results"):
+    if ledger.digest_of_results(records.results) != paired.get("results"):
         yield f"results: are not those of event {len(records.submissions) + 1}"
-    if pair(terms, seed, records.submissions) != records.results:
+    if ledger.pair(terms, seed, records.submissions) != records.results:
         yield "results: are not those of the rules, the seed and the submissions"
-    if state == "settled" and digest_of_payments(records.payments) != facts[-1].get("payments"):
+    if state == "settled" and ledger.digest_of_payments(records.payments) != facts[-1].get("payments"):
         yield f"payments: are not those of event {len(facts) - 1}"
-    if state == "settled" and payments_of(terms, records.results) != records.payments:
+    if state == "settled" and ledger.payments_of(terms, records.results) != records.payments:
         yield "payments: are not those of the rules and the results"
 
 
-def audit_page(records: Records, offset: int, limit: int) -> AuditAnswer:
+def audit_page(records: ledger.Records, offset: int, limit: int) -> schemas.AuditAnswer:
     """One page of submissions and events, with a check of all."""
     found = discrepancies(records)
     end = offset + limit
     more = end < max(len(records.submissions), len(records.events))
-    return AuditAnswer(
+    return schemas.AuditAnswer(
         **dict(round_answer(records.round)),
         protocol=PROTOCOL,
         verified=not found,
@@ -93,15 +74,15 @@ def audit_page(records: Records, offset: int, limit: int) -> AuditAnswer:
     )
 
 
-def round_answer(found: Round) -> RoundAnswer:
+def round_answer(found: ledger.Round) -> schemas.RoundAnswer:
     """How far a round is."""
     terms = found.terms
-    return RoundAnswer(
+    return schemas.RoundAnswer(
         round=terms.round,
         state=found.state,
         commitment=terms.commitment,
         seed=found.seed,
-        rules=RulesBody(**asdict(terms.rules)),
+        rules=schemas.RulesBody(**asdict(terms.rules)),
         premium_cents=terms.premium,
         budget_cents=terms.budget,
         submissions=found.submissions,
@@ -113,25 +94,26 @@ def round_answer(found: Round) -> RoundAnswer:
     )
 
 
-def settlement_answer(records: Records) -> SettlementAnswer:
+def settlement_answer(records: ledger.Records) -> schemas.SettlementAnswer:
     """What a settled round paid to whom."""
     found, alias = records.round, {entry.number: entry.alias for entry in records.submissions}
     assert found.paid is not None
-    return SettlementAnswer(
+    return schemas.SettlementAnswer(
         round=found.terms.round,
         premium_cents=found.terms.premium,
         budget_cents=found.terms.budget,
         paid_cents=found.paid,
         payments=[
-            Payment(submission=number, builder=alias[number], cents=cents) for number, cents in records.payments.items()
+            schemas.Payment(submission=number, builder=alias[number], cents=cents)
+            for number, cents in records.payments.items()
         ],
         last_hash=found.last.hash,
     )
 
 
-def receipt(submission: Submission) -> SubmissionAnswer:
+def receipt(submission: ledger.Submission) -> schemas.SubmissionAnswer:
     """What its builder gets for a submission."""
-    return SubmissionAnswer(
+    return schemas.SubmissionAnswer(
         round=submission.round,
         submission=submission.number,
         builder=submission.alias,
@@ -141,14 +123,14 @@ def receipt(submission: Submission) -> SubmissionAnswer:
     )
 
 
-def _entries(records: Records, start: int, end: int) -> list[AuditedSubmission]:
+def _entries(records: ledger.Records, start: int, end: int) -> list[schemas.AuditedSubmission]:
     """While a round is open, scores and models are sealed: anyone who saw them could bid a hair above."""
     shown, state = records.submissions[start:end], records.round.state
     if state == "open":
-        return [AuditedSubmission(submission=entry.number, builder=entry.alias) for entry in shown]
+        return [schemas.AuditedSubmission(submission=entry.number, builder=entry.alias) for entry in shown]
     results = {result.number: result for result in records.results}
     return [
-        AuditedSubmission(
+        schemas.AuditedSubmission(
             submission=entry.number,
             builder=entry.alias,
             model=entry.model,
@@ -160,7 +142,7 @@ def _entries(records: Records, start: int, end: int) -> list[AuditedSubmission]:
     ]
 
 
-def _fate(result: Result | None) -> dict[str, Any]:
+def _fate(result: ledger.Result | None) -> dict[str, Any]:
     """What the pairing made of a submission; nothing where somebody has removed it."""
     if result is None:
         return {}
@@ -168,8 +150,8 @@ def _fate(result: Result | None) -> dict[str, Any]:
     return {"cleared": result.cleared, "group": group, "status": result.status, "part": str(result.part)}
 
 
-def _event(event: Event, state: State) -> AuditedEvent:
+def _event(event: Event, state: ledger.State) -> schemas.AuditedEvent:
     sealed = state == "open" and event.position > 0
-    return AuditedEvent(
+    return schemas.AuditedEvent(
         position=event.position, text=None if sealed else event.text, previous=event.previous, hash=event.hash
     )

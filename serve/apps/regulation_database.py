@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,25 +150,21 @@ class Database:
                     raise
                 time.sleep(WAL_PAUSE_SECONDS)
 
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> AbstractContextManager[sqlite3.Connection]:
         """One transaction that no other writer enters; taken back whole on any exception.
 
         Raises:
             InfrastructureError: another process holds the file for too long, or the disk fails.
         """
-        with self._transaction("IMMEDIATE") as connection:
-            yield connection
+        return self._transaction("IMMEDIATE")
 
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> AbstractContextManager[sqlite3.Connection]:
         """One state of all tables, whatever is written meanwhile.
 
         Raises:
             InfrastructureError: the file cannot be read.
         """
-        with self._transaction("DEFERRED") as connection:
-            yield connection
+        return self._transaction("DEFERRED")
 
     def close(self) -> None:
         """Close the file."""

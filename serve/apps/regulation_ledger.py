@@ -109,7 +109,6 @@ class Ledger:
     """All rounds, in one file that several replicas of one machine may share.
 
     Args:
-        file: of the database.
         names: whether the audit shows builders by a hash, salted anew in each round, or by the names of their keys.
         most_submissions: of a round; beyond that: 409.
         busy_seconds: longest wait for another replica's write.
@@ -330,13 +329,8 @@ def _records(connection: sqlite3.Connection, round: str) -> Records:
     found = _round(connection, round)
     payments = connection.execute("SELECT number, cents FROM payments WHERE round = ? ORDER BY number", (round,))
     events = connection.execute("SELECT * FROM events WHERE round = ? ORDER BY position", (round,))
-    return Records(
-        found,
-        _submissions(connection, round),
-        _results(connection, round),
-        {row["number"]: row["cents"] for row in payments},
-        [_event(row) for row in events],
-    )
+    paid, trail = {row["number"]: row["cents"] for row in payments}, [_event(row) for row in events]
+    return Records(found, _submissions(connection, round), _results(connection, round), paid, trail)
 
 
 def _results(connection: sqlite3.Connection, round: str) -> list[Result]:

@@ -6,7 +6,6 @@ rounded up, so that rounding never takes it below the price.
 
 from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
-from pathlib import Path
 
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.config import AuctionSection
@@ -29,37 +28,27 @@ class Quotes:
         unit_cents: what a value of 1 is worth.
 
     Raises:
-        DataError: the folder holds something else.
+        DataError: the folder holds something else, or does not exist.
     """
 
     def __init__(self, folder: str | None, unit_cents: int) -> None:
         self._unit = unit_cents
-        self._path = None if folder is None else Path(folder).expanduser()
-        self._published = make_design(AuctionSection(), published_curve())
-        self._design: Design | None = self._published
-        if self._path is not None:
-            self._design = read_export(self._path).design if self._path.is_dir() else None
-
-    @property
-    def design(self) -> str:
-        """Where quotes come from: ``published``, ``export``, or ``missing``."""
-        return "published" if self._path is None else "export" if self._design is not None else "missing"
+        self.design: Literal[published, export] = "published" if folder is None else "export"
+        """Where quotes come from."""
+        self._design = (
+            make_design(AuctionSection(), published_curve()) if folder is None else read_export(folder).design
+        )
 
     def check(self) -> None:
-        """A real quote, of the paper's design when the run's is missing."""
-        self._quote(self._design or self._published, TINY)
+        """A real quote."""
+        self._quote(self._design, TINY)
 
     def quote(self, body: QuoteBody) -> QuoteAnswer:
         """What a builder of this type should do.
 
         Raises:
-            DataError: no design is there, or value, share or price is outside of what the design is for.
+            DataError: value, share or price is outside of what the design is for.
         """
-        if self._design is None:
-            raise DataError(
-                f"export {self._path}: no finished run is there; ask the operator to finish one "
-                "(python -m jobs.run regulation --smoke) and deploy again"
-            )
         design = self._design if body.price is None else _at_price(self._design, body.price)
         return self._quote(design, body)
 
@@ -92,7 +81,7 @@ class Quotes:
             threshold=design.rules.threshold,
             unit_cents=self._unit,
             mode=equilibrium.mode,
-            design="published" if self._path is None else "export",
+            design=self.design,
         )
 
     def _cents_up(self, value: float) -> int:

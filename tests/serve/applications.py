@@ -79,7 +79,7 @@ def difficulty(folder: Path, finished_runs: Runs) -> Arguments:
             **{"job_settings": settings, "jobs_per_key": 1},
         },
         "difficulty-narrow": {
-            **{**shared, "max_waiting": 0, "deadline_seconds": 4, "concurrent_per_key": 6, "export": "/nowhere"},
+            **{**shared, "max_waiting": 0, "deadline_seconds": 4, "concurrent_per_key": 6},
             **{"inline_parameters": 360, "job_settings": {"surprise.setting": 1}},
         },
     }
@@ -173,7 +173,7 @@ def regulation(folder: Path, finished_runs: Runs) -> Arguments:
     return {
         "regulation": {**shared, "export": str(folder / "export"), "database": str(folder / "wide.sqlite")},
         "regulation-narrow": {
-            **{**shared, "export": "/nowhere", "database": str(folder / "narrow.sqlite"), "builder_names": "plain"},
+            **{**shared, "database": str(folder / "narrow.sqlite"), "builder_names": "plain"},
             **{"max_waiting": 1, "deadline_seconds": 2, "concurrent_per_key": 2, "most_submissions": 4},
         },
     }

@@ -103,11 +103,8 @@ def test_bad_quotes_get_one_clear_answer(send: Send, body: dict[str, Any], words
     assert_problem(send("quote", key="ann", **{"value": 80_000_000, "share": "0.4", **body}), 422, *words)
 
 
-def test_without_its_export_there_is_a_reason_and_rounds_still_work(send: Send) -> None:
-    assert_problem(send("quote", app=NARROW, value=1, share=0), 422, "/nowhere", "jobs.run regulation")
-    assert send("pair", app=NARROW, round="still", commitment=commitment("still"), threshold=0, budget_cents=1).json()[
-        "state"
-    ]
+def test_without_an_export_the_papers_design_is_quoted(send: Send) -> None:
+    assert send("quote", app=NARROW, value=1, share=0).json()["design"] == "published"
 
 
 def test_a_round_that_anyone_can_repeat(send: Send) -> None:
@@ -285,7 +282,7 @@ def test_who_may_do_what(deployment: Deployment, send: Send) -> None:
         )
     health = httpx.get(f"{url}/healthz").json()
     assert (health["status"], health["design"]) == ("ok", "export")
-    assert httpx.get(f"{deployment.url(NARROW)}/healthz").json()["design"] == "missing"
+    assert httpx.get(f"{deployment.url(NARROW)}/healthz").json()["design"] == "published"
     assert httpx.get(f"{url}/openapi.json").json()["paths"].keys() >= {"/v1/regulation/settle", "/v1/regulation/audit"}
 
 

@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from rayworks.core.errors import DataError
+from rayworks.systems.regulation.figures import price_of_safety
 from rayworks.systems.regulation.price_curve import Fit, PriceCurve, published_curve
-from rayworks.systems.regulation.price_figures import price_of_safety
 from rayworks.systems.regulation.price_points import (
     PUBLISHED_GAPS,
     PUBLISHED_SAFETY,

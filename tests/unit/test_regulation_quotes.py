@@ -103,11 +103,8 @@ def test_money_is_whole_and_shares_are_numbers(fields: tuple[Any, ...]) -> None:
 
 
 def test_missing_and_broken_exports(tmp_path: Path) -> None:
-    missing = Quotes(str(tmp_path / "none"), UNIT)
-    assert missing.design == "missing"
-    missing.check()
-    with pytest.raises(DataError, match=r"jobs\.run regulation"):
-        missing.quote(body(1, 0.1))
+    with pytest.raises(DataError, match="none"):
+        Quotes(str(tmp_path / "none"), UNIT)
     for content in ("{", "[]", '{"auction": {}, "values": null, "curve": {}}'):
         (tmp_path / "design.json").write_text(content)
         with pytest.raises(DataError, match="is not the export of a finished regulation run"):

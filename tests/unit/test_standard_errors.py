@@ -56,14 +56,14 @@ def test_information_is_the_negative_second_derivative(model: Model) -> None:
                 sign * log_posterior(matrix, found, working, vector + one * unit[i] + two * unit[j])
                 for one, two, sign in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
             ) / (4 * step**2)
-    information = observed_information(matrix, found, working)
+    information = observed_information(matrix, found)
     np.testing.assert_allclose(information, numeric, atol=2e-3 * np.abs(numeric).max())
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_scores_are_the_first_derivatives(model: Model) -> None:
     matrix, found, working = fitted(model, seed=1)
-    scores = np.concatenate([part for _, part in marginal_scores(matrix, found, working)])
+    scores = np.concatenate([part for _, part in marginal_scores(matrix, found)])
     assert scores.shape == (150, len(working.vector))
     step = 1e-5
 
@@ -90,7 +90,7 @@ def test_the_low_rank_rasch_path_is_the_dense_one(estimate_population: bool, wei
     matrix = ByteMatrix(scores)
     found = fit(matrix, options, frequency)
     fast = standard_errors(matrix, found, "observed", frequency=frequency)
-    inverse = np.linalg.inv(observed_information(matrix, found, working_of(found.parameters), frequency))
+    inverse = np.linalg.inv(observed_information(matrix, found, frequency))
     dense = np.sqrt(np.diag(inverse))
     np.testing.assert_allclose(fast.difficulty, dense[-9:], rtol=1e-6)
     assert fast.population_sd == pytest.approx(dense[0] if estimate_population else 0.0, rel=1e-6)

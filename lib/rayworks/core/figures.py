@@ -59,6 +59,12 @@ def logarithmic(axes: "Axes") -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
+def describe(axes: "Axes", x: str, y: str = "", title: str = "", *, legend: float = 8, **limits: Any) -> None:
+    """Name the axes, set their limits, and list what is drawn in a legend of this font size."""
+    axes.set(xlabel=x, ylabel=y, title=title, **limits)
+    axes.legend(fontsize=legend)
+
+
 @contextmanager
 def draw(rows: int = 1, columns: int = 1, **options: Any) -> Iterator[Drawing]:
     """Draw in the shared style, without a display.

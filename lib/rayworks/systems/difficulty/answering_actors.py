@@ -52,10 +52,9 @@ class Answering:
         except Exception as error:
             # Ray Data passes on the text of an exception only: what kind it is would be lost.
             failure = json.dumps(vars(classify(error)))
-        texts = np.array(outputs, dtype=object)
         return {
             "number": numbers,
-            "output": texts,
+            "output": np.array(outputs, dtype=object),
             "answered": np.array(answered),
             "failure": np.array([failure] * len(prompts)),
         }

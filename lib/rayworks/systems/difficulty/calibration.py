@@ -11,18 +11,12 @@ import numpy as np
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.difficulty.config import Config
-from rayworks.systems.difficulty.item_response import bayesian
+from rayworks.systems.difficulty.item_response import bayesian, model_fit
 from rayworks.systems.difficulty.item_response.abilities import Abilities, posterior_means, weighted_likelihood
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, fitting_grid
 from rayworks.systems.difficulty.item_response.item_fit import aberrant_share, local_dependence, residual_fit, score_fit
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit, working_of
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
-from rayworks.systems.difficulty.item_response.model_fit import (
-    criteria,
-    differential_functioning,
-    held_out,
-    likelihood_ratio,
-)
 from rayworks.systems.difficulty.item_response.priors import Priors
 from rayworks.systems.difficulty.item_response.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.item_response.standard_errors import StandardErrors, from_information, standard_errors
@@ -35,6 +29,7 @@ SHARDED_HALVINGS = 3
 """Of the split-half correlation over shards, where each costs two whole fits."""
 DEPENDENT_PAIRS = 5
 """Most dependent item pairs kept for the report."""
+BY_ITEM = ("discrimination", "difficulty", "guessing", "ceiling")
 LARGEST_SPLIT = 60
 """Items above which the likelihood-ratio test of differential functioning, one refit each, is left to the statistic."""
 
@@ -42,16 +37,10 @@ LARGEST_SPLIT = 60
 def fit_options(config: Config) -> FitOptions:
     """The estimator's options from the config."""
     model = config.model
-    return FitOptions(
-        model=model.name,
-        estimator="map" if model.estimator == "map" else "mml",
-        priors=Priors(model.difficulty_prior_sd, model.discrimination_prior_sd, model.guessing_prior),
-        tolerance=model.tolerance,
-        max_iterations=model.max_iterations,
-        nodes=model.nodes,
-        estimate_population=model.estimate_population,
-        guessing=() if model.guessing is None else (model.guessing,),
-    )
+    priors = Priors(model.difficulty_prior_sd, model.discrimination_prior_sd, model.guessing_prior)
+    guessing = () if model.guessing is None else (model.guessing,)
+    same = model.model_dump(include={"tolerance", "max_iterations", "nodes", "estimate_population"})
+    return FitOptions(model.name, "map" if model.estimator == "map" else "mml", priors, guessing=guessing, **same)
 
 
 @dataclass(frozen=True)
@@ -70,28 +59,18 @@ def estimate(responses: Responses, matrix: ResponseMatrix, config: Config) -> Es
     if config.model.estimator in ("mml", "map"):
         calibration = fit(matrix, options)
         errors = standard_errors(matrix, calibration, config.uncertainty.standard_errors, responses.family)
-        converged = "converged" if calibration.converged else "stopped at max_iterations"
-        return Estimates(
-            calibration, errors, time.perf_counter() - started, f"{converged} after {calibration.iterations} E-steps"
-        )
+        ended = "converged" if calibration.converged else "stopped at max_iterations"
+        told = f"{ended} after {calibration.iterations} E-steps"
+        return Estimates(calibration, errors, time.perf_counter() - started, told)
     inference: bayesian.Inference = "variational" if config.model.estimator == "variational" else "nuts"
     found = bayesian.posterior(responses, options.model, inference, seed=config.run.seed)
     seconds = time.perf_counter() - started
     grid = fitting_grid(len(found.parameters))
     log_likelihood = expectation(matrix)(working_of(found.parameters), grid).log_likelihood
     everywhere = np.ones(len(found.parameters), dtype=bool)
-    calibration = Calibration(
-        parameters=found.parameters,
-        quadrature=grid,
-        log_likelihood=log_likelihood,
-        iterations=0,
-        converged=found.converged is not False,
-        trace=[],
-        with_prior=everywhere,
-        unbounded=np.isin(responses.solve_rates(), (0.0, 1.0)),
-        suspects=~everywhere,
-        options=options,
-    )
+    marked = (everywhere, np.isin(responses.solve_rates(), (0.0, 1.0)), ~everywhere)
+    converged = found.converged is not False
+    calibration = Calibration(found.parameters, grid, log_likelihood, 0, converged, [], *marked, options)
     zero = np.zeros(len(everywhere))
     errors = StandardErrors(found.difficulty_sd, found.discrimination_sd, zero, zero, 0.0, inference)
     told = "" if found.r_hat is None else f", R-hat {found.r_hat:.3f}, {found.effective_samples:.0f} effective samples"
@@ -103,37 +82,22 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
     responses = found.responses
     matrix = as_matrix(responses)
     estimates = estimate(responses, matrix, config)
-    calibration, errors = estimates.calibration, estimates.errors
-    parameters = calibration.parameters
+    calibration = estimates.calibration
     ability = posterior_means(matrix, calibration)
     halves = split_half_correlations(matrix, calibration.options, config.run.seed, config.uncertainty.split_halves)
     evidence = np.bincount(responses.item, minlength=len(responses.items))
-    labels = label(
-        responses.items,
-        parameters.difficulty,
-        errors.difficulty,
-        evidence,
-        {"method": f"{parameters.model} by {config.model.estimator}", "errors": errors.method, "set": found.provenance},
-        bins=config.labels.bins,
-        normalisation=config.labels.normalisation,
-    )
     return {
         "name": name,
-        "provenance": found.provenance,
-        "subjects": matrix.shape[0],
         "subject_names": list(map(str, responses.subjects)),
         "subjects_without_response": len(found.subjects) - matrix.shape[0],
-        "items": list(map(str, responses.items)),
         "texts": [found.texts.get(str(item), "") for item in responses.items],
         "cells": len(responses.score),
         "families": len(np.unique(responses.family.astype(str))),
-        **_fit_as_dict(calibration, errors, ability),
+        **_fit_as_dict(responses.items, evidence, found.provenance, calibration, estimates.errors, ability, config),
         "seconds": estimates.seconds,
         "convergence": estimates.convergence,
         "solve_rates": responses.solve_rates().tolist(),
         "split_half": {"mean": float(halves.mean()), "sd": float(halves.std(ddof=1)) if len(halves) > 1 else 0.0},
-        "labels": labels.table.to_dict("list"),
-        "label_provenance": labels.provenance,
         **_compare(matrix, calibration, config),
         **_diagnose(responses, matrix, calibration, config),
         "functioning": _functioning(name, found, calibration, config),
@@ -156,7 +120,7 @@ def calibrate_shards(name: str, items: np.ndarray, sharded: ShardedFit, config: 
     calibration = sharded.fit(options)
     errors = from_information(sharded.information(calibration), calibration, "cross-product")
     seconds = time.perf_counter() - started
-    parameters, ability = calibration.parameters, sharded.abilities(calibration)
+    ability = sharded.abilities(calibration)
     if len(ability.ability) <= calibration.free_parameters:
         raise ConfigError(
             f"{name}: has no more subjects than parameters ({calibration.free_parameters}); read it by memory"
@@ -165,48 +129,49 @@ def calibrate_shards(name: str, items: np.ndarray, sharded: ShardedFit, config: 
     pairs = [[sharded.fit(cautious, (config.run.seed, n, side)) for side in (0, 1)] for n in range(SHARDED_HALVINGS)]
     halves = np.array([_correlation(*(half.parameters.difficulty for half in pair)) for pair in pairs])
     totals = sharded.totals()
-    provenance = {"method": f"{parameters.model} by {config.model.estimator}", "errors": errors.method, "set": name}
-    labels = label(
-        items,
-        parameters.difficulty,
-        errors.difficulty,
-        totals.seen,
-        provenance,
-        bins=config.labels.bins,
-        normalisation=config.labels.normalisation,
-    )
-    grid = np.linspace(-4, 4, 81) * parameters.population_sd
     return {
         "name": name,
-        "provenance": name,
-        "subjects": len(ability.ability),
         "subject_names": sharded.subjects(),
         "subjects_without_response": 0,
-        "items": list(map(str, items)),
         "texts": [""] * len(items),
         "cells": int(totals.seen.sum()),
         "families": len(ability.ability),
-        **_fit_as_dict(calibration, errors, ability),
+        **_fit_as_dict(items, totals.seen, name, calibration, errors, ability, config),
         "seconds": seconds,
         "convergence": f"{'converged' if calibration.converged else 'stopped'} after {calibration.iterations} E-steps",
         "solve_rates": (totals.scored / totals.seen).tolist(),
         "split_half": {"mean": float(halves.mean()), "sd": float(halves.std(ddof=1))},
-        "labels": labels.table.to_dict("list"),
-        "label_provenance": labels.provenance,
-        "criteria": [asdict(criteria(calibration, len(ability.ability)))],
+        "criteria": [asdict(model_fit.criteria(calibration, len(ability.ability)))],
         "ratio_tests": {},
         "suspects": np.flatnonzero(calibration.suspects).tolist(),
         "misfitting": [],
-        "information": {"ability": grid.tolist(), "test": parameters.information(grid).sum(0).tolist()},
         **dict.fromkeys(
             ("infit", "outfit", "aberrant_subjects", "person_fit", "score_fit", "dependence", "held_out", "functioning")
         ),
     }
 
 
-def _fit_as_dict(calibration: Calibration, errors: StandardErrors, ability: Abilities) -> dict[str, Any]:
+def _fit_as_dict(
+    items: np.ndarray,
+    evidence: np.ndarray,
+    source: str,
+    calibration: Calibration,
+    errors: StandardErrors,
+    ability: Abilities,
+    config: Config,
+) -> dict[str, Any]:
+    parameters = calibration.parameters
+    provenance = {"method": f"{parameters.model} by {config.model.estimator}", "errors": errors.method, "set": source}
+    labels = label(items, parameters.difficulty, errors.difficulty, evidence, provenance, **dict(config.labels))
+    grid = np.linspace(-4, 4, 81) * parameters.population_sd
     return {
-        "parameters": parameters_as_dict(calibration.parameters),
+        "provenance": source,
+        "subjects": len(ability.ability),
+        "items": list(map(str, items)),
+        "labels": labels.table.to_dict("list"),
+        "label_provenance": labels.provenance,
+        "information": {"ability": grid.tolist(), "test": parameters.information(grid).sum(0).tolist()},
+        "parameters": parameters_as_dict(parameters),
         "errors": {
             "difficulty": errors.difficulty.tolist(),
             "discrimination": errors.discrimination.tolist(),
@@ -266,26 +231,14 @@ def bootstrap_refit(
 
 def parameters_as_dict(parameters: ItemParameters) -> dict[str, Any]:
     """The parameters as plain values: discrimination, difficulty, guessing, ceiling per item, and the population's spread."""
-    return {
-        "model": parameters.model,
-        "discrimination": parameters.discrimination.tolist(),
-        "difficulty": parameters.difficulty.tolist(),
-        "guessing": parameters.guessing.tolist(),
-        "ceiling": parameters.ceiling.tolist(),
-        "population_sd": parameters.population_sd,
-    }
+    columns = {name: getattr(parameters, name).tolist() for name in BY_ITEM}
+    return {"model": parameters.model, **columns, "population_sd": parameters.population_sd}
 
 
 def parameters_from_dict(values: Mapping[str, Any]) -> ItemParameters:
     """The inverse of :func:`parameters_as_dict`."""
-    return ItemParameters.from_difficulty(
-        values["model"],
-        np.array(values["difficulty"], dtype=float),
-        np.array(values["discrimination"], dtype=float),
-        np.array(values["guessing"], dtype=float),
-        np.array(values["ceiling"], dtype=float),
-        float(values["population_sd"]),
-    )
+    columns = {name: np.array(values[name], dtype=float) for name in BY_ITEM}
+    return ItemParameters.from_difficulty(values["model"], population_sd=float(values["population_sd"]), **columns)
 
 
 def _compare(matrix: ResponseMatrix, calibration: Calibration, config: Config) -> dict[str, Any]:
@@ -297,13 +250,13 @@ def _compare(matrix: ResponseMatrix, calibration: Calibration, config: Config) -
     }
     models = list(fits)
     tests = {
-        large: {"against": small, **asdict(likelihood_ratio(fits[small], fits[large]))}
+        large: {"against": small, **asdict(model_fit.likelihood_ratio(fits[small], fits[large]))}
         for small, large in pairwise(models)
         if _comparable(fits[small], fits[large])
     }
     free = fits.get("2PL") or fit(matrix, replace(options, model="2PL", estimator="mml"))
     return {
-        "criteria": [asdict(criteria(found, matrix.shape[0])) for found in fits.values()],
+        "criteria": [asdict(model_fit.criteria(found, matrix.shape[0])) for found in fits.values()],
         "ratio_tests": tests,
         "suspects": np.flatnonzero(free.suspects).tolist(),
     }
@@ -326,8 +279,7 @@ def _diagnose(responses: Responses, matrix: ResponseMatrix, calibration: Calibra
     strength = np.nan_to_num(np.abs(centred[pairs[:, 0], pairs[:, 1]]), nan=0.0)
     strongest = pairs[np.argsort(-strength)[:DEPENDENT_PAIRS]]
     options = replace(calibration.options, estimator="map")
-    masked = held_out(responses, options, config.run.seed, config.uncertainty.held_out_share)
-    grid = np.linspace(-4, 4, 81) * parameters.population_sd
+    masked = model_fit.held_out(responses, options, config.run.seed, config.uncertainty.held_out_share)
     return {
         "infit": residual.infit.tolist(),
         "outfit": residual.outfit.tolist(),
@@ -346,7 +298,6 @@ def _diagnose(responses: Responses, matrix: ResponseMatrix, calibration: Calibra
             "pairs": [[int(i), int(j), float(dependence[i, j])] for i, j in strongest],
         },
         "held_out": masked and {name: None if value != value else value for name, value in asdict(masked).items()},
-        "information": {"ability": grid.tolist(), "test": parameters.information(grid).sum(0).tolist()},
     }
 
 
@@ -354,7 +305,7 @@ def _functioning(name: str, found: ResponseSet, calibration: Calibration, config
     rule = config.data.focal.get(name)
     if rule is None or len(found.responses.items) > LARGEST_SPLIT:
         return None
-    result = differential_functioning(found.responses, calibration, found.focal(rule))
+    result = model_fit.differential_functioning(found.responses, calibration, found.focal(rule))
     return {"focal": rule, **{key: _plain(values) for key, values in vars(result).items()}}
 
 

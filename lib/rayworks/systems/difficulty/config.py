@@ -254,8 +254,6 @@ class Config(SystemConfig):
 
 def set_name(source: str) -> str:
     """Name of a set in tables and files: the embedded name, or the last part of a path or hub id."""
-    return (
-        source.rstrip("/").rsplit("/", 1)[-1].split(":")[0].rsplit(".", 1)[0]
-        if "/" in source or "." in source
-        else source
-    )
+    if "/" not in source and "." not in source:
+        return source
+    return source.rstrip("/").rsplit("/", 1)[-1].split(":")[0].rsplit(".", 1)[0]

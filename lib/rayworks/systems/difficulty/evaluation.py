@@ -64,12 +64,8 @@ def benchmark_rows(section: EvaluationSection, labels: Mapping[str, Mapping[str,
             "rating": float(row["rating"]),
             "quantile": float(row["rating_quantile"]),
         }
-        for row in _records(table)
+        for row in easy2hard.records(table)
     ]
-
-
-def _records(table: pd.DataFrame) -> list[Row]:
-    return [{str(name): value for name, value in record.items()} for record in table.to_dict("records")]
 
 
 def scorer_name(benchmark: str) -> str:
@@ -98,14 +94,8 @@ def summarise(model: str, rows: Sequence[Row], guessing: float, seed: int) -> di
         "accuracy": float(correct.mean()),
         "above_chance": float(above_chance(correct.mean(), guessing)),
         "tiers": [
-            {
-                "tier": n,
-                "items": int(count[n]),
-                "accuracy": accuracy[n] if count[n] else None,
-                "low": low[n],
-                "high": high[n],
-            }
-            for n in range(TIERS)
+            {"tier": n, "items": int(size), "accuracy": share if size else None, "low": low[n], "high": high[n]}
+            for n, (size, share) in enumerate(zip(count, accuracy, strict=True))
         ],
         "profile": profile_as_dict(profile(rating, correct, seed=seed, guessing=guessing)),
         "examples": [

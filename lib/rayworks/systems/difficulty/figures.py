@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rayworks.core.figures import COLOURS, draw
+from rayworks.core.figures import COLOURS, describe, draw
 from rayworks.systems.difficulty.answering.profiles import WILSON
 from rayworks.systems.difficulty.calibration import parameters_from_dict
 
@@ -30,28 +30,13 @@ def difficulties(result: Result, bootstrap: Result | None) -> bytes:
         ax = drawing.ax
         if bootstrap is not None:
             wide = np.where(held, 0.0, WILSON * np.array(bootstrap["difficulty"])[order])
-            ax.vlines(
-                position,
-                b[order] - wide,
-                b[order] + wide,
-                color="#d5dbe3",
-                linewidth=3.2,
-                label="bootstrap over families"
-                if result["families"] < result["subjects"]
-                else "bootstrap over subjects",
-            )
-        ax.errorbar(
-            position, b[order], WILSON * error[order], fmt=".", color=COLOURS[0], linewidth=1, label="95 % interval"
-        )
+            over = f"bootstrap over {'families' if result['families'] < result['subjects'] else 'subjects'}"
+            ax.vlines(position, b[order] - wide, b[order] + wide, color="#d5dbe3", linewidth=3.2, label=over)
+        reach = WILSON * error[order]
+        ax.errorbar(position, b[order], reach, fmt=".", color=COLOURS[0], linewidth=1, label="95 % interval")
         if held.any():
-            ax.plot(
-                position[held],
-                b[order][held],
-                "s",
-                color=COLOURS[1],
-                markersize=5,
-                label="no estimate without the prior",
-            )
+            told = "no estimate without the prior"
+            ax.plot(position[held], b[order][held], "s", color=COLOURS[1], markersize=5, label=told)
         ax.set_ylim(b.min() - BEYOND, b.max() + BEYOND)
         ax.set(xlabel="item, easiest first", ylabel="difficulty (logits)", title=f"{result['name']}: {len(b)} items")
         if len(b) <= LISTED:
@@ -71,8 +56,7 @@ def item_curves(result: Result) -> bytes:
         left, right = drawing.axes
         for item, curve, colour in zip(chosen, curves, COLOURS, strict=False):
             left.plot(grid, curve, color=colour, label=str(result["items"][item])[:28])
-        left.set(xlabel="ability", ylabel="chance to solve", title="Item characteristic curves", ylim=(-0.02, 1.02))
-        left.legend(fontsize=7)
+        describe(left, "ability", "chance to solve", "Item characteristic curves", legend=7, ylim=(-0.02, 1.02))
         information = np.array(result["information"]["test"])
         right.plot(grid, information, color=COLOURS[0], label="information")
         right.set(xlabel="ability", ylabel="Fisher information", title="What the whole set tells")
@@ -108,15 +92,13 @@ def accuracy_by_difficulty(profiles: Sequence[Result], evaluated: Sequence[Resul
             for colour, (name, found) in zip(COLOURS, curves, strict=False):
                 curve = {key: np.array(values) for key, values in found["curve"].items()}
                 reach = np.abs(np.stack([curve["low"], curve["high"]]) - curve["accuracy"])
-                ax.errorbar(
-                    curve["difficulty"], curve["accuracy"], reach, fmt="o", color=colour, markersize=4, linewidth=0.8
-                )
+                dots = {"fmt": "o", "color": colour, "markersize": 4, "linewidth": 0.8}
+                ax.errorbar(curve["difficulty"], curve["accuracy"], reach, **dots)
                 half = found["half_point"]
                 note = f", 50 % at {half:.2f}" if half is not None and abs(half) < 50 else ""
                 ax.plot(found["grid"], found["fitted"], color=colour, label=f"{name[:30]}{note}")
                 ax.fill_between(found["grid"], *found["band"], color=colour, alpha=0.13, linewidth=0)
-            ax.set(xlabel=label, ylabel="accuracy", title=title, ylim=(-0.03, 1.03))
-            ax.legend(fontsize=8)
+            describe(ax, label, "accuracy", title, ylim=(-0.03, 1.03))
     return drawing.png
 
 
@@ -127,15 +109,10 @@ def adaptive_tests(errors: Mapping[str, Sequence[Result]]) -> bytes:
         ax = drawing.ax
         for colour, (name, values) in zip(COLOURS, shown.items(), strict=False):
             sizes = [value["size"] for value in values]
-            ax.plot(sizes, [value["chosen"] for value in values], "o-", color=colour, label=f"{name}: chosen items")
-            ax.plot(
-                sizes, [value["plain"] for value in values], "x:", color=colour, label=f"{name}: mean of random items"
-            )
-        ax.set(
-            xlabel="items asked",
-            ylabel="mean absolute error of the score",
-            title="Scores of new subjects from few items",
-        )
+            for kind, style, what in (("chosen", "o-", "chosen items"), ("plain", "x:", "mean of random items")):
+                ax.plot(sizes, [value[kind] for value in values], style, color=colour, label=f"{name}: {what}")
+        ax.set(xlabel="items asked", ylabel="mean absolute error of the score")
+        ax.set_title("Scores of new subjects from few items")
         ax.set_ylim(bottom=0)
         if shown:
             ax.legend(fontsize=7, ncols=2)

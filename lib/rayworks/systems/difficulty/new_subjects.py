@@ -1,6 +1,6 @@
 """Predictions for subjects outside the calibration: score from adaptive tests, accuracy against difficulty."""
 
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,8 @@ def adaptive_test_errors(responses: Responses, config: Config) -> list[dict[str,
     fold = folds(responses, config.adaptive_tests.folds, config.run.seed)
     sizes = [size for size in config.adaptive_tests.sizes if size < items]
     found: dict[int, list[ScoreErrors]] = {size: [] for size in sizes}
-    draws = np.array(
-        [
-            seeds.stream(config.run.seed, "subset", n).permutation(items)
-            for n in range(config.adaptive_tests.random_draws)
-        ]
-    )
+    streams = (seeds.stream(config.run.seed, "subset", n) for n in range(config.adaptive_tests.random_draws))
+    draws = np.array([stream.permutation(items) for stream in streams])
     options = _for_few_subjects(fit_options(config))
     for number in range(config.adaptive_tests.folds):
         new = np.flatnonzero((fold == number) & (counts == items))
@@ -53,13 +49,9 @@ def adaptive_test_errors(responses: Responses, config: Config) -> list[dict[str,
         for size in sizes:
             error = measure(calibration.parameters, calibration.quadrature, responses.take_subjects(new), size, draws)
             found[size].append(error)
+    averaged = [field.name for field in fields(ScoreErrors) if field.name != "size"]
     return [
-        {
-            "size": size,
-            **{
-                name: float(np.mean([getattr(e, name) for e in errors])) for name in asdict(errors[0]) if name != "size"
-            },
-        }
+        {"size": size, **{name: float(np.mean([getattr(one, name) for one in errors])) for name in averaged}}
         for size, errors in found.items()
     ]
 
@@ -77,16 +69,14 @@ def group_profiles(responses: Responses, config: Config) -> list[dict[str, Any]]
     name of the group says so.
     """
     names, member = np.unique(responses.family.astype(str), return_inverse=True)
-    if 2 <= len(names) <= MOST_FAMILIES and len(names) < len(responses.subjects):
+    honest = 2 <= len(names) <= MOST_FAMILIES and len(names) < len(responses.subjects)
+    if honest:
         groups = [(str(name), member == number) for number, name in enumerate(names)]
-        honest = True
     else:
         rank = np.argsort(np.argsort(responses.subject_means(), kind="stable"), kind="stable")
         third = rank * 3 // len(rank)
-        groups = [
-            (f"{part} third by score", third == number) for number, part in enumerate(("lowest", "middle", "highest"))
-        ]
-        honest = False
+        parts = enumerate(("lowest", "middle", "highest"))
+        groups = [(f"{part} third by score", third == number) for number, part in parts]
     options = _for_few_subjects(fit_options(config))
     found = []
     for name, mask in groups:

@@ -24,11 +24,12 @@ HISTORY = 8
 
 def rate_of(section: RatingSection, system: str) -> RatePeriod:
     """The rating system by its name, with the section's starting values."""
-    if system == "glicko2":
-        return partial(rate_period, options=section.glicko2)
-    if system == "glicko1":
-        return partial(rate_glicko1, options=section.glicko1)
-    return partial(rate_elo, options=section.elo)
+    systems: dict[str, RatePeriod] = {
+        "glicko2": partial(rate_period, options=section.glicko2),
+        "glicko1": partial(rate_glicko1, options=section.glicko1),
+        "elo": partial(rate_elo, options=section.elo),
+    }
+    return systems[system]
 
 
 def rate_games(
@@ -66,9 +67,7 @@ def rate_games(
         },
         "table": {
             "player": [players[index] for index in order],
-            "rating": ratings.rating[order].tolist(),
-            "deviation": ratings.deviation[order].tolist(),
-            "volatility": ratings.volatility[order].tolist(),
+            **{name: values[order].tolist() for name, values in vars(ratings).items()},
             "games": count[order].tolist(),
         },
         "history": {

@@ -10,7 +10,8 @@ from rayworks.systems.difficulty import figures
 from rayworks.systems.difficulty.answering.profiles import WILSON
 from rayworks.systems.difficulty.config import Config, set_name
 
-Results = Mapping[str, Mapping[str, Any]]
+Found = Mapping[str, Any]
+Results = Mapping[str, Found]
 SHOWN = 12
 """Items of either end in the table of the first set."""
 TEXT = 110
@@ -55,12 +56,12 @@ def build_report(config: Config, results: Results, title: str) -> Report:
 
 
 def _figures(
-    first: Mapping[str, Any],
-    bootstrap: Mapping[str, Any] | None,
-    profiles: Sequence[Mapping[str, Any]],
-    evaluated: Sequence[Mapping[str, Any]],
-    errors: Mapping[str, Any],
-    rated: Sequence[Mapping[str, Any]],
+    first: Found,
+    bootstrap: Found | None,
+    profiles: Sequence[Found],
+    evaluated: Sequence[Found],
+    errors: Found,
+    rated: Sequence[Found],
 ) -> dict[str, tuple[bytes, str]]:
     """File name to picture and caption; what there is nothing to draw of is left out."""
     name = first["name"]
@@ -73,16 +74,14 @@ def _figures(
         caption = "Accuracy against difficulty, with 95 % intervals of the bins and of the curve"
         found["accuracy_by_difficulty.png"] = (figures.accuracy_by_difficulty(profiles, evaluated), caption)
     if any(errors.values()):
-        found["subsets.png"] = (
-            figures.adaptive_tests(errors),
-            "How well a few items foretell the score on all of them",
-        )
+        caption = "How well a few items foretell the score on all of them"
+        found["subsets.png"] = (figures.adaptive_tests(errors), caption)
     if rated:
         found["rating_history.png"] = (figures.rating_history(rated), "Ratings over the periods, with 95 % bands")
     return found
 
 
-def headline(first: Mapping[str, Any]) -> dict[str, Cell]:
+def headline(first: Found) -> dict[str, Cell]:
     """The numbers a reader compares between runs, of the first response set."""
     return {
         "items": len(first["items"]),
@@ -112,29 +111,22 @@ def label_card(config: Config, results: Results) -> str:
     )
 
 
-def _hard_items(result: Mapping[str, Any], bootstrap: Mapping[str, Any] | None) -> Table:
+def _hard_items(result: Found, bootstrap: Found | None) -> Table:
     """The hardest and the easiest items with intervals."""
     b, error = np.array(result["parameters"]["difficulty"]), np.array(result["errors"]["difficulty"])
     order = np.argsort(-b, kind="stable")
     shown = order if len(order) <= 2 * SHOWN else np.concatenate([order[:SHOWN], order[-SHOWN:]])
     by_item = {item: position for position, item in enumerate(result["labels"]["item"])}
-    rows: list[list[Cell]] = []
+    labels, rows = result["labels"], list[list[Cell]]()
     for index in shown:
-        position = by_item[result["items"][index]]
-        reach = WILSON * error[index]
-        rows.append(
-            [
-                result["items"][index],
-                float(b[index]),
-                f"{b[index] - reach:.2f} to {b[index] + reach:.2f}",
-                None if bootstrap is None or index in result["unbounded"] else bootstrap["difficulty"][index],
-                result["solve_rates"][index],
-                result["labels"]["rating"][position],
-                f"{result['labels']['bin'][position] + 1} ({result['labels']['bin_probability'][position]:.0%})",
-                _flags(result, int(index)),
-                result["texts"][index][:TEXT],
-            ]
-        )
+        item, position = result["items"][index], by_item[result["items"][index]]
+        reach, tier = WILSON * error[index], labels["bin"][position] + 1
+        interval = f"{b[index] - reach:.2f} to {b[index] + reach:.2f}"
+        sd = None if bootstrap is None or index in result["unbounded"] else bootstrap["difficulty"][index]
+        chance = f"{tier} ({labels['bin_probability'][position]:.0%})"
+        flags, text = _flags(result, int(index)), result["texts"][index][:TEXT]
+        solved, rating = result["solve_rates"][index], labels["rating"][position]
+        rows.append([item, float(b[index]), interval, sd, solved, rating, chance, flags, text])
     return Table(
         f"Hardest and easiest items of {result['name']}",
         ("item", "difficulty", "95 % interval", "bootstrap sd", "solved", "rating", "tier (chance)", "flags", "text"),
@@ -144,24 +136,14 @@ def _hard_items(result: Mapping[str, Any], bootstrap: Mapping[str, Any] | None) 
     )
 
 
-def _flags(result: Mapping[str, Any], index: int) -> str:
+def _flags(result: Found, index: int) -> str:
     loose = np.flatnonzero(np.array(result["errors"]["difficulty"]) > LOOSE)
     flags = {"prior": result["unbounded"], "loose": loose, "misfit": result["misfitting"], "key?": result["suspects"]}
     return ", ".join(flag for flag, items in flags.items() if index in items)
 
 
-def _sets(calibrated: Mapping[str, Any], bootstrap: Mapping[str, Any]) -> Table:
-    columns = (
-        "set",
-        "subjects",
-        "items",
-        "cells",
-        "reliability",
-        "split-half r",
-        "median se",
-        "bootstrap sd",
-        "no own estimate",
-    )
+def _sets(calibrated: Found, bootstrap: Found) -> Table:
+    columns = ("set", "subjects", "items", "cells", "reliability", "split-half r", "median se", "bootstrap sd")
     rows: list[list[Cell]] = [
         [
             name,
@@ -180,12 +162,11 @@ def _sets(calibrated: Mapping[str, Any], bootstrap: Mapping[str, Any]) -> Table:
     ]
     silent = {name: found["subjects_without_response"] for name, found in calibrated.items()}
     told = "; ".join(f"{count} subjects of {name} answered nothing" for name, count in silent.items() if count)
-    return Table(
-        "Sets", (*columns, "convergence", "seconds"), rows, note=f"The bootstrap resamples families where given. {told}"
-    )
+    note = f"The bootstrap resamples families where given. {told}"
+    return Table("Sets", (*columns, "no own estimate", "convergence", "seconds"), rows, note)
 
 
-def _fits(calibrated: Mapping[str, Any]) -> Table:
+def _fits(calibrated: Found) -> Table:
     rows: list[list[Cell]] = []
     for name, found in calibrated.items():
         masked, scores, dependence = found["held_out"], found["score_fit"], found["dependence"]
@@ -198,10 +179,7 @@ def _fits(calibrated: Mapping[str, Any]) -> Table:
             rows.append(
                 [
                     name,
-                    criterion["model"],
-                    criterion["log_likelihood"],
-                    criterion["aic"],
-                    criterion["bic"],
+                    *(criterion[key] for key in ("model", "log_likelihood", "aic", "bic")),
                     f"{test['statistic']:.1f} over {test['against']}, p {test['p_value']:.2g}" if test else None,
                     f"{masked['log_loss']:.3f} ({masked['log_loss_item_means']:.3f})" if own and masked else None,
                     masked["auc"] if own and masked else None,
@@ -221,17 +199,7 @@ def _fits(calibrated: Mapping[str, Any]) -> Table:
 
 
 def _profiles(profiles: Any, name: str) -> list[Table]:
-    rows = [
-        [
-            p["group"],
-            p["subjects"],
-            p["half_point"],
-            _interval(p["half_point_low"], p["half_point_high"]),
-            p["slope"],
-            p["trend_p"],
-        ]
-        for p in profiles
-    ]
+    rows = [[p["group"], p["subjects"], p["half_point"], _interval(p), p["slope"], p["trend_p"]] for p in profiles]
     honest = all(p["held_out"] for p in profiles)
     source = "the other groups' answers only" if honest else "everybody's answers, the group's own among them"
     columns = ("group", "subjects", "50 % point", "95 % interval", "slope", "trend p")
@@ -242,10 +210,7 @@ def _profiles(profiles: Any, name: str) -> list[Table]:
 def _evaluations(evaluated: Any) -> list[Table]:
     rows: list[list[Cell]] = [
         [
-            found["model"],
-            found["items"],
-            found["unanswered"],
-            found["accuracy"],
+            *(found[key] for key in ("model", "items", "unanswered", "accuracy")),
             *(
                 None if tier["accuracy"] is None else f"{tier['accuracy']:.2f} [{tier['low']:.2f}, {tier['high']:.2f}]"
                 for tier in found["tiers"]
@@ -263,7 +228,7 @@ def _evaluations(evaluated: Any) -> list[Table]:
     return [Table("Evaluated models by tier of difficulty", columns, rows, note)]
 
 
-def _adaptive_tests(new: Mapping[str, Any], calibrated: Mapping[str, Any]) -> list[Table]:
+def _adaptive_tests(new: Found, calibrated: Found) -> list[Table]:
     rows = [
         [name, *(entry[key] for key in ("size", "chosen", "random", "plain", "expected", "coverage"))]
         for name, values in new.items()
@@ -302,7 +267,7 @@ def _ratings(rated: Any) -> list[Table]:
     return tables
 
 
-def _settled(found: Mapping[str, Any]) -> str:
+def _settled(found: Found) -> str:
     if found["mode"] != "converged":
         return ""
     moving, unanimous = len(found["moving"]), len(found["unanimous"])
@@ -310,7 +275,7 @@ def _settled(found: Mapping[str, Any]) -> str:
     return told + (f", {unanimous} who only won or only lost kept finite by half a draw" if unanimous else "")
 
 
-def _functioning(calibrated: Mapping[str, Any]) -> list[Table]:
+def _functioning(calibrated: Found) -> list[Table]:
     tables = []
     for name, found in calibrated.items():
         result = found["functioning"]
@@ -324,23 +289,22 @@ def _functioning(calibrated: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
-def _interval(low: float | None, high: float | None) -> str | None:
+def _interval(profile: Found) -> str | None:
+    low, high = profile["half_point_low"], profile["half_point_high"]
     return None if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
-def _notes(first: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _notes(first: Found, new: Found) -> list[str]:
     notes = [
         "rating compares items within a set only. Across sets use a common scale through shared solvers.",
         "flags: prior, no finite estimate without it (solved by none or all, separating solvers from failures, or solved "
         f"less by the abler); loose, a standard error above {LOOSE:g}: use the 1PL or estimator map; misfit, infit or outfit "
         "outside .7 to 1.3; key?, solved less by the abler (a wrong key, or an ambiguous text).",
     ]
-    silent = [name for name, values in new.items() if not values["errors"]]
-    if silent:
-        told = ", ".join(silent)
-        notes.append(
-            f"No subset errors of {told}: they need two subjects per fold who answered every item, and a smaller size."
-        )
+    told = ", ".join(name for name, values in new.items() if not values["errors"])
+    if told:
+        needed = "two subjects per fold who answered every item, and a smaller size"
+        notes.append(f"No subset errors of {told}: they need {needed}.")
     if first["families"] < first["subjects"]:
         notes.append(
             f"The {first['subjects']} subjects come from {first['families']} families. The plain intervals take them as "

@@ -14,14 +14,8 @@ from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.difficulty import SPEC
 from rayworks.systems.difficulty.actors import CalibrationActor, shards
+from rayworks.systems.difficulty.answering import generalisation_report
 from rayworks.systems.difficulty.answering.generalisation_items import BinnedItems, binned_items, check_source
-from rayworks.systems.difficulty.answering.generalisation_report import (
-    BASE,
-    TUNED,
-    generalisation_card,
-    run_report,
-    sweep_summary,
-)
 from rayworks.systems.difficulty.calibration import calibrate_shards
 from rayworks.systems.difficulty.config import Config, set_name
 from rayworks.systems.difficulty.evaluation import benchmark_rows, summarise
@@ -60,13 +54,15 @@ class DifficultySystem(StagedSystem[Config]):
         self.results |= {"moments": {}}
         if self.settings.generalisation.enabled:
             return self._generalisation()
-        data, models = self.settings.data, self.settings.evaluation.models
+        settings, data = self.settings, self.settings.data
+        in_memory = data.responses if data.reader == "memory" else ()
+        resampled = settings.model.estimator in ("mml", "map") and settings.uncertainty.bootstrap > 0
         stages: dict[str, tuple[Callable[[str], Metrics], Sequence[str]]] = {
             "calibrate": (self._calibrate, data.responses),
-            "bootstrap": (self._refit, data.responses if self._resamples else ()),
-            "new subjects": (partial(self._ask, "new subjects", "new_subjects"), self._in_memory),
+            "bootstrap": (self._refit, in_memory if resampled else ()),
+            "new subjects": (partial(self._ask, "new subjects", "new_subjects"), in_memory),
             "rate": (partial(self._ask, "rate", "rate"), data.games),
-            "evaluate": (self._evaluate, models),
+            "evaluate": (self._evaluate, settings.evaluation.models),
         }
         planned = []
         for kind, (work, sources) in stages.items():
@@ -90,7 +86,7 @@ class DifficultySystem(StagedSystem[Config]):
         if self._items is not None:
             from rayworks.systems.difficulty.answering_actors import STATES
 
-            self.export_file("README.md", generalisation_card(self.settings))
+            self.export_file("README.md", generalisation_report.generalisation_card(self.settings))
             self.run_directory.remove_folder(STATES)
             return
         write_export(exported_sets(self.results["calibrate"]), self.export_file)
@@ -101,31 +97,28 @@ class DifficultySystem(StagedSystem[Config]):
         """See :func:`~.reporting.build_report` and :func:`~.generalisation_report.run_report`."""
         if self._items is not None:
             found = self.results
-            return run_report(self.settings, self._items, found["answer"], found["fine-tune"]["losses"], SPEC.title)
+            return generalisation_report.run_report(
+                self.settings, self._items, found["answer"], found["fine-tune"]["losses"], SPEC.title
+            )
         return build_report(self.settings, self.results, SPEC.title)
 
     @classmethod
     def summarise_sweep(cls, trials: Sequence[TrialResult]) -> tuple[Sequence[Table], Mapping[str, tuple[bytes, str]]]:
         """The generalisation heatmap, where the trials made one."""
-        return sweep_summary(trials)
-
-    @property
-    def _resamples(self) -> bool:
-        likelihood = self.settings.model.estimator in ("mml", "map")
-        return likelihood and self.settings.uncertainty.bootstrap > 0 and self.settings.data.reader == "memory"
+        return generalisation_report.sweep_summary(trials)
 
     def _generalisation(self) -> list[Stage]:
         section = self.settings.generalisation
         self._items = binned_items(section, self.settings.run.seed)
         self.results |= {"answer": {}, "fine-tune": {"step": 0, "losses": []}}
+
+        def tuned() -> float:
+            return float(self.results["fine-tune"]["step"] / section.steps)
+
         return [
-            Stage(f"answer {BASE}", partial(self._answer, BASE)),
-            Stage(
-                f"fine-tune {set_name(section.model)}",
-                self._tune,
-                lambda: float(self.results["fine-tune"]["step"] / section.steps),
-            ),
-            Stage(f"answer {TUNED}", partial(self._answer, TUNED)),
+            Stage(f"answer {generalisation_report.BASE}", partial(self._answer, generalisation_report.BASE)),
+            Stage(f"fine-tune {set_name(section.model)}", self._tune, tuned),
+            Stage(f"answer {generalisation_report.TUNED}", partial(self._answer, generalisation_report.TUNED)),
         ]
 
     def _ask(self, kind: str, method: str, source: str) -> Metrics:
@@ -145,10 +138,6 @@ class DifficultySystem(StagedSystem[Config]):
                 pool.shutdown()
         self.results["calibrate"][set_name(source)] = result
         return {key: result[key] for key in ("log_likelihood", "reliability")}
-
-    @property
-    def _in_memory(self) -> tuple[str, ...]:
-        return self.settings.data.responses if self.settings.data.reader == "memory" else ()
 
     def _refitted(self, name: str) -> float:
         """How much of a set's stage is done: only a bootstrap takes several pieces."""
@@ -173,12 +162,8 @@ class DifficultySystem(StagedSystem[Config]):
                 seen = np.isfinite(difficulty)
                 offset = np.where(seen, difficulty - centre, 0.0)
                 count, first, second = count + seen, first + offset, second + offset**2
-        self.results["moments"][name] = {
-            "next": stop,
-            "count": count.tolist(),
-            "sum": first.tolist(),
-            "square": second.tolist(),
-        }
+        sums = {"count": count.tolist(), "sum": first.tolist(), "square": second.tolist()}
+        self.results["moments"][name] = {"next": stop, **sums}
         if stop < total:
             return {}
         mean = first / np.maximum(count, 1)

@@ -20,18 +20,7 @@ from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.placement import device_of, keep_ray_data_in_the_placement_group
 from rayworks.systems.recommendation.config import Config, ReadOptions
 from rayworks.systems.recommendation.exported import weights_of
-from rayworks.systems.recommendation.logs.event_tables import (
-    EncodedEvents,
-    as_log,
-    column_names,
-    csv_as_text,
-    encode,
-    files_of,
-    is_csv,
-    join,
-    projection,
-    reading,
-)
+from rayworks.systems.recommendation.logs import event_tables
 from rayworks.systems.recommendation.logs.events import EventLog
 from rayworks.systems.recommendation.models.acceptance import AcceptanceModel
 from rayworks.systems.recommendation.models.fitting import Group, Unit, calibrate, empty_model, make_trainer, units
@@ -61,29 +50,29 @@ def read_events_distributed(source: str, options: ReadOptions = DEFAULTS) -> Eve
     Raises:
         DataError: as :func:`~.sources.read_events`.
     """
-    files = files_of(source)
-    names = projection(column_names(files), options.columns, source)
+    files = event_tables.files_of(source)
+    names = event_tables.projection(event_tables.column_names(files), options.columns, source)
     keep_ray_data_in_the_placement_group()
-    with reading(source):
+    with event_tables.reading(source):
         data = _read(files, list(names.values()))
         # Events of the same time keep the order of the file.
         data.context.execution_options.preserve_order = True
         blocks = data.materialize().to_arrow_refs()
     sizes = ray.get([_rows.remote(block) for block in blocks])
     first = 1 + np.cumsum(sizes) - sizes
-    parts: list[EncodedEvents] = []
+    parts: list[event_tables.EncodedEvents] = []
     asked = [_encode.remote(block, source, int(row), names) for block, row in zip(blocks, first, strict=True)]
     for found in ray.get(asked):
         if isinstance(found, Failure):
             raise found.as_error()
         parts.append(found)
-    return as_log(join(parts, source, ordered=options.ordered), source)
+    return event_tables.as_log(event_tables.join(parts, source, ordered=options.ordered), source)
 
 
 def _read(files: list[str], columns: list[str]) -> ray.data.Dataset:
-    if not is_csv(files):
+    if not event_tables.is_csv(files):
         return ray.data.read_parquet(files, columns=columns)
-    options = csv_as_text(columns)
+    options = event_tables.csv_as_text(columns)
     options.include_columns = columns
     return ray.data.read_csv(files, convert_options=options)
 
@@ -94,10 +83,10 @@ def _rows(block: Any) -> int:
 
 
 @ray.remote
-def _encode(block: Any, source: str, first_row: int, names: Mapping[str, str]) -> EncodedEvents | Failure:
+def _encode(block: Any, source: str, first_row: int, names: Mapping[str, str]) -> event_tables.EncodedEvents | Failure:
     try:
         table = block.to_pandas().rename(columns={theirs: ours for ours, theirs in names.items()})
-        return encode(table, source, first_row, names)
+        return event_tables.encode(table, source, first_row, names)
     except Exception as error:
         return classify(error)
 
@@ -107,7 +96,6 @@ def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder:
 
     Args:
         arguments: ``config``; ``units``; ``logs``, references to the log by kind of unit.
-        directory: directory of the run.
         folder: with one folder per unit.
     """
     limit_torch_threads()
@@ -166,12 +154,8 @@ def _finish(
     model, progress = trainer.trained(), trainer.progress
     scale, shift = calibrate(model, config, log) if isinstance(model, AcceptanceModel) else (1.0, 0.0)
     directory.write(f"{folder}/{unit.name}/{MODEL}", weights_of(model))
-    summary = {
-        **vars(progress),
-        "scale": scale,
-        "shift": shift,
-        "labels_per_second": progress.labels / progress.seconds,
-    }
+    speed = progress.labels / progress.seconds
+    summary = {**vars(progress), "scale": scale, "shift": shift, "labels_per_second": speed}
     directory.write_json(f"{folder}/{unit.name}/{DONE}", summary)
     directory.remove_folder(f"{folder}/{unit.name}/{STATES}")
 

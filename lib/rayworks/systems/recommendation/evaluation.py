@@ -10,20 +10,8 @@ from torch import Tensor
 from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog
 from rayworks.systems.recommendation.logs.sequences import sequences
+from rayworks.systems.recommendation.measures import metrics
 from rayworks.systems.recommendation.measures.estimates import Bootstrap, Estimate
-from rayworks.systems.recommendation.measures.metrics import (
-    accuracy,
-    auc,
-    auc_difference,
-    auc_interval,
-    bce,
-    best_threshold,
-    by_step,
-    ece,
-    hit_rate,
-    ndcg,
-    reliability,
-)
 from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, predict
 from rayworks.systems.recommendation.models.fitting import windows
 from rayworks.systems.recommendation.models.natural_scores import natural_scores, top_rule
@@ -56,11 +44,8 @@ def evaluate(
     """Scores of the model and of all it is held against, as JSON values.
 
     Args:
-        config: config of the run.
-        log: all events.
         model: the one that counts, calibrated.
         ablations: models of less history, by what they see.
-        natural: the next-item model, if there is one.
         truth: (users, steps) true chances of acceptance of the logged recommendations, if they are known.
     """
     split, length = windows(config), config.model.length
@@ -68,14 +53,11 @@ def evaluate(
     outcome = (log.kind[test] == ACCEPTED).astype(np.float64)
     chosen = (log.kind[valid] == ACCEPTED).astype(np.float64)
     rows: dict[str, dict[str, float | None]] = {}
-    for history, other in ablations.items():
-        found = probabilities(other, log, test, length)
-        rows[HISTORY_NAMES[history]] = _scores(
-            outcome, found, best_threshold(chosen, probabilities(other, log, valid, length))
-        )
-    found = probabilities(model, log, test, length)
-    threshold = best_threshold(chosen, probabilities(model, log, valid, length))
-    rows[MODEL] = _scores(outcome, found, threshold)
+    rivals = {HISTORY_NAMES[history]: other for history, other in ablations.items()}
+    for name, one in {**rivals, MODEL: model}.items():
+        found = probabilities(one, log, test, length)
+        threshold = metrics.best_threshold(chosen, probabilities(one, log, valid, length))
+        rows[name] = _scores(outcome, found, threshold)
     results: dict[str, Any] = {"threshold": threshold, "decisions": len(outcome)}
     if natural is not None:
         results |= _natural(config, log, natural, test, found, rows)
@@ -85,8 +67,8 @@ def evaluate(
         rows[ORACLE] = _scores(outcome, known[test], 0.5)
     if config.uncertainty.resamples:
         bootstrap = Bootstrap(config.uncertainty.resamples, config.run.seed)
-        results["auc_interval"] = _interval(auc_interval(outcome, found, bootstrap, log.user[test]))
-    curve, steps = reliability(outcome, found), by_step(log.step[test], outcome, found, threshold)
+        results["auc_interval"] = _interval(metrics.auc_interval(outcome, found, bootstrap, log.user[test]))
+    curve, steps = metrics.reliability(outcome, found), metrics.by_step(log.step[test], outcome, found, threshold)
     return {
         **results,
         "models": rows,
@@ -112,30 +94,34 @@ def _natural(
     rule, chance = top_rule(scores, len(log.items)), np.exp(scores.log_probability[:, 0])
     # Neither a rule nor a softmax over items is a chance of acceptance: cross-entropy and calibration mean nothing there.
     unknown = {"bce": None, "accuracy": None, "ece": None, "decisions": len(outcome)}
-    rows[TOP_RULE] = {**unknown, "auc": _finite(auc(outcome, rule)), "accuracy": accuracy(outcome, rule)}
-    rows[NEXT_ITEM] = {**unknown, "auc": _finite(auc(outcome, chance))}
+    rows[TOP_RULE] = {
+        **unknown,
+        "auc": _finite(metrics.auc(outcome, rule)),
+        "accuracy": metrics.accuracy(outcome, rule),
+    }
+    rows[NEXT_ITEM] = {**unknown, "auc": _finite(metrics.auc(outcome, chance))}
     held_out = rank_held_out(natural, log)
     results: dict[str, Any] = {"ranking": ranking_scores(held_out)} if len(held_out) else {}
     if config.uncertainty.resamples:
         index = np.searchsorted(np.flatnonzero(test), scores.rows)
         bootstrap = Bootstrap(config.uncertainty.resamples, config.run.seed)
-        difference = auc_difference(outcome, found[index], rule, bootstrap, log.user[scores.rows])
+        difference = metrics.auc_difference(outcome, found[index], rule, bootstrap, log.user[scores.rows])
         results["advantage"] = _interval(difference)
     return results
 
 
 def ranking_scores(rank: np.ndarray) -> dict[str, float]:
     """Hit rate and NDCG of full rankings, by name such as ``ndcg@10``."""
-    hits = {f"hit rate@{k}": hit_rate(rank, k) for k in CUTOFFS}
-    return {**hits, **{f"ndcg@{k}": ndcg(rank, k) for k in CUTOFFS}}
+    hits = {f"hit rate@{k}": metrics.hit_rate(rank, k) for k in CUTOFFS}
+    return {**hits, **{f"ndcg@{k}": metrics.ndcg(rank, k) for k in CUTOFFS}}
 
 
 def _scores(outcome: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float | None]:
     return {
-        "auc": _finite(auc(outcome, probability)),
-        "bce": bce(outcome, probability),
-        "accuracy": accuracy(outcome, probability, threshold),
-        "ece": ece(outcome, probability),
+        "auc": _finite(metrics.auc(outcome, probability)),
+        "bce": metrics.bce(outcome, probability),
+        "accuracy": metrics.accuracy(outcome, probability, threshold),
+        "ece": metrics.ece(outcome, probability),
         "decisions": len(outcome),
     }
 

@@ -30,8 +30,7 @@ class Exported:
 def weights_of(model: nn.Module) -> bytes:
     """The model's tensors as a file, each with memory of its own."""
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
-    found: bytes = safetensors.torch.save(tensors)
-    return found
+    return safetensors.torch.save(tensors)
 
 
 def write_export(exported: Exported, write: Write) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rayworks.core.figures import COLOURS, draw
+from rayworks.core.figures import COLOURS, describe, draw
 from rayworks.systems.recommendation.causes.attribution import member_half_width
 
 Values = Mapping[str, Any]
@@ -26,20 +26,17 @@ def calibration(acceptance: Values) -> bytes:
     with draw(columns=2) as drawing:
         left, right = drawing.axes
         left.plot([0, 1], [0, 1], color=COLOURS[7], linewidth=1, label="honest")
-        left.errorbar(
-            curve["prediction"], curve["outcome"], NORMAL * spread, fmt="o-", color=COLOURS[0], label="acceptance model"
-        )
-        left.set(
-            xlabel="chance given", ylabel="share accepted", xlim=(0, 1), ylim=(0, 1), title="Calibration, test window"
-        )
+        points, name = (curve["prediction"], curve["outcome"], NORMAL * spread), "acceptance model"
+        left.errorbar(*points, fmt="o-", color=COLOURS[0], label=name)
+        left.set(xlabel="chance given", ylabel="share accepted", title="Calibration, test window")
+        left.set(xlim=(0, 1), ylim=(0, 1))
         left.legend(loc="upper left")
         steps = acceptance["steps"]
         at = np.array(steps["step"]) + 1
         right.plot(at, steps["outcome"], "o-", color=COLOURS[1], label="share accepted")
         right.plot(at, steps["prediction"], "s--", color=COLOURS[0], label="mean chance given")
-        right.plot(
-            at, [np.nan if v is None else v for v in acceptance["step_auc"]], "^:", color=COLOURS[2], label="AUC"
-        )
+        areas = np.array(acceptance["step_auc"], dtype=float)
+        right.plot(at, areas, "^:", color=COLOURS[2], label="AUC")
         right.set(xlabel="step of the test window", ylim=(0, 1), title="By step")
         if len(at) < 12:
             right.set_xticks(at)
@@ -58,16 +55,13 @@ def attribution(found: Values) -> bytes:
         for axes, example in zip(drawing.axes.flat, examples, strict=False):
             error = example["half_width"]
             colours = [COLOURS[2] if value >= 0 else COLOURS[1] for value in example["contrast"]]
-            positions = np.arange(len(causes))
-            axes.barh(
-                positions, example["contrast"], xerr=error, color=colours, height=0.6, ecolor=COLOURS[7], capsize=3
-            )
+            positions, bars = np.arange(len(causes)), {"height": 0.6, "ecolor": COLOURS[7], "capsize": 3}
+            axes.barh(positions, example["contrast"], xerr=error, color=colours, **bars)
             axes.axvline(0, color=COLOURS[7], linewidth=1)
             axes.set_yticks(positions, [CAUSE_NAMES[cause] for cause in causes])
             outcome = "accepted" if example["accepted"] else "rejected"
-            axes.set_title(
-                f"user {example['user']}, item {example['item']}\nchance {example['probability']:.2f}, {outcome}"
-            )
+            who = f"user {example['user']}, item {example['item']}"
+            axes.set_title(f"{who}\nchance {example['probability']:.2f}, {outcome}")
             axes.set_xlabel("change of the chance")
             axes.tick_params(labelbottom=True)
         drawing.axes.flat[0].invert_yaxis()
@@ -87,9 +81,9 @@ def policies(found: Values) -> bytes:
             steps = 1 + np.arange(len(one["imagined"]))
             right.plot(steps, one["imagined"], "--" if one["true"] else "-", color=colour, linewidth=1.4)
             if one["true"]:
-                right.plot(steps, one["true"], color=colour, label=_short(name), linewidth=1.4)
-            else:
-                right.lines[-1].set_label(_short(name))
+                right.plot(steps, one["true"], color=colour, linewidth=1.4)
+            # "logged kind, exploration 0.5" is known by its number.
+            right.lines[-1].set_label(name.rpartition(" ")[2] if name.startswith("logged kind") else name)
         title = "By step (dashed: imagined)" if mixtures else "By step, imagined"
         right.set(xlabel="recommendation", ylabel="share accepted", title=title)
         side = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
@@ -100,10 +94,7 @@ def policies(found: Values) -> bytes:
 def _by_exploration(axes: Any, mixtures: Mapping[str, Values]) -> None:
     at = np.array([one["exploration"] for one in mixtures.values()])
     axes.plot(at, [np.mean(one["true"]) for one in mixtures.values()], "o-", color=COLOURS[7], label="true")
-    members = [np.mean(one["members"], 1) for one in mixtures.values()]
-    imagined = np.array([np.mean(one["imagined"]) for one in mixtures.values()])
-    spread = np.nan_to_num([member_half_width(values) for values in members])
-    axes.errorbar(at, imagined, spread, fmt="s--", color=COLOURS[0], label="imagined by the model")
+    axes.errorbar(at, *_imagined(mixtures), fmt="s--", color=COLOURS[0], label="imagined by the model")
     for (name, words), colour, shift in zip(
         (("wpdis", "log, per decision"), ("wdr", "log and model")), COLOURS[1:], (0.015, -0.015), strict=False
     ):
@@ -113,25 +104,26 @@ def _by_exploration(axes: Any, mixtures: Mapping[str, Values]) -> None:
             low, high = (np.array([estimate[end] for _, estimate in chosen]) for end in ("low", "high"))
             position = np.array([exploration for exploration, _ in chosen]) + shift
             axes.errorbar(position, value, [value - low, high - value], fmt="^", color=colour, label=words, capsize=3)
-    axes.set(xlabel="weight of the uniform policy", ylabel="share accepted", ylim=(0, 1.05), title="Value of policies")
-    axes.legend(fontsize=8)
+    describe(axes, "weight of the uniform policy", "share accepted", "Value of policies", ylim=(0, 1.05))
+
+
+def _imagined(found: Values) -> tuple[np.ndarray, np.ndarray]:
+    """Mean acceptance by the first model under each policy, and its half-width over the members; 0 where unknown."""
+    members = [np.mean(one["members"], 1) for one in found.values()]
+    spread = np.nan_to_num([member_half_width(values) for values in members])
+    return np.array([np.mean(one["imagined"]) for one in found.values()]), spread
 
 
 def _bars(axes: Any, found: Values) -> None:
-    positions = np.arange(len(found))
-    members = [np.mean(one["members"], 1) for one in found.values()]
-    spread = np.nan_to_num([member_half_width(values) for values in members])
-    axes.barh(
-        positions, [np.mean(one["imagined"]) for one in found.values()], xerr=spread, color=COLOURS[0], height=0.6
-    )
+    positions, (imagined, spread) = np.arange(len(found)), _imagined(found)
+    axes.barh(positions, imagined, xerr=spread, color=COLOURS[0], height=0.6)
     for position, one in zip(positions, found.values(), strict=True):
         if "wpdis" in one["estimates"]:
             estimate = one["estimates"]["wpdis"]
             error = [[estimate["value"] - estimate["low"]], [estimate["high"] - estimate["value"]]]
             label = None if axes.get_legend_handles_labels()[1] else "log, per decision"
-            axes.errorbar(
-                [estimate["value"]], [position], xerr=error, fmt="^", color=COLOURS[1], capsize=3, label=label
-            )
+            look = {"fmt": "^", "color": COLOURS[1], "capsize": 3, "label": label}
+            axes.errorbar([estimate["value"]], [position], xerr=error, **look)
             axes.legend(fontsize=8)
     axes.set_yticks(positions, list(found))
     axes.set(xlabel="share accepted, imagined", xlim=(0, 1), title="Value of policies")
@@ -152,7 +144,3 @@ def effects(treatment: Values) -> bytes:
         drawing.ax.set_title("What earlier recommendations did to this one's acceptance")
         drawing.ax.legend()
     return drawing.png
-
-
-def _short(name: str) -> str:
-    return name.rpartition(" ")[2] if name.startswith("logged kind") else name

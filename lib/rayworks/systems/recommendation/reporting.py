@@ -68,10 +68,8 @@ def headline(config: Config, results: Values) -> dict[str, Cell]:
 
 def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
     """Build the report from the results of the run's stages."""
-    tables = [_acceptance_table(results)]
+    tables, notes = [_acceptance_table(results)], _rivals(results["acceptance"]["models"])
     drawn = {"calibration.png": (figures.calibration(results["acceptance"]), "Chances given and what came of them.")}
-    notes: list[str] = []
-    notes += _rivals(results["acceptance"]["models"])
     if "audit" in results:
         tables.append(_audit_table(results["audit"]))
         notes += results["audit"]["facts"]["notes"]
@@ -86,16 +84,8 @@ def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
     if results.get("ranking") or "ranking" in results["acceptance"]:
         tables.append(_ranking_table(config, results))
     tables.append(_training_table(results["train"]))
-    return Report(
-        system=spec.name,
-        run=config.run.name,
-        title=spec.title,
-        headline=headline(config, results),
-        tables=tables,
-        figures=drawn,
-        notes=notes,
-        details=dict(results),
-    )
+    measured = headline(config, results)
+    return Report(spec.name, config.run.name, spec.title, measured, tables, drawn, notes, dict(results))
 
 
 def _rivals(models: Mapping[str, Values]) -> list[str]:
@@ -108,33 +98,29 @@ def _rivals(models: Mapping[str, Values]) -> list[str]:
     ]
     if not better:
         return []
-    return [
-        f"Ranks decisions better than the model ({own:.3f}): {', '.join(better)}. Read causes and values with care."
-    ]
+    told = f"Ranks decisions better than the model ({own:.3f}): {', '.join(better)}."
+    return [f"{told} Read causes and values with care."]
 
 
 def _acceptance_table(results: Values) -> Table:
     found = results["acceptance"]
-    rows: list[list[Cell]] = []
-    for name, one in results.get("audit", {}).get("baselines", {}).items():
-        rows.append([name, one["auc"], one["bce"], one["accuracy"], None, found["decisions"]])
-    columns = ("auc", "bce", "accuracy", "ece", "decisions")
-    rows += [[name, *(one[column] for column in columns)] for name, one in found["models"].items()]
+    rows: list[list[Cell]] = [
+        [name, one["auc"], one["bce"], one["accuracy"], None, found["decisions"]]
+        for name, one in results.get("audit", {}).get("baselines", {}).items()
+    ]
+    keys = ("auc", "bce", "accuracy", "ece", "decisions")
+    rows += [[name, *(one[key] for key in keys)] for name, one in found["models"].items()]
     note = f"{found['decisions']:,} decisions, each from all before it; accuracy at the threshold of the validation window."
     if "auc_interval" in found:
         note += f" AUC of the model: 95 % interval {_range(found['auc_interval'])} over users."
     if "advantage" in found:
         note += f" Advantage in AUC over the top 20 % rule: {_range(found['advantage'])}."
-    return Table(
-        "Acceptance on the test window",
-        ("predictor", "AUC", "cross-entropy", "accuracy", "ECE", "decisions"),
-        rows,
-        note,
-    )
+    columns = ("predictor", "AUC", "cross-entropy", "accuracy", "ECE", "decisions")
+    return Table("Acceptance on the test window", columns, rows, note)
 
 
 def _audit_table(found: Values) -> Table:
-    rows = [[one["name"], one["severity"], one["value"], one["sentence"]] for one in found["findings"]]
+    rows = [list(one.values()) for one in found["findings"]]
     facts = found["facts"]
     note = (
         f"{facts['rows']:,} events of {facts['users']:,} users on {facts['items']:,} items: {facts['natural']:,} natural, "
@@ -151,50 +137,29 @@ def _policy_table(found: Values) -> Table:
         estimates = [_with_range(one["estimates"].get(key)) for key in ("wpdis", "wdr")]
         error = None if true is None else imagined - true
         rows.append([name, true, imagined, error, *estimates, one.get("effective_share"), "; ".join(one["warnings"])])
-    columns = (
-        "policy",
-        "true",
-        "imagined",
-        "error",
-        "log, per decision",
-        "log and model",
-        "effective share",
-        "warnings",
-    )
+    columns = ("policy", "true", "imagined", "error", "log, per decision", "log and model", "effective share")
     note = "Acceptance per recommendation. Effective share: of the trajectories, after weighting; near 0 the log is silent."
     if all(one["true"] is None for one in found.values()):
         note += " Imagined: the recommendations to come. From the log: those that it holds."
-    return Table("Value of recommenders", columns, rows, note)
+    return Table("Value of recommenders", (*columns, "warnings"), rows, note)
 
 
 def _add_effects(found: Values, tables: list[Table], drawn: dict[str, tuple[bytes, str]]) -> None:
     treatment, alone, causes = found["treatment"], found["by_themselves"], found["attribution"]
     if treatment:
-        caption = (
-            "P(D_t | do(S_1..t), L) - P(D_t | S_t, L, no recommender), averaged over users; band: 95 % over members."
-        )
-        drawn["effects.png"] = (figures.effects(treatment), caption)
-        known = treatment["true"] is not None
-        rows: list[list[Cell]] = [
-            [
-                "mean effect over steps",
-                float(np.mean(treatment["effect"])),
-                float(np.mean(treatment["true"])) if known else None,
-            ]
-        ]
+        contrast = "P(D_t | do(S_1..t), L) - P(D_t | S_t, L, no recommender)"
+        drawn["effects.png"] = figures.effects(treatment), f"{contrast}, averaged over users; band: 95 % over members."
+        true = None if treatment["true"] is None else float(np.mean(treatment["true"]))
+        rows: list[list[Cell]] = [["mean effect over steps", float(np.mean(treatment["effect"])), true]]
         if alone:
             rows.append(["acceptance of what users take by themselves", alone["by_themselves"], alone["true"]])
         note = f"{treatment['users']:,} users. The effect is that of earlier recommendations on the chance of the same item."
         tables.append(Table("Effect of the recommender", ("what", "the model's", "true"), rows, note))
     if causes:
-        drawn["attribution.png"] = (
-            figures.attribution(causes),
-            "Do-contrasts of the last recommendation of some users; bars: 95 % over members. They do not add up.",
-        )
-        rows = [
-            [figures.CAUSE_NAMES[c].replace("\n", " "), causes["mean_size"][c], causes["mean"][c]]
-            for c in causes["causes"]
-        ]
+        caption = "Do-contrasts of the last recommendation of some users; bars: 95 % over members. They do not add up."
+        drawn["attribution.png"] = figures.attribution(causes), caption
+        names = {cause: figures.CAUSE_NAMES[cause].replace("\n", " ") for cause in causes["causes"]}
+        rows = [[name, causes["mean_size"][cause], causes["mean"][cause]] for cause, name in names.items()]
         note = f"Over {causes['users']:,} users' last recommendations."
         tables.append(Table("Causes of acceptance", ("contrast", "mean size", "mean"), rows, note))
 
@@ -211,11 +176,9 @@ def _bandit_table(found: Values) -> Table:
 
 
 def _ranking_table(config: Config, results: Values) -> Table:
-    found: dict[str, Values] = {}
-    if "ranking" in results["acceptance"]:
-        found["natural preference, this log"] = results["acceptance"]["ranking"]
-    for name, one in results.get("ranking", {}).items():
-        found[f"{name}, {config.ranking.source}"] = one
+    own = results["acceptance"].get("ranking")
+    found: dict[str, Values] = {} if own is None else {"natural preference, this log": own}
+    found |= {f"{name}, {config.ranking.source}": one for name, one in results.get("ranking", {}).items()}
     columns = tuple(next(iter(found.values())))
     rows = [[name, *one.values()] for name, one in found.items()]
     note = "The last natural item of each user among all items; seen items compete."
@@ -223,10 +186,8 @@ def _ranking_table(config: Config, results: Values) -> Table:
 
 
 def _training_table(found: Values) -> Table:
-    rows: list[list[Cell]] = [
-        [name, one["epoch"], one["best_epoch"], one["best"], one["scale"], one["shift"], one["labels_per_second"]]
-        for name, one in found.items()
-    ]
+    keys = ("epoch", "best_epoch", "best", "scale", "shift", "labels_per_second")
+    rows = [[name, *(one[key] for key in keys)] for name, one in found.items()]
     columns = ("model", "epochs", "best", "validation loss", "scale", "shift", "sequences per second")
     note = "A sequence is a labelled prefix: one pass over a user's events learns from all of them."
     return Table("Training", columns, rows, note)

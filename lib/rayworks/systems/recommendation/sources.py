@@ -6,7 +6,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +14,7 @@ import pandas as pd
 from rayworks.core import datasets
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.config import ReadOptions
-from rayworks.systems.recommendation.logs.event_tables import (
-    NATURAL_COLUMNS,
-    EncodedEvents,
-    as_log,
-    column_names,
-    encode,
-    files_of,
-    join,
-    projection,
-    read_columns,
-)
+from rayworks.systems.recommendation.logs import event_tables
 from rayworks.systems.recommendation.logs.events import NATURAL, EventLog
 from rayworks.systems.recommendation.values.bandit import BanditLog
 
@@ -70,28 +59,8 @@ class Facts:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class NaturalSequences:
-    """Natural sequences: N events of U users on I items in order of user, then of time."""
-
-    user: np.ndarray
-    """int32 (N,)."""
-    item: np.ndarray
-    """int32 (N,)."""
-    time: np.ndarray
-    """float64 (N,)."""
-    users: tuple[str, ...]
-    items: tuple[str, ...]
-
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        """int64 (U + 1,): the events of user u are those from ``offsets[u]`` to ``offsets[u + 1]``."""
-        return np.searchsorted(self.user, np.arange(len(self.users) + 1))
-
-    def as_log(self) -> EventLog:
-        """The same as natural events."""
-        kind, unknown = np.full(len(self.user), NATURAL, np.int8), np.full(len(self.user), np.nan)
-        return EventLog(self.user, self.item, kind, self.time, unknown, users=self.users, items=self.items)
+class NaturalSequences(EventLog):
+    """A log of natural events only."""
 
     def targets(self, back: int = 0) -> np.ndarray:
         """int32 (U,): the item ``back`` positions before each user's last, -1 where there is none before it to predict from.
@@ -118,7 +87,7 @@ def read_events(source: str, options: ReadOptions = DEFAULTS) -> EventLog:
         DataError: it cannot be read, a column is missing, or a value is; the message names the file, the column, the
             first bad row (from 1 after the header) and the fix.
     """
-    return as_log(_events(source, options), source)
+    return event_tables.as_log(_events(source, options), source)
 
 
 def facts_of(log: EventLog, source: str) -> Facts:
@@ -154,11 +123,12 @@ def read_sequences(source: str, options: ReadOptions = DEFAULTS) -> NaturalSeque
     elif source.startswith((KUAIRAND, KUAIREC)):
         raise DataError(f"{source}: has recommendations only; name a source of natural sequences, such as {MOVIELENS}")
     else:
-        events = _generic(source, options, NATURAL_COLUMNS)
+        events = _generic(source, options, event_tables.NATURAL_COLUMNS)
     events = events.take(events.kind == NATURAL)
     if not len(events.user):
         raise DataError(f"{source}: has no natural events (shown 0); name a source of natural sequences")
-    return NaturalSequences(events.user, events.item, events.time, tuple(events.users), tuple(events.items))
+    columns = (events.user, events.item, events.kind, events.time, events.propensity)
+    return NaturalSequences(*columns, users=tuple(events.users), items=tuple(events.items))
 
 
 def read_bandit(name: str) -> BanditLog:
@@ -215,8 +185,11 @@ def read_bandit(name: str) -> BanditLog:
     )
 
 
-def _events(source: str, options: ReadOptions) -> EncodedEvents:
-    named: dict[str, Callable[[Path, ReadOptions], EncodedEvents]] = {KUAIRAND: _kuairand, KUAIREC: _kuairec}
+def _events(source: str, options: ReadOptions) -> event_tables.EncodedEvents:
+    named: dict[str, Callable[[Path, ReadOptions], event_tables.EncodedEvents]] = {
+        KUAIRAND: _kuairand,
+        KUAIREC: _kuairec,
+    }
     for prefix, read in named.items():
         if source.startswith(prefix):
             folder = Path(source.removeprefix(prefix)).expanduser()
@@ -224,26 +197,23 @@ def _events(source: str, options: ReadOptions) -> EncodedEvents:
     return _movielens(options) if source == MOVIELENS else _generic(source, options)
 
 
-def _generic(source: str, options: ReadOptions, required: tuple[str, ...] | None = None) -> EncodedEvents:
-    files = files_of(source)
-    found = column_names(files)
-    names = projection(found, options.columns, source, *([required] if required else []))
-    table = read_columns(files, list(names.values())).rename(columns={theirs: ours for ours, theirs in names.items()})
-    return join([encode(table, source, columns=names)], source, ordered=options.ordered)
+def _generic(source: str, options: ReadOptions, required: tuple[str, ...] | None = None) -> event_tables.EncodedEvents:
+    files = event_tables.files_of(source)
+    found = event_tables.column_names(files)
+    names = event_tables.projection(found, options.columns, source, *([required] if required else []))
+    table = event_tables.read_columns(files, list(names.values())).rename(
+        columns={theirs: ours for ours, theirs in names.items()}
+    )
+    return event_tables.join([event_tables.encode(table, source, columns=names)], source, ordered=options.ordered)
 
 
-def _kuairand(folder: Path, options: ReadOptions) -> EncodedEvents:
+def _kuairand(folder: Path, options: ReadOptions) -> event_tables.EncodedEvents:
     pattern = "log_*.csv" if options.logs == "all" else f"log_{options.logs}_*.csv"
     files = sorted(folder.glob(pattern))
     if not files:
         raise DataError(f"{KUAIRAND}{folder}: holds no {pattern}; name the folder of KuaiRand-Pure, -1K or -27K")
-    columns = {
-        "user": "user_id",
-        "item": "video_id",
-        "time": "time_ms",
-        "accepted": options.signal,
-        "is_rand": "is_rand",
-    }
+    columns = {"user": "user_id", "item": "video_id", "time": "time_ms"}
+    columns |= {"accepted": options.signal, "is_rand": "is_rand"}
     parts = []
     for file in files:
         table = _columns(file, columns)
@@ -251,11 +221,11 @@ def _kuairand(folder: Path, options: ReadOptions) -> EncodedEvents:
         if options.logs == "random" and not drawn.all():
             raise DataError(f"{file}: row {int(drawn.argmin()) + 1}: is_rand is not 1 in the random log; drop the row")
         propensity = 1 / KUAIRAND_CANDIDATES if options.logs == "random" else np.nan
-        parts.append(encode(table.assign(shown=1, propensity=propensity), str(file), columns=columns))
-    return join(parts, f"{KUAIRAND}{folder}", ordered=False)
+        parts.append(event_tables.encode(table.assign(shown=1, propensity=propensity), str(file), columns=columns))
+    return event_tables.join(parts, f"{KUAIRAND}{folder}", ordered=False)
 
 
-def _kuairec(folder: Path, options: ReadOptions) -> EncodedEvents:
+def _kuairec(folder: Path, options: ReadOptions) -> event_tables.EncodedEvents:
     file = folder / "small_matrix.csv"
     columns = {"user": "user_id", "item": "video_id", "time": "timestamp", "accepted": "watch_ratio"}
     table = _columns(file, columns)
@@ -266,25 +236,31 @@ def _kuairec(folder: Path, options: ReadOptions) -> EncodedEvents:
             f"{file}: row {row + 1}: watch_ratio {table['accepted'].iloc[row]} is not 0 or more; drop the row"
         )
     table = table.assign(shown=1, accepted=(ratio > options.watch_ratio).astype(int))
-    return join([encode(table[table["time"].notna()], str(file), columns=columns)], f"{KUAIREC}{folder}", ordered=False)
+    return event_tables.join(
+        [event_tables.encode(table[table["time"].notna()], str(file), columns=columns)],
+        f"{KUAIREC}{folder}",
+        ordered=False,
+    )
 
 
-def _movielens(options: ReadOptions) -> EncodedEvents:
+def _movielens(options: ReadOptions) -> event_tables.EncodedEvents:
     table = pd.read_csv(datasets.fetch(MOVIELENS) / "ml-100k.inter", sep="\t")
     table.columns = pd.Index(["user", "item", "rating", "time"])
     table = table.sort_values(["user", "time"], kind="stable")
     history = table.groupby("user")["item"]
     late = history.cumcount() >= np.floor(options.observed * history.transform("size"))
     liked = (table["rating"] >= options.min_rating) | ~late
-    return join([encode(table.assign(shown=late, accepted=liked), MOVIELENS)], MOVIELENS, ordered=False)
+    return event_tables.join(
+        [event_tables.encode(table.assign(shown=late, accepted=liked), MOVIELENS)], MOVIELENS, ordered=False
+    )
 
 
 def _columns(file: Path, columns: dict[str, str] | list[str]) -> pd.DataFrame:
     """Some columns of a released CSV file, called as the keys."""
     names = columns if isinstance(columns, dict) else dict(zip(columns, columns, strict=True))
-    found = column_names(files_of(str(file)))
+    found = event_tables.column_names(event_tables.files_of(str(file)))
     missing = [name for name in names.values() if name not in found]
     if missing:
         raise DataError(f"{file}: has no column {', '.join(missing)}; give the file as its authors released it")
-    table = read_columns([str(file)], list(names.values()), as_text=False)
+    table = event_tables.read_columns([str(file)], list(names.values()), as_text=False)
     return table.rename(columns={theirs: ours for ours, theirs in names.items()})

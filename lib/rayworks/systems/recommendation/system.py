@@ -13,16 +13,7 @@ from rayworks.runtime.data_parallel import DataParallel, own_bundle, worker_bund
 from rayworks.runtime.placement import worker_bundle
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
-from rayworks.systems.recommendation import SPEC
-from rayworks.systems.recommendation.actors import (
-    DONE,
-    PROGRESS,
-    TRAINING,
-    frozen_natural,
-    load_unit,
-    read_events_distributed,
-    training_loop,
-)
+from rayworks.systems.recommendation import SPEC, actors, sources
 from rayworks.systems.recommendation.causes import effects
 from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.evaluation import evaluate, ranking_scores
@@ -35,15 +26,6 @@ from rayworks.systems.recommendation.models.fitting import MAIN, Unit, has_natur
 from rayworks.systems.recommendation.models.next_item import rank_held_out
 from rayworks.systems.recommendation.models.recbole_checkpoint import read_inert
 from rayworks.systems.recommendation.reporting import audit_results, bandit_results, build_report, model_card
-from rayworks.systems.recommendation.sources import (
-    KUAIRAND,
-    KUAIREC,
-    MOVIELENS,
-    facts_of,
-    read_bandit,
-    read_events,
-    read_sequences,
-)
 from rayworks.systems.recommendation.values import policies
 from rayworks.systems.recommendation.values.bandit import cross_check, empirical_policy
 
@@ -72,7 +54,7 @@ class RecommendationSystem(StagedSystem[Config]):
     def check_inputs(cls, config: Config) -> None:
         """The log's files, the checkpoint, and the data sets of the other stages."""
         source = config.data.source
-        if not config.simulated and not source.startswith((KUAIRAND, KUAIREC, MOVIELENS)):
+        if not config.simulated and not source.startswith((sources.KUAIRAND, sources.KUAIREC, sources.MOVIELENS)):
             files_of(source)
         for name in (config.natural.checkpoint, config.natural.items):
             if name and not Path(name).expanduser().is_file():
@@ -81,9 +63,9 @@ class RecommendationSystem(StagedSystem[Config]):
             read_inert(Path(config.natural.checkpoint).expanduser())
         if "bandit" in config.scope.stages:
             for name in config.bandit.logs:
-                read_bandit(name)
+                sources.read_bandit(name)
         if "ranking" in config.scope.stages:
-            read_sequences(config.ranking.source)
+            sources.read_sequences(config.ranking.source)
 
     def start(self) -> None:
         """Read or simulate the log."""
@@ -95,7 +77,7 @@ class RecommendationSystem(StagedSystem[Config]):
         self._log = self._read()
         if self.settings.natural.checkpoint:
             # What does not fit is refused before anything is trained.
-            frozen_natural(self.settings, self._log, self.run_directory)
+            actors.frozen_natural(self.settings, self._log, self.run_directory)
         split = windows(self.settings)
         if not (split.train_mask(self._log) & self._log.recommended).any() or not split.valid_mask(self._log).any():
             raise DataError(
@@ -140,7 +122,7 @@ class RecommendationSystem(StagedSystem[Config]):
     def _read(self) -> EventLog:
         settings = self.settings
         if not settings.simulated:
-            read = read_events_distributed if settings.data.distributed else read_events
+            read = actors.read_events_distributed if settings.data.distributed else sources.read_events
             return read(settings.data.source, settings.data)
         self._simulator = Simulator(SimulatorOptions(**dict(settings.simulator)), settings.run.seed)
         log, self._truth = self._simulator.log()
@@ -155,21 +137,22 @@ class RecommendationSystem(StagedSystem[Config]):
             logs = {"natural": ray.put(self._log)}
             logs["acceptance"] = logs["natural"]
             if any(unit.kind == "ranking" for unit in self._units):
-                logs["ranking"] = ray.put(read_sequences(self.settings.ranking.source).as_log())
+                logs["ranking"] = ray.put(sources.read_sequences(self.settings.ranking.source))
             arguments = {"config": self.settings, "units": self._units, "logs": logs}
-            self._training = DataParallel(training_loop, arguments, self.run_directory, TRAINING, self.settings.compute)
+            self._training = DataParallel(
+                actors.training_loop, arguments, self.run_directory, actors.TRAINING, self.settings.compute
+            )
         if self._training.wait(self._heard):
             told = {name: value for name, value in self._told.items() if name != "fraction"}
             epoch = {"acceptance_epoch": told["epoch"]} if told["unit"] == MAIN else {}
             return {**told, **epoch, "phase": f"train {told['unit']}"}
         self._training = None
-        self.results[TRAIN] = {
-            unit.name: self.run_directory.read_json(f"{TRAINING}/{unit.name}/{DONE}") for unit in self._units
-        }
+        read, folder = self.run_directory.read_json, actors.TRAINING
+        self.results[TRAIN] = {unit.name: read(f"{folder}/{unit.name}/{actors.DONE}") for unit in self._units}
         return {}
 
     def _heard(self) -> bool:
-        where = f"{TRAINING}/{PROGRESS}"
+        where = f"{actors.TRAINING}/{actors.PROGRESS}"
         told = self.run_directory.read_json(where) if self.run_directory.exists(where) else None
         changed = told is not None and told != self._told
         self._told = told
@@ -177,13 +160,12 @@ class RecommendationSystem(StagedSystem[Config]):
 
     def _audit(self) -> Metrics:
         found = audit(self._log, windows(self.settings), self.settings.run.seed)
-        self.results["audit"] = audit_results(found, facts_of(self._log, self.settings.data.source))
+        self.results["audit"] = audit_results(found, sources.facts_of(self._log, self.settings.data.source))
         return {"warnings": self.results["audit"]["warnings"]}
 
     def _acceptance(self) -> dict[str, Any]:
-        ablations: dict[str, Any] = {
-            unit.history: self._load(unit) for unit in self._units if unit.name.startswith("ablation-")
-        }
+        others = [unit for unit in self._units if unit.name.startswith("ablation-")]
+        ablations: dict[str, Any] = {unit.history: self._load(unit) for unit in others}
         truth = None if self._truth is None else self._truth.probability
         return evaluate(self.settings, self._log, self._members()[0], ablations, self._natural(), truth)
 
@@ -193,32 +175,31 @@ class RecommendationSystem(StagedSystem[Config]):
         return policies.logged_policies(self.settings, self._members(), self._log, self._natural())
 
     def _effects(self) -> dict[str, Any]:
+        learned = (self.settings, self._members(), self._log)
         natural = self._natural()
+        alone = {} if natural is None else effects.policy_effect(*learned, natural, self._simulator)
         return {
-            "treatment": effects.treatment_effects(self.settings, self._members(), self._log, self._simulator),
-            "by_themselves": {}
-            if natural is None
-            else effects.policy_effect(self.settings, self._members(), self._log, natural, self._simulator),
-            "attribution": effects.attributions(self.settings, self._members(), self._log),
+            "treatment": effects.treatment_effects(*learned, self._simulator),
+            "by_themselves": alone,
+            "attribution": effects.attributions(*learned),
         }
 
     def _bandit(self) -> dict[str, Any]:
         section, seed = self.settings.bandit, self.settings.run.seed
-        logs = {name: read_bandit(name) for name in section.logs}
+        logs = {name: sources.read_bandit(name) for name in section.logs}
         first, second = section.logs
-        return {
-            own: bandit_results(
-                cross_check(logs[other], logs[own], empirical_policy(logs[own]), seed=seed, folds=section.folds), other
-            )
-            for own, other in ((first, second), (second, first))
-        }
+        found = {}
+        for own, other in ((first, second), (second, first)):
+            policy = empirical_policy(logs[own])
+            check = cross_check(logs[other], logs[own], policy, seed=seed, folds=section.folds)
+            found[own] = bandit_results(check, other)
+        return found
 
     def _ranking(self) -> dict[str, Any]:
-        log = read_sequences(self.settings.ranking.source).as_log()
+        log = sources.read_sequences(self.settings.ranking.source)
         rankings = [unit for unit in self._units if unit.kind == "ranking"]
-        models = {
-            unit.backbone: load_unit(unit, self.settings, len(log.items), self.run_directory) for unit in rankings
-        }
+        rest = (self.settings, len(log.items), self.run_directory)
+        models = {unit.backbone: actors.load_unit(unit, *rest) for unit in rankings}
         held_out = {name: rank_held_out(model, log) for name, model in models.items()}
         return {name: ranking_scores(rank) for name, rank in held_out.items() if len(rank)}
 
@@ -228,7 +209,7 @@ class RecommendationSystem(StagedSystem[Config]):
     def _natural(self) -> Any:
         if "natural" not in self.settings.scope.stages:
             return None
-        return frozen_natural(self.settings, self._log, self.run_directory)
+        return actors.frozen_natural(self.settings, self._log, self.run_directory)
 
     def _load(self, unit: Unit) -> Any:
-        return load_unit(unit, self.settings, len(self._log.items), self.run_directory)
+        return actors.load_unit(unit, self.settings, len(self._log.items), self.run_directory)

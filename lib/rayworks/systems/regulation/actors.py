@@ -23,11 +23,7 @@ STRESSES = ("rings", "sybils", "test data", "values")
 
 
 class RegulationActor:
-    """One worker. The regulator's design comes with each call; results are plain values.
-
-    Args:
-        config: of the run.
-    """
+    """One worker. The regulator's design comes with each call; results are plain values."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -92,9 +88,8 @@ class RegulationActor:
             return {"points": [asdict(point) for point in points], "break_even": _finite(break_even)}
         if kind == "sybils":
             return asdict(sybils(design.equilibrium))
-        levels, play = (
-            (section.test_data, other_test_data) if kind == "test data" else (section.values, uncertain_values)
-        )
+        plays = {"test data": (section.test_data, other_test_data), "values": (section.values, uncertain_values)}
+        levels, play = plays[kind]
         count, seed = self._config.population.builders, self._config.run.seed
         found = play(design.equilibrium, design.curve, design.rules, levels, count, seed)
         return {"points": [asdict(point) for point in found]}
@@ -138,9 +133,8 @@ def train_policy(config: Config, design: Design) -> dict[str, Any]:
         from ray.rllib.algorithms.ppo import PPOConfig
         from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
     except ImportError:
-        raise ConfigError(
-            "learning.policy_gradient: RLlib is not installed; install the extra rayworks[rllib]"
-        ) from None
+        missing = "learning.policy_gradient: RLlib is not installed; install the extra rayworks[rllib]"
+        raise ConfigError(missing) from None
     import torch
     from ray import tune
 
@@ -198,8 +192,7 @@ def bid_of(action: np.ndarray, auction: Auction) -> np.ndarray:
     """An action in [-1, 1] as a bid from the price to what the greatest type would lose by winning for sure."""
     highest = auction.price + auction.top
     highest = highest if auction.cap is None else min(highest, auction.cap)
-    bid: np.ndarray = auction.price + (np.clip(action, -1, 1) + 1) / 2 * (highest - auction.price)
-    return bid
+    return auction.price + (np.clip(action, -1, 1) + 1) / 2 * (highest - auction.price)
 
 
 def make_environment(auction: Auction, seed: int, auctions: int = 64) -> Any:

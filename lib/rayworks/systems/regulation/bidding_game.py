@@ -136,9 +136,6 @@ def entry_game(
     """All builders, who may stay out: ``values x shares`` types at the middles of equal shares of the population.
 
     Args:
-        auction: the rules.
-        values: total values.
-        shares: premium shares.
         bids: besides staying out.
         curve: maps spending to compliance (``compliance(bids, saturate=True)``); spending itself where not given.
         noise: standard deviation of a reading, on the curve's scale.
@@ -148,10 +145,8 @@ def entry_game(
     kind = np.meshgrid(value, share, indexing="ij")
     deployment, premium = auction.types(kind[0].ravel(), kind[1].ravel())
     highest = auction.cap if auction.cap is not None else auction.price + auction.top
-    spent = np.concatenate([[0.0], np.linspace(auction.price, highest, bids)])
-    if noise:
-        # A little under the price may pass.
-        spent = np.concatenate([[0.0], np.linspace(auction.price * 0.8, highest, bids)])
+    # With noise a little under the price may pass.
+    spent = np.concatenate([[0.0], np.linspace(auction.price * (0.8 if noise else 1.0), highest, bids)])
     bought = spent.copy()
     if curve is not None:
         low = float(curve.cost_range[0])

@@ -60,22 +60,15 @@ def certify(
     bid it spends more for the same chance. ``O(types x deviations)``, about 30 ms.
 
     Args:
-        equilibrium: the strategy of all.
         against: who the rivals are, all of them bidding as ``equilibrium`` says.
         types: equally spaced types whose gains are measured.
         deviations: equally spaced types whose bids are tried.
     """
     profile = gains(equilibrium, against, types, deviations)
-    worst = int(np.argmax(profile.gain))
-    return Certificate(
-        against if isinstance(against, str) else "given",
-        types,
-        profile.deviations,
-        float(profile.gain[worst]),
-        float(profile.gain @ profile.weight / profile.weight.sum()),
-        float(profile.z[worst]),
-        _entry_gain(equilibrium, profile),
-    )
+    gain, worst = profile.gain, int(np.argmax(profile.gain))
+    mean = float(gain @ profile.weight / profile.weight.sum())
+    found = (types, profile.deviations, float(gain[worst]), mean, float(profile.z[worst]))
+    return Certificate(against if isinstance(against, str) else "given", *found, _entry_gain(equilibrium, profile))
 
 
 @dataclass(frozen=True)
@@ -95,8 +88,7 @@ class Profile:
     @property
     def gain(self) -> FloatArray:
         """Gains of types that occur; 0 for others."""
-        gained: FloatArray = np.where(self.weight > 0, np.maximum(self.best - self.current, 0.0), 0.0)
-        return gained
+        return np.where(self.weight > 0, np.maximum(self.best - self.current, 0.0), 0.0)
 
 
 def gains(
@@ -108,9 +100,8 @@ def gains(
     population = equilibrium.entrants() if isinstance(against, str) else against
 
     def below(z: Any) -> FloatArray:
-        return np.asarray(
-            premise.cdf(z) if against == "premise" else np.interp(z, population.z, population.below), dtype=float
-        )
+        chance = premise.cdf(z) if against == "premise" else np.interp(z, population.z, population.below)
+        return np.asarray(chance, dtype=float)
 
     z, mimicked = np.linspace(0, auction.top, types), np.linspace(0, auction.top, deviations)
     spent, won = _menu(equilibrium, mimicked, below)

@@ -46,7 +46,6 @@ def pooled_win_probability(below: Any, group_size: int, prizes: int, tie: TieRul
         below: chance that a rival is below, in [0, 1].
         group_size: ``n``.
         prizes: ``k``.
-        tie: treatment of prizes that equal scores contest.
     """
     below = np.asarray(below, dtype=float)
     equals = np.arange(group_size)

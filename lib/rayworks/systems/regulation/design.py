@@ -11,19 +11,13 @@ import pandas as pd
 from scipy import optimize
 
 from rayworks.core.errors import DataError
+from rayworks.systems.regulation import value_distributions
 from rayworks.systems.regulation.certificate import certify, winning_chance
 from rayworks.systems.regulation.config import LARGEST_SCALE, AuctionSection, CertificateSection
 from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, Mode, solve
 from rayworks.systems.regulation.mechanism import Rules
 from rayworks.systems.regulation.price_curve import PriceCurve
-from rayworks.systems.regulation.simulation import Round, play_round
-from rayworks.systems.regulation.value_distributions import (
-    BetaValues,
-    SampleValues,
-    SymmetricBetaValues,
-    UniformValues,
-    ValueDistribution,
-)
+from rayworks.systems.regulation.simulation import play_round
 
 COLUMN = "value"
 """Of a file of values."""
@@ -45,11 +39,12 @@ class Design:
         return self.equilibrium.auction
 
 
-def make_design(section: AuctionSection, curve: PriceCurve, distribution: ValueDistribution | None = None) -> Design:
+def make_design(
+    section: AuctionSection, curve: PriceCurve, distribution: value_distributions.ValueDistribution | None = None
+) -> Design:
     """The price from the threshold or the reverse, the premium from its budget, and the bids.
 
     Args:
-        section: the settings.
         curve: what compliance costs.
         distribution: of total value, in place of the one that the settings name.
 
@@ -66,33 +61,25 @@ def make_design(section: AuctionSection, curve: PriceCurve, distribution: ValueD
     except DataError as error:
         name = "auction.threshold" if section.price is None else "auction.price"
         raise DataError(f"{name}: {error}, or set price.curve: identity") from None
-    auction = Auction(
-        distribution=distribution or value_distribution(section.distribution),
-        price=price,
-        largest_share=section.largest_share,
-        premium_scale=section.premium_scale,
-        group_size=section.group_size,
-        prizes=section.prizes,
-        tie=section.tie,
-        cap=section.cap,
-    )
+    published = section.model_dump(include=set(Auction.__dataclass_fields__) - {"distribution", "price"})
+    auction = Auction(distribution or value_distribution(section.distribution), price, **published)
     rules = Rules(threshold, section.group_size, section.prizes, section.tie, section.bye)
     return Design(solved(auction, section.mode, section.premium_budget), rules, curve)
 
 
-def value_distribution(text: str) -> ValueDistribution:
+def value_distribution(text: str) -> value_distributions.ValueDistribution:
     """The distribution that a config names.
 
     Raises:
         DataError: it is none of those known, or a file without usable values.
     """
     if text == "uniform":
-        return UniformValues()
+        return value_distributions.UniformValues()
     if text == "beta22":
-        return SymmetricBetaValues()
+        return value_distributions.SymmetricBetaValues()
     shape = re.fullmatch(r"beta\(\s*(\d+\.?\d*)\s*,\s*(\d+\.?\d*)\s*\)", text)
     if shape:
-        return BetaValues(float(shape[1]), float(shape[2]))
+        return value_distributions.BetaValues(float(shape[1]), float(shape[2]))
     path = Path(text).expanduser()
     if path.suffix not in (".csv", ".parquet"):
         raise DataError(f"distribution {text!r}: unknown; uniform, beta22, beta(A,B), or a .csv or .parquet file")
@@ -101,11 +88,10 @@ def value_distribution(text: str) -> ValueDistribution:
     except (OSError, ValueError) as error:
         raise DataError(f"distribution {text}: cannot be read ({' '.join(str(error).split())[:200]})") from None
     if COLUMN not in table:
-        raise DataError(
-            f"distribution {text}: has no column {COLUMN!r}; its columns are {', '.join(map(str, table.columns))}"
-        )
+        found = ", ".join(map(str, table.columns))
+        raise DataError(f"distribution {text}: has no column {COLUMN!r}; its columns are {found}")
     column = pd.to_numeric(table[COLUMN], errors="coerce")
-    return SampleValues(column.to_numpy(dtype=float), name=path.stem)
+    return value_distributions.SampleValues(column.to_numpy(dtype=float), name=path.stem)
 
 
 def expected_premiums(equilibrium: Equilibrium) -> float:
@@ -150,29 +136,24 @@ def solved(auction: Auction, mode: Mode, budget: float | None) -> Equilibrium:
 
 def measure_design(design: Design, grid: CertificateSection, builders: int, seed: int) -> dict[str, Any]:
     """One round and the certificates of a design, as plain values."""
-    played = play_round(design.equilibrium, design.curve, design.rules, builders, seed)
-    premise = certify(design.equilibrium, "premise", grid.types, grid.deviations)
-    entrants = certify(design.equilibrium, "entrants", grid.types, grid.deviations)
-    entering = design.equilibrium.entrants()
+    equilibrium, auction = design.equilibrium, design.auction
+    played = play_round(equilibrium, design.curve, design.rules, builders, seed)
+    premise = certify(equilibrium, "premise", grid.types, grid.deviations)
+    entrants = certify(equilibrium, "entrants", grid.types, grid.deviations)
+    entering = equilibrium.entrants()
     return {
-        "round": round_as_dict(played),
+        "round": {
+            **{name: value for name, value in vars(played).items() if name != "outcome"},
+            "compliance_gain": played.compliance_gain,
+            "participation_compliance": played.participation_compliance,
+        },
         "certificates": {"premise": premise.as_dict(), "entrants": entrants.as_dict()},
-        "price": design.auction.price,
+        "price": auction.price,
         "threshold": design.rules.threshold,
-        "premium_scale": design.auction.premium_scale,
+        "premium_scale": auction.premium_scale,
         "participation": entering.participation,
-        "mean_bid": entering.mean(design.equilibrium.bid(entering.z)) if entering.participation > 0 else 0.0,
-        "premiums": expected_premiums(design.equilibrium),
-        "pool": design.equilibrium.pool if design.equilibrium.pool < float("inf") else None,
-        "rounds": design.equilibrium.rounds,
-    }
-
-
-def round_as_dict(played: Round) -> dict[str, Any]:
-    """The numbers of a round, without its outcome."""
-    values = {name: value for name, value in vars(played).items() if name != "outcome"}
-    return {
-        **values,
-        "compliance_gain": played.compliance_gain,
-        "participation_compliance": played.participation_compliance,
+        "mean_bid": entering.mean(equilibrium.bid(entering.z)) if entering.participation > 0 else 0.0,
+        "premiums": expected_premiums(equilibrium),
+        "pool": equilibrium.pool if equilibrium.pool < float("inf") else None,
+        "rounds": equilibrium.rounds,
     }

@@ -45,7 +45,6 @@ def entrants(
     ``E[1/V; V >= max(entry_value(z), z/top)] / top``, one tail moment per point.
 
     Args:
-        distribution: of total value.
         top: largest worth of a premium.
         entry_value: of types, shape (grid,) to the value above which they enter.
         grid: points, odd.

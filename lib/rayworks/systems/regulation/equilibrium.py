@@ -99,28 +99,13 @@ class Auction:
 
 
 class Rivals(Protocol):
-    """What a type expects of a rival, and so of its own rank."""
+    """What a type expects of a rival, and so of its own rank; of one rival and one prize a :class:`PremiumDistribution`."""
 
-    def below(self, z: Any) -> Any:
+    def cdf(self, z: Any) -> Any:
         """Chance that a rival's type is below."""
 
     def surplus(self, z: Any) -> Any:
         """``int_0^z y dG``: the bid above the price."""
-
-
-@dataclass(frozen=True)
-class PairRivals:
-    """One rival, one prize, and a value distribution with tail moments: closed forms."""
-
-    premium: PremiumDistribution
-
-    def below(self, z: Any) -> Any:
-        """``F``."""
-        return self.premium.cdf(z)
-
-    def surplus(self, z: Any) -> Any:
-        """``int_0^z y f(y) dy``."""
-        return self.premium.surplus(z)
 
 
 @dataclass(frozen=True)
@@ -143,7 +128,7 @@ class TabulatedRivals:
         rent = np.concatenate([[0.0], np.cumsum(np.diff(z) * mean_win)])
         return cls(auction.top, below, np.maximum.accumulate(z * win - rent))
 
-    def below(self, z: Any) -> Any:
+    def cdf(self, z: Any) -> Any:
         """The chance, by interpolation."""
         return self._at(z, self.below_at)
 
@@ -185,9 +170,8 @@ class Equilibrium:
     def win(self, z: Any) -> FloatArray:
         """Chance of a prize; shape of ``z``."""
         z = np.asarray(z, dtype=float)
-        ranked = win_probability(self.rivals.below(z), self.auction.group_size, self.auction.prizes)
-        won: FloatArray = np.where(z >= self.pool, self.pool_win, ranked)
-        return won
+        ranked = win_probability(self.rivals.cdf(z), self.auction.group_size, self.auction.prizes)
+        return np.where(z >= self.pool, self.pool_win, ranked)
 
     def rent(self, z: Any) -> FloatArray:
         """What a type expects of the premium, its bid above the price paid: its gain over a bare threshold."""
@@ -203,8 +187,7 @@ class Equilibrium:
 
     def participates(self, deployment_value: Any, z: Any) -> BoolArray:
         """Whether deployment value and rent exceed the price."""
-        entered: BoolArray = np.asarray(deployment_value) + self.rent(z) > self.auction.price
-        return entered
+        return np.asarray(deployment_value) + self.rent(z) > self.auction.price
 
     def entrants(self) -> Entrants:
         """Who enters, and in which numbers."""
@@ -225,7 +208,6 @@ def solve(auction: Auction, mode: Mode = "paper", near: Equilibrium | None = Non
     round of the entry-consistent iteration.
 
     Args:
-        auction: the rules.
         mode: who is expected to compete, and how the cap is treated.
         near: where to start the entry-consistent iteration: the solution of a similar auction.
 
@@ -237,7 +219,7 @@ def solve(auction: Auction, mode: Mode = "paper", near: Equilibrium | None = Non
         start = near.rivals.below_at if near is not None and isinstance(near.rivals, TabulatedRivals) else None
         return _entry_consistent(auction, believed, start)
     if (auction.group_size, auction.prizes) == (2, 1):
-        return _with_cap(auction, mode, PairRivals(believed))
+        return _with_cap(auction, mode, believed)
     table = believed.cdf(np.linspace(0, auction.top, GRID))
     return _with_cap(auction, mode, TabulatedRivals.of(table, auction))
 
@@ -283,7 +265,7 @@ def _by_small_steps(auction: Auction, below: FloatArray) -> Equilibrium:
 def _inconsistency(found: Equilibrium) -> float:
     """How far those who enter are from those whom the bids expect: largest difference of the two distributions."""
     entering = found.entrants()
-    return float(np.max(np.abs(entering.below - np.asarray(found.rivals.below(entering.z)))))
+    return float(np.max(np.abs(entering.below - np.asarray(found.rivals.cdf(entering.z)))))
 
 
 def _by_participation(auction: Auction, below: FloatArray) -> Equilibrium | None:
@@ -328,8 +310,7 @@ def _with_cap(auction: Auction, mode: Mode, rivals: Rivals) -> Equilibrium:
     room = cap - auction.price
 
     def pooled(z: float) -> float:
-        below = rivals.below(z)
-        return float(pooled_win_probability(below, auction.group_size, auction.prizes, auction.tie))
+        return float(pooled_win_probability(rivals.cdf(z), auction.group_size, auction.prizes, auction.tie))
 
     def excess(z: float) -> float:
         # The exact cutoff gives up its place just below the pool for the pool's chance at the cap.

@@ -25,13 +25,8 @@ class ExportedDesign:
 def write_export(exported: ExportedDesign, write: Write) -> None:
     """Write ``design.json``; ``values`` holds the points of a sample distribution, whose file may be gone later."""
     auction = exported.design.auction
-    settings = exported.section.model_dump(mode="json")
-    settings |= {
-        "price": auction.price,
-        "threshold": None,
-        "premium_budget": None,
-        "premium_scale": auction.premium_scale,
-    }
+    solved = {"price": auction.price, "premium_scale": auction.premium_scale}
+    settings = exported.section.model_dump(mode="json") | solved | {"threshold": None, "premium_budget": None}
     distribution = auction.distribution
     described = {
         "auction": settings,

@@ -1,4 +1,4 @@
-"""Figures of a run: bids, both mechanisms against the price, gains from leaving the bid, learners, stress."""
+"""Figures of a run: bids, both mechanisms against the price, gains from leaving the bid, learners, stress, and prices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,10 +6,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from rayworks.core.figures import COLOURS, draw, logarithmic
+from rayworks.core.figures import COLOURS, describe, draw, logarithmic
+from rayworks.systems.regulation import price_points
 from rayworks.systems.regulation.certificate import gains, utility_by_deviation
 from rayworks.systems.regulation.design import Design
 from rayworks.systems.regulation.equilibrium import Auction, Mode, solve
+from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.simulation import reachable
 
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -17,13 +19,15 @@ PRICES = (0.25, 0.5, 0.75)
 """Prices of the paper's own checks."""
 POINTS = 401
 Values = Mapping[str, Any]
+PUBLISHED_COLOUR = COLOURS[7]
+SIDE = 0.006
+"""Shift of the published means, in share, that keeps two error bars apart."""
 
 
 def bids(design: Design, distributions: Mapping[str, Any]) -> bytes:
     """What each type spends: the design in all modes, and the paper's rule for other prices and distributions.
 
     Args:
-        design: of the run.
         distributions: name to distribution, for the right panel.
     """
     auction = design.auction
@@ -33,20 +37,15 @@ def bids(design: Design, distributions: Mapping[str, Any]) -> bytes:
         for mode, colour, style in zip(MODES, COLOURS, ("-", "--", ":"), strict=False):
             left.plot(z, solve(auction, mode).bid(z), style, color=colour, label=mode.replace("_", " "))
         left.axhline(auction.price, color=COLOURS[7], linewidth=1, label="bare threshold")
-        left.set(
-            xlabel="worth of the premium",
-            ylabel="bid (spent on compliance)",
-            title=f"Bids at price {auction.price:.3g}, {auction.distribution.name}",
-        )
-        left.legend(fontsize=8)
+        title = f"Bids at price {auction.price:.3g}, {auction.distribution.name}"
+        describe(left, "worth of the premium", "bid (spent on compliance)", title)
         for (name, distribution), style in zip(distributions.items(), ("-", "--", ":", "-."), strict=False):
             for price, colour in zip(PRICES, COLOURS, strict=False):
                 if not reachable(replace(auction, distribution=distribution), price):
                     continue
                 at = solve(replace(auction, distribution=distribution, price=price))
                 right.plot(z, at.bid(z), style, color=colour, label=f"{name}, price {price:g}")
-        right.set(xlabel="worth of the premium", ylabel="bid", title="The published bid by price and distribution")
-        right.legend(fontsize=8)
+        describe(right, "worth of the premium", "bid", "The published bid by price and distribution")
     return drawing.png
 
 
@@ -54,26 +53,23 @@ def participation(curves: Mapping[str, Values]) -> bytes:
     """Share of builders who enter, and the compliance they buy, against the price: one row per distribution."""
     with draw(rows=len(curves), columns=2, squeeze=False) as drawing:
         for (left, right), (distribution, found) in zip(drawing.axes, curves.items(), strict=True):
-            exact = {name: np.array(column, dtype=float) for name, column in found["exact"].items()}
-            drawn = {name: np.array(column, dtype=float) for name, column in found["simulated"].items()}
-            left.plot(exact["price"], exact["participation"], color=COLOURS[0], label="auction")
-            left.plot(
-                drawn["price"], drawn["participation"], ".", color=COLOURS[0], markersize=4, label="auction, drawn"
+            exact, drawn = (
+                {name: np.array(column, dtype=float) for name, column in found[kind].items()}
+                for kind in ("exact", "simulated")
             )
-            left.plot(exact["price"], exact["participation_reserve"], color=COLOURS[1], label="bare threshold")
-            left.plot(drawn["price"], drawn["participation_reserve"], ".", color=COLOURS[1], markersize=4)
-            left.set(
-                xlabel="price of the threshold", ylabel="share that takes part", title=f"Participation: {distribution}"
-            )
-            left.legend(fontsize=8)
-            known = np.isfinite(exact["compliance_reserve"])
-            right.plot(exact["price"][known], exact["compliance"][known], color=COLOURS[0], label="auction, mean")
-            right.plot(
-                exact["price"][known], exact["compliance_reserve"][known], color=COLOURS[1], label="bare threshold"
-            )
-            right.set(xlabel="price of the threshold", ylabel="compliance of those who take part", xlim=left.get_xlim())
-            right.set_title(f"Compliance: {distribution} (where the price curve is known)")
-            right.legend(fontsize=8)
+            for name, colour, label, dots in (
+                ("participation", COLOURS[0], "auction", "auction, drawn"),
+                ("participation_reserve", COLOURS[1], "bare threshold", None),
+            ):
+                left.plot(exact["price"], exact[name], color=colour, label=label)
+                left.plot(drawn["price"], drawn[name], ".", color=colour, markersize=4, label=dots)
+            describe(left, "price of the threshold", "share that takes part", f"Participation: {distribution}")
+            known, bought = np.isfinite(exact["compliance_reserve"]), ("compliance", "compliance_reserve")
+            for name, colour, label in zip(bought, COLOURS, ("auction, mean", "bare threshold"), strict=False):
+                right.plot(exact["price"][known], exact[name][known], color=colour, label=label)
+            title = f"Compliance: {distribution} (where the price curve is known)"
+            reach = left.get_xlim()
+            describe(right, "price of the threshold", "compliance of those who take part", title, xlim=reach)
     return drawing.png
 
 
@@ -88,22 +84,14 @@ def regret(auction: Auction, types: int, deviations: int) -> bytes:
             utility = utility_by_deviation(solve(replace(auction, price=price)), factors)
             left.plot(100 * (factors - 1), utility, color=colour, label=f"price {price:g}")
         left.axvline(0, color=COLOURS[7], linewidth=1)
-        left.set(
-            xlabel="deviation from the bid (%)",
-            ylabel="mean utility of all with V >= price",
-            title="The paper's check: all bids off by one percentage",
-        )
-        left.legend(fontsize=8)
+        title = "The paper's check: all bids off by one percentage"
+        describe(left, "deviation from the bid (%)", "mean utility of all with V >= price", title)
         for mode, colour, style in zip(MODES, COLOURS, ("-", "--", ":"), strict=False):
             profile = gains(solve(auction, mode), "entrants", types, deviations)
             label = f"{mode.replace('_', ' ')}: at most {profile.gain.max():.2g}"
             right.plot(profile.z, profile.gain, style, color=colour, label=label)
-        right.set(
-            xlabel="worth of the premium",
-            ylabel="gain from its best other bid",
-            title=f"Each type's own regret, price {auction.price:.3g}",
-        )
-        right.legend(fontsize=8)
+        title = f"Each type's own regret, price {auction.price:.3g}"
+        describe(right, "worth of the premium", "gain from its best other bid", title)
     return drawing.png
 
 
@@ -116,14 +104,11 @@ def learning(learners: Sequence[Values]) -> bytes:
         for found, colour in zip(learners, COLOURS, strict=False):
             name = found["learner"].replace("_", " ")
             left.plot(found["premium"], found["bid"], color=colour, label=name, linewidth=1.2)
-            right.plot(
-                found["rounds"], found["distance"], "o-", color=colour, label=f"{name}: {found['distance'][-1]:.2g}"
-            )
-        left.set(xlabel="worth of the premium", ylabel="mean bid", title="Learned bids")
-        left.legend(fontsize=8)
-        right.set(xlabel="round", ylabel="largest distance to the equilibrium bid", title="Sup-norm distance")
+            last = f"{name}: {found['distance'][-1]:.2g}"
+            right.plot(found["rounds"], found["distance"], "o-", color=colour, label=last)
+        describe(left, "worth of the premium", "mean bid", "Learned bids")
         logarithmic(right)
-        right.legend(fontsize=8)
+        describe(right, "round", "largest distance to the equilibrium bid", "Sup-norm distance")
     return drawing.png
 
 
@@ -136,33 +121,77 @@ def stress(found: Mapping[str, Values], noise: Sequence[Values]) -> bytes:
         rings.plot(share, [point["member_gain"] for point in points], "o-", label="a member of the ring")
         rings.plot(share, [point["outsider_gain"] for point in points], "o-", label="an outsider")
         rings.axhline(0, color=COLOURS[7], linewidth=1)
-        rings.set(
-            xlabel="share of entrants in the ring", ylabel="mean change of utility", title="A ring bids the bare price"
-        )
-        rings.legend(fontsize=8)
+        describe(rings, "share of entrants in the ring", "mean change of utility", "A ring bids the bare price")
         _lines(data, found["test data"]["points"], "level", ("rejected", "misranked", "at_a_loss"))
-        data.set(
-            xlabel="spread of the regulator's reading (compliance)", ylabel="share", title="Other test data, unforeseen"
-        )
+        describe(data, "spread of the regulator's reading (compliance)", "share", "Other test data, unforeseen")
         _lines(values, found["values"]["points"], "level", ("participation", "at_a_loss", "utility"))
-        values.set(
-            xlabel="relative error of a builder's guess",
-            ylabel="share, or mean utility of those who enter",
-            title="Values not known",
-        )
+        mixed = "share, or mean utility of those who enter"
+        describe(values, "relative error of a builder's guess", mixed, "Values not known")
+        across, title = "standard deviation of a reading (compliance)", "Noise that builders answer"
         if noise:
             _lines(noisy, noise, "noise", ("participation", "cleared", "mean_bid"))
-        noisy.set(
-            xlabel="standard deviation of a reading (compliance)",
-            ylabel="share, or bid",
-            title="Noise that builders answer" if noise else "Noise that builders answer: not run",
-        )
+            describe(noisy, across, "share, or bid", title)
+        else:
+            noisy.set(xlabel=across, ylabel="share, or bid", title=f"{title}: not run")
     return drawing.png
 
 
 def _lines(ax: Any, points: Sequence[Values], across: str, names: Sequence[str]) -> None:
+    at = [point[across] for point in points]
     for name in names:
-        ax.plot(
-            [point[across] for point in points], [point[name] for point in points], "o-", label=name.replace("_", " ")
+        ax.plot(at, [point[name] for point in points], "o-", label=name.replace("_", " "))
+
+
+def price_of_safety(share: np.ndarray, gap: np.ndarray, curves: Sequence[PriceCurve], published: PriceCurve) -> bytes:
+    """Gap against share with all runs, and cost against compliance beside the published curve, as PNG.
+
+    Args:
+        share: minority share of each run, shape (N,).
+        gap: its equalised-odds gap in percentage points, shape (N,).
+        curves: fitted to these runs; each is dotted where it does not rise.
+    """
+    shares, position = np.unique(share, return_inverse=True)
+    count = np.bincount(position)
+    mean = np.bincount(position, gap) / count
+    spread = np.sqrt(np.bincount(position, (gap - mean[position]) ** 2) / np.maximum(count - 1, 1))
+    trend = price_points.gap_trend(share, gap) if len(shares) > 1 else None
+    with draw(columns=2) as drawing:
+        left, right = drawing.axes
+        left.plot(share, gap, ".", color=COLOURS[0], alpha=0.25, markersize=5)
+        left.errorbar(shares, mean, spread, fmt="o-", color=COLOURS[0], capsize=2, label="measured here: mean, sd")
+        shape = {"fmt": "s--", "color": PUBLISHED_COLOUR, "markersize": 4, "linewidth": 1, "capsize": 2}
+        beside, name = np.array(price_points.PUBLISHED_SHARES) + SIDE, "published (FairFace): mean, sd"
+        left.errorbar(beside, price_points.PUBLISHED_GAPS, price_points.PUBLISHED_SPREADS, **shape, label=name)
+        verdict = ""
+        if trend is not None:
+            says = "falls" if trend.falls else "no clear fall"
+            verdict = f": {says}, rank correlation {trend.correlation:.2f} [{trend.low:.2f}, {trend.high:.2f}]"
+        across = f"minority share of the training data (cost = share / {price_points.EVEN_SHARE:g})"
+        describe(left, across, "equalised-odds gap (points)", f"Gap by share{verdict}")
+        left.set_ylim(bottom=0)
+        for curve, colour in zip(curves, COLOURS[1:], strict=False):
+            _draw_curve(right, curve, f"{curve.kind}, R² {curve.r_squared:.2f}", colour)
+        if curves:
+            right.plot(*np.array(curves[0].points).T, "o", color=COLOURS[0], label="measured here", zorder=4)
+        _draw_curve(right, published, f"published, R² {published.r_squared:.2f}", PUBLISHED_COLOUR, "--")
+        right.plot(*np.array(published.points).T, "s", color=PUBLISHED_COLOUR, markersize=4)
+        right.set(
+            xlabel="compliance (relative safety)",
+            ylabel="cost",
+            title="Price of safety; bands: 95 % over seeds",
+            xlim=(min(0.4, *(curve.measured_range[0] - 0.03 for curve in curves)), 1.02) if curves else (0.4, 1.02),
+            ylim=(-0.05, 1.25),
         )
-    ax.legend(fontsize=8)
+        right.legend(fontsize=8, loc="upper left", ncols=2)
+    return drawing.png
+
+
+def _draw_curve(ax: Any, curve: PriceCurve, label: str, colour: str, style: str = "-") -> None:
+    grid = np.linspace(*curve.measured_range, 201)
+    low, high = curve.increasing_range or (np.inf, -np.inf)
+    rises = (grid >= low) & (grid <= high)
+    ax.plot(grid, np.where(rises, curve.fitted(grid), np.nan), style, color=colour, label=label)
+    ax.plot(grid, np.where(rises, np.nan, curve.fitted(grid)), ":", color=colour, linewidth=1.2)
+    if curve.band is not None:
+        band = curve.band
+        ax.fill_between(band.safety, band.low, band.high, color=colour, alpha=0.13, linewidth=0)

@@ -39,7 +39,6 @@ def learn(game: BiddingGame, learner: Learner, rounds: int, target: FloatArray |
     """Let a population learn against itself. ``O(rounds x types x bids)``: 1,000 rounds of 200 x 400 take about a second.
 
     Args:
-        game: types, bids and payoffs.
         learner: ``fictitious_play``: each type answers the average play so far with its best bid. ``hedge``: each type weighs
             bids by their exponentiated past payoffs, whose regret vanishes whatever the others do.
         rounds: at least 1.
@@ -120,7 +119,6 @@ def noise_response(
 
     Args:
         make_game: the game at a level of noise; the same types and bids at all.
-        levels: standard deviations.
         rounds: of hedge, per level.
         naive: bid of each type for exact readings, 0 for those who stay out, shape (types,).
     """
@@ -136,17 +134,9 @@ def noise_response(
         positions = np.argmin(np.abs(game.bids - naive[:, None]), axis=1)
         payoff = game.payoffs(game.mixture(np.eye(len(game.bids))[positions]))
         gain = payoff.max(axis=1) - payoff[np.arange(len(positions)), positions]
-        mean_bid = spent / inside if inside > 0 else 0.0
-        points.append(
-            NoisePoint(
-                noise=level,
-                participation=float(entering @ game.weight),
-                cleared=float(mixture @ cleared) / inside if inside > 0 else 0.0,
-                mean_bid=mean_bid,
-                surplus=mean_bid - game.auction.price if inside > 0 else 0.0,
-                naive_gain=float(gain.max()),
-                max_gain=learned.max_gain,
-                mean_gain=learned.mean_gain,
-            )
-        )
+        means = (0.0, 0.0, 0.0)
+        if inside > 0:
+            means = (float(mixture @ cleared) / inside, spent / inside, spent / inside - game.auction.price)
+        lost = (float(gain.max()), learned.max_gain, learned.mean_gain)
+        points.append(NoisePoint(level, float(entering @ game.weight), *means, *lost))
     return points

@@ -94,7 +94,6 @@ def run_mechanism(scores: Any, rules: Rules, pairing: Any, tie_break: Any) -> Ou
 
     Args:
         scores: measured compliance of each submission, shape (n,).
-        rules: what was published.
         pairing: numbers whose order among the cleared makes the groups, shape (n,); equal ones keep the submissions' order.
         tie_break: numbers that decide equal scores under ``coin`` (the larger wins), and, read as uniforms in [0, 1), byes.
 
@@ -137,8 +136,7 @@ def _award(scores: FloatArray, tie_break: FloatArray, rules: Rules) -> FloatArra
         part = open_prizes / contenders
     else:
         part = (contenders <= open_prizes).astype(float)
-    awarded: FloatArray = np.where(above, 1.0, np.where(level, part, 0.0))
-    return awarded
+    return np.where(above, 1.0, np.where(level, part, 0.0))
 
 
 def _bye(

@@ -64,7 +64,6 @@ def points_from_gaps(share: np.ndarray, gap: np.ndarray, *, resamples: int = 100
         share: minority share of each run, shape (N,), in (0, 1/2].
         gap: its gap, shape (N,), in percentage points or any other unit.
         resamples: how often the seeds are drawn anew.
-        seed: of these draws.
 
     Raises:
         DataError: shares or gaps are out of range, or the mean gap of a share is 0.

@@ -10,7 +10,6 @@ from rayworks.systems.regulation import figures
 from rayworks.systems.regulation.config import Config
 from rayworks.systems.regulation.design import Design, value_distribution
 from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
-from rayworks.systems.regulation.price_figures import price_of_safety
 from rayworks.systems.regulation.price_points import gap_trend, points_from_gaps
 
 Values = Mapping[str, Any]
@@ -21,46 +20,34 @@ LISTED = 9
 def headline(config: Config, design: Values) -> dict[str, Cell]:
     """The numbers that runs are compared by, all of the one design; more of them for a run of the design alone."""
     played, certificate = design["round"], design["certificates"]["entrants"]
-    more = {
-        "participation_compliance": played["participation_compliance"],
-        "premium_paid": played["premium_paid"],
-        "compliance_auction": played["compliance_auction"],
-        "compliance_spend": played["participation_auction"] * played["mean_bid_auction"],
-    }
+    names = ("participation_auction", "participation_reserve", "mean_bid_auction", "compliance_gain")
+    more = ("participation_compliance", "premium_paid", "compliance_auction") if config.design_alone else ()
+    spend = played["participation_auction"] * played["mean_bid_auction"]
     return {
-        "participation_auction": played["participation_auction"],
-        "participation_reserve": played["participation_reserve"],
-        "mean_bid_auction": played["mean_bid_auction"],
-        "compliance_gain": played["compliance_gain"],
+        **{name: played[name] for name in names},
         "exploitability": certificate["max_gain"],
         "certificate_grid": certificate["grid"],
-        **(more if config.design_alone else {}),
+        **{name: played[name] for name in more},
+        **({"compliance_spend": spend} if more else {}),
     }
 
 
 def design_report(config: Config, design: Values, title: str) -> Report:
     """One point of a sweep: numbers only."""
-    return Report(
-        system="regulation",
-        run=config.run.name,
-        title=f"{title}: one design",
-        headline=headline(config, design),
-        tables=_design_tables(design),
-    )
+    measured, tables = headline(config, design), _design_tables(design)
+    return Report("regulation", config.run.name, f"{title}: one design", measured, tables)
 
 
 def build_report(config: Config, design: Design, results: Values, title: str) -> Report:
     """All that the run's stages found."""
     measured = results["design"]
     tables = _design_tables(measured)
-    drawn: dict[str, tuple[bytes, str]] = {}
     notes: list[str] = []
     distributions = {name: value_distribution(name) for name in config.distributions}
-    drawn["bids.png"] = (figures.bids(design, distributions), "What each type spends on compliance.")
+    drawn = {"bids.png": (figures.bids(design, distributions), "What each type spends on compliance.")}
     if results["curves"]:
-        tables += [
-            table for distribution, found in results["curves"].items() for table in _curve_tables(distribution, found)
-        ]
+        for distribution, curves in results["curves"].items():
+            tables += _curve_tables(distribution, curves)
         drawn["participation.png"] = (
             figures.participation(results["curves"]),
             "Both mechanisms against the price of the threshold; lines by quadrature, dots by drawing builders.",
@@ -140,38 +127,22 @@ def _curve_tables(distribution: str, found: Values) -> list[Table]:
     exact, drawn = found["exact"], found["simulated"]
     count = len(exact["price"])
     positions = np.unique(np.linspace(0, count - 1, LISTED + 2).round().astype(int)[1:-1])
-    rows = [
-        [
-            exact["price"][at],
-            exact["participation"][at],
-            drawn["participation"][at],
-            exact["participation_reserve"][at],
-            exact["mean_bid"][at],
-            exact["compliance"][at],
-            exact["compliance_reserve"][at],
-        ]
-        for at in positions
-    ]
+    after = (exact[name] for name in ("participation_reserve", "mean_bid", "compliance", "compliance_reserve"))
+    shown = [exact["price"], exact["participation"], drawn["participation"], *after]
+    rows = [[column[at] for column in shown] for at in positions]
     columns = ("price", "auction", "auction, drawn", "bare threshold", "mean bid", "compliance", "threshold")
-    best = _best_prices(exact)
+    most, title = ("mechanism", "at price", "participation x bid"), "Most spent on compliance per builder"
     return [
         Table(f"Participation: {distribution}", columns, rows),
-        Table(
-            f"Most spent on compliance per builder: {distribution}",
-            ("mechanism", "at price", "participation x bid"),
-            best,
-        ),
+        Table(f"{title}: {distribution}", most, _best_prices(exact)),
     ]
 
 
 def _best_prices(exact: Values) -> list[list[Cell]]:
-    price = np.array(exact["price"], dtype=float)
-    auction = np.nan_to_num(np.array(exact["participation"], dtype=float) * np.array(exact["mean_bid"], dtype=float))
-    reserve = np.array(exact["participation_reserve"], dtype=float) * price
-    return [
-        [name, float(price[np.argmax(spend)]), float(spend.max())]
-        for name, spend in (("auction", auction), ("bare threshold", reserve))
-    ]
+    names = ("price", "participation", "mean_bid", "participation_reserve")
+    price, entering, bid, reserve = (np.array(exact[name], dtype=float) for name in names)
+    spent = {"auction": np.nan_to_num(entering * bid), "bare threshold": reserve * price}
+    return [[name, float(price[np.argmax(spend)]), float(spend.max())] for name, spend in spent.items()]
 
 
 def _price_of_safety(config: Config, runs: Sequence[Values]) -> tuple[tuple[bytes, str], list[Table], list[str]]:
@@ -194,11 +165,9 @@ def _price_of_safety(config: Config, runs: Sequence[Values]) -> tuple[tuple[byte
         f"correlation {trend.correlation:.2f} [{trend.low:.2f}, {trend.high:.2f}]."
     )
     notes = [f"Measured {curve.kind} curve: {curve.warning}." for curve in curves if curve.warning]
-    picture = (
-        price_of_safety(share, gap, curves, published),
-        "The price of safety, measured here beside the published one.",
-    )
-    return picture, [Table("Measured price of safety", columns, rows, note)], notes
+    caption = "The price of safety, measured here beside the published one."
+    picture = figures.price_of_safety(share, gap, curves, published)
+    return (picture, caption), [Table("Measured price of safety", columns, rows, note)], notes
 
 
 def _learning_table(learners: Sequence[Values], note: str) -> Table:
@@ -212,15 +181,13 @@ def _learning_table(learners: Sequence[Values], note: str) -> Table:
 
 def _stress_tables(found: Mapping[str, Values]) -> list[Table]:
     break_even = found["rings"]["break_even"]
-    rings_note = (
-        f"The ring pays from a share of {break_even:.2f}." if break_even is not None else "The ring never pays."
-    )
+    pays = "never pays" if break_even is None else f"pays from a share of {break_even:.2f}"
     sybils = [[name.replace("_", " "), value] for name, value in found["sybils"].items()]
     note = (
         "A rebuilt second model pays where its rent exceeds the price; a copy always does, so copies must be refused."
     )
     return [
-        _rows("Rings that bid the bare price", found["rings"]["points"], rings_note),
+        _rows("Rings that bid the bare price", found["rings"]["points"], f"The ring {pays}."),
         Table("A second identity", ("", "value"), sybils, note),
         _rows("Other test data than the builder's, unforeseen", found["test data"]["points"], ENTRANTS_NOTE),
         _rows("Values that builders only guess", found["values"]["points"], ENTRANTS_NOTE),

@@ -53,14 +53,8 @@ def measure(options: TrainingOptions, share: float, seed: int) -> TrainingOutcom
         predicted = (model(inputs)[:, 0] > 0).numpy()
     label, minority = table.label[split.test], table.minority[split.test]
     true_positive, false_positive = rates(predicted, label, minority)
-    return TrainingOutcome(
-        share=share,
-        seed=seed,
-        accuracy=float((predicted == label).mean()),
-        gap=equalised_odds_gap(true_positive, false_positive),
-        true_positive_rate=true_positive,
-        false_positive_rate=false_positive,
-    )
+    accuracy, gap = float((predicted == label).mean()), equalised_odds_gap(true_positive, false_positive)
+    return TrainingOutcome(share, seed, accuracy, gap, true_positive, false_positive)
 
 
 def rates(

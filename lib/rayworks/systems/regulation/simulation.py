@@ -69,7 +69,6 @@ def exact_curves(auction: Auction, prices: Sequence[float], mode: Mode, curve: P
     Args:
         auction: the rules; its own price is not used.
         prices: to evaluate at, each in (0, 1).
-        mode: of the equilibrium.
         curve: what spending buys.
     """
     rows = []
@@ -163,10 +162,8 @@ def play_round(equilibrium: Equilibrium, curve: PriceCurve, rules: Rules, builde
     """Draw, bid, enter, measure, clear, group, award. A round that nobody enters has means of 0.
 
     Args:
-        equilibrium: what builders bid.
         curve: what their spending buys.
         rules: of the mechanism; the threshold is the compliance that costs the auction's price.
-        builders: drawn.
         seed: of types, pairing and ties.
 
     Raises:

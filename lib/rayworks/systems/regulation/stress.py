@@ -5,13 +5,14 @@ In all of it the others bid as the equilibrium says: what is measured is the fir
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from rayworks.core import seeds
 from rayworks.systems.regulation.certificate import winning_chance
 from rayworks.systems.regulation.equilibrium import Equilibrium
-from rayworks.systems.regulation.mechanism import BYE_LOST, BYE_WON, REJECTED, Rules, run_mechanism
+from rayworks.systems.regulation.mechanism import BYE_LOST, BYE_WON, REJECTED, Outcome, Rules, run_mechanism
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.simulation import draw_population
 from rayworks.systems.regulation.value_distributions import FloatArray
@@ -47,14 +48,8 @@ def rings(equilibrium: Equilibrium, shares: Sequence[float]) -> tuple[list[RingP
         inside = _last_place_chance(share, auction.group_size, auction.prizes)
         # Among outsiders the order is as before; a rival from the ring is below for sure.
         outside = winning_chance(equilibrium, replace(entering, below=share + (1 - share) * entering.below))
-        points.append(
-            RingPoint(
-                share=share,
-                member_gain=worth * inside - rent,
-                outsider_gain=entering.mean(z * (outside - won_before)),
-                mean_bid=share * auction.price + (1 - share) * entering.mean(spent),
-            )
-        )
+        bid = share * auction.price + (1 - share) * entering.mean(spent)
+        points.append(RingPoint(share, worth * inside - rent, entering.mean(z * (outside - won_before)), bid))
     return points, _break_even(worth, rent, auction.group_size, auction.prizes)
 
 
@@ -120,62 +115,57 @@ def other_test_data(
     equilibrium: Equilibrium, curve: PriceCurve, rules: Rules, spreads: Sequence[float], builders: int, seed: int
 ) -> list[MeasuredRound]:
     """The regulator's data differ from a builder's own: what it reads is compliance plus ``Normal(0, spread)``."""
-    auction = equilibrium.auction
-    population = draw_population(auction.distribution, builders, auction.largest_share, seed)
-    deployment, premium = auction.types(population.value, population.share)
-    entered = equilibrium.participates(deployment, premium)
-    noise = seeds.stream(seed, "stress", "test data").standard_normal(builders)[entered]
-    spent = equilibrium.bid(premium[entered])
-    true = curve.compliance(spent, saturate=True)
-    return [
-        _measure(level, true, true + level * noise, spent, deployment[entered], premium[entered], rules, builders, seed)
-        for level in spreads
-    ]
+    return _rounds(equilibrium, curve, rules, spreads, builders, seed, "test data")
 
 
 def uncertain_values(
     equilibrium: Equilibrium, curve: PriceCurve, rules: Rules, spreads: Sequence[float], builders: int, seed: int
 ) -> list[MeasuredRound]:
     """Builders act on a guess of their total value, off by a factor ``exp(Normal(-spread^2 / 2, spread))``, cut at 1."""
+    return _rounds(equilibrium, curve, rules, spreads, builders, seed, "values")
+
+
+def _rounds(
+    equilibrium: Equilibrium,
+    curve: PriceCurve,
+    rules: Rules,
+    spreads: Sequence[float],
+    builders: int,
+    seed: int,
+    what: Literal["test data", "values"],
+) -> list[MeasuredRound]:
+    """A round per spread, with noise on what is read, or on what builders believe their value to be."""
     auction = equilibrium.auction
     population = draw_population(auction.distribution, builders, auction.largest_share, seed)
     deployment, premium = auction.types(population.value, population.share)
-    noise = seeds.stream(seed, "stress", "values").standard_normal(builders)
+    noise = seeds.stream(seed, "stress", what).standard_normal(builders)
     rounds = []
     for level in spreads:
-        guess = np.minimum(population.value * np.exp(level * noise - level**2 / 2), 1.0)
-        guessed = auction.types(guess, population.share)
+        believed = population.value
+        if what == "values":
+            believed = np.minimum(believed * np.exp(level * noise - level**2 / 2), 1.0)
+        guessed = auction.types(believed, population.share)
         entered = equilibrium.participates(*guessed)
         spent = equilibrium.bid(guessed[1][entered])
         true = curve.compliance(spent, saturate=True)
-        rounds.append(_measure(level, true, true, spent, deployment[entered], premium[entered], rules, builders, seed))
+        reading = true if what == "values" else true + level * noise[entered]
+        pairing, ties = (seeds.uniforms(seed, len(true), "mechanism", draw) for draw in ("pairing", "ties"))
+        outcome = run_mechanism(reading, rules, pairing, ties)
+        worth = np.where(outcome.cleared, deployment[entered], 0.0) + outcome.premium * premium[entered]
+        rounds.append(_measured(level, outcome, true, worth - spent, builders))
     return rounds
 
 
-def _measure(
-    level: float,
-    true: FloatArray,
-    reading: FloatArray,
-    spent: FloatArray,
-    deployment: FloatArray,
-    premium: FloatArray,
-    rules: Rules,
-    builders: int,
-    seed: int,
-) -> MeasuredRound:
-    count = len(true)
-    pairing, ties = (seeds.uniforms(seed, count, "mechanism", what) for what in ("pairing", "ties"))
-    outcome = run_mechanism(reading, rules, pairing, ties)
+def _measured(level: float, outcome: Outcome, true: FloatArray, utility: FloatArray, builders: int) -> MeasuredRound:
     cleared = outcome.cleared
-    utility = np.where(cleared, deployment, 0.0) + outcome.premium * premium - spent
     # Members of whole groups, group by group.
     whole = np.flatnonzero(cleared & (outcome.status != BYE_LOST) & (outcome.status != BYE_WON))
-    members = whole[np.argsort(outcome.group[whole], kind="stable")].reshape(-1, rules.group_size)
+    members = whole[np.argsort(outcome.group[whole], kind="stable")].reshape(-1, outcome.rules.group_size)
     best = np.argmax(true[members], axis=1) if len(members) else np.zeros(0, dtype=int)
     awarded = outcome.premium[members[np.arange(len(members)), best]]
     return MeasuredRound(
         level=level,
-        participation=count / builders,
+        participation=len(true) / builders,
         rejected=_mean(outcome.status == REJECTED),
         misranked=_mean(awarded == 0),
         compliance=_mean(true[cleared]),

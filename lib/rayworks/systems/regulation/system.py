@@ -83,9 +83,8 @@ class RegulationSystem(StagedSystem[Config]):
     @property
     def _design(self) -> Design:
         if self._solved is None:
-            curve = self._known_curve(self.settings)
-            if self.settings.price.curve == "measured":
-                curve = self._measured_curve()
+            measured = self.settings.price.curve == "measured"
+            curve = self._measured_curve() if measured else self._known_curve(self.settings)
             self._solved = make_design(self.settings.auction, curve)
         return self._solved
 
@@ -102,8 +101,7 @@ class RegulationSystem(StagedSystem[Config]):
         return PriceCurve.fit(points, section.fit)
 
     def _training_runs(self) -> list[tuple[float, int]]:
-        section = self.settings.price
-        first = self.settings.run.seed
+        section, first = self.settings.price, self.settings.run.seed
         return [(share, first + number) for number in range(section.seeds) for share in section.shares]
 
     def _train(self) -> Metrics:
@@ -123,8 +121,7 @@ class RegulationSystem(StagedSystem[Config]):
         return {"participation": found["participation"], "mean_bid": found["mean_bid"]}
 
     def _policy_gradient(self) -> dict[str, Any]:
-        found: dict[str, Any] = next(self.workers.map("policy_gradient", [self._design]))
-        return found
+        return next(self.workers.map("policy_gradient", [self._design]))
 
     def _asked(self, name: str, method: str, items: Sequence[Any]) -> Stage:
         """A stage that asks the workers for something of the design, item by item."""

@@ -111,26 +111,15 @@ def draw_rows(table: Table, options: TrainingOptions, share: float, seed: int) -
     return Split(*map(np.concatenate, parts))
 
 
+@lru_cache(maxsize=2)
 def read_table(options: TrainingOptions) -> Table:
-    """The table as inputs, label and group; read once per process.
+    """The table as inputs, label and group; of the same options read once per process.
 
     Raises:
         DataError: it cannot be read, or lacks a column, a label or a group.
     """
-    return _encoded(
-        options.source,
-        (options.label, options.positive),
-        (options.group, options.majority, options.minority),
-        options.dropped,
-        options.group_visible,
-    )
-
-
-@lru_cache(maxsize=2)
-def _encoded(
-    source: str, task: tuple[str, str], groups: tuple[str, str, str], dropped: tuple[str, ...], group_visible: bool
-) -> Table:
-    (label, positive), (group, majority, minority) = task, groups
+    source, label, positive, dropped = options.source, options.label, options.positive, options.dropped
+    group, majority, minority = options.group, options.majority, options.minority
     frame = _frame(source)
     for field, column in [("label", label), ("group", group), *(("dropped", name) for name in dropped)]:
         if column not in frame:
@@ -148,7 +137,7 @@ def _encoded(
         known = ", ".join(frame[label].astype(str).value_counts().index[:8])
         raise DataError(f"price.positive: {positive!r} is the {label} of all or no rows; {source} has {known}")
     in_minority = (frame[group].astype(str) == minority).to_numpy()
-    seen = frame.drop(columns=[label, *dropped, *([] if group_visible or group in dropped else [group])])
+    seen = frame.drop(columns=[label, *dropped, *([] if options.group_visible or group in dropped else [group])])
     if seen.empty:
         raise DataError(f"price.dropped: leaves no column of {source} to learn from; drop fewer")
     numbers = seen.select_dtypes("number").astype(np.float32).replace([np.inf, -np.inf], np.nan)

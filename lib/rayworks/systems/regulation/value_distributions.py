@@ -136,10 +136,8 @@ class SampleValues(ValueDistribution):
         self.points, mass = points[order], mass[order] / mass.sum()
         # A value of zero never enters at a price above zero, so what stands for its reciprocal is never read.
         safe = np.maximum(self.points, np.finfo(float).tiny)
-        self._suffix = np.zeros((3, len(points) + 1))
-        self._suffix[:, :-1] = np.cumsum((mass * np.array([1 / safe, np.ones_like(safe), safe]))[:, ::-1], axis=1)[
-            :, ::-1
-        ]
+        moments = mass * np.array([1 / safe, np.ones_like(safe), safe])
+        self._suffix = np.pad(np.cumsum(moments[:, ::-1], axis=1)[:, ::-1], ((0, 0), (0, 1)))
         self._cumulative = np.cumsum(mass)
 
     def tail(self, t: Any) -> Tail:
@@ -199,7 +197,6 @@ class PremiumDistribution:
     For ``V`` uniform or Beta(2, 2) and ``c = 1/2`` these are the paper's formulas.
 
     Args:
-        distribution: of total value.
         price: ``p``, in (0, 1).
         top: ``c``, the largest worth of a premium.
 

@@ -5,18 +5,18 @@ Easy2Hard-Bench's protocol; where a model is asked for a LaTeX box, the last box
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.difficulty.answering import code_execution, symbolic_equality
 from rayworks.systems.difficulty.answering.code_execution import Limits
+from rayworks.systems.difficulty.answering.prompts import Row, field
 
 if TYPE_CHECKING:
     import chess
 
-Row = Mapping[str, Any]
 Scorer = Callable[[str, Row], float]
 
 _NUMBER = re.compile(r"(?<![\w.)\]}])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+(?!\.?\d))?|(?<![\w.])-?\.\d+")
@@ -49,7 +49,7 @@ def last_box(text: str) -> str | None:
 
 def score_expression(output: str, row: Row, seconds: float = 5.0) -> float:
     """AMC: the boxed answer equals ``answer`` symbolically; the comparison may take ``seconds`` of CPU."""
-    given, gold = last_box(output), str(_field(row, "answer")).strip()
+    given, gold = last_box(output), str(field(row, "answer")).strip()
     if given is None:
         return 0.0
     gold = last_box(gold) or gold
@@ -61,7 +61,7 @@ def score_expression(output: str, row: Row, seconds: float = 5.0) -> float:
 
 def score_word_problem(output: str, row: Row) -> float:
     """GSM8K: the number after the last ``####``, or in the last box, or the last one, equals that of ``answer``."""
-    gold = last_number(str(_field(row, "answer")).rpartition("####")[2])
+    gold = last_number(str(field(row, "answer")).rpartition("####")[2])
     _, mark, after = output.rpartition("####")
     candidate = after.strip().partition("\n")[0] if mark else last_box(output) or output
     return _equal_numbers(last_number(candidate), gold)
@@ -69,7 +69,7 @@ def score_word_problem(output: str, row: Row) -> float:
 
 def score_number(output: str, row: Row) -> float:
     """CHAMP and others with a plain number in ``answer``: the last number in the last 400 characters equals it."""
-    return _equal_numbers(last_number(output[-_LAST_CHARACTERS:]), last_number(str(_field(row, "answer"))))
+    return _equal_numbers(last_number(output[-_LAST_CHARACTERS:]), last_number(str(field(row, "answer"))))
 
 
 def score_program(output: str, row: Row, limits: Limits | None = None) -> float:
@@ -80,7 +80,7 @@ def score_program(output: str, row: Row, limits: Limits | None = None) -> float:
     blocks = _FENCE.findall(output)
     source = blocks[-1] if blocks else output
     names = ("inputs", "answers") if row.get("inputs") is not None else ("sample_inputs", "sample_outputs")
-    inputs, outputs = (list(_field(row, name)) for name in names)
+    inputs, outputs = (list(field(row, name)) for name in names)
     if not inputs or len(inputs) != len(outputs):
         raise DataError(f"{names[0]}, {names[1]}: {len(inputs)} and {len(outputs)} tests; drop the row")
     return float(code_execution.passes_tests(source, inputs, outputs, limits))
@@ -104,12 +104,12 @@ def score_move(output: str, row: Row) -> float:
 
 def score_letter(output: str, row: Row) -> float:
     """ARC: the label chosen is ``answerKey``."""
-    return _chosen(output, [str(label) for label in _field(row, "choices")["label"]], str(_field(row, "answerKey")))
+    return _chosen(output, [str(label) for label in field(row, "choices")["label"]], str(field(row, "answerKey")))
 
 
 def score_option(output: str, row: Row) -> float:
     """Winogrande: the option chosen, 1 or 2, is ``answer``."""
-    return _chosen(output, ["1", "2"], str(_field(row, "answer")))
+    return _chosen(output, ["1", "2"], str(field(row, "answer")))
 
 
 SCORERS: dict[str, Scorer] = {
@@ -137,12 +137,6 @@ def score(benchmark: str, output: str, row: Row) -> float:
     return SCORERS[benchmark](output, row)
 
 
-def _field(row: Row, name: str) -> Any:
-    if name not in row:
-        raise DataError(f"row: has no column {name!r}; it has {', '.join(map(str, row))}")
-    return row[name]
-
-
 def _compact(text: str) -> str:
     return re.sub(r"[\s$]+", "", text).rstrip(".")
 
@@ -168,7 +162,7 @@ def _board(row: Row) -> "chess.Board":
     except ImportError:
         raise DataError("chess puzzles: need the chess package; pip install rayworks[difficulty]") from None
     try:
-        return chess.Board(str(_field(row, "fen")))
+        return chess.Board(str(field(row, "fen")))
     except ValueError as error:
         raise DataError(f"fen: is not a position ({error}); drop the row") from None
 

@@ -55,9 +55,7 @@ def problems(level: int, count: int, operations: Sequence[str], seed: int, digit
 
     Args:
         level: from 1.
-        count: how many.
         operations: names of :data:`SYMBOLS`, drawn from evenly.
-        seed: of the run.
         digits: of the longer operand; None draws them from what the level allows.
 
     Raises:

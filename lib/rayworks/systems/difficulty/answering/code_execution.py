@@ -91,12 +91,8 @@ def _isolation() -> tuple[str, ...]:
         return ()
     alone = (unshare, "--net", "--pid", "--fork", "--kill-child")
     for command in (alone, (*alone, "--user", "--map-root-user")):
-        if (
-            subprocess.run(
-                [*command, sys.executable, "-I", "-S", "-c", ""], capture_output=True, check=False
-            ).returncode
-            == 0
-        ):
+        tried = subprocess.run([*command, sys.executable, "-I", "-S", "-c", ""], capture_output=True, check=False)
+        if tried.returncode == 0:
             return command
     return ()
 

@@ -158,7 +158,11 @@ def load(config: str, split: Split = "eval", source: str | None = None) -> Loade
     if split not in schema.splits:
         raise ConfigError(f"split {split!r}: {config} has {' and '.join(schema.splits)} only")
     source = source or f"hub:{datasets.find(config.lower()).hub}"
-    table = _hub(source, config, split) if source.startswith("hub:") else _local(source, config, split)
+    if source.startswith("hub:"):
+        name, _, subset = source.removeprefix("hub:").partition(":")
+        table = from_hub(f"{source} {config} {split}", name, subset or config, split=split)
+    else:
+        table = _local(source, config, split)
     return check(schema, table, f"{source} {config} {split}")
 
 
@@ -188,14 +192,9 @@ def check(schema: Schema, table: pd.DataFrame, source: str) -> LoadedSet:
     dropped = untestable = 0
     if {"inputs", "answers"} <= set(table.columns):
         table, dropped, untestable = _drop_truncated_tests(table)
-    return LoadedSet(
-        schema=schema,
-        table=table,
-        absent=tuple(column for column in schema.columns if column not in table.columns),
-        unknown=tuple(c for c in table.columns if c != "item" and schema.certainty(c) is None),
-        dropped_tests=dropped,
-        untestable=untestable,
-    )
+    absent = tuple(column for column in schema.columns if column not in table.columns)
+    unknown = tuple(column for column in table.columns if column != "item" and schema.certainty(column) is None)
+    return LoadedSet(schema, table, absent, unknown, dropped, untestable)
 
 
 def _drop_truncated_tests(table: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
@@ -212,19 +211,28 @@ def _drop_truncated_tests(table: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
     return table[testable].reset_index(drop=True), dropped, int((~testable).sum())
 
 
-def _hub(source: str, config: str, split: Split) -> pd.DataFrame:
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dicts by column."""
+    return [{str(name): value for name, value in record.items()} for record in table.to_dict("records")]
+
+
+def from_hub(source: str, *names: str, split: str, called: str = "hub:...") -> pd.DataFrame:
+    """A split of a data set of the hub, by its id and the name of its config; ``source`` stands in messages.
+
+    Raises:
+        DataError: there is no such data set, or the package that loads it is missing.
+    """
     try:
         from datasets import load_dataset
     except ImportError:
-        raise DataError("hub:...: needs the datasets package; pip install rayworks[difficulty]") from None
+        raise DataError(f"{called}: needs the datasets package; pip install rayworks[difficulty]") from None
     try:
-        name, _, subset = source.removeprefix("hub:").partition(":")
-        loaded = load_dataset(name, subset or config, split=split)
+        loaded = load_dataset(*names, split=split)
     except (ConnectionError, TimeoutError):
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{source} {config} {split}: cannot be loaded ({reason})") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{source}: cannot be loaded ({reason})") from None
     table: pd.DataFrame = loaded.to_pandas()
     return table
 

@@ -96,7 +96,7 @@ def _parts(section: GeneralisationSection, seed: int) -> list[tuple[list[Item], 
         name = BENCHMARKS[section.source]
         tables = {split: easy2hard.load(name, split, section.folder).table for split in SPLITS}
         train, held_out = (
-            _binned([_benchmark_item(name, row) for row in _records(table)], section) for table in tables.values()
+            _binned([_item(name, row) for row in easy2hard.records(table)], section) for table in tables.values()
         )
         return [
             (_shuffled(train[n], seed, "train", n), _shuffled(held_out[n], seed, "eval", n))
@@ -176,11 +176,7 @@ def _read(source: str) -> list[Item]:
     return [Item(*fields) for fields in zip(prompts, prompts, answers, values.tolist(), strict=True)]
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in record.items()} for record in table.to_dict("records")]
-
-
-def _benchmark_item(benchmark: str, row: dict[str, Any]) -> Item:
+def _item(benchmark: str, row: dict[str, Any]) -> Item:
     return Item(str(row["item"]), build(benchmark, row), _TARGETS[benchmark](row), float(row["rating"]), benchmark, row)
 
 

@@ -48,28 +48,20 @@ def run_report(
     for number, (low, high) in enumerate(items.ranges):
         cells = [_with_wilson(model[number], sizes[number]) for model in (base, tuned)]
         rows.append([number, f"{low:.4g} to {high:.4g}", int(sizes[number]), *cells, float(gain[number])])
-    trained = (
-        f"bins 0 to {section.train_bin}"
-        if section.cumulative and first < section.train_bin
-        else f"bin {section.train_bin}"
+    trained = f"{'bins 0 to' if first < section.train_bin else 'bin'} {section.train_bin}"
+    note = (
+        f"{_model(section)}, {section.steps} steps of {section.batch_size} on {len(items.training)} items of "
+        f"{trained}; bin 0 is the easiest; Wilson 95 % intervals over items."
     )
+    columns = ("bin", "ratings", "items", BASE, TUNED, "gain")
+    picture = (_accuracy(base, tuned, sizes, trained), f"Accuracy by bin, trained on {trained}")
     return Report(
         system="difficulty",
         run=config.run.name,
         title=f"{title}: generalisation from {trained} of {section.source}",
         headline=headline,
-        tables=[
-            Table(
-                "Accuracy by bin of difficulty",
-                ("bin", "ratings", "items", BASE, TUNED, "gain"),
-                rows,
-                f"{_model(section)}, {section.steps} steps of {section.batch_size} on {len(items.training)} items of "
-                f"{trained}; bin 0 is the easiest; Wilson 95 % intervals over items.",
-            )
-        ],
-        figures={
-            "accuracy_by_bin.png": (_accuracy(base, tuned, sizes, trained), f"Accuracy by bin, trained on {trained}")
-        },
+        tables=[Table("Accuracy by bin of difficulty", columns, rows, note)],
+        figures={"accuracy_by_bin.png": picture},
         notes=["Nothing was calibrated: a generalisation run has no log-likelihood, reliability or label errors."],
         details={
             DETAILS: {

@@ -64,17 +64,11 @@ def accuracy_curve(difficulty: np.ndarray, correct: np.ndarray, bins: int = 10) 
 
 
 def profile(
-    difficulty: np.ndarray,
-    correct: np.ndarray,
-    *,
-    seed: int,
-    guessing: float = 0.0,
-    bins: int = 10,
-    resamples: int = 200,
+    difficulty: np.ndarray, correct: np.ndarray, *, seed: int, guessing: float = 0.0, resamples: int = 200
 ) -> Profile:
     """The profile of one model; the band and the interval resample items."""
     difficulty, correct = np.asarray(difficulty, float), np.asarray(correct, float)
-    curve = accuracy_curve(difficulty, correct, bins)
+    curve = accuracy_curve(difficulty, correct)
     grid = np.linspace(difficulty.min(), difficulty.max(), 60)
     slope, intercept = fit_logistic(difficulty[None], correct[None], guessing)
     drawn = seeds.stream(seed, "profile").integers(0, len(difficulty), (resamples, len(difficulty)))

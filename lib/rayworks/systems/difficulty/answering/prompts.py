@@ -5,6 +5,7 @@ answer in a LaTeX box wherever ``answer_scoring`` looks for one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from rayworks.core.errors import ConfigError, DataError
@@ -14,27 +15,25 @@ Row = Mapping[str, Any]
 _CODEFORCES_SECTIONS = ("problem_main", "problem_note", "input_spec", "output_spec", "sample_inputs", "sample_outputs")
 
 
-def mathematics(row: Row) -> str:
-    r"""AMC: step-by-step work on ``problem``, the answer in ``\boxed{}``."""
-    return _worked(row, "problem")
-
-
-def word_problem(row: Row) -> str:
-    r"""GSM8K: step-by-step work on ``question``, the answer in ``\boxed{}``."""
-    return _worked(row, "question")
+def mathematics(row: Row, column: str = "problem") -> str:
+    r"""AMC: step-by-step work on ``problem``, the answer in ``\boxed{}``; GSM8K has its problems in ``question``."""
+    return (
+        "Solve the following mathematics problem. Show your work in detail, step by step, and put the final answer "
+        f"inside \\boxed{{}}.\n\n{_section('problem', field(row, column))}"
+    )
 
 
 def competition_problem(row: Row) -> str:
     """CHAMP: the problem's ``text``, and the final answer as the last number of the reply."""
     return (
         "Solve the following mathematics problem. Show your work in detail, step by step, and end with the final answer "
-        f"as a single number on a line of its own.\n\n{_section('problem', _field(row, 'text'))}"
+        f"as a single number on a line of its own.\n\n{_section('problem', field(row, 'text'))}"
     )
 
 
 def program(row: Row) -> str:
     """Codeforces: one fenced block of Python that reads standard input, from the sections of the statement."""
-    sections = [_section(name, _field(row, name)) for name in _CODEFORCES_SECTIONS if _written(row.get(name))]
+    sections = [_section(name, field(row, name)) for name in _CODEFORCES_SECTIONS if _written(row.get(name))]
     if not sections:
         raise DataError(f"row: has no column {_CODEFORCES_SECTIONS[0]!r} with text; give a row of E2H-Codeforces")
     return (
@@ -46,7 +45,7 @@ def program(row: Row) -> str:
 
 def chess_move(row: Row) -> str:
     """Lichess: the position in ``fen``, and in ``pgn`` where the row has it; one move in standard notation."""
-    position = [_section("fen", _field(row, "fen"))]
+    position = [_section("fen", field(row, "fen"))]
     if _written(row.get("pgn")):
         position.append(_section("pgn", row["pgn"]))
     return (
@@ -57,11 +56,11 @@ def chess_move(row: Row) -> str:
 
 def multiple_choice(row: Row) -> str:
     """ARC: ``question`` and the labelled ``choices``; the label alone in the box."""
-    choices = _field(row, "choices")
+    choices = field(row, "choices")
     options = "\n".join(f"{label}. {text}" for label, text in zip(choices["label"], choices["text"], strict=True))
     return (
         "Answer the following multiple-choice question. Reply with the label of the right choice inside \\boxed{}.\n\n"
-        f"{_section('question', _field(row, 'question'))}\n\n{_section('choices', options)}"
+        f"{_section('question', field(row, 'question'))}\n\n{_section('choices', options)}"
     )
 
 
@@ -69,8 +68,8 @@ def fill_the_blank(row: Row) -> str:
     """Winogrande: ``sentence`` with a blank and two options; 1 or 2 in the box."""
     return (
         "Choose the option that fits the blank (_) in the following sentence. Reply with its number, 1 or 2, inside "
-        f"\\boxed{{}}.\n\n{_section('sentence', _field(row, 'sentence'))}\n\n"
-        + _section("options", f"1. {_field(row, 'option1')}\n2. {_field(row, 'option2')}")
+        f"\\boxed{{}}.\n\n{_section('sentence', field(row, 'sentence'))}\n\n"
+        + _section("options", f"1. {field(row, 'option1')}\n2. {field(row, 'option2')}")
     )
 
 
@@ -78,7 +77,7 @@ PROMPTS: dict[str, Callable[[Row], str]] = {
     "E2H-AMC": mathematics,
     "E2H-ARC": multiple_choice,
     "E2H-Codeforces": program,
-    "E2H-GSM8K": word_problem,
+    "E2H-GSM8K": partial(mathematics, column="question"),
     "E2H-Lichess": chess_move,
     "E2H-Winogrande": fill_the_blank,
     "champ": competition_problem,
@@ -99,13 +98,6 @@ def build(benchmark: str, row: Row) -> str:
     return PROMPTS[benchmark](row)
 
 
-def _worked(row: Row, column: str) -> str:
-    return (
-        "Solve the following mathematics problem. Show your work in detail, step by step, and put the final answer "
-        f"inside \\boxed{{}}.\n\n{_section('problem', _field(row, column))}"
-    )
-
-
 def _section(name: str, content: object) -> str:
     text = content if isinstance(content, str) else "\n\n".join(map(str, _listed(content)))
     return f"[{name.upper()}_START]\n{text.strip()}\n[{name.upper()}_END]"
@@ -124,7 +116,12 @@ def _written(content: object) -> bool:
     )
 
 
-def _field(row: Row, name: str) -> Any:
+def field(row: Row, name: str) -> Any:
+    """A column of a row.
+
+    Raises:
+        DataError: it has none of that name.
+    """
     if name not in row:
         raise DataError(f"row: has no column {name!r}; it has {', '.join(map(str, row))}")
     return row[name]

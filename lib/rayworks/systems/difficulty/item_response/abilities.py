@@ -56,14 +56,8 @@ def expected_abilities(matrix: ResponseMatrix, parameters: ItemParameters, quadr
 
 def posterior_modes(responses: Responses, parameters: ItemParameters) -> Abilities:
     """MAP: mode and curvature of the posterior, by Fisher scoring over all subjects at once."""
-    precision = 1 / parameters.population_sd**2
-
-    def equation(
-        score: np.ndarray, information: np.ndarray, _: np.ndarray, at: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return score - at * precision, information + precision
-
-    return _solve(responses, parameters, equation, "MAP")
+    prior = 1 / parameters.population_sd**2
+    return _solve(responses, parameters, lambda score, known, _, at: (score - at * prior, known + prior), "MAP")
 
 
 def weighted_likelihood(responses: Responses, parameters: ItemParameters) -> Abilities:
@@ -99,8 +93,8 @@ def _solve(responses: Responses, parameters: ItemParameters, equation: Equation,
         return score, information, third
 
     at = np.zeros(subjects)
-    low, high = np.full(subjects, -FARTHEST), np.full(subjects, FARTHEST)
-    low, high = low * parameters.population_sd, high * parameters.population_sd
+    high = np.full(subjects, FARTHEST) * parameters.population_sd
+    low = -high
     for _ in range(STEPS):
         score, information, third = sums(at)
         value, slope = equation(score, information, third, at)

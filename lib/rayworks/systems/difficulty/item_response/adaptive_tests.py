@@ -96,12 +96,6 @@ def measure(
         drawn = np.sort(order[:size])
         at_random.append(np.abs(predict_score(new, calibrated, quadrature, drawn)[0] - truth).mean())
         plain.append(np.abs(new.take_items(drawn).subject_means() - truth).mean())
-    inside = np.abs(predicted - truth) <= 1.96 * error
-    return ScoreErrors(
-        size,
-        float(np.abs(predicted - truth).mean()),
-        float(np.mean(at_random)),
-        float(np.mean(plain)),
-        test.expected_error,
-        float(inside.mean()),
-    )
+    off = np.abs(predicted - truth)
+    means = (off.mean(), np.mean(at_random), np.mean(plain), test.expected_error, (off <= 1.96 * error).mean())
+    return ScoreErrors(size, *map(float, means))

@@ -5,16 +5,14 @@ ordinary samples, as exact. Both fix the scale by theta ~ N(0, 1), so two runs n
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from types import ModuleType
+from typing import Any, Literal
 
 import numpy as np
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model
 from rayworks.systems.difficulty.responses.response_store import Responses
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 Inference = Literal["variational", "nuts"]
 
@@ -56,9 +54,6 @@ def posterior(
         responses: the store; cost per gradient is linear in its cells.
         model: 1PL to 3PL; the 4PL is not identified well enough to be offered.
         inference: mean-field normal by ``steps`` of Adam, or NUTS with ``samples`` per chain after as many of warm-up.
-        seed: of the one stream of random numbers.
-        steps: of the variational fit.
-        samples: per chain.
         chains: run one after the other in this process.
 
     Raises:
@@ -78,15 +73,9 @@ def posterior(
         found = machine.run(key, steps, *arguments, progress_bar=False)
         draws = guide.sample_posterior(key, found.params, *arguments, sample_shape=(1000,))
         return _summary(draws, model, inference, None, None)
+    sizes = {"num_warmup": samples, "num_samples": samples, "num_chains": chains}
     kernel = numpyro.infer.NUTS(density)
-    machine = numpyro.infer.MCMC(
-        kernel,
-        num_warmup=samples,
-        num_samples=samples,
-        num_chains=chains,
-        chain_method="sequential",
-        progress_bar=False,
-    )
+    machine = numpyro.infer.MCMC(kernel, **sizes, chain_method="sequential", progress_bar=False)
     machine.run(key, *arguments)
     grouped = machine.get_samples(group_by_chain=True)
     diagnostics = numpyro.diagnostics.summary(
@@ -97,7 +86,7 @@ def posterior(
     return _summary(machine.get_samples(), model, inference, r_hat, effective)
 
 
-def _density(numpyro: "ModuleType", jax: "ModuleType") -> Any:
+def _density(numpyro: ModuleType, jax: ModuleType) -> Any:
     distribution, numbers = numpyro.distributions, jax.numpy
 
     def density(subject: Any, item: Any, score: Any, weight: Any, subjects: int, items: int, model: Model) -> None:
@@ -127,26 +116,14 @@ def _summary(draws: Any, model: Model, inference: str, r_hat: float | None, effe
     unit = sd[:, None] if model == "1PL" else 1.0
     difficulty, ability = found["difficulty"] * unit, found["ability"] * unit
     discrimination = found.get("discrimination", np.ones_like(difficulty))
-    parameters = ItemParameters.from_difficulty(
-        model,
-        difficulty.mean(0),
-        discrimination.mean(0),
-        found["guessing"].mean(0) if "guessing" in found else 0.0,
-        population_sd=float(sd.mean()),
-    )
-    return Posterior(
-        parameters,
-        difficulty.std(0),
-        discrimination.std(0),
-        ability.mean(0),
-        ability.std(0),
-        r_hat,
-        effective,
-        inference,
-    )
+    guessing = found["guessing"].mean(0) if "guessing" in found else 0.0
+    means = (difficulty.mean(0), discrimination.mean(0), guessing)
+    parameters = ItemParameters.from_difficulty(model, *means, population_sd=float(sd.mean()))
+    moments = (difficulty.std(0), discrimination.std(0), ability.mean(0), ability.std(0))
+    return Posterior(parameters, *moments, r_hat, effective, inference)
 
 
-def _import() -> tuple["ModuleType", "ModuleType"]:
+def _import() -> tuple[ModuleType, ModuleType]:
     try:
         import jax
         import numpyro

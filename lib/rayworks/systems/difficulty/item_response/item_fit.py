@@ -1,6 +1,7 @@
 """Item and person fit: infit, outfit, S-X2, Yen's Q3, and the person statistic l_z."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -38,14 +39,13 @@ def residual_fit(responses: Responses, parameters: ItemParameters, ability: np.n
     """Residuals at the estimated abilities (Wright and Masters 1982; Drasgow 1985); linear in the responses."""
     subjects, items = responses.shape
     p = _cell_probability(responses, parameters, ability)
-    variance = p * (1 - p)
-    weight, squared = responses.weight, (responses.score - p) ** 2
+    variance, squared = p * (1 - p), (responses.score - p) ** 2
 
-    def by_item(values: np.ndarray) -> np.ndarray:
-        return np.bincount(responses.item, weights=weight * values, minlength=items)
+    def summed(values: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
+        return np.bincount(ids, weights=responses.weight * values, minlength=count)
 
-    def by_subject(values: np.ndarray) -> np.ndarray:
-        return np.bincount(responses.subject, weights=weight * values, minlength=subjects)
+    by_item = partial(summed, ids=responses.item, count=items)
+    by_subject = partial(summed, ids=responses.subject, count=subjects)
 
     logit = np.log(p) - np.log1p(-p)
     spread = by_subject(variance * logit**2)
@@ -92,10 +92,8 @@ def score_fit(matrix: ResponseMatrix, calibration: Calibration) -> ScoreFit:
     p = parameters.probability(quadrature.nodes * parameters.population_sd)
     share = _expected_shares(p, quadrature.weights)
     size = np.bincount(total, minlength=items + 1)[1:items].astype(float)
-    solved = np.zeros((items, items + 1))
-    for item in range(items):
-        solved[item] = np.bincount(total[scored[:, item] == 1], minlength=items + 1)
-    solved = solved[:, 1:items]
+    totals = [np.bincount(total[scored[:, item] == 1], minlength=items + 1) for item in range(items)]
+    solved = np.array(totals, dtype=float)[:, 1:items]
     found = [_collapsed_chi_square(size, solved[item], share[item]) for item in range(items)]
     statistic = np.array([value for value, _ in found])
     degrees = np.array([cells for _, cells in found], dtype=float) - calibration.free_per_item
@@ -196,12 +194,9 @@ def _expected_shares(p: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _collapsed_chi_square(size: np.ndarray, solved: np.ndarray, share: np.ndarray) -> tuple[float, int]:
     """The statistic and its number of cells after joining thin score groups with their upper neighbour."""
-    least = np.minimum(size * share, size * (1 - share))
-    reached = np.cumsum(least)
-    group = np.zeros(len(size), dtype=int)
+    reached = np.cumsum(np.minimum(size * share, size * (1 - share)))
     ends = np.unique(np.searchsorted(reached, np.arange(SMALLEST_EXPECTED, reached[-1] + 1e-9, SMALLEST_EXPECTED)))
-    group = np.searchsorted(ends, np.arange(len(size)))
-    group = np.minimum(group, max(len(ends) - 1, 0))
+    group = np.minimum(np.searchsorted(ends, np.arange(len(size))), max(len(ends) - 1, 0))
     n, observed, expected = (np.bincount(group, weights=values) for values in (size, solved, size * share))
     kept = n > 0
     n, observed, expected = n[kept], observed[kept], expected[kept]

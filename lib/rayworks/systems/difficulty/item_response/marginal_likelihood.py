@@ -58,6 +58,11 @@ class Calibration:
         return self.free_per_item * len(self.parameters) + spread
 
     @property
+    def working(self) -> Working:
+        """The parameters as the E-step takes them; guessing that was given is fixed."""
+        return replace(working_of(self.parameters), fixed_lower=bool(self.options.guessing))
+
+    @property
     def abilities(self) -> np.ndarray:
         """Ability at the nodes, shape (Q,)."""
         return self.quadrature.nodes * self.parameters.population_sd
@@ -120,9 +125,9 @@ def expectation(matrix: ResponseMatrix, frequency: np.ndarray | None = None) -> 
     blocks = in_blocks(matrix)
 
     def expect(working: Working, quadrature: Quadrature) -> Expectation:
+        each = [None if frequency is None else frequency[rows] for rows, _ in blocks]
         parts = [
-            _block_expectation(part, None if frequency is None else frequency[rows], working, quadrature)
-            for rows, part in blocks
+            _block_expectation(part, own, working, quadrature) for (_, part), own in zip(blocks, each, strict=True)
         ]
         return sum(parts[1:], parts[0])
 
@@ -162,7 +167,8 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions, start: Working |
     if len(unseen):
         raise DataError(f"items: nobody saw item number {int(unseen[0])} ({len(unseen)} in all); leave them out")
     quadrature = fitting_grid(len(totals.seen)) if options.nodes == 0 else equispaced(options.nodes)
-    unbounded = _needs_prior(totals)
+    rate = totals.scored / totals.seen
+    unbounded = (rate <= 0) | (rate >= 1)
     together = options.model == "1PL" and bool(unbounded.any())
     everywhere = options.estimator == "map" or options.model in ("3PL", "4PL") or together
     held = np.ones(len(totals.seen), dtype=bool) if everywhere else unbounded
@@ -191,30 +197,14 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions, start: Working |
         raise DataError(
             f"fit: the {options.model} left the finite numbers after {iterations} iterations; use estimator map"
         )
-    return Calibration(
-        _as_parameters(working, options.model),
-        quadrature,
-        log_likelihood,
-        iterations,
-        converged,
-        trace,
-        held,
-        unbounded,
-        suspects,
-        options,
-    )
+    parameters, marked = _as_parameters(working, options.model), (held, unbounded, suspects)
+    return Calibration(parameters, quadrature, log_likelihood, iterations, converged, trace, *marked, options)
 
 
 def working_of(parameters: ItemParameters) -> Working:
     """The parameters on the standard normal grid, as the E-step takes them."""
-    c = parameters.guessing
-    return Working(
-        parameters.model,
-        parameters.discrimination * parameters.population_sd,
-        parameters.intercept,
-        c,
-        (parameters.ceiling - c) / (1 - c),
-    )
+    c, slope = parameters.guessing, parameters.discrimination * parameters.population_sd
+    return Working(parameters.model, slope, parameters.intercept, c, (parameters.ceiling - c) / (1 - c))
 
 
 def _iterate(
@@ -261,11 +251,6 @@ def _iterate(
 def _runs_off(at: Working, held: np.ndarray) -> bool:
     """Whether some item has no finite estimate, so that further iterations are useless."""
     return at.model != "1PL" and bool((~(np.abs(at.slope) <= STEEPEST) & ~held).any())
-
-
-def _needs_prior(totals: Counts) -> np.ndarray:
-    rate = totals.scored / totals.seen
-    return np.asarray((rate <= 0) | (rate >= 1))
 
 
 def _start(totals: Counts, options: FitOptions) -> Working:

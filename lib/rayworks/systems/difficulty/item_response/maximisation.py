@@ -145,15 +145,9 @@ def _add_priors(
     information[:, 1, 1] += prior_ee
     information[:, 0, 1] += prior_ae
     information[:, 1, 0] += prior_ae
-    column = 2
-    for values, (alpha, beta), estimated in (
-        (at.lower, options.priors.guessing, at.estimates_lower),
-        (at.share, options.priors.ceiling, at.estimates_share),
-    ):
-        if estimated:
-            gradient[:, column] += (alpha - 1) * (1 - values) - (beta - 1) * values
-            information[:, column, column] += (alpha + beta - 2) * values * (1 - values)
-            column += 1
+    for column, (values, alpha, beta) in enumerate(options.priors.of_asymptotes(at), start=2):
+        gradient[:, column] += (alpha - 1) * (1 - values) - (beta - 1) * values
+        information[:, column, column] += (alpha + beta - 2) * values * (1 - values)
 
 
 def _item_objective(
@@ -167,12 +161,8 @@ def _item_objective(
     priors = options.priors
     penalty = (at.intercept / (a * priors.difficulty_sd)) ** 2 + (np.log(a) / priors.discrimination_sd) ** 2
     value = value - 0.5 * held * penalty
-    for values, (alpha, beta), estimated in (
-        (at.lower, priors.guessing, at.estimates_lower),
-        (at.share, priors.ceiling, at.estimates_share),
-    ):
-        if estimated:
-            value = value + (alpha - 1) * np.log(values) + (beta - 1) * np.log1p(-values)
+    for values, alpha, beta in priors.of_asymptotes(at):
+        value = value + (alpha - 1) * np.log(values) + (beta - 1) * np.log1p(-values)
     return np.asarray(value)
 
 

@@ -36,14 +36,8 @@ class Criteria:
 def criteria(calibration: Calibration, subjects: int) -> Criteria:
     """AIC and BIC; the sample size of BIC is the number of subjects."""
     count, log_likelihood = calibration.free_parameters, calibration.log_likelihood
-    penalty = count * float(np.log(subjects))
-    return Criteria(
-        calibration.parameters.model,
-        log_likelihood,
-        count,
-        2 * count - 2 * log_likelihood,
-        penalty - 2 * log_likelihood,
-    )
+    aic, bic = (penalty - 2 * log_likelihood for penalty in (2 * count, count * float(np.log(subjects))))
+    return Criteria(calibration.parameters.model, log_likelihood, count, aic, bic)
 
 
 @dataclass(frozen=True)
@@ -106,9 +100,8 @@ def held_out(responses: Responses, options: FitOptions, seed: int, share: float 
     p = found.guessing[test.item] + (found.ceiling - found.guessing)[test.item] / (1 + np.exp(-z))
     totals = item_totals(matrix)
     rates = (totals.scored + 0.5) / (totals.seen + 1)
-    return HeldOut(
-        _log_loss(test, p), _log_loss(test, rates[test.item]), area_under_curve(test.score, p), len(test.score)
-    )
+    losses = (_log_loss(test, p), _log_loss(test, rates[test.item]))
+    return HeldOut(*losses, area_under_curve(test.score, p), len(test.score))
 
 
 def _log_loss(test: Responses, p: np.ndarray) -> float:

@@ -31,13 +31,14 @@ class Priors:
             total -= 0.5 * float(
                 np.sum((e / (a * self.difficulty_sd)) ** 2 + (np.log(a) / self.discrimination_sd) ** 2)
             )
-        for values, (alpha, beta), estimated in (
-            (at.lower, self.guessing, at.estimates_lower),
-            (at.share, self.ceiling, at.estimates_share),
-        ):
-            if estimated:
-                total += float(np.sum((alpha - 1) * np.log(values) + (beta - 1) * np.log1p(-values)))
+        for values, alpha, beta in self.of_asymptotes(at):
+            total += float(np.sum((alpha - 1) * np.log(values) + (beta - 1) * np.log1p(-values)))
         return total
+
+    def of_asymptotes(self, at: Working) -> list[tuple[np.ndarray, float, float]]:
+        """The asymptotes that are estimated, lower and share, each (I,), with the parameters of their beta priors."""
+        found = [(at.lower, *self.guessing)] if at.estimates_lower else []
+        return [*found, (at.share, *self.ceiling)] if at.estimates_share else found
 
     def logistic_terms(
         self, at: Working, held: np.ndarray

@@ -17,7 +17,6 @@ from rayworks.systems.difficulty.item_response.marginal_likelihood import (
     expectation,
     fit_by,
     item_totals,
-    working_of,
 )
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.standard_errors import score_products
@@ -35,13 +34,8 @@ class Shard:
     def __init__(
         self, table: pd.DataFrame, items: np.ndarray, source: str, number: int, duplicates: Duplicates
     ) -> None:
-        part = from_table(
-            table,
-            f"{source}, part {number} of its subjects",
-            duplicates=duplicates,
-            allow_disconnected=True,
-            least_subjects=1,
-        )
+        name = f"{source}, part {number} of its subjects"
+        part = from_table(table, name, duplicates=duplicates, allow_disconnected=True, least_subjects=1)
         position = np.searchsorted(items, part.items.astype(str))
         self.responses: Responses = replace(part, items=items, item=position[part.item].astype(np.int32))
         self.matrix: ResponseMatrix = as_matrix(self.responses)
@@ -57,8 +51,7 @@ class Shard:
 
     def score_products(self, calibration: Calibration) -> np.ndarray:
         """Sum of products of per-subject scores, shape (K, K): the shard's part of the cross-product information."""
-        working = replace(working_of(calibration.parameters), fixed_lower=bool(calibration.options.guessing))
-        return score_products(self.matrix, calibration, working)
+        return score_products(self.matrix, calibration)
 
     def subjects(self) -> list[str]:
         """Names of the shard's subjects."""
@@ -94,18 +87,16 @@ class ShardedFit:
         """Fit all subjects, or one half of a random halving."""
 
         def expect(working: Working, quadrature: Quadrature) -> Expectation:
-            return _summed(self.everywhere("expect", working, quadrature, half))
+            parts: list[Expectation] = self.everywhere("expect", working, quadrature, half)
+            return sum(parts[1:], parts[0])
 
         return fit_by(expect, self.totals(half), options)
 
     def totals(self, half: Half | None = None) -> Counts:
         """Item totals of all shards."""
         parts: list[Counts] = self.everywhere("totals", half)
-        return Counts(
-            np.sum([part.scored for part in parts], axis=0),
-            np.sum([part.seen for part in parts], axis=0),
-            float(sum(part.subjects for part in parts)),
-        )
+        scored, seen = (np.sum([getattr(part, name) for part in parts], axis=0) for name in ("scored", "seen"))
+        return Counts(scored, seen, float(sum(part.subjects for part in parts)))
 
     def information(self, calibration: Calibration) -> np.ndarray:
         """Cross-product information of the free parameters, shape (K, K)."""
@@ -126,13 +117,5 @@ class ShardedFit:
     def abilities(self, calibration: Calibration) -> Abilities:
         """Of all subjects, shard after shard."""
         parts: list[Abilities] = self.everywhere("abilities", calibration)
-        return Abilities(
-            np.concatenate([part.ability for part in parts]), np.concatenate([part.error for part in parts]), "EAP"
-        )
-
-
-def _summed(parts: list[Expectation]) -> Expectation:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+        ability, error = (np.concatenate([getattr(part, name) for part in parts]) for name in ("ability", "error"))
+        return Abilities(ability, error, "EAP")

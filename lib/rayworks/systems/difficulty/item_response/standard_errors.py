@@ -1,7 +1,7 @@
 """Standard errors of a calibration: observed information (Louis 1982, Oakes 1999), cross-product, clustered sandwich."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -13,10 +13,8 @@ from rayworks.systems.difficulty.item_response.marginal_likelihood import (
     expectation,
     posterior,
     score_groups,
-    working_of,
 )
 from rayworks.systems.difficulty.item_response.maximisation import curve_derivatives
-from rayworks.systems.difficulty.item_response.working import Working
 from rayworks.systems.difficulty.responses.response_matrix import BLOCK, ResponseMatrix
 
 Method = Literal["auto", "observed", "cross-product", "sandwich"]
@@ -57,8 +55,7 @@ def standard_errors(
     Raises:
         ConfigError: a method that these data do not allow.
     """
-    working = working_of(calibration.parameters)
-    working = replace(working, fixed_lower=bool(calibration.options.guessing))
+    working = calibration.working
     subjects, items = matrix.shape
     if method == "auto":
         cost = float(len(calibration.quadrature.nodes)) * items**2 * subjects
@@ -69,40 +66,36 @@ def standard_errors(
         few = subjects <= working.vector.size
         method = "observed" if free or few or cost < LARGEST_OBSERVED else "cross-product"
     if method == "observed" and working.model == "1PL" and matrix.is_complete:
-        return _complete_rasch(matrix, calibration, working, frequency)
+        return _complete_rasch(matrix, calibration, frequency)
     if method == "cross-product" and subjects <= working.vector.size:
         raise ConfigError(
             f"standard_errors cross-product: needs more subjects than parameters ({subjects} <= {working.vector.size}); "
             "use observed"
         )
     if method == "cross-product":
-        return from_information(score_products(matrix, calibration, working, frequency), calibration, method)
-    information = observed_information(matrix, calibration, working, frequency)
-    bread = _inverse(information)
+        return from_information(score_products(matrix, calibration, frequency), calibration, method)
+    bread = _inverse(observed_information(matrix, calibration, frequency))
     if method == "observed":
-        return _from_covariance(bread, calibration, working, method)
+        return _from_covariance(bread, calibration, method)
     if family is None:
         raise ConfigError("standard_errors sandwich: needs the family of each subject; give the column family")
-    meat = _clustered_products(matrix, calibration, working, family, frequency)
-    return _from_covariance(np.asarray(bread @ meat @ bread), calibration, working, method)
+    meat = _clustered_products(matrix, calibration, family, frequency)
+    return _from_covariance(np.asarray(bread @ meat @ bread), calibration, method)
 
 
 def from_information(information: np.ndarray, calibration: Calibration, method: str) -> StandardErrors:
     """Standard errors from the information (K, K) of the data alone; that of the priors is added here."""
-    working = replace(working_of(calibration.parameters), fixed_lower=bool(calibration.options.guessing))
-    return _from_covariance(
-        _inverse(information + _prior_information(calibration, working)), calibration, working, method
-    )
+    return _from_covariance(_inverse(information + _prior_information(calibration)), calibration, method)
 
 
-def marginal_scores(
-    matrix: ResponseMatrix, calibration: Calibration, working: Working
-) -> Iterator[tuple[slice, np.ndarray]]:
+def marginal_scores(matrix: ResponseMatrix, calibration: Calibration) -> Iterator[tuple[slice, np.ndarray]]:
     """Derivative of each subject's marginal log-likelihood by the free parameters, in ``vector``'s order.
 
     Yields:
         blocks of subjects with their derivatives (J', K), for all of them at once may not fit the memory.
     """
+    working, options = calibration.working, calibration.options
+    fixed_population = options.model == "1PL" and not options.estimate_population
     weights, _ = posterior(matrix, working, calibration.quadrature)
     p, derivatives = curve_derivatives(working, calibration.quadrature.nodes)
     factors = [((part / (p * (1 - p))).T, (part / (1 - p)).T) for part in derivatives]
@@ -111,15 +104,13 @@ def marginal_scores(
         parts = [scored * (weights[rows] @ solved) - seen * (weights[rows] @ failed) for solved, failed in factors]
         if working.model == "1PL":
             parts[0] = parts[0].sum(1, keepdims=True)
-        yield rows, np.concatenate(_estimated(parts, calibration), axis=1)
+        yield rows, np.concatenate(parts[1:] if fixed_population else parts, axis=1)
 
 
-def score_products(
-    matrix: ResponseMatrix, calibration: Calibration, working: Working, frequency: np.ndarray | None = None
-) -> np.ndarray:
+def score_products(matrix: ResponseMatrix, calibration: Calibration, frequency: np.ndarray | None = None) -> np.ndarray:
     """Sum over subjects of the products of their scores, shape (K, K)."""
     total: np.ndarray = np.zeros(())
-    for rows, scores in marginal_scores(matrix, calibration, working):
+    for rows, scores in marginal_scores(matrix, calibration):
         total = total + scores.T @ (scores if frequency is None else scores * frequency[rows, None])
     return total
 
@@ -130,17 +121,16 @@ def _row_blocks(matrix: ResponseMatrix) -> Iterator[slice]:
 
 
 def observed_information(
-    matrix: ResponseMatrix, calibration: Calibration, working: Working, frequency: np.ndarray | None = None
+    matrix: ResponseMatrix, calibration: Calibration, frequency: np.ndarray | None = None
 ) -> np.ndarray:
     """Negative second derivative of the marginal log-likelihood (plus log-prior) by the free parameters, shape (K, K)."""
-    exact = _louis if working.is_logistic else _oakes
-    return np.asarray(exact(matrix, calibration, working, frequency) + _prior_information(calibration, working))
+    exact = _louis if calibration.working.is_logistic else _oakes
+    return np.asarray(exact(matrix, calibration, frequency) + _prior_information(calibration))
 
 
-def _louis(
-    matrix: ResponseMatrix, calibration: Calibration, working: Working, frequency: np.ndarray | None
-) -> np.ndarray:
+def _louis(matrix: ResponseMatrix, calibration: Calibration, frequency: np.ndarray | None) -> np.ndarray:
     """Complete information minus the posterior covariance of the complete-data score, node by node."""
+    working = calibration.working
     weights, _ = posterior(matrix, working, calibration.quadrature)
     counted = weights if frequency is None else weights * frequency[:, None]
     x = calibration.quadrature.nodes
@@ -166,11 +156,9 @@ def _louis(
     return np.block([[aa, ae], [ae.T, ee]])
 
 
-def _oakes(
-    matrix: ResponseMatrix, calibration: Calibration, working: Working, frequency: np.ndarray | None
-) -> np.ndarray:
+def _oakes(matrix: ResponseMatrix, calibration: Calibration, frequency: np.ndarray | None) -> np.ndarray:
     """The same by central differences of the gradient, which Fisher's identity gives from one E-step each."""
-    expect = expectation(matrix, frequency)
+    expect, working = expectation(matrix, frequency), calibration.working
 
     def gradient(vector: np.ndarray) -> np.ndarray:
         at = working.at(vector)
@@ -186,10 +174,9 @@ def _oakes(
     return 0.5 * (information + information.T)
 
 
-def _complete_rasch(
-    matrix: ResponseMatrix, calibration: Calibration, working: Working, frequency: np.ndarray | None
-) -> StandardErrors:
+def _complete_rasch(matrix: ResponseMatrix, calibration: Calibration, frequency: np.ndarray | None) -> StandardErrors:
     """Louis' information of a complete 1PL is diagonal plus low rank, for posteriors depend on the total score only."""
+    working = calibration.working
     groups, _, size = score_groups(matrix, frequency)
     x, slope = calibration.quadrature.nodes, float(working.slope[0])
     z = slope * x + working.intercept[:, None]
@@ -197,7 +184,8 @@ def _complete_rasch(
     log_weights = groups[:, None] * slope * x - np.logaddexp(0, z).sum(0) + calibration.quadrature.log_weights
     weights = np.exp(log_weights - log_weights.max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
-    covariances = [_pooled_covariance(weights, size * groups**power) for power in range(3)]
+    sizes = [size * groups**power for power in range(3)]
+    covariances = [np.diag(each @ weights) - weights.T @ (weights * each[:, None]) for each in sizes]
     mass = size @ weights
     complete = mass * p * (1 - p)
     prior = calibration.options.priors.logistic_terms(working, calibration.with_prior)[4]
@@ -219,36 +207,24 @@ def _complete_rasch(
     return _rasch_errors(np.sqrt(variance + solved**2 * sd_variance), float(np.sqrt(sd_variance)))
 
 
-def _pooled_covariance(weights: np.ndarray, size: np.ndarray) -> np.ndarray:
-    return np.asarray(np.diag(size @ weights) - weights.T @ (weights * size[:, None]))
-
-
 def _rasch_errors(difficulty: np.ndarray, population_sd: float) -> StandardErrors:
     zero = np.zeros_like(difficulty)
     return StandardErrors(difficulty, zero, zero, zero, population_sd, "observed")
 
 
-def _prior_information(calibration: Calibration, working: Working) -> np.ndarray:
-    options, held = calibration.options, calibration.with_prior
+def _prior_information(calibration: Calibration) -> np.ndarray:
+    working, options, held = calibration.working, calibration.options, calibration.with_prior
     _, _, aa, ae, ee = options.priors.logistic_terms(working, held)
     items = len(ee)
     blocks = [ee] if working.model == "1PL" else [aa, ee]
-    for values, (alpha, beta), estimated in (
-        (working.lower, options.priors.guessing, working.estimates_lower),
-        (working.share, options.priors.ceiling, working.estimates_share),
-    ):
-        blocks += [(alpha + beta - 2) * values * (1 - values)] if estimated else []
+    for values, alpha, beta in options.priors.of_asymptotes(working):
+        blocks.append((alpha + beta - 2) * values * (1 - values))
     population = [np.zeros(1)] if working.model == "1PL" and options.estimate_population else []
     information = np.diag(np.concatenate([*population, *blocks]))
     if working.model != "1PL":
         across = np.arange(items)
         information[across, items + across] = information[items + across, across] = ae
     return information
-
-
-def _estimated(parts: list[np.ndarray], calibration: Calibration) -> list[np.ndarray]:
-    fixed_population = calibration.options.model == "1PL" and not calibration.options.estimate_population
-    return parts[1:] if fixed_population else parts
 
 
 def _inverse(information: np.ndarray) -> np.ndarray:
@@ -259,11 +235,7 @@ def _inverse(information: np.ndarray) -> np.ndarray:
 
 
 def _clustered_products(
-    matrix: ResponseMatrix,
-    calibration: Calibration,
-    working: Working,
-    family: np.ndarray,
-    frequency: np.ndarray | None,
+    matrix: ResponseMatrix, calibration: Calibration, family: np.ndarray, frequency: np.ndarray | None
 ) -> np.ndarray:
     """Products of the scores summed within families, between which alone subjects are independent."""
     each = np.ones(len(family)) if frequency is None else frequency
@@ -272,16 +244,18 @@ def _clustered_products(
     count = int(present.sum())
     if count < 2:
         raise ConfigError("standard_errors sandwich: all subjects are of one family; use observed")
-    fixed_population = working.model == "1PL" and not calibration.options.estimate_population
+    working, options = calibration.working, calibration.options
+    fixed_population = options.model == "1PL" and not options.estimate_population
     summed = np.zeros((len(names), working.vector.size - fixed_population))
-    for rows, scores in marginal_scores(matrix, calibration, working):
+    for rows, scores in marginal_scores(matrix, calibration):
         np.add.at(summed, member[rows], scores * each[rows, None])
     summed = summed[present] - summed[present].mean(0)
     return np.asarray(summed.T @ summed * count / (count - 1))
 
 
-def _from_covariance(covariance: np.ndarray, calibration: Calibration, working: Working, method: str) -> StandardErrors:
+def _from_covariance(covariance: np.ndarray, calibration: Calibration, method: str) -> StandardErrors:
     """Delta method from the working parameters to difficulty, guessing and ceiling."""
+    working = calibration.working
     items = len(calibration.parameters)
     variance = np.maximum(np.diag(covariance), 0)
     zero = np.zeros(items)

@@ -89,10 +89,5 @@ class Expectation:
 
     def __add__(self, other: "Expectation") -> "Expectation":
         scored = None if self.scored is None or other.scored is None else self.scored + other.scored
-        return Expectation(
-            self.log_likelihood + other.log_likelihood,
-            self.mass + other.mass,
-            self.seen + other.seen,
-            self.first_moment + other.first_moment,
-            scored,
-        )
+        names = ("log_likelihood", "mass", "seen", "first_moment")
+        return Expectation(**{name: getattr(self, name) + getattr(other, name) for name in names}, scored=scored)

@@ -53,11 +53,8 @@ def from_responses(responses: Responses, fitting: FitOptions | None = None, **op
     calibration = fit(matrix, fitting)
     errors = standard_errors(matrix, calibration)
     evidence = np.bincount(responses.item, minlength=len(responses.items))
-    provenance = {
-        "method": f"{fitting.model} {fitting.estimator}",
-        "errors": errors.method,
-        "subjects": matrix.shape[0],
-    }
+    method = f"{fitting.model} {fitting.estimator}"
+    provenance = {"method": method, "errors": errors.method, "subjects": matrix.shape[0]}
     return label(responses.items, calibration.parameters.difficulty, errors.difficulty, evidence, provenance, **options)
 
 
@@ -103,14 +100,9 @@ def from_attempts(
     problems = sorted(attempts["problem"].astype(str).unique())
     known = contestants.astype({"contestant": str})
     period = pd.factorize(attempts["period"], sort=True)[0]
-    games = problem_games(
-        problems,
-        known["contestant"].tolist(),
-        attempts["problem"].astype(str).tolist(),
-        attempts["contestant"].astype(str).tolist(),
-        attempts["solved"].to_numpy(float),
-        period,
-    )
+    problem, contestant = (attempts[column].astype(str).tolist() for column in ("problem", "contestant"))
+    solved = attempts["solved"].to_numpy(float)
+    games = problem_games(problems, known["contestant"].tolist(), problem, contestant, solved, period)
     begin = options.start(len(problems) + len(known))
     start = Ratings(
         np.concatenate([begin.rating[: len(problems)], known["rating"].to_numpy(float)]),
@@ -118,9 +110,7 @@ def from_attempts(
         begin.volatility,
     )
     fixed = np.arange(len(start)) >= len(problems)
-
     rate = partial(rate_period, options=options)
-
     if mode == "converged":
         ratings = converged(start, games, rate, fixed=fixed).ratings
     else:
@@ -130,14 +120,8 @@ def from_attempts(
     count = len(problems)
     evidence = np.bincount(games.player, minlength=count)[:count]
     provenance = {"method": f"Glicko-2 {mode}", "tau": options.tau, "unattempted_unsolved": unattempted_unsolved}
-    return label(
-        np.array(problems, dtype=object),
-        ratings.rating[:count],
-        ratings.deviation[:count],
-        evidence,
-        provenance,
-        **label_options,
-    )
+    items, value, std = np.array(problems, dtype=object), ratings.rating[:count], ratings.deviation[:count]
+    return label(items, value, std, evidence, provenance, **label_options)
 
 
 def _with_unattempted(attempts: pd.DataFrame) -> pd.DataFrame:

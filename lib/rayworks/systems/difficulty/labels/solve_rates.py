@@ -95,9 +95,8 @@ def fit_solve_rates(
     p, _, _ = _moments(b[item], mean[group], np.exp(log_sd[group]))
     log_likelihood = float(count @ (rate * np.log(p) + (1 - rate) * np.log1p(-p)))
     populations = {str(name): (float(m), float(np.exp(s))) for name, m, s in zip(groups, mean, log_sd, strict=True)}
-    return SolveRateFit(
-        np.asarray(items, dtype=object), b, np.sqrt(variance), populations, log_likelihood, np.bincount(item, count)
-    )
+    names, answers = np.asarray(items, dtype=object), np.bincount(item, count)
+    return SolveRateFit(names, b, np.sqrt(variance), populations, log_likelihood, answers)
 
 
 def expected_rate(difficulty: np.ndarray, mean: float = 0.0, sd: float = 1.0) -> np.ndarray:

@@ -114,7 +114,6 @@ def rate_period(
         opponent: (G,) likewise; both sides of a game are updated. The same pair may meet many times.
         score: (G,) of ``player``, in [0, 1]; a win is 1, a draw 1/2.
         weight: (G,) how many games each counts for; all 1 if ``None``.
-        options: parameters and guards.
         fixed: (P,) players whose rating is known and stays as it is, such as contestants that problems are rated against.
 
     Returns:
@@ -132,14 +131,12 @@ def rate_period(
     information, surprise = sum_games(mu, impact, player, opponent, score, weight, free)
 
     rated = np.flatnonzero(information)
-    variance, improvement = np.full(len(ratings), np.inf), np.zeros(len(ratings))
-    variance[rated] = 1 / information[rated]
-    improvement[rated] = variance[rated] * surprise[rated]
+    variance = 1 / information[rated]
+    improvement = variance * surprise[rated]
     volatility, iterations = ratings.volatility.copy(), 0
     if options.tau > 0 and len(rated):
-        volatility[rated], iterations = new_volatility(
-            improvement[rated], phi[rated], variance[rated], volatility[rated], options.tau
-        )
+        found = new_volatility(improvement, phi[rated], variance, volatility[rated], options.tau)
+        volatility[rated], iterations = found
     volatility, capped_volatility = limit(volatility, None, options.max_volatility, free)
 
     variance_before = phi**2 + options.elapsed_periods * volatility**2
@@ -155,26 +152,18 @@ def rate_period(
         deviation=np.where(free, deviation, ratings.deviation),
         volatility=np.where(free, volatility, ratings.volatility),
     )
-    report = PeriodReport(
-        games=len(score),
-        rated=rated,
-        variance=variance,
-        improvement=improvement,
-        iterations=iterations,
-        capped={
-            "volatility": capped_volatility,
-            "rating change": capped_change,
-            "rating": capped_rating,
-            "deviation": capped_deviation,
-        },
-    )
-    return after, report
+    capped = {
+        "volatility": capped_volatility,
+        "rating change": capped_change,
+        "rating": capped_rating,
+        "deviation": capped_deviation,
+    }
+    return after, PeriodReport.of(len(score), information, surprise, capped, iterations)
 
 
 def deviation_impact(phi: FloatArray) -> FloatArray:
     """g: how much a game against an opponent of deviation ``phi`` counts, in (0, 1] (Glickman, step 3)."""
-    impact: FloatArray = 1 / np.sqrt(1 + 3 * phi**2 / np.pi**2)
-    return impact
+    return 1 / np.sqrt(1 + 3 * phi**2 / np.pi**2)
 
 
 def new_volatility(

@@ -66,7 +66,7 @@ def rate_glicko1(
         deviation=np.where(free, deviation, ratings.deviation),
         volatility=ratings.volatility,
     )
-    return after, _report(len(score), information, surprise, {"deviation": capped})
+    return after, PeriodReport.of(len(score), information, surprise, {"deviation": capped})
 
 
 def rate_elo(
@@ -89,17 +89,4 @@ def rate_elo(
         ratings.rating / SCALE, np.ones(len(ratings)), player, opponent, score, weight, free
     )
     after = Ratings(ratings.rating + options.k * surprise, ratings.deviation, ratings.volatility)
-    return after, _report(len(score), information, surprise, {})
-
-
-def _report(
-    games: int,
-    information: FloatArray,
-    surprise: FloatArray,
-    capped: dict[str, np.ndarray[tuple[int], np.dtype[np.intp]]],
-) -> PeriodReport:
-    rated = np.flatnonzero(information)
-    variance, improvement = np.full(len(information), np.inf), np.zeros(len(information))
-    variance[rated] = 1 / information[rated]
-    improvement[rated] = variance[rated] * surprise[rated]
-    return PeriodReport(games, rated, variance, improvement, 0, capped)
+    return after, PeriodReport.of(len(score), information, surprise, {})

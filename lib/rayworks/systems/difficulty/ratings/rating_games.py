@@ -11,6 +11,7 @@ from rayworks.core.errors import DataError
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.integer]
 MaskArray = npt.NDArray[np.bool_]
+Players = npt.NDArray[np.intp]
 
 BLOCK = 32_768
 """Games summed at a time: the temporaries stay in the processor's cache, which is twice as fast as whole columns."""
@@ -48,7 +49,7 @@ class PeriodReport:
     """How one rating period went."""
 
     games: int
-    rated: npt.NDArray[np.intp]
+    rated: Players
     """Players who had a game that counted."""
     variance: FloatArray
     """(P,) v: estimated variance of the rating from the games alone, in units of mu squared; infinite without games."""
@@ -56,33 +57,29 @@ class PeriodReport:
     """(P,) Delta: estimated improvement from the games alone, in units of mu; 0 without games."""
     iterations: int
     """The most that one player's volatility took."""
-    capped: Mapping[str, npt.NDArray[np.intp]]
+    capped: Mapping[str, Players]
     """What was capped, to the players it happened to."""
+
+    @classmethod
+    def of(
+        cls,
+        games: int,
+        information: FloatArray,
+        surprise: FloatArray,
+        capped: Mapping[str, Players],
+        iterations: int = 0,
+    ) -> "PeriodReport":
+        """From what :func:`sum_games` found."""
+        rated = np.flatnonzero(information)
+        variance, improvement = np.full(len(information), np.inf), np.zeros(len(information))
+        variance[rated] = 1 / information[rated]
+        improvement[rated] = variance[rated] * surprise[rated]
+        return cls(games, rated, variance, improvement, iterations, capped)
 
     @property
     def capped_updates(self) -> int:
         """Players with at least one capped value."""
         return len(np.unique(np.concatenate(list(self.capped.values())))) if self.capped else 0
-
-
-def check_games(
-    ratings: Ratings,
-    player: IndexArray,
-    opponent: IndexArray,
-    score: FloatArray,
-    weight: FloatArray | None,
-    fixed: MaskArray | None,
-) -> None:
-    """Refuse games that cannot be rated.
-
-    Raises:
-        DataError: naming the column, the first game at fault and what would be right.
-    """
-    check_columns(ratings, player, opponent, score, weight, fixed)
-    for start in range(0, len(score), BLOCK):
-        rows = slice(start, start + BLOCK)
-        part = None if weight is None else weight[rows]
-        _check_block(len(ratings), player[rows], opponent[rows], score[rows], part, start)
 
 
 def check_columns(
@@ -110,15 +107,14 @@ def check_columns(
             raise DataError(f"{name}: holds {column.dtype} values; give indices of players as integers")
 
 
-def _check_block(
-    players: int,
-    player: IndexArray,
-    opponent: IndexArray,
-    score: FloatArray,
-    weight: FloatArray | None,
-    before: int,
+def check_block(
+    players: int, player: IndexArray, opponent: IndexArray, score: FloatArray, weight: FloatArray | None, before: int
 ) -> tuple[slice, slice]:
-    """Refuse games at fault, numbered from ``before``; the ranges of players on either side."""
+    """Refuse games at fault, numbered from ``before``; the ranges of players on either side.
+
+    Raises:
+        DataError: naming the column, the first game at fault and what would be right.
+    """
     ranges = []
     for name, column in (("player", player), ("opponent", opponent)):
         low, high = int(column.min()), int(column.max())
@@ -165,7 +161,7 @@ def sum_games(
         (P,) information, sum of g^2 E (1 - E), which is 1 / v; and (P,) surprise, sum of g (s - E).
 
     Raises:
-        DataError: as :func:`check_games`.
+        DataError: as :func:`check_block`.
     """
     players = len(mu)
     information, surprise = np.zeros(players), np.zeros(players)
@@ -176,7 +172,7 @@ def sum_games(
         rows = slice(start, start + size)
         one, two, scored = player[rows], opponent[rows], score[rows]
         weighted = None if weight is None else weight[rows]
-        ranges = _check_block(players, one, two, scored, weighted, start)
+        ranges = check_block(players, one, two, scored, weighted, start)
         gap, odds, g, part = buffers[:, : len(one)]
         # Indices are in range, which spares take the slower mode that looks for others.
         mu.take(two, out=gap, mode="clip")
@@ -207,9 +203,7 @@ def sum_games(
     return np.where(free, information, 0.0), np.where(free, surprise, 0.0)
 
 
-def limit(
-    values: FloatArray, low: float | None, high: float | None, free: MaskArray
-) -> tuple[FloatArray, npt.NDArray[np.intp]]:
+def limit(values: FloatArray, low: float | None, high: float | None, free: MaskArray) -> tuple[FloatArray, Players]:
     """``values`` within the bounds that are given, and the free players whose value was outside."""
     bounded: FloatArray = np.clip(values, -np.inf if low is None else low, np.inf if high is None else high)
     return bounded, np.flatnonzero((bounded != values) & free)

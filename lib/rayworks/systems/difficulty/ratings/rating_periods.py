@@ -13,12 +13,14 @@ import numpy.typing as npt
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.ratings.glicko2 import rate_period
 from rayworks.systems.difficulty.ratings.rating_games import (
+    BLOCK,
     FloatArray,
     IndexArray,
     MaskArray,
     PeriodReport,
     Ratings,
-    check_games,
+    check_block,
+    check_columns,
 )
 
 
@@ -36,7 +38,6 @@ class RatePeriod(Protocol):
         fixed: MaskArray | None = None,
     ) -> tuple[Ratings, PeriodReport]:
         """As :func:`glicko2.rate_period`."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,11 @@ class Games:
         Raises:
             DataError: naming the column, the first game at fault and what would be right.
         """
-        check_games(ratings, self.player, self.opponent, self.score, self.weight, fixed)
+        check_columns(ratings, self.player, self.opponent, self.score, self.weight, fixed)
+        for start in range(0, len(self.score), BLOCK):
+            rows = slice(start, start + BLOCK)
+            weight = None if self.weight is None else self.weight[rows]
+            check_block(len(ratings), self.player[rows], self.opponent[rows], self.score[rows], weight, start)
         if self.period.shape != self.score.shape or self.period.dtype.kind not in "iu":
             raise DataError("period: must hold one integer per game; number the periods in their order")
         if len(backwards := np.flatnonzero(self.period[1:] < self.period[:-1])):
@@ -132,13 +137,8 @@ def problem_games(
     score = 1 - np.asarray(solved, np.float64)
     if len(wrong := np.flatnonzero(~((score >= 0) & (score <= 1)))):
         raise DataError(f"solved: is {1 - score[wrong[0]]} in attempt {wrong[0]}; give a number in [0, 1]")
-    return Games(
-        player=_indices("problem", problems, problem),
-        opponent=len(problems) + _indices("contestant", contestants, contestant),
-        score=score,
-        period=np.asarray(period),
-        weight=weight,
-    )
+    player, opponent = _indices("problem", problems, problem), _indices("contestant", contestants, contestant)
+    return Games(player, len(problems) + opponent, score, np.asarray(period), weight)
 
 
 def chronological(
@@ -153,8 +153,6 @@ def chronological(
 
     Args:
         ratings: before the first period that is rated.
-        games: of all periods.
-        rate: rates one period.
         fixed: (P,) players whose rating stays as it is.
         after: continue after this period, with its snapshot's ratings.
 
@@ -188,8 +186,6 @@ def converged(
 
     Args:
         start: where the first pass begins; its deviations and volatilities are those every pass begins with.
-        games: of all periods.
-        rate: rates one period.
         fixed: (P,) players whose rating stays as it is. Without any, only differences of ratings mean something.
         tolerance: rating points that the largest change of a pass must stay below.
         max_passes: when to stop anyway.

@@ -120,29 +120,14 @@ def _math_exam(file: Path) -> Evidence:
 
 def _verbal_aggression(file: Path) -> Evidence:
     table = pd.read_pickle(file, compression="xz")
-    attributes = table.drop_duplicates("item")
-    persons = table.drop_duplicates("id")
+    attributes, persons = table.drop_duplicates("item"), table.drop_duplicates("id")
+    known = {"behaviour": "btype", "situation": "situ", "mode": "mode"}
+    subject, item, gender = _named("person", table["id"]), table["item"].astype("str"), persons["Gender"].astype("str")
+    asked = {"subject": _named("person", persons["id"]), "gender": gender, "anger": persons["Anger"]}
     return Evidence(
-        pd.DataFrame(
-            {
-                "subject": _named("person", table["id"]),
-                "item": table["item"].astype("str"),
-                "score": (table["r2"] == "Y").astype(float),
-            }
-        ),
-        _items(
-            attributes["item"].to_numpy(str),
-            behaviour=attributes["btype"].tolist(),
-            situation=attributes["situ"].tolist(),
-            mode=attributes["mode"].tolist(),
-        ),
-        pd.DataFrame(
-            {
-                "subject": _named("person", persons["id"]),
-                "gender": persons["Gender"].astype("str"),
-                "anger": persons["Anger"],
-            }
-        ).reset_index(drop=True),
+        pd.DataFrame({"subject": subject, "item": item, "score": (table["r2"] == "Y").astype(float)}),
+        _items(attributes["item"].to_numpy(str), **{ours: attributes[name].tolist() for ours, name in known.items()}),
+        pd.DataFrame(asked).reset_index(drop=True),
         "316 persons on 24 items of verbal aggression (lme4 VerbAgg), 1 where the answer is yes or perhaps",
     )
 

@@ -24,13 +24,13 @@ def read_object(path: Path, name: str) -> Any:
     Raises:
         DataError: ``rdata`` is not installed, a file cannot be read, or holds no such object.
     """
-    rdata = _rdata()
     try:
-        if path.suffix == ".rdx":
-            index = _convert(rdata, path.read_bytes())["variables"]
-            objects = {str(key): position for key, position in index.items()}
-        else:
-            objects = {str(key): value for key, value in _convert(rdata, path.read_bytes()).items()}
+        import rdata
+    except ImportError:
+        raise DataError("R data: needs the rdata package; pip install rayworks[difficulty]") from None
+    try:
+        found = _convert(rdata, path.read_bytes())
+        objects = {str(key): value for key, value in (found["variables"] if path.suffix == ".rdx" else found).items()}
         if name not in objects:
             raise DataError(f"{path}: holds no object {name!r}; it has {', '.join(sorted(objects))}")
         if path.suffix != ".rdx":
@@ -41,15 +41,6 @@ def read_object(path: Path, name: str) -> Any:
             return _convert(rdata, _decompress(database.read(length)))
     except (OSError, ValueError, LookupError, NotImplementedError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as R data ({error}); fetch it again") from None
-
-
-def _rdata() -> ModuleType:
-    try:
-        import rdata
-    except ImportError:
-        raise DataError("R data: needs the rdata package; pip install rayworks[difficulty]") from None
-    module: ModuleType = rdata
-    return module
 
 
 def _convert(rdata: ModuleType, raw: bytes) -> Any:

@@ -30,36 +30,28 @@ class ResponseMatrix(Protocol):
     @property
     def shape(self) -> tuple[int, int]:
         """Subjects, items."""
-        ...
 
     @property
     def is_complete(self) -> bool:
         """Whether every weight is 1."""
-        ...
 
     def subject_scores(self, values: np.ndarray) -> np.ndarray:
         """``Y @ values``: items x K to subjects x K."""
-        ...
 
     def subject_counts(self, values: np.ndarray) -> np.ndarray:
         """``M @ values``; of a complete table one row, the same for all subjects."""
-        ...
 
     def item_scores(self, values: np.ndarray) -> np.ndarray:
         """``Y.T @ values``: subjects x K to items x K."""
-        ...
 
     def item_counts(self, values: np.ndarray) -> np.ndarray:
         """``M.T @ values``; of a complete table one row, the same for all items."""
-        ...
 
     def dense(self, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray]:
         """``Y`` and ``M`` of some subjects as float arrays; memory is subjects x items."""
-        ...
 
     def part(self, rows: slice) -> "ResponseMatrix":
         """The subjects of a slice."""
-        ...
 
 
 class ByteMatrix:
@@ -68,21 +60,12 @@ class ByteMatrix:
     def __init__(self, codes: np.ndarray) -> None:
         self.codes = np.ascontiguousarray(codes, dtype=np.int8)
         self._unseen: csr_matrix | None = None
+        self.shape = (self.codes.shape[0], self.codes.shape[1])
         unseen = np.flatnonzero(self.codes < 0)
-        self._complete = not len(unseen)
+        self.is_complete = not len(unseen)
         if len(unseen) < FEW_UNSEEN * self.codes.size:
             rows, columns = np.unravel_index(unseen, self.codes.shape)
             self._unseen = csr_matrix((np.ones(len(unseen)), (rows, columns)), shape=self.codes.shape)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Subjects, items."""
-        return self.codes.shape[0], self.codes.shape[1]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every cell is observed."""
-        return self._complete
 
     def subject_scores(self, values: np.ndarray) -> np.ndarray:
         """``Y @ values``."""
@@ -91,7 +74,7 @@ class ByteMatrix:
     def subject_counts(self, values: np.ndarray) -> np.ndarray:
         """``M @ values``."""
         total = np.asarray(values.sum(0, keepdims=True))
-        if self._complete:
+        if self.is_complete:
             return total
         if self._unseen is not None:
             return np.asarray(total - self._unseen @ values)
@@ -104,7 +87,7 @@ class ByteMatrix:
     def item_counts(self, values: np.ndarray) -> np.ndarray:
         """``M.T @ values``."""
         total = np.asarray(values.sum(0, keepdims=True))
-        if self._complete:
+        if self.is_complete:
             return total
         if self._unseen is not None:
             return np.asarray(total - self._unseen.T @ values)
@@ -132,17 +115,8 @@ class SparseMatrix:
     ) -> None:
         self._scored = csr_matrix((weight * score, (subject, item)), shape=shape)
         self._seen = csr_matrix((weight, (subject, item)), shape=shape)
-        self._complete = len(score) == shape[0] * shape[1] and bool(np.all(weight == 1))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Subjects, items."""
-        return self._seen.shape[0], self._seen.shape[1]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every cell is observed with weight 1."""
-        return self._complete
+        self.shape = shape
+        self.is_complete = len(score) == shape[0] * shape[1] and bool(np.all(weight == 1))
 
     def subject_scores(self, values: np.ndarray) -> np.ndarray:
         """``Y @ values``."""
@@ -150,7 +124,7 @@ class SparseMatrix:
 
     def subject_counts(self, values: np.ndarray) -> np.ndarray:
         """``M @ values``."""
-        return values.sum(0, keepdims=True) if self._complete else np.asarray(self._seen @ values)
+        return values.sum(0, keepdims=True) if self.is_complete else np.asarray(self._seen @ values)
 
     def item_scores(self, values: np.ndarray) -> np.ndarray:
         """``Y.T @ values``."""
@@ -158,7 +132,7 @@ class SparseMatrix:
 
     def item_counts(self, values: np.ndarray) -> np.ndarray:
         """``M.T @ values``."""
-        return values.sum(0, keepdims=True) if self._complete else np.asarray(self._seen.T @ values)
+        return values.sum(0, keepdims=True) if self.is_complete else np.asarray(self._seen.T @ values)
 
     def dense(self, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray]:
         """``Y`` and ``M``."""
@@ -168,6 +142,7 @@ class SparseMatrix:
         """The subjects of a slice."""
         found = copy(self)
         found._scored, found._seen = self._scored[rows], self._seen[rows]
+        found.shape = (found._seen.shape[0], self.shape[1])
         return found
 
 

@@ -66,23 +66,18 @@ class Responses:
 
     def where(self, cells: np.ndarray) -> "Responses":
         """The same table with only the cells of a mask; subjects and items keep their positions."""
-        chosen: dict[str, Any] = {name: getattr(self, name)[cells] for name in ("subject", "item", "score", "weight")}
-        optional: dict[str, Any] = {
-            name: None if getattr(self, name) is None else getattr(self, name)[cells] for name in ("period", "split")
-        }
-        return replace(self, **chosen, **optional)
+        names = ("subject", "item", "score", "weight", "period", "split")
+        whole = {name: getattr(self, name) for name in names}
+        chosen: dict[str, Any] = {name: None if one is None else one[cells] for name, one in whole.items()}
+        return replace(self, **chosen)
 
     def take_subjects(self, kept: np.ndarray) -> "Responses":
         """The table of some subjects, given by position, renumbered in that order."""
         position = np.full(len(self.subjects), -1, dtype=np.int64)
         position[kept] = np.arange(len(kept))
         part = self.where(position[self.subject] >= 0)
-        return replace(
-            part,
-            subjects=self.subjects[kept],
-            family=self.family[kept],
-            subject=position[part.subject].astype(np.int32),
-        )
+        subject = position[part.subject].astype(np.int32)
+        return replace(part, subjects=self.subjects[kept], family=self.family[kept], subject=subject)
 
     def take_items(self, kept: np.ndarray) -> "Responses":
         """The table of some items, given by position, renumbered in that order."""
@@ -93,15 +88,10 @@ class Responses:
 
     def table(self) -> pd.DataFrame:
         """Back to rows of the schema."""
-        columns = {
-            "subject": self.subjects[self.subject],
-            "item": self.items[self.item],
-            "score": self.score,
-            "weight": self.weight,
-            "family": self.family[self.subject],
-        }
+        named = {"subject": self.subjects[self.subject], "item": self.items[self.item]}
+        told = {"score": self.score, "weight": self.weight, "family": self.family[self.subject]}
         optional = {name: getattr(self, name) for name in ("period", "split") if getattr(self, name) is not None}
-        return pd.DataFrame({**columns, **optional})
+        return pd.DataFrame({**named, **told, **optional})
 
     def components(self) -> list[np.ndarray]:
         """Items by connected component of the design: two items are linked when one subject answered both."""
@@ -131,7 +121,6 @@ def from_table(
     """Check a table in the row schema and make it a store. Only ``subject``, ``item`` and ``score`` must be there.
 
     Args:
-        table: one row per response.
         source: name in errors.
         items: all items that should be there; an item nobody saw is an error.
         duplicates: what two rows of one subject and item mean.
@@ -149,7 +138,9 @@ def from_table(
     table = _deduplicated(_checked(table.reset_index(drop=True), source), source, duplicates)
     subject, subjects = pd.factorize(table["subject"].astype(str), sort=True)
     item, seen = pd.factorize(table["item"].astype(str), sort=True)
-    _require_seen(seen, items, source)
+    unseen = [] if items is None else sorted(set(map(str, items)) - set(seen))
+    if unseen:
+        raise DataError(f"{source}: nobody saw item {shown(unseen)}; leave it out of the list or add a response")
     if len(subjects) < least_subjects:
         raise DataError(f"{source}: has one subject ({subjects[0]}); a difficulty needs at least two")
     responses = Responses(
@@ -163,8 +154,9 @@ def from_table(
         period=table["period"].astype(str).to_numpy(object) if "period" in table else None,
         split=table["split"].astype(str).to_numpy(object) if "split" in table else None,
     )
-    if not allow_disconnected:
-        _require_connected(responses, source)
+    parts = [] if allow_disconnected else responses.components()
+    if len(parts) > 1:
+        raise DataError(f"{source}: {describe_parts(parts, responses.items)}")
     return responses
 
 
@@ -205,7 +197,10 @@ def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
     kept = table[[column for column in COLUMNS if column in table.columns]].copy()
     # Files may hold one id as a number in one row and as text in another.
     kept = kept.astype({"subject": str, "item": str})
-    for column, low, high in (("score", 0.0, 1.0), ("weight", np.nextafter(0, 1), np.inf)):
+    for column, low, high, bounds in (
+        ("score", 0.0, 1.0, "in [0, 1]; leave an unobserved cell out"),
+        ("weight", np.nextafter(0, 1), np.inf, "above 0; leave out a response that does not count"),
+    ):
         if column not in kept:
             kept[column] = 1.0
         kept[column] = pd.to_numeric(kept[column], errors="coerce").astype(float)
@@ -215,13 +210,7 @@ def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
             row = int(wrong.argmax())
             raise DataError(
                 f"{source}: row {row + 1} ({kept['subject'].iloc[row]}, {kept['item'].iloc[row]}) has {column} "
-                f"{table[column].tolist()[row]!r}; must be a number "
-                + (
-                    "in [0, 1]; leave an unobserved cell out"
-                    if column == "score"
-                    else "above 0; leave out a response that does not count"
-                )
-                + f" ({int(wrong.sum())} such rows)"
+                f"{table[column].tolist()[row]!r}; must be a number {bounds} ({int(wrong.sum())} such rows)"
             )
     return kept
 
@@ -249,12 +238,6 @@ def _deduplicated(table: pd.DataFrame, source: str, duplicates: Duplicates) -> p
     return merged
 
 
-def _require_seen(seen: pd.Index, items: Sequence[str] | None, source: str) -> None:
-    unseen = [] if items is None else sorted(set(map(str, items)) - set(seen))
-    if unseen:
-        raise DataError(f"{source}: nobody saw item {_shown(unseen)}; leave it out of the list or add a response")
-
-
 def _families(table: pd.DataFrame, subject: np.ndarray, subjects: np.ndarray, source: str) -> np.ndarray:
     if "family" not in table:
         return subjects
@@ -269,21 +252,16 @@ def _families(table: pd.DataFrame, subject: np.ndarray, subjects: np.ndarray, so
     return of_subject
 
 
-def _require_connected(responses: Responses, source: str) -> None:
-    parts = responses.components()
-    if len(parts) > 1:
-        raise DataError(f"{source}: {describe_parts(parts, responses.items)}")
-
-
 def describe_parts(parts: Sequence[np.ndarray], items: np.ndarray) -> str:
     """What is wrong with a design that falls apart, and what to do."""
-    shown = "; ".join(f"{len(part)} items ({_shown(list(items[part]))})" for part in parts[:SHOWN])
+    told = "; ".join(f"{len(part)} items ({shown(items[part])})" for part in parts[:SHOWN])
     return (
-        f"the design falls into {len(parts)} parts that share no subject: {shown}. Fit them apart, add subjects who answered "
+        f"the design falls into {len(parts)} parts that share no subject: {told}. Fit them apart, add subjects who answered "
         "items of both, or say data.allow_disconnected: true (one population for all)"
     )
 
 
-def _shown(names: Sequence[str]) -> str:
+def shown(names: Sequence[str] | np.ndarray) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(map(str, names[:SHOWN])) + more

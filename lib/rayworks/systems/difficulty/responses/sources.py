@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rayworks.core import datasets
 from rayworks.core.errors import ConfigError, DataError
+from rayworks.systems.difficulty.answering.easy2hard import from_hub
 from rayworks.systems.difficulty.config import DataSection
 from rayworks.systems.difficulty.ratings.rating_periods import Games
 from rayworks.systems.difficulty.responses import evidence
@@ -74,26 +76,19 @@ def read_responses(source: str, data: DataSection) -> ResponseSet:
     Raises:
         DataError: it cannot be read, or the store refuses it.
     """
+    merging: dict[str, Any] = data.model_dump(include={"duplicates", "allow_disconnected"})
     if source in evidence.RESPONSES:
         found = evidence.read_responses(source)
-        store = from_table(
-            found.responses,
-            source,
-            items=found.items["item"].tolist(),
-            duplicates=data.duplicates,
-            allow_disconnected=data.allow_disconnected,
-        )
-        texts = dict(zip(found.items["item"].astype(str), found.items["text"].astype(str), strict=True))
-        return ResponseSet(store, texts, found.subjects, found.provenance)
+        store = from_table(found.responses, source, items=found.items["item"].tolist(), **merging)
+        return ResponseSet(store, _texts(found.items), found.subjects, found.provenance)
     table = read_table(source)
-    store = from_table(table, source, duplicates=data.duplicates, allow_disconnected=data.allow_disconnected)
-    texts = {}
-    if "text" in table:
-        texts = dict(zip(table["item"].astype(str), table["text"].astype(str), strict=True))
-    attributes = [
-        column for column in table.columns if column not in ("item", "score", "weight", "period", "split", "text")
-    ]
-    return ResponseSet(store, texts, table[attributes].drop_duplicates("subject"), source)
+    store = from_table(table, source, **merging)
+    attributes = table.drop(columns=["item", "score", "weight", "period", "split", "text"], errors="ignore")
+    return ResponseSet(store, _texts(table), attributes.drop_duplicates("subject"), source)
+
+
+def _texts(items: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(items["item"].astype(str), items["text"].astype(str), strict=True)) if "text" in items else {}
 
 
 def read_games(source: str) -> tuple[list[str], list[str], Games]:
@@ -156,7 +151,8 @@ def read_table(source: str) -> pd.DataFrame:
         DataError: it cannot be read.
     """
     if source.startswith(HUB):
-        return _from_hub(source)
+        name, _, split = source.removeprefix(HUB).partition(":")
+        return from_hub(source, name, split=split or "train", called=source)
     path = Path(source).expanduser()
     try:
         if path.is_dir() or path.suffix == ".parquet":
@@ -172,23 +168,6 @@ def read_table(source: str) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"{source}: cannot be read ({reason})") from None
-    return table
-
-
-def _from_hub(source: str) -> pd.DataFrame:
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise DataError(f"{source}: needs the datasets package; pip install rayworks[difficulty]") from None
-    name, _, split = source.removeprefix(HUB).partition(":")
-    try:
-        loaded = load_dataset(name, split=split or "train")
-    except (ConnectionError, TimeoutError):
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{source}: cannot be loaded ({reason})") from None
-    table: pd.DataFrame = loaded.to_pandas()
     return table
 
 

@@ -67,7 +67,6 @@ def intervene(
         memory: memory of B users.
         items: int64 (B, T), codes 0..I-1.
         paths: the most paths per user; exact if 2^(T-1) are no more.
-        seed: seed of the sample.
     """
     count, steps = items.shape
     if model.options.history == "first-order":

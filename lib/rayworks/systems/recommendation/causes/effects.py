@@ -12,16 +12,9 @@ from rayworks.systems.recommendation.causes.do_recursion import intervene
 from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, EventLog
 from rayworks.systems.recommendation.logs.simulator import Simulator
+from rayworks.systems.recommendation.models import histories
 from rayworks.systems.recommendation.models.acceptance import AcceptanceModel
 from rayworks.systems.recommendation.models.fitting import windows
-from rayworks.systems.recommendation.models.histories import (
-    Histories,
-    acceptance,
-    equally_long,
-    histories,
-    histories_of,
-    only_natural,
-)
 from rayworks.systems.recommendation.models.next_item import NaturalPreference
 
 PATHS = 16_384
@@ -51,7 +44,7 @@ def treatment_effects(
     users = np.flatnonzero(kept.steps >= steps)[: config.policies.users]
     if longest < 1 or not len(users):
         return {}
-    before = histories_of(kept, users, last=longest, before_recommendations=True)
+    before = histories.histories_of(kept, users, last=longest, before_recommendations=True)
     rows = np.flatnonzero(kept.recommended)
     first = np.searchsorted(kept.user[rows], users)
     items = torch.from_numpy(kept.item[rows][first[:, None] + np.arange(steps)].astype(np.int64))
@@ -69,11 +62,11 @@ def treatment_effects(
     }
 
 
-def _effect(model: AcceptanceModel, before: Histories, items: torch.Tensor, config: Config) -> np.ndarray:
+def _effect(model: AcceptanceModel, before: histories.Histories, items: torch.Tensor, config: Config) -> np.ndarray:
     """(B, T): of each user and step."""
     found = np.zeros(tuple(items.shape))
     at_once = max(1, PATHS // config.policies.paths)
-    for everyone, same in equally_long(before):
+    for everyone, same in histories.equally_long(before):
         for first in range(0, len(everyone), at_once):
             part, rows = slice(first, first + at_once), everyone[first : first + at_once]
             seed = seeds.derive_small(config.run.seed, "effect", same.item.shape[1], first)
@@ -95,16 +88,16 @@ def policy_effect(
     """Acceptance of what users would take by themselves, which a recommender's value is to be held against."""
     users = np.flatnonzero(np.bincount(log.user[log.kind == NATURAL], minlength=len(log.users)))
     users = users[: config.policies.users]
-    past = histories_of(log, users, last=natural.length, before_recommendations=True)
+    past = histories.histories_of(log, users, last=natural.length, before_recommendations=True)
     known = past.length > 0
-    past = Histories(past.item[known], past.kind[known])
+    past = histories.Histories(past.item[known], past.kind[known])
     if not len(past):
         return {}
     sums = np.zeros(len(models))
     for first in range(0, len(past), BLOCK):
-        part = Histories(past.item[first : first + BLOCK], past.kind[first : first + BLOCK])
+        part = histories.Histories(past.item[first : first + BLOCK], past.kind[first : first + BLOCK])
         chosen = natural.log_probability(part.item, part.length).exp()
-        sums += np.array([float((chosen * acceptance([model], part)[0]).sum()) for model in models])
+        sums += np.array([float((chosen * histories.acceptance([model], part)[0]).sum()) for model in models])
     members = (sums / len(past)).tolist()
     true = None
     if simulator is not None:
@@ -123,7 +116,7 @@ def attributions(config: Config, models: Sequence[AcceptanceModel], log: EventLo
     last = np.where(log.recommended & (log.steps_left == 0))[0]
     rows = last[np.searchsorted(log.user[last], users)]
     until = log.keep(np.arange(len(log)) < rows[np.minimum(np.searchsorted(users, log.user), len(users) - 1)])
-    past = histories_of(until, users, last=config.model.length - 1)
+    past = histories.histories_of(until, users, last=config.model.length - 1)
     items = torch.from_numpy(log.item[rows].astype(np.int64))[:, None]
     if not len(users):
         return {}
@@ -154,13 +147,15 @@ def _listed(values: np.ndarray) -> list[float] | None:
     return None if np.isnan(values).any() else [float(value) for value in values]
 
 
-def reference_users(config: Config, log: EventLog) -> Histories:
+def reference_users(config: Config, log: EventLog) -> histories.Histories:
     """Natural events of users spread over the log, for attributions; of those who have any, else a user without any."""
     natural = np.bincount(log.user[log.kind == NATURAL], minlength=len(log.users))
     users = np.flatnonzero(natural)
     if not len(users):
-        return histories([[]])
+        return histories.histories([[]])
     if len(users) > config.attribution.reference:
         users = users[np.linspace(0, len(users) - 1, config.attribution.reference).astype(int)]
     natural_only = log.keep(log.kind == NATURAL)
-    return only_natural(histories_of(natural_only, users, last=config.model.length // 2), config.model.length // 2)
+    return histories.only_natural(
+        histories.histories_of(natural_only, users, last=config.model.length // 2), config.model.length // 2
+    )

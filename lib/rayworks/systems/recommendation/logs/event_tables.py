@@ -72,11 +72,8 @@ def files_of(source: str) -> list[str]:
 
 def csv_as_text(names: Sequence[str]) -> Any:
     """Arrow's options that read the columns ``names`` as text: an id is what is written, only an empty cell is missing."""
-    return pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()),
-        strings_can_be_null=True,
-        null_values=[""],
-    )
+    types = dict.fromkeys(names, pa.string())
+    return pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
 
 
 def column_names(files: Sequence[str]) -> list[str]:
@@ -104,9 +101,7 @@ def read_columns(files: Sequence[str], names: Sequence[str], *, as_text: bool = 
 def _dataset(files: Sequence[str], options: Any) -> Any:
     if not is_csv(files):
         return pyarrow.dataset.dataset(list(files), format="parquet")
-    form = (
-        pyarrow.dataset.CsvFileFormat() if options is None else pyarrow.dataset.CsvFileFormat(convert_options=options)
-    )
+    form = pyarrow.dataset.CsvFileFormat(**({} if options is None else {"convert_options": options}))
     return pyarrow.dataset.dataset(list(files), format=form)
 
 
@@ -262,16 +257,8 @@ def as_log(events: EncodedEvents, source: str) -> EventLog:
     Raises:
         DataError: see :func:`~.events.event_log`.
     """
-    return event_log(
-        events.user,
-        events.item,
-        events.kind,
-        events.time,
-        events.propensity,
-        users=events.users.tolist(),
-        items=events.items.tolist(),
-        source=source,
-    )
+    columns = (events.user, events.item, events.kind, events.time, events.propensity)
+    return event_log(*columns, users=events.users.tolist(), items=events.items.tolist(), source=source)
 
 
 def _numbers(column: "pd.Series[Any]") -> np.ndarray:

@@ -68,14 +68,8 @@ class EventLog:
 
     def keep(self, mask: np.ndarray) -> "EventLog":
         """The events where ``mask`` (bool, (N,)) holds; users and items keep their codes."""
-        return replace(
-            self,
-            user=self.user[mask],
-            item=self.item[mask],
-            kind=self.kind[mask],
-            time=self.time[mask],
-            propensity=self.propensity[mask],
-        )
+        columns = ("user", "item", "kind", "time", "propensity")
+        return replace(self, **{name: getattr(self, name)[mask] for name in columns})
 
 
 def event_log(
@@ -110,22 +104,19 @@ def event_log(
     propensity = np.full(len(user), np.nan) if propensity is None else np.asarray(propensity, np.float64)
     if not len(user):
         raise DataError(f"{source}: has no events")
-    _refuse(
-        (item < 0) | (item >= len(items)), source, "item", f"is outside the catalogue of {len(items):,} items", item
-    )
-    _refuse((user < 0) | (user >= len(users)), source, "user", f"is outside the {len(users):,} users", user)
-    _refuse((kind < NATURAL) | (kind > ACCEPTED), source, "kind", "is none of natural, rejected, accepted", kind)
-    _refuse(~np.isfinite(time), source, "time", "is not finite", time)
-    same = np.diff(user) == 0
-    _refuse(
-        np.r_[False, np.diff(user) < 0], source, "user", "comes back after another user; sort by user and time", user
-    )
-    backwards = np.r_[False, same & (np.diff(time) < 0)]
-    _refuse(backwards, source, "time", "goes backwards within a user; sort by user and time", time)
+    unknown = (item < 0) | (item >= len(items))
+    refuse(f"{source}: item", item, unknown, f"is outside the catalogue of {len(items):,} items")
+    refuse(f"{source}: user", user, (user < 0) | (user >= len(users)), f"is outside the {len(users):,} users")
+    refuse(f"{source}: kind", kind, (kind < NATURAL) | (kind > ACCEPTED), "is none of natural, rejected, accepted")
+    refuse(f"{source}: time", time, ~np.isfinite(time), "is not finite")
+    step = np.diff(user, prepend=user[0])
+    refuse(f"{source}: user", user, step < 0, "comes back after another user; sort by user and time")
+    backwards = (step == 0) & (np.diff(time, prepend=time[0]) < 0)
+    refuse(f"{source}: time", time, backwards, "goes backwards within a user; sort by user and time")
     recommended = kind >= REJECTED
     known = recommended & ~np.isnan(propensity)
     outside = known & ~((propensity > 0) & (propensity <= 1))
-    _refuse(outside, source, "propensity", "is not above 0 and at most 1; an item shown has a chance", propensity)
+    refuse(f"{source}: propensity", propensity, outside, "is not above 0 and at most 1; an item shown has a chance")
     if not recommended.any():
         raise DataError(f"{source}: has no recommendations, only natural events; acceptance cannot be learned from it")
     if known.any() and not known[recommended].all():
@@ -136,10 +127,12 @@ def event_log(
     )
 
 
-def _refuse(bad: np.ndarray, source: str, column: str, why: str, values: np.ndarray) -> None:
+def refuse(field: str, values: np.ndarray, bad: np.ndarray, why: str) -> None:
+    """Raise a DataError that names the first row, or the first row and step, where ``bad`` holds."""
     if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise DataError(f"{source}: {column} {values[row]:g} of row {row} {why}")
+        at = tuple(int(index) for index in np.argwhere(bad)[0])
+        where = f"row {at[0]}" if len(at) == 1 else f"row {at[0]}, step {at[1]}"
+        raise DataError(f"{field} {values[at]:g} of {where} {why}")
 
 
 @dataclass(frozen=True)

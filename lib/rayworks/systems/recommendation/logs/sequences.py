@@ -56,7 +56,6 @@ def sequences(log: EventLog, length: int, scored: np.ndarray | None = None) -> S
     that is not scored again.
 
     Args:
-        log: N events.
         length: T, at least 2.
         scored: bool (N,), events to predict; all recommendations if None. Rows without any are left out.
     """

@@ -85,7 +85,8 @@ class Simulator:
     def start(self) -> UserState:
         """All users before their first recommendation."""
         count = self.options.users
-        return UserState(torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool), _zeros(count))
+        kinds = (torch.float64, torch.bool, torch.int64)
+        return UserState(*(torch.zeros(count, dtype=kind) for kind in kinds))
 
     def logits(self, state: UserState, item: Tensor) -> Tensor:
         """Logits (U,) that each user would accept ``item`` (int64 (U,)) if it were recommended now."""
@@ -103,7 +104,6 @@ class Simulator:
         """Recommend ``item`` (U,): the next state, the decisions (bool (U,)), their probabilities (U,).
 
         Args:
-            state: before.
             item: int64 (U,).
             uniform: (U,), the decision is whether it falls below the probability.
         """
@@ -127,9 +127,8 @@ class Simulator:
     def natural_sequences(self) -> Tensor:
         """int64 (U, observed): what users took before the first recommendation."""
         options = self.options
-        uniform = torch.from_numpy(
-            seeds.stream(self.seed, "simulator", "natural").random((options.observed, options.users))
-        )
+        shape = (options.observed, options.users)
+        uniform = torch.from_numpy(seeds.stream(self.seed, "simulator", "natural").random(shape))
         last = torch.full((options.users,), -1, dtype=torch.int64)
         taken = []
         for draw in uniform:
@@ -168,7 +167,6 @@ class Simulator:
 
         Args:
             items: int64 (U, T), S.
-            draws: paths of decisions per user.
         """
         natural = self.natural_probability().gather(1, items)
         total = torch.zeros_like(natural)
@@ -218,7 +216,3 @@ def as_log(natural: Tensor, rollout: Rollout, items: int) -> EventLog:
         items=[str(item) for item in range(items)],
         source="simulator",
     )
-
-
-def _zeros(count: int) -> Tensor:
-    return torch.zeros(count, dtype=torch.int64)

@@ -1,26 +1,12 @@
 """Baselines that know neither items nor tastes, to read any score on a log against (specification 3.3)."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from rayworks.core import seeds
-from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog
+from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
 from rayworks.systems.recommendation.measures.metrics import auc, bce
-
-
-class Split(Protocol):
-    """Which events training, validation and testing see; :class:`~.events.Windows` is one."""
-
-    def train_mask(self, log: EventLog) -> np.ndarray:
-        """Bool (N,): events that training may see."""
-
-    def valid_mask(self, log: EventLog) -> np.ndarray:
-        """Bool (N,): recommendations whose decision is validated."""
-
-    def test_mask(self, log: EventLog) -> np.ndarray:
-        """Bool (N,): recommendations whose decision is predicted."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +20,13 @@ class Baseline:
     """Ties count half; None where all decisions are alike."""
 
 
-def score_baselines(log: EventLog, split: Split, seed: int) -> dict[str, Baseline]:
+def score_baselines(log: EventLog, split: Windows, seed: int) -> dict[str, Baseline]:
     """Scores on the test window; empty where nothing is tested or trained.
 
     ``always accept`` decides so and gives the training window's acceptance as its probability. ``per-step prior`` is the
     acceptance at the same step, ``template lookup`` at the same test step of users who decided alike at all training
     steps, falling back on the prior where nobody did. Both learn from one random half of the users what they predict for
     the other, so that no user's own decision is looked up.
-
-    Args:
-        log: N events.
-        split: the windows.
-        seed: seed of the halves.
     """
     accepted = log.kind == ACCEPTED
     labelled, tested = split.train_mask(log) & log.recommended, split.test_mask(log)
@@ -73,7 +54,6 @@ def fingerprints(log: EventLog, mask: np.ndarray, value: np.ndarray, position: n
     """uint64 (U,): equal for users with equal values at equal positions, different otherwise but for one chance in 1e19.
 
     Args:
-        log: N events.
         mask: bool (N,), events that count.
         value: (N,), whole numbers from 1.
         position: (N,), whole numbers from 0.

@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog
-from rayworks.systems.recommendation.measures.audit_baselines import Baseline, Split, fingerprints, score_baselines
+from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
+from rayworks.systems.recommendation.measures.audit_baselines import Baseline, fingerprints, score_baselines
 
 Severity = Literal["info", "warning"]
 
@@ -53,12 +53,10 @@ class Audit:
         return next(finding for finding in self.findings if finding.name == name)
 
 
-def audit(log: EventLog, split: Split, seed: int) -> Audit:
+def audit(log: EventLog, split: Windows, seed: int) -> Audit:
     """Run every check.
 
     Args:
-        log: N events.
-        split: the windows of training, validation and test.
         seed: seed of the random halves and fingerprints; the findings do not depend on it but for chances of 1e-19.
     """
     baselines = score_baselines(log, split, seed)
@@ -84,7 +82,7 @@ def leaked_labels(train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> int
     return int((test & (train | valid)).sum())
 
 
-def _one_decision(log: EventLog, split: Split) -> Finding:
+def _one_decision(log: EventLog, split: Windows) -> Finding:
     accepted = (log.kind == ACCEPTED)[split.train_mask(log) & log.recommended]
     share = float(accepted.mean()) if len(accepted) else None
     if share in (0.0, 1.0):
@@ -95,7 +93,7 @@ def _one_decision(log: EventLog, split: Split) -> Finding:
         )
         return Finding("one decision", "warning", share, sentence)
     said = "there are no training decisions" if share is None else f"{share:.1%} of the training decisions accept"
-    return Finding("one decision", "warning" if share is None else "info", share, said)
+    return _finding("one decision", share is None, share, said)
 
 
 def _constant_steps(log: EventLog) -> Finding:
@@ -107,9 +105,8 @@ def _constant_steps(log: EventLog) -> Finding:
     constant = alike & (rate**users + (1 - rate) ** users < CHANCE / len(users))
     count = int(constant.sum())
     sentence = f"at {count} of {len(users)} steps all users decide alike"
-    if count:
-        sentence += "; a model that knows the step looks skilled there, leave these steps out of any score"
-    return Finding("constant steps", "warning" if count else "info", count, sentence)
+    advice = "; a model that knows the step looks skilled there, leave these steps out of any score"
+    return _finding("constant steps", count > 0, count, sentence, advice)
 
 
 def _templates(log: EventLog, baselines: Mapping[str, Baseline], seed: int) -> Finding:
@@ -128,26 +125,19 @@ def _templates(log: EventLog, baselines: Mapping[str, Baseline], seed: int) -> F
     sentence = (
         f"{len(row):,} users have {len(users):,} distinct rows of decisions, the most common {users.max():,} of them"
     )
-    found = _beyond_chance(repeats, expected)
-    if found:
-        sentence += "; decisions follow templates, so a score measures the template, not the user"
-        if baselines:
-            scores = (f"{name} {baselines[name].accuracy:.1%}" for name in ("template lookup", "always accept"))
-            sentence += f" (accuracy: {', '.join(scores)})"
-    return Finding("templates", "warning" if found else "info", len(users), sentence)
+    advice = "; decisions follow templates, so a score measures the template, not the user"
+    if baselines:
+        scores = (f"{name} {baselines[name].accuracy:.1%}" for name in ("template lookup", "always accept"))
+        advice += f" (accuracy: {', '.join(scores)})"
+    return _finding("templates", _beyond_chance(repeats, expected), len(users), sentence, advice)
 
 
 def _item_independence(log: EventLog) -> Finding:
     accepted = (log.kind == ACCEPTED)[log.recommended].astype(float)
     rarer = min(accepted.mean(), 1 - accepted.mean())
     rates = _rates(log.item[log.recommended], accepted, ENOUGH / rarer if rarer else math.inf)
-    return _independence(
-        "item independence",
-        rates,
-        "the item",
-        "items",
-        "on average over users; a model learns items only where tastes differ",
-    )
+    consequence = "on average over users; a model learns items only where tastes differ"
+    return _independence("item independence", rates, "the item", "items", consequence)
 
 
 def _decision_independence(log: EventLog) -> Finding:
@@ -219,28 +209,25 @@ def _independence(name: str, rates: _Rates | None, cause: str, groups: str, cons
     if rates.deviation >= SIGMAS:
         return Finding(name, "info", rates.share, f"{seen}; it depends on {cause}")
     if max(rates.share, 0) + SIGMAS * rates.error < NEGLIGIBLE:
-        return Finding(
-            name, "warning", rates.share, f"{seen}, as by chance; it does not depend on {cause}: {consequence}"
-        )
+        sentence = f"{seen}, as by chance; it does not depend on {cause}: {consequence}"
+        return Finding(name, "warning", rates.share, sentence)
     return Finding(name, "info", rates.share, f"{seen}; too few decisions to tell whether it depends on {cause}")
 
 
-def _leaked_labels(log: EventLog, split: Split) -> Finding:
+def _leaked_labels(log: EventLog, split: Windows) -> Finding:
     test = split.test_mask(log)
     leaked = leaked_labels(split.train_mask(log), split.valid_mask(log), test)
     share = leaked / max(int(test.sum()), 1)
     sentence = f"{leaked:,} of {int(test.sum()):,} test labels are seen in training or validation"
-    return Finding(
-        "leaked labels", "warning" if leaked else "info", share, sentence + "; part the windows" * bool(leaked)
-    )
+    return _finding("leaked labels", leaked > 0, share, sentence, "; part the windows")
 
 
 def _duplicates(log: EventLog) -> Finding:
     order = np.lexsort((log.item, log.time, log.user))
     columns = (log.user[order], log.time[order], log.item[order])
     count = int(np.all([column[1:] == column[:-1] for column in columns], axis=0).sum())
-    sentence = f"{count:,} rows repeat another's user, time and item" + "; drop them" * bool(count)
-    return Finding("duplicated rows", "warning" if count else "info", count, sentence)
+    sentence = f"{count:,} rows repeat another's user, time and item"
+    return _finding("duplicated rows", count > 0, count, sentence, "; drop them")
 
 
 def _identical_users(log: EventLog, seed: int) -> Finding:
@@ -255,30 +242,25 @@ def _identical_users(log: EventLog, seed: int) -> Finding:
     agreement = np.bincount(at, (same / np.bincount(position)[at]) ** 2)
     length, users = np.unique(events[events > 0], return_counts=True)
     expected = float((users * (users - 1) / 2 * np.exp(np.cumsum(np.log(agreement))[length - 1])).sum())
-    found = _beyond_chance(repeats, expected)
     sentence = f"{repeats:,} users have the same events as another"
-    if found:
-        sentence += "; a copy in training gives its twin's test labels away, keep one of them"
-    return Finding("identical users", "warning" if found else "info", repeats, sentence)
+    advice = "; a copy in training gives its twin's test labels away, keep one of them"
+    return _finding("identical users", _beyond_chance(repeats, expected), repeats, sentence, advice)
 
 
 def _short_users(log: EventLog) -> Finding:
     count, users = int((log.steps == 1).sum()), int((log.steps > 0).sum())
-    found = count > NEGLIGIBLE * users
     sentence = f"{count:,} of {users:,} users have one recommendation only"
-    if found:
-        sentence += "; for them there is no decision before the one to predict, and none to train on"
-    return Finding("users with one step", "warning" if found else "info", count, sentence)
+    advice = "; for them there is no decision before the one to predict, and none to train on"
+    return _finding("users with one step", count > NEGLIGIBLE * users, count, sentence, advice)
 
 
-def _unseen_items(log: EventLog, split: Split) -> Finding:
+def _unseen_items(log: EventLog, split: Windows) -> Finding:
     tested = log.item[split.test_mask(log)]
     seen = np.zeros(len(log.items), bool)
     seen[log.item[split.train_mask(log)]] = True
     share = float((~seen[tested]).mean()) if len(tested) else 0.0
     sentence = f"{share:.1%} of the test decisions are about items that training never sees"
-    found = share > NEGLIGIBLE
-    return Finding("unseen items", "warning" if found else "info", share, sentence + "; score these apart" * found)
+    return _finding("unseen items", share > NEGLIGIBLE, share, sentence, "; score these apart")
 
 
 def _propensities(log: EventLog) -> Finding:
@@ -290,12 +272,12 @@ def _propensities(log: EventLog) -> Finding:
     weight = 1 / propensity
     share = float(weight.max() / weight.sum())
     sentence = f"the smallest propensity is {propensity.min():.3g}, the largest weight by it {weight.max():,.0f}"
-    found = share > max(NEGLIGIBLE, SLACK / len(weight))
-    if found:
-        sentence += (
-            f", {share:.0%} of all weight; estimates by inverse propensity hang on single rows, clip the weights"
-        )
-    return Finding(name, "warning" if found else "info", float(weight.max()), sentence)
+    advice = f", {share:.0%} of all weight; estimates by inverse propensity hang on single rows, clip the weights"
+    return _finding(name, share > max(NEGLIGIBLE, SLACK / len(weight)), float(weight.max()), sentence, advice)
+
+
+def _finding(name: str, warns: bool, value: float | None, sentence: str, advice: str = "") -> Finding:
+    return Finding(name, "warning" if warns else "info", value, sentence + advice * bool(warns))
 
 
 def _beyond_chance(observed: int, expected: float) -> bool:

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from rayworks.core.errors import ConfigError, DataError
+from rayworks.systems.recommendation.logs.events import refuse
 from rayworks.systems.recommendation.measures.estimates import Bootstrap, Estimate
 
 EPSILON = 1e-7
@@ -267,12 +268,7 @@ def check(outcome: np.ndarray, score: np.ndarray, *, probabilities: bool = False
     """
     if not len(outcome) or len(outcome) != len(score):
         raise DataError(f"outcome has {len(outcome):,} rows and the scores {len(score):,}; give as many, at least one")
-    wrong = ~((outcome == 0) | (outcome == 1))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"outcome {outcome[row]:g} of row {row} is neither 0 nor 1")
-    bad = ~((score >= 0) & (score <= 1)) if probabilities else np.isnan(score)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        field, why = ("probability", "is not between 0 and 1") if probabilities else ("score", "is not a number")
-        raise DataError(f"{field} {score[row]:g} of row {row} {why}")
+    refuse("outcome", outcome, ~((outcome == 0) | (outcome == 1)), "is neither 0 nor 1")
+    if probabilities:
+        refuse("probability", score, ~((score >= 0) & (score <= 1)), "is not between 0 and 1")
+    refuse("score", score, np.isnan(score), "is not a number")

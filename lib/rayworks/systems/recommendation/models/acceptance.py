@@ -170,9 +170,7 @@ def predict(model: AcceptanceModel, rows: Sequences, count: int, batch: int = 51
 
     Args:
         model: is put into evaluation mode.
-        rows: sequences of a log.
         count: N, its events.
-        batch: rows in one pass.
     """
     model.eval()
     device = model.start.device

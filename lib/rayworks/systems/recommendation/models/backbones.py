@@ -65,23 +65,11 @@ class GatedRecurrence(Backbone):
         return outputs[:, 0], [hidden.transpose(0, 1)]
 
 
-class Block(nn.Module, abc.ABC):
+class Block(Backbone):
     """One layer of a :class:`Stack`."""
 
     caches: int
     """How many tensors of the cache are the block's own."""
-
-    @abc.abstractmethod
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(B, T, d) to (B, T, d)."""
-
-    @abc.abstractmethod
-    def start(self, count: int, like: Tensor) -> Cache:
-        """As :meth:`Backbone.start`."""
-
-    @abc.abstractmethod
-    def extend(self, inputs: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """As :meth:`Backbone.extend`."""
 
 
 class Stack(Backbone):
@@ -153,7 +141,8 @@ class AttentionBlock(Block):
         """See :class:`Block`."""
         normalised = self.before_attention(inputs)
         query, key, value = self._split(normalised)
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=self._dropout_now, is_causal=True)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
         mixed = self.merge(attended.transpose(1, 2).flatten(2))
         if self.filtered:
             padded = F.pad(normalised.transpose(1, 2), (self.TAPS - 1, 0))
@@ -180,10 +169,6 @@ class AttentionBlock(Block):
             mixed = self._mix(normalised, (recent * self.taps.T).sum(1), mixed)
             extended.append(recent[:, 1:])
         return self._feed(inputs + mixed), extended
-
-    @property
-    def _dropout_now(self) -> float:
-        return self.dropout if self.training else 0.0
 
     def _split(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, heads, T, d / heads)."""

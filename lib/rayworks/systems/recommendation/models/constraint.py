@@ -35,7 +35,6 @@ class Constraint(nn.Module):
     b_d) with learned a and b, and the target gives no gradient to p_{t-1}. The first step has no t-1 and no constraint.
 
     Args:
-        options: see there.
         log_natural: float32 (N, 2), log q0 and log q1 at each recommendation of the log; other rows are not read.
         items: I.
     """
@@ -72,9 +71,7 @@ class AcceptanceObjective(Objective[AcceptanceModel]):
     """Cross-entropy of decisions, with smoothed labels and a constraint while training.
 
     Args:
-        options: options of the model.
         label_smoothing: in [0, 1): 1 and 0 become 1 - s / 2 and s / 2.
-        constraint: None for none.
     """
 
     def __init__(

@@ -1,29 +1,24 @@
 """Fit the models of a run in turn: natural preference, acceptance and its resampled members, ablations, rankings."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from rayworks.core import seeds
+from rayworks.core.config import Section
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
 from rayworks.systems.recommendation.logs.sequences import sequences
 from rayworks.systems.recommendation.measures.calibration import platt
+from rayworks.systems.recommendation.models import next_item
 from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions, History, predict
 from rayworks.systems.recommendation.models.backbones import BackboneName
 from rayworks.systems.recommendation.models.constraint import AcceptanceObjective, Constraint, ConstraintOptions
 from rayworks.systems.recommendation.models.natural_scores import natural_scores
-from rayworks.systems.recommendation.models.next_item import (
-    NaturalPreference,
-    NextItemModel,
-    NextItemObjective,
-    NextItemOptions,
-    natural_sequences,
-)
 from rayworks.systems.recommendation.models.training import Gather, Trainer, TrainingOptions, bootstrap_weights
 
 Kind = Literal["natural", "acceptance", "ranking"]
@@ -50,10 +45,8 @@ def units(config: Config, *, natural: bool) -> list[Unit]:
     found: list[Unit] = []
     if "natural" in config.scope.stages and not config.natural.checkpoint and natural:
         found.append(Unit("natural", "natural", backbone=config.natural.backbone))
-    found += [
-        Unit(f"acceptance-{member}", "acceptance", member, config.model.history)
-        for member in range(config.uncertainty.members)
-    ]
+    members, history = range(config.uncertainty.members), config.model.history
+    found += [Unit(f"acceptance-{member}", "acceptance", member, history) for member in members]
     found += [Unit(f"ablation-{history}", "acceptance", 0, history) for history in config.ablations.histories]
     if "ranking" in config.scope.stages:
         found += [Unit(f"ranking-{name}", "ranking", backbone=name) for name in config.ranking.backbones]
@@ -87,16 +80,13 @@ class Group:
 
 
 def make_trainer(
-    unit: Unit, config: Config, log: EventLog, natural: NaturalPreference | None, group: Group
+    unit: Unit, config: Config, log: EventLog, natural: next_item.NaturalPreference | None, group: Group
 ) -> Trainer[Any]:
     """A trainer at its beginning.
 
     Args:
-        unit: what to train.
-        config: config of the run.
         log: to learn from; for a ranking, the natural sequences.
         natural: the frozen model behind the constraint, if there is one.
-        group: group of workers.
     """
     if unit.kind == "acceptance":
         return _acceptance_trainer(unit, config, log, natural, group)
@@ -105,48 +95,32 @@ def make_trainer(
     if unit.kind == "natural":
         # What users took after the windows begin is not known yet when they are predicted.
         log = log.keep(_known(config, log))
-    train, valid = natural_sequences(log, section.length + 1, HELD_OUT)
-    training = TrainingOptions(
-        epochs=section.epochs,
-        batch_size=config.training.batch_size,
-        learning_rate=section.learning_rate,
-        patience=config.training.patience,
-        microbatches=config.training.microbatches,
-    )
+    train, valid = next_item.natural_sequences(log, section.length + 1, HELD_OUT)
+    training = _options(TrainingOptions, config.training, section, weight_decay=0.0)
     seed = seeds.derive_small(config.run.seed, "fit", unit.name)
-    return Trainer(lambda: NextItemObjective(options), training, train, valid, seed=seed, **vars(group))
+    return Trainer(lambda: next_item.NextItemObjective(options), training, train, valid, seed=seed, **vars(group))
 
 
 def _acceptance_trainer(
-    unit: Unit, config: Config, log: EventLog, natural: NaturalPreference | None, group: Group
+    unit: Unit, config: Config, log: EventLog, natural: next_item.NaturalPreference | None, group: Group
 ) -> Trainer[AcceptanceModel]:
     split, length = windows(config), config.model.length
-    train_mask = split.train_mask(log)
-    section = config.training
-    training = TrainingOptions(
-        epochs=section.epochs,
-        batch_size=section.batch_size,
-        learning_rate=section.learning_rate,
-        weight_decay=section.weight_decay,
-        patience=section.patience,
-        microbatches=section.microbatches,
-    )
-    kept = log.keep(train_mask)
+    kept = log.keep(split.train_mask(log))
     options = acceptance_options(config, len(log.items), unit.history)
     pull: ConstraintOptions | None = None
     if config.constraint.weight:
         if natural is None:
             raise DataError("constraint.weight: the log has too few natural events for natural preference; set it to 0")
-        pull = ConstraintOptions(config.constraint.weight, config.constraint.form)
+        pull = _options(ConstraintOptions, config.constraint)
         columns = natural_scores(natural, kept).as_columns(len(kept))
 
     def make() -> AcceptanceObjective:
         constraint = None if pull is None else Constraint(pull, columns, len(log.items))
-        return AcceptanceObjective(options, section.label_smoothing, constraint)
+        return AcceptanceObjective(options, config.training.label_smoothing, constraint)
 
     return Trainer(
         make,
-        training,
+        _options(TrainingOptions, config.training),
         sequences(kept, length),
         sequences(log, length, split.valid_mask(log)),
         # Members start alike and differ by their users only, so that their spread is that of the data.
@@ -158,35 +132,22 @@ def _acceptance_trainer(
 
 def acceptance_options(config: Config, items: int, history: History) -> AcceptanceOptions:
     """Size and shape of an acceptance model."""
-    section = config.model
-    return AcceptanceOptions(
-        items=items,
-        length=section.length,
-        backbone=section.backbone,
-        history=history,
-        width=section.width,
-        layers=section.layers,
-        heads=section.heads,
-        dropout=section.dropout,
-    )
+    return _options(AcceptanceOptions, config.model, items=items, history=history)
 
 
-def next_item_options(unit: Unit, config: Config, items: int) -> NextItemOptions:
+def next_item_options(unit: Unit, config: Config, items: int) -> next_item.NextItemOptions:
     """Size and shape of a next-item model."""
-    if unit.kind == "natural":
-        natural = config.natural
-        return NextItemOptions(
-            items,
-            natural.length,
-            unit.backbone,
-            natural.width,
-            natural.layers,
-            natural.heads,
-            natural.dropout,
-            natural.loss,
-        )
-    ranking = config.ranking
-    return NextItemOptions(items, ranking.length, unit.backbone, ranking.width, ranking.layers, dropout=ranking.dropout)
+    section = config.natural if unit.kind == "natural" else config.ranking
+    return _options(next_item.NextItemOptions, section, items=items, backbone=unit.backbone)
+
+
+OptionsT = TypeVar("OptionsT", AcceptanceOptions, ConstraintOptions, next_item.NextItemOptions, TrainingOptions)
+
+
+def _options(kind: type[OptionsT], *sections: Section, **given: Any) -> OptionsT:
+    """What is given, and else the fields that the sections have under the same names, the last section first."""
+    found = {name: value for section in sections for name, value in section if name in kind.__dataclass_fields__}
+    return kind(**{**found, **given})
 
 
 def calibrate(model: AcceptanceModel, config: Config, log: EventLog) -> tuple[float, float]:
@@ -204,4 +165,4 @@ def empty_model(unit: Unit, config: Config, items: int) -> nn.Module:
     """A model of the unit's shape, to load weights into."""
     if unit.kind == "acceptance":
         return AcceptanceModel(acceptance_options(config, items, unit.history)).eval()
-    return NextItemModel(next_item_options(unit, config, items)).eval()
+    return next_item.NextItemModel(next_item_options(unit, config, items)).eval()

@@ -39,15 +39,8 @@ class MaskedItemModel(NaturalPreference):
         self.item = nn.Embedding(options.items + 2, options.width, padding_idx=0)
         self.position = nn.Parameter(torch.randn(options.length + 1, options.width) * 0.02)
         self.normalise, self.dropout = nn.LayerNorm(options.width), nn.Dropout(options.dropout)
-        layer = nn.TransformerEncoderLayer(
-            options.width,
-            options.heads,
-            4 * options.width,
-            options.dropout,
-            F.gelu,
-            batch_first=True,
-            norm_first=True,
-        )
+        sizes = (options.width, options.heads, 4 * options.width, options.dropout)
+        layer = nn.TransformerEncoderLayer(*sizes, F.gelu, batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(
             layer, options.layers, nn.LayerNorm(options.width), enable_nested_tensor=False
         )

@@ -44,7 +44,6 @@ def natural_scores(model: NaturalPreference, log: EventLog, wanted: np.ndarray |
 
     Args:
         model: frozen.
-        log: N events.
         wanted: bool (N,), which recommendations; all if None.
     """
     model.eval()

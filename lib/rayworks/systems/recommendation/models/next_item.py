@@ -120,7 +120,6 @@ def natural_sequences(log: EventLog, length: int, held_out: int) -> tuple[Sequen
     Recommendations are left out, accepted ones too: they were not the user's own choice.
 
     Args:
-        log: log of any events.
         length: most items of a sequence.
         held_out: last natural items of each user that training does not see; the first of them is for validation, predicted
             from the ``length - 1`` items before it.
@@ -143,7 +142,6 @@ def rank_held_out(model: NaturalPreference, log: EventLog, *, exclude_seen: bool
 
     Args:
         model: in evaluation mode.
-        log: with the items to be ranked in it.
         exclude_seen: whether items of the user's own history compete.
     """
     natural = log.keep(~log.recommended)

@@ -38,7 +38,6 @@ class RecBolePreference(NaturalPreference):
     that it did know; after a history without any item that it knew all scores are 0.
 
     Args:
-        model: the network.
         length: most items it looks back on.
         codes: int64 (I,), RecBole's id of each of our items, 0 where it has none.
     """
@@ -190,8 +189,10 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         allowed = {
             ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
-            ("torch._utils", "_rebuild_parameter"): self._parameter,
+            ("torch._utils", "_rebuild_tensor_v2"): lambda flat, at, size, stride, *_: flat.as_strided(
+                size, stride, at
+            ),
+            ("torch._utils", "_rebuild_parameter"): lambda values, *_: values,
             ("torch", "device"): _Inert,
         }
         if (module, name) in allowed:
@@ -207,11 +208,3 @@ class _Unpickler(pickle.Unpickler):
         _, dtype, key, _, count = pid
         values = bytearray(self._archive.read(f"{self._folder}data/{key}"))
         return torch.frombuffer(values, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
-
-    def _tensor(
-        self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
-    ) -> Tensor:
-        return storage.as_strided(size, stride, offset)
-
-    def _parameter(self, values: Tensor, *_: object) -> Tensor:
-        return values

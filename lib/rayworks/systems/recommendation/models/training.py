@@ -76,14 +76,11 @@ class Trainer(Generic[ModelT]):
 
     Args:
         make: makes the objective, drawing its first weights from torch's global generator.
-        training: how long and how fast.
         train: sequences without what is tested or validated.
         valid: sequences whose scored positions choose the epoch.
         seed: seed of initial weights, batches and dropout.
         weights: float (U,), how much each user counts; None for all alike. A bootstrap gives whole numbers.
         gather: how workers exchange parts; None where there is one.
-        rank: rank of this worker.
-        workers: in the group.
         device: where the model lives.
 
     Raises:
@@ -166,21 +163,14 @@ class Trainer(Generic[ModelT]):
     def trained(self) -> ModelT:
         """The model of the best epoch, for predictions."""
         self._objective.load_state_dict(self._best)
-        self._objective.eval()
-        return self._objective.model
+        return self.current()
 
     def state(self) -> bytes:
         """All that is needed to go on."""
         buffer = io.BytesIO()
-        torch.save(
-            {
-                "objective": self._objective.state_dict(),
-                "best": self._best,
-                "optimizer": self._optimizer.state_dict(),
-                "progress": vars(self.progress),
-            },
-            buffer,
-        )
+        state = {"objective": self._objective.state_dict(), "best": self._best}
+        state |= {"optimizer": self._optimizer.state_dict(), "progress": vars(self.progress)}
+        torch.save(state, buffer)
         return buffer.getvalue()
 
     def restore(self, kept: bytes) -> None:
@@ -215,20 +205,17 @@ class Trainer(Generic[ModelT]):
         loss, weight = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         batch = self._train.take(rows).to(self.device)
         if batch.scored.any():
-            loss, weight = self._loss(batch)
+            weights = batch.scored.float()
+            if self._weights is not None:
+                weights = weights * self._weights[batch.user.cpu()].to(self.device)[:, None]
+            losses = torch.where(batch.scored, self._objective(batch), 0.0)
+            loss, weight = (losses * weights).sum(), weights.sum()
             torch.autograd.backward(loss)
         gradients = [
             (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten()
             for parameter in self._parameters
         ]
         return torch.cat([*gradients, loss.detach()[None], weight[None]])
-
-    def _loss(self, batch: Sequences) -> tuple[Tensor, Tensor]:
-        weights = batch.scored.float()
-        if self._weights is not None:
-            weights = weights * self._weights[batch.user.cpu()].to(self.device)[:, None]
-        losses = torch.where(batch.scored, self._objective(batch), 0.0)
-        return (losses * weights).sum(), weights.sum()
 
     @torch.no_grad()
     def _validate(self) -> float:

@@ -12,14 +12,7 @@ import numpy as np
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.recommendation.measures.estimates import Bootstrap, Estimate, SumOfRatios
-from rayworks.systems.recommendation.values.off_policy import (
-    Evaluation,
-    LoggedActions,
-    Target,
-    check_policy,
-    unsupported_share,
-)
-from rayworks.systems.recommendation.values.off_policy import evaluate as evaluate_rows
+from rayworks.systems.recommendation.values import off_policy
 
 FOLDS = 5
 
@@ -62,9 +55,9 @@ class BanditLog:
         return len(self.click)
 
     @cached_property
-    def actions(self) -> LoggedActions:
+    def actions(self) -> off_policy.LoggedActions:
         """The log as off-policy evaluation wants it."""
-        return LoggedActions(self.click, self.propensity, self.item, self.position)
+        return off_policy.LoggedActions(self.click, self.propensity, self.item, self.position)
 
     @cached_property
     def cell(self) -> np.ndarray:
@@ -118,14 +111,14 @@ class CrossFittedRates:
     tables: np.ndarray
     """float64 (folds, items, positions): the rates without a fold."""
 
-    def target(self, log: BanditLog, policy: np.ndarray) -> Target:
+    def target(self, log: BanditLog, policy: np.ndarray) -> off_policy.Target:
         """What ``policy`` (items, positions), and the rates under it, say at each row."""
         cells = log.items * log.positions
         predicted = self.tables.ravel()[self.fold * cells + log.cell]
         means = (policy * self.tables).sum(axis=1)
         expected = means.ravel()[self.fold * log.positions + log.position]
-        unsupported = unsupported_share(log.actions, policy, log.shown > 0)
-        return Target(log.actions.gather(policy), predicted, expected, unsupported)
+        unsupported = off_policy.unsupported_share(log.actions, policy, log.shown > 0)
+        return off_policy.Target(log.actions.gather(policy), predicted, expected, unsupported)
 
 
 def cross_fitted_rates(
@@ -134,7 +127,6 @@ def cross_fitted_rates(
     """Fit click rates for each fold on all others.
 
     Args:
-        log: the impressions.
         seed: seed of the folds, whose sizes differ by one at most.
         folds: at least 2.
         strength: impressions' worth of the overall rate added to each cell; None takes that of :func:`prior_strength`.
@@ -195,18 +187,14 @@ def evaluate(
     clip: float = np.inf,
     switch: float | None = None,
     bootstrap: Bootstrap | None = None,
-) -> Evaluation:
+) -> off_policy.Evaluation:
     """All estimators of a policy's clicks per impression, with a cross-fitted reward model.
 
     Args:
-        log: the logged impressions.
         policy: (items, positions), columns sum to 1.
         seed: seed of the folds.
-        folds: folds of the reward model.
         strength: its smoothing, see :func:`cross_fitted_rates`.
-        clip: of the weights, see :func:`off_policy.evaluate`.
-        switch: see there.
-        bootstrap: see there.
+        clip, switch, bootstrap: see :func:`off_policy.evaluate`.
 
     Raises:
         DataError: a table of another shape or that is not a policy; a policy that takes none of the logged items.
@@ -214,9 +202,9 @@ def evaluate(
     """
     if policy.shape != (log.items, log.positions):
         raise DataError(f"policy has shape {policy.shape} where {(log.items, log.positions)} is due: items x positions")
-    check_policy(policy)
+    off_policy.check_policy(policy)
     rates = cross_fitted_rates(log, seed, folds, strength)
-    return evaluate_rows(log.actions, rates.target(log, policy), clip=clip, switch=switch, bootstrap=bootstrap)
+    return off_policy.evaluate(log.actions, rates.target(log, policy), clip=clip, switch=switch, bootstrap=bootstrap)
 
 
 @dataclass(frozen=True)
@@ -224,7 +212,7 @@ class CrossCheck:
     """A policy's value estimated from another's log, beside its own log's clicks."""
 
     truth: Estimate
-    evaluation: Evaluation
+    evaluation: off_policy.Evaluation
 
     @property
     def relative_errors(self) -> dict[str, float]:

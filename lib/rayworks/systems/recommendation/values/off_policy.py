@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayworks.core.errors import DataError
+from rayworks.systems.recommendation.logs.events import refuse
 from rayworks.systems.recommendation.measures.estimates import Bootstrap, Estimate, SumOfRatios, estimate_all
 
 LEAST_EFFECTIVE_SHARE = 0.1
@@ -207,43 +208,26 @@ def evaluate(
 def estimators(
     reward: np.ndarray, weight: np.ndarray, predicted: np.ndarray | None = None, expected: np.ndarray | None = None
 ) -> dict[str, SumOfRatios]:
-    """Every estimator that the given columns (N,) allow, by name."""
-    forms = {"ips": inverse_propensity(reward, weight), "snips": self_normalised(reward, weight)}
-    if predicted is not None and expected is not None:
-        forms["dm"] = direct_method(expected)
-        forms["dr"] = doubly_robust(reward, weight, predicted, expected)
-        forms["sndr"] = self_normalised_doubly_robust(reward, weight, predicted, expected)
-    return forms
+    """Every estimator that the given columns (N,) allow, by name.
 
-
-def direct_method(expected: np.ndarray) -> SumOfRatios:
-    """DM: mean of the reward model under the target policy (N,).
-
-    Its interval is that of the contexts alone: it does not know the model's error.
+    - ``ips`` (Horvitz-Thompson): mean of weighted rewards; unbiased where the log goes wherever the target does.
+    - ``snips`` (Hajek): weighted mean of rewards; inside their range, with a bias that falls as 1 / N.
+    - ``dm``: mean of the reward model under the target policy. Its interval does not know the model's error.
+    - ``dr``: see :func:`doubly_robust`; ``sndr``: the same with the mean of the errors weighted to sum to 1.
     """
-    return SumOfRatios(expected[None])
-
-
-def inverse_propensity(reward: np.ndarray, weight: np.ndarray) -> SumOfRatios:
-    """IPS (Horvitz-Thompson): mean of weighted rewards (N,); unbiased where the log goes wherever the target does."""
-    return SumOfRatios((reward * weight)[None])
-
-
-def self_normalised(reward: np.ndarray, weight: np.ndarray) -> SumOfRatios:
-    """SNIPS (Hajek): weighted mean of rewards (N,); inside their range, with a bias that falls as 1 / N."""
-    return SumOfRatios((reward * weight)[None], weight[None])
+    weighted = (reward * weight)[None]
+    forms = {"ips": SumOfRatios(weighted), "snips": SumOfRatios(weighted, weight[None])}
+    if predicted is not None and expected is not None:
+        forms["dm"] = SumOfRatios(expected[None])
+        forms["dr"] = doubly_robust(reward, weight, predicted, expected)
+        terms = np.stack([expected, weight * (reward - predicted)])
+        forms["sndr"] = SumOfRatios(terms, np.stack([np.ones_like(weight), weight]))
+    return forms
 
 
 def doubly_robust(reward: np.ndarray, weight: np.ndarray, predicted: np.ndarray, expected: np.ndarray) -> SumOfRatios:
     """DR: the reward model corrected by its weighted errors (N,); unbiased where weights or model are right."""
     return SumOfRatios((expected + weight * (reward - predicted))[None])
-
-
-def self_normalised_doubly_robust(
-    reward: np.ndarray, weight: np.ndarray, predicted: np.ndarray, expected: np.ndarray
-) -> SumOfRatios:
-    """SNDR: as DR, with the mean of the errors weighted to sum to 1 (N,)."""
-    return SumOfRatios(np.stack([expected, weight * (reward - predicted)]), np.stack([np.ones_like(weight), weight]))
 
 
 def diagnose(
@@ -304,14 +288,6 @@ def check_policy(policy: np.ndarray, name: str = "policy") -> None:
     if bad.any():
         column = int(np.flatnonzero(bad)[0])
         raise DataError(f"{name}: column {column} is not a distribution; probabilities are at least 0 and sum to 1")
-
-
-def refuse(field: str, values: np.ndarray, bad: np.ndarray, why: str) -> None:
-    """Raise a DataError that names the first row, or the first row and step, where ``bad`` holds."""
-    if bad.any():
-        at = tuple(int(index) for index in np.argwhere(bad)[0])
-        where = f"row {at[0]}" if len(at) == 1 else f"row {at[0]}, step {at[1]}"
-        raise DataError(f"{field} {values[at]:g} of {where} {why}")
 
 
 def refuse_lengths(field: str, values: np.ndarray | Sequence[float] | None, rows: int) -> None:

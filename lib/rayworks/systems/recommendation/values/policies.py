@@ -64,18 +64,10 @@ def simulated_policies(
             "members": members,
             **_from_log(config, log, np.arange(len(log.users)), table, models),
         }
-    imagined = imagine(models[0], past, greedy_policy, steps, seed).value()
+    imagined = imagine(models[0], past, greedy_policy, steps, seed).value().tolist()
     deployed = deploy(simulator, models[0], histories_of(log, np.arange(len(log.users)), before_recommendations=True))
-    found[GREEDY] = {
-        "exploration": None,
-        "true": deployed.tolist(),
-        "imagined": imagined.tolist(),
-        "members": [imagined.tolist()],
-        "estimates": {},
-        "warnings": [
-            "it recommends what the log seldom shows; trust it less the further its value is from the logged one"
-        ],
-    }
+    found[GREEDY] = {"exploration": None, "true": deployed.tolist(), "imagined": imagined, "members": [imagined]}
+    found[GREEDY] |= {"estimates": {}, "warnings": [FAR]}
     return found
 
 
@@ -166,8 +158,6 @@ def _from_log(
     it corrects but through the epoch that validation chose.
 
     Args:
-        config: config of the run.
-        log: N events.
         users: codes (B,) in order, whose recommendations count.
         table: (B, I), the policy.
         models: members; the first, of all users, is not asked.
@@ -186,15 +176,11 @@ def _from_log(
         return found
 
     target = table[torch.from_numpy(rows[shown]), torch.from_numpy(log.item[shown].astype(np.int64))]
-    trajectories = Trajectories(
-        reward=spread(log.kind[shown] == ACCEPTED),
-        propensity=spread(log.propensity[shown]),
-        target_probability=spread(target.double().numpy()),
-        present=present,
-    )
-    found = evaluate_sequences(
-        trajectories, action_value=spread(own + left * mean), state_value=spread(mean + left * mean)
-    )
+    columns = (log.kind[shown] == ACCEPTED, log.propensity[shown], target.double().numpy())
+    reward, propensity, chance = map(spread, columns)
+    trajectories = Trajectories(reward, propensity, chance, present)
+    action, state = spread(own + left * mean), spread(mean + left * mean)
+    found = evaluate_sequences(trajectories, action_value=action, state_value=state)
     steps = float(log.steps[taken].mean())
     estimates = {
         name: {key: value / steps for key, value in asdict(estimate).items()}

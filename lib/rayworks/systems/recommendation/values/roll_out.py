@@ -61,7 +61,6 @@ def roll_out(model: AcceptanceModel, memory: UserMemory, policy: Policy, steps: 
     Args:
         model: in evaluation mode.
         memory: memory of B users.
-        policy: see :data:`Policy`.
         steps: T.
         seed: seed of choices and decisions; the stream does not depend on the policy, so that policies meet equal chances.
     """

@@ -11,14 +11,9 @@ from functools import cached_property
 import numpy as np
 
 from rayworks.core.errors import DataError
+from rayworks.systems.recommendation.logs.events import refuse
 from rayworks.systems.recommendation.measures.estimates import Bootstrap, Estimate, SumOfRatios, estimate_all
-from rayworks.systems.recommendation.values.off_policy import (
-    LEAST_EFFECTIVE_SHARE,
-    ROUNDING,
-    Diagnostics,
-    diagnose,
-    refuse,
-)
+from rayworks.systems.recommendation.values.off_policy import LEAST_EFFECTIVE_SHARE, ROUNDING, Diagnostics, diagnose
 
 LARGEST_LOG_WEIGHT = 300.0
 """Cuts weights so that their squares are finite; no estimate with such weights means anything, and the diagnostics say so."""
@@ -139,11 +134,14 @@ def evaluate_sequences(
         raise DataError("action_value and state_value of a model come together; give both or neither")
     if not np.isfinite(log.log_weight[:, -1]).any():
         raise DataError("target_probability is 0 somewhere in every trajectory; the log says nothing about this policy")
+    rewards = log.discounted(log.reward, discount)
+    whole, by_decision = _relative_weights(log.log_weight[:, -1]), _relative_weights(log.log_weight)
     forms = {
         "is": importance_sampling(log, discount),
-        "wis": weighted_importance_sampling(log, discount),
+        # Self-normalised: the weighted mean of whole returns, and that of each step's rewards, summed over steps (K = T).
+        "wis": SumOfRatios((whole * rewards.sum(axis=1))[None], whole[None]),
         "pdis": per_decision(log, discount),
-        "wpdis": weighted_per_decision(log, discount),
+        "wpdis": SumOfRatios((by_decision * rewards).T, by_decision.T),
     }
     if action_value is not None and state_value is not None:
         log.check("action_value", action_value)
@@ -162,21 +160,9 @@ def importance_sampling(log: Trajectories, discount: float) -> SumOfRatios:
     return SumOfRatios((_weights(log.log_weight[:, -1]) * returns)[None])
 
 
-def weighted_importance_sampling(log: Trajectories, discount: float) -> SumOfRatios:
-    """WIS, the self-normalised form: weighted mean of whole returns."""
-    weight = _relative_weights(log.log_weight[:, -1])
-    return SumOfRatios((weight * log.discounted(log.reward, discount).sum(axis=1))[None], weight[None])
-
-
 def per_decision(log: Trajectories, discount: float) -> SumOfRatios:
     """PDIS: each reward times the weight up to its own step, since later actions cannot have changed it."""
     return SumOfRatios((_weights(log.log_weight) * log.discounted(log.reward, discount)).sum(axis=1)[None])
-
-
-def weighted_per_decision(log: Trajectories, discount: float) -> SumOfRatios:
-    """Self-normalised PDIS: the weighted mean of each step's rewards, summed over steps; a ratio (K = T) per step."""
-    weight = _relative_weights(log.log_weight)
-    return SumOfRatios((weight * log.discounted(log.reward, discount)).T, weight.T)
 
 
 def sequence_doubly_robust(
