@@ -6,6 +6,7 @@ rounded up, so that rounding never takes it below the price.
 
 from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from typing import Literal
 
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.config import AuctionSection
@@ -33,7 +34,7 @@ class Quotes:
 
     def __init__(self, folder: str | None, unit_cents: int) -> None:
         self._unit = unit_cents
-        self.design: Literal[published, export] = "published" if folder is None else "export"
+        self.design: Literal["published", "export"] = "published" if folder is None else "export"
         """Where quotes come from."""
         self._design = (
             make_design(AuctionSection(), published_curve()) if folder is None else read_export(folder).design
