@@ -168,5 +168,4 @@ class CausalModel:
             use_cache=True,
             logits_to_keep=keep.to(device) if isinstance(keep, Tensor) else keep,
         )
-        logits: Tensor = output.logits
-        return logits
+        return output.logits

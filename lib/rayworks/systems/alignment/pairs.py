@@ -238,5 +238,4 @@ def _hub(section: PairsSection) -> pd.DataFrame:
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"pairs.source {section.source!r}: cannot be loaded ({reason})") from None
-    table: pd.DataFrame = loaded.to_pandas()
-    return table
+    return loaded.to_pandas()

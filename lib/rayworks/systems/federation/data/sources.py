@@ -68,8 +68,7 @@ def stratified(labels: Labels, count: int, generator: np.random.Generator) -> In
     starts = np.cumsum(sizes) - sizes
     of_order = labels[order]
     ranks = (np.arange(len(labels)) - starts[of_order] + 0.5) / sizes[of_order]
-    chosen: Indices = np.sort(order[np.argsort(ranks, kind="stable")[:count]]).astype(np.int64)
-    return chosen
+    return np.sort(order[np.argsort(ranks, kind="stable")[:count]]).astype(np.int64)
 
 
 def _cut(examples: Examples, count: int | None, seed: int, name: str) -> Examples:

@@ -17,7 +17,6 @@ class Streaming(Protocol):
 
     def stream(self, messages: Iterable[Message], timeout: float | None = None) -> Iterator[Message]:
         """Replies, one at a time."""
-        ...
 
 
 @dataclass

@@ -128,8 +128,7 @@ def noise_bank(section: NoiseSection, shape: tuple[int, ...], seed: int, edition
 
     A client gives them labels of its own, so that over all clients they teach no label, but doubt off the data.
     """
-    images: NDArray[np.uint8] = noise_images(section, section.bank or 0, shape, seed, "noise", "bank", edition)
-    return images
+    return noise_images(section, section.bank or 0, shape, seed, "noise", "bank", edition)
 
 
 def fade_factor(round_number: int, rounds: int, fade: float) -> float:
@@ -287,8 +286,7 @@ class Client:
             return noise_images(section, count, shape, self._seed, "noise", self._partition, label, edition)
         bank = noise_bank(section, shape, self._seed, edition)
         drawn = self._draw("noise", label, edition).choice(len(bank), count, replace=count > len(bank))
-        images: NDArray[np.uint8] = bank[drawn]
-        return images
+        return bank[drawn]
 
     def _packed(self, inputs: list[NDArray[Any]], labels: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One array each, inputs in the data's own kind: rounding to bytes after the noise gives nothing away."""

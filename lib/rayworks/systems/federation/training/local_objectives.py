@@ -90,7 +90,6 @@ class Objective(Protocol):
 
     def __call__(self, model: Classifier, batch: Batch, step: int) -> Tensor:
         """A scalar."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,7 @@ class Units:
     @property
     def alive(self) -> Flags:
         """(B, N)."""
-        living: Flags = self.health > 0
-        return living
+        return self.health > 0
 
     @property
     def fighters(self) -> Flags:

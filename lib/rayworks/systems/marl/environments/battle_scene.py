@@ -110,8 +110,7 @@ def _features(units: Units, agents: int) -> Floats:
 
 def _planar(vectors: Reals, alive: Flags) -> Floats:
     """(2, B, N) to (B, N, 2), zeros for the dead."""
-    found: Floats = np.stack([vectors[0] * alive, vectors[1] * alive], -1, dtype=np.float32)
-    return found
+    return np.stack([vectors[0] * alive, vectors[1] * alive], -1, dtype=np.float32)
 
 
 def _targets(units: Units, agents: int, distance: Reals, shown: Flags) -> tuple[NDArray[np.int16], Flags]:

@@ -200,14 +200,12 @@ def _distances(world: World, agents: int) -> Reals:
     across *= across
     up *= up
     across += up
-    far: Reals = np.sqrt(across)
-    return far
+    return np.sqrt(across)
 
 
 def _goal(world: World, goal: NDArray[np.int64]) -> Reals:
     """(2, B)."""
-    chosen: Reals = world.position[:, world.bodies.agents + goal, np.arange(world.num_envs)]
-    return chosen
+    return world.position[:, world.bodies.agents + goal, np.arange(world.num_envs)]
 
 
 def _goal_distances(world: World, goal: NDArray[np.int64], agents: int) -> Reals:

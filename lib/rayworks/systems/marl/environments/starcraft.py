@@ -55,19 +55,15 @@ class Game(Protocol):
 
     def reset(self, episode_config: dict[str, Any]) -> Any:
         """Begin an episode with given teams and positions."""
-        ...
 
     def step(self, actions: list[int]) -> tuple[float, bool, dict[str, Any]]:
         """The unscaled reward, whether the episode ended, and what happened."""
-        ...
 
     def get_avail_actions(self) -> list[list[int]]:
         """Per agent and action, 1 if it may be chosen."""
-        ...
 
     def close(self) -> None:
         """End the game's process."""
-        ...
 
 
 class StarCraftEnvironment:

@@ -135,5 +135,4 @@ def _error(answer: Answer, team: TeamSpec, scene: Scene, changes: Iterator[_Chan
 
 
 def _by_agent(answers: Tensor, rows: int, agents: int) -> NDArray[Any]:
-    shaped: NDArray[Any] = answers.double().numpy().reshape(rows, agents, *answers.shape[1:])
-    return shaped
+    return answers.double().numpy().reshape(rows, agents, *answers.shape[1:])

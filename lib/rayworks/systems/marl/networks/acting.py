@@ -27,7 +27,6 @@ class Policy(Protocol):
 
     def action_dist_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
         """(N, K) logits or (N, 4) means and log deviations."""
-        ...
 
 
 def as_tensors(scene: Scene, device: torch.device | str = "cpu") -> dict[str, Tensor]:
