@@ -30,7 +30,6 @@ class Classifying:
 
     Args:
         folder: ``export`` of a finished run.
-        limits: limits of a request.
 
     Raises:
         DataError: the folder holds something else.

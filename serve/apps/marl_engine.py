@@ -44,7 +44,6 @@ class PolicyServer:
 
     Args:
         folder: ``export`` of a finished run.
-        limits: limits of a request.
 
     Raises:
         DataError: the folder holds something else.

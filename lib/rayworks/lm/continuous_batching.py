@@ -66,7 +66,6 @@ class LogitMixer(Protocol):
         Args:
             base: ``[rows, vocabulary]``.
             guides: model to (indices of the rows that asked for it, logits ``[those rows, vocabulary]``).
-            rows: the rows, in order.
         """
 
 
@@ -93,8 +92,6 @@ class ContinuousBatching:
 
     Args:
         models: the base first, then the guides.
-        tokenizer: of the base.
-        mixer: how their logits combine.
         slots: most rows decoded together; all models were made for that many.
     """
 

@@ -26,10 +26,6 @@ def bradley_terry_loss(
     Args:
         chosen: ``[pairs]``, the sum of the preferred response's token log-probabilities.
         rejected: ``[pairs]``, of the rejected one.
-        beta: scale of the reward.
-        kind: which loss.
-        margin: lead that is asked for.
-        label_smoothing: probability that a label is wrong, for ``sigmoid``.
 
     Returns:
         ``[pairs]``.

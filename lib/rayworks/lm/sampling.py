@@ -30,7 +30,6 @@ def sampling_logits(logits: Tensor, parameters: SamplingParameters) -> Tensor:
 
     Args:
         logits: ``[rows, vocabulary]`` float32, with -inf where a token is forbidden.
-        parameters: per row.
 
     Returns:
         the same shape; -inf for what is cut. Greedy rows keep their logits.
@@ -57,7 +56,6 @@ def sample(logits: Tensor, parameters: SamplingParameters, uniforms: Tensor) -> 
 
     Args:
         logits: ``[rows, vocabulary]`` float32.
-        parameters: per row.
         uniforms: ``[rows]`` float64 in [0, 1); not used by greedy rows.
 
     Returns:

@@ -49,7 +49,6 @@ def encode(
     """Tokenise both apart, so that the prompt's ids are those of generation.
 
     Args:
-        tokenizer: of the model.
         prompt: special tokens are added as the tokenizer does for a prompt.
         response: nothing is added but the end token.
         ends: append the end token.
@@ -67,7 +66,6 @@ def response_logprobs(model: PreTrainedModel, batch: Sequence[EncodedResponse]) 
     The output layer is evaluated at response positions only, which is most of the cost of a small model.
 
     Args:
-        model: any causal LM.
         batch: rows, ragged; each has a prompt and a response of at least one token.
 
     Returns:

@@ -16,10 +16,8 @@ class TransformersEngine:
 
     Args:
         model: packaged name, local folder or ``hub:OWNER/NAME``.
-        dtype: of the weights.
         slots: most rows decoded together. On a CPU a step of 16 rows costs little more than one of 8.
         layers: use only the first layers.
-        device: where the model runs.
 
     Raises:
         DataError: the model cannot be loaded.

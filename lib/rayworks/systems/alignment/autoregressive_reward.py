@@ -43,9 +43,6 @@ class RewardModelTrainer(Trainer):
     Args:
         model: the causal LM to start from; tuned in place.
         pairs: training pairs, in the order that batches are drawn from.
-        settings: how to train.
-        beta: scale of the reward.
-        seed: of the run.
         name: of the objective; its random streams carry it.
     """
 

@@ -64,7 +64,6 @@ def mix_logits(base: Tensor, guides: Sequence[Guide]) -> Tensor:
 
     Args:
         base: ``[rows, vocabulary]`` float32; -inf (a forbidden token) stays -inf.
-        guides: the reward models of this step.
 
     Returns:
         unnormalised log-probabilities, ``[rows, vocabulary]``.
@@ -83,7 +82,6 @@ def describe_step(base: Tensor, guides: Sequence[Guide], mixed: Tensor, tokens: 
 
     Args:
         base: ``[rows, vocabulary]`` logits.
-        guides: the reward models of this step.
         mixed: what :func:`mix_logits` made of them.
         tokens: ``[rows]``, drawn.
 
@@ -163,8 +161,6 @@ class GuidedEngine:
         base: packaged name, local folder or ``hub:OWNER/NAME``.
         rewards: objective to the model of its ARM.
         dtype: of the base; reward models are float32 unless the base is not.
-        slots: most rows decoded together.
-        device: where all models run.
 
     Raises:
         ConfigError: a reward model's tokenizer does not fit the base's.
@@ -190,7 +186,6 @@ class GuidedEngine:
         """The request as a row of :attr:`decoding`, for callers that step themselves.
 
         Args:
-            request: what to draw.
             prompts: its ids per model where they are known already, as from another row of the same prompt.
 
         Raises:

@@ -30,12 +30,10 @@ def build_report(
     """The report of a finished run.
 
     Args:
-        config: of the run.
         measurements: all points of :func:`~rayworks.systems.alignment.evaluation.points`.
         held_out: objective to accuracy and mean rewards on held-out pairs.
         curves: objective to training metrics, one entry per checkpoint.
         facts: what else the reader should know, as plain values.
-        title: of the page.
     """
     return Report(
         system="alignment",

@@ -143,12 +143,7 @@ ClientPool = ActorPool[tuple[Served, list[Request]], list[Answer]]
 
 
 def client_pool(compute: ComputeSection, name: str = "federation") -> ClientPool:
-    """Actors for the clients of any number of federations, one after the other or in turns.
-
-    Args:
-        compute: number and size of the actors.
-        name: name of the actors on the dashboard.
-    """
+    """Actors for the clients of any number of federations, one after the other or in turns."""
     return ActorPool(ClientHost, size=compute.workers, name=name, options=worker_options(compute))
 
 
@@ -159,7 +154,6 @@ class RayGrid(Grid):
         pool: pool of :func:`client_pool`; it may serve other grids too, whose caches an actor drops at every change.
         workers: its number of actors.
         factory: makes the client app inside an actor.
-        arguments: its arguments.
         clients: number of partitions; client i is node ``i + 2``.
         clients_per_task: clients of one call; None for four calls per worker.
     """

@@ -40,10 +40,6 @@ def shared_by_owner(wanted: Demand, shape: tuple[int, int]) -> NDArray[np.int64]
 def disclosure(config: Config, task: Task) -> dict[str, Any]:
     """Epsilon of the client that loses most, its statement, and what attacks on its encodings find.
 
-    Args:
-        config: config of one method.
-        task: task of one seed.
-
     Returns:
         plain values: ``epsilon`` (None where it is infinite, as with FedMix, whose means carry no noise), ``statement``,
         ``encodings``, ``attacks``, the label counts ``owned`` and ``filled`` (C, K) before and after; for uniform mixtures

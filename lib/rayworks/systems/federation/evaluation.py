@@ -44,7 +44,6 @@ def outcome(rounds: Sequence[Round], target: float) -> Outcome:
 
     Args:
         rounds: all of them, in order; the last is evaluated.
-        target: accuracy behind ``rounds_to_target``.
     """
     evaluated = [entry for entry in rounds if entry["accuracy"] is not None]
     accuracies = [entry["accuracy"] for entry in evaluated]

@@ -49,13 +49,6 @@ def exported_model(
 ) -> ExportedModel:
     """A model of weights that a federation learned.
 
-    Args:
-        config: config of the method.
-        weights: arrays of the model by name.
-        shape: shape of one input.
-        classes: names of the labels.
-        card: plain values for people and for Serve: all of :data:`CARD`.
-
     Raises:
         DataError: the weights do not fit.
     """

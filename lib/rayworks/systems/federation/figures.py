@@ -17,8 +17,6 @@ def partition(owned: NDArray[np.int64], filled: NDArray[np.int64], classes: Sequ
 
     Args:
         owned: real examples, (C, K); rows beyond the first forty are left out.
-        filled: with pseudo-images.
-        classes: names of the labels.
     """
     with draw(columns=2) as drawing:
         for axes, counts, title in zip(
@@ -39,7 +37,6 @@ def accuracy(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 
     Args:
         curves: curves by method, rounds (R,) and accuracies (seeds, R).
-        target: drawn as a line.
     """
     with draw() as drawing:
         for (method, (rounds, scores)), paint in zip(curves.items(), _paints(len(curves)), strict=True):
@@ -53,11 +50,7 @@ def accuracy(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 
 
 def clients(by_method: Mapping[str, NDArray[np.float64]]) -> bytes:
-    """Accuracy of every client with examples after the last round, one column per method.
-
-    Args:
-        by_method: accuracies of the clients of all seeds.
-    """
+    """Accuracy of every client with examples after the last round, one column per method."""
     with draw() as drawing:
         for index, (values, paint) in enumerate(zip(by_method.values(), _paints(len(by_method)), strict=True)):
             spread = 0.16 * np.sin(np.arange(len(values)) * 2.4)

@@ -30,8 +30,6 @@ def learning(
     Args:
         curves: curves by network ``steps`` (I,) and ``seconds`` (seeds, I).
         bands: bands by network, mean over trainings (I,), and the low and high end of its interval.
-        label: label of the score.
-        threshold: drawn as a line.
     """
     with draw(columns=2, sharey=True) as drawing:
         left, right = drawing.axes
@@ -114,7 +112,6 @@ def generalisation(ratios: Mapping[str, Mapping[str, tuple[float, float, float] 
 
     Args:
         ratios: ratios by environment (the training's first), by network: middle, low, high; None where it cannot act.
-        label: label of the score.
     """
     environments = list(ratios)
     kinds = list(ratios[environments[0]])

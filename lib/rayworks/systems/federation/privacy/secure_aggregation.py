@@ -140,8 +140,6 @@ def secure_round(grid: Grid, messages: Sequence[Message], most_examples: int) ->
     """Run the protocol over the clients that ``messages`` of :class:`FederatedStrategy` are meant for.
 
     Args:
-        grid: to reach them.
-        messages: all alike.
         most_examples: at least the number of examples of any of them, as noised label counts may not be: clients with
             more refuse. The closer, the finer the quantisation: with it as weight 1, arrays lie in -8..8 on a grid of 2^22
             steps.

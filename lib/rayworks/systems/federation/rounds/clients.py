@@ -212,7 +212,6 @@ class Client:
         """Its part of a round: result, change of its control variate (SCAFFOLD), whether it was a straggler.
 
         Args:
-            weights: the global model.
             round_number: from 1.
             variate: the server's control variate.
             gradient: gradient of the server's loss, by which pseudo-images are weighed.

@@ -34,10 +34,7 @@ def simulate(folder: Path, config: Config, seed: int, processors: int, timeout_s
 
     Args:
         folder: for its task, records and checkpoints.
-        config: config of one method.
-        seed: seed of the federation.
         processors: processors of the Ray that Flower starts; one client runs on each.
-        timeout_seconds: after which it is ended.
 
     Raises:
         InfrastructureError: it did not end well; what it had done is kept, and the same call goes on from there.

@@ -91,9 +91,7 @@ def describe(grid: Grid, clients: int, patience_seconds: float = PATIENCE_SECOND
     """Ask every node for its partition and its counts of labels.
 
     Args:
-        grid: to reach them.
         clients: how many to wait for; whoever is there when patience is over takes part.
-        patience_seconds: at most so long.
 
     Raises:
         DataError: nobody answers, two nodes have one partition, or the numbers of labels or shapes of inputs differ.
@@ -277,8 +275,6 @@ def require_encodings(
 
     Args:
         arrays: ``inputs`` (n, *shape), uint8 images or floating-point features in [0, 1], and soft ``labels`` (n, classes).
-        shape: shape of one input.
-        classes: K.
         rows: n that was ordered; None: any, as for means.
 
     Raises:

@@ -17,8 +17,6 @@ def server_app(
     """The app that trains all rounds of ``config.strategy``.
 
     Args:
-        config: config of one method.
-        seed: seed of the federation.
         watch: called after every round, to print or to save.
         federation: one to go on with, already loaded; None begins.
     """

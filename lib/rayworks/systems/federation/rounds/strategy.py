@@ -65,8 +65,6 @@ class FederatedStrategy(Strategy):
     """FedAvg, FedProx, SCAFFOLD, FedNova, MOON or FedDyn over clients of :func:`client_app`, with pseudo-images.
 
     Args:
-        config: config of one method.
-        seed: seed of the federation.
         clients: how many to wait for at the start, C; None for data.clients.
         gradient: balance.reweighting by the server's gradient: makes it from the model once a round.
 
@@ -257,7 +255,6 @@ class FederatedStrategy(Strategy):
 
         Args:
             server_round: the round that :meth:`configure_train` was last called for.
-            mean: mean of the clients' models.
             metrics: metrics of each client that took part, by node.
         """
         for node, record in metrics.items():

@@ -124,11 +124,6 @@ def train(
         model: as the server sent it.
         examples: real ones and pseudo-images together.
         section: batch size, momentum, weight decay.
-        steps: how many.
-        learning_rate: learning rate of this round.
-        objective: the loss.
-        generator: draws the batches.
-        correction: correction of the gradient.
 
     Raises:
         DataError: the loss or the model is no longer finite.

@@ -265,9 +265,6 @@ def battle_environment(scenario: str, num_envs: int, seed: int, options: BattleO
 
     Args:
         scenario: ``RACE_N_vs_M``, such as ``terran_5_vs_5``.
-        num_envs: B.
-        seed: seed of teams and starts; copies differ.
-        options: what SMACv2 lets one choose.
 
     Raises:
         ConfigError: no such scenario, or no copies.

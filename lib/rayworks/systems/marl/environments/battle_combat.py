@@ -103,7 +103,6 @@ def fight(units: Units, orders: Orders, agents: int, half: float, *, shields_rec
     """One step.
 
     Args:
-        units: before.
         orders: orders of all units; those of the dead are ignored.
         agents: how many of the units are of the first side.
         half: half the side of the map, cells.

@@ -55,10 +55,7 @@ def battle_scene(units: Units, agents: int, half: float, sight: Sight) -> Scene:
     """What the first ``agents`` units of each copy see.
 
     Args:
-        units: the battles.
-        agents: A.
         half: half the side of the map, cells.
-        sight: how much they see.
     """
     alive = units.alive
     offset = units.position[:, :, None, :] - units.position[:, :, :agents, None]

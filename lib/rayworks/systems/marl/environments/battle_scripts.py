@@ -44,7 +44,6 @@ def scripted_actions(scene: Scene, layout: ActionLayout, *, focus: bool = False)
 
     Args:
         scene: scene of a battle; the script knows where everyone is, seen or not.
-        layout: the team's actions.
         focus: whether to take the weakest target on offer (least health and shield together) instead of the nearest.
     """
     agents, first = scene.agents, layout.still + len(layout.directions)

@@ -37,7 +37,6 @@ class ObservationSchema:
     Args:
         entities: in that order.
         mates: how many are of the agent's team, itself included.
-        size: size of the vector.
         scale: what positions are divided by, so that the map's half-width is about 1.
     """
 

@@ -22,7 +22,6 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
 
     Args:
         make: called with a seed for each reset that gives one.
-        name: name of the environment, for PettingZoo.
     """
 
     def __init__(self, make: Maker, name: str = "scenes") -> None:

@@ -194,9 +194,7 @@ def particle_environment(scenario: str, num_envs: int, seed: int, options: Parti
 
     Args:
         scenario: one of :data:`~.particle_scenarios.SCENARIOS`.
-        num_envs: B.
         seed: seed of starts and goals; copies differ.
-        options: numbers of entities, actions, starts.
 
     Raises:
         ConfigError: no such scenario, or a number it does not leave open.

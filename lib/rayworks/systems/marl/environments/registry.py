@@ -17,11 +17,6 @@ BATTLE_MAP = 32.0
 def make_environment(section: EnvironmentSection, num_envs: int, seed: int) -> Environment:
     """Make the environment that the settings name.
 
-    Args:
-        section: its settings.
-        num_envs: B.
-        seed: seed of all its randomness.
-
     Raises:
         ConfigError: unknown, or its software is not installed; the message says what there is.
     """
@@ -62,11 +57,6 @@ def team_specs(section: EnvironmentSection) -> Mapping[str, TeamSpec]:
 
 def require_same_game(name: str, tested: Mapping[str, TeamSpec], trained: Mapping[str, TeamSpec]) -> None:
     """Whether graph policies of one environment can play another; numbers of agents, entities and targets may differ.
-
-    Args:
-        name: name of the test.
-        tested: its teams.
-        trained: those of the training.
 
     Raises:
         ConfigError: names the test, the team and what differs.

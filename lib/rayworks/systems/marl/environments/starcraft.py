@@ -82,8 +82,6 @@ class StarCraftEnvironment:
 
         Args:
             game: made without its scale of rewards.
-            scenario: what it was made for.
-            seed: seed of teams and starts.
             options: those of the battle that the real game knows.
             refusal: what the game raises when it cannot begin an episode.
 

@@ -50,7 +50,6 @@ def every_certificate(
     Args:
         environments: settings of ``environment``.
         network: settings of ``network`` beside graph and frame.
-        scenes: to try of each.
 
     Raises:
         ConfigError: settings that are not of the config.
@@ -75,7 +74,6 @@ def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[st
 
     Args:
         config: environment, network, number of scenes, seed.
-        kind: kind of network.
         weights: weights by team; none for weights as initialised.
 
     Raises:

@@ -41,14 +41,7 @@ class Moment:
 
 
 def film(config: Config, kind: NetworkKind, weights: Weights, number: int) -> bytes:
-    """One episode as an animated GIF, each team taking its most probable actions.
-
-    Args:
-        config: environment, network and seed.
-        kind: kind of network.
-        weights: weights by team.
-        number: number of the episode.
-    """
+    """One episode as an animated GIF, each team taking its most probable actions."""
     spec, moments = _episode(config, kind, weights, number)
     reach = _reach(moments)
     frames = [_frame(spec, moment, reach) for moment in moments]

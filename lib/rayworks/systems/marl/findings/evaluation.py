@@ -80,12 +80,8 @@ def evaluate(
 
     Args:
         kind: kind of network; None acts at random.
-        environment: to play in.
-        network: widths and switches of the training.
-        weights: weights by team.
         num_envs: episodes.
         seed: seed of environment and actions: the same for all networks, so that they meet the same games.
-        greedy: take the most probable actions.
     """
     playing = most_envs(environment, num_envs)
     with closing(make_environment(environment, playing, derive_small(seed, "evaluation", "environment"))) as world:

@@ -27,9 +27,7 @@ def input_slope(kind: NetworkKind, layers: int, initialisations: int, seed: int)
 
     Args:
         kind: a network with a vector stream.
-        layers: of messages.
         initialisations: draws of the weights, averaged over before the regression.
-        seed: seed of weights and positions.
 
     Returns:
         ``slope`` (EGNN 1, E2GN2 0) and ``size``, the root mean square of the output over that of the input.

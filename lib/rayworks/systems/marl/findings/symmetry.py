@@ -59,12 +59,7 @@ def certify(
     """Errors under every group that the actions allow; those not claimed too.
 
     Args:
-        answer: the policy.
-        kind: kind of network.
-        team: whose scenes.
-        options: options of the network.
         scene: B rows to try.
-        seed: seed of the elements drawn.
     """
     groups: list[Group] = ["rotations", "reflections"] if team.actions.vectors else ["quarter turns"]
     if team.actions.vectors and options.symmetrise == "average":

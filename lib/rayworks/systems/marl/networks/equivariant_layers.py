@@ -83,9 +83,6 @@ class GraphLayer(nn.Module):
     arXiv 2503.15615 for PEnGUiN, whose exact equations are unverified.
 
     Args:
-        hidden: H.
-        channels: C.
-        update: see above.
         output: of a last layer, what is read.
         mean: whether m_i is the mean instead of the sum, which keeps its size when the number of entities changes.
     """
@@ -115,7 +112,6 @@ class GraphLayer(nn.Module):
         """The first R nodes after one round.
 
         Args:
-            nodes: E nodes.
             edges: (B, R, E) weights, 1 where node j sends to i, 0 elsewhere and for i itself.
         """
         received = edges.shape[1]

@@ -51,8 +51,6 @@ class GraphNetwork(nn.Module):
 
     Args:
         kind: any but ``mlp``.
-        team: whose scenes.
-        options: widths and switches.
         acting: A of the graphs: the team's agents, or 1.
         head: ``policy`` or ``value``.
     """
@@ -146,7 +144,6 @@ class Perceptron(nn.Module):
     """All entities of a view in one row, into an MLP: no symmetry, a fixed number of entities.
 
     Args:
-        team: whose scenes.
         options: widths, and what becomes of velocities.
         head: ``policy`` or ``value``.
         whole: whether graphs are the team's and all agents are valued at once, instead of graphs per agent.

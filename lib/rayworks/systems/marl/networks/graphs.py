@@ -109,7 +109,6 @@ class Graph:
 
         Args:
             joined: (E, E) bool, which pairs ever are.
-            receivers: R.
         """
         agents = self.visible.shape[1]
         pair = self.present[:, :receivers, None] & self.present[:, None] & joined[:receivers]

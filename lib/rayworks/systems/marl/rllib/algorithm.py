@@ -188,17 +188,7 @@ def algorithm_config(
     *,
     gpus: float = 0.0,
 ) -> PPOConfig:
-    """The RLlib config of one training; ``config.build_algo()`` makes it.
-
-    Args:
-        kind: kind of the networks.
-        environment: to train in.
-        network: widths and switches.
-        training: PPO's settings.
-        sampling: groups and runners.
-        seed: seed of weights, actions and environments.
-        gpus: GPUs of the learner.
-    """
+    """The RLlib config of one training; ``config.build_algo()`` makes it."""
     teams = team_specs(environment)
     policies = policies_of(teams, training)
     modules = {policies[team]: module_spec(kind, spec, network) for team, spec in teams.items()}

@@ -20,7 +20,6 @@ def turned_at_random(rows: Mapping[str, Any], network: PolicyNetwork, generator:
     Args:
         rows: ``obs`` (a scene's arrays), ``actions`` (R, A) or (R, A, 2), ``action_dist_inputs``, ``action_logp``, others.
         network: the policy before the update.
-        generator: source of randomness.
     """
     layout = network.team.actions
     count = len(rows["actions"])

@@ -17,7 +17,6 @@ class SceneFromVector(MultiAgentObservationPreprocessor):
 
     Args:
         schemas: schemas by the first part of agents' names (before the last underscore).
-        actions: actions of all agents.
 
     Raises:
         DataError: an agent of the environment has no schema.

@@ -50,7 +50,6 @@ class TeamRunner(EnvRunner, Checkpointable):
         Args:
             weights: weights of the modules, or a reference to them; None keeps those at hand.
             groups: number to state as an earlier sample left it; None begins.
-            kwargs: what RLlib gives other runners.
 
         Returns:
             by group, its steps and its state after them.
