@@ -163,4 +163,5 @@ class CausalModel:
             use_cache=True,
             logits_to_keep=keep.to(device) if isinstance(keep, Tensor) else keep,
         )
-        return output.logits
+        logits: Tensor = output.logits
+        return logits

@@ -163,8 +163,7 @@ def _split_by_responses(pairs: Iterable[Pair], held_out: float) -> list[list[Pai
     """Pairs by what their chosen response hashes to; held-out pairs with any response that was trained on are left out."""
     sides: list[list[Pair]] = [[], []]
     for pair in pairs:
-        side = _share(pair.chosen) < held_out
-        sides[side].append(pair)
+        sides[_share(pair.chosen) < held_out].append(pair)
     trained = {_plain(text) for pair in sides[False] for text in (pair.chosen, pair.rejected)}
     unseen = [pair for pair in sides[True] if not trained & {_plain(pair.chosen), _plain(pair.rejected)}]
     return [sides[False], unseen]
@@ -238,4 +237,5 @@ def _hub(section: PairsSection) -> pd.DataFrame:
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"pairs.source {section.source!r}: cannot be loaded ({reason})") from None
-    return loaded.to_pandas()
+    table: pd.DataFrame = loaded.to_pandas()
+    return table

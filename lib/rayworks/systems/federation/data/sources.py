@@ -43,10 +43,7 @@ def read(data: DataSection, seed: int) -> tuple[Examples, Examples]:
         raise DataError(
             f"data.source {data.source!r}: {len(train)} training and {len(test)} held-out examples; give more"
         )
-    return (
-        _cut(train, data.train_examples, seed, "train"),
-        _cut(test, data.test_examples, seed, "test"),
-    )
+    return _cut(train, data.train_examples, seed, "train"), _cut(test, data.test_examples, seed, "test")
 
 
 def check_source(data: DataSection) -> None:
