@@ -16,7 +16,8 @@ import torch
 
 from benchmarks import peers
 from benchmarks.results import ratios, spread, store
-from rayworks.systems.marl.environments.particle_environment import ParticleOptions, particle_environment
+from rayworks.systems.marl.environments.particle_environment import particle_environment
+from rayworks.systems.marl.environments.particle_scenarios import ParticleOptions
 
 COPIES = (1, 32, 256, 2048)
 AGENTS = 3

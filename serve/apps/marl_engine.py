@@ -11,7 +11,7 @@ import torch
 from rayworks.core.errors import DataError
 from rayworks.core.seeds import derive_small
 from rayworks.systems.marl.environments.environment import norm_clipped
-from rayworks.systems.marl.environments.scenes import ActionLayout, Scene, TeamSpec
+from rayworks.systems.marl.environments.scenes import ActionLayout, Scene, TeamSpec, joined
 from rayworks.systems.marl.exported import ExportedPolicy, read_export
 from rayworks.systems.marl.networks.acting import as_tensors, draw
 from rayworks.systems.marl.networks.policy_network import PolicyNetwork
@@ -85,8 +85,9 @@ class PolicyServer:
             DataError: it is not finite.
         """
         for team in self.exported.teams.values():
-            question = Question(team, _empty_scene(team), tuple(range(team.entities)), None)
-            [found] = self.answer([question])
+            plane, features = np.zeros((1, team.entities, 2)), np.zeros((1, team.entities, len(team.features)))
+            scene = team.open_scene(plane, plane, features)
+            [found] = self.answer([Question(team, scene, tuple(range(team.entities)), None)])
             if isinstance(found, DataError):
                 raise DataError(f"export: team {team.name} answers a scene of zeros with no finite numbers")
 
@@ -115,8 +116,7 @@ class PolicyServer:
             alike[question.team].append(number)
         answers: list[list[Action] | DataError] = [[] for _ in questions]
         for team, numbers in alike.items():
-            scenes = [questions[number].scene.arrays() for number in numbers]
-            rows = as_tensors(Scene.of({name: np.concatenate([one[name] for one in scenes]) for name in scenes[0]}))
+            rows = as_tensors(joined([questions[number].scene for number in numbers]))
             network = self._network(team)
             with torch.no_grad():
                 inputs = network.action_dist_inputs(rows).view(len(numbers), team.agents, -1)
@@ -251,19 +251,6 @@ def _acting(index: dict[int, int], at: int, team: TeamSpec, where: str) -> int:
     return index[at]
 
 
-def _empty_scene(team: TeamSpec) -> Scene:
-    shape = (1, team.agents)
-    return Scene(
-        np.zeros((1, team.entities, 2), np.float32),
-        np.zeros((1, team.entities, 2), np.float32),
-        np.zeros((1, team.entities, len(team.features)), np.float32),
-        np.ones((1, team.entities), bool),
-        np.ones((*shape, team.entities), bool),
-        np.ones((*shape, team.actions.choices), bool),
-        np.zeros((*shape, team.actions.targets), np.int16),
-    )
-
-
 def _actions(question: Question, inputs: torch.Tensor, values: torch.Tensor) -> list[Action]:
     team, scene = question.team, question.scene
     layout, names = team.actions, action_names(team.actions)
@@ -284,13 +271,7 @@ def _actions(question: Question, inputs: torch.Tensor, values: torch.Tensor) -> 
             name = names[min(number, first_target)]
             if layout.targets and number >= first_target:
                 target = question.indices[int(scene.targets[0, agent, number - first_target])]
-        action = Action(
-            entity=question.indices[agent],
-            action=name,
-            target=target,
-            vector=vector,
-            probability=probability,
-            value=float(values[agent]),
-        )
+        entity, value = question.indices[agent], float(values[agent])
+        action = Action(entity=entity, action=name, target=target, vector=vector, probability=probability, value=value)
         found.append(action)
     return found

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkSection
-from rayworks.systems.marl.environments.particle_environment import ParticleOptions, particle_environment
+from rayworks.systems.marl.environments.particle_environment import particle_environment
+from rayworks.systems.marl.environments.particle_scenarios import ParticleOptions
 from rayworks.systems.marl.environments.registry import make_environment, require_same_game, team_specs
 from rayworks.systems.marl.networks.acting import as_tensors
 from rayworks.systems.marl.networks.policy_network import PolicyNetwork

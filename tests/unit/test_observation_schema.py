@@ -10,7 +10,8 @@ from rayworks.systems.marl.environments.observation_schema import (
     spread_schema,
     tag_schema,
 )
-from rayworks.systems.marl.environments.particle_environment import ParticleOptions, particle_environment
+from rayworks.systems.marl.environments.particle_environment import particle_environment
+from rayworks.systems.marl.environments.particle_scenarios import ParticleOptions
 from rayworks.systems.marl.environments.scenes import ActionLayout
 from rayworks.systems.marl.rllib.connectors import SceneFromVector
 

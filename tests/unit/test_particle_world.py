@@ -8,7 +8,7 @@ import pytest
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.marl.config import EnvironmentSection
-from rayworks.systems.marl.environments.mpe2_environment import mpe2_environment
+from rayworks.systems.marl.environments.mpe2_environment import Mpe2Environment
 from rayworks.systems.marl.environments.particle_environment import (
     ParticleEnvironment,
     ParticleOptions,
@@ -104,7 +104,7 @@ def test_starts_are_where_they_are_asked_for_and_come_again_with_the_seed() -> N
     "name", ["simple_spread", "simple_tag", "simple_push", "simple_adversary", "simple", "simple_line"]
 )
 def test_mpe2_itself_gives_the_same_kind_of_scenes(name: str) -> None:
-    reference = mpe2_environment(name, 2, 0, vectors=False, horizon=5)
+    reference = Mpe2Environment(name, 2, 0, vectors=False, horizon=5)
     scenes = reference.reset()
     if name in SCENARIOS:
         ours = particle_environment(name, 2, 0, ParticleOptions())

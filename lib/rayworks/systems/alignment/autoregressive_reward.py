@@ -97,7 +97,7 @@ class RewardModelTrainer(Trainer):
 
 
 def _summary(scores: list[Tensor]) -> dict[str, float]:
-    chosen, rejected = torch.cat(scores).unbind(dim=-1)
+    chosen, rejected = torch.cat(scores).T.contiguous()
     lead = chosen - rejected
     return {
         "accuracy": float(((lead > 0).double() + 0.5 * (lead == 0).double()).mean()),

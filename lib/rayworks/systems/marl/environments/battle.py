@@ -25,6 +25,7 @@ from rayworks.systems.marl.environments.battle_scene import (
     TEAM,
     Sight,
     battle_scene,
+    carried_out,
     target_entities,
     team_spec,
 )
@@ -226,17 +227,8 @@ class BattleEnvironment:
 
     def _orders(self, actions: Actions) -> Orders:
         units, (agents, enemies) = self.units, (self.scenario.agents, self.scenario.enemies)
-        chosen = np.asarray(actions[TEAM])
-        choices = self.spec.actions.choices
-        if chosen.shape != (self.num_envs, agents) or chosen.dtype.kind not in "iu":
-            raise DataError(
-                f"actions: {chosen.dtype} of shape {chosen.shape}, not whole numbers {(self.num_envs, agents)}"
-            )
-        if chosen.min() < 0 or chosen.max() >= choices:
-            raise DataError(f"actions: {chosen.min()} to {chosen.max()}; choose 0 to {choices - 1}")
         assert self._scene is not None
-        allowed = np.take_along_axis(self._scene.allowed, chosen[..., None].astype(np.int64), -1)[..., 0]
-        chosen = np.where(allowed, chosen, STOP)
+        chosen = carried_out(actions, self._scene)
         aims = chosen >= FIRST_TARGET
         entity = target_entities(units.kind[:, :agents] == MEDIVAC, enemies)
         slot = np.where(aims, chosen - FIRST_TARGET, 0)[..., None]

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rayworks.core.errors import DataError
 from rayworks.systems.marl.environments import battle_units as kinds
 from rayworks.systems.marl.environments.battle_combat import Reals, Units
 from rayworks.systems.marl.environments.battle_units import LEAST_RANGE, MEDIVAC
+from rayworks.systems.marl.environments.environment import Actions
 from rayworks.systems.marl.environments.scenes import STARCRAFT_DIRECTIONS, ActionLayout, Flags, Floats, Scene, TeamSpec
 
 TEAM = "allies"
@@ -80,6 +82,21 @@ def battle_scene(units: Units, agents: int, half: float, sight: Sight) -> Scene:
         allowed=np.concatenate([still, ahead.all(0) & own[..., None], aimed], -1),
         targets=targets,
     )
+
+
+def carried_out(actions: Actions, scene: Scene) -> NDArray[np.int64]:
+    """What the team does, (B, A): what it chose or, where that is not allowed, to stand still.
+
+    Raises:
+        DataError: a shape or an action that does not exist.
+    """
+    chosen, (*shape, choices) = np.asarray(actions[TEAM]), scene.allowed.shape
+    if chosen.shape != tuple(shape) or chosen.dtype.kind not in "iu":
+        raise DataError(f"actions: {chosen.dtype} of shape {chosen.shape}, not whole numbers {tuple(shape)}")
+    if chosen.min() < 0 or chosen.max() >= choices:
+        raise DataError(f"actions: {chosen.min()} to {chosen.max()}; choose 0 to {choices - 1}")
+    allowed = np.take_along_axis(scene.allowed, chosen[..., None].astype(np.int64), -1)[..., 0]
+    return np.where(allowed, chosen, scene.allowed[..., STOP]).astype(np.int64)
 
 
 def target_entities(healer: Flags, enemies: int) -> NDArray[np.int16]:

@@ -8,7 +8,8 @@ from rayworks.core.errors import ConfigError
 from rayworks.systems.marl.config import EnvironmentSection
 from rayworks.systems.marl.environments.battle import BattleOptions, battle_environment
 from rayworks.systems.marl.environments.environment import Environment
-from rayworks.systems.marl.environments.particle_environment import ParticleOptions, particle_environment
+from rayworks.systems.marl.environments.particle_environment import particle_environment
+from rayworks.systems.marl.environments.particle_scenarios import ParticleOptions
 from rayworks.systems.marl.environments.scenes import TeamSpec
 
 BATTLE_MAP = 32.0
@@ -27,9 +28,9 @@ def make_environment(section: EnvironmentSection, num_envs: int, seed: int) -> E
         return particle_environment(name, num_envs, seed, options)
     if family == "mpe2":
         # It brings pygame.
-        from rayworks.systems.marl.environments.mpe2_environment import mpe2_environment
+        from rayworks.systems.marl.environments.mpe2_environment import Mpe2Environment
 
-        return mpe2_environment(name, num_envs, seed, vectors=vectors, **_given(section, ("horizon",)))
+        return Mpe2Environment(name, num_envs, seed, vectors=vectors, **_given(section, ("horizon",)))
     battle = BattleOptions(map_size=BATTLE_MAP * section.map_scale, **_given(section, BATTLE))
     if family == "battle":
         return battle_environment(name, num_envs, seed, battle)

@@ -4,14 +4,13 @@ EGNN's expected output is its input position (arXiv 2410.02581, theorem 1): agen
 (theorem 2).
 """
 
-from collections.abc import Sequence
 from contextlib import closing
 
 import numpy as np
 import torch
 
 from rayworks.core.seeds import derive_small, stream
-from rayworks.systems.marl.config import EnvironmentSection, NetworkKind, NetworkSection
+from rayworks.systems.marl.config import Config, NetworkKind, NetworkSection
 from rayworks.systems.marl.environments.registry import make_environment
 from rayworks.systems.marl.environments.scenes import ActionLayout, TeamSpec
 from rayworks.systems.marl.networks.acting import Game
@@ -55,42 +54,30 @@ def input_slope(kind: NetworkKind, layers: int, initialisations: int, seed: int)
     return {"slope": slope, "size": (vectors.square().mean().sqrt() / inputs.square().mean().sqrt()).item()}
 
 
-def untrained_play(
-    environment: EnvironmentSection,
-    kinds: Sequence[NetworkKind],
-    options: NetworkSection,
-    initialisations: int,
-    num_envs: int,
-    seed: int,
-) -> dict[str, dict[str, float]]:
+def untrained_play(config: Config, seed: int) -> dict[str, dict[str, float]]:
     """What untrained policies get and where they lead: episodes played to their end by each of several initialisations.
 
     Returns:
         by kind: ``return`` and its standard error over initialisations, ``distance`` of agents from the centre at the end.
     """
-    found = {}
-    for kind in kinds:
+    found, num_envs = {}, config.sampling.num_envs
+    for kind in config.experiment.networks:
         returns, distances = [], []
-        for number in range(initialisations):
+        for number in range(config.experiment.initialisations):
             own = derive_small(seed, "untrained", kind, number)
-            with closing(make_environment(environment, num_envs, derive_small(seed, "untrained", number))) as world:
+            start = derive_small(seed, "untrained", number)
+            with closing(make_environment(config.environment, num_envs, start)) as world:
                 game = Game(world, own)
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(own)
-                    policies = {team: PolicyNetwork(kind, spec, options) for team, spec in world.teams.items()}
+                    policies = {team: PolicyNetwork(kind, spec, config.network) for team, spec in world.teams.items()}
                 rollout = game.play(policies, world.horizon)
             ended = [values.mean() for name, values in rollout.episodes.items() if name.startswith("return")]
             returns.append(float(np.sum(ended)))
             last = [own.cut.positions[:, : own.cut.agents] for own in rollout.teams.values()]
-            distances.append(
-                float(
-                    np.mean([np.linalg.norm(positions, axis=-1).mean() for positions in last if positions.size] or [0])
-                )
-            )
+            far = [np.linalg.norm(positions, axis=-1).mean() for positions in last if positions.size]
+            distances.append(float(np.mean(far or [0])))
         error = float(np.std(returns, ddof=1) / np.sqrt(len(returns))) if len(returns) > 1 else 0.0
-        found[str(kind)] = {
-            "return": float(np.mean(returns)),
-            "standard_error": error,
-            "distance": float(np.mean(distances)),
-        }
+        mean, distance = float(np.mean(returns)), float(np.mean(distances))
+        found[str(kind)] = {"return": mean, "standard_error": error, "distance": distance}
     return found
