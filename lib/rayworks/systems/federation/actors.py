@@ -108,10 +108,10 @@ class ClientHost:
         for reference in [reference for reference in self._shared if reference not in needed][:-SHARED_RECORDS_KEPT]:
             del self._shared[reference]
         missing = [
-            (request.message.metadata.dst_node_id, name, maker, reference)
+            (_node(request), name, maker, reference)
             for request in requests
             for name, (maker, reference) in request.state.items()
-            if self._maker(request.message.metadata.dst_node_id, name) != maker
+            if self._maker(_node(request), name) != maker
         ]
         found = ray.get([reference for _, _, _, reference in missing])
         for (node, name, maker, _), record in zip(missing, found, strict=True):
@@ -121,10 +121,9 @@ class ClientHost:
         return self._states.get(node, {}).get(name, (None, None))[0]
 
     def _answer(self, request: Request) -> Answer:
-        message, node = request.message, request.message.metadata.dst_node_id
-        message.content = RecordDict(
-            {**message.content, **{name: self._shared[reference] for name, reference in request.shared.items()}}
-        )
+        message, node = request.message, _node(request)
+        shared = {name: self._shared[reference] for name, reference in request.shared.items()}
+        message.content = RecordDict({**message.content, **shared})
         held = self._states.setdefault(node, {})
         before = {name: held[name][1] for name in request.state}
         settings: dict[str, Any] = {"partition-id": node - FIRST_NODE, "num-partitions": self._clients}
@@ -285,35 +284,27 @@ class RoundGauges:
     """The newest round of a run as metrics of Ray, which its dashboard and Prometheus read."""
 
     def __init__(self, run: str) -> None:
-        tags = ("run", "training")
         self._run = run
-        self._values = {
-            name: Gauge(f"rayworks_federation_{name}", description=description, tag_keys=tags)
-            for name, description in (
-                ("round", "rounds done"),
-                ("accuracy", "on held-out examples"),
-                ("bytes_down", "from the server in the round"),
-                ("bytes_up", "to the server in the round"),
-                ("clients_failed", "without a good answer in the round"),
-            )
+        described = {
+            "round": "rounds done",
+            "accuracy": "on held-out examples",
+            "bytes_down": "from the server in the round",
+            "bytes_up": "to the server in the round",
+            "clients_failed": "without a good answer in the round",
         }
-        self._clients = Gauge(
-            "rayworks_federation_client_accuracy", description="on a client's labels", tag_keys=(*tags, "client")
-        )
+        self._values = {name: self._gauge(name, description) for name, description in described.items()}
+        self._clients = self._gauge("client_accuracy", "on a client's labels", "client")
+
+    def _gauge(self, name: str, description: str, *tags: str) -> Gauge:
+        return Gauge(f"rayworks_federation_{name}", description=description, tag_keys=("run", "training", *tags))
 
     def set(self, training: str, record: RoundRecord) -> None:
         """Publish a round of a training."""
         tags = {"run": self._run, "training": training}
-        found = {
-            "round": record.round,
-            "accuracy": record.accuracy,
-            "bytes_down": record.bytes_down,
-            "bytes_up": record.bytes_up,
-            "clients_failed": record.failed,
-        }
-        for name, value in found.items():
+        for name, gauge in self._values.items():
+            value = record.failed if name == "clients_failed" else getattr(record, name)
             if value is not None:
-                self._values[name].set(value, tags)
+                gauge.set(value, tags)
         for client, accuracy in enumerate((record.client_accuracies or ())[:CLIENTS_SHOWN]):
             if accuracy is not None:
                 self._clients.set(accuracy, {**tags, "client": str(client)})

@@ -228,7 +228,7 @@ def _symmetry_tables(found: Findings) -> list[Table]:
 def _pictures(found: Findings) -> dict[str, tuple[bytes, str]]:
     results, kind = found.results, found.kinds[0]
     experiment = found.config.experiment
-    curves, bands = {k: found.curve(k) for k in found.kinds}, {k: found.band(k) for k in found.kinds}
+    curves, bands = ({str(k): found.curve(k) for k in found.kinds}, {str(k): found.band(k) for k in found.kinds})
     drawn = {
         "learning.png": (
             figures.learning(curves, bands, found.label, found.threshold),

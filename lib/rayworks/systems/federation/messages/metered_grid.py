@@ -2,21 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from rayworks.systems.federation.messages.records import content_bytes
-
-
-@runtime_checkable
-class Streaming(Protocol):
-    """A grid that hands out replies as they come, so that they need not all be in memory."""
-
-    def stream(self, messages: Iterable[Message], timeout: float | None = None) -> Iterator[Message]:
-        """Replies, one at a time."""
 
 
 @dataclass
@@ -37,13 +28,9 @@ class MeteredGrid(Grid):
         """Replies as they come, where the other grid can."""
         sent = list(messages)
         self.traffic.down += sum(map(content_bytes, sent))
-        inner = self._inner
-        replies = (
-            inner.stream(sent, timeout)
-            if isinstance(inner, Streaming)
-            else inner.send_and_receive(sent, timeout=timeout)
-        )
-        for reply in replies:
+        # What hands out replies as they come need not have them all in memory.
+        ask = getattr(self._inner, "stream", self._inner.send_and_receive)
+        for reply in ask(sent, timeout=timeout):
             self.traffic.up += content_bytes(reply)
             yield reply
 

@@ -150,8 +150,7 @@ class Client:
 
     def encodings(self, labels: list[int], counts: list[int], edition: int) -> dict[str, NDArray[Any]]:
         """Mixups for the pool: ``inputs`` as the data's are, ``labels`` ``(n, K)``, in the order asked for."""
-        made = [self._mixups(label, count, edition) for label, count in zip(labels, counts, strict=True)]
-        return self._packed([inputs for inputs, _ in made], [soft for _, soft in made])
+        return self._packed([self._mixups(label, count, edition) for label, count in zip(labels, counts, strict=True)])
 
     def shared_means(self) -> dict[str, NDArray[Any]]:
         """FedMix: means of examples, ``fedmix_batch`` a mean, and of their labels."""
@@ -160,11 +159,11 @@ class Client:
         inputs = scaled(self.real.inputs)[order]
         hard = np.eye(self._task.classes, dtype=np.float32)[self.real.labels[order]]
         if total == 0:
-            return self._packed([], [])
+            return self._packed([])
         groups = max(total // size, 1)
         means = [part.mean(0, keepdims=True, dtype=np.float32) for part in np.array_split(inputs, groups)]
         labels = [part.mean(0, keepdims=True) for part in np.array_split(hard, groups)]
-        return self._packed(means, labels)
+        return self._packed(list(zip(means, labels, strict=True)))
 
     def receive(
         self,
@@ -183,31 +182,22 @@ class Client:
             copies: copies of its own examples of each label.
             edition: how often pseudo-images were renewed.
         """
-        inputs, labels = ([], []) if mixups is None else ([mixups["inputs"]], [mixups["labels"]])
-        eye = np.eye(self._task.classes, dtype=np.float32)
-        for label, count in enumerate(local_mixups):
-            if count:
-                made = self.encodings([label], [count], edition)
-                inputs.append(made["inputs"])
-                labels.append(made["labels"])
+        parts = [] if mixups is None else [(mixups["inputs"], mixups["labels"])]
+        parts += [self._mixups(label, count, edition) for label, count in enumerate(local_mixups) if count]
+        hard = np.eye(self._task.classes, dtype=np.float32)
         for label, count in enumerate(noise):
             if count:
-                inputs.append(self._noise(label, count, edition))
-                labels.append(np.repeat(eye[[label]], count, 0))
+                parts.append((self._noise(label, count, edition), np.repeat(hard[[label]], count, 0)))
         for label, count in enumerate(copies):
             owned = np.flatnonzero(self.real.labels == label)
             if count and len(owned):
-                inputs.append(self.real.inputs[self._draw("copies", label, edition).choice(owned, count)])
-                labels.append(np.repeat(eye[[label]], count, 0))
-        self._state[PSEUDO] = to_record(self._packed(inputs, labels))
-        return sum(map(len, labels))
+                chosen = self._draw("copies", label, edition).choice(owned, count)
+                parts.append((self.real.inputs[chosen], np.repeat(hard[[label]], count, 0)))
+        self._state[PSEUDO] = to_record(self._packed(parts))
+        return sum(len(labels) for _, labels in parts)
 
     def train(
-        self,
-        weights: Weights,
-        round_number: int,
-        variate: Weights | None = None,
-        gradient: Weights | None = None,
+        self, weights: Weights, round_number: int, variate: Weights | None = None, gradient: Weights | None = None
     ) -> tuple[LocalResult, dict[str, NDArray[np.float32]] | None, bool]:
         """Its part of a round: result, change of its control variate (SCAFFOLD), whether it was a straggler.
 
@@ -232,16 +222,9 @@ class Client:
         if straggles:
             steps = max(1, int(steps * failures.straggler_share))
         rate = config.local.learning_rate * config.local.learning_rate_decay ** (round_number - 1)
-        result = train(
-            model,
-            examples,
-            config.local,
-            steps,
-            rate,
-            self._objective(examples, weights),
-            self._draw("batches", round_number),
-            self._correction(variate),
-        )
+        objective, correction = self._objective(examples, weights), self._correction(variate)
+        batches = self._draw("batches", round_number)
+        result = train(model, examples, config.local, steps, rate, objective, batches, correction)
         change = self._remember(weights, result, variate, rate)
         return result, change, straggles
 
@@ -287,17 +270,14 @@ class Client:
         drawn = self._draw("noise", label, edition).choice(len(bank), count, replace=count > len(bank))
         return bank[drawn]
 
-    def _packed(self, inputs: list[NDArray[Any]], labels: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """One array each, inputs in the data's own kind: rounding to bytes after the noise gives nothing away."""
+    def _packed(self, parts: list[tuple[NDArray[Any], NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """Inputs and labels in one array each, inputs as the data's: rounding to bytes after the noise gives nothing away."""
         kind = self.real.inputs.dtype
-        joined = [
-            np.rint(part * 255).astype(kind) if kind == np.uint8 and part.dtype != kind else part.astype(kind)
-            for part in inputs
-        ]
-        return {
-            "inputs": np.concatenate([np.empty((0, *self._task.shape), kind), *joined]),
-            "labels": np.concatenate([np.empty((0, self._task.classes), np.float32), *labels]).astype(np.float32),
-        }
+        inputs, labels = [np.empty((0, *self._task.shape), kind)], [np.empty((0, self._task.classes), np.float32)]
+        for part, soft in parts:
+            inputs.append((np.rint(part * 255) if kind == np.uint8 and part.dtype != kind else part).astype(kind))
+            labels.append(soft)
+        return {"inputs": np.concatenate(inputs), "labels": np.concatenate(labels).astype(np.float32)}
 
     def _examples(self, model: Classifier, round_number: int, gradient: Weights | None) -> tuple[Weighted, int]:
         """What it trains on, and how many of those are pseudo-images."""

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,11 +109,17 @@ class Federation:
         """
         metered = MeteredGrid(grid)
         members = self.strategy.join(metered, self.strategy.edition(max(self.rounds_done, 1)))
-        self._require_clients_for_adaptive_noise()
+        privacy = self.config.privacy
+        if privacy.clipping == "adaptive":
+            update_clipping.adaptive_multiplier(privacy.noise_multiplier, len(self.strategy.cohort(1)))
         if self.rounds_done == 0:
             self._pool_bytes = (metered.traffic.down, metered.traffic.up)
         if self._restored:
-            _restore(metered, members, self._restored)
+            contents = {
+                partition: RecordDict({name: to_record(arrays) for name, arrays in records.items()})
+                for partition, records in self._restored.items()
+            }
+            _asked(metered, members, "train.restore", contents, "cannot take back its state")
             self._restored = {}
 
     def round(self, grid: Grid) -> RoundRecord:
@@ -184,9 +190,11 @@ class Federation:
         save_file(self.strategy.state.variate, folder / "server.safetensors")
         clients: dict[str, NDArray[Any]] = {}
         if self.config.strategy.name in STATEFUL:
-            for partition, records in _states(grid, self.strategy.known).items():
-                for record, arrays in records.items():
-                    clients.update({f"{partition}/{record}/{name}": value for name, value in arrays.items()})
+            known = self.strategy.known
+            asked = {partition: RecordDict() for partition in known.nodes}
+            for partition, content in _asked(grid, known, "query.state", asked, "does not tell its state").items():
+                for record, arrays in content.array_records.items():
+                    clients.update({f"{partition}/{record}/{name}": v for name, v in to_arrays(arrays).items()})
         save_file(clients, folder / "clients.safetensors")
         state = {"round": self.rounds_done, "bound": self.strategy.bound}
         (folder / "state.json").write_text(json.dumps(state))
@@ -227,11 +235,6 @@ class Federation:
             raise DataError(
                 f"round {self.rounds_done + 1}: none of {len(tally.asked)} clients could train; {problems[0]}"
             )
-
-    def _require_clients_for_adaptive_noise(self) -> None:
-        privacy = self.config.privacy
-        if privacy.clipping == "adaptive":
-            update_clipping.adaptive_multiplier(privacy.noise_multiplier, len(self.strategy.cohort(1)))
 
     def _securely(self, grid: Grid, messages: list[Message]) -> Arrays:
         most = int(self.strategy.known.counts.sum(1).max())
@@ -277,36 +280,12 @@ class Federation:
         return update_clipping.epsilon(privacy.noise_multiplier, rate, self.rounds_done, privacy.delta)
 
 
-def _states(grid: Grid, members: Members) -> dict[int, dict[str, Arrays]]:
-    messages = [Message(RecordDict(), node, "query.state", group_id="0") for node in members.nodes.values()]
-    answers = ask(grid, messages, {node: partition for partition, node in members.nodes.items()})
-    missing = members.nodes.keys() - answers.keys()
-    if missing:
-        raise DataError(f"client {min(missing)}: does not tell its state; see its log")
-    return {
-        partition: {name: to_arrays(record) for name, record in content.array_records.items()}
-        for partition, content in answers.items()
-    }
-
-
-def _restore(grid: Grid, members: Members, states: Mapping[int, Mapping[str, Arrays]]) -> None:
-    messages = [
-        Message(
-            RecordDict({name: to_record(arrays) for name, arrays in records.items()}),
-            members.nodes[partition],
-            "train.restore",
-            group_id="0",
-        )
-        for partition, records in states.items()
-    ]
-    answers = ask(grid, messages, {node: partition for partition, node in members.nodes.items()})
-    missing = states.keys() - answers.keys()
-    if missing:
-        raise DataError(f"client {min(missing)}: cannot take back its state; see its log")
-
-
-def run_rounds(federation: Federation, grid: Grid, rounds: int) -> Iterable[RoundRecord]:
-    """Start if need be and train up to a number of rounds, yielding each record."""
-    federation.start(grid)
-    while federation.rounds_done < rounds:
-        yield federation.round(grid)
+def _asked(
+    grid: Grid, members: Members, kind: str, contents: Mapping[int, RecordDict], failure: str
+) -> dict[int, RecordDict]:
+    """Answers of clients by partition, each asked with contents of its own; none may be missing."""
+    messages = [Message(content, members.nodes[at], kind, group_id="0") for at, content in contents.items()]
+    answers = ask(grid, messages, members.partition_of)
+    if missing := contents.keys() - answers.keys():
+        raise DataError(f"client {min(missing)}: {failure}; see its log")
+    return answers

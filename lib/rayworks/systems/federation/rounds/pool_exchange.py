@@ -7,11 +7,11 @@ checked before anybody is given it: an owner that sends something else counts as
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
@@ -53,6 +53,11 @@ class Members:
     def clients(self) -> int:
         """C."""
         return len(self.counts)
+
+    @property
+    def partition_of(self) -> dict[int, int]:
+        """Node to partition."""
+        return {node: partition for partition, node in self.nodes.items()}
 
 
 @dataclass
@@ -141,29 +146,6 @@ def demand(config: Config, counts: Counts, seed: int) -> Demand:
     return Demand(plan.orders, plan.unmet * owned, noise + plan.unmet * ~owned, nothing)
 
 
-@dataclass
-class Pool:
-    """Mixups on their way from owners to clients."""
-
-    inputs: dict[int, list[NDArray[Any]]] = field(default_factory=dict)
-    labels: dict[int, list[NDArray[Any]]] = field(default_factory=dict)
-    """Labels by client."""
-
-    def put(self, rows: Sequence[tuple[int, int]], made: Mapping[str, NDArray[Any]]) -> None:
-        """Deal what one owner made among (client, count) rows, in their order."""
-        start = 0
-        for client, count in rows:
-            self.inputs.setdefault(client, []).append(made["inputs"][start : start + count])
-            self.labels.setdefault(client, []).append(made["labels"][start : start + count])
-            start += count
-
-    def of(self, client: int) -> dict[str, NDArray[Any]] | None:
-        """Pseudo-images for a client."""
-        if client not in self.inputs:
-            return None
-        return {"inputs": np.concatenate(self.inputs[client]), "labels": np.concatenate(self.labels[client])}
-
-
 def distribute(grid: Grid, members: Members, config: Config, seed: int, edition: int) -> int:
     """Build the pool and hand out pseudo-images, and FedMix's means; returns the number of pseudo-images.
 
@@ -172,10 +154,9 @@ def distribute(grid: Grid, members: Members, config: Config, seed: int, edition:
     Raises:
         DataError: no client has any in the end.
     """
-    partition_of = {node: partition for partition, node in members.nodes.items()}
     wanted = demand(config, members.counts, seed)
-    pool = _collect(grid, members, wanted, edition, partition_of)
-    means = _means(grid, members, config, partition_of) if config.local.objective == "fedmix" else None
+    pool = _collect(grid, members, wanted, edition)
+    means = _means(grid, members, config) if config.local.objective == "fedmix" else None
     if wanted.total == 0 and means is None:
         return 0
     messages = []
@@ -187,9 +168,8 @@ def distribute(grid: Grid, members: Members, config: Config, seed: int, edition:
             "copies": wanted.copies[partition].tolist(),
         }
         content = RecordDict({CONFIG: ConfigRecord(settings)})
-        mixups = pool.of(partition)
-        if mixups is not None:
-            content[ARRAYS] = to_record(mixups)
+        if partition in pool:
+            content[ARRAYS] = _joined(pool[partition])
         if means is not None:
             content[MEANS] = means
         messages.append(Message(content, node, "train.receive", group_id="0"))
@@ -208,8 +188,8 @@ def _taken(content: RecordDict) -> int:
         return 0
 
 
-def _collect(grid: Grid, members: Members, wanted: Demand, edition: int, partition_of: Mapping[int, int]) -> Pool:
-    """Ask every owner once for all it is to encode; an owner that fails leaves its rows to noise."""
+def _collect(grid: Grid, members: Members, wanted: Demand, edition: int) -> dict[int, list[dict[str, NDArray[Any]]]]:
+    """Mixups by client: every owner is asked once for all it is to encode; one that fails leaves its rows to noise."""
     by_owner: dict[int, list[tuple[int, int, int]]] = {}
     for owner, client, label, count in wanted.orders.tolist():
         by_owner.setdefault(owner, []).append((label, client, count))
@@ -220,20 +200,28 @@ def _collect(grid: Grid, members: Members, wanted: Demand, edition: int, partiti
         counts = [sum(count for other, _, count in rows if other == label) for label in labels]
         settings = ConfigRecord({EDITION: edition, "labels": labels, "counts": counts})
         messages.append(Message(RecordDict({CONFIG: settings}), members.nodes[owner], "train.pool", group_id="0"))
-    answers = ask(grid, messages, partition_of) if messages else {}
-    pool = Pool()
+    answers = ask(grid, messages, members.partition_of) if messages else {}
+    pool: dict[int, list[dict[str, NDArray[Any]]]] = {}
     for owner, rows in by_owner.items():
         ordered = sum(count for _, _, count in rows)
         made = _usable(owner, answers[owner], members, ordered) if owner in answers else None
-        if made is not None:
-            pool.put([(client, count) for _, client, count in rows], made)
-            continue
+        start = 0
         for label, client, count in rows:
-            wanted.noise[client, label] += count
+            if made is None:
+                wanted.noise[client, label] += count
+                continue
+            part = {name: array[start : start + count] for name, array in made.items()}
+            pool.setdefault(client, []).append(part)
+            start += count
     return pool
 
 
-def _means(grid: Grid, members: Members, config: Config, partition_of: Mapping[int, int]) -> Any:
+def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> ArrayRecord:
+    """Inputs and labels of all, one after the other."""
+    return to_record({name: np.concatenate([part[name] for part in parts]) for name in ("inputs", "labels")})
+
+
+def _means(grid: Grid, members: Members, config: Config) -> ArrayRecord | None:
     """FedMix: all clients' means in one record, shuffled by nothing: the order is that of the partitions.
 
     How many a client has to give is known only where label counts are exact.
@@ -241,20 +229,17 @@ def _means(grid: Grid, members: Members, config: Config, partition_of: Mapping[i
     sizes = members.counts.sum(1)
     rows = np.maximum(sizes // config.local.fedmix_batch, np.minimum(sizes, 1)).tolist()
     exact = config.privacy.histogram_epsilon == 0
-    settings = ConfigRecord({EDITION: 0, "means": 1})
     messages = [
-        Message(RecordDict({CONFIG: ConfigRecord(dict(settings))}), node, "train.pool", group_id="0")
+        Message(RecordDict({CONFIG: ConfigRecord({EDITION: 0, "means": 1})}), node, "train.pool", group_id="0")
         for node in members.nodes.values()
     ]
-    answers = ask(grid, messages, partition_of)
+    answers = ask(grid, messages, members.partition_of)
     usable = [
         _usable(partition, content, members, rows[partition] if exact else None)
         for partition, content in answers.items()
     ]
     found = [arrays for arrays in usable if arrays is not None and len(arrays["inputs"])]
-    if not found:
-        return None
-    return to_record({name: np.concatenate([arrays[name] for arrays in found]) for name in ("inputs", "labels")})
+    return _joined(found) if found else None
 
 
 def _usable(owner: int, content: RecordDict, members: Members, rows: int | None) -> dict[str, NDArray[Any]] | None:

@@ -6,7 +6,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.rounds.federated_training import Federation, RoundRecord, run_rounds
+from rayworks.systems.federation.rounds.federated_training import Federation, RoundRecord
 
 Watch = Callable[[Federation, Grid, RoundRecord], None]
 
@@ -25,7 +25,9 @@ def server_app(
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         training = federation or Federation(config, seed)
-        for record in run_rounds(training, grid, config.strategy.rounds):
+        training.start(grid)
+        while training.rounds_done < config.strategy.rounds:
+            record = training.round(grid)
             if watch is not None:
                 watch(training, grid, record)
 

@@ -128,7 +128,7 @@ class FederatedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Messages to the round's cohort; all share the same array records."""
-        members = self.join(grid, self.edition(server_round))
+        self.join(grid, self.edition(server_round))
         self._sent = to_arrays(arrays)
         settings: dict[str, Any] = {**config, ROUND: server_round}
         if self.config.privacy.clipping != "none":
@@ -143,15 +143,7 @@ class FederatedStrategy(Strategy):
         if self._gradient is not None and self.config.weighs_pseudo_images:
             records["gradient"] = to_record(self._gradient(self._sent))
         self.tally, self._metrics = Tally(asked=self.cohort(server_round)), {}
-        return [
-            Message(
-                RecordDict({**records, CONFIG: ConfigRecord(settings)}),
-                members.nodes[partition],
-                "train",
-                group_id=str(server_round),
-            )
-            for partition in self.tally.asked
-        ]
+        return self._messages("train", server_round, self.tally.asked, records, settings)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -185,22 +177,14 @@ class FederatedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the round's cohort how the model does on its own real examples."""
-        members = self.join(grid, self.edition(server_round))
-        settings = {**config, ROUND: server_round}
-        return [
-            Message(
-                RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(settings)}),
-                members.nodes[partition],
-                "evaluate",
-                group_id=str(server_round),
-            )
-            for partition in self.cohort(server_round)
-        ]
+        self.join(grid, self.edition(server_round))
+        settings: dict[str, Any] = {**config, ROUND: server_round}
+        return self._messages("evaluate", server_round, self.cohort(server_round), {ARRAYS: arrays}, settings)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Means over the clients' examples; None where nobody has any."""
         total, accuracy, loss = 0.0, 0.0, 0.0
-        for _, reply in in_order(replies, self._partition_of, self.cohort(server_round)):
+        for _, reply in in_order(replies, self.known.partition_of, self.cohort(server_round)):
             if reply.has_content():
                 record = reply.content.metric_records[METRICS]
                 examples = number(record, "num-examples")
@@ -222,12 +206,16 @@ class FederatedStrategy(Strategy):
             raise DataError("strategy: it has not met its clients; call join with the grid first")
         return self.members
 
-    @property
-    def _partition_of(self) -> dict[int, int]:
-        return {node: partition for partition, node in self.known.nodes.items()}
+    def _messages(
+        self, kind: str, server_round: int, partitions: list[int], records: Mapping[str, ArrayRecord], settings: Any
+    ) -> list[Message]:
+        """All share the same array records."""
+        contents = (RecordDict({**records, CONFIG: ConfigRecord(settings)}) for _ in partitions)
+        nodes, group = (self.known.nodes[partition] for partition in partitions), str(server_round)
+        return [Message(content, node, kind, group_id=group) for content, node in zip(contents, nodes, strict=True)]
 
     def _updates(self, replies: Iterable[Message]) -> Iterator[Update]:
-        for partition, reply in in_order(replies, self._partition_of, self.tally.asked):
+        for partition, reply in in_order(replies, self.known.partition_of, self.tally.asked):
             if not reply.has_content():
                 self.tally.failed[partition] = reply.error.reason or "gave no reason"
                 continue
@@ -258,7 +246,7 @@ class FederatedStrategy(Strategy):
             metrics: metrics of each client that took part, by node.
         """
         for node, record in metrics.items():
-            self.tally.answered.append(self._partition_of[node])
+            self.tally.answered.append(self.known.partition_of[node])
             self._count(record)
         if mean is None:
             return dict(self._sent)
@@ -277,14 +265,9 @@ class FederatedStrategy(Strategy):
             deviation = update_clipping.noise_deviation(multiplier, self.bound, clients)
             weights = update_clipping.noised(weights, deviation, self._draw(server_round, "noise"))
         if privacy.clipping == "adaptive":
-            self.bound = update_clipping.adapted_bound(
-                self.bound,
-                self.tally.within_bound,
-                clients,
-                privacy.clip_quantile,
-                privacy.clip_rate,
-                self._draw(server_round, "count") if noisy else None,
-            )
+            draw, within = self._draw(server_round, "count") if noisy else None, self.tally.within_bound
+            rates = privacy.clip_quantile, privacy.clip_rate
+            self.bound = update_clipping.adapted_bound(self.bound, within, clients, *rates, draw)
         return weights
 
     def _draw(self, server_round: int, purpose: str) -> np.random.Generator:

@@ -24,15 +24,8 @@ Weights = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Weighted:
-    """Examples with soft labels and weights of their own, as tensors."""
-
-    inputs: Tensor
-    """``(n, ...)``, float32 in [0, 1]."""
-    labels: Tensor
-    """``(n, K)``, distributions."""
-    weights: Tensor
-    """``(n,)``, at least 0."""
+class Weighted(Batch):
+    """All examples of a client, of which batches are parts."""
 
     def __len__(self) -> int:
         return len(self.inputs)
