@@ -24,25 +24,22 @@ class RewardModelActor:
 
     def __init__(self, config: Config, directory: RunDirectory, objective: str) -> None:
         limit_torch_threads()
-        self._config, self._objective = config, objective
-        self._directory = directory
+        self._config, self._objective, self._directory = config, objective, directory
         section = config.objectives[objective]
-        start = config.model.reward or config.model.base
-        tokenizer = load_tokenizer(start)
-        self._tokenizer, self._start = tokenizer, start
+        self._start = config.model.reward or config.model.base
+        self._tokenizer = tokenizer = load_tokenizer(self._start)
         split = preference_pairs.build(section.pairs, objective, config.run.seed, tokenizer)
-        training, self._held_out = (
+        self._training, self._held_out = (
             [preference_pairs.encode_pair(pair, tokenizer, section.pairs.response_tokens) for pair in side]
             for side in (split.training, split.held_out)
         )
         prompts = [pair.prompt for pair in split.held_out]
         self._facts = {
-            "training": len(training),
+            "training": len(self._training),
             "held_out": len(self._held_out),
             "dropped": split.dropped,
             "prompts": sorted(set(prompts), key=lambda prompt: (-prompts.count(prompt), prompt)),
         }
-        self._training = training
         self._trainer = self._new_trainer()
 
     def facts(self) -> dict[str, object]:

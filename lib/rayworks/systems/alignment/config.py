@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from rayworks.core.config import RESUME_SAFE, Section, SystemConfig
 
-PackagedPairs = Literal["titles-by-rating", "shorter-title", "bodies-by-rating"]
 Judge = Literal["vader", "imdb", "brevity"]
 
 

@@ -89,17 +89,11 @@ def _points_table(config: Config, measurements: Sequence[Measurement]) -> Table:
     judges = _judges(config)
     rows: list[list[Cell]] = []
     for entry in measurements:
-        row: list[Cell] = [entry.point.suite, entry.point.label]
-        for judge in judges:
-            row.append(_mean(entry, judge))
+        row: list[Cell] = [entry.point.suite, entry.point.label, *(_mean(entry, judge) for judge in judges)]
         row += [_gain_text(config, measurements, entry), entry.perplexity, entry.distinct_1, entry.distinct_2]
-        row += [
-            entry.tokens,
-            f"<= {entry.kl:.3g}" if entry.kl_is_bound else entry.kl,
-            entry.log_z if entry.point.method == "guided" else None,
-            entry.tokens_per_second,
-        ]
-        rows.append(row)
+        kl = f"<= {entry.kl:.3g}" if entry.kl_is_bound else entry.kl
+        log_z = entry.log_z if entry.point.method == "guided" else None
+        rows.append([*row, entry.tokens, kl, log_z, entry.tokens_per_second])
     columns = ("prompts of", "point", *judges, "gain over control", "perplexity", "distinct-1", "distinct-2", "tokens")
     return Table(
         "Guidance, control and baselines",
@@ -118,16 +112,9 @@ def _examples_table(measurements: Sequence[Measurement]) -> Table:
 
 def _pairs_table(held_out: Mapping[str, Mapping[str, float]], facts: Mapping[str, Any]) -> Table:
     columns = ("objective", "training pairs", "held-out pairs", "accuracy", "lead", "log p chosen", "log p rejected")
+    counted, scored = ("training", "held_out"), ("accuracy", "lead", "logprob_chosen", "logprob_rejected")
     rows = [
-        [
-            name,
-            facts["pairs"][name]["training"],
-            facts["pairs"][name]["held_out"],
-            scores["accuracy"],
-            scores["lead"],
-            scores["logprob_chosen"],
-            scores["logprob_rejected"],
-        ]
+        [name, *(facts["pairs"][name][count] for count in counted), *(scores[score] for score in scored)]
         for name, scores in held_out.items()
     ]
     note = "No response of a held-out pair, whatever its case and punctuation, was trained on."
@@ -203,13 +190,9 @@ def _gain_text(config: Config, measurements: Sequence[Measurement], entry: Measu
 
 
 def _gain(config: Config, guided: Measurement, control: Measurement, judge: str) -> tuple[float, float, float]:
-    return paired_bootstrap(
-        guided.rewards[judge],
-        control.rewards[judge],
-        seed=config.run.seed,
-        resamples=config.evaluation.bootstrap,
-        confidence=config.evaluation.confidence,
-    )
+    samples, confidence = config.evaluation.bootstrap, config.evaluation.confidence
+    treated, compared = guided.rewards[judge], control.rewards[judge]
+    return paired_bootstrap(treated, compared, seed=config.run.seed, resamples=samples, confidence=confidence)
 
 
 def _find(measurements: Sequence[Measurement], method: Method, suite: str, **criteria: Any) -> Measurement:

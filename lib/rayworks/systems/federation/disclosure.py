@@ -48,7 +48,9 @@ def disclosure(config: Config, task: Task) -> dict[str, Any]:
     owned = np.stack([task.train.take(part).counts() for part in task.parts])
     described = np.stack([Client(task, at, RecordDict()).counts() for at in range(len(task.parts))])
     wanted = demand(config, described, task.seed)
-    released = _editions(config) * shared_by_owner(wanted, owned.shape)
+    refresh = config.balance.refresh
+    editions = -(-config.strategy.rounds // refresh) if refresh else 1
+    released = editions * shared_by_owner(wanted, owned.shape)
     features = int(np.prod(task.shape))
     reach = _distance(config, features)
     promises = [
@@ -70,11 +72,10 @@ def disclosure(config: Config, task: Task) -> dict[str, Any]:
         "filled": filled.tolist(),
     }
     if config.mixup.weights == "uniform" and config.mixup.noise == "laplace":
-        others = (
+        total = max(
             total_with_replacement(counts, shared, config.mixup, features, distance=reach)
             for counts, shared in zip(owned, released, strict=True)
         )
-        total = max(others)
         result["with replacement"] = total if math.isfinite(total) else None
     return result
 
@@ -92,8 +93,9 @@ def _distance(config: Config, features: int) -> float | None:
 
 def _statement(config: Config, found: Guarantee) -> str:
     """All that clients send beside the model, in sentences."""
-    sentences = [] if config.local.objective == "fedmix" and not found.encodings else [statement(found)]
-    if config.local.objective == "fedmix":
+    means = config.local.objective == "fedmix"
+    sentences = [] if means and not found.encodings else [statement(found)]
+    if means:
         sentences.append(
             f"Means of {config.local.fedmix_batch} examples and of their labels are shared without noise, so epsilon is "
             "infinite."
@@ -113,27 +115,16 @@ def samples(config: Config, task: Task, count: int) -> dict[str, NDArray[np.floa
     """
     draw = stream(task.seed, "samples")
     real = task.train.take(np.sort(draw.choice(len(task.train), count, replace=count > len(task.train))))
-    owners = [at for at, part in enumerate(task.parts) if len(part)]
-    mixups = [_of_owner(task, owners[number % len(owners)], config.mixup, number, 1)[0] for number in range(count)]
+    owners, mixups = [part for part in task.parts if len(part)], []
+    for number in range(count):
+        own = task.train.take(owners[number % len(owners)])
+        label = int(own.labels[number % len(own)])
+        mixups.append(encode(own, label, 1, config.mixup, stream(task.seed, "samples", "mixup", number))[0])
     return {
         "real": scaled(real.inputs),
         "mixups": np.concatenate(mixups),
         "noise": scaled(noise_images(config.noise, count, task.shape, task.seed, "samples")),
     }
-
-
-def _of_owner(
-    task: Task, client: int, section: MixupSection, number: int, count: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    own = task.train.take(task.parts[client])
-    label = int(own.labels[number % len(own)])
-    return encode(own, label, count, section, stream(task.seed, "samples", "mixup", number))
-
-
-def _editions(config: Config) -> int:
-    """How often the pool is made."""
-    refresh = config.balance.refresh
-    return -(-config.strategy.rounds // refresh) if refresh else 1
 
 
 def _attacks(config: Config, task: Task, client: int, found: Guarantee) -> dict[str, float]:

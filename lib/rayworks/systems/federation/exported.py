@@ -92,23 +92,11 @@ def read_export(folder: str | Path) -> ExportedModel:
 def model_card(card: Mapping[str, Any], classes: tuple[str, ...]) -> str:
     """The README of the export."""
     others = ", ".join(f"{value:.3f}" for value in card["accuracies"])
-    return "\n".join(
-        [
-            f"# A classifier of {card['source']}, learned by {card['clients']} clients",
-            "",
-            f"Method **{card['method']}**, {card['rounds']} rounds; held-out accuracy {card['accuracy']:.3f}. "
-            f"It is the first of {len(card['accuracies'])} trainings, whose accuracies are {others}.",
-            "",
-            f"Labels: {', '.join(classes)}.",
-            "",
-            "## Privacy",
-            "",
-            str(card["statement"]),
-            "",
-            "## Use",
-            "",
-            "`rayworks.systems.federation.exported.read_export(folder)`, or Serve: `POST /v1/federation/classify`.",
-            "It knows these labels only and says one of them of anything it is shown.",
-            "",
-        ]
+    return (
+        f"# A classifier of {card['source']}, learned by {card['clients']} clients\n\n"
+        f"Method **{card['method']}**, {card['rounds']} rounds; held-out accuracy {card['accuracy']:.3f}. "
+        f"It is the first of {len(card['accuracies'])} trainings, whose accuracies are {others}.\n\n"
+        f"Labels: {', '.join(classes)}.\n\n## Privacy\n\n{card['statement']}\n\n## Use\n\n"
+        "`rayworks.systems.federation.exported.read_export(folder)`, or Serve: `POST /v1/federation/classify`.\n"
+        "It knows these labels only and says one of them of anything it is shown.\n"
     )

@@ -239,8 +239,7 @@ class Federation:
     def _securely(self, grid: Grid, messages: list[Message]) -> Arrays:
         most = int(self.strategy.known.counts.sum(1).max())
         equal = self.config.strategy.weighting == "equal"
-        found = secure_round(grid, messages, 1 if equal else most)
-        return self.strategy.take_mean(self.rounds_done + 1, found.mean, found.metrics)
+        return self.strategy.take_mean(self.rounds_done + 1, *secure_round(grid, messages, 1 if equal else most))
 
     def _divided(self, test: Examples) -> tuple[Examples, Examples]:
         """Examples to evaluate on, and those that the server may learn from."""

@@ -31,7 +31,7 @@ from rayworks.systems.marl.environments.battle_scene import (
 )
 from rayworks.systems.marl.environments.battle_scripts import nearest_targets
 from rayworks.systems.marl.environments.battle_starts import Side, Starts, draw_positions, draw_teams
-from rayworks.systems.marl.environments.battle_units import HEALTH, MEDIVAC, RACES, SHIELD, Scenario, parse_scenario
+from rayworks.systems.marl.environments.battle_units import HEALTH, MEDIVAC, RACES, SHIELD, parse_scenario
 from rayworks.systems.marl.environments.environment import Actions, Step
 from rayworks.systems.marl.environments.scenes import STARCRAFT_DIRECTIONS, Flags, Scene, TeamSpec
 
@@ -79,16 +79,22 @@ class BattleEnvironment:
 
     resumable = True
 
-    def __init__(self, scenario: Scenario, num_envs: int, seed: int, options: BattleOptions) -> None:
+    def __init__(self, scenario: str, num_envs: int, seed: int, options: BattleOptions) -> None:
         """Draws nothing before :meth:`reset`.
 
+        Args:
+            scenario: SMACv2's name ``RACE_N_vs_M``, such as ``terran_5_vs_5``.
+            num_envs: B.
+            seed: of teams and starts; copies differ.
+            options: what SMACv2 lets one choose.
+
         Raises:
-            ConfigError: no copies.
+            ConfigError: no such scenario, or no copies.
         """
         if num_envs < 1:
             raise ConfigError(f"num_envs: {num_envs}; take at least 1")
-        self.scenario, self.num_envs, self.options = scenario, num_envs, options
-        self.spec = team_spec(scenario.agents, scenario.enemies)
+        self.scenario, self.num_envs, self.options = parse_scenario(scenario), num_envs, options
+        self.spec = team_spec(self.scenario.agents, self.scenario.enemies)
         self.teams: Mapping[str, TeamSpec] = {TEAM: self.spec}
         self.horizon = options.horizon
         self._seed = seed
@@ -250,15 +256,3 @@ class BattleEnvironment:
         enemy = units.kind[:, self.scenario.agents :]
         total: NDArray[np.float64] = (HEALTH + SHIELD)[enemy].sum(1) + KILL_REWARD * enemy.shape[1] + WIN_REWARD
         return total
-
-
-def battle_environment(scenario: str, num_envs: int, seed: int, options: BattleOptions) -> BattleEnvironment:
-    """B battles of a scenario by SMACv2's name.
-
-    Args:
-        scenario: ``RACE_N_vs_M``, such as ``terran_5_vs_5``.
-
-    Raises:
-        ConfigError: no such scenario, or no copies.
-    """
-    return BattleEnvironment(parse_scenario(scenario), num_envs, seed, options)

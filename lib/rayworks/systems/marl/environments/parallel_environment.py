@@ -45,10 +45,6 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
         """Teams of the environment."""
         return self._world.teams
 
-    def team_of(self, agent: str) -> str:
-        """The team that an agent belongs to."""
-        return self._of[agent][0]
-
     def observation_space(self, agent: str) -> gymnasium.spaces.Dict:
         """The same object whenever asked."""
         return self._observations[agent]
@@ -78,9 +74,9 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
             team, number = self._of[agent]
             given[team][0, number] = action
         step = self._world.step(given)
-        acted, over = self.agents, bool(step.ended[0])
-        dead = {agent for agent in acted if not step.alive[self._of[agent][0]][0, self._of[agent][1]]}
-        rewards = {agent: float(step.rewards[self._of[agent][0]][0, self._of[agent][1]]) for agent in acted}
+        acted, over, living = self.agents, bool(step.ended[0]), self._living(step.alive)
+        dead = set(acted) - set(living)
+        rewards = {agent: float(step.rewards[team][0, k]) for agent, (team, k) in self._of.items() if agent in acted}
         terminated = {agent: agent in dead or bool(step.terminated[0]) for agent in acted}
         truncated = {agent: bool(step.truncated[0]) and not terminated[agent] for agent in acted}
         views = self._views(acted, step.last)

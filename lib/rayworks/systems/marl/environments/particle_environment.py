@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayworks.systems.marl.environments.environment import Actions, Step, norm_clipped
-from rayworks.systems.marl.environments.particle_scenarios import ParticleOptions, Scenario, make_scenario, team_view
+from rayworks.systems.marl.environments.particle_scenarios import ParticleOptions, make_scenario, team_view
 from rayworks.systems.marl.environments.particle_world import Reals, World
 from rayworks.systems.marl.environments.scenes import MPE_DIRECTIONS, ActionLayout, Floats, Scene, TeamSpec, kinds_named
 
@@ -24,7 +24,11 @@ class ParticleEnvironment:
 
     resumable = True
 
-    def __init__(self, scenario: Scenario, num_envs: int, seed: int, options: ParticleOptions) -> None:
+    def __init__(self, name: str, num_envs: int, seed: int, options: ParticleOptions) -> None:
+        """Raises:
+        ConfigError: no such scenario, or a number it does not leave open.
+        """
+        scenario = make_scenario(name, options)
         self.num_envs, self.horizon, self._options = num_envs, options.horizon, options
         self.world, self._scenario = World(scenario.bodies, num_envs, options.map_scale), scenario
         self._draw = np.random.Generator(np.random.Philox(seed))
@@ -134,16 +138,3 @@ class ParticleEnvironment:
         if team in self._scenario.goal_known_to:
             features[np.arange(self.num_envs), self._scenario.bodies.agents + self.goal, -1] = 1
         return self.teams[team].open_scene(positions, velocities, features)
-
-
-def particle_environment(scenario: str, num_envs: int, seed: int, options: ParticleOptions) -> ParticleEnvironment:
-    """B copies of a scenario by mpe2's name.
-
-    Args:
-        scenario: one of :data:`~.particle_scenarios.SCENARIOS`.
-        seed: seed of starts and goals; copies differ.
-
-    Raises:
-        ConfigError: no such scenario, or a number it does not leave open.
-    """
-    return ParticleEnvironment(make_scenario(scenario, options), num_envs, seed, options)

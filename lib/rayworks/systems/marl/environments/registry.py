@@ -6,9 +6,9 @@ from typing import Any
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.marl.config import EnvironmentSection
-from rayworks.systems.marl.environments.battle import BattleOptions, battle_environment
+from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions
 from rayworks.systems.marl.environments.environment import Environment
-from rayworks.systems.marl.environments.particle_environment import particle_environment
+from rayworks.systems.marl.environments.particle_environment import ParticleEnvironment
 from rayworks.systems.marl.environments.particle_scenarios import ParticleOptions
 from rayworks.systems.marl.environments.scenes import TeamSpec
 
@@ -25,7 +25,7 @@ def make_environment(section: EnvironmentSection, num_envs: int, seed: int) -> E
     vectors = section.actions == "vectors"
     if family == "mpe":
         options = ParticleOptions(vectors=vectors, **_given(section, PARTICLE))
-        return particle_environment(name, num_envs, seed, options)
+        return ParticleEnvironment(name, num_envs, seed, options)
     if family == "mpe2":
         # It brings pygame.
         from rayworks.systems.marl.environments.mpe2_environment import Mpe2Environment
@@ -33,7 +33,7 @@ def make_environment(section: EnvironmentSection, num_envs: int, seed: int) -> E
         return Mpe2Environment(name, num_envs, seed, vectors=vectors, **_given(section, ("horizon",)))
     battle = BattleOptions(map_size=BATTLE_MAP * section.map_scale, **_given(section, BATTLE))
     if family == "battle":
-        return battle_environment(name, num_envs, seed, battle)
+        return BattleEnvironment(name, num_envs, seed, battle)
     if num_envs > 1:
         raise ConfigError("sampling.num_envs: StarCraft II plays one game per process; set 1, and more sampling.groups")
     from rayworks.systems.marl.environments.starcraft import starcraft_environment

@@ -18,31 +18,21 @@ Frame = Literal["absolute", "own", "centroid"]
 
 @dataclass(frozen=True)
 class Graph:
-    """A scene as tensors."""
+    """A :class:`~.scenes.Scene` as tensors: floats, then flags, then whole numbers, in the shapes given there."""
 
     positions: Tensor
-    """(B, E, 2)."""
     velocities: Tensor
-    """(B, E, 2)."""
     features: Tensor
-    """(B, E, F), float."""
     present: Tensor
-    """(B, E), bool."""
     visible: Tensor
-    """(B, A, E), bool."""
     targets: Tensor
-    """(B, A, T), whole numbers."""
 
     @classmethod
     def of(cls, scene: Mapping[str, Tensor]) -> "Graph":
         """From the arrays of a :class:`~.scenes.Scene`, as RLlib carries them."""
+        reals = {name: scene[name].float() for name in ("positions", "velocities", "features")}
         return cls(
-            scene["positions"].float(),
-            scene["velocities"].float(),
-            scene["features"].float(),
-            scene["present"].bool(),
-            scene["visible"].bool(),
-            scene["targets"].long(),
+            **reals, present=scene["present"].bool(), visible=scene["visible"].bool(), targets=scene["targets"].long()
         )
 
     def own(self) -> "Graph":
