@@ -14,7 +14,6 @@ from rayworks.systems.marl.environments.environment import norm_clipped
 from rayworks.systems.marl.environments.scenes import ActionLayout, Scene, TeamSpec, joined
 from rayworks.systems.marl.exported import ExportedPolicy, read_export
 from rayworks.systems.marl.networks.acting import as_tensors, draw
-from rayworks.systems.marl.networks.policy_network import PolicyNetwork
 from rayworks.systems.marl.networks.symmetry_groups import claimed
 
 from .marl_schemas import ActBody, Action, Entity, Limits, PolicyCard, SceneBody, TeamCard
@@ -40,10 +39,7 @@ class Question:
 
 
 class PolicyServer:
-    """The policies of one export.
-
-    Args:
-        folder: ``export`` of a finished run.
+    """The policies of one export, ``export`` of a finished run.
 
     Raises:
         DataError: the folder holds something else.
@@ -52,7 +48,7 @@ class PolicyServer:
     def __init__(self, folder: str, limits: Limits) -> None:
         self.exported: ExportedPolicy = read_export(folder)
         self.limits = limits
-        self._network = lru_cache(NETWORKS_HELD)(self._made)
+        self._network = lru_cache(NETWORKS_HELD)(lambda team: self.exported.policies({team.name: team})[team.name])
 
     def card(self) -> PolicyCard:
         """Describe the policies and their symmetries."""
@@ -70,13 +66,8 @@ class PolicyServer:
                 errors=errors,
                 other_sizes=exported.kind != "mlp",
             )
-        return PolicyCard(
-            network=exported.kind,
-            environment=exported.environment.name,
-            frame=exported.network.frame,
-            teams=teams,
-            limits=self.limits,
-        )
+        environment, frame = exported.environment.name, exported.network.frame
+        return PolicyCard(network=exported.kind, environment=environment, frame=frame, teams=teams, limits=self.limits)
 
     def check(self) -> None:
         """Answer a scene of zeros by every policy.
@@ -129,11 +120,6 @@ class PolicyServer:
                         "scenes: an answer is not finite; give smaller features and coordinates"
                     )
         return answers
-
-    def _made(self, team: TeamSpec) -> PolicyNetwork:
-        network = PolicyNetwork(self.exported.kind, team, self.exported.network)
-        network.load({name: torch.from_numpy(np.array(a)) for name, a in self.exported.weights[team.name].items()})
-        return network.eval()
 
     def _question(self, trained: TeamSpec, body: SceneBody, where: str, seed: int | None) -> Question:
         entities = body.entities
@@ -226,15 +212,9 @@ def _scene(team: TeamSpec, body: SceneBody, order: Sequence[int], where: str, kn
         raise DataError(f"{where}.forbidden: leaves an agent nothing to do")
     visible |= np.eye(team.agents, len(entities), dtype=bool)
     shown = present[:, None]
-    scene = Scene(
-        np.where(shown, np.array([entity.position for entity in entities]), 0).astype(np.float32)[None],
-        np.where(shown, np.array([entity.velocity for entity in entities]), 0).astype(np.float32)[None],
-        np.where(shown, features, 0).astype(np.float32)[None],
-        present[None],
-        visible[None],
-        allowed[None],
-        targets[None],
-    )
+    moving = (np.array([getattr(entity, name) for entity in entities]) for name in ("position", "velocity"))
+    positions, speeds, named = (np.where(shown, values, 0).astype(np.float32)[None] for values in (*moving, features))
+    scene = Scene(positions, speeds, named, present[None], visible[None], allowed[None], targets[None])
     team.check(scene)
     return scene
 

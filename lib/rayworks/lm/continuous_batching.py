@@ -61,11 +61,10 @@ class LogitMixer(Protocol):
         """Models beside the base that this row needs for its next token."""
 
     def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
-        """Mix.
+        """One distribution per row.
 
-        Args:
-            base: ``[rows, vocabulary]``.
-            guides: model to (indices of the rows that asked for it, logits ``[those rows, vocabulary]``).
+        ``base`` is ``[rows, vocabulary]``; ``guides`` maps a model to the indices of the rows that asked for it and their
+        logits ``[those rows, vocabulary]``.
         """
 
 
@@ -85,11 +84,8 @@ class SingleModel:
 class ContinuousBatching:
     """Decodes submitted rows, up to ``slots`` at a time. Not thread-safe: one thread submits and steps.
 
-    A row's result does not depend on the rows beside it, up to the rounding of batched products.
-
-    Args:
-        models: the base first, then the guides.
-        slots: most rows decoded together; all models were made for that many.
+    A row's result does not depend on the rows beside it, up to the rounding of batched products. Of the models, all made for
+    that many slots, the base comes first.
     """
 
     def __init__(

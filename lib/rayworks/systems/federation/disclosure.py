@@ -12,14 +12,7 @@ from rayworks.systems.federation.config import Config, MixupSection
 from rayworks.systems.federation.data.examples import Examples, scaled
 from rayworks.systems.federation.data.mixup_encodings import draw_mixtures, encode
 from rayworks.systems.federation.images.noise_images import noise_images
-from rayworks.systems.federation.privacy import decoding_attacks
-from rayworks.systems.federation.privacy.mixing_accountant import (
-    SEED_SCOPE,
-    Guarantee,
-    guarantee,
-    statement,
-    total_with_replacement,
-)
+from rayworks.systems.federation.privacy import decoding_attacks, mixing_accountant
 from rayworks.systems.federation.rounds.clients import Client, Task
 from rayworks.systems.federation.rounds.pool_exchange import Demand, demand
 
@@ -54,7 +47,7 @@ def disclosure(config: Config, task: Task) -> dict[str, Any]:
     features = int(np.prod(task.shape))
     reach = _distance(config, features)
     promises = [
-        guarantee(counts, shared, config.mixup, features, config.privacy.delta, distance=reach)
+        mixing_accountant.guarantee(counts, shared, config.mixup, features, config.privacy.delta, distance=reach)
         for counts, shared in zip(owned, released, strict=True)
     ]
     worst = max(range(len(promises)), key=lambda at: promises[at].total)
@@ -73,7 +66,7 @@ def disclosure(config: Config, task: Task) -> dict[str, Any]:
     }
     if config.mixup.weights == "uniform" and config.mixup.noise == "laplace":
         total = max(
-            total_with_replacement(counts, shared, config.mixup, features, distance=reach)
+            mixing_accountant.total_with_replacement(counts, shared, config.mixup, features, distance=reach)
             for counts, shared in zip(owned, released, strict=True)
         )
         result["with replacement"] = total if math.isfinite(total) else None
@@ -91,10 +84,10 @@ def _distance(config: Config, features: int) -> float | None:
     return math.sqrt(2) if config.mixup.noise == "gaussian" else math.sqrt(2 * features)
 
 
-def _statement(config: Config, found: Guarantee) -> str:
+def _statement(config: Config, found: mixing_accountant.Guarantee) -> str:
     """All that clients send beside the model, in sentences."""
     means = config.local.objective == "fedmix"
-    sentences = [] if means and not found.encodings else [statement(found)]
+    sentences = [] if means and not found.encodings else [mixing_accountant.statement(found)]
     if means:
         sentences.append(
             f"Means of {config.local.fedmix_batch} examples and of their labels are shared without noise, so epsilon is "
@@ -103,8 +96,8 @@ def _statement(config: Config, found: Guarantee) -> str:
     noise = config.privacy.histogram_epsilon
     counts = f"Label counts are sent with epsilon {noise:g}" if noise else "Label counts are sent exactly"
     sentences.append(f"{counts}, and every training reply carries the exact number of examples.")
-    if noise and not any(SEED_SCOPE in said for said in sentences):
-        sentences.append(SEED_SCOPE)
+    if noise and not any(mixing_accountant.SEED_SCOPE in said for said in sentences):
+        sentences.append(mixing_accountant.SEED_SCOPE)
     return " ".join(sentences)
 
 
@@ -127,7 +120,7 @@ def samples(config: Config, task: Task, count: int) -> dict[str, NDArray[np.floa
     }
 
 
-def _attacks(config: Config, task: Task, client: int, found: Guarantee) -> dict[str, float]:
+def _attacks(config: Config, task: Task, client: int, found: mixing_accountant.Guarantee) -> dict[str, float]:
     """On encodings of the client's most frequent label by an attacker who knows all of its examples but which were mixed."""
     own = task.train.take(task.parts[client])
     if not found.encodings or len(own) < 2:

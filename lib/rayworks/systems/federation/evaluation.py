@@ -40,11 +40,7 @@ class Outcome:
 
 
 def outcome(rounds: Sequence[Round], target: float) -> Outcome:
-    """Summarise a training.
-
-    Args:
-        rounds: all of them, in order; the last is evaluated.
-    """
+    """Summarise a training by all of its rounds, in order, of which the last is evaluated."""
     evaluated = [entry for entry in rounds if entry["accuracy"] is not None]
     accuracies = [entry["accuracy"] for entry in evaluated]
     last = evaluated[-1]

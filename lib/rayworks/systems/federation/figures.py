@@ -13,11 +13,7 @@ MOST_CLIENTS = 40
 
 
 def partition(owned: NDArray[np.int64], filled: NDArray[np.int64], classes: Sequence[str]) -> bytes:
-    """Two heat maps of label shares (clients, labels), before and after pseudo-images.
-
-    Args:
-        owned: real examples, (C, K); rows beyond the first forty are left out.
-    """
+    """Two heat maps of label shares, before and after pseudo-images: counts (C, K), the first forty rows."""
     with draw(columns=2) as drawing:
         for axes, counts, title in zip(
             drawing.axes, (owned, filled), ("Real examples", "With pseudo-images"), strict=True
@@ -33,11 +29,7 @@ def partition(owned: NDArray[np.int64], filled: NDArray[np.int64], classes: Sequ
 
 
 def accuracy(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]], target: float) -> bytes:
-    """Held-out accuracy by round: mean over seeds, and their range.
-
-    Args:
-        curves: curves by method, rounds (R,) and accuracies (seeds, R).
-    """
+    """Held-out accuracy by round: mean over seeds, and their range; by method rounds (R,) and accuracies (seeds, R)."""
     with draw() as drawing:
         for (method, (rounds, scores)), paint in zip(curves.items(), _paints(len(curves)), strict=True):
             drawing.ax.plot(rounds, scores.mean(0), color=paint, label=method, marker="o" if len(rounds) == 1 else None)
@@ -63,11 +55,7 @@ def clients(by_method: Mapping[str, NDArray[np.float64]]) -> bytes:
 
 
 def pseudo(samples: Mapping[str, NDArray[np.float32]]) -> bytes:
-    """Rows of examples of each kind.
-
-    Args:
-        samples: samples by kind (n, channels, height, width) or (n, features) in [0, 1].
-    """
+    """Rows of examples of each kind, (n, channels, height, width) or (n, features) in [0, 1]."""
     count = len(next(iter(samples.values())))
     with draw(rows=1) as drawing:
         axes = drawing.ax

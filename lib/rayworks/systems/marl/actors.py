@@ -90,11 +90,7 @@ class MarlActor:
         return Piece(pickle.dumps(state), curve, _weights(algorithm))
 
     def evaluate(self, task: tuple[NetworkKind | None, EnvironmentSection, Weights, int]) -> Evaluation:
-        """Play a network of the run in an environment.
-
-        Args:
-            task: kind (None acts at random), environment, weights, number of the training's seed.
-        """
+        """Play a network of the run: kind (None acts at random), environment, weights, number of the training's seed."""
         kind, environment, weights, number = task
         seed = derive_small(self._config.run.seed, "evaluate", number)
         num_envs = self._config.experiment.evaluation_episodes

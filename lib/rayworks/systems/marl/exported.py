@@ -15,7 +15,7 @@ from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkKind
 from rayworks.systems.marl.environments.registry import team_specs
 from rayworks.systems.marl.environments.scenes import TeamSpec
 from rayworks.systems.marl.findings.evaluation import Weights, policies_for
-from rayworks.systems.marl.networks.acting import Policy
+from rayworks.systems.marl.networks.policy_network import PolicyNetwork
 from rayworks.systems.marl.networks.symmetry_groups import claimed
 
 POLICY = "policy.json"
@@ -36,7 +36,7 @@ class ExportedPolicy:
     certificate: Mapping[str, Values]
     """Certificate of the trained policy by team: ``errors``, ``claims``, ``holds``."""
 
-    def policies(self, teams: Mapping[str, TeamSpec]) -> dict[str, Policy]:
+    def policies(self, teams: Mapping[str, TeamSpec]) -> dict[str, PolicyNetwork]:
         """Networks for teams, perhaps of other sizes.
 
         Raises:

@@ -22,19 +22,9 @@ from rayworks.systems.federation.data.examples import Examples, scaled
 from rayworks.systems.federation.data.mixup_encodings import encode, encode_stand_ins
 from rayworks.systems.federation.images.noise_images import noise_images
 from rayworks.systems.federation.messages.records import to_arrays, to_record
+from rayworks.systems.federation.training import local_objectives as objectives
 from rayworks.systems.federation.training.classifiers import Classifier, classifier_of
 from rayworks.systems.federation.training.label_balance import noisy_counts
-from rayworks.systems.federation.training.local_objectives import (
-    Adjust,
-    CrossEntropy,
-    MixedMeans,
-    ModelContrastive,
-    Objective,
-    VirtualHomogeneity,
-    balanced_softmax,
-    calibrated_logits,
-    restricted_softmax,
-)
 from rayworks.systems.federation.training.local_training import (
     Correction,
     LocalResult,
@@ -295,22 +285,22 @@ class Client:
         pseudo = Weighted(inputs, labels, weight * weights)
         return real.joined(pseudo), int((pseudo.weights > 0).sum())
 
-    def _objective(self, examples: Weighted, weights: Weights) -> Objective:
+    def _objective(self, examples: Weighted, weights: Weights) -> objectives.Objective:
         local, strategy = self._config.local, self._config.strategy
-        plain = CrossEntropy(self._adjust(examples))
+        plain = objectives.CrossEntropy(self._adjust(examples))
         if strategy.name == "moon":
             previous = to_arrays(self._state.array_records[PREVIOUS]) if PREVIOUS in self._state else weights
             shared, last = self._task.model(weights, "shared"), self._task.model(previous, "previous")
-            return ModelContrastive(shared, last, strategy.contrast, strategy.temperature, plain)
+            return objectives.ModelContrastive(shared, last, strategy.contrast, strategy.temperature, plain)
         if local.objective == "vhl":
-            return VirtualHomogeneity(*self._task.virtual_images, local.vhl_weight, local.vhl_align, plain)
+            return objectives.VirtualHomogeneity(*self._task.virtual_images, local.vhl_weight, local.vhl_align, plain)
         if local.objective == "fedmix" and MEANS in self._state:
             means = to_arrays(self._state.array_records[MEANS])
             inputs, labels = torch.from_numpy(scaled(means["inputs"])), torch.from_numpy(means["labels"])
-            return MixedMeans(inputs, labels, local.fedmix_share, plain)
+            return objectives.MixedMeans(inputs, labels, local.fedmix_share, plain)
         return plain
 
-    def _adjust(self, examples: Weighted) -> Adjust | None:
+    def _adjust(self, examples: Weighted) -> objectives.Adjust | None:
         local = self._config.local
         if local.logits == "plain":
             return None
@@ -318,10 +308,10 @@ class Client:
         if local.objective == "vhl":
             counts = torch.cat([counts, torch.full_like(counts, float(local.vhl_images))])
         if local.logits == "fedrs":
-            return restricted_softmax(counts > 0, local.fedrs_scale)
+            return objectives.restricted_softmax(counts > 0, local.fedrs_scale)
         if local.logits == "fedlc":
-            return calibrated_logits(counts, local.fedlc_temperature)
-        return balanced_softmax(counts)
+            return objectives.calibrated_logits(counts, local.fedlc_temperature)
+        return objectives.balanced_softmax(counts)
 
     def _correction(self, variate: Weights | None) -> Correction:
         strategy = self._config.strategy

@@ -18,15 +18,7 @@ from numpy.typing import NDArray
 from rayworks.core.errors import DataError
 from rayworks.core.seeds import derive_small
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.messages.records import (
-    ARRAYS,
-    CONFIG,
-    METRICS,
-    arrays_of,
-    number,
-    numbers,
-    to_record,
-)
+from rayworks.systems.federation.messages.records import ARRAYS, CONFIG, METRICS, arrays_of, number, numbers, to_record
 from rayworks.systems.federation.rounds.client_app import EDITION
 from rayworks.systems.federation.rounds.clients import MEANS
 from rayworks.systems.federation.training import label_balance
@@ -93,10 +85,7 @@ def connected(grid: Grid, clients: int, patience_seconds: float) -> list[int]:
 
 
 def describe(grid: Grid, clients: int, patience_seconds: float = PATIENCE_SECONDS) -> Members:
-    """Ask every node for its partition and its counts of labels.
-
-    Args:
-        clients: how many to wait for; whoever is there when patience is over takes part.
+    """Ask every node for its partition and its counts of labels; whoever is there when patience is over takes part.
 
     Raises:
         DataError: nobody answers, two nodes have one partition, or the numbers of labels or shapes of inputs differ.

@@ -14,12 +14,7 @@ Watch = Callable[[Federation, Grid, RoundRecord], None]
 def server_app(
     config: Config, seed: int, watch: Watch | None = None, federation: Federation | None = None
 ) -> ServerApp:
-    """The app that trains all rounds of ``config.strategy``.
-
-    Args:
-        watch: called after every round, to print or to save.
-        federation: one to go on with, already loaded; None begins.
-    """
+    """The app that trains all rounds of ``config.strategy``, of a loaded federation or a new one; ``watch`` sees each."""
     app = ServerApp()
 
     @app.main()

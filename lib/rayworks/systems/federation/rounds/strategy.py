@@ -22,14 +22,13 @@ from rayworks.systems.federation.messages.records import (
     ARRAYS,
     CONFIG,
     METRICS,
-    ROUND,
     arrays_of,
     number,
     to_arrays,
     to_record,
 )
 from rayworks.systems.federation.privacy import update_clipping
-from rayworks.systems.federation.rounds.client_app import BOUND
+from rayworks.systems.federation.rounds.client_app import BOUND, ROUND
 from rayworks.systems.federation.rounds.pool_exchange import Members, describe, distribute
 from rayworks.systems.federation.training.aggregation import Arrays, ServerState, Update, aggregate, cast_like
 
@@ -241,9 +240,7 @@ class FederatedStrategy(Strategy):
     def take_mean(self, server_round: int, mean: Arrays | None, metrics: Mapping[int, MetricRecord]) -> Arrays:
         """The next model from a mean that was made elsewhere, as secure aggregation does; None leaves the model.
 
-        Args:
-            server_round: the round that :meth:`configure_train` was last called for.
-            metrics: metrics of each client that took part, by node.
+        It is of the round that :meth:`configure_train` was last called for; metrics are by node, of those that took part.
         """
         for node, record in metrics.items():
             self.tally.answered.append(self.known.partition_of[node])

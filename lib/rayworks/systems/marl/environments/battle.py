@@ -136,10 +136,7 @@ class BattleEnvironment:
         return {TEAM: self._scene}
 
     def step(self, actions: Actions) -> Step:
-        """Act in all copies; those that end begin anew.
-
-        Args:
-            actions: whole numbers (B, A) of the team.
+        """Act in all copies, by whole numbers (B, A); those that end begin anew.
 
         Raises:
             DataError: a shape or an action that does not exist.

@@ -54,11 +54,7 @@ def team_spec(agents: int, enemies: int) -> TeamSpec:
 
 
 def battle_scene(units: Units, agents: int, half: float, sight: Sight) -> Scene:
-    """What the first ``agents`` units of each copy see.
-
-    Args:
-        half: half the side of the map, cells.
-    """
+    """What the first ``agents`` units of each copy see on a map of ``half`` cells to each side of its centre."""
     alive = units.alive
     offset = units.position[:, :, None, :] - units.position[:, :, :agents, None]
     distance = np.sqrt(offset[0] ** 2 + offset[1] ** 2)

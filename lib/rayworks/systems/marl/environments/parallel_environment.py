@@ -18,10 +18,8 @@ Maker = Callable[[int], Environment]
 class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
     """Agents ``TEAM_NUMBER``, sorted as the teams are; an agent that dies leaves, the others go on.
 
-    An observation is the agent's own scene (:meth:`.Scene.own`): itself first, what it does not see absent.
-
-    Args:
-        make: called with a seed for each reset that gives one.
+    An observation is the agent's own scene (:meth:`.Scene.own`): itself first, what it does not see absent. A reset with
+    a seed makes the environment anew.
     """
 
     def __init__(self, make: Maker, name: str = "scenes") -> None:

@@ -84,12 +84,7 @@ def advantages(
 
 
 def next_values(values: Tensor, cut_values: Tensor, team: TeamRollout, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """V' and whether lives go on, as :func:`advantages` takes them.
-
-    Args:
-        values: (T + 1, B, A).
-        cut_values: (N, A), of the team's ``cut`` scenes.
-    """
+    """V' and whether lives go on, as :func:`advantages` takes them; values (T + 1, B, A), (N, A) of ``cut`` scenes."""
     alive = torch.tensor(team.alive, device=values.device)
     truncated = torch.tensor(rollout.truncated, device=values.device)
     terminated = torch.tensor(rollout.terminated, device=values.device)

@@ -55,14 +55,8 @@ def every_certificate(
         ConfigError: settings that are not of the config.
     """
     for environment, (graph, frame) in product(environments, FRAMES):
-        config = resolve(
-            Config,
-            overrides={
-                "environment": dict(environment),
-                "network": {**(network or {}), "graph": graph, "frame": frame},
-                "experiment.certificate_scenes": scenes,
-            },
-        )
+        sections = {"environment": dict(environment), "network": {**(network or {}), "graph": graph, "frame": frame}}
+        config = resolve(Config, overrides={**sections, "experiment.certificate_scenes": scenes})
         section = config.environment
         for kind in get_args(NetworkKind):
             for team, certificate in certificates(config, kind, {}).items():
@@ -72,9 +66,7 @@ def every_certificate(
 def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[str, Certificate]:
     """Errors of a policy under all groups, end to end through the RLlib module, in scenes that random play led to.
 
-    Args:
-        config: environment, network, number of scenes, seed.
-        weights: weights by team; none for weights as initialised.
+    By team; without weights those of a network as initialised.
 
     Raises:
         DataError: weights of another shape.

@@ -48,13 +48,13 @@ class RandomPolicy:
 
 def policies_for(
     kind: NetworkKind, teams: Mapping[str, TeamSpec], network: NetworkSection, weights: Weights
-) -> dict[str, Policy]:
+) -> dict[str, PolicyNetwork]:
     """Trained networks for teams, which may be larger or smaller than those of the training.
 
     Raises:
         DataError: the weights do not fit; names the array.
     """
-    found: dict[str, Policy] = {}
+    found = {}
     for team, spec in teams.items():
         if team not in weights:
             raise DataError(

@@ -34,14 +34,8 @@ def input_slope(kind: NetworkKind, layers: int, initialisations: int, seed: int)
     positions = torch.from_numpy(stream(seed, "bias", "positions").uniform(-1, 1, (1, ENTITIES, 2)).astype(np.float32))
     team = TeamSpec("bias", ENTITIES, ("agent",) * ENTITIES, ("one",), ActionLayout(vectors=True))
     present = torch.ones(1, ENTITIES, dtype=torch.bool)
-    graph = Graph(
-        positions,
-        torch.zeros_like(positions),
-        torch.ones(1, ENTITIES, 1),
-        present,
-        present[:, None].expand(1, ENTITIES, ENTITIES),
-        torch.zeros(1, ENTITIES, 0, dtype=torch.long),
-    )
+    visible, targets = present[:, None].expand(1, ENTITIES, ENTITIES), torch.zeros(1, ENTITIES, 0, dtype=torch.long)
+    graph = Graph(positions, torch.zeros_like(positions), torch.ones(1, ENTITIES, 1), present, visible, targets)
     options = NetworkSection(layers=layers, velocity="none")
     outputs = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -56,11 +56,7 @@ class _Change:
 def certify(
     answer: Answer, kind: NetworkKind, team: TeamSpec, options: NetworkSection, scene: Scene, seed: int
 ) -> Certificate:
-    """Errors under every group that the actions allow; those not claimed too.
-
-    Args:
-        scene: B rows to try.
-    """
+    """Errors under every group that the actions allow, those not claimed too, in the B rows of a scene."""
     groups: list[Group] = ["rotations", "reflections"] if team.actions.vectors else ["quarter turns"]
     if team.actions.vectors and options.symmetrise == "average":
         groups.append("quarter turns")

@@ -95,11 +95,7 @@ class Graph:
         )
 
     def edges(self, joined: Tensor, receivers: int) -> Tensor:
-        """Who sends to whom: (B, R, E) of 0 and 1, for the first R entities as receivers.
-
-        Args:
-            joined: (E, E) bool, which pairs ever are.
-        """
+        """Who sends to whom of the pairs (E, E) that ever do: (B, R, E) of 0 and 1, for the first R entities as receivers."""
         agents = self.visible.shape[1]
         pair = self.present[:, :receivers, None] & self.present[:, None] & joined[:receivers]
         seeing = min(agents, receivers)

@@ -25,10 +25,7 @@ class PolicyNetwork(nn.Module):
     """Separate networks of one kind for policy and value (the paper's choice), over team graphs or one graph per agent.
 
     Weights of graph networks do not depend on how many entities there are: those trained on one team load into a network
-    made for another with the same features.
-
-    Args:
-        team: whose scenes; of one agent's own (:meth:`.TeamSpec.own`) there is one graph each, as they are.
+    made for another with the same features. Of an agent's own scenes (:meth:`.TeamSpec.own`) there is one graph each.
     """
 
     def __init__(self, kind: NetworkKind, team: TeamSpec, options: NetworkSection) -> None:

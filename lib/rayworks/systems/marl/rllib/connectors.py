@@ -15,8 +15,7 @@ from rayworks.systems.marl.environments.spaces import observation_space
 class SceneFromVector(MultiAgentObservationPreprocessor):
     """Replaces each agent's vector by its own scene, in the episode, so that the learner gets scenes too.
 
-    Args:
-        schemas: schemas by the first part of agents' names (before the last underscore).
+    Schemas are by the first part of agents' names, before the last underscore.
 
     Raises:
         DataError: an agent of the environment has no schema.
