@@ -123,10 +123,7 @@ def shared_prompt_logprobs(
     longest = max(len(prompt) + sum(map(len, group)) for prompt, group in zip(prompts, responses, strict=True))
     ids, positions, segment = (torch.zeros((len(prompts), longest), dtype=torch.long) for _ in range(3))
     segment.fill_(-1)
-    rows: list[int] = []
-    logit_positions: list[int] = []
-    targets: list[int] = []
-    owners: list[int] = []
+    rows, logit_positions, targets, owners = (list[int]() for _ in range(4))
     for row, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
         start = len(prompt)
         ids[row, :start], positions[row, :start], segment[row, :start] = torch.tensor(prompt), torch.arange(start), 0

@@ -40,7 +40,7 @@ class TransformersEngine:
         return engine
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """Draw one continuation per request; see :class:`~rayworks.lm.engine.Engine`."""
+        """Draw one continuation per request, in the order of the requests."""
         decoding = ContinuousBatching([self.model], self.tokenizer, SingleModel(), self._slots)
         rows = [Row(request, (encode_prompt(self.tokenizer, request.prompt),)) for request in requests]
         decoding.run(rows)

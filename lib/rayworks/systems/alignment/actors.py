@@ -25,6 +25,7 @@ class RewardModelActor:
     def __init__(self, config: Config, directory: RunDirectory, objective: str) -> None:
         limit_torch_threads()
         self._config, self._objective, self._directory = config, objective, directory
+        self._states = f"{STATES}/{objective}"
         section = config.objectives[objective]
         self._start = config.model.reward or config.model.base
         self._tokenizer = tokenizer = load_tokenizer(self._start)
@@ -71,19 +72,10 @@ class RewardModelActor:
         return scores
 
     def _new_trainer(self) -> RewardModelTrainer:
-        config = self._config
-        return RewardModelTrainer(
-            load_model(self._start, "float32", config.model.reward_layers, device_of(config.compute)),
-            self._training,
-            config.training,
-            beta=config.objectives[self._objective].beta,
-            seed=config.run.seed,
-            name=self._objective,
-        )
-
-    @property
-    def _states(self) -> str:
-        return f"{STATES}/{self._objective}"
+        config, name = self._config, self._objective
+        model = load_model(self._start, "float32", config.model.reward_layers, device_of(config.compute))
+        beta, seed = config.objectives[name].beta, config.run.seed
+        return RewardModelTrainer(model, self._training, config.training, beta=beta, seed=seed, name=name)
 
 
 class GuidedActor:

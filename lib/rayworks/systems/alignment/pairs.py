@@ -57,10 +57,8 @@ def build(section: PairsSection, name: str, seed: int, tokenizer: PreTrainedToke
     if builder is not None:
         reviews = _reviews()
         held = _is_held_out(reviews, section)
-        sides = [
-            builder(reviews[~held], seeds.stream(seed, "pairs", name, "training")),
-            builder(reviews[held], seeds.stream(seed, "pairs", name, "held-out")),
-        ]
+        rows = {"training": reviews[~held], "held-out": reviews[held]}
+        sides = [builder(some, seeds.stream(seed, "pairs", name, side)) for side, some in rows.items()]
     else:
         sides = _split_by_responses(_read(section), section.held_out)
     kept = [_filter(side, section, tokenizer) for side in sides]

@@ -196,10 +196,9 @@ def _gain(config: Config, guided: Measurement, control: Measurement, judge: str)
 
 
 def _find(measurements: Sequence[Measurement], method: Method, suite: str, **criteria: Any) -> Measurement:
+    wanted = {"method": method, "suite": suite, **criteria}
     for entry in measurements:
-        if (entry.point.method, entry.point.suite) == (method, suite) and all(
-            getattr(entry.point, key) == value for key, value in criteria.items()
-        ):
+        if all(getattr(entry.point, key) == value for key, value in wanted.items()):
             return entry
     raise DataError(
         f"evaluation: no point {method} of {suite} with {criteria}; the run's checkpoint is of another plan"

@@ -111,14 +111,11 @@ class ClientHost:
             (_node(request), name, maker, reference)
             for request in requests
             for name, (maker, reference) in request.state.items()
-            if self._maker(_node(request), name) != maker
+            if self._states.get(_node(request), {}).get(name, (None, None))[0] != maker
         ]
         found = ray.get([reference for _, _, _, reference in missing])
         for (node, name, maker, _), record in zip(missing, found, strict=True):
             self._states.setdefault(node, {})[name] = (maker, record)
-
-    def _maker(self, node: int, name: str) -> str | None:
-        return self._states.get(node, {}).get(name, (None, None))[0]
 
     def _answer(self, request: Request) -> Answer:
         message, node = request.message, _node(request)

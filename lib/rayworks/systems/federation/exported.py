@@ -80,13 +80,9 @@ def read_export(folder: str | Path) -> ExportedModel:
         described = json.loads((path / DESCRIPTION).read_text())
         if missing := [name for name in CARD if name not in described["card"]]:
             raise ValueError(f"its card lacks {', '.join(missing)}")
-        return exported_model(
-            Config.model_validate(described["config"]),
-            safetensors.numpy.load_file(path / WEIGHTS),
-            tuple(int(size) for size in described["shape"]),
-            tuple(described["classes"]),
-            dict(described["card"]),
-        )
+        config, weights = Config.model_validate(described["config"]), safetensors.numpy.load_file(path / WEIGHTS)
+        shape = tuple(int(size) for size in described["shape"])
+        return exported_model(config, weights, shape, tuple(described["classes"]), dict(described["card"]))
 
 
 def model_card(card: Mapping[str, Any], classes: tuple[str, ...]) -> str:

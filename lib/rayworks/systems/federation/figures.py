@@ -15,9 +15,8 @@ MOST_CLIENTS = 40
 def partition(owned: NDArray[np.int64], filled: NDArray[np.int64], classes: Sequence[str]) -> bytes:
     """Two heat maps of label shares, before and after pseudo-images: counts (C, K), the first forty rows."""
     with draw(columns=2) as drawing:
-        for axes, counts, title in zip(
-            drawing.axes, (owned, filled), ("Real examples", "With pseudo-images"), strict=True
-        ):
+        shown = {"Real examples": owned, "With pseudo-images": filled}
+        for axes, (title, counts) in zip(drawing.axes, shown.items(), strict=True):
             rows = counts[:MOST_CLIENTS]
             shares = rows / np.maximum(rows.sum(1, keepdims=True), 1)
             picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")

@@ -109,10 +109,8 @@ class FederationSystem(StagedSystem[Config]):
         """The headline's method, trained on the first seed."""
         settings = self.settings
         training, config, task = self._headline()
-        accuracies = [
-            self.results["rounds"][Training(training.method, number).name][-1]["accuracy"]
-            for number in range(settings.experiment.seeds)
-        ]
+        trainings = [Training(training.method, number).name for number in range(settings.experiment.seeds)]
+        accuracies = [self.results["rounds"][name][-1]["accuracy"] for name in trainings]
         privacy = self.results.get("privacy", {})
         card = {
             "source": settings.data.source,
@@ -179,35 +177,32 @@ class FederationSystem(StagedSystem[Config]):
             simulate(Path(name), config, seed, self.settings.compute.workers)
             theirs, their_weights = read_rounds(Path(name)), read_federation(Path(name)).weights()
         federation = Federation(config, seed)
-        grid = self._grid_of(config, seed, len(federation.partitions))
-        federation.start(grid)
+        grid = self._met(federation)
         ours = [federation.round(grid) for _ in range(engine.compared_rounds)]
         weights = federation.weights()
-        differences = [float(np.abs(weights[name] - their_weights[name]).max()) for name in weights]
-        return {
-            "engine": _seconds(ours),
-            "flower": _seconds(theirs),
-            "rounds": engine.compared_rounds,
-            "largest_difference": max(differences),
-        }
+        difference = max(float(np.abs(weights[name] - their_weights[name]).max()) for name in weights)
+        seconds = {"engine": _seconds(ours), "flower": _seconds(theirs)}
+        return {**seconds, "rounds": engine.compared_rounds, "largest_difference": difference}
 
     def _privacy(self) -> dict[str, Any]:
         _, config, task = self._headline()
         return disclosure(config, task)
 
     def _under_way(self, training: Training) -> tuple[Federation, Grid]:
-        """The training and its clients, met and with their pseudo-images."""
+        """The training and its clients."""
         if self._federation is None:
             self._federation = Federation(*self._task(training))
         if self._grid is None:
-            config, seed = self._task(training)
-            self._grid = self._grid_of(config, seed, len(self._federation.partitions))
-            self._federation.start(self._grid)
+            self._grid = self._met(self._federation)
         return self._federation, self._grid
 
-    def _grid_of(self, config: Config, seed: int, clients: int) -> RayGrid:
+    def _met(self, federation: Federation) -> RayGrid:
+        """Its clients, met and with their pseudo-images."""
         workers, per_task = self.settings.compute.workers, self.settings.engine.clients_per_task
-        return RayGrid(self.workers, workers, client_app, config, seed, clients=clients, clients_per_task=per_task)
+        task, clients = (client_app, federation.config, federation.seed), len(federation.partitions)
+        grid = RayGrid(self.workers, workers, *task, clients=clients, clients_per_task=per_task)
+        federation.start(grid)
+        return grid
 
     def _headline(self) -> tuple[Training, Config, Task]:
         """The headline's method on the first seed: what is exported, attacked and looked at."""

@@ -196,17 +196,14 @@ def _generalisation_table(found: Findings) -> list[Table]:
         of_all = None if whole is None else whole[0]
         rows.append([kind, *(None if s is None else s[0] for s in scores), *(ratio or (None, None, None)), of_all])
     rows.append([RANDOM, *(found.chance(name) for name in found.environments), None, None, None, None])
+    common = ", ".join(found.common) or "none"
     columns = ("network", *found.environments, "ratio", "95 % low", "95 % high", "ratio, all its tests")
     note = (
         f"{found.label}. Ratio: gain over random play, of returns as a share of its own, in the tests to where it was "
-        f"trained; 0 if there was none. The first is over the tests in which all networks act ({_listed(found.common)}), the "
+        f"trained; 0 if there was none. The first is over the tests in which all networks act ({common}), the "
         "last over all in which the network acts: an MLP can not act with other numbers of entities."
     )
     return [Table("Generalisation", columns, rows, note)]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"
 
 
 def _symmetry_tables(found: Findings) -> list[Table]:

@@ -129,11 +129,10 @@ class MarlSystem(StagedSystem[Config]):
         """The next pieces; the same pieces in the same order whatever the number of workers."""
         settings = self.settings
         chosen = self._unfinished()[: settings.compute.workers]
-        calls = []
+        most, calls = settings.experiment.iterations_per_call, []
         for unit in chosen:
             done = len(self.results["curves"][unit.name])
-            size = min(settings.experiment.iterations_per_call, settings.iterations - done)
-            calls.append(Call(unit, self._states.get(unit.name), done, size))
+            calls.append(Call(unit, self._states.get(unit.name), done, min(most, settings.iterations - done)))
         pieces: Iterable[Piece] = self.workers.map("train", calls)
         metrics: Metrics = {}
         for unit, piece in zip(chosen, pieces, strict=True):

@@ -52,13 +52,11 @@ def secure_mods(equal: bool) -> list[Mod]:
         fit = recorddict_compat.recorddict_to_fitins(message.content, keep_input=True)
         names: list[list[str]] = json.loads(str(fit.config.pop(NAMES)))
         most = int(fit.config.pop(MOST))
-        content = RecordDict({CONFIG: ConfigRecord(dict(fit.config))})
         grouped: dict[str, Arrays] = {}
         for (record, name), array in zip(names, parameters_to_ndarrays(fit.parameters), strict=True):
             grouped.setdefault(record, {})[name] = array
-        for record, arrays in grouped.items():
-            content[record] = to_record(arrays)
-        message.content = content
+        records = {record: to_record(arrays) for record, arrays in grouped.items()}
+        message.content = RecordDict({CONFIG: ConfigRecord(dict(fit.config)), **records})
         reply = call_next(message, context)
         metrics: dict[str, Any] = dict(reply.content.metric_records[METRICS])
         found = to_arrays(reply.content.array_records[ARRAYS])

@@ -85,10 +85,8 @@ class Task:
     def virtual_images(self) -> tuple[torch.Tensor, torch.Tensor]:
         """VHL's noise images and the labels they stand for, the same for all clients, in an order drawn by seed."""
         count, classes = self.config.local.vhl_images, self.classes
-        images = [
-            noise_images(self.config.noise, count, self.shape, self.seed, "virtual", label=label)
-            for label in range(classes)
-        ]
+        made = (self.config.noise, count, self.shape, self.seed, "virtual")
+        images = [noise_images(*made, label=label) for label in range(classes)]
         order = stream(self.seed, "virtual", "order").permutation(count * classes)
         labels = np.repeat(np.arange(classes), count)[order]
         return torch.from_numpy(scaled(np.concatenate(images)[order])), torch.from_numpy(labels)
@@ -206,9 +204,8 @@ class Client:
         model = self._task.model(weights)
         examples, pseudo = self._examples(model, round_number, gradient)
         steps = step_count(config.local, len(self.real.labels), pseudo)
-        straggles = bool(
-            failures.stragglers and self._draw("straggler", round_number).random() < failures.stragglers and steps
-        )
+        late = failures.stragglers and self._draw("straggler", round_number).random() < failures.stragglers
+        straggles = bool(late and steps)
         if straggles:
             steps = max(1, int(steps * failures.straggler_share))
         rate = config.local.learning_rate * config.local.learning_rate_decay ** (round_number - 1)

@@ -113,7 +113,7 @@ class Federation:
         if privacy.clipping == "adaptive":
             update_clipping.adaptive_multiplier(privacy.noise_multiplier, len(self.strategy.cohort(1)))
         if self.rounds_done == 0:
-            self._pool_bytes = (metered.traffic.down, metered.traffic.up)
+            self._pool_bytes = (metered.down, metered.up)
         if self._restored:
             contents = {
                 partition: RecordDict({name: to_record(arrays) for name, arrays in records.items()})
@@ -132,7 +132,9 @@ class Federation:
         metered, strategy = MeteredGrid(grid), self.strategy
         messages = list(strategy.configure_train(number, to_record(self._weights), ConfigRecord(), metered))
         if self.config.privacy.secure_aggregation:
-            self._weights = self._securely(metered, messages)
+            most = int(strategy.known.counts.sum(1).max())
+            mean = secure_round(metered, messages, 1 if self.config.strategy.weighting == "equal" else most)
+            self._weights = strategy.take_mean(number, *mean)
         else:
             arrays, _ = strategy.aggregate_train(number, metered.stream(messages))
             self._weights = to_arrays(arrays) if arrays is not None else self._weights
@@ -151,8 +153,8 @@ class Federation:
             failed=len(tally.asked) - len(tally.answered),
             rejected=len(tally.rejected),
             stragglers=tally.stragglers,
-            bytes_down=down + metered.traffic.down,
-            bytes_up=up + metered.traffic.up,
+            bytes_down=down + metered.down,
+            bytes_up=up + metered.up,
             seconds=time.perf_counter() - began,
             loss=tally.loss,
             problem=next(iter(self._problems()), None),
@@ -169,13 +171,11 @@ class Federation:
         recalls = np.bincount(hits, minlength=self._task.classes) / np.maximum(tested, 1)
         owned = label_counts(self._task.train, self._task.parts) * (tested > 0)
         shares = owned / np.maximum(owned.sum(1, keepdims=True), 1)
-        return {
-            "accuracy": len(hits) / max(len(predicted), 1),
-            "recalls": tuple(float(v) if count else None for v, count in zip(recalls, tested, strict=True)),
-            "client_accuracies": tuple(
-                float(v) if count else None for v, count in zip(shares @ recalls, owned.sum(1), strict=True)
-            ),
-        }
+        found: dict[str, Any] = {"accuracy": len(hits) / max(len(predicted), 1)}
+        measured = {"recalls": (recalls, tested), "client_accuracies": (shares @ recalls, owned.sum(1))}
+        for name, (values, counts) in measured.items():
+            found[name] = tuple(float(v) if count else None for v, count in zip(values, counts, strict=True))
+        return found
 
     def save(self, folder: Path, grid: Grid) -> None:
         """Write all that the next round needs: the model, the server's and the clients' states.
@@ -236,11 +236,6 @@ class Federation:
                 f"round {self.rounds_done + 1}: none of {len(tally.asked)} clients could train; {problems[0]}"
             )
 
-    def _securely(self, grid: Grid, messages: list[Message]) -> Arrays:
-        most = int(self.strategy.known.counts.sum(1).max())
-        equal = self.config.strategy.weighting == "equal"
-        return self.strategy.take_mean(self.rounds_done + 1, *secure_round(grid, messages, 1 if equal else most))
-
     def _divided(self, test: Examples) -> tuple[Examples, Examples]:
         """Examples to evaluate on, and those that the server may learn from."""
         if not self.config.weighs_pseudo_images or self.config.balance.gradient_file is not None:
@@ -264,14 +259,12 @@ class Federation:
 
     def _predict(self, inputs: NDArray[Any]) -> NDArray[np.int64]:
         model = self._task.model(self._weights).eval()
+        found = [np.zeros(0, np.int64)]
         with torch.no_grad():
-            found = [
-                model(torch.from_numpy(scaled(inputs[start : start + EVALUATION_BATCH])))[:, : self._task.classes]
-                .argmax(1)
-                .numpy()
-                for start in range(0, len(inputs), EVALUATION_BATCH)
-            ]
-        return np.concatenate([np.zeros(0, np.int64), *found])
+            for start in range(0, len(inputs), EVALUATION_BATCH):
+                logits = model(torch.from_numpy(scaled(inputs[start : start + EVALUATION_BATCH])))
+                found.append(logits[:, : self._task.classes].argmax(1).numpy())
+        return np.concatenate(found)
 
     def _epsilon(self) -> float:
         privacy = self.config.privacy

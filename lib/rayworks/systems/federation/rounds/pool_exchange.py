@@ -150,13 +150,9 @@ def distribute(grid: Grid, members: Members, config: Config, seed: int, edition:
         return 0
     messages = []
     for partition, node in members.nodes.items():
-        settings = {
-            EDITION: edition,
-            "local-mixups": wanted.local[partition].tolist(),
-            "noise": wanted.noise[partition].tolist(),
-            "copies": wanted.copies[partition].tolist(),
-        }
-        content = RecordDict({CONFIG: ConfigRecord(settings)})
+        kinds = {"local-mixups": wanted.local, "noise": wanted.noise, "copies": wanted.copies}
+        counts = {name: kind[partition].tolist() for name, kind in kinds.items()}
+        content = RecordDict({CONFIG: ConfigRecord({EDITION: edition, **counts})})
         if partition in pool:
             content[ARRAYS] = _joined(pool[partition])
         if means is not None:

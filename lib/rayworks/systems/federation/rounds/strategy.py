@@ -209,9 +209,11 @@ class FederatedStrategy(Strategy):
         self, kind: str, server_round: int, partitions: list[int], records: Mapping[str, ArrayRecord], settings: Any
     ) -> list[Message]:
         """All share the same array records."""
-        contents = (RecordDict({**records, CONFIG: ConfigRecord(settings)}) for _ in partitions)
-        nodes, group = (self.known.nodes[partition] for partition in partitions), str(server_round)
-        return [Message(content, node, kind, group_id=group) for content, node in zip(contents, nodes, strict=True)]
+        nodes, group = self.known.nodes, str(server_round)
+        return [
+            Message(RecordDict({**records, CONFIG: ConfigRecord(settings)}), nodes[partition], kind, group_id=group)
+            for partition in partitions
+        ]
 
     def _updates(self, replies: Iterable[Message]) -> Iterator[Update]:
         for partition, reply in in_order(replies, self.known.partition_of, self.tally.asked):

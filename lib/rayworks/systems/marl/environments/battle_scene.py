@@ -69,9 +69,10 @@ def battle_scene(units: Units, agents: int, half: float, sight: Sight) -> Scene:
     directions = _DIRECTIONS * (MOVE_AMOUNT / 2)
     ahead = np.abs(units.position[:, :, :agents, None] + directions.T[:, None, None, :]) <= half
     still = np.stack([~own, own], -1)
+    told = (np.arange(units.kind.shape[1]) < agents) & (sight.degrees is not None)
     return Scene(
         positions=_planar(units.position / UNIT_CELLS, alive),
-        velocities=_planar(units.look * _looking(units, agents, sight), alive),
+        velocities=_planar(units.look * told, alive),
         features=_features(units, agents),
         present=alive,
         visible=seen,
@@ -148,8 +149,3 @@ def _in_cone(units: Units, agents: int, offset: Reals, distance: Reals, sight: S
     ahead = offset[0] * look[0] + offset[1] * look[1]
     inside: Flags = ahead >= distance * math.cos(math.radians(sight.degrees / 2))
     return inside
-
-
-def _looking(units: Units, agents: int, sight: Sight) -> NDArray[np.bool_]:
-    """(N,): whose direction of look is told."""
-    return (np.arange(units.kind.shape[1]) < agents) & (sight.degrees is not None)

@@ -100,8 +100,5 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
 
     def _views(self, agents: list[str], scenes: Mapping[str, Scene]) -> dict[str, dict[str, Any]]:
         own = {team: scene.own().arrays() for team, scene in scenes.items()}
-        views = {}
-        for agent in agents:
-            team, number = self._of[agent]
-            views[agent] = {name: array[number] for name, array in own[team].items()}
-        return views
+        seen = {agent: self._of[agent] for agent in agents}
+        return {agent: {name: array[k] for name, array in own[team].items()} for agent, (team, k) in seen.items()}

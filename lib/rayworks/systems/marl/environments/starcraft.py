@@ -105,8 +105,7 @@ class StarCraftEnvironment:
                 self._game.reset(self._draw())
             except self._refusal:
                 continue
-            enemies = self._game.enemies.values()
-            total = sum(unit.health_max + unit.shield_max for unit in enemies)
+            total = sum(unit.health_max + unit.shield_max for unit in self._game.enemies.values())
             self._full_reward = total + KILL_REWARD * self.scenario.enemies + WIN_REWARD
             self._scene = self._look(self._units())
             return {TEAM: self._scene}

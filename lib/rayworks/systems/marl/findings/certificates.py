@@ -101,8 +101,7 @@ def _scenes_of_random_play(world: Environment, rows: int, seed: int) -> dict[str
             if spec.actions.vectors:
                 actions[team] = random.normal(size=(world.num_envs, spec.agents, 2))
             else:
-                score = random.random(scenes[team].allowed.shape) * scenes[team].allowed
-                actions[team] = score.argmax(-1)
+                actions[team] = (random.random(scenes[team].allowed.shape) * scenes[team].allowed).argmax(-1)
         scenes = world.step(actions).scenes
         met.append(scenes)
     if world.num_envs == rows:
