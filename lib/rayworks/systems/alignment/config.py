@@ -149,6 +149,11 @@ class Config(SystemConfig):
     decoding: DecodingSection = DecodingSection()
     evaluation: EvaluationSection = EvaluationSection()
 
+    @property
+    def judges(self) -> list[str]:
+        """The judges of all objectives, each once."""
+        return list(dict.fromkeys(judge for section in self.objectives.values() for judge in section.judges))
+
     @model_validator(mode="after")
     def _names_are_keys(self) -> Self:
         for name in self.objectives:

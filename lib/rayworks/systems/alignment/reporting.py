@@ -86,7 +86,7 @@ def headline(
 
 
 def _points_table(config: Config, measurements: Sequence[Measurement]) -> Table:
-    judges = _judges(config)
+    judges = config.judges
     rows: list[list[Cell]] = []
     for entry in measurements:
         row: list[Cell] = [entry.point.suite, entry.point.label, *(_mean(entry, judge) for judge in judges)]
@@ -168,7 +168,7 @@ def _training(
 def _objectives(config: Config, measurements: Sequence[Measurement]) -> bytes:
     first = next(iter(config.objectives))
     shown = [m for m in measurements if m.point.method in ("base", "guided", "sharpened") and m.point.suite == first]
-    judges = _judges(config)
+    judges = config.judges
     with draw(columns=len(judges), squeeze=False, sharey=True) as drawing:
         for ax, judge in zip(drawing.axes[0], judges, strict=True):
             positions = np.arange(len(shown))[::-1]
@@ -209,10 +209,6 @@ def _concerns(entry: Measurement, objective: str) -> bool:
     if entry.point.method == "guided":
         return list(entry.point.weights) == [objective]
     return entry.point.objective in (None, objective)
-
-
-def _judges(config: Config) -> list[str]:
-    return list(dict.fromkeys(judge for section in config.objectives.values() for judge in section.judges))
 
 
 def _mean(entry: Measurement, judge: str) -> float:

@@ -207,8 +207,7 @@ class AlignmentSystem(StagedSystem[Config]):
     @cached_property
     def _judges(self) -> dict[str, Any]:
         tokenizer = load_tokenizer(self.settings.model.base)
-        names = dict.fromkeys(judge for section in self.settings.objectives.values() for judge in section.judges)
-        return {name: load_judge(name, tokenizer) for name in names}
+        return {name: load_judge(name, tokenizer) for name in self.settings.judges}
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

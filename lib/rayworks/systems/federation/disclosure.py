@@ -132,11 +132,10 @@ def _attacks(config: Config, task: Task, client: int, found: mixing_accountant.G
     sources, seen = _known(own, label, config.mixup, task.seed, fitted + ATTACKED)
     originals = candidates[sources[:, 0]]
     known, attacked = (seen[:fitted], originals[:fitted]), (seen[fitted:], originals[fitted:])
+    found_again = decoding_attacks.reidentification_rate(attacked[0], candidates, sources[fitted:])
     decoder = "best linear decoder" if fitted > 4 * features else "linear decoder"
     rates = {
-        "sources re-identified, nearest of all": decoding_attacks.reidentification_rate(
-            attacked[0], candidates, sources[fitted:]
-        ),
+        "sources re-identified, nearest of all": found_again,
         "by chance": sources.shape[1] / len(own),
         f"{decoder}, PSNR dB": decoding_attacks.linear_decoder_psnr(known, attacked),
         "guessing the mean image, PSNR dB": decoding_attacks.mean_image_psnr(known[1], attacked[1]),

@@ -84,8 +84,7 @@ class Findings:
 
     def equivariance_error(self) -> float:
         """Largest error of the headline's trained network under rotations and reflections, over all teams."""
-        certificate = self.results["final"]["certificate"]
-        errors = [team["errors"] for team in certificate.values()]
+        errors = [team["errors"] for team in self.results["final"]["certificate"].values()]
         return float(max(found[group] for found in errors for group in TURNING if group in found))
 
     def band(self, kind: str) -> tuple[Smooth, Smooth, Smooth]:
