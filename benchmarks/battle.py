@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.results import spread, store
-from rayworks.systems.marl.environments.battle import BattleOptions, battle_environment
+from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions
 from rayworks.systems.marl.environments.battle_scene import TEAM
 from rayworks.systems.marl.environments.battle_scripts import scripted_actions
 
@@ -21,7 +21,7 @@ GOAL = 20_000
 
 def agent_steps_per_second(scenario: str, num_envs: int, seconds: float) -> float:
     """Of one core, after a few steps to warm up."""
-    battle = battle_environment(scenario, num_envs, 0, BattleOptions())
+    battle = BattleEnvironment(scenario, num_envs, 0, BattleOptions())
     scene = battle.reset()[TEAM]
     spent, steps = 0.0, -5
     while spent < seconds:

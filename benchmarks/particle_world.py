@@ -16,7 +16,8 @@ import torch
 
 from benchmarks import peers
 from benchmarks.results import ratios, spread, store
-from rayworks.systems.marl.environments.particle_environment import ParticleOptions, particle_environment
+from rayworks.systems.marl.environments.particle_environment import ParticleEnvironment
+from rayworks.systems.marl.environments.particle_scenarios import ParticleOptions
 
 COPIES = (1, 32, 256, 2048)
 AGENTS = 3
@@ -43,7 +44,7 @@ def per_second(step: Callable[[], object], num_envs: int, seconds: float) -> flo
 
 def ours(num_envs: int, seconds: float) -> float:
     """With scenes."""
-    world = particle_environment("simple_spread", num_envs, 0, ParticleOptions(vectors=True))
+    world = ParticleEnvironment("simple_spread", num_envs, 0, ParticleOptions(vectors=True))
     world.reset()
     actions = {"agent": np.random.default_rng(0).uniform(-1, 1, (num_envs, AGENTS, 2))}
     return per_second(lambda: world.step(actions), num_envs, seconds)

@@ -21,7 +21,7 @@ import ray
 import torch
 
 from benchmarks.results import ratios, spread, store
-from rayworks.systems.marl.config import EnvironmentSection, NetworkSection, SamplingSection, TrainingSection
+from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkSection, SamplingSection, TrainingSection
 from rayworks.systems.marl.environments.observation_schema import spread_schema
 from rayworks.systems.marl.environments.scenes import ActionLayout
 from rayworks.systems.marl.networks.equivariant_layers import GraphLayer, Nodes
@@ -40,7 +40,8 @@ ROWS, ENTITIES, HIDDEN = 500, 7, 32
 def ours(graph: Any) -> Any:
     """Our runner and learner."""
     section = EnvironmentSection(name="mpe/simple_spread")
-    return algorithm_config("e2gn2-last", section, NetworkSection(graph=graph), TRAINING, SAMPLING, 0).build_algo()
+    config = Config(environment=section, network=NetworkSection(graph=graph), training=TRAINING, sampling=SAMPLING)
+    return algorithm_config(config, "e2gn2-last", 0).build_algo()
 
 
 def plain(num_envs: int) -> Any:

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "runtime": {"pydantic", "numpy", "ray", "rayworks.core", "rayworks.runtime"},
     "lm": {"numpy", "torch", "transformers", "peft", "rayworks.core", "rayworks.lm"},
 }
-"""Beside the standard library. ``lm/actors.py`` may import ray and the runtime too."""
+"""Beside the standard library."""
 ONLY_WHERE_USED = {"matplotlib", "fsspec", "cycler"}
 """Imported by core inside functions only."""
 WIRED_TO_RAY = ("system.py", "actors.py")
@@ -66,10 +66,7 @@ def is_allowed(name: str, allowed: set[str]) -> bool:
 @pytest.mark.parametrize("layer", MAY_IMPORT)
 def test_layers_import_only_what_lies_below_them(layer: str) -> None:
     for path in modules(LIBRARY / layer):
-        allowed = set(MAY_IMPORT[layer])
-        if layer == "lm" and path.name == "actors.py":
-            allowed |= {"ray", "rayworks.runtime"}
-        wrong = [name for name in imports(path) if not is_allowed(name, allowed)]
+        wrong = [name for name in imports(path) if not is_allowed(name, MAY_IMPORT[layer])]
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
@@ -92,11 +89,7 @@ def test_mathematics_never_imports_ray() -> None:
     for path in modules(LIBRARY / "systems"):
         if path.name.endswith(WIRED_TO_RAY) or path.parent.name == "rllib":
             continue
-        wrong = [
-            n
-            for n in imports(path)
-            if n.split(".")[0] == "ray" or n.startswith(("rayworks.runtime", "rayworks.lm.actors"))
-        ]
+        wrong = [n for n in imports(path) if n.split(".")[0] == "ray" or n.startswith("rayworks.runtime")]
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}; wire it in system.py or actors.py"
 
 

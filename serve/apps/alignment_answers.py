@@ -40,15 +40,9 @@ class Asked:
         choices = []
         for index, row in enumerate(self.rows):
             found = self._drawn(row)
-            choices.append(
-                Choice(
-                    index=index,
-                    finish_reason=found.finish_reason,
-                    text=None if self.chat else found.text,
-                    message={"role": "assistant", "content": found.text} if self.chat else None,
-                    guidance=_report(found),
-                )
-            )
+            said: dict[str, Any] = {"text": None if self.chat else found.text}
+            said["message"] = {"role": "assistant", "content": found.text} if self.chat else None
+            choices.append(Choice(index=index, finish_reason=found.finish_reason, guidance=_report(found), **said))
         return Completion(
             id=self.id,
             object="chat.completion" if self.chat else "text_completion",

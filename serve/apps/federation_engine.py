@@ -26,11 +26,7 @@ BROKEN = (ValueError, OSError, SyntaxError)
 
 
 class Classifying:
-    """The model of one export.
-
-    Args:
-        folder: ``export`` of a finished run.
-        limits: limits of a request.
+    """The model of one export, ``export`` of a finished run.
 
     Raises:
         DataError: the folder holds something else.

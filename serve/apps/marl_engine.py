@@ -11,10 +11,9 @@ import torch
 from rayworks.core.errors import DataError
 from rayworks.core.seeds import derive_small
 from rayworks.systems.marl.environments.environment import norm_clipped
-from rayworks.systems.marl.environments.scenes import ActionLayout, Scene, TeamSpec
+from rayworks.systems.marl.environments.scenes import ActionLayout, Scene, TeamSpec, joined
 from rayworks.systems.marl.exported import ExportedPolicy, read_export
 from rayworks.systems.marl.networks.acting import as_tensors, draw
-from rayworks.systems.marl.networks.policy_network import PolicyNetwork
 from rayworks.systems.marl.networks.symmetry_groups import claimed
 
 from .marl_schemas import ActBody, Action, Entity, Limits, PolicyCard, SceneBody, TeamCard
@@ -40,11 +39,7 @@ class Question:
 
 
 class PolicyServer:
-    """The policies of one export.
-
-    Args:
-        folder: ``export`` of a finished run.
-        limits: limits of a request.
+    """The policies of one export, ``export`` of a finished run.
 
     Raises:
         DataError: the folder holds something else.
@@ -53,7 +48,7 @@ class PolicyServer:
     def __init__(self, folder: str, limits: Limits) -> None:
         self.exported: ExportedPolicy = read_export(folder)
         self.limits = limits
-        self._network = lru_cache(NETWORKS_HELD)(self._made)
+        self._network = lru_cache(NETWORKS_HELD)(lambda team: self.exported.policies({team.name: team})[team.name])
 
     def card(self) -> PolicyCard:
         """Describe the policies and their symmetries."""
@@ -71,13 +66,8 @@ class PolicyServer:
                 errors=errors,
                 other_sizes=exported.kind != "mlp",
             )
-        return PolicyCard(
-            network=exported.kind,
-            environment=exported.environment.name,
-            frame=exported.network.frame,
-            teams=teams,
-            limits=self.limits,
-        )
+        environment, frame = exported.environment.name, exported.network.frame
+        return PolicyCard(network=exported.kind, environment=environment, frame=frame, teams=teams, limits=self.limits)
 
     def check(self) -> None:
         """Answer a scene of zeros by every policy.
@@ -86,8 +76,9 @@ class PolicyServer:
             DataError: it is not finite.
         """
         for team in self.exported.teams.values():
-            question = Question(team, _empty_scene(team), tuple(range(team.entities)), None)
-            [found] = self.answer([question])
+            plane, features = np.zeros((1, team.entities, 2)), np.zeros((1, team.entities, len(team.features)))
+            scene = team.open_scene(plane, plane, features)
+            [found] = self.answer([Question(team, scene, tuple(range(team.entities)), None)])
             if isinstance(found, DataError):
                 raise DataError(f"export: team {team.name} answers a scene of zeros with no finite numbers")
 
@@ -116,8 +107,7 @@ class PolicyServer:
             alike[question.team].append(number)
         answers: list[list[Action] | DataError] = [[] for _ in questions]
         for team, numbers in alike.items():
-            scenes = [questions[number].scene.arrays() for number in numbers]
-            rows = as_tensors(Scene.of({name: np.concatenate([one[name] for one in scenes]) for name in scenes[0]}))
+            rows = as_tensors(joined([questions[number].scene for number in numbers]))
             network = self._network(team)
             with torch.no_grad():
                 inputs = network.action_dist_inputs(rows).view(len(numbers), team.agents, -1)
@@ -130,11 +120,6 @@ class PolicyServer:
                         "scenes: an answer is not finite; give smaller features and coordinates"
                     )
         return answers
-
-    def _made(self, team: TeamSpec) -> PolicyNetwork:
-        network = PolicyNetwork(self.exported.kind, team, self.exported.network)
-        network.load({name: torch.from_numpy(np.array(a)) for name, a in self.exported.weights[team.name].items()})
-        return network.eval()
 
     def _question(self, trained: TeamSpec, body: SceneBody, where: str, seed: int | None) -> Question:
         entities = body.entities
@@ -227,15 +212,9 @@ def _scene(team: TeamSpec, body: SceneBody, order: Sequence[int], where: str, kn
         raise DataError(f"{where}.forbidden: leaves an agent nothing to do")
     visible |= np.eye(team.agents, len(entities), dtype=bool)
     shown = present[:, None]
-    scene = Scene(
-        np.where(shown, np.array([entity.position for entity in entities]), 0).astype(np.float32)[None],
-        np.where(shown, np.array([entity.velocity for entity in entities]), 0).astype(np.float32)[None],
-        np.where(shown, features, 0).astype(np.float32)[None],
-        present[None],
-        visible[None],
-        allowed[None],
-        targets[None],
-    )
+    moving = (np.array([getattr(entity, name) for entity in entities]) for name in ("position", "velocity"))
+    positions, speeds, named = (np.where(shown, values, 0).astype(np.float32)[None] for values in (*moving, features))
+    scene = Scene(positions, speeds, named, present[None], visible[None], allowed[None], targets[None])
     team.check(scene)
     return scene
 
@@ -250,19 +229,6 @@ def _acting(index: dict[int, int], at: int, team: TeamSpec, where: str) -> int:
         acting = ", ".join(sorted(set(team.kinds[: team.agents])))
         raise DataError(f"{where}: entity {at} does not act; name one of kind {acting}")
     return index[at]
-
-
-def _empty_scene(team: TeamSpec) -> Scene:
-    shape = (1, team.agents)
-    return Scene(
-        np.zeros((1, team.entities, 2), np.float32),
-        np.zeros((1, team.entities, 2), np.float32),
-        np.zeros((1, team.entities, len(team.features)), np.float32),
-        np.ones((1, team.entities), bool),
-        np.ones((*shape, team.entities), bool),
-        np.ones((*shape, team.actions.choices), bool),
-        np.zeros((*shape, team.actions.targets), np.int16),
-    )
 
 
 def _actions(question: Question, inputs: torch.Tensor, values: torch.Tensor) -> list[Action]:
@@ -285,13 +251,7 @@ def _actions(question: Question, inputs: torch.Tensor, values: torch.Tensor) -> 
             name = names[min(number, first_target)]
             if layout.targets and number >= first_target:
                 target = question.indices[int(scene.targets[0, agent, number - first_target])]
-        action = Action(
-            entity=question.indices[agent],
-            action=name,
-            target=target,
-            vector=vector,
-            probability=probability,
-            value=float(values[agent]),
-        )
+        entity, value = question.indices[agent], float(values[agent])
+        action = Action(entity=entity, action=name, target=target, vector=vector, probability=probability, value=value)
         found.append(action)
     return found

@@ -14,10 +14,8 @@ import pytest
 from ray.util.state import list_actors
 
 from jobs import run
-from rayworks.core.config import ComputeSection
 from rayworks.core.run_directory import RunDirectory
-from rayworks.lm.actors import engine_pool
-from rayworks.lm.engine import GenerationRequest
+from rayworks.lm.engine import Generation, GenerationRequest
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.systems.alignment import Config
@@ -48,7 +46,9 @@ def killing(batches: list[Any], actor: str, *, before: int) -> Iterator[Any]:
 def test_killed_model_actor_loses_no_finished_prompt(tiny_model: str, cluster: dict[str, str]) -> None:
     requests = [GenerationRequest(prompt="a dress:", max_new_tokens=24, seed=seed, uid=str(seed)) for seed in range(40)]
     expected = TransformersEngine(tiny_model, slots=4).generate(requests)
-    pool = engine_pool(tiny_model, ComputeSection(), name="faults/base", size=2, slots=4)
+    pool: ActorPool[list[GenerationRequest], list[Generation]] = ActorPool(
+        TransformersEngine, tiny_model, "float32", 4, size=2, name="faults/base", options={"num_cpus": 1}
+    )
     batches = [requests[start : start + 4] for start in range(0, 40, 4)]
     pool.broadcast("generate", [])
     results = pool.map("generate", killing(batches, "faults/base-0", before=5))

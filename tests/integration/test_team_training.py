@@ -45,7 +45,8 @@ def algorithm(name: str = "mpe/simple_spread", kind: Any = "e2gn2-last", **chang
     section = EnvironmentSection.model_validate({"name": name, **changes.pop("environment", {})})
     network = NETWORK.model_copy(update=changes.pop("network", {}))
     training = TRAINING.model_copy(update=changes)
-    made: TeamPPO = algorithm_config(kind, section, network, training, sampling, seed=3).build_algo()
+    config = Config(environment=section, network=network, training=training, sampling=sampling)
+    made: TeamPPO = algorithm_config(config, kind, seed=3).build_algo()
     return made
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rayworks.core import seeds
-from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions, battle_environment
+from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions
 from rayworks.systems.marl.environments.battle_combat import Orders, Units, fight
 from rayworks.systems.marl.environments.battle_scripts import nearest_targets, scripted_actions
 from rayworks.systems.marl.environments.scenes import Scene
@@ -33,7 +33,7 @@ def played(
     scenario: str, seed: int, steps: int, view: float | None
 ) -> tuple[BattleEnvironment, Scene, NDArray[np.int64]]:
     """A battle under way, its scene, and allowed actions of which most are random."""
-    battle = battle_environment(scenario, COPIES, seed, BattleOptions(field_of_view=view))
+    battle = BattleEnvironment(scenario, COPIES, seed, BattleOptions(field_of_view=view))
     scene = battle.reset()["allies"]
     draw = seeds.stream(seed, "symmetry")
     for _ in range(steps):
@@ -45,7 +45,7 @@ def played(
 
 def next_units(battle: BattleEnvironment, units: Units, actions: NDArray[np.int64]) -> tuple[Units, Scene]:
     """Copies that go on only are compared, so the others keep what they reached."""
-    twin = BattleEnvironment(battle.scenario, COPIES, 1, battle.options)
+    twin = BattleEnvironment(battle.scenario.name, COPIES, 1, battle.options)
     twin.begin(units)
     step = twin.step({"allies": actions})
     going = np.nonzero(~step.ended)[0]
@@ -114,7 +114,7 @@ def test_the_order_of_units_does_not_matter(battle_of: dict[str, Any], random: R
 @pytest.mark.parametrize("race", ["terran", "protoss", "zerg"])
 def test_neither_side_is_preferred(race: str) -> None:
     """From a mirrored start two sides that follow the same rule stay mirror images, blow for blow."""
-    battle = battle_environment(f"{race}_5_vs_5", 64, 3, BattleOptions(starts="reflect"))
+    battle = BattleEnvironment(f"{race}_5_vs_5", 64, 3, BattleOptions(starts="reflect"))
     battle.reset()
     units = battle.units
     swap = np.roll(np.arange(10), 5)

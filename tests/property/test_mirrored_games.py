@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rayworks.systems.marl.config import EnvironmentSection, NetworkKind, NetworkSection
-from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions, battle_environment
+from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions
 from rayworks.systems.marl.environments.battle_combat import Units
 from rayworks.systems.marl.environments.registry import make_environment
 from rayworks.systems.marl.networks.acting import Game, as_tensors, draw
@@ -39,7 +39,7 @@ def first_episodes(policy: PolicyNetwork, world: BattleEnvironment, units: Units
 @pytest.mark.parametrize("kind", ["e2gn2-last", "egnn", "mlp"])
 def test_a_mirrored_start_leads_to_the_mirrored_end(kind: NetworkKind) -> None:
     options = BattleOptions(starts="surrounded", side="left", fully_observable=True)
-    world = battle_environment("terran_3_vs_3", COPIES, 0, options)
+    world = BattleEnvironment("terran_3_vs_3", COPIES, 0, options)
     world.reset()
     units = world.units
     mirrored = replace(units, position=units.position * MIRROR, look=units.look * MIRROR)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions, battle_environment
+from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions
 from rayworks.systems.marl.environments.battle_combat import Units
 from rayworks.systems.marl.environments.battle_scene import HEALTH, READINESS
 from rayworks.systems.marl.environments.battle_scripts import scripted_actions
@@ -22,7 +22,7 @@ def battle_of(
     scenario: str, *units: tuple[str, float, float], options: BattleOptions | None = None
 ) -> tuple[BattleEnvironment, Scene]:
     """One battle with given units, allies first, looking east."""
-    battle = battle_environment(scenario, 1, 0, options or BattleOptions())
+    battle = BattleEnvironment(scenario, 1, 0, options or BattleOptions())
     kind = np.array([[NAMES.index(name) for name, _, _ in units]], np.int8)
     position = np.array([[(x, y) for _, x, y in units]], float).transpose(2, 0, 1).copy()
     look = np.stack([np.ones(kind.shape), np.zeros(kind.shape)])
@@ -175,14 +175,14 @@ def play(battle: BattleEnvironment, scene: Scene, steps: int) -> list[Step]:
 
 @pytest.mark.parametrize("scenario", ["terran_5_vs_5", "protoss_3_vs_6", "zerg_6_vs_4"])
 def test_a_state_goes_on_with_the_same_numbers(scenario: str) -> None:
-    battle: BattleEnvironment = battle_environment(scenario, 16, 7, BattleOptions())
+    battle = BattleEnvironment(scenario, 16, 7, BattleOptions())
     contract: Environment = battle
     scene = contract.reset()[ALLIES]
     first = play(battle, scene, 12)[-1].scenes[ALLIES]
     kept = battle.state()
     straight = play(battle, first, 40)
     assert sum(step.ended.sum() for step in straight) > 0
-    other = battle_environment(scenario, 16, 99, BattleOptions())
+    other = BattleEnvironment(scenario, 16, 99, BattleOptions())
     again = play(other, other.restore(kept)[ALLIES], 40)
     for one, two in zip(straight, again, strict=True):
         np.testing.assert_array_equal(one.rewards[ALLIES], two.rewards[ALLIES])
@@ -192,15 +192,15 @@ def test_a_state_goes_on_with_the_same_numbers(scenario: str) -> None:
 
 
 def test_a_state_of_another_battle_is_refused() -> None:
-    battle = battle_environment("terran_5_vs_5", 4, 0, BattleOptions())
+    battle = BattleEnvironment("terran_5_vs_5", 4, 0, BattleOptions())
     with pytest.raises(DataError, match="call reset first"):
         battle.state()
     battle.reset()
     state = battle.state()
     with pytest.raises(DataError, match="another scenario"):
-        battle_environment("terran_5_vs_6", 4, 0, BattleOptions()).restore(state)
+        BattleEnvironment("terran_5_vs_6", 4, 0, BattleOptions()).restore(state)
     with pytest.raises(DataError, match="another options"):
-        battle_environment("terran_5_vs_5", 4, 0, BattleOptions(horizon=9)).restore(state)
+        BattleEnvironment("terran_5_vs_5", 4, 0, BattleOptions(horizon=9)).restore(state)
     for damaged in (b"", state[:50], b"nothing of the kind"):
         with pytest.raises(DataError, match="cannot be read"):
             battle.restore(damaged)
@@ -209,7 +209,7 @@ def test_a_state_of_another_battle_is_refused() -> None:
 
 
 def test_the_script_neither_always_wins_nor_always_loses() -> None:
-    battle = battle_environment("protoss_5_vs_5", 128, 0, BattleOptions())
+    battle = BattleEnvironment("protoss_5_vs_5", 128, 0, BattleOptions())
     steps = play(battle, battle.reset()[ALLIES], 100)
     ended = sum(step.ended.sum() for step in steps)
     won = sum((step.info["won"] & step.ended).sum() for step in steps)
@@ -224,4 +224,4 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
     with pytest.raises(ConfigError, match=message):
         replace(BattleOptions(), **options)
     with pytest.raises(ConfigError, match="num_envs"):
-        battle_environment("terran_5_vs_5", 0, 0, BattleOptions())
+        BattleEnvironment("terran_5_vs_5", 0, 0, BattleOptions())

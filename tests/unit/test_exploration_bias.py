@@ -2,7 +2,7 @@
 
 import pytest
 
-from rayworks.systems.marl.config import EnvironmentSection, NetworkKind, NetworkSection
+from rayworks.systems.marl.config import Config, NetworkKind
 from rayworks.systems.marl.findings.exploration_bias import input_slope, untrained_play
 
 
@@ -20,7 +20,8 @@ def test_only_the_last_layer_placement_keeps_the_vectors_with_depth() -> None:
 
 
 def test_untrained_egnn_leaves_the_map() -> None:
-    environment = EnvironmentSection(actions="vectors")
-    found = untrained_play(environment, ("egnn", "e2gn2"), NetworkSection(vector_bound=None), 4, 40, 0)
+    settings = {"networks": ("egnn", "e2gn2"), "initialisations": 4}
+    values = {"environment": {"actions": "vectors"}, "network": {"vector_bound": None}, "experiment": settings}
+    found = untrained_play(Config.model_validate({**values, "sampling": {"num_envs": 40}}), 0)
     assert found["egnn"]["return"] < -150 < found["e2gn2"]["return"]
     assert found["egnn"]["distance"] > 3 > found["e2gn2"]["distance"]

@@ -57,10 +57,10 @@ def test_ratios_are_over_the_tests_that_all_networks_can_play() -> None:
 
 def test_curves_are_of_the_first_team_and_of_iterations_in_which_episodes_ended() -> None:
     found = Findings(config(), results({}, teams=("adversary", "agent")))
-    curve = found.curves()["egnn"]
+    curve = found.curve("egnn")
     assert curve["steps"].tolist() == [200, 400], "none ended in the last"
     assert curve["scores"].tolist() == [[-8, -6], [-7, -5]]
-    middle, low, high = found.bands()["egnn"]
+    middle, low, high = found.band("egnn")
     assert middle.tolist() == [-7.5, -6.5] and (low <= middle).all() and (middle <= high).all()
     assert np.all(low >= [-8, -7]) and np.all(high <= [-7, -6])
 

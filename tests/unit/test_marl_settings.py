@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkSection
-from rayworks.systems.marl.environments.particle_environment import ParticleOptions, particle_environment
+from rayworks.systems.marl.environments.particle_environment import ParticleEnvironment
+from rayworks.systems.marl.environments.particle_scenarios import ParticleOptions
 from rayworks.systems.marl.environments.registry import make_environment, require_same_game, team_specs
 from rayworks.systems.marl.networks.acting import as_tensors
 from rayworks.systems.marl.networks.policy_network import PolicyNetwork
@@ -98,7 +99,7 @@ def test_an_mlps_central_critic_sees_what_no_agent_does() -> None:
 def test_a_larger_map_moves_tags_border_and_leaves_reaches_of_battles_alone() -> None:
     rewards = []
     for scale in (1.0, 2.0):
-        world = particle_environment("simple_tag", 1, 0, ParticleOptions(map_scale=scale))
+        world = ParticleEnvironment("simple_tag", 1, 0, ParticleOptions(map_scale=scale))
         world.reset()
         world.world.position[:] = np.arange(12).reshape(2, 6, 1) * 20
         world.world.position[:, 3] = 1.2

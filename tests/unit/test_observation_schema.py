@@ -10,14 +10,15 @@ from rayworks.systems.marl.environments.observation_schema import (
     spread_schema,
     tag_schema,
 )
-from rayworks.systems.marl.environments.particle_environment import ParticleOptions, particle_environment
+from rayworks.systems.marl.environments.particle_environment import ParticleEnvironment
+from rayworks.systems.marl.environments.particle_scenarios import ParticleOptions
 from rayworks.systems.marl.environments.scenes import ActionLayout
 from rayworks.systems.marl.rllib.connectors import SceneFromVector
 
 
 @pytest.mark.parametrize("name", ["simple_spread", "simple_tag"])
 def test_mpe2s_vectors_hold_the_scenes_that_agents_see(name: str) -> None:
-    world = particle_environment(name, 5, 0, ParticleOptions())
+    world = ParticleEnvironment(name, 5, 0, ParticleOptions())
     scenes = world.reset()
     world.step({team: np.full((5, spec.agents), 2) for team, spec in world.teams.items()})
     scenes, vectors = world.scenes(), world.flat_observations()

@@ -8,20 +8,16 @@ import pytest
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.marl.config import EnvironmentSection
-from rayworks.systems.marl.environments.mpe2_environment import mpe2_environment
-from rayworks.systems.marl.environments.particle_environment import (
-    ParticleEnvironment,
-    ParticleOptions,
-    particle_environment,
-)
-from rayworks.systems.marl.environments.particle_scenarios import SCENARIOS
+from rayworks.systems.marl.environments.mpe2_environment import Mpe2Environment
+from rayworks.systems.marl.environments.particle_environment import ParticleEnvironment
+from rayworks.systems.marl.environments.particle_scenarios import SCENARIOS, ParticleOptions
 from rayworks.systems.marl.environments.registry import make_environment
 from rayworks.systems.marl.networks.symmetry_groups import QUARTER_TURNS, orthogonal
 
 
 def copied(name: str, reference: Any, vectors: bool) -> ParticleEnvironment:
     """Ours with two copies, the second where mpe2's is."""
-    ours = particle_environment(name, 2, 0, ParticleOptions(vectors=vectors))
+    ours = ParticleEnvironment(name, 2, 0, ParticleOptions(vectors=vectors))
     ours.reset()
     world = reference.unwrapped.world
     for number, entity in enumerate([*world.agents, *world.landmarks]):
@@ -68,7 +64,7 @@ def test_observations_and_rewards_are_mpe2s(name: str, vectors: bool, seed: int)
 @pytest.mark.parametrize("matrix", [*QUARTER_TURNS[1:], orthogonal(1.1), orthogonal(2.7, reflected=True)])
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_turned_world_moves_turned(name: str, matrix: np.ndarray) -> None:
-    straight, turned = (particle_environment(name, 16, 4, ParticleOptions(vectors=True)) for _ in range(2))
+    straight, turned = (ParticleEnvironment(name, 16, 4, ParticleOptions(vectors=True)) for _ in range(2))
     straight.reset()
     turned.reset()
     # Prey's price of leaving the map knows the axes, so only the middle of the map is round.
@@ -90,7 +86,7 @@ def test_a_turned_world_moves_turned(name: str, matrix: np.ndarray) -> None:
 
 def test_starts_are_where_they_are_asked_for_and_come_again_with_the_seed() -> None:
     def positions(**options: Any) -> np.ndarray:
-        world = particle_environment("simple_spread", 500, 3, ParticleOptions(**options))
+        world = ParticleEnvironment("simple_spread", 500, 3, ParticleOptions(**options))
         world.reset()
         return world.world.position
 
@@ -104,10 +100,10 @@ def test_starts_are_where_they_are_asked_for_and_come_again_with_the_seed() -> N
     "name", ["simple_spread", "simple_tag", "simple_push", "simple_adversary", "simple", "simple_line"]
 )
 def test_mpe2_itself_gives_the_same_kind_of_scenes(name: str) -> None:
-    reference = mpe2_environment(name, 2, 0, vectors=False, horizon=5)
+    reference = Mpe2Environment(name, 2, 0, vectors=False, horizon=5)
     scenes = reference.reset()
     if name in SCENARIOS:
-        ours = particle_environment(name, 2, 0, ParticleOptions())
+        ours = ParticleEnvironment(name, 2, 0, ParticleOptions())
         assert dict(reference.teams) == ours.teams
     for team, spec in reference.teams.items():
         spec.check(scenes[team])

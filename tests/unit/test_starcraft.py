@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
-from rayworks.systems.marl.environments.battle import BattleOptions, battle_environment
+from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions
 from rayworks.systems.marl.environments.battle_scene import FIRST_TARGET
 from rayworks.systems.marl.environments.battle_scripts import scripted_actions
 from rayworks.systems.marl.environments.battle_units import parse_scenario
@@ -100,7 +100,7 @@ def test_recorded_battles_are_played_to_their_ends(scenario: str) -> None:
 @pytest.mark.parametrize("scenario", list(RECORDINGS))
 def test_scenes_have_the_embedded_battles_schema_and_mask(scenario: str) -> None:
     battle = environment(scenario)
-    embedded = battle_environment(scenario, 1, 0, BattleOptions())
+    embedded = BattleEnvironment(scenario, 1, 0, BattleOptions())
     assert battle.spec == embedded.spec
     frames = RECORDINGS[scenario]["episodes"][0]["frames"]
     scenes, _ = play(battle, 1)

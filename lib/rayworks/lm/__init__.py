@@ -1,1 +1,1 @@
-"""Language models: checkpoints, vocabularies, the batched decoder and its engines, scoring, preference losses, actors."""
+"""Language models: checkpoints, vocabularies, the batched decoder and its engines, scoring, preference losses."""

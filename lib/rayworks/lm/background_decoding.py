@@ -11,11 +11,7 @@ from rayworks.lm.continuous_batching import ContinuousBatching, Row
 
 
 class BackgroundDecoding:
-    """Feeds one :class:`ContinuousBatching` from any thread.
-
-    Args:
-        decoding: used by this object's thread only, from now on.
-    """
+    """Feeds one :class:`ContinuousBatching`, which only its own thread uses from then on, from any thread."""
 
     def __init__(self, decoding: ContinuousBatching) -> None:
         self._decoding = decoding

@@ -30,15 +30,11 @@ def grouped_attention(
     """Attention whose key-value heads are shared by groups of query heads without being copied for each.
 
     Args:
-        module: the attention layer (not used).
         query: ``[rows, heads, queries, size]``.
         key: ``[rows, groups, keys, size]``; ``heads`` is a multiple of ``groups``.
         value: as ``key``.
         attention_mask: additive, ``[rows, 1, queries, keys]``.
         scaling: factor on the scores; ``size ** -0.5`` when ``None``.
-        dropout: not used, models are frozen.
-        softcap: refused.
-        unused: what transformers passes to every attention.
 
     Returns:
         ``[rows, queries, heads, size]`` and no weights.
@@ -71,7 +67,6 @@ class CausalModel:
     Args:
         model: any transformers decoder that uses the attention interface; frozen in place, and on a CPU in float32 its
             linear layers are packed.
-        slots: most rows decoded together.
 
     Raises:
         DataError: the model attends through a sliding window, which a slot cache does not hold.

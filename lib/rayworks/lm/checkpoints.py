@@ -36,13 +36,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         DataError: it cannot be loaded.
     """
-    location = prepare(name)
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, **_offline(name))
-    except (ConnectionError, TimeoutError):
-        raise
-    except (OSError, ValueError) as error:
-        raise DataError(f"model {name!r}: its tokenizer cannot be loaded ({_first_line(error)})") from None
+    tokenizer: PreTrainedTokenizerBase = _loaded(AutoTokenizer, name, "its tokenizer ")
     return tokenizer
 
 
@@ -58,13 +52,7 @@ def load_model(name: str, dtype: str = "float32", layers: int | None = None, dev
     Raises:
         DataError: it cannot be loaded, has fewer layers, or scales its logits.
     """
-    location = prepare(name)
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(location, dtype=DTYPES[dtype], **_offline(name))
-    except (ConnectionError, TimeoutError):
-        raise
-    except (OSError, ValueError) as error:
-        raise DataError(f"model {name!r}: cannot be loaded ({_first_line(error)})") from None
+    model: PreTrainedModel = _loaded(AutoModelForCausalLM, name, dtype=DTYPES[dtype])
     scaled = [key for key in LOGIT_SCALES if getattr(model.config.get_text_config(), key, None) not in (None, 1, 1.0)]
     if scaled:
         raise DataError(f"model {name!r}: changes its logits by {', '.join(scaled)}, which scoring here leaves out")
@@ -103,12 +91,16 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _offline(name: str) -> dict[str, bool]:
-    return {} if name.startswith("hub:") else {"local_files_only": True}
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _loaded(loader: Any, name: str, what: str = "", **options: Any) -> Any:
+    """What a class of transformers makes of a model; a lost connection is no fault of it and passes."""
+    location, offline = prepare(name), {} if name.startswith("hub:") else {"local_files_only": True}
+    try:
+        return loader.from_pretrained(location, **options, **offline)
+    except (ConnectionError, TimeoutError):
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).strip() or type(error).__name__
+        raise DataError(f"model {name!r}: {what}cannot be loaded ({reason.splitlines()[0]})") from None
 
 
 if __name__ == "__main__":

@@ -61,12 +61,10 @@ class LogitMixer(Protocol):
         """Models beside the base that this row needs for its next token."""
 
     def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
-        """Mix.
+        """One distribution per row.
 
-        Args:
-            base: ``[rows, vocabulary]``.
-            guides: model to (indices of the rows that asked for it, logits ``[those rows, vocabulary]``).
-            rows: the rows, in order.
+        ``base`` is ``[rows, vocabulary]``; ``guides`` maps a model to the indices of the rows that asked for it and their
+        logits ``[those rows, vocabulary]``.
         """
 
 
@@ -79,23 +77,15 @@ class SingleModel:
 
     def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
         """The base's logits, reporting each token's log-probability."""
-
-        def report(tokens: Tensor) -> dict[str, Tensor]:
-            return {"logprob": base.gather(-1, tokens[:, None])[:, 0] - base.logsumexp(dim=-1)}
-
-        return Mixed(base, report)
+        norm = base.logsumexp(dim=-1)
+        return Mixed(base, lambda tokens: {"logprob": base.gather(-1, tokens[:, None])[:, 0] - norm})
 
 
 class ContinuousBatching:
     """Decodes submitted rows, up to ``slots`` at a time. Not thread-safe: one thread submits and steps.
 
-    A row's result does not depend on the rows beside it, up to the rounding of batched products.
-
-    Args:
-        models: the base first, then the guides.
-        tokenizer: of the base.
-        mixer: how their logits combine.
-        slots: most rows decoded together; all models were made for that many.
+    A row's result does not depend on the rows beside it, up to the rounding of batched products. Of the models, all made for
+    that many slots, the base comes first.
     """
 
     def __init__(
@@ -148,8 +138,7 @@ class ContinuousBatching:
         try:
             for row in sorted(rows, key=lambda row: -row.request.max_new_tokens):
                 self.submit(row)
-            while not self.idle:
-                self.step()
+            self.drain()
         except BaseException:
             for row in rows:
                 self.cancel(row)
@@ -168,12 +157,12 @@ class ContinuousBatching:
             for model in self._models:
                 model.release(row.slot)
             self._active.append(row)
-        self._active.sort(key=lambda row: row.slot)
-        rows = list(self._active)
+        rows = sorted(self._active, key=lambda row: row.slot)
         if not rows:
             return []
         mixed = self._next_distribution(rows)
-        tokens, logprobs = sample(mixed.logits, _parameters(rows, mixed.logits.device), self._uniforms(rows))
+        uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in rows])
+        tokens, logprobs = sample(mixed.logits, _parameters(rows, mixed.logits.device), uniforms)
         reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
         for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
             row.sampling_logprobs.append(logprob)
@@ -182,24 +171,19 @@ class ContinuousBatching:
         return [row for row in rows if row.finish_reason is not None]
 
     def _next_distribution(self, rows: list[Row]) -> Mixed:
-        base = self._models[0].next_logits([row.sequence(0) for row in rows], [row.slot for row in rows])
+        base = self._logits(0, rows)
         asking: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
             for model in self._mixer.guides(row):
                 asking.setdefault(model, []).append(index)
         guides = {
-            model: (
-                torch.tensor(indices),
-                self._models[model].next_logits(
-                    [rows[index].sequence(model) for index in indices], [rows[index].slot for index in indices]
-                ),
-            )
+            model: (torch.tensor(indices), self._logits(model, [rows[index] for index in indices]))
             for model, indices in asking.items()
         }
         return self._mixer.mix(base, guides, rows)
 
-    def _uniforms(self, rows: list[Row]) -> Tensor:
-        return torch.stack([row.uniforms[len(row.tokens)] for row in rows])
+    def _logits(self, model: int, rows: list[Row]) -> Tensor:
+        return self._models[model].next_logits([row.sequence(model) for row in rows], [row.slot for row in rows])
 
     def _take(self, row: Row, token: int) -> None:
         if token in self._end_ids and not row.request.ignore_end:
@@ -236,8 +220,7 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, model: CausalModel) -> frozenset
 
 
 def _parameters(rows: list[Row], device: torch.device) -> SamplingParameters:
+    names = ("temperature", "top_k", "top_p")
     return SamplingParameters(
-        temperature=torch.tensor([row.request.temperature for row in rows], device=device),
-        top_k=torch.tensor([row.request.top_k for row in rows], device=device),
-        top_p=torch.tensor([row.request.top_p for row in rows], device=device),
+        **{name: torch.tensor([getattr(row.request, name) for row in rows], device=device) for name in names}
     )

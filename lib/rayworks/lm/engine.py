@@ -1,8 +1,7 @@
-"""The interface of every language-model engine: ``generate`` and ``score``."""
+"""What language-model engines are asked, and answer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from rayworks.core.errors import DataError
 
@@ -81,13 +80,3 @@ class Score:
     def total(self) -> float:
         """The log-probability of the whole response."""
         return sum(self.logprobs)
-
-
-class Engine(Protocol):
-    """An engine answers whole batches; results come in the order of the requests."""
-
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """Draw one continuation per request."""
-
-    def score(self, requests: Sequence[ScoringRequest]) -> list[Score]:
-        """Score one response per request."""

@@ -19,8 +19,6 @@ class FineTuner(Trainer):
     Args:
         model: the causal LM to start from; tuned in place.
         examples: what to learn, in the order that batches are drawn from.
-        options: how to train.
-        batch_size: examples of one step.
         seed: of the run; batches, dropout and adapters each have a stream of their own below it.
 
     Raises:

@@ -57,12 +57,7 @@ class _SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """The cache of one model for up to ``slots`` rows; memory grows by doubling with the longest row.
-
-    Args:
-        config: the model's config.
-        slots: most rows decoded together.
-    """
+    """The cache of one model for up to ``slots`` rows; memory grows by doubling with the longest row."""
 
     def __init__(self, config: PretrainedConfig, slots: int) -> None:
         self.slots = slots

@@ -21,18 +21,8 @@ def bradley_terry_loss(
     """Loss of a reward that is ``beta`` times a log-probability (GenARM, arXiv 2410.08193, section 4).
 
     With ``z = beta (chosen - rejected) - margin``: sigmoid is ``-(1-e) log s(z) - e log s(-z)`` with smoothing ``e``,
-    hinge is ``max(0, 1 - z)``. No reference model and no division by length.
-
-    Args:
-        chosen: ``[pairs]``, the sum of the preferred response's token log-probabilities.
-        rejected: ``[pairs]``, of the rejected one.
-        beta: scale of the reward.
-        kind: which loss.
-        margin: lead that is asked for.
-        label_smoothing: probability that a label is wrong, for ``sigmoid``.
-
-    Returns:
-        ``[pairs]``.
+    hinge is ``max(0, 1 - z)``. No reference model and no division by length. All are ``[pairs]``: ``chosen`` and ``rejected``
+    are sums of the token log-probabilities of a response.
     """
     lead = beta * (chosen - rejected) - margin
     if kind == "hinge":

@@ -28,12 +28,7 @@ class SamplingParameters:
 def sampling_logits(logits: Tensor, parameters: SamplingParameters) -> Tensor:
     """Logits of the sampling distribution: temperature first, then top-k, then top-p.
 
-    Args:
-        logits: ``[rows, vocabulary]`` float32, with -inf where a token is forbidden.
-        parameters: per row.
-
-    Returns:
-        the same shape; -inf for what is cut. Greedy rows keep their logits.
+    ``[rows, vocabulary]`` float32 come and go, with -inf where a token is forbidden or cut. Greedy rows keep their logits.
     """
     temperature = torch.where(parameters.temperature > GREEDY, parameters.temperature, 1.0)
     if bool((temperature != 1.0).any()):
@@ -53,12 +48,7 @@ def sampling_logits(logits: Tensor, parameters: SamplingParameters) -> Tensor:
 
 
 def sample(logits: Tensor, parameters: SamplingParameters, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw one token per row.
-
-    Args:
-        logits: ``[rows, vocabulary]`` float32.
-        parameters: per row.
-        uniforms: ``[rows]`` float64 in [0, 1); not used by greedy rows.
+    """Draw one token per row of logits ``[rows, vocabulary]`` by uniforms ``[rows]`` float64 in [0, 1).
 
     Returns:
         token ids ``[rows]`` and their log-probability under the sampling distribution ``[rows]`` (0 for greedy rows).

@@ -49,7 +49,6 @@ def encode(
     """Tokenise both apart, so that the prompt's ids are those of generation.
 
     Args:
-        tokenizer: of the model.
         prompt: special tokens are added as the tokenizer does for a prompt.
         response: nothing is added but the end token.
         ends: append the end token.
@@ -67,7 +66,6 @@ def response_logprobs(model: PreTrainedModel, batch: Sequence[EncodedResponse]) 
     The output layer is evaluated at response positions only, which is most of the cost of a small model.
 
     Args:
-        model: any causal LM.
         batch: rows, ragged; each has a prompt and a response of at least one token.
 
     Returns:
@@ -125,10 +123,7 @@ def shared_prompt_logprobs(
     longest = max(len(prompt) + sum(map(len, group)) for prompt, group in zip(prompts, responses, strict=True))
     ids, positions, segment = (torch.zeros((len(prompts), longest), dtype=torch.long) for _ in range(3))
     segment.fill_(-1)
-    rows: list[int] = []
-    logit_positions: list[int] = []
-    targets: list[int] = []
-    owners: list[int] = []
+    rows, logit_positions, targets, owners = (list[int]() for _ in range(4))
     for row, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
         start = len(prompt)
         ids[row, :start], positions[row, :start], segment[row, :start] = torch.tensor(prompt), torch.arange(start), 0

@@ -45,7 +45,6 @@ class Trainer(abc.ABC):
 
     Args:
         model: the causal LM to start from; tuned in place.
-        options: how to train.
         adapters_seed: of the adapters' start.
         name: begins the message of a training that diverged.
 

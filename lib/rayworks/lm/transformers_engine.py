@@ -16,10 +16,8 @@ class TransformersEngine:
 
     Args:
         model: packaged name, local folder or ``hub:OWNER/NAME``.
-        dtype: of the weights.
         slots: most rows decoded together. On a CPU a step of 16 rows costs little more than one of 8.
         layers: use only the first layers.
-        device: where the model runs.
 
     Raises:
         DataError: the model cannot be loaded.
@@ -42,7 +40,7 @@ class TransformersEngine:
         return engine
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """Draw one continuation per request; see :class:`~rayworks.lm.engine.Engine`."""
+        """Draw one continuation per request, in the order of the requests."""
         decoding = ContinuousBatching([self.model], self.tokenizer, SingleModel(), self._slots)
         rows = [Row(request, (encode_prompt(self.tokenizer, request.prompt),)) for request in requests]
         decoding.run(rows)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -68,11 +69,7 @@ def common_id_range(base: Vocabulary, guide: Vocabulary) -> int:
             f"model {guide.name}: ends with {guide.end_token!r} where {base.name} ends with {base.end_token!r}; "
             "set the same eos_token in both tokenizers"
         )
-    shared = 0
-    for mine, other in zip(base.added, guide.added, strict=False):
-        if mine != other:
-            break
-        shared += 1
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(base.added, guide.added, strict=False))))
     size = min(base.trained_size + shared, base.logits_size, guide.logits_size)
     if base.end_token in base.added and base.added.index(base.end_token) >= shared:
         raise ConfigError(f"model {guide.name}: its id of the end token {base.end_token!r} is not that of {base.name}")

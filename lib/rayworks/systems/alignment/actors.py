@@ -24,25 +24,23 @@ class RewardModelActor:
 
     def __init__(self, config: Config, directory: RunDirectory, objective: str) -> None:
         limit_torch_threads()
-        self._config, self._objective = config, objective
-        self._directory = directory
+        self._config, self._objective, self._directory = config, objective, directory
+        self._states = f"{STATES}/{objective}"
         section = config.objectives[objective]
-        start = config.model.reward or config.model.base
-        tokenizer = load_tokenizer(start)
-        self._tokenizer, self._start = tokenizer, start
+        self._start = config.model.reward or config.model.base
+        self._tokenizer = tokenizer = load_tokenizer(self._start)
         split = preference_pairs.build(section.pairs, objective, config.run.seed, tokenizer)
-        training, self._held_out = (
+        self._training, self._held_out = (
             [preference_pairs.encode_pair(pair, tokenizer, section.pairs.response_tokens) for pair in side]
             for side in (split.training, split.held_out)
         )
         prompts = [pair.prompt for pair in split.held_out]
         self._facts = {
-            "training": len(training),
+            "training": len(self._training),
             "held_out": len(self._held_out),
             "dropped": split.dropped,
             "prompts": sorted(set(prompts), key=lambda prompt: (-prompts.count(prompt), prompt)),
         }
-        self._training = training
         self._trainer = self._new_trainer()
 
     def facts(self) -> dict[str, object]:
@@ -74,19 +72,10 @@ class RewardModelActor:
         return scores
 
     def _new_trainer(self) -> RewardModelTrainer:
-        config = self._config
-        return RewardModelTrainer(
-            load_model(self._start, "float32", config.model.reward_layers, device_of(config.compute)),
-            self._training,
-            config.training,
-            beta=config.objectives[self._objective].beta,
-            seed=config.run.seed,
-            name=self._objective,
-        )
-
-    @property
-    def _states(self) -> str:
-        return f"{STATES}/{self._objective}"
+        config, name = self._config, self._objective
+        model = load_model(self._start, "float32", config.model.reward_layers, device_of(config.compute))
+        beta, seed = config.objectives[name].beta, config.run.seed
+        return RewardModelTrainer(model, self._training, config.training, beta=beta, seed=seed, name=name)
 
 
 class GuidedActor:

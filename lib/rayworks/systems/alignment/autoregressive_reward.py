@@ -6,7 +6,6 @@ arXiv 2410.08193, equation 5): no reference model and no division by length.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,19 +21,10 @@ from rayworks.systems.alignment.pairs import EncodedPair
 PAIRS_PER_EVALUATION = 64
 
 
-@dataclass(frozen=True)
-class PairScores:
-    """Rewards of a batch of pairs: sums of log-probabilities, each ``[pairs]``."""
-
-    chosen: Tensor
-    rejected: Tensor
-
-
-def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair]) -> PairScores:
-    """``log pi_r(y|x)`` of both responses of every pair, in one forward."""
+def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair]) -> Tensor:
+    """``log pi_r(y|x)`` of the chosen and the rejected response of every pair, in one forward: ``[pairs, 2]``."""
     responses = [(pair.chosen.response, pair.rejected.response) for pair in pairs]
-    chosen, rejected = shared_prompt_logprobs(model, [pair.chosen.prompt for pair in pairs], responses).unbind(dim=-1)
-    return PairScores(chosen, rejected)
+    return shared_prompt_logprobs(model, [pair.chosen.prompt for pair in pairs], responses)
 
 
 class RewardModelTrainer(Trainer):
@@ -43,9 +33,6 @@ class RewardModelTrainer(Trainer):
     Args:
         model: the causal LM to start from; tuned in place.
         pairs: training pairs, in the order that batches are drawn from.
-        settings: how to train.
-        beta: scale of the reward.
-        seed: of the run.
         name: of the objective; its random streams carry it.
     """
 
@@ -74,9 +61,7 @@ class RewardModelTrainer(Trainer):
         """Accuracy and mean rewards on pairs; ties count half."""
         self.model.eval()
         batches = [pairs[start : start + PAIRS_PER_EVALUATION] for start in range(0, len(pairs), PAIRS_PER_EVALUATION)]
-        scores = [score_pairs(self.model, batch) for batch in batches]
-        chosen, rejected = (torch.cat([getattr(score, side) for score in scores]) for side in ("chosen", "rejected"))
-        return _summary(chosen, rejected)
+        return _summary([score_pairs(self.model, batch) for batch in batches])
 
     def dropout_seed(self, step: int) -> int:
         """A stream by objective and step."""
@@ -84,26 +69,25 @@ class RewardModelTrainer(Trainer):
 
     def accumulate(self, step: int) -> dict[str, float]:
         """``loss`` of the pairs, and how far the chosen responses lead."""
-        batch = self._batch(step)
+        batch, settings = self._batch(step), self.settings
         chosen_tokens = sum(len(pair.chosen.response) for pair in batch)
-        chosen, rejected = [], []
-        total = 0.0
-        for start in range(0, len(batch), self.settings.pairs_per_pass):
-            scores = score_pairs(self.model, batch[start : start + self.settings.pairs_per_pass])
+        found, total = [], 0.0
+        for start in range(0, len(batch), settings.pairs_per_pass):
+            scores = score_pairs(self.model, batch[start : start + settings.pairs_per_pass])
+            chosen, rejected = scores.unbind(dim=-1)
             pair_loss = bradley_terry_loss(
-                scores.chosen,
-                scores.rejected,
+                chosen,
+                rejected,
                 beta=self._beta,
-                kind=self.settings.loss,
-                margin=self.settings.margin,
-                label_smoothing=self.settings.label_smoothing,
+                kind=settings.loss,
+                margin=settings.margin,
+                label_smoothing=settings.label_smoothing,
             ).sum() / len(batch)
-            language_loss = -scores.chosen.sum() / chosen_tokens
-            (pair_loss + self.settings.language_weight * language_loss).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            language_loss = -chosen.sum() / chosen_tokens
+            (pair_loss + settings.language_weight * language_loss).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             total += float(pair_loss.detach())
-            chosen.append(scores.chosen.detach())
-            rejected.append(scores.rejected.detach())
-        return {"loss": total, **_summary(torch.cat(chosen), torch.cat(rejected))}
+            found.append(scores.detach())
+        return {"loss": total, **_summary(found)}
 
     def _batch(self, step: int) -> list[EncodedPair]:
         epoch, index = divmod(step, self.steps_per_epoch)
@@ -112,7 +96,8 @@ class RewardModelTrainer(Trainer):
         return [self._pairs[at] for at in order[index * size : (index + 1) * size]]
 
 
-def _summary(chosen: Tensor, rejected: Tensor) -> dict[str, float]:
+def _summary(scores: list[Tensor]) -> dict[str, float]:
+    chosen, rejected = torch.cat(scores).T.contiguous()
     lead = chosen - rejected
     return {
         "accuracy": float(((lead > 0).double() + 0.5 * (lead == 0).double()).mean()),

@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from rayworks.core.config import RESUME_SAFE, Section, SystemConfig
 
-PackagedPairs = Literal["titles-by-rating", "shorter-title", "bodies-by-rating"]
 Judge = Literal["vader", "imdb", "brevity"]
 
 
@@ -149,6 +148,11 @@ class Config(SystemConfig):
     training: TrainingSection = TrainingSection()
     decoding: DecodingSection = DecodingSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @property
+    def judges(self) -> list[str]:
+        """The judges of all objectives, each once."""
+        return list(dict.fromkeys(judge for section in self.objectives.values() for judge in section.judges))
 
     @model_validator(mode="after")
     def _names_are_keys(self) -> Self:

@@ -98,7 +98,6 @@ def measure(
     """Sum up one point's continuations.
 
     Args:
-        point: what was run.
         generations: one per sample.
         rewards: judge to ``[samples]`` scores.
         tokens_per_second: drawn tokens, kept or not, over wall time, all workers together.

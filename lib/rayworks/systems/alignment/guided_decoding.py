@@ -62,12 +62,7 @@ class Guide:
 def mix_logits(base: Tensor, guides: Sequence[Guide]) -> Tensor:
     """``base + sum_i a_i guide_i`` for each row; a row that no guide names keeps the base's logits bit for bit.
 
-    Args:
-        base: ``[rows, vocabulary]`` float32; -inf (a forbidden token) stays -inf.
-        guides: the reward models of this step.
-
-    Returns:
-        unnormalised log-probabilities, ``[rows, vocabulary]``.
+    ``[rows, vocabulary]`` float32, unnormalised; -inf (a forbidden token) stays -inf.
     """
     mixed = base
     for guide in guides:
@@ -83,7 +78,6 @@ def describe_step(base: Tensor, guides: Sequence[Guide], mixed: Tensor, tokens: 
 
     Args:
         base: ``[rows, vocabulary]`` logits.
-        guides: the reward models of this step.
         mixed: what :func:`mix_logits` made of them.
         tokens: ``[rows]``, drawn.
 
@@ -120,11 +114,8 @@ def describe_step(base: Tensor, guides: Sequence[Guide], mixed: Tensor, tokens: 
 
 
 class RewardMixer:
-    """Mixes the base with the reward models that a row's guidance names.
-
-    Args:
-        objectives: names of the reward models, in the order of the models after the base.
-        id_range: ids common to all models; the distribution is over these.
+    """Mixes the base with the reward models that a row's guidance names: ``objectives``, in the order of the models after the
+    base, over the ids below ``id_range`` that all models have in common.
     """
 
     def __init__(self, objectives: Sequence[str], id_range: int) -> None:
@@ -163,8 +154,6 @@ class GuidedEngine:
         base: packaged name, local folder or ``hub:OWNER/NAME``.
         rewards: objective to the model of its ARM.
         dtype: of the base; reward models are float32 unless the base is not.
-        slots: most rows decoded together.
-        device: where all models run.
 
     Raises:
         ConfigError: a reward model's tokenizer does not fit the base's.
@@ -189,9 +178,7 @@ class GuidedEngine:
     def row(self, request: GenerationRequest, prompts: tuple[tuple[int, ...], ...] | None = None) -> Row:
         """The request as a row of :attr:`decoding`, for callers that step themselves.
 
-        Args:
-            request: what to draw.
-            prompts: its ids per model where they are known already, as from another row of the same prompt.
+        ``prompts`` are its ids per model where they are known already, as from another row of the same prompt.
 
         Raises:
             ConfigError: its guidance names an objective without a reward model.

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -42,7 +43,5 @@ def _imdb() -> Scorer:
 
 
 def _brevity(tokenizer: PreTrainedTokenizerBase) -> Scorer:
-    def score(texts: Sequence[str]) -> np.ndarray:
-        return np.array([-float(len(tokenizer(text, add_special_tokens=False)["input_ids"])) for text in texts])
-
-    return score
+    ids = partial(tokenizer, add_special_tokens=False)
+    return lambda texts: np.array([-float(len(ids(text)["input_ids"])) for text in texts])

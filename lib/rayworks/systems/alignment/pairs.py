@@ -57,10 +57,8 @@ def build(section: PairsSection, name: str, seed: int, tokenizer: PreTrainedToke
     if builder is not None:
         reviews = _reviews()
         held = _is_held_out(reviews, section)
-        sides = [
-            builder(reviews[~held], seeds.stream(seed, "pairs", name, "training")),
-            builder(reviews[held], seeds.stream(seed, "pairs", name, "held-out")),
-        ]
+        rows = {"training": reviews[~held], "held-out": reviews[held]}
+        sides = [builder(some, seeds.stream(seed, "pairs", name, side)) for side, some in rows.items()]
     else:
         sides = _split_by_responses(_read(section), section.held_out)
     kept = [_filter(side, section, tokenizer) for side in sides]
@@ -163,8 +161,7 @@ def _split_by_responses(pairs: Iterable[Pair], held_out: float) -> list[list[Pai
     """Pairs by what their chosen response hashes to; held-out pairs with any response that was trained on are left out."""
     sides: list[list[Pair]] = [[], []]
     for pair in pairs:
-        side = _share(pair.chosen) < held_out
-        sides[side].append(pair)
+        sides[_share(pair.chosen) < held_out].append(pair)
     trained = {_plain(text) for pair in sides[False] for text in (pair.chosen, pair.rejected)}
     unseen = [pair for pair in sides[True] if not trained & {_plain(pair.chosen), _plain(pair.rejected)}]
     return [sides[False], unseen]

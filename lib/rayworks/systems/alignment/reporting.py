@@ -30,12 +30,10 @@ def build_report(
     """The report of a finished run.
 
     Args:
-        config: of the run.
         measurements: all points of :func:`~rayworks.systems.alignment.evaluation.points`.
         held_out: objective to accuracy and mean rewards on held-out pairs.
         curves: objective to training metrics, one entry per checkpoint.
         facts: what else the reader should know, as plain values.
-        title: of the page.
     """
     return Report(
         system="alignment",
@@ -88,20 +86,14 @@ def headline(
 
 
 def _points_table(config: Config, measurements: Sequence[Measurement]) -> Table:
-    judges = _judges(config)
+    judges = config.judges
     rows: list[list[Cell]] = []
     for entry in measurements:
-        row: list[Cell] = [entry.point.suite, entry.point.label]
-        for judge in judges:
-            row.append(_mean(entry, judge))
+        row: list[Cell] = [entry.point.suite, entry.point.label, *(_mean(entry, judge) for judge in judges)]
         row += [_gain_text(config, measurements, entry), entry.perplexity, entry.distinct_1, entry.distinct_2]
-        row += [
-            entry.tokens,
-            f"<= {entry.kl:.3g}" if entry.kl_is_bound else entry.kl,
-            entry.log_z if entry.point.method == "guided" else None,
-            entry.tokens_per_second,
-        ]
-        rows.append(row)
+        kl = f"<= {entry.kl:.3g}" if entry.kl_is_bound else entry.kl
+        log_z = entry.log_z if entry.point.method == "guided" else None
+        rows.append([*row, entry.tokens, kl, log_z, entry.tokens_per_second])
     columns = ("prompts of", "point", *judges, "gain over control", "perplexity", "distinct-1", "distinct-2", "tokens")
     return Table(
         "Guidance, control and baselines",
@@ -120,16 +112,9 @@ def _examples_table(measurements: Sequence[Measurement]) -> Table:
 
 def _pairs_table(held_out: Mapping[str, Mapping[str, float]], facts: Mapping[str, Any]) -> Table:
     columns = ("objective", "training pairs", "held-out pairs", "accuracy", "lead", "log p chosen", "log p rejected")
+    counted, scored = ("training", "held_out"), ("accuracy", "lead", "logprob_chosen", "logprob_rejected")
     rows = [
-        [
-            name,
-            facts["pairs"][name]["training"],
-            facts["pairs"][name]["held_out"],
-            scores["accuracy"],
-            scores["lead"],
-            scores["logprob_chosen"],
-            scores["logprob_rejected"],
-        ]
+        [name, *(facts["pairs"][name][count] for count in counted), *(scores[score] for score in scored)]
         for name, scores in held_out.items()
     ]
     note = "No response of a held-out pair, whatever its case and punctuation, was trained on."
@@ -183,7 +168,7 @@ def _training(
 def _objectives(config: Config, measurements: Sequence[Measurement]) -> bytes:
     first = next(iter(config.objectives))
     shown = [m for m in measurements if m.point.method in ("base", "guided", "sharpened") and m.point.suite == first]
-    judges = _judges(config)
+    judges = config.judges
     with draw(columns=len(judges), squeeze=False, sharey=True) as drawing:
         for ax, judge in zip(drawing.axes[0], judges, strict=True):
             positions = np.arange(len(shown))[::-1]
@@ -205,20 +190,15 @@ def _gain_text(config: Config, measurements: Sequence[Measurement], entry: Measu
 
 
 def _gain(config: Config, guided: Measurement, control: Measurement, judge: str) -> tuple[float, float, float]:
-    return paired_bootstrap(
-        guided.rewards[judge],
-        control.rewards[judge],
-        seed=config.run.seed,
-        resamples=config.evaluation.bootstrap,
-        confidence=config.evaluation.confidence,
-    )
+    samples, confidence = config.evaluation.bootstrap, config.evaluation.confidence
+    treated, compared = guided.rewards[judge], control.rewards[judge]
+    return paired_bootstrap(treated, compared, seed=config.run.seed, resamples=samples, confidence=confidence)
 
 
 def _find(measurements: Sequence[Measurement], method: Method, suite: str, **criteria: Any) -> Measurement:
+    wanted = {"method": method, "suite": suite, **criteria}
     for entry in measurements:
-        if (entry.point.method, entry.point.suite) == (method, suite) and all(
-            getattr(entry.point, key) == value for key, value in criteria.items()
-        ):
+        if all(getattr(entry.point, key) == value for key, value in wanted.items()):
             return entry
     raise DataError(
         f"evaluation: no point {method} of {suite} with {criteria}; the run's checkpoint is of another plan"
@@ -229,10 +209,6 @@ def _concerns(entry: Measurement, objective: str) -> bool:
     if entry.point.method == "guided":
         return list(entry.point.weights) == [objective]
     return entry.point.objective in (None, objective)
-
-
-def _judges(config: Config) -> list[str]:
-    return list(dict.fromkeys(judge for section in config.objectives.values() for judge in section.judges))
 
 
 def _mean(entry: Measurement, judge: str) -> float:

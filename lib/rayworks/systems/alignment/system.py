@@ -74,20 +74,16 @@ class AlignmentSystem(StagedSystem[Config]):
     def export(self) -> None:
         """Beside the reward models, which their trainers have written: what base they belong to, and a model card."""
         held_out = self.results["held_out"]
-        exported = ExportedModels(
-            self.settings.model.base,
-            self.settings.model.dtype,
-            tuple(self.settings.objectives),
-            {name: scores["accuracy"] for name, scores in held_out.items()},
-            {suite: self._prompts(suite) for suite in suites(self.settings)},
-        )
+        accuracy = {name: scores["accuracy"] for name, scores in held_out.items()}
+        model, objectives = self.settings.model, tuple(self.settings.objectives)
+        exported = ExportedModels(model.base, model.dtype, objectives, accuracy, self._prompts_by_suite())
         write_export(exported, self.export_file)
         self.export_file("README.md", model_card(self.settings, held_out))
 
     def report(self) -> Report:
         """See :func:`~rayworks.systems.alignment.reporting.build_report`."""
         found = self.results
-        facts = {"pairs": found["facts"], "prompts": {suite: self._prompts(suite) for suite in suites(self.settings)}}
+        facts = {"pairs": found["facts"], "prompts": self._prompts_by_suite()}
         measurements = [Measurement.from_dict(values) for values in found["measurements"]]
         return build_report(self.settings, measurements, found["held_out"], found["curves"], facts, SPEC.title)
 
@@ -127,15 +123,9 @@ class AlignmentSystem(StagedSystem[Config]):
         if self._trainers:
             return
         for name in self.settings.objectives:
-            self._trainers[name] = ActorPool(
-                RewardModelActor,
-                self.settings,
-                self.run_directory,
-                name,
-                size=1,
-                name=self.actor_name(f"train-{name}"),
-                options=worker_options(self.settings.compute),
-            )
+            arguments, shown = (self.settings, self.run_directory, name), self.actor_name(f"train-{name}")
+            options = worker_options(self.settings.compute)
+            self._trainers[name] = ActorPool(RewardModelActor, *arguments, size=1, name=shown, options=options)
         calls = {name: trainer.submit("facts") for name, trainer in self._trainers.items()}
         self.results["facts"] = {name: call.result() for name, call in calls.items()}
 
@@ -163,12 +153,8 @@ class AlignmentSystem(StagedSystem[Config]):
         best_of = self.settings.evaluation.best_of
         measurement = measure(point, generations, rewards, tokens_per_second, best_of, plain)
         self.results["measurements"].append(measurement.as_dict())
-        return {
-            **{name: float(np.mean(scores)) for name, scores in rewards.items()},
-            "kl": measurement.kl,
-            "perplexity": measurement.perplexity,
-            "tokens_per_second": measurement.tokens_per_second,
-        }
+        measures = {name: getattr(measurement, name) for name in ("kl", "perplexity", "tokens_per_second")}
+        return {**{name: float(np.mean(scores)) for name, scores in rewards.items()}, **measures}
 
     def _generate(self, point: Point) -> tuple[list[GuidedGeneration], int]:
         """One continuation per sample, and how many tokens were drawn for them."""
@@ -210,6 +196,9 @@ class AlignmentSystem(StagedSystem[Config]):
         given = list(self.settings.evaluation.prompts)
         return given or self.results["facts"][suite]["prompts"][: self.settings.evaluation.prompt_count]
 
+    def _prompts_by_suite(self) -> dict[str, list[str]]:
+        return {suite: self._prompts(suite) for suite in suites(self.settings)}
+
     def _batch_size(self, requests: int) -> int:
         """Long enough batches to keep all slots busy, and at least two per worker."""
         workers = self.settings.compute.workers
@@ -218,8 +207,7 @@ class AlignmentSystem(StagedSystem[Config]):
     @cached_property
     def _judges(self) -> dict[str, Any]:
         tokenizer = load_tokenizer(self.settings.model.base)
-        names = dict.fromkeys(judge for section in self.settings.objectives.values() for judge in section.judges)
-        return {name: load_judge(name, tokenizer) for name in names}
+        return {name: load_judge(name, tokenizer) for name in self.settings.judges}
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -108,23 +108,19 @@ class ClientHost:
         for reference in [reference for reference in self._shared if reference not in needed][:-SHARED_RECORDS_KEPT]:
             del self._shared[reference]
         missing = [
-            (request.message.metadata.dst_node_id, name, maker, reference)
+            (_node(request), name, maker, reference)
             for request in requests
             for name, (maker, reference) in request.state.items()
-            if self._maker(request.message.metadata.dst_node_id, name) != maker
+            if self._states.get(_node(request), {}).get(name, (None, None))[0] != maker
         ]
         found = ray.get([reference for _, _, _, reference in missing])
         for (node, name, maker, _), record in zip(missing, found, strict=True):
             self._states.setdefault(node, {})[name] = (maker, record)
 
-    def _maker(self, node: int, name: str) -> str | None:
-        return self._states.get(node, {}).get(name, (None, None))[0]
-
     def _answer(self, request: Request) -> Answer:
-        message, node = request.message, request.message.metadata.dst_node_id
-        message.content = RecordDict(
-            {**message.content, **{name: self._shared[reference] for name, reference in request.shared.items()}}
-        )
+        message, node = request.message, _node(request)
+        shared = {name: self._shared[reference] for name, reference in request.shared.items()}
+        message.content = RecordDict({**message.content, **shared})
         held = self._states.setdefault(node, {})
         before = {name: held[name][1] for name in request.state}
         settings: dict[str, Any] = {"partition-id": node - FIRST_NODE, "num-partitions": self._clients}
@@ -143,12 +139,7 @@ ClientPool = ActorPool[tuple[Served, list[Request]], list[Answer]]
 
 
 def client_pool(compute: ComputeSection, name: str = "federation") -> ClientPool:
-    """Actors for the clients of any number of federations, one after the other or in turns.
-
-    Args:
-        compute: number and size of the actors.
-        name: name of the actors on the dashboard.
-    """
+    """Actors for the clients of any number of federations, one after the other or in turns."""
     return ActorPool(ClientHost, size=compute.workers, name=name, options=worker_options(compute))
 
 
@@ -159,7 +150,6 @@ class RayGrid(Grid):
         pool: pool of :func:`client_pool`; it may serve other grids too, whose caches an actor drops at every change.
         workers: its number of actors.
         factory: makes the client app inside an actor.
-        arguments: its arguments.
         clients: number of partitions; client i is node ``i + 2``.
         clients_per_task: clients of one call; None for four calls per worker.
     """
@@ -291,35 +281,27 @@ class RoundGauges:
     """The newest round of a run as metrics of Ray, which its dashboard and Prometheus read."""
 
     def __init__(self, run: str) -> None:
-        tags = ("run", "training")
         self._run = run
-        self._values = {
-            name: Gauge(f"rayworks_federation_{name}", description=description, tag_keys=tags)
-            for name, description in (
-                ("round", "rounds done"),
-                ("accuracy", "on held-out examples"),
-                ("bytes_down", "from the server in the round"),
-                ("bytes_up", "to the server in the round"),
-                ("clients_failed", "without a good answer in the round"),
-            )
+        described = {
+            "round": "rounds done",
+            "accuracy": "on held-out examples",
+            "bytes_down": "from the server in the round",
+            "bytes_up": "to the server in the round",
+            "clients_failed": "without a good answer in the round",
         }
-        self._clients = Gauge(
-            "rayworks_federation_client_accuracy", description="on a client's labels", tag_keys=(*tags, "client")
-        )
+        self._values = {name: self._gauge(name, description) for name, description in described.items()}
+        self._clients = self._gauge("client_accuracy", "on a client's labels", "client")
+
+    def _gauge(self, name: str, description: str, *tags: str) -> Gauge:
+        return Gauge(f"rayworks_federation_{name}", description=description, tag_keys=("run", "training", *tags))
 
     def set(self, training: str, record: RoundRecord) -> None:
         """Publish a round of a training."""
         tags = {"run": self._run, "training": training}
-        found = {
-            "round": record.round,
-            "accuracy": record.accuracy,
-            "bytes_down": record.bytes_down,
-            "bytes_up": record.bytes_up,
-            "clients_failed": record.failed,
-        }
-        for name, value in found.items():
+        for name, gauge in self._values.items():
+            value = record.failed if name == "clients_failed" else getattr(record, name)
             if value is not None:
-                self._values[name].set(value, tags)
+                gauge.set(value, tags)
         for client, accuracy in enumerate((record.client_accuracies or ())[:CLIENTS_SHOWN]):
             if accuracy is not None:
                 self._clients.set(accuracy, {**tags, "client": str(client)})

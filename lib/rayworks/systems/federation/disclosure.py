@@ -12,14 +12,7 @@ from rayworks.systems.federation.config import Config, MixupSection
 from rayworks.systems.federation.data.examples import Examples, scaled
 from rayworks.systems.federation.data.mixup_encodings import draw_mixtures, encode
 from rayworks.systems.federation.images.noise_images import noise_images
-from rayworks.systems.federation.privacy import decoding_attacks
-from rayworks.systems.federation.privacy.mixing_accountant import (
-    SEED_SCOPE,
-    Guarantee,
-    guarantee,
-    statement,
-    total_with_replacement,
-)
+from rayworks.systems.federation.privacy import decoding_attacks, mixing_accountant
 from rayworks.systems.federation.rounds.clients import Client, Task
 from rayworks.systems.federation.rounds.pool_exchange import Demand, demand
 
@@ -40,10 +33,6 @@ def shared_by_owner(wanted: Demand, shape: tuple[int, int]) -> NDArray[np.int64]
 def disclosure(config: Config, task: Task) -> dict[str, Any]:
     """Epsilon of the client that loses most, its statement, and what attacks on its encodings find.
 
-    Args:
-        config: config of one method.
-        task: task of one seed.
-
     Returns:
         plain values: ``epsilon`` (None where it is infinite, as with FedMix, whose means carry no noise), ``statement``,
         ``encodings``, ``attacks``, the label counts ``owned`` and ``filled`` (C, K) before and after; for uniform mixtures
@@ -52,11 +41,13 @@ def disclosure(config: Config, task: Task) -> dict[str, Any]:
     owned = np.stack([task.train.take(part).counts() for part in task.parts])
     described = np.stack([Client(task, at, RecordDict()).counts() for at in range(len(task.parts))])
     wanted = demand(config, described, task.seed)
-    released = _editions(config) * shared_by_owner(wanted, owned.shape)
+    refresh = config.balance.refresh
+    editions = -(-config.strategy.rounds // refresh) if refresh else 1
+    released = editions * shared_by_owner(wanted, owned.shape)
     features = int(np.prod(task.shape))
     reach = _distance(config, features)
     promises = [
-        guarantee(counts, shared, config.mixup, features, config.privacy.delta, distance=reach)
+        mixing_accountant.guarantee(counts, shared, config.mixup, features, config.privacy.delta, distance=reach)
         for counts, shared in zip(owned, released, strict=True)
     ]
     worst = max(range(len(promises)), key=lambda at: promises[at].total)
@@ -74,11 +65,10 @@ def disclosure(config: Config, task: Task) -> dict[str, Any]:
         "filled": filled.tolist(),
     }
     if config.mixup.weights == "uniform" and config.mixup.noise == "laplace":
-        others = (
-            total_with_replacement(counts, shared, config.mixup, features, distance=reach)
+        total = max(
+            mixing_accountant.total_with_replacement(counts, shared, config.mixup, features, distance=reach)
             for counts, shared in zip(owned, released, strict=True)
         )
-        total = max(others)
         result["with replacement"] = total if math.isfinite(total) else None
     return result
 
@@ -94,10 +84,11 @@ def _distance(config: Config, features: int) -> float | None:
     return math.sqrt(2) if config.mixup.noise == "gaussian" else math.sqrt(2 * features)
 
 
-def _statement(config: Config, found: Guarantee) -> str:
+def _statement(config: Config, found: mixing_accountant.Guarantee) -> str:
     """All that clients send beside the model, in sentences."""
-    sentences = [] if config.local.objective == "fedmix" and not found.encodings else [statement(found)]
-    if config.local.objective == "fedmix":
+    means = config.local.objective == "fedmix"
+    sentences = [] if means and not found.encodings else [mixing_accountant.statement(found)]
+    if means:
         sentences.append(
             f"Means of {config.local.fedmix_batch} examples and of their labels are shared without noise, so epsilon is "
             "infinite."
@@ -105,8 +96,8 @@ def _statement(config: Config, found: Guarantee) -> str:
     noise = config.privacy.histogram_epsilon
     counts = f"Label counts are sent with epsilon {noise:g}" if noise else "Label counts are sent exactly"
     sentences.append(f"{counts}, and every training reply carries the exact number of examples.")
-    if noise and not any(SEED_SCOPE in said for said in sentences):
-        sentences.append(SEED_SCOPE)
+    if noise and not any(mixing_accountant.SEED_SCOPE in said for said in sentences):
+        sentences.append(mixing_accountant.SEED_SCOPE)
     return " ".join(sentences)
 
 
@@ -117,8 +108,11 @@ def samples(config: Config, task: Task, count: int) -> dict[str, NDArray[np.floa
     """
     draw = stream(task.seed, "samples")
     real = task.train.take(np.sort(draw.choice(len(task.train), count, replace=count > len(task.train))))
-    owners = [at for at, part in enumerate(task.parts) if len(part)]
-    mixups = [_of_owner(task, owners[number % len(owners)], config.mixup, number, 1)[0] for number in range(count)]
+    owners, mixups = [part for part in task.parts if len(part)], []
+    for number in range(count):
+        own = task.train.take(owners[number % len(owners)])
+        label = int(own.labels[number % len(own)])
+        mixups.append(encode(own, label, 1, config.mixup, stream(task.seed, "samples", "mixup", number))[0])
     return {
         "real": scaled(real.inputs),
         "mixups": np.concatenate(mixups),
@@ -126,21 +120,7 @@ def samples(config: Config, task: Task, count: int) -> dict[str, NDArray[np.floa
     }
 
 
-def _of_owner(
-    task: Task, client: int, section: MixupSection, number: int, count: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    own = task.train.take(task.parts[client])
-    label = int(own.labels[number % len(own)])
-    return encode(own, label, count, section, stream(task.seed, "samples", "mixup", number))
-
-
-def _editions(config: Config) -> int:
-    """How often the pool is made."""
-    refresh = config.balance.refresh
-    return -(-config.strategy.rounds // refresh) if refresh else 1
-
-
-def _attacks(config: Config, task: Task, client: int, found: Guarantee) -> dict[str, float]:
+def _attacks(config: Config, task: Task, client: int, found: mixing_accountant.Guarantee) -> dict[str, float]:
     """On encodings of the client's most frequent label by an attacker who knows all of its examples but which were mixed."""
     own = task.train.take(task.parts[client])
     if not found.encodings or len(own) < 2:
@@ -152,11 +132,10 @@ def _attacks(config: Config, task: Task, client: int, found: Guarantee) -> dict[
     sources, seen = _known(own, label, config.mixup, task.seed, fitted + ATTACKED)
     originals = candidates[sources[:, 0]]
     known, attacked = (seen[:fitted], originals[:fitted]), (seen[fitted:], originals[fitted:])
+    found_again = decoding_attacks.reidentification_rate(attacked[0], candidates, sources[fitted:])
     decoder = "best linear decoder" if fitted > 4 * features else "linear decoder"
     rates = {
-        "sources re-identified, nearest of all": decoding_attacks.reidentification_rate(
-            attacked[0], candidates, sources[fitted:]
-        ),
+        "sources re-identified, nearest of all": found_again,
         "by chance": sources.shape[1] / len(own),
         f"{decoder}, PSNR dB": decoding_attacks.linear_decoder_psnr(known, attacked),
         "guessing the mean image, PSNR dB": decoding_attacks.mean_image_psnr(known[1], attacked[1]),

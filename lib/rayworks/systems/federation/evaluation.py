@@ -40,12 +40,7 @@ class Outcome:
 
 
 def outcome(rounds: Sequence[Round], target: float) -> Outcome:
-    """Summarise a training.
-
-    Args:
-        rounds: all of them, in order; the last is evaluated.
-        target: accuracy behind ``rounds_to_target``.
-    """
+    """Summarise a training by all of its rounds, in order, of which the last is evaluated."""
     evaluated = [entry for entry in rounds if entry["accuracy"] is not None]
     accuracies = [entry["accuracy"] for entry in evaluated]
     last = evaluated[-1]
@@ -60,9 +55,7 @@ def outcome(rounds: Sequence[Round], target: float) -> Outcome:
         client_spread=float(clients.std()),
         megabytes=sum(entry["bytes_down"] + entry["bytes_up"] for entry in rounds) / 1e6,
         pseudo_images=max(entry["pseudo_images"] for entry in rounds),
-        failed=sum(entry["failed"] for entry in rounds),
-        rejected=sum(entry["rejected"] for entry in rounds),
-        stragglers=sum(entry["stragglers"] for entry in rounds),
+        **{fate: sum(entry[fate] for entry in rounds) for fate in ("failed", "rejected", "stragglers")},
         seconds_per_round=float(np.median([entry["seconds"] for entry in rounds])),
     )
 

@@ -49,13 +49,6 @@ def exported_model(
 ) -> ExportedModel:
     """A model of weights that a federation learned.
 
-    Args:
-        config: config of the method.
-        weights: arrays of the model by name.
-        shape: shape of one input.
-        classes: names of the labels.
-        card: plain values for people and for Serve: all of :data:`CARD`.
-
     Raises:
         DataError: the weights do not fit.
     """
@@ -87,35 +80,19 @@ def read_export(folder: str | Path) -> ExportedModel:
         described = json.loads((path / DESCRIPTION).read_text())
         if missing := [name for name in CARD if name not in described["card"]]:
             raise ValueError(f"its card lacks {', '.join(missing)}")
-        return exported_model(
-            Config.model_validate(described["config"]),
-            safetensors.numpy.load_file(path / WEIGHTS),
-            tuple(int(size) for size in described["shape"]),
-            tuple(described["classes"]),
-            dict(described["card"]),
-        )
+        config, weights = Config.model_validate(described["config"]), safetensors.numpy.load_file(path / WEIGHTS)
+        shape = tuple(int(size) for size in described["shape"])
+        return exported_model(config, weights, shape, tuple(described["classes"]), dict(described["card"]))
 
 
 def model_card(card: Mapping[str, Any], classes: tuple[str, ...]) -> str:
     """The README of the export."""
     others = ", ".join(f"{value:.3f}" for value in card["accuracies"])
-    return "\n".join(
-        [
-            f"# A classifier of {card['source']}, learned by {card['clients']} clients",
-            "",
-            f"Method **{card['method']}**, {card['rounds']} rounds; held-out accuracy {card['accuracy']:.3f}. "
-            f"It is the first of {len(card['accuracies'])} trainings, whose accuracies are {others}.",
-            "",
-            f"Labels: {', '.join(classes)}.",
-            "",
-            "## Privacy",
-            "",
-            str(card["statement"]),
-            "",
-            "## Use",
-            "",
-            "`rayworks.systems.federation.exported.read_export(folder)`, or Serve: `POST /v1/federation/classify`.",
-            "It knows these labels only and says one of them of anything it is shown.",
-            "",
-        ]
+    return (
+        f"# A classifier of {card['source']}, learned by {card['clients']} clients\n\n"
+        f"Method **{card['method']}**, {card['rounds']} rounds; held-out accuracy {card['accuracy']:.3f}. "
+        f"It is the first of {len(card['accuracies'])} trainings, whose accuracies are {others}.\n\n"
+        f"Labels: {', '.join(classes)}.\n\n## Privacy\n\n{card['statement']}\n\n## Use\n\n"
+        "`rayworks.systems.federation.exported.read_export(folder)`, or Serve: `POST /v1/federation/classify`.\n"
+        "It knows these labels only and says one of them of anything it is shown.\n"
     )

@@ -13,17 +13,10 @@ MOST_CLIENTS = 40
 
 
 def partition(owned: NDArray[np.int64], filled: NDArray[np.int64], classes: Sequence[str]) -> bytes:
-    """Two heat maps of label shares (clients, labels), before and after pseudo-images.
-
-    Args:
-        owned: real examples, (C, K); rows beyond the first forty are left out.
-        filled: with pseudo-images.
-        classes: names of the labels.
-    """
+    """Two heat maps of label shares, before and after pseudo-images: counts (C, K), the first forty rows."""
     with draw(columns=2) as drawing:
-        for axes, counts, title in zip(
-            drawing.axes, (owned, filled), ("Real examples", "With pseudo-images"), strict=True
-        ):
+        shown = {"Real examples": owned, "With pseudo-images": filled}
+        for axes, (title, counts) in zip(drawing.axes, shown.items(), strict=True):
             rows = counts[:MOST_CLIENTS]
             shares = rows / np.maximum(rows.sum(1, keepdims=True), 1)
             picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
@@ -35,12 +28,7 @@ def partition(owned: NDArray[np.int64], filled: NDArray[np.int64], classes: Sequ
 
 
 def accuracy(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]], target: float) -> bytes:
-    """Held-out accuracy by round: mean over seeds, and their range.
-
-    Args:
-        curves: curves by method, rounds (R,) and accuracies (seeds, R).
-        target: drawn as a line.
-    """
+    """Held-out accuracy by round: mean over seeds, and their range; by method rounds (R,) and accuracies (seeds, R)."""
     with draw() as drawing:
         for (method, (rounds, scores)), paint in zip(curves.items(), _paints(len(curves)), strict=True):
             drawing.ax.plot(rounds, scores.mean(0), color=paint, label=method, marker="o" if len(rounds) == 1 else None)
@@ -53,11 +41,7 @@ def accuracy(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 
 
 def clients(by_method: Mapping[str, NDArray[np.float64]]) -> bytes:
-    """Accuracy of every client with examples after the last round, one column per method.
-
-    Args:
-        by_method: accuracies of the clients of all seeds.
-    """
+    """Accuracy of every client with examples after the last round, one column per method."""
     with draw() as drawing:
         for index, (values, paint) in enumerate(zip(by_method.values(), _paints(len(by_method)), strict=True)):
             spread = 0.16 * np.sin(np.arange(len(values)) * 2.4)
@@ -70,11 +54,7 @@ def clients(by_method: Mapping[str, NDArray[np.float64]]) -> bytes:
 
 
 def pseudo(samples: Mapping[str, NDArray[np.float32]]) -> bytes:
-    """Rows of examples of each kind.
-
-    Args:
-        samples: samples by kind (n, channels, height, width) or (n, features) in [0, 1].
-    """
+    """Rows of examples of each kind, (n, channels, height, width) or (n, features) in [0, 1]."""
     count = len(next(iter(samples.values())))
     with draw(rows=1) as drawing:
         axes = drawing.ax

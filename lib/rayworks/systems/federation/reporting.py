@@ -17,6 +17,8 @@ from rayworks.systems.federation.evaluation import Outcome, curve, known, outcom
 
 Values = Mapping[str, Any]
 BASELINE = "fedavg"
+FIELDS = ("best", "late", "rounds_to_target", "worst_recall", "pseudo_images", "megabytes", "seconds_per_round")
+"""Of the outcomes, in the order of the table's columns."""
 
 
 class Findings:
@@ -98,24 +100,8 @@ def build_report(
 def _methods(found: Findings) -> Table:
     rows: list[list[Cell]] = []
     for method in found.methods:
-        _, low, high = found.gain(method)
-        same = method == BASELINE
-        rows.append(
-            [
-                method,
-                *found.accuracy(method),
-                None if same else found.gain(method)[0],
-                None if same else low,
-                None if same else high,
-                found.mean(method, "best"),
-                found.mean(method, "late"),
-                found.mean(method, "rounds_to_target"),
-                found.mean(method, "worst_recall"),
-                found.mean(method, "pseudo_images"),
-                found.mean(method, "megabytes"),
-                found.mean(method, "seconds_per_round"),
-            ]
-        )
+        gain = (None, None, None) if method == BASELINE else found.gain(method)
+        rows.append([method, *found.accuracy(method), *gain, *(found.mean(method, field) for field in FIELDS)])
     columns = (
         "method", "accuracy, final", "95 % low", "95 % high", "gain over fedavg", "gain, low", "gain, high", "best round",
         "last rounds", "rounds to target", "worst label's recall", "pseudo-images", "megabytes sent", "seconds a round",
@@ -134,18 +120,9 @@ def _fairness(found: Findings) -> Table:
     for method in found.methods:
         clients = found.client_accuracies(method)
         ones = found.outcomes[method]
-        rows.append(
-            [
-                method,
-                float(clients.mean()),
-                found.mean(method, "lowest_client"),
-                float(np.quantile(clients, 0.1)),
-                found.mean(method, "client_spread"),
-                sum(one.failed for one in ones),
-                sum(one.rejected for one in ones),
-                sum(one.stragglers for one in ones),
-            ]
-        )
+        lowest, spread = found.mean(method, "lowest_client"), found.mean(method, "client_spread")
+        fates = (sum(getattr(one, fate) for one in ones) for fate in ("failed", "rejected", "stragglers"))
+        rows.append([method, float(clients.mean()), lowest, float(np.quantile(clients, 0.1)), spread, *fates])
     columns = (
         "method", "client mean", "worst client", "lowest tenth", "standard deviation", "answers missing", "answers rejected",
         "stragglers",
@@ -161,15 +138,8 @@ def _skew(privacy: Values) -> list[Table]:
     for name, counts in (("real examples", privacy["owned"]), ("with pseudo-images", privacy["filled"])):
         array = np.array(counts)
         kept = array[array.sum(1) > 0]
-        rows.append(
-            [
-                name,
-                float(np.nanmean(total_variation(kept))),
-                jensen_shannon(kept),
-                float(np.nanmean(effective_labels(kept))),
-                int(kept.sum()),
-            ]
-        )
+        variation, labels = (float(np.nanmean(of(kept))) for of in (total_variation, effective_labels))
+        rows.append([name, variation, jensen_shannon(kept), labels, int(kept.sum())])
     columns = ("examples", "total variation", "Jensen-Shannon, nats", "effective labels", "examples in all")
     return [Table("Label skew, first seed", columns, rows, "Means over clients, against all examples together.")]
 
@@ -244,13 +214,8 @@ def _notes(found: Findings) -> list[str]:
                 "adding or removing a whole client, by Renyi differential privacy, assuming Poisson sampling; that of "
                 "encodings is for the pixels of one example, and does not simply add."
             )
-    problems = [
-        entry["problem"]
-        for method in found.methods
-        for seed in found.seeds
-        for entry in found.rounds(method, seed)
-        if entry["problem"] is not None
-    ]
+    rounds = (entry for method in found.methods for seed in found.seeds for entry in found.rounds(method, seed))
+    problems = [entry["problem"] for entry in rounds if entry["problem"] is not None]
     if problems:
         notes.append(f"Clients had trouble in {len(problems)} rounds; the first said: {problems[0]}")
     return notes

@@ -25,7 +25,7 @@ from rayworks.systems.federation.disclosure import disclosure, samples
 from rayworks.systems.federation.exported import exported_model, model_card, write_export
 from rayworks.systems.federation.reporting import build_report
 from rayworks.systems.federation.rounds.client_app import client_app
-from rayworks.systems.federation.rounds.clients import task_of
+from rayworks.systems.federation.rounds.clients import Task, task_of
 from rayworks.systems.federation.rounds.federated_training import Federation, RoundRecord
 from rayworks.systems.federation.rounds.flower_simulation import read_federation, read_rounds, simulate
 from rayworks.systems.federation.training.aggregation import Arrays
@@ -77,11 +77,8 @@ class FederationSystem(StagedSystem[Config]):
         Trainings of one seed come together, so that half a run compares too.
         """
         settings = self.settings
-        self._trainings = [
-            Training(method, number)
-            for number in range(settings.experiment.seeds)
-            for method in settings.experiment.methods
-        ]
+        seeds, methods = range(settings.experiment.seeds), settings.experiment.methods
+        self._trainings = [Training(method, number) for number in seeds for method in methods]
         self.results["rounds"] = {training.name: [] for training in self._trainings}
         stages = {
             "training": Stage("training", self._train, self._trained, share=9 * len(settings.scope.stages)),
@@ -105,19 +102,15 @@ class FederationSystem(StagedSystem[Config]):
         super().load_state(folder)
         self._leave()
         if (folder / UNDER_WAY).is_dir():
-            self._federation = self._made(self._unfinished()[0])
+            self._federation = Federation(*self._task(self._unfinished()[0]))
             self._federation.load(folder / UNDER_WAY)
 
     def export(self) -> None:
         """The headline's method, trained on the first seed."""
         settings = self.settings
-        training = Training(settings.experiment.headline, 0)
-        config, seed = self._task(training)
-        task = task_of(config.model_dump_json(), seed)
-        accuracies = [
-            self.results["rounds"][Training(training.method, number).name][-1]["accuracy"]
-            for number in range(settings.experiment.seeds)
-        ]
+        training, config, task = self._headline()
+        trainings = [Training(training.method, number).name for number in range(settings.experiment.seeds)]
+        accuracies = [self.results["rounds"][name][-1]["accuracy"] for name in trainings]
         privacy = self.results.get("privacy", {})
         card = {
             "source": settings.data.source,
@@ -136,9 +129,7 @@ class FederationSystem(StagedSystem[Config]):
 
     def report(self) -> Report:
         """See :mod:`~.reporting`."""
-        training = Training(self.settings.experiment.headline, 0)
-        config, seed = self._task(training)
-        task = task_of(config.model_dump_json(), seed)
+        _, config, task = self._headline()
         return build_report(self.settings, self.results, SPEC, task.train.classes, samples(config, task, SAMPLES))
 
     def _train(self) -> Metrics:
@@ -186,45 +177,43 @@ class FederationSystem(StagedSystem[Config]):
             simulate(Path(name), config, seed, self.settings.compute.workers)
             theirs, their_weights = read_rounds(Path(name)), read_federation(Path(name)).weights()
         federation = Federation(config, seed)
-        grid = self._grid_of(config, seed, len(federation.partitions))
-        federation.start(grid)
+        grid = self._met(federation)
         ours = [federation.round(grid) for _ in range(engine.compared_rounds)]
         weights = federation.weights()
-        differences = [float(np.abs(weights[name] - their_weights[name]).max()) for name in weights]
-        return {
-            "engine": _seconds(ours),
-            "flower": _seconds(theirs),
-            "rounds": engine.compared_rounds,
-            "largest_difference": max(differences),
-        }
+        difference = max(float(np.abs(weights[name] - their_weights[name]).max()) for name in weights)
+        seconds = {"engine": _seconds(ours), "flower": _seconds(theirs)}
+        return {**seconds, "rounds": engine.compared_rounds, "largest_difference": difference}
 
     def _privacy(self) -> dict[str, Any]:
-        config, seed = self._task(Training(self.settings.experiment.headline, 0))
-        return disclosure(config, task_of(config.model_dump_json(), seed))
+        _, config, task = self._headline()
+        return disclosure(config, task)
 
     def _under_way(self, training: Training) -> tuple[Federation, Grid]:
-        """The training and its clients, met and with their pseudo-images."""
+        """The training and its clients."""
         if self._federation is None:
-            self._federation = self._made(training)
+            self._federation = Federation(*self._task(training))
         if self._grid is None:
-            config, seed = self._task(training)
-            self._grid = self._grid_of(config, seed, len(self._federation.partitions))
-            self._federation.start(self._grid)
+            self._grid = self._met(self._federation)
         return self._federation, self._grid
 
-    def _made(self, training: Training) -> Federation:
-        return Federation(*self._task(training))
-
-    def _grid_of(self, config: Config, seed: int, clients: int) -> RayGrid:
+    def _met(self, federation: Federation) -> RayGrid:
+        """Its clients, met and with their pseudo-images."""
         workers, per_task = self.settings.compute.workers, self.settings.engine.clients_per_task
-        return RayGrid(self.workers, workers, client_app, config, seed, clients=clients, clients_per_task=per_task)
+        task, clients = (client_app, federation.config, federation.seed), len(federation.partitions)
+        grid = RayGrid(self.workers, workers, *task, clients=clients, clients_per_task=per_task)
+        federation.start(grid)
+        return grid
+
+    def _headline(self) -> tuple[Training, Config, Task]:
+        """The headline's method on the first seed: what is exported, attacked and looked at."""
+        training = Training(self.settings.experiment.headline, 0)
+        config, seed = self._task(training)
+        return training, config, task_of(config.model_dump_json(), seed)
 
     def _task(self, training: Training) -> tuple[Config, int]:
         """The settings of a training and its seed, which all methods share."""
-        return (
-            self.settings.of_method(training.method),
-            derive_small(self.settings.run.seed, "training", training.number),
-        )
+        seed = derive_small(self.settings.run.seed, "training", training.number)
+        return self.settings.of_method(training.method), seed
 
     def _leave(self) -> None:
         self._federation, self._grid = None, None

@@ -83,23 +83,14 @@ class MarlActor:
             timers = algorithm.train()["timers"]
             episodes = algorithm.episodes
             means = {name: float(np.mean(values)) for name, values in episodes.items() if values and name != "copy"}
-            curve.append(
-                {
-                    "steps": float((number + 1) * per_iteration),
-                    "seconds": time.perf_counter() - before,
-                    "sampling": float(timers["env_runner_sampling_timer"]),
-                    **means,
-                }
-            )
+            steps, seconds = float((number + 1) * per_iteration), time.perf_counter() - before
+            sampling = float(timers["env_runner_sampling_timer"])
+            curve.append({"steps": steps, "seconds": seconds, "sampling": sampling, **means})
         state = {"learner": algorithm.learner_group.get_state(), "groups": algorithm.groups}
         return Piece(pickle.dumps(state), curve, _weights(algorithm))
 
     def evaluate(self, task: tuple[NetworkKind | None, EnvironmentSection, Weights, int]) -> Evaluation:
-        """Play a network of the run in an environment.
-
-        Args:
-            task: kind (None acts at random), environment, weights, number of the training's seed.
-        """
+        """Play a network of the run: kind (None acts at random), environment, weights, number of the training's seed."""
         kind, environment, weights, number = task
         seed = derive_small(self._config.run.seed, "evaluate", number)
         num_envs = self._config.experiment.evaluation_episodes
@@ -119,16 +110,7 @@ class MarlActor:
             held[2].stop()
         config, unit = self._config, call.unit
         seed = derive_small(config.run.seed, "training", unit.number)
-        settings = algorithm_config(
-            unit.kind,
-            config.environment,
-            config.network,
-            config.training,
-            config.sampling,
-            seed,
-            gpus=config.compute.gpus_per_worker,
-        )
-        algorithm: TeamPPO = settings.build_algo()
+        algorithm: TeamPPO = algorithm_config(config, unit.kind, seed).build_algo()
         try:
             if call.state is not None:
                 state = pickle.loads(call.state)

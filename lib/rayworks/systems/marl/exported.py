@@ -15,7 +15,7 @@ from rayworks.systems.marl.config import Config, EnvironmentSection, NetworkKind
 from rayworks.systems.marl.environments.registry import team_specs
 from rayworks.systems.marl.environments.scenes import TeamSpec
 from rayworks.systems.marl.findings.evaluation import Weights, policies_for
-from rayworks.systems.marl.networks.acting import Policy
+from rayworks.systems.marl.networks.policy_network import PolicyNetwork
 from rayworks.systems.marl.networks.symmetry_groups import claimed
 
 POLICY = "policy.json"
@@ -36,7 +36,7 @@ class ExportedPolicy:
     certificate: Mapping[str, Values]
     """Certificate of the trained policy by team: ``errors``, ``claims``, ``holds``."""
 
-    def policies(self, teams: Mapping[str, TeamSpec]) -> dict[str, Policy]:
+    def policies(self, teams: Mapping[str, TeamSpec]) -> dict[str, PolicyNetwork]:
         """Networks for teams, perhaps of other sizes.
 
         Raises:
@@ -86,32 +86,26 @@ def model_card(config: Config, kind: NetworkKind, results: Values) -> str:
     scores = [v for name, v in final["evaluations"].items() if v is not None and name.rpartition("-")[0] == kind]
     returns = ", ".join(f"{score['returns']:.4g}" for score in scores)
     wins = [score["won"] for score in scores if score["won"] is not None]
-    lines = [
-        f"# A {kind} policy for {config.environment.name}",
-        "",
+    won = f"\nShares of games won: {', '.join(f'{share:.3f}' for share in wins)}." if wins else ""
+    return (
+        f"# A {kind} policy for {config.environment.name}\n\n"
         f"Trained for {config.training.steps:,} environment steps by PPO on RLlib, seed {config.run.seed}, the first of "
-        f"{config.experiment.seeds} trainings, whose final returns are {returns}.",
-    ]
-    if wins:
-        lines.append(f"Shares of games won: {', '.join(f'{share:.3f}' for share in wins)}.")
-    lines += ["", "## Symmetry", ""]
+        f"{config.experiment.seeds} trainings, whose final returns are {returns}.{won}\n\n## Symmetry\n\n"
+        f"{_symmetries(config, kind, final['certificate'])}"
+        f"Turns are about the origin of coordinates ({ORIGINS[config.network.frame]}).\n\n## Use\n\n"
+        "`rayworks.systems.marl.exported.read_export(folder)`, or Serve: `POST /v1/marl/act`. Positions are from the centre "
+        "of the map, its half-width about 1; features must not change when the world is turned.\n\n"
+        "It has learned this environment's rewards against its opponents and nothing else.\n"
+    )
+
+
+def _symmetries(config: Config, kind: NetworkKind, certificate: Values) -> str:
+    said = ""
     for team, spec in team_specs(config.environment).items():
         groups = claimed(kind, spec, config.network)
-        found = final["certificate"][team]
-        lines.append(f"Team **{team}** ({spec.agents} agents, {spec.entities} entities):")
-        for group, error in found["errors"].items():
-            said = "respected by construction" if group in groups else "not respected"
-            lines.append(f"- {group}: {said}; largest error measured {error:.1e}")
-        lines.append("")
-    lines += [
-        f"Turns are about the origin of coordinates ({ORIGINS[config.network.frame]}).",
-        "",
-        "## Use",
-        "",
-        "`rayworks.systems.marl.exported.read_export(folder)`, or Serve: `POST /v1/marl/act`. Positions are from the centre "
-        "of the map, its half-width about 1; features must not change when the world is turned.",
-        "",
-        "It has learned this environment's rewards against its opponents and nothing else.",
-        "",
-    ]
-    return "\n".join(lines)
+        said += f"Team **{team}** ({spec.agents} agents, {spec.entities} entities):\n"
+        for group, error in certificate[team]["errors"].items():
+            claim = "respected by construction" if group in groups else "not respected"
+            said += f"- {group}: {claim}; largest error measured {error:.1e}\n"
+        said += "\n"
+    return said

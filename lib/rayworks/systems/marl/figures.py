@@ -27,11 +27,7 @@ def learning(
 ) -> bytes:
     """Score against environment steps and against time.
 
-    Args:
-        curves: curves by network ``steps`` (I,) and ``seconds`` (seeds, I).
-        bands: bands by network, mean over trainings (I,), and the low and high end of its interval.
-        label: label of the score.
-        threshold: drawn as a line.
+    By network: ``steps`` (I,) and ``seconds`` (seeds, I); mean over trainings (I,), and the ends of its interval.
     """
     with draw(columns=2, sharey=True) as drawing:
         left, right = drawing.axes
@@ -110,12 +106,7 @@ def symmetry(certificates: Values, trained: tuple[str, Values], tolerance: float
 
 
 def generalisation(ratios: Mapping[str, Mapping[str, tuple[float, float, float] | None]], label: str) -> bytes:
-    """Scores of each network in each test environment, with intervals.
-
-    Args:
-        ratios: ratios by environment (the training's first), by network: middle, low, high; None where it cannot act.
-        label: label of the score.
-    """
+    """Scores of each network in each environment, the training's first: middle, low, high; None where it cannot act."""
     environments = list(ratios)
     kinds = list(ratios[environments[0]])
     width = 0.8 / len(kinds)

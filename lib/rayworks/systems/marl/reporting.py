@@ -39,14 +39,6 @@ class Findings:
             chance, reached = self.chance("as trained"), interquartile_mean(self._scores("as trained", self.kinds[0]))
             self.threshold = float(chance + reached) / 2
 
-    def curves(self) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
-        """Curves by network: ``steps`` (I,), ``seconds`` and ``scores`` (seeds, I), where an episode ended."""
-        return {kind: self._curve(kind) for kind in self.kinds}
-
-    def bands(self) -> dict[str, tuple[Smooth, Smooth, Smooth]]:
-        """Smoothed curves (I,) by network: interquartile mean over trainings, and its interval."""
-        return {kind: self._band(kind) for kind in self.kinds}
-
     def score(self, environment: str, kind: str) -> Interval | None:
         """Interquartile mean with its interval; None where the network can not act."""
         scores = self._scores(environment, kind)
@@ -80,8 +72,8 @@ class Findings:
 
     def steps_to_threshold(self, kind: str) -> float | None:
         """Steps until the smoothed interquartile mean over trainings reaches the threshold."""
-        steps = self._curve(kind)["steps"]
-        return steps_to(float(self.threshold or 0.0), steps, self._band(kind)[0]) if len(steps) else None
+        steps = self.curve(kind)["steps"]
+        return steps_to(float(self.threshold or 0.0), steps, self.band(kind)[0]) if len(steps) else None
 
     def speeds(self, kind: str) -> tuple[float, float]:
         """Environment steps per second of sampling, and of everything."""
@@ -92,18 +84,19 @@ class Findings:
 
     def equivariance_error(self) -> float:
         """Largest error of the headline's trained network under rotations and reflections, over all teams."""
-        certificate = self.results["final"]["certificate"]
-        errors = [team["errors"] for team in certificate.values()]
+        errors = [team["errors"] for team in self.results["final"]["certificate"].values()]
         return float(max(found[group] for found in errors for group in TURNING if group in found))
 
-    def _band(self, kind: str) -> tuple[Smooth, Smooth, Smooth]:
-        scores = smoothed(self._curve(kind)["scores"], figures.WINDOW).T
+    def band(self, kind: str) -> tuple[Smooth, Smooth, Smooth]:
+        """Smoothed curve (I,): interquartile mean over trainings, and its interval."""
+        scores = smoothed(self.curve(kind)["scores"], figures.WINDOW).T
         if not len(scores):
             return scores[:, 0], scores[:, 0], scores[:, 0]
         experiment, seed = self.config.experiment, self.config.run.seed
         return bootstrap.interval(interquartile_mean, scores, experiment.resamples, seed, "interval", f"curve {kind}")
 
-    def _curve(self, kind: str) -> dict[str, np.ndarray[Any, Any]]:
+    def curve(self, kind: str) -> dict[str, np.ndarray[Any, Any]]:
+        """``steps`` (I,), ``seconds`` and ``scores`` (seeds, I), where an episode ended."""
         points = [curve for name, curve in self.results["curves"].items() if _kind_of(name) == kind]
         # In the order of the teams, of which the first is reported; an iteration in which no episode ended has none.
         returns = (key for point in points[0] for key in point if key.startswith("return"))
@@ -129,8 +122,7 @@ class Findings:
 
     def chance(self, environment: str) -> float:
         """Score of random play."""
-        chance = self._scores(environment, RANDOM)
-        return float(np.mean(chance))
+        return float(np.mean(self._scores(environment, RANDOM)))
 
 
 def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
@@ -173,7 +165,7 @@ def _kind_of(name: str) -> str:
 def _learning_table(found: Findings) -> Table:
     rows: list[list[Cell]] = []
     for kind in found.kinds:
-        curve, score = found.curves()[kind], found.score("as trained", kind)
+        curve, score = found.curve(kind), found.score("as trained", kind)
         assert score is not None
         whole = interquartile_mean(curve["scores"].T)
         sampling, training = found.speeds(kind)
@@ -203,17 +195,14 @@ def _generalisation_table(found: Findings) -> list[Table]:
         of_all = None if whole is None else whole[0]
         rows.append([kind, *(None if s is None else s[0] for s in scores), *(ratio or (None, None, None)), of_all])
     rows.append([RANDOM, *(found.chance(name) for name in found.environments), None, None, None, None])
+    common = ", ".join(found.common) or "none"
     columns = ("network", *found.environments, "ratio", "95 % low", "95 % high", "ratio, all its tests")
     note = (
         f"{found.label}. Ratio: gain over random play, of returns as a share of its own, in the tests to where it was "
-        f"trained; 0 if there was none. The first is over the tests in which all networks act ({_listed(found.common)}), the "
+        f"trained; 0 if there was none. The first is over the tests in which all networks act ({common}), the "
         "last over all in which the network acts: an MLP can not act with other numbers of entities."
     )
     return [Table("Generalisation", columns, rows, note)]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"
 
 
 def _symmetry_tables(found: Findings) -> list[Table]:
@@ -235,9 +224,10 @@ def _symmetry_tables(found: Findings) -> list[Table]:
 def _pictures(found: Findings) -> dict[str, tuple[bytes, str]]:
     results, kind = found.results, found.kinds[0]
     experiment = found.config.experiment
+    curves, bands = ({str(k): found.curve(k) for k in found.kinds}, {str(k): found.band(k) for k in found.kinds})
     drawn = {
         "learning.png": (
-            figures.learning(found.curves(), found.bands(), found.label, found.threshold),
+            figures.learning(curves, bands, found.label, found.threshold),
             f"{found.label.capitalize()}: interquartile mean over {experiment.seeds} trainings, smoothed, with its 95 % "
             "bootstrap interval.",
         )

@@ -95,16 +95,9 @@ class MarlSystem(StagedSystem[Config]):
 
     def export(self) -> None:
         """The first training of the headline's network, with a card that says which symmetries it respects."""
-        unit = self._units[0]
-        environment = self.settings.environment
-        exported = ExportedPolicy(
-            unit.kind,
-            environment,
-            self.settings.network,
-            team_specs(environment),
-            self._weights(unit),
-            self.results["final"]["certificate"],
-        )
+        unit, certificate = self._units[0], self.results["final"]["certificate"]
+        environment, network, weights = self.settings.environment, self.settings.network, self._weights(unit)
+        exported = ExportedPolicy(unit.kind, environment, network, team_specs(environment), weights, certificate)
         write_export(exported, self.export_file)
         self.export_file("README.md", model_card(self.settings, unit.kind, self.results))
 
@@ -125,31 +118,21 @@ class MarlSystem(StagedSystem[Config]):
 
     def _bias(self) -> dict[str, Any]:
         settings, seed = self.settings, self.settings.run.seed
-        kinds = settings.experiment.networks
         slopes = {
             kind: {str(layers): input_slope(kind, layers, SLOPE_INITIALISATIONS, seed) for layers in LAYERS}
-            for kind in kinds
+            for kind in settings.experiment.networks
             if kind in SLOPED
         }
-        played = untrained_play(
-            settings.environment,
-            kinds,
-            settings.network,
-            settings.experiment.initialisations,
-            settings.sampling.num_envs,
-            derive_small(seed, "bias"),
-        )
-        return {"slopes": slopes, "untrained": played}
+        return {"slopes": slopes, "untrained": untrained_play(settings, derive_small(seed, "bias"))}
 
     def _train(self) -> Metrics:
         """The next pieces; the same pieces in the same order whatever the number of workers."""
         settings = self.settings
         chosen = self._unfinished()[: settings.compute.workers]
-        calls = []
+        most, calls = settings.experiment.iterations_per_call, []
         for unit in chosen:
             done = len(self.results["curves"][unit.name])
-            size = min(settings.experiment.iterations_per_call, settings.iterations - done)
-            calls.append(Call(unit, self._states.get(unit.name), done, size))
+            calls.append(Call(unit, self._states.get(unit.name), done, min(most, settings.iterations - done)))
         pieces: Iterable[Piece] = self.workers.map("train", calls)
         metrics: Metrics = {}
         for unit, piece in zip(chosen, pieces, strict=True):
@@ -198,13 +181,11 @@ class MarlSystem(StagedSystem[Config]):
 
     def _episodes(self) -> list[str]:
         """Films of the headline's first training."""
-        unit, count = self._units[0], self.settings.experiment.episodes
-        written = []
-        for number in range(count):
-            name = f"episode-{number}.gif"
+        unit = self._units[0]
+        names = [f"episode-{number}.gif" for number in range(self.settings.experiment.episodes)]
+        for number, name in enumerate(names):
             self.run_directory.write(f"figures/{name}", film(self.settings, unit.kind, self._weights(unit), number))
-            written.append(name)
-        return written
+        return names
 
     def _unfinished(self) -> list[Unit]:
         return [unit for unit in self._units if len(self.results["curves"][unit.name]) < self.settings.iterations]

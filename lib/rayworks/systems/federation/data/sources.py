@@ -37,16 +37,12 @@ def read(data: DataSection, seed: int) -> tuple[Examples, Examples]:
     train, test = _reader(data)(data)
     if test is None:
         held = stratified(train.labels, round(HELD_OUT * len(train)), seeds.stream(seed, "data", "held-out"))
-        rest = np.setdiff1d(np.arange(len(train)), held)
-        train, test = train.take(rest), train.take(held)
+        train, test = train.take(np.setdiff1d(np.arange(len(train)), held)), train.take(held)
     if not len(train) or not len(test):
         raise DataError(
             f"data.source {data.source!r}: {len(train)} training and {len(test)} held-out examples; give more"
         )
-    return (
-        _cut(train, data.train_examples, seed, "train"),
-        _cut(test, data.test_examples, seed, "test"),
-    )
+    return _cut(train, data.train_examples, seed, "train"), _cut(test, data.test_examples, seed, "test")
 
 
 def check_source(data: DataSection) -> None:
@@ -68,8 +64,7 @@ def stratified(labels: Labels, count: int, generator: np.random.Generator) -> In
     starts = np.cumsum(sizes) - sizes
     of_order = labels[order]
     ranks = (np.arange(len(labels)) - starts[of_order] + 0.5) / sizes[of_order]
-    chosen: Indices = np.sort(order[np.argsort(ranks, kind="stable")[:count]]).astype(np.int64)
-    return chosen
+    return np.sort(order[np.argsort(ranks, kind="stable")[:count]]).astype(np.int64)
 
 
 def _cut(examples: Examples, count: int | None, seed: int, name: str) -> Examples:
@@ -143,7 +138,7 @@ def cifar10_task(path: Path) -> Examples:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"data.source cifar10-test: {path} cannot be read ({error}); fetch it again") from None
     labels, classes = encoded(names)
-    return Examples(_channels_first(_stacked("cifar10-test", pictures)), labels, classes)
+    return Examples(_stacked("cifar10-test", pictures), labels, classes)
 
 
 def _mnist(name: str, classes: tuple[str, ...]) -> Callable[[DataSection], Split]:
@@ -213,18 +208,15 @@ def _hub_examples(source: str, table: Any) -> Examples:
     )
     if images is None or labels is None:
         raise DataError(f"data.source {source!r}: needs an image and a class label column; it has {', '.join(kinds)}")
-    inputs = _channels_first(_stacked(source, (np.asarray(image) for image in table[images])))
+    inputs = _stacked(source, (np.asarray(image) for image in table[images]))
     return Examples(inputs, np.asarray(table[labels], np.int64), tuple(table.features[labels].names))
 
 
 def _stacked(source: str, pictures: Iterable[NDArray[Any]]) -> NDArray[np.uint8]:
+    """(H, W) or (H, W, C) each, as (n, C, H, W)."""
     try:
-        return np.stack(list(pictures)).astype(np.uint8)
+        images = np.stack(list(pictures)).astype(np.uint8)
     except ValueError:
         raise DataError(f"data.source {source!r}: images differ in size, or there are none; give one size") from None
-
-
-def _channels_first(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(n, H, W) or (n, H, W, C) as (n, C, H, W)."""
     with_channels = images[..., None] if images.ndim == 3 else images
     return np.ascontiguousarray(with_channels.transpose(0, 3, 1, 2))

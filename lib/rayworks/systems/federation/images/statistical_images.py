@@ -89,8 +89,7 @@ def _polar(side: int) -> tuple[Floats, Floats]:
 def _below(side: int, octave: float) -> Floats:
     """Low-pass amplitude that falls from 1 to 0 over the octave below ``2^octave`` of the highest frequency."""
     ramp = np.clip(_polar(side)[0] - octave + 1, 0, 1)
-    amplitude: Floats = np.cos(np.pi / 2 * ramp)
-    return amplitude
+    return np.cos(np.pi / 2 * ramp)
 
 
 @lru_cache(maxsize=8)
@@ -149,5 +148,4 @@ def _in_random_colours(components: Floats, generator: np.random.Generator) -> ND
     flat = components.reshape(3, -1)
     standard = (flat - flat.mean(1, keepdims=True)) / np.maximum(flat.std(1, keepdims=True), 1e-12)
     mixed: Floats = axes @ (np.sqrt(np.maximum(variances, 0))[:, None] * standard) + colours.mean(0)[:, None]
-    picture: NDArray[np.float32] = np.clip(mixed, 0, 1).reshape(components.shape).astype(np.float32)
-    return picture
+    return np.clip(mixed, 0, 1).reshape(components.shape).astype(np.float32)

@@ -11,8 +11,7 @@ def oriented_bank() -> NDArray[np.float32]:
     """(40, 3, 3): 8 step edges and 8 lines 22.5 degrees apart, of zero mean, 4 points, and the negatives of all 20."""
     angles = np.deg2rad(22.5 * np.arange(8))
     half = np.concatenate([_turned(_edge(), angles), _turned(_line(), angles), _points()])
-    bank: NDArray[np.float32] = np.concatenate([half, -half]).astype(np.float32)
-    return bank
+    return np.concatenate([half, -half], dtype=np.float32)
 
 
 def quantised_bank() -> NDArray[np.float32]:
@@ -23,8 +22,7 @@ def quantised_bank() -> NDArray[np.float32]:
     angles = np.deg2rad(22.5 * np.arange(16))
     turned = np.concatenate([_turned(_edge(), angles), _turned(_line(), angles)])
     signs = np.where(np.abs(turned) < 1e-6, 0.0, np.sign(turned))
-    bank: NDArray[np.float32] = np.concatenate([signs, _points(), -_points()]).astype(np.float32)
-    return bank
+    return np.concatenate([signs, _points(), -_points()], dtype=np.float32)
 
 
 def _edge() -> NDArray[np.float64]:

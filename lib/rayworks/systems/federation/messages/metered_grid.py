@@ -1,8 +1,6 @@
 """A Flower grid that counts the bytes of its messages."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -11,41 +9,20 @@ from flwr.supercore.run import Run
 from rayworks.systems.federation.messages.records import content_bytes
 
 
-@runtime_checkable
-class Streaming(Protocol):
-    """A grid that hands out replies as they come, so that they need not all be in memory."""
-
-    def stream(self, messages: Iterable[Message], timeout: float | None = None) -> Iterator[Message]:
-        """Replies, one at a time."""
-        ...
-
-
-@dataclass
-class Traffic:
-    """Bytes that messages carried."""
-
-    down: int = 0
-    up: int = 0
-
-
 class MeteredGrid(Grid):
-    """Another grid's messages, counted in :attr:`traffic`."""
+    """Another grid's messages, their bytes counted in ``down`` and ``up``."""
 
     def __init__(self, inner: Grid) -> None:
-        self._inner, self.traffic = inner, Traffic()
+        self._inner, self.down, self.up = inner, 0, 0
 
     def stream(self, messages: Iterable[Message], timeout: float | None = None) -> Iterator[Message]:
         """Replies as they come, where the other grid can."""
         sent = list(messages)
-        self.traffic.down += sum(map(content_bytes, sent))
-        inner = self._inner
-        replies = (
-            inner.stream(sent, timeout)
-            if isinstance(inner, Streaming)
-            else inner.send_and_receive(sent, timeout=timeout)
-        )
-        for reply in replies:
-            self.traffic.up += content_bytes(reply)
+        self.down += sum(map(content_bytes, sent))
+        # What hands out replies as they come need not have them all in memory.
+        ask = getattr(self._inner, "stream", self._inner.send_and_receive)
+        for reply in ask(sent, timeout=timeout):
+            self.up += content_bytes(reply)
             yield reply
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:

@@ -11,7 +11,6 @@ from rayworks.core.errors import DataError
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 """Names of records, those of Flower's own strategies."""
-ROUND = "server-round"
 NUMBER_BYTES = 8
 
 

@@ -96,12 +96,9 @@ def roles(examples: int, owned: int, section: MixupSection, filled: bool) -> lis
     for a partner, so there is no gain from mixing many.
     """
     mixed = min(section.images, examples)
-    first = {"uniform": 1 / mixed, "dominant": section.dominant, "dirichlet": 1.0}[section.weights]
-    partner = {
-        "uniform": 1 / mixed,
-        "dominant": (1 - section.dominant) / max(mixed - 1, 1),
-        "dirichlet": 0.5,
-    }[section.weights]
+    rest = (1 - section.dominant) / max(mixed - 1, 1)
+    weights = {"uniform": (1 / mixed, 1 / mixed), "dominant": (section.dominant, rest), "dirichlet": (1.0, 0.5)}
+    first, partner = weights[section.weights]
     as_partner = (mixed - 1) / max(examples - (owned > 0), 1)
     if not filled:
         return [Role(as_partner, partner)]

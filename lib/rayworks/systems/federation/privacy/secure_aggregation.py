@@ -10,8 +10,8 @@ a masked array, so the client itself refuses what the server rejects elsewhere, 
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -52,25 +52,19 @@ def secure_mods(equal: bool) -> list[Mod]:
         fit = recorddict_compat.recorddict_to_fitins(message.content, keep_input=True)
         names: list[list[str]] = json.loads(str(fit.config.pop(NAMES)))
         most = int(fit.config.pop(MOST))
-        content = RecordDict({CONFIG: ConfigRecord(dict(fit.config))})
         grouped: dict[str, Arrays] = {}
         for (record, name), array in zip(names, parameters_to_ndarrays(fit.parameters), strict=True):
             grouped.setdefault(record, {})[name] = array
-        for record, arrays in grouped.items():
-            content[record] = to_record(arrays)
-        message.content = content
+        records = {record: to_record(arrays) for record, arrays in grouped.items()}
+        message.content = RecordDict({CONFIG: ConfigRecord(dict(fit.config)), **records})
         reply = call_next(message, context)
         metrics: dict[str, Any] = dict(reply.content.metric_records[METRICS])
         found = to_arrays(reply.content.array_records[ARRAYS])
         examples = int(metrics["num-examples"])
         weight = min(examples, 1) if equal else examples
         _require_summable(found, grouped[ARRAYS], weight, most)
-        result = FitRes(
-            Status(Code.OK, ""),
-            ndarrays_to_parameters([found[name] for record, name in names if record == ARRAYS]),
-            weight,
-            metrics,
-        )
+        parameters = ndarrays_to_parameters([found[name] for record, name in names if record == ARRAYS])
+        result = FitRes(Status(Code.OK, ""), parameters, weight, metrics)
         reply.content = recorddict_compat.fitres_to_recorddict(result, keep_input=False)
         return reply
 
@@ -99,30 +93,14 @@ def _require_summable(found: Arrays, sent: Arrays, weight: int, most: int) -> No
         )
 
 
-@dataclass(frozen=True)
-class _Node:
-    """All that the workflow wants of a client: it sends messages itself."""
-
-    node_id: int
-
-
-@dataclass
-class SecureSum:
-    """Result of the protocol at the server."""
-
-    mean: Arrays | None = None
-    """Weighted by examples; None where too few clients finished."""
-    metrics: dict[int, MetricRecord] = field(default_factory=dict)
-    """Values of each client that finished, by node."""
-
-
 class _Cohort(FedAvg):
     """Hands the workflow a round's clients and takes its result."""
 
     def __init__(self, nodes: Sequence[int], parameters: Parameters, config: dict[str, Any]) -> None:
         super().__init__()
+        # All that the workflow wants of a client is its number: it sends messages itself.
         self._instructions: list[tuple[ClientProxy, FitIns]] = [
-            (cast(ClientProxy, _Node(node)), FitIns(parameters, dict(config))) for node in nodes
+            (cast(ClientProxy, SimpleNamespace(node_id=node)), FitIns(parameters, dict(config))) for node in nodes
         ]
         self.results: list[tuple[ClientProxy, FitRes]] = []
 
@@ -136,15 +114,18 @@ class _Cohort(FedAvg):
         return None, {}
 
 
-def secure_round(grid: Grid, messages: Sequence[Message], most_examples: int) -> SecureSum:
+def secure_round(
+    grid: Grid, messages: Sequence[Message], most_examples: int
+) -> tuple[Arrays | None, dict[int, MetricRecord]]:
     """Run the protocol over the clients that ``messages`` of :class:`FederatedStrategy` are meant for.
 
     Args:
-        grid: to reach them.
-        messages: all alike.
         most_examples: at least the number of examples of any of them, as noised label counts may not be: clients with
             more refuse. The closer, the finer the quantisation: with it as weight 1, arrays lie in -8..8 on a grid of 2^22
             steps.
+
+    Returns:
+        the mean weighted by examples, None where too few clients finished, and the metrics of those that did, by node.
 
     Raises:
         ConfigError: fewer clients than can hide each other, or more than the sum has room for.
@@ -166,12 +147,8 @@ def secure_round(grid: Grid, messages: Sequence[Message], most_examples: int) ->
     settings[MOST] = most
     parameters = ndarrays_to_parameters([array for _, _, array in arrays])
     cohort = _Cohort([message.metadata.dst_node_id for message in messages], parameters, settings)
-    state = RecordDict(
-        {
-            MAIN_CONFIGS_RECORD: ConfigRecord({Key.CURRENT_ROUND: int(messages[0].metadata.group_id)}),
-            MAIN_PARAMS_RECORD: ArrayRecord(),
-        }
-    )
+    numbered = ConfigRecord({Key.CURRENT_ROUND: int(messages[0].metadata.group_id)})
+    state = RecordDict({MAIN_CONFIGS_RECORD: numbered, MAIN_PARAMS_RECORD: ArrayRecord()})
     context = LegacyContext(Context(run_id=0, node_id=0, node_config={}, state=state, run_config={}), strategy=cohort)
     shares: float | int = 1.0 if len(messages) <= ALL_TO_ALL else ALL_TO_ALL + 1
     workflow = SecAggPlusWorkflow(
@@ -183,16 +160,9 @@ def secure_round(grid: Grid, messages: Sequence[Message], most_examples: int) ->
         modulus_range=MODULUS,
     )
     workflow(grid, context)
-    return _result(cohort, [name for record, name, _ in arrays if record == ARRAYS])
-
-
-def _result(cohort: _Cohort, names: Sequence[str]) -> SecureSum:
     if not cohort.results:
-        return SecureSum()
-    metrics: dict[int, MetricRecord] = {}
-    for proxy, result in cohort.results:
-        values: Mapping[str, Any] = result.metrics
-        metrics[proxy.node_id] = MetricRecord(dict(values))
+        return None, {}
+    metrics = {proxy.node_id: MetricRecord(cast(Any, result.metrics)) for proxy, result in cohort.results}
     found = parameters_to_ndarrays(cohort.results[0][1].parameters)
-    mean = dict(zip(names, found, strict=True))
-    return SecureSum(mean if all(np.isfinite(value).all() for value in found) else None, metrics)
+    mean = dict(zip([name for record, name, _ in arrays if record == ARRAYS], found, strict=True))
+    return mean if all(np.isfinite(value).all() for value in found) else None, metrics

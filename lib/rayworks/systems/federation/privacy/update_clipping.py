@@ -5,8 +5,11 @@ neither clipped nor noised, and the noise comes from a generator that the caller
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.federation.privacy.gaussian_accountant import gaussian_epsilon
@@ -30,13 +33,7 @@ def clipped(after: Weights, before: Weights, bound: float) -> tuple[Arrays, floa
     factor = 1.0 if norm <= bound else bound / norm
     if factor == 1.0:
         return dict(after), norm
-    weights = {
-        name: (before[name] + factor * (value.astype(np.float64) - before[name])).astype(value.dtype)
-        if value.dtype.kind == "f"
-        else value
-        for name, value in after.items()
-    }
-    return weights, norm
+    return _changed(after, lambda name, value: before[name] + factor * (value.astype(np.float64) - before[name])), norm
 
 
 def noise_deviation(multiplier: float, bound: float, clients: int) -> float:
@@ -46,10 +43,13 @@ def noise_deviation(multiplier: float, bound: float, clients: int) -> float:
 
 def noised(weights: Weights, deviation: float, generator: np.random.Generator) -> Arrays:
     """Gaussian noise on every floating-point array."""
+    return _changed(weights, lambda _, value: value + deviation * generator.standard_normal(value.shape))
+
+
+def _changed(weights: Weights, change: Callable[[str, NDArray[Any]], NDArray[Any]]) -> Arrays:
+    """Floating-point arrays changed, each in its own kind, and integer buffers as they are."""
     return {
-        name: (value + deviation * generator.standard_normal(value.shape)).astype(value.dtype)
-        if value.dtype.kind == "f"
-        else value
+        name: change(name, value).astype(value.dtype) if value.dtype.kind == "f" else value
         for name, value in weights.items()
     }
 

@@ -14,21 +14,12 @@ from flwr.clientapp.typing import Mod
 from rayworks.core.errors import DataError
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.messages.records import (
-    ARRAYS,
-    CONFIG,
-    METRICS,
-    ROUND,
-    arrays_of,
-    number,
-    numbers,
-    to_record,
-)
+from rayworks.systems.federation.messages.records import ARRAYS, CONFIG, METRICS, arrays_of, number, numbers, to_record
 from rayworks.systems.federation.privacy.secure_aggregation import secure_mods
 from rayworks.systems.federation.privacy.update_clipping import clipped
 from rayworks.systems.federation.rounds.clients import MEANS, TRAINED_STATE, Client, task_of
 
-EDITION, BOUND = "edition", "clip-bound"
+ROUND, EDITION, BOUND = "server-round", "edition", "clip-bound"
 Handler = Callable[[Client, Message, Context], RecordDict]
 
 
@@ -70,15 +61,9 @@ def _partition(context: Context, parts: int) -> int:
 
 
 def _describe(client: Client, message: Message, context: Context) -> RecordDict:
-    counts = [int(count) for count in client.counts()]
-    partition = int(context.node_config["partition-id"])
-    described: dict[str, Any] = {
-        "partition": partition,
-        "num-examples": sum(counts),
-        "counts": counts,
-        "shape": list(client.real.shape),
-    }
-    return RecordDict({METRICS: MetricRecord(described)})
+    counts, partition = [int(count) for count in client.counts()], int(context.node_config["partition-id"])
+    described: dict[str, Any] = {"partition": partition, "num-examples": sum(counts), "counts": counts}
+    return RecordDict({METRICS: MetricRecord({**described, "shape": list(client.real.shape)})})
 
 
 def _state(client: Client, message: Message, context: Context) -> RecordDict:
@@ -105,25 +90,17 @@ def _receive(client: Client, message: Message, context: Context) -> RecordDict:
     content = message.content
     if MEANS in content:
         context.state[MEANS] = content[MEANS]
-    made = client.receive(
-        arrays_of(content) if ARRAYS in content else None,
-        numbers(content, CONFIG, "local-mixups"),
-        numbers(content, CONFIG, "noise"),
-        numbers(content, CONFIG, "copies"),
-        int(number(content.config_records[CONFIG], EDITION)),
-    )
+    mixups = arrays_of(content) if ARRAYS in content else None
+    local, noise, copies = (numbers(content, CONFIG, name) for name in ("local-mixups", "noise", "copies"))
+    made = client.receive(mixups, local, noise, copies, int(number(content.config_records[CONFIG], EDITION)))
     return RecordDict({METRICS: MetricRecord({"num-examples": made})})
 
 
 def _train(client: Client, message: Message, context: Context) -> RecordDict:
     content, config = message.content, message.content.config_records[CONFIG]
     before = arrays_of(content)
-    result, change, straggles = client.train(
-        before,
-        int(number(config, ROUND)),
-        arrays_of(content, "variate") if "variate" in content else None,
-        arrays_of(content, "gradient") if "gradient" in content else None,
-    )
+    variate, gradient = (arrays_of(content, name) if name in content else None for name in ("variate", "gradient"))
+    result, change, straggles = client.train(before, int(number(config, ROUND)), variate, gradient)
     weights, within = result.weights, 1
     if BOUND in config:
         bound = number(config, BOUND)

@@ -22,19 +22,9 @@ from rayworks.systems.federation.data.examples import Examples, scaled
 from rayworks.systems.federation.data.mixup_encodings import encode, encode_stand_ins
 from rayworks.systems.federation.images.noise_images import noise_images
 from rayworks.systems.federation.messages.records import to_arrays, to_record
+from rayworks.systems.federation.training import local_objectives as objectives
 from rayworks.systems.federation.training.classifiers import Classifier, classifier_of
 from rayworks.systems.federation.training.label_balance import noisy_counts
-from rayworks.systems.federation.training.local_objectives import (
-    Adjust,
-    CrossEntropy,
-    MixedMeans,
-    ModelContrastive,
-    Objective,
-    VirtualHomogeneity,
-    balanced_softmax,
-    calibrated_logits,
-    restricted_softmax,
-)
 from rayworks.systems.federation.training.local_training import (
     Correction,
     LocalResult,
@@ -95,10 +85,8 @@ class Task:
     def virtual_images(self) -> tuple[torch.Tensor, torch.Tensor]:
         """VHL's noise images and the labels they stand for, the same for all clients, in an order drawn by seed."""
         count, classes = self.config.local.vhl_images, self.classes
-        images = [
-            noise_images(self.config.noise, count, self.shape, self.seed, "virtual", label=label)
-            for label in range(classes)
-        ]
+        made = (self.config.noise, count, self.shape, self.seed, "virtual")
+        images = [noise_images(*made, label=label) for label in range(classes)]
         order = stream(self.seed, "virtual", "order").permutation(count * classes)
         labels = np.repeat(np.arange(classes), count)[order]
         return torch.from_numpy(scaled(np.concatenate(images)[order])), torch.from_numpy(labels)
@@ -128,8 +116,7 @@ def noise_bank(section: NoiseSection, shape: tuple[int, ...], seed: int, edition
 
     A client gives them labels of its own, so that over all clients they teach no label, but doubt off the data.
     """
-    images: NDArray[np.uint8] = noise_images(section, section.bank or 0, shape, seed, "noise", "bank", edition)
-    return images
+    return noise_images(section, section.bank or 0, shape, seed, "noise", "bank", edition)
 
 
 def fade_factor(round_number: int, rounds: int, fade: float) -> float:
@@ -151,8 +138,7 @@ class Client:
 
     def encodings(self, labels: list[int], counts: list[int], edition: int) -> dict[str, NDArray[Any]]:
         """Mixups for the pool: ``inputs`` as the data's are, ``labels`` ``(n, K)``, in the order asked for."""
-        made = [self._mixups(label, count, edition) for label, count in zip(labels, counts, strict=True)]
-        return self._packed([inputs for inputs, _ in made], [soft for _, soft in made])
+        return self._packed([self._mixups(label, count, edition) for label, count in zip(labels, counts, strict=True)])
 
     def shared_means(self) -> dict[str, NDArray[Any]]:
         """FedMix: means of examples, ``fedmix_batch`` a mean, and of their labels."""
@@ -161,11 +147,11 @@ class Client:
         inputs = scaled(self.real.inputs)[order]
         hard = np.eye(self._task.classes, dtype=np.float32)[self.real.labels[order]]
         if total == 0:
-            return self._packed([], [])
+            return self._packed([])
         groups = max(total // size, 1)
         means = [part.mean(0, keepdims=True, dtype=np.float32) for part in np.array_split(inputs, groups)]
         labels = [part.mean(0, keepdims=True) for part in np.array_split(hard, groups)]
-        return self._packed(means, labels)
+        return self._packed(list(zip(means, labels, strict=True)))
 
     def receive(
         self,
@@ -184,36 +170,26 @@ class Client:
             copies: copies of its own examples of each label.
             edition: how often pseudo-images were renewed.
         """
-        inputs, labels = ([], []) if mixups is None else ([mixups["inputs"]], [mixups["labels"]])
-        eye = np.eye(self._task.classes, dtype=np.float32)
-        for label, count in enumerate(local_mixups):
-            if count:
-                made = self.encodings([label], [count], edition)
-                inputs.append(made["inputs"])
-                labels.append(made["labels"])
+        parts = [] if mixups is None else [(mixups["inputs"], mixups["labels"])]
+        parts += [self._mixups(label, count, edition) for label, count in enumerate(local_mixups) if count]
+        hard = np.eye(self._task.classes, dtype=np.float32)
         for label, count in enumerate(noise):
             if count:
-                inputs.append(self._noise(label, count, edition))
-                labels.append(np.repeat(eye[[label]], count, 0))
+                parts.append((self._noise(label, count, edition), np.repeat(hard[[label]], count, 0)))
         for label, count in enumerate(copies):
             owned = np.flatnonzero(self.real.labels == label)
             if count and len(owned):
-                inputs.append(self.real.inputs[self._draw("copies", label, edition).choice(owned, count)])
-                labels.append(np.repeat(eye[[label]], count, 0))
-        self._state[PSEUDO] = to_record(self._packed(inputs, labels))
-        return sum(map(len, labels))
+                chosen = self._draw("copies", label, edition).choice(owned, count)
+                parts.append((self.real.inputs[chosen], np.repeat(hard[[label]], count, 0)))
+        self._state[PSEUDO] = to_record(self._packed(parts))
+        return sum(len(labels) for _, labels in parts)
 
     def train(
-        self,
-        weights: Weights,
-        round_number: int,
-        variate: Weights | None = None,
-        gradient: Weights | None = None,
+        self, weights: Weights, round_number: int, variate: Weights | None = None, gradient: Weights | None = None
     ) -> tuple[LocalResult, dict[str, NDArray[np.float32]] | None, bool]:
         """Its part of a round: result, change of its control variate (SCAFFOLD), whether it was a straggler.
 
         Args:
-            weights: the global model.
             round_number: from 1.
             variate: the server's control variate.
             gradient: gradient of the server's loss, by which pseudo-images are weighed.
@@ -228,22 +204,14 @@ class Client:
         model = self._task.model(weights)
         examples, pseudo = self._examples(model, round_number, gradient)
         steps = step_count(config.local, len(self.real.labels), pseudo)
-        straggles = bool(
-            failures.stragglers and self._draw("straggler", round_number).random() < failures.stragglers and steps
-        )
+        late = failures.stragglers and self._draw("straggler", round_number).random() < failures.stragglers
+        straggles = bool(late and steps)
         if straggles:
             steps = max(1, int(steps * failures.straggler_share))
         rate = config.local.learning_rate * config.local.learning_rate_decay ** (round_number - 1)
-        result = train(
-            model,
-            examples,
-            config.local,
-            steps,
-            rate,
-            self._objective(examples, weights),
-            self._draw("batches", round_number),
-            self._correction(variate),
-        )
+        objective, correction = self._objective(examples, weights), self._correction(variate)
+        batches = self._draw("batches", round_number)
+        result = train(model, examples, config.local, steps, rate, objective, batches, correction)
         change = self._remember(weights, result, variate, rate)
         return result, change, straggles
 
@@ -287,20 +255,16 @@ class Client:
             return noise_images(section, count, shape, self._seed, "noise", self._partition, label, edition)
         bank = noise_bank(section, shape, self._seed, edition)
         drawn = self._draw("noise", label, edition).choice(len(bank), count, replace=count > len(bank))
-        images: NDArray[np.uint8] = bank[drawn]
-        return images
+        return bank[drawn]
 
-    def _packed(self, inputs: list[NDArray[Any]], labels: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """One array each, inputs in the data's own kind: rounding to bytes after the noise gives nothing away."""
+    def _packed(self, parts: list[tuple[NDArray[Any], NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """Inputs and labels in one array each, inputs as the data's: rounding to bytes after the noise gives nothing away."""
         kind = self.real.inputs.dtype
-        joined = [
-            np.rint(part * 255).astype(kind) if kind == np.uint8 and part.dtype != kind else part.astype(kind)
-            for part in inputs
-        ]
-        return {
-            "inputs": np.concatenate([np.empty((0, *self._task.shape), kind), *joined]),
-            "labels": np.concatenate([np.empty((0, self._task.classes), np.float32), *labels]).astype(np.float32),
-        }
+        inputs, labels = [np.empty((0, *self._task.shape), kind)], [np.empty((0, self._task.classes), np.float32)]
+        for part, soft in parts:
+            inputs.append((np.rint(part * 255) if kind == np.uint8 and part.dtype != kind else part).astype(kind))
+            labels.append(soft)
+        return {"inputs": np.concatenate(inputs), "labels": np.concatenate(labels).astype(np.float32)}
 
     def _examples(self, model: Classifier, round_number: int, gradient: Weights | None) -> tuple[Weighted, int]:
         """What it trains on, and how many of those are pseudo-images."""
@@ -318,22 +282,22 @@ class Client:
         pseudo = Weighted(inputs, labels, weight * weights)
         return real.joined(pseudo), int((pseudo.weights > 0).sum())
 
-    def _objective(self, examples: Weighted, weights: Weights) -> Objective:
+    def _objective(self, examples: Weighted, weights: Weights) -> objectives.Objective:
         local, strategy = self._config.local, self._config.strategy
-        plain = CrossEntropy(self._adjust(examples))
+        plain = objectives.CrossEntropy(self._adjust(examples))
         if strategy.name == "moon":
             previous = to_arrays(self._state.array_records[PREVIOUS]) if PREVIOUS in self._state else weights
             shared, last = self._task.model(weights, "shared"), self._task.model(previous, "previous")
-            return ModelContrastive(shared, last, strategy.contrast, strategy.temperature, plain)
+            return objectives.ModelContrastive(shared, last, strategy.contrast, strategy.temperature, plain)
         if local.objective == "vhl":
-            return VirtualHomogeneity(*self._task.virtual_images, local.vhl_weight, local.vhl_align, plain)
+            return objectives.VirtualHomogeneity(*self._task.virtual_images, local.vhl_weight, local.vhl_align, plain)
         if local.objective == "fedmix" and MEANS in self._state:
             means = to_arrays(self._state.array_records[MEANS])
             inputs, labels = torch.from_numpy(scaled(means["inputs"])), torch.from_numpy(means["labels"])
-            return MixedMeans(inputs, labels, local.fedmix_share, plain)
+            return objectives.MixedMeans(inputs, labels, local.fedmix_share, plain)
         return plain
 
-    def _adjust(self, examples: Weighted) -> Adjust | None:
+    def _adjust(self, examples: Weighted) -> objectives.Adjust | None:
         local = self._config.local
         if local.logits == "plain":
             return None
@@ -341,10 +305,10 @@ class Client:
         if local.objective == "vhl":
             counts = torch.cat([counts, torch.full_like(counts, float(local.vhl_images))])
         if local.logits == "fedrs":
-            return restricted_softmax(counts > 0, local.fedrs_scale)
+            return objectives.restricted_softmax(counts > 0, local.fedrs_scale)
         if local.logits == "fedlc":
-            return calibrated_logits(counts, local.fedlc_temperature)
-        return balanced_softmax(counts)
+            return objectives.calibrated_logits(counts, local.fedlc_temperature)
+        return objectives.balanced_softmax(counts)
 
     def _correction(self, variate: Weights | None) -> Correction:
         strategy = self._config.strategy

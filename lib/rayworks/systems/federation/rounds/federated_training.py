@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,11 +109,17 @@ class Federation:
         """
         metered = MeteredGrid(grid)
         members = self.strategy.join(metered, self.strategy.edition(max(self.rounds_done, 1)))
-        self._require_clients_for_adaptive_noise()
+        privacy = self.config.privacy
+        if privacy.clipping == "adaptive":
+            update_clipping.adaptive_multiplier(privacy.noise_multiplier, len(self.strategy.cohort(1)))
         if self.rounds_done == 0:
-            self._pool_bytes = (metered.traffic.down, metered.traffic.up)
+            self._pool_bytes = (metered.down, metered.up)
         if self._restored:
-            _restore(metered, members, self._restored)
+            contents = {
+                partition: RecordDict({name: to_record(arrays) for name, arrays in records.items()})
+                for partition, records in self._restored.items()
+            }
+            _asked(metered, members, "train.restore", contents, "cannot take back its state")
             self._restored = {}
 
     def round(self, grid: Grid) -> RoundRecord:
@@ -126,7 +132,9 @@ class Federation:
         metered, strategy = MeteredGrid(grid), self.strategy
         messages = list(strategy.configure_train(number, to_record(self._weights), ConfigRecord(), metered))
         if self.config.privacy.secure_aggregation:
-            self._weights = self._securely(metered, messages)
+            most = int(strategy.known.counts.sum(1).max())
+            mean = secure_round(metered, messages, 1 if self.config.strategy.weighting == "equal" else most)
+            self._weights = strategy.take_mean(number, *mean)
         else:
             arrays, _ = strategy.aggregate_train(number, metered.stream(messages))
             self._weights = to_arrays(arrays) if arrays is not None else self._weights
@@ -145,8 +153,8 @@ class Federation:
             failed=len(tally.asked) - len(tally.answered),
             rejected=len(tally.rejected),
             stragglers=tally.stragglers,
-            bytes_down=down + metered.traffic.down,
-            bytes_up=up + metered.traffic.up,
+            bytes_down=down + metered.down,
+            bytes_up=up + metered.up,
             seconds=time.perf_counter() - began,
             loss=tally.loss,
             problem=next(iter(self._problems()), None),
@@ -163,13 +171,11 @@ class Federation:
         recalls = np.bincount(hits, minlength=self._task.classes) / np.maximum(tested, 1)
         owned = label_counts(self._task.train, self._task.parts) * (tested > 0)
         shares = owned / np.maximum(owned.sum(1, keepdims=True), 1)
-        return {
-            "accuracy": len(hits) / max(len(predicted), 1),
-            "recalls": tuple(float(v) if count else None for v, count in zip(recalls, tested, strict=True)),
-            "client_accuracies": tuple(
-                float(v) if count else None for v, count in zip(shares @ recalls, owned.sum(1), strict=True)
-            ),
-        }
+        found: dict[str, Any] = {"accuracy": len(hits) / max(len(predicted), 1)}
+        measured = {"recalls": (recalls, tested), "client_accuracies": (shares @ recalls, owned.sum(1))}
+        for name, (values, counts) in measured.items():
+            found[name] = tuple(float(v) if count else None for v, count in zip(values, counts, strict=True))
+        return found
 
     def save(self, folder: Path, grid: Grid) -> None:
         """Write all that the next round needs: the model, the server's and the clients' states.
@@ -184,9 +190,11 @@ class Federation:
         save_file(self.strategy.state.variate, folder / "server.safetensors")
         clients: dict[str, NDArray[Any]] = {}
         if self.config.strategy.name in STATEFUL:
-            for partition, records in _states(grid, self.strategy.known).items():
-                for record, arrays in records.items():
-                    clients.update({f"{partition}/{record}/{name}": value for name, value in arrays.items()})
+            known = self.strategy.known
+            asked = {partition: RecordDict() for partition in known.nodes}
+            for partition, content in _asked(grid, known, "query.state", asked, "does not tell its state").items():
+                for record, arrays in content.array_records.items():
+                    clients.update({f"{partition}/{record}/{name}": v for name, v in to_arrays(arrays).items()})
         save_file(clients, folder / "clients.safetensors")
         state = {"round": self.rounds_done, "bound": self.strategy.bound}
         (folder / "state.json").write_text(json.dumps(state))
@@ -228,17 +236,6 @@ class Federation:
                 f"round {self.rounds_done + 1}: none of {len(tally.asked)} clients could train; {problems[0]}"
             )
 
-    def _require_clients_for_adaptive_noise(self) -> None:
-        privacy = self.config.privacy
-        if privacy.clipping == "adaptive":
-            update_clipping.adaptive_multiplier(privacy.noise_multiplier, len(self.strategy.cohort(1)))
-
-    def _securely(self, grid: Grid, messages: list[Message]) -> Arrays:
-        most = int(self.strategy.known.counts.sum(1).max())
-        equal = self.config.strategy.weighting == "equal"
-        found = secure_round(grid, messages, 1 if equal else most)
-        return self.strategy.take_mean(self.rounds_done + 1, found.mean, found.metrics)
-
     def _divided(self, test: Examples) -> tuple[Examples, Examples]:
         """Examples to evaluate on, and those that the server may learn from."""
         if not self.config.weighs_pseudo_images or self.config.balance.gradient_file is not None:
@@ -262,14 +259,12 @@ class Federation:
 
     def _predict(self, inputs: NDArray[Any]) -> NDArray[np.int64]:
         model = self._task.model(self._weights).eval()
+        found = [np.zeros(0, np.int64)]
         with torch.no_grad():
-            found = [
-                model(torch.from_numpy(scaled(inputs[start : start + EVALUATION_BATCH])))[:, : self._task.classes]
-                .argmax(1)
-                .numpy()
-                for start in range(0, len(inputs), EVALUATION_BATCH)
-            ]
-        return np.concatenate([np.zeros(0, np.int64), *found])
+            for start in range(0, len(inputs), EVALUATION_BATCH):
+                logits = model(torch.from_numpy(scaled(inputs[start : start + EVALUATION_BATCH])))
+                found.append(logits[:, : self._task.classes].argmax(1).numpy())
+        return np.concatenate(found)
 
     def _epsilon(self) -> float:
         privacy = self.config.privacy
@@ -277,36 +272,12 @@ class Federation:
         return update_clipping.epsilon(privacy.noise_multiplier, rate, self.rounds_done, privacy.delta)
 
 
-def _states(grid: Grid, members: Members) -> dict[int, dict[str, Arrays]]:
-    messages = [Message(RecordDict(), node, "query.state", group_id="0") for node in members.nodes.values()]
-    answers = ask(grid, messages, {node: partition for partition, node in members.nodes.items()})
-    missing = members.nodes.keys() - answers.keys()
-    if missing:
-        raise DataError(f"client {min(missing)}: does not tell its state; see its log")
-    return {
-        partition: {name: to_arrays(record) for name, record in content.array_records.items()}
-        for partition, content in answers.items()
-    }
-
-
-def _restore(grid: Grid, members: Members, states: Mapping[int, Mapping[str, Arrays]]) -> None:
-    messages = [
-        Message(
-            RecordDict({name: to_record(arrays) for name, arrays in records.items()}),
-            members.nodes[partition],
-            "train.restore",
-            group_id="0",
-        )
-        for partition, records in states.items()
-    ]
-    answers = ask(grid, messages, {node: partition for partition, node in members.nodes.items()})
-    missing = states.keys() - answers.keys()
-    if missing:
-        raise DataError(f"client {min(missing)}: cannot take back its state; see its log")
-
-
-def run_rounds(federation: Federation, grid: Grid, rounds: int) -> Iterable[RoundRecord]:
-    """Start if need be and train up to a number of rounds, yielding each record."""
-    federation.start(grid)
-    while federation.rounds_done < rounds:
-        yield federation.round(grid)
+def _asked(
+    grid: Grid, members: Members, kind: str, contents: Mapping[int, RecordDict], failure: str
+) -> dict[int, RecordDict]:
+    """Answers of clients by partition, each asked with contents of its own; none may be missing."""
+    messages = [Message(content, members.nodes[at], kind, group_id="0") for at, content in contents.items()]
+    answers = ask(grid, messages, members.partition_of)
+    if missing := contents.keys() - answers.keys():
+        raise DataError(f"client {min(missing)}: {failure}; see its log")
+    return answers

@@ -34,10 +34,7 @@ def simulate(folder: Path, config: Config, seed: int, processors: int, timeout_s
 
     Args:
         folder: for its task, records and checkpoints.
-        config: config of one method.
-        seed: seed of the federation.
         processors: processors of the Ray that Flower starts; one client runs on each.
-        timeout_seconds: after which it is ended.
 
     Raises:
         InfrastructureError: it did not end well; what it had done is kept, and the same call goes on from there.
@@ -66,7 +63,9 @@ def read_rounds(folder: Path) -> list[RoundRecord]:
     """Records of the rounds that are complete."""
     path = folder / ROUNDS
     rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    return [RoundRecord(**{name: _tuple(value) for name, value in row.items()}) for row in rows]
+    for row in rows:
+        row.update({name: tuple(value) for name, value in row.items() if isinstance(value, list)})
+    return [RoundRecord(**row) for row in rows]
 
 
 def read_federation(folder: Path) -> Federation:
@@ -89,8 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     task = json.loads((folder / TASK).read_text())
     config, seed = Config.model_validate(task["config"]), int(task["seed"])
-    federation = read_federation(folder)
-    records = read_rounds(folder)
+    federation, records = read_federation(folder), read_rounds(folder)
     if len(records) >= config.strategy.rounds:
         return 0
 
@@ -100,16 +98,9 @@ def main(arguments: Sequence[str]) -> int:
         _write(folder / ROUNDS, json.dumps([dataclasses.asdict(row) for row in records]))
         shutil.rmtree(folder / f"round-{record.round - 1}", ignore_errors=True)
 
-    backend: dict[str, Any] = {
-        "init_args": {
-            "address": "local",
-            "num_cpus": int(task["processors"]),
-            "include_dashboard": False,
-            "log_to_driver": False,
-            "logging_level": "error",
-        },
-        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-    }
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    init: dict[str, Any] = {"address": "local", "num_cpus": int(task["processors"]), **quiet}
+    backend: Any = {"init_args": init, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     run_simulation(
         server_app(config, seed, watch, federation),
         client_app(config, seed),
@@ -117,10 +108,6 @@ def main(arguments: Sequence[str]) -> int:
         backend_config=backend,
     )
     return 0
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,26 +7,18 @@ checked before anybody is given it: an owner that sends something else counts as
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from rayworks.core.errors import DataError
 from rayworks.core.seeds import derive_small
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.messages.records import (
-    ARRAYS,
-    CONFIG,
-    METRICS,
-    arrays_of,
-    number,
-    numbers,
-    to_record,
-)
+from rayworks.systems.federation.messages.records import ARRAYS, CONFIG, METRICS, arrays_of, number, numbers, to_record
 from rayworks.systems.federation.rounds.client_app import EDITION
 from rayworks.systems.federation.rounds.clients import MEANS
 from rayworks.systems.federation.training import label_balance
@@ -53,6 +45,11 @@ class Members:
     def clients(self) -> int:
         """C."""
         return len(self.counts)
+
+    @property
+    def partition_of(self) -> dict[int, int]:
+        """Node to partition."""
+        return {node: partition for partition, node in self.nodes.items()}
 
 
 @dataclass
@@ -88,12 +85,7 @@ def connected(grid: Grid, clients: int, patience_seconds: float) -> list[int]:
 
 
 def describe(grid: Grid, clients: int, patience_seconds: float = PATIENCE_SECONDS) -> Members:
-    """Ask every node for its partition and its counts of labels.
-
-    Args:
-        grid: to reach them.
-        clients: how many to wait for; whoever is there when patience is over takes part.
-        patience_seconds: at most so long.
+    """Ask every node for its partition and its counts of labels; whoever is there when patience is over takes part.
 
     Raises:
         DataError: nobody answers, two nodes have one partition, or the numbers of labels or shapes of inputs differ.
@@ -143,29 +135,6 @@ def demand(config: Config, counts: Counts, seed: int) -> Demand:
     return Demand(plan.orders, plan.unmet * owned, noise + plan.unmet * ~owned, nothing)
 
 
-@dataclass
-class Pool:
-    """Mixups on their way from owners to clients."""
-
-    inputs: dict[int, list[NDArray[Any]]] = field(default_factory=dict)
-    labels: dict[int, list[NDArray[Any]]] = field(default_factory=dict)
-    """Labels by client."""
-
-    def put(self, rows: Sequence[tuple[int, int]], made: Mapping[str, NDArray[Any]]) -> None:
-        """Deal what one owner made among (client, count) rows, in their order."""
-        start = 0
-        for client, count in rows:
-            self.inputs.setdefault(client, []).append(made["inputs"][start : start + count])
-            self.labels.setdefault(client, []).append(made["labels"][start : start + count])
-            start += count
-
-    def of(self, client: int) -> dict[str, NDArray[Any]] | None:
-        """Pseudo-images for a client."""
-        if client not in self.inputs:
-            return None
-        return {"inputs": np.concatenate(self.inputs[client]), "labels": np.concatenate(self.labels[client])}
-
-
 def distribute(grid: Grid, members: Members, config: Config, seed: int, edition: int) -> int:
     """Build the pool and hand out pseudo-images, and FedMix's means; returns the number of pseudo-images.
 
@@ -174,24 +143,18 @@ def distribute(grid: Grid, members: Members, config: Config, seed: int, edition:
     Raises:
         DataError: no client has any in the end.
     """
-    partition_of = {node: partition for partition, node in members.nodes.items()}
     wanted = demand(config, members.counts, seed)
-    pool = _collect(grid, members, wanted, edition, partition_of)
-    means = _means(grid, members, config, partition_of) if config.local.objective == "fedmix" else None
+    pool = _collect(grid, members, wanted, edition)
+    means = _means(grid, members, config) if config.local.objective == "fedmix" else None
     if wanted.total == 0 and means is None:
         return 0
     messages = []
     for partition, node in members.nodes.items():
-        settings = {
-            EDITION: edition,
-            "local-mixups": wanted.local[partition].tolist(),
-            "noise": wanted.noise[partition].tolist(),
-            "copies": wanted.copies[partition].tolist(),
-        }
-        content = RecordDict({CONFIG: ConfigRecord(settings)})
-        mixups = pool.of(partition)
-        if mixups is not None:
-            content[ARRAYS] = to_record(mixups)
+        kinds = {"local-mixups": wanted.local, "noise": wanted.noise, "copies": wanted.copies}
+        counts = {name: kind[partition].tolist() for name, kind in kinds.items()}
+        content = RecordDict({CONFIG: ConfigRecord({EDITION: edition, **counts})})
+        if partition in pool:
+            content[ARRAYS] = _joined(pool[partition])
         if means is not None:
             content[MEANS] = means
         messages.append(Message(content, node, "train.receive", group_id="0"))
@@ -210,8 +173,8 @@ def _taken(content: RecordDict) -> int:
         return 0
 
 
-def _collect(grid: Grid, members: Members, wanted: Demand, edition: int, partition_of: Mapping[int, int]) -> Pool:
-    """Ask every owner once for all it is to encode; an owner that fails leaves its rows to noise."""
+def _collect(grid: Grid, members: Members, wanted: Demand, edition: int) -> dict[int, list[dict[str, NDArray[Any]]]]:
+    """Mixups by client: every owner is asked once for all it is to encode; one that fails leaves its rows to noise."""
     by_owner: dict[int, list[tuple[int, int, int]]] = {}
     for owner, client, label, count in wanted.orders.tolist():
         by_owner.setdefault(owner, []).append((label, client, count))
@@ -222,20 +185,28 @@ def _collect(grid: Grid, members: Members, wanted: Demand, edition: int, partiti
         counts = [sum(count for other, _, count in rows if other == label) for label in labels]
         settings = ConfigRecord({EDITION: edition, "labels": labels, "counts": counts})
         messages.append(Message(RecordDict({CONFIG: settings}), members.nodes[owner], "train.pool", group_id="0"))
-    answers = ask(grid, messages, partition_of) if messages else {}
-    pool = Pool()
+    answers = ask(grid, messages, members.partition_of) if messages else {}
+    pool: dict[int, list[dict[str, NDArray[Any]]]] = {}
     for owner, rows in by_owner.items():
         ordered = sum(count for _, _, count in rows)
         made = _usable(owner, answers[owner], members, ordered) if owner in answers else None
-        if made is not None:
-            pool.put([(client, count) for _, client, count in rows], made)
-            continue
+        start = 0
         for label, client, count in rows:
-            wanted.noise[client, label] += count
+            if made is None:
+                wanted.noise[client, label] += count
+                continue
+            part = {name: array[start : start + count] for name, array in made.items()}
+            pool.setdefault(client, []).append(part)
+            start += count
     return pool
 
 
-def _means(grid: Grid, members: Members, config: Config, partition_of: Mapping[int, int]) -> Any:
+def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> ArrayRecord:
+    """Inputs and labels of all, one after the other."""
+    return to_record({name: np.concatenate([part[name] for part in parts]) for name in ("inputs", "labels")})
+
+
+def _means(grid: Grid, members: Members, config: Config) -> ArrayRecord | None:
     """FedMix: all clients' means in one record, shuffled by nothing: the order is that of the partitions.
 
     How many a client has to give is known only where label counts are exact.
@@ -243,20 +214,17 @@ def _means(grid: Grid, members: Members, config: Config, partition_of: Mapping[i
     sizes = members.counts.sum(1)
     rows = np.maximum(sizes // config.local.fedmix_batch, np.minimum(sizes, 1)).tolist()
     exact = config.privacy.histogram_epsilon == 0
-    settings = ConfigRecord({EDITION: 0, "means": 1})
     messages = [
-        Message(RecordDict({CONFIG: ConfigRecord(dict(settings))}), node, "train.pool", group_id="0")
+        Message(RecordDict({CONFIG: ConfigRecord({EDITION: 0, "means": 1})}), node, "train.pool", group_id="0")
         for node in members.nodes.values()
     ]
-    answers = ask(grid, messages, partition_of)
+    answers = ask(grid, messages, members.partition_of)
     usable = [
         _usable(partition, content, members, rows[partition] if exact else None)
         for partition, content in answers.items()
     ]
     found = [arrays for arrays in usable if arrays is not None and len(arrays["inputs"])]
-    if not found:
-        return None
-    return to_record({name: np.concatenate([arrays[name] for arrays in found]) for name in ("inputs", "labels")})
+    return _joined(found) if found else None
 
 
 def _usable(owner: int, content: RecordDict, members: Members, rows: int | None) -> dict[str, NDArray[Any]] | None:
@@ -277,8 +245,6 @@ def require_encodings(
 
     Args:
         arrays: ``inputs`` (n, *shape), uint8 images or floating-point features in [0, 1], and soft ``labels`` (n, classes).
-        shape: shape of one input.
-        classes: K.
         rows: n that was ordered; None: any, as for means.
 
     Raises:

@@ -6,7 +6,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from rayworks.systems.federation.config import Config
-from rayworks.systems.federation.rounds.federated_training import Federation, RoundRecord, run_rounds
+from rayworks.systems.federation.rounds.federated_training import Federation, RoundRecord
 
 Watch = Callable[[Federation, Grid, RoundRecord], None]
 
@@ -14,20 +14,15 @@ Watch = Callable[[Federation, Grid, RoundRecord], None]
 def server_app(
     config: Config, seed: int, watch: Watch | None = None, federation: Federation | None = None
 ) -> ServerApp:
-    """The app that trains all rounds of ``config.strategy``.
-
-    Args:
-        config: config of one method.
-        seed: seed of the federation.
-        watch: called after every round, to print or to save.
-        federation: one to go on with, already loaded; None begins.
-    """
+    """The app that trains all rounds of ``config.strategy``, of a loaded federation or a new one; ``watch`` sees each."""
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         training = federation or Federation(config, seed)
-        for record in run_rounds(training, grid, config.strategy.rounds):
+        training.start(grid)
+        while training.rounds_done < config.strategy.rounds:
+            record = training.round(grid)
             if watch is not None:
                 watch(training, grid, record)
 

@@ -22,14 +22,13 @@ from rayworks.systems.federation.messages.records import (
     ARRAYS,
     CONFIG,
     METRICS,
-    ROUND,
     arrays_of,
     number,
     to_arrays,
     to_record,
 )
 from rayworks.systems.federation.privacy import update_clipping
-from rayworks.systems.federation.rounds.client_app import BOUND
+from rayworks.systems.federation.rounds.client_app import BOUND, ROUND
 from rayworks.systems.federation.rounds.pool_exchange import Members, describe, distribute
 from rayworks.systems.federation.training.aggregation import Arrays, ServerState, Update, aggregate, cast_like
 
@@ -65,8 +64,6 @@ class FederatedStrategy(Strategy):
     """FedAvg, FedProx, SCAFFOLD, FedNova, MOON or FedDyn over clients of :func:`client_app`, with pseudo-images.
 
     Args:
-        config: config of one method.
-        seed: seed of the federation.
         clients: how many to wait for at the start, C; None for data.clients.
         gradient: balance.reweighting by the server's gradient: makes it from the model once a round.
 
@@ -130,7 +127,7 @@ class FederatedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Messages to the round's cohort; all share the same array records."""
-        members = self.join(grid, self.edition(server_round))
+        self.join(grid, self.edition(server_round))
         self._sent = to_arrays(arrays)
         settings: dict[str, Any] = {**config, ROUND: server_round}
         if self.config.privacy.clipping != "none":
@@ -145,15 +142,7 @@ class FederatedStrategy(Strategy):
         if self._gradient is not None and self.config.weighs_pseudo_images:
             records["gradient"] = to_record(self._gradient(self._sent))
         self.tally, self._metrics = Tally(asked=self.cohort(server_round)), {}
-        return [
-            Message(
-                RecordDict({**records, CONFIG: ConfigRecord(settings)}),
-                members.nodes[partition],
-                "train",
-                group_id=str(server_round),
-            )
-            for partition in self.tally.asked
-        ]
+        return self._messages("train", server_round, self.tally.asked, records, settings)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -187,22 +176,14 @@ class FederatedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the round's cohort how the model does on its own real examples."""
-        members = self.join(grid, self.edition(server_round))
-        settings = {**config, ROUND: server_round}
-        return [
-            Message(
-                RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(settings)}),
-                members.nodes[partition],
-                "evaluate",
-                group_id=str(server_round),
-            )
-            for partition in self.cohort(server_round)
-        ]
+        self.join(grid, self.edition(server_round))
+        settings: dict[str, Any] = {**config, ROUND: server_round}
+        return self._messages("evaluate", server_round, self.cohort(server_round), {ARRAYS: arrays}, settings)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Means over the clients' examples; None where nobody has any."""
         total, accuracy, loss = 0.0, 0.0, 0.0
-        for _, reply in in_order(replies, self._partition_of, self.cohort(server_round)):
+        for _, reply in in_order(replies, self.known.partition_of, self.cohort(server_round)):
             if reply.has_content():
                 record = reply.content.metric_records[METRICS]
                 examples = number(record, "num-examples")
@@ -224,12 +205,18 @@ class FederatedStrategy(Strategy):
             raise DataError("strategy: it has not met its clients; call join with the grid first")
         return self.members
 
-    @property
-    def _partition_of(self) -> dict[int, int]:
-        return {node: partition for partition, node in self.known.nodes.items()}
+    def _messages(
+        self, kind: str, server_round: int, partitions: list[int], records: Mapping[str, ArrayRecord], settings: Any
+    ) -> list[Message]:
+        """All share the same array records."""
+        nodes, group = self.known.nodes, str(server_round)
+        return [
+            Message(RecordDict({**records, CONFIG: ConfigRecord(settings)}), nodes[partition], kind, group_id=group)
+            for partition in partitions
+        ]
 
     def _updates(self, replies: Iterable[Message]) -> Iterator[Update]:
-        for partition, reply in in_order(replies, self._partition_of, self.tally.asked):
+        for partition, reply in in_order(replies, self.known.partition_of, self.tally.asked):
             if not reply.has_content():
                 self.tally.failed[partition] = reply.error.reason or "gave no reason"
                 continue
@@ -255,13 +242,10 @@ class FederatedStrategy(Strategy):
     def take_mean(self, server_round: int, mean: Arrays | None, metrics: Mapping[int, MetricRecord]) -> Arrays:
         """The next model from a mean that was made elsewhere, as secure aggregation does; None leaves the model.
 
-        Args:
-            server_round: the round that :meth:`configure_train` was last called for.
-            mean: mean of the clients' models.
-            metrics: metrics of each client that took part, by node.
+        It is of the round that :meth:`configure_train` was last called for; metrics are by node, of those that took part.
         """
         for node, record in metrics.items():
-            self.tally.answered.append(self._partition_of[node])
+            self.tally.answered.append(self.known.partition_of[node])
             self._count(record)
         if mean is None:
             return dict(self._sent)
@@ -280,14 +264,9 @@ class FederatedStrategy(Strategy):
             deviation = update_clipping.noise_deviation(multiplier, self.bound, clients)
             weights = update_clipping.noised(weights, deviation, self._draw(server_round, "noise"))
         if privacy.clipping == "adaptive":
-            self.bound = update_clipping.adapted_bound(
-                self.bound,
-                self.tally.within_bound,
-                clients,
-                privacy.clip_quantile,
-                privacy.clip_rate,
-                self._draw(server_round, "count") if noisy else None,
-            )
+            draw, within = self._draw(server_round, "count") if noisy else None, self.tally.within_bound
+            rates = privacy.clip_quantile, privacy.clip_rate
+            self.bound = update_clipping.adapted_bound(self.bound, within, clients, *rates, draw)
         return weights
 
     def _draw(self, server_round: int, purpose: str) -> np.random.Generator:

@@ -111,13 +111,11 @@ def aggregate(
     ``h -= alpha / C sum_i (theta_i - theta)``.
 
     Args:
-        name: name of the strategy.
         weights: the model that the clients started from.
         updates: in the order of the partitions.
         state: the server's, not changed.
         clients: C, all clients of the federation.
         weighting: weighting by real examples, or all clients that have any the same; FedDyn's mean is always plain.
-        alpha: alpha of FedDyn.
 
     Without any update that counts, model and state stay.
     """

@@ -72,10 +72,7 @@ def make(
     """A classifier whose weights are a function of the seed.
 
     Args:
-        model: kind and width.
         shape: shape of one input, ``(channels, height, width)`` or ``(features,)``.
-        classes: number of outputs.
-        seed: seed of the federation.
         projection: put MOON's two-layer projection head before the linear one.
 
     Raises:

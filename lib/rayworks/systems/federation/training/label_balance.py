@@ -25,8 +25,7 @@ def noisy_counts(counts: Counts, epsilon: float, generator: np.random.Generator)
     if epsilon == 0:
         return counts.astype(np.int64)
     noisy: NDArray[np.float64] = np.rint(counts + generator.laplace(0.0, 1.0 / epsilon, counts.shape))
-    clipped: Counts = np.maximum(noisy, 0).astype(np.int64)
-    return clipped
+    return np.maximum(noisy, 0).astype(np.int64)
 
 
 def present_labels(counts: Counts) -> NDArray[np.bool_]:

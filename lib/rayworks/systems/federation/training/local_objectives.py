@@ -75,14 +75,14 @@ def feature_alignment(features: Tensor, labels: Tensor, noise: Tensor, noise_lab
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of one step."""
+    """Examples with soft labels and weights of their own, such as those of one step."""
 
     inputs: Tensor
-    """``(B, ...)`` in [0, 1]."""
+    """``(B, ...)``, float32 in [0, 1]."""
     labels: Tensor
     """``(B, K)``, distributions."""
     weights: Tensor
-    """``(B,)``."""
+    """``(B,)``, at least 0."""
 
 
 class Objective(Protocol):
@@ -90,7 +90,6 @@ class Objective(Protocol):
 
     def __call__(self, model: Classifier, batch: Batch, step: int) -> Tensor:
         """A scalar."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,8 @@ Weights = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Weighted:
-    """Examples with soft labels and weights of their own, as tensors."""
-
-    inputs: Tensor
-    """``(n, ...)``, float32 in [0, 1]."""
-    labels: Tensor
-    """``(n, K)``, distributions."""
-    weights: Tensor
-    """``(n,)``, at least 0."""
+class Weighted(Batch):
+    """All examples of a client, of which batches are parts."""
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -124,11 +117,6 @@ def train(
         model: as the server sent it.
         examples: real ones and pseudo-images together.
         section: batch size, momentum, weight decay.
-        steps: how many.
-        learning_rate: learning rate of this round.
-        objective: the loss.
-        generator: draws the batches.
-        correction: correction of the gradient.
 
     Raises:
         DataError: the loss or the model is no longer finite.

@@ -25,12 +25,13 @@ from rayworks.systems.marl.environments.battle_scene import (
     TEAM,
     Sight,
     battle_scene,
+    carried_out,
     target_entities,
     team_spec,
 )
 from rayworks.systems.marl.environments.battle_scripts import nearest_targets
 from rayworks.systems.marl.environments.battle_starts import Side, Starts, draw_positions, draw_teams
-from rayworks.systems.marl.environments.battle_units import HEALTH, MEDIVAC, RACES, SHIELD, Scenario, parse_scenario
+from rayworks.systems.marl.environments.battle_units import HEALTH, MEDIVAC, RACES, SHIELD, parse_scenario
 from rayworks.systems.marl.environments.environment import Actions, Step
 from rayworks.systems.marl.environments.scenes import STARCRAFT_DIRECTIONS, Flags, Scene, TeamSpec
 
@@ -78,16 +79,22 @@ class BattleEnvironment:
 
     resumable = True
 
-    def __init__(self, scenario: Scenario, num_envs: int, seed: int, options: BattleOptions) -> None:
+    def __init__(self, scenario: str, num_envs: int, seed: int, options: BattleOptions) -> None:
         """Draws nothing before :meth:`reset`.
 
+        Args:
+            scenario: SMACv2's name ``RACE_N_vs_M``, such as ``terran_5_vs_5``.
+            num_envs: B.
+            seed: of teams and starts; copies differ.
+            options: what SMACv2 lets one choose.
+
         Raises:
-            ConfigError: no copies.
+            ConfigError: no such scenario, or no copies.
         """
         if num_envs < 1:
             raise ConfigError(f"num_envs: {num_envs}; take at least 1")
-        self.scenario, self.num_envs, self.options = scenario, num_envs, options
-        self.spec = team_spec(scenario.agents, scenario.enemies)
+        self.scenario, self.num_envs, self.options = parse_scenario(scenario), num_envs, options
+        self.spec = team_spec(self.scenario.agents, self.scenario.enemies)
         self.teams: Mapping[str, TeamSpec] = {TEAM: self.spec}
         self.horizon = options.horizon
         self._seed = seed
@@ -129,10 +136,7 @@ class BattleEnvironment:
         return {TEAM: self._scene}
 
     def step(self, actions: Actions) -> Step:
-        """Act in all copies; those that end begin anew.
-
-        Args:
-            actions: whole numbers (B, A) of the team.
+        """Act in all copies, by whole numbers (B, A); those that end begin anew.
 
         Raises:
             DataError: a shape or an action that does not exist.
@@ -226,17 +230,8 @@ class BattleEnvironment:
 
     def _orders(self, actions: Actions) -> Orders:
         units, (agents, enemies) = self.units, (self.scenario.agents, self.scenario.enemies)
-        chosen = np.asarray(actions[TEAM])
-        choices = self.spec.actions.choices
-        if chosen.shape != (self.num_envs, agents) or chosen.dtype.kind not in "iu":
-            raise DataError(
-                f"actions: {chosen.dtype} of shape {chosen.shape}, not whole numbers {(self.num_envs, agents)}"
-            )
-        if chosen.min() < 0 or chosen.max() >= choices:
-            raise DataError(f"actions: {chosen.min()} to {chosen.max()}; choose 0 to {choices - 1}")
         assert self._scene is not None
-        allowed = np.take_along_axis(self._scene.allowed, chosen[..., None].astype(np.int64), -1)[..., 0]
-        chosen = np.where(allowed, chosen, STOP)
+        chosen = carried_out(actions, self._scene)
         aims = chosen >= FIRST_TARGET
         entity = target_entities(units.kind[:, :agents] == MEDIVAC, enemies)
         slot = np.where(aims, chosen - FIRST_TARGET, 0)[..., None]
@@ -258,18 +253,3 @@ class BattleEnvironment:
         enemy = units.kind[:, self.scenario.agents :]
         total: NDArray[np.float64] = (HEALTH + SHIELD)[enemy].sum(1) + KILL_REWARD * enemy.shape[1] + WIN_REWARD
         return total
-
-
-def battle_environment(scenario: str, num_envs: int, seed: int, options: BattleOptions) -> BattleEnvironment:
-    """B battles of a scenario by SMACv2's name.
-
-    Args:
-        scenario: ``RACE_N_vs_M``, such as ``terran_5_vs_5``.
-        num_envs: B.
-        seed: seed of teams and starts; copies differ.
-        options: what SMACv2 lets one choose.
-
-    Raises:
-        ConfigError: no such scenario, or no copies.
-    """
-    return BattleEnvironment(parse_scenario(scenario), num_envs, seed, options)

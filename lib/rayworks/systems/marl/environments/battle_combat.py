@@ -49,8 +49,7 @@ class Units:
     @property
     def alive(self) -> Flags:
         """(B, N)."""
-        living: Flags = self.health > 0
-        return living
+        return self.health > 0
 
     @property
     def fighters(self) -> Flags:
@@ -70,17 +69,8 @@ class Units:
     @classmethod
     def fresh(cls, kind: NDArray[np.int8], position: Reals, look: Reals) -> "Units":
         """Unhurt units."""
-        energy = np.where(kind == MEDIVAC, kinds.ENERGY_AT_START, 0.0)
-        return cls(
-            kind,
-            position,
-            kinds.HEALTH[kind],
-            kinds.SHIELD[kind],
-            np.zeros(kind.shape),
-            energy,
-            np.full(kind.shape, np.inf),
-            look,
-        )
+        energy, calm = np.where(kind == MEDIVAC, kinds.ENERGY_AT_START, 0.0), np.full(kind.shape, np.inf)
+        return cls(kind, position, kinds.HEALTH[kind], kinds.SHIELD[kind], np.zeros(kind.shape), energy, calm, look)
 
 
 @dataclass(frozen=True)
@@ -104,7 +94,6 @@ def fight(units: Units, orders: Orders, agents: int, half: float, *, shields_rec
     """One step.
 
     Args:
-        units: before.
         orders: orders of all units; those of the dead are ignored.
         agents: how many of the units are of the first side.
         half: half the side of the map, cells.
@@ -182,12 +171,7 @@ def _push(position: Reals, radius: Reals, level: Reals | None) -> Reals:
 
 
 def _splash(
-    position: Reals,
-    kind: NDArray[np.int8],
-    radius: Reals,
-    burning: Flags,
-    flat: NDArray[np.int64],
-    agents: int,
+    position: Reals, kind: NDArray[np.int8], radius: Reals, burning: Flags, flat: NDArray[np.int64], agents: int
 ) -> Reals:
     """Damage (B, N) to those near a target or an exploding baneling; the target itself is hit by the attack."""
     row, unit = np.nonzero(burning)
@@ -213,12 +197,7 @@ def _splash(
 
 
 def _heal(
-    health: Reals,
-    most: Reals,
-    energy: Reals,
-    healing: Flags,
-    flat: NDArray[np.int64],
-    protected: Flags,
+    health: Reals, most: Reals, energy: Reals, healing: Flags, flat: NDArray[np.int64], protected: Flags
 ) -> tuple[Reals, Reals]:
     """Health and energy after medivacs in reach of a hurt unit have healed for a tick."""
     each = kinds.HEALING / kinds.TICKS_PER_SECOND

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rayworks.core.errors import DataError
 from rayworks.systems.marl.environments import battle_units as kinds
 from rayworks.systems.marl.environments.battle_combat import Reals, Units
 from rayworks.systems.marl.environments.battle_units import LEAST_RANGE, MEDIVAC
+from rayworks.systems.marl.environments.environment import Actions
 from rayworks.systems.marl.environments.scenes import STARCRAFT_DIRECTIONS, ActionLayout, Flags, Floats, Scene, TeamSpec
 
 TEAM = "allies"
@@ -52,14 +54,7 @@ def team_spec(agents: int, enemies: int) -> TeamSpec:
 
 
 def battle_scene(units: Units, agents: int, half: float, sight: Sight) -> Scene:
-    """What the first ``agents`` units of each copy see.
-
-    Args:
-        units: the battles.
-        agents: A.
-        half: half the side of the map, cells.
-        sight: how much they see.
-    """
+    """What the first ``agents`` units of each copy see on a map of ``half`` cells to each side of its centre."""
     alive = units.alive
     offset = units.position[:, :, None, :] - units.position[:, :, :agents, None]
     distance = np.sqrt(offset[0] ** 2 + offset[1] ** 2)
@@ -74,15 +69,31 @@ def battle_scene(units: Units, agents: int, half: float, sight: Sight) -> Scene:
     directions = _DIRECTIONS * (MOVE_AMOUNT / 2)
     ahead = np.abs(units.position[:, :, :agents, None] + directions.T[:, None, None, :]) <= half
     still = np.stack([~own, own], -1)
+    told = (np.arange(units.kind.shape[1]) < agents) & (sight.degrees is not None)
     return Scene(
         positions=_planar(units.position / UNIT_CELLS, alive),
-        velocities=_planar(units.look * _looking(units, agents, sight), alive),
+        velocities=_planar(units.look * told, alive),
         features=_features(units, agents),
         present=alive,
         visible=seen,
         allowed=np.concatenate([still, ahead.all(0) & own[..., None], aimed], -1),
         targets=targets,
     )
+
+
+def carried_out(actions: Actions, scene: Scene) -> NDArray[np.int64]:
+    """What the team does, (B, A): what it chose or, where that is not allowed, to stand still.
+
+    Raises:
+        DataError: a shape or an action that does not exist.
+    """
+    chosen, (*shape, choices) = np.asarray(actions[TEAM]), scene.allowed.shape
+    if chosen.shape != tuple(shape) or chosen.dtype.kind not in "iu":
+        raise DataError(f"actions: {chosen.dtype} of shape {chosen.shape}, not whole numbers {tuple(shape)}")
+    if chosen.min() < 0 or chosen.max() >= choices:
+        raise DataError(f"actions: {chosen.min()} to {chosen.max()}; choose 0 to {choices - 1}")
+    allowed = np.take_along_axis(scene.allowed, chosen[..., None].astype(np.int64), -1)[..., 0]
+    return np.where(allowed, chosen, scene.allowed[..., STOP]).astype(np.int64)
 
 
 def target_entities(healer: Flags, enemies: int) -> NDArray[np.int16]:
@@ -110,8 +121,7 @@ def _features(units: Units, agents: int) -> Floats:
 
 def _planar(vectors: Reals, alive: Flags) -> Floats:
     """(2, B, N) to (B, N, 2), zeros for the dead."""
-    found: Floats = np.stack([vectors[0] * alive, vectors[1] * alive], -1, dtype=np.float32)
-    return found
+    return np.stack([vectors[0] * alive, vectors[1] * alive], -1, dtype=np.float32)
 
 
 def _targets(units: Units, agents: int, distance: Reals, shown: Flags) -> tuple[NDArray[np.int16], Flags]:
@@ -139,8 +149,3 @@ def _in_cone(units: Units, agents: int, offset: Reals, distance: Reals, sight: S
     ahead = offset[0] * look[0] + offset[1] * look[1]
     inside: Flags = ahead >= distance * math.cos(math.radians(sight.degrees / 2))
     return inside
-
-
-def _looking(units: Units, agents: int, sight: Sight) -> NDArray[np.bool_]:
-    """(N,): whose direction of look is told."""
-    return (np.arange(units.kind.shape[1]) < agents) & (sight.degrees is not None)

@@ -42,10 +42,8 @@ def nearest_targets(units: Units, agents: int) -> NDArray[np.int64]:
 def scripted_actions(scene: Scene, layout: ActionLayout, *, focus: bool = False) -> NDArray[np.int64]:
     """Actions (B, A) of allies that take the nearest target on offer, else walk at the nearest unit they are for.
 
-    Args:
-        scene: scene of a battle; the script knows where everyone is, seen or not.
-        layout: the team's actions.
-        focus: whether to take the weakest target on offer (least health and shield together) instead of the nearest.
+    The script knows where everyone is, seen or not. With ``focus`` they take the weakest target on offer, by health and
+    shield together.
     """
     agents, first = scene.agents, layout.still + len(layout.directions)
     offset = scene.positions[:, None] - scene.positions[:, :agents, None]

@@ -55,9 +55,6 @@ def draw_positions(
     """Where units start, (2, copies, agents + enemies), from the centre of a square map.
 
     Args:
-        draw: the generator.
-        scenario: sizes of the teams.
-        num_envs: battles to begin.
         starts: ``surrounded`` puts the allies in the centre and the enemies in one to four groups on the diagonals;
             ``reflect`` strews the allies over one half and mirrors them; the mixture takes each half of the time.
         side: where enemies come from; ``all`` is SMACv2's: any diagonal, and the right half when reflected.

@@ -56,27 +56,21 @@ class Environment(Protocol):
     @property
     def teams(self) -> Mapping[str, TeamSpec]:
         """The teams that learn, in the order in which they act."""
-        ...
 
     def reset(self) -> dict[str, Scene]:
         """Begin new episodes in all copies."""
-        ...
 
     def step(self, actions: Actions) -> Step:
         """Act in all copies."""
-        ...
 
     def state(self) -> bytes:
         """Everything needed to go on, random generator included."""
-        ...
 
     def restore(self, state: bytes) -> dict[str, Scene]:
         """Go back to a state; returns the scenes to act on."""
-        ...
 
     def close(self) -> None:
         """Let go of what it holds outside this process; it plays no more."""
-        ...
 
 
 def check_rewards(rewards: Mapping[str, Floats]) -> None:

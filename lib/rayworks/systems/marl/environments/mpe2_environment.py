@@ -4,7 +4,6 @@ import importlib
 import os
 import pickle
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,24 +12,24 @@ from numpy.typing import NDArray
 from rayworks.core.errors import ConfigError
 from rayworks.core.seeds import derive_small
 from rayworks.systems.marl.environments.environment import Actions, Step, norm_clipped
-from rayworks.systems.marl.environments.scenes import ActionLayout, Scene, TeamSpec
+from rayworks.systems.marl.environments.particle_scenarios import GOAL, team_view
+from rayworks.systems.marl.environments.scenes import ActionLayout, Scene, TeamSpec, kinds_named
 
 # pygame, which mpe2 draws with, greets on standard output.
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
 USUAL_HORIZON = 25
-GOAL = "goal"
 
 
 class Mpe2Environment:
-    """B copies of an mpe2 scenario; an :class:`~rayworks.systems.marl.environments.environment.Environment`.
+    """B copies of an mpe2 scenario, stepped one after the other; an :class:`~.environment.Environment`.
 
     Scenes are those of :class:`~.particle_environment.ParticleEnvironment`: policies go from one to the other.
     """
 
     resumable = True
 
-    def __init__(self, name: str, num_envs: int, seed: int, *, vectors: bool, horizon: int) -> None:
+    def __init__(self, name: str, num_envs: int, seed: int, *, vectors: bool, horizon: int = USUAL_HORIZON) -> None:
         """Raises:
         ConfigError: no such scenario, or agents that speak or cannot move.
         """
@@ -50,12 +49,13 @@ class Mpe2Environment:
             self._agents.setdefault(agent.name.rpartition("_")[0], []).append(number)
         if name == "simple_adversary":
             self._agents = {team: self._agents[team] for team in ("agent", "adversary")}
-        self._teams = {team: self._spec(team, len(world.landmarks)) for team in self._agents}
-
-    @property
-    def teams(self) -> Mapping[str, TeamSpec]:
+        self.teams: dict[str, TeamSpec] = {}
         """Teams, named by the first part of their agents' names."""
-        return self._teams
+        self._order: dict[str, NDArray[np.int64]] = {}
+        for team in self._agents:
+            layout, knows = ActionLayout(vectors=vectors), team == "agent" and _goal(self._games[0]) is not None
+            view = team_view(self._agents, team, len(world.landmarks), layout, knows_goal=knows)
+            self.teams[team], self._order[team] = view
 
     def reset(self) -> dict[str, Scene]:
         """New episodes, each from a seed of its own."""
@@ -91,11 +91,7 @@ class Mpe2Environment:
     def state(self) -> bytes:
         """See :class:`~.environment.Environment`; trusted like any pickle: it stays within a run."""
         games = [
-            (
-                [(e.state.p_pos, e.state.p_vel) for e in _entities(game)],
-                _goal(game),
-                game.unwrapped.steps,
-            )
+            ([(e.state.p_pos, e.state.p_vel) for e in _entities(game)], _goal(game), game.unwrapped.steps)
             for game in self._games
         ]
         return pickle.dumps((games, self._episode, self._begun))
@@ -135,56 +131,18 @@ class Mpe2Environment:
         force = [0, max(-across, 0), max(across, 0), max(-up, 0), max(up, 0)]
         return np.minimum(np.array(force, np.float32), 1)
 
-    def _spec(self, team: str, landmarks: int) -> TeamSpec:
-        order = [team, *(name for name in self._agents if name != team)]
-        kinds = (*(name for name in order for _ in self._agents[name]), *("landmark",) * landmarks)
-        features = tuple(sorted(set(kinds)))
-        if _goal(self._games[0]) is not None and team == "agent":
-            features += (GOAL,)
-        return TeamSpec(team, len(self._agents[team]), kinds, features, ActionLayout(vectors=self._vectors))
-
     def _scenes(self) -> dict[str, Scene]:
-        return {team: self._scene(team) for team in self._teams}
+        return {team: self._scene(team) for team in self.teams}
 
     def _scene(self, team: str) -> Scene:
-        spec, num_envs = self._teams[team], self.num_envs
-        agents = len(self._games[0].unwrapped.world.agents)
-        order = [agent for name in [team, *(n for n in self._agents if n != team)] for agent in self._agents[name]]
-        order += range(agents, spec.entities)
-        features = np.array([[float(kind == name) for name in spec.features] for kind in spec.kinds], np.float32)
-        features = np.repeat(features[None], num_envs, 0)
+        spec = self.teams[team]
+        features = np.repeat(kinds_named(spec.kinds, spec.features)[None], self.num_envs, 0)
         if GOAL in spec.features:
-            goals = [_goal(game) for game in self._games]
-            features[np.arange(num_envs), agents + np.array(goals, int), -1] = 1
+            goals = np.array([_goal(game) for game in self._games], int)
+            features[np.arange(self.num_envs), spec.kinds.index("landmark") + goals, -1] = 1
         states = [[(entity.state.p_pos, entity.state.p_vel) for entity in _entities(game)] for game in self._games]
-        moving: NDArray[np.float32] = np.array(states, np.float32)[:, order]
-        return Scene(
-            np.ascontiguousarray(moving[:, :, 0]),
-            np.ascontiguousarray(moving[:, :, 1]),
-            features,
-            np.ones((num_envs, spec.entities), bool),
-            np.ones((num_envs, spec.agents, spec.entities), bool),
-            np.ones((num_envs, spec.agents, spec.actions.choices), bool),
-            np.zeros((num_envs, spec.agents, 0), np.int16),
-        )
-
-
-def mpe2_environment(
-    name: str, num_envs: int, seed: int, *, vectors: bool, horizon: int = USUAL_HORIZON
-) -> Mpe2Environment:
-    """B copies of an mpe2 scenario.
-
-    Args:
-        name: such as ``simple_push``.
-        num_envs: B, stepped one after the other.
-        seed: seed of starts and goals; copies differ.
-        vectors: whether actions are forces, shortened to length 1, instead of choices.
-        horizon: steps of an episode.
-
-    Raises:
-        ConfigError: no such scenario, or agents that speak or cannot move.
-    """
-    return Mpe2Environment(name, num_envs, seed, vectors=vectors, horizon=horizon)
+        moving = np.array(states, np.float32)[:, self._order[team]]
+        return spec.open_scene(moving[:, :, 0], moving[:, :, 1], features)
 
 
 def _make(name: str, vectors: bool, horizon: int) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.marl.environments.scenes import SELF, ActionLayout, Scene, TeamSpec
+from rayworks.systems.marl.environments.scenes import SELF, ActionLayout, Scene, TeamSpec, kinds_named
 
 Place = tuple[int, int]
 """First index, and one past the last, of a part of the vector."""
@@ -37,7 +37,6 @@ class ObservationSchema:
     Args:
         entities: in that order.
         mates: how many are of the agent's team, itself included.
-        size: size of the vector.
         scale: what positions are divided by, so that the map's half-width is about 1.
     """
 
@@ -99,27 +98,16 @@ class ObservationSchema:
         if not np.isfinite(vectors).all():
             index = int(np.nonzero(~np.isfinite(vectors).all(0))[0][0])
             raise DataError(f"observation: number {index} is not finite; mend the environment")
-        rows, count = len(vectors), len(self.entities)
+        team = self.team("own", actions)
         own = vectors[:, slice(*_given(self.entities[0].position))]
         positions = np.stack([vectors[:, slice(*_given(e.position))] + own * e.relative for e in self.entities], 1)
         velocities = np.stack([_part(vectors, entity.velocity, 2) for entity in self.entities], 1)
-        width = len(self._feature_names())
-        kinds = sorted({entity.kind for entity in self.entities})
-        shape = (rows, count, len(kinds))
-        named = np.array([[float(entity.kind == kind) for kind in kinds] for entity in self.entities])
-        own_mark = np.zeros((rows, count, 1))
-        own_mark[:, 0] = 1
-        given = np.stack([_part(vectors, entity.features, width) for entity in self.entities], 1)
-        features = np.concatenate([np.broadcast_to(named, shape), given, own_mark], 2)
-        return Scene(
-            (positions / self.scale).astype(np.float32),
-            (velocities / self.scale).astype(np.float32),
-            features.astype(np.float32),
-            np.ones((rows, count), bool),
-            np.ones((rows, 1, count), bool),
-            np.ones((rows, 1, actions.choices), bool),
-            np.zeros((rows, 1, 0), np.int16),
-        )
+        kinds = kinds_named(team.kinds, sorted(set(team.kinds)))
+        mark = np.zeros((len(vectors), team.entities, 1))
+        mark[:, 0] = 1
+        given = np.stack([_part(vectors, e.features, len(self._feature_names())) for e in self.entities], 1)
+        features = np.concatenate([np.broadcast_to(kinds, (len(vectors), *kinds.shape)), given, mark], 2)
+        return team.open_scene(positions / self.scale, velocities / self.scale, features)
 
     def _feature_parts(self) -> list[Place]:
         return [entity.features for entity in self.entities if entity.features is not None]

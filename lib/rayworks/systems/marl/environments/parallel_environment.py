@@ -18,11 +18,8 @@ Maker = Callable[[int], Environment]
 class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
     """Agents ``TEAM_NUMBER``, sorted as the teams are; an agent that dies leaves, the others go on.
 
-    An observation is the agent's own scene (:meth:`.Scene.own`): itself first, what it does not see absent.
-
-    Args:
-        make: called with a seed for each reset that gives one.
-        name: name of the environment, for PettingZoo.
+    An observation is the agent's own scene (:meth:`.Scene.own`): itself first, what it does not see absent. A reset with
+    a seed makes the environment anew.
     """
 
     def __init__(self, make: Maker, name: str = "scenes") -> None:
@@ -45,10 +42,6 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
     def teams(self) -> Mapping[str, TeamSpec]:
         """Teams of the environment."""
         return self._world.teams
-
-    def team_of(self, agent: str) -> str:
-        """The team that an agent belongs to."""
-        return self._of[agent][0]
 
     def observation_space(self, agent: str) -> gymnasium.spaces.Dict:
         """The same object whenever asked."""
@@ -79,9 +72,9 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
             team, number = self._of[agent]
             given[team][0, number] = action
         step = self._world.step(given)
-        acted, over = self.agents, bool(step.ended[0])
-        dead = {agent for agent in acted if not step.alive[self._of[agent][0]][0, self._of[agent][1]]}
-        rewards = {agent: float(step.rewards[self._of[agent][0]][0, self._of[agent][1]]) for agent in acted}
+        acted, over, living = self.agents, bool(step.ended[0]), self._living(step.alive)
+        dead = set(acted) - set(living)
+        rewards = {agent: float(step.rewards[team][0, k]) for agent, (team, k) in self._of.items() if agent in acted}
         terminated = {agent: agent in dead or bool(step.terminated[0]) for agent in acted}
         truncated = {agent: bool(step.truncated[0]) and not terminated[agent] for agent in acted}
         views = self._views(acted, step.last)
@@ -107,8 +100,5 @@ class ParallelScenes(ParallelEnv[str, dict[str, Any], Any]):
 
     def _views(self, agents: list[str], scenes: Mapping[str, Scene]) -> dict[str, dict[str, Any]]:
         own = {team: scene.own().arrays() for team, scene in scenes.items()}
-        views = {}
-        for agent in agents:
-            team, number = self._of[agent]
-            views[agent] = {name: array[number] for name, array in own[team].items()}
-        return views
+        seen = {agent: self._of[agent] for agent in agents}
+        return {agent: {name: array[k] for name, array in own[team].items()} for agent, (team, k) in seen.items()}

@@ -1,40 +1,19 @@
 """MPE's scenarios as vectorised environments."""
 
 import io
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayworks.systems.marl.environments.environment import Actions, Step, norm_clipped
-from rayworks.systems.marl.environments.particle_scenarios import Counts, Scenario, make_scenario
+from rayworks.systems.marl.environments.particle_scenarios import ParticleOptions, make_scenario, team_view
 from rayworks.systems.marl.environments.particle_world import Reals, World
-from rayworks.systems.marl.environments.scenes import MPE_DIRECTIONS, ActionLayout, Floats, Scene, TeamSpec
+from rayworks.systems.marl.environments.scenes import MPE_DIRECTIONS, ActionLayout, Floats, Scene, TeamSpec, kinds_named
 
 FORCES = np.array([(0.0, 0.0), *MPE_DIRECTIONS]).T
 """(2, 5), of discrete actions."""
 SIDES: dict[str, tuple[int, float]] = {"left": (0, -1.0), "right": (0, 1.0), "bottom": (1, -1.0), "top": (1, 1.0)}
 """Axis and sign of the half where things begin."""
-
-
-@dataclass(frozen=True)
-class ParticleOptions:
-    """What may be chosen about a scenario; mpe2's as they stand."""
-
-    vectors: bool = False
-    """Whether actions are forces, shortened to length 1, instead of choices."""
-    horizon: int = 25
-    """Steps of an episode."""
-    side: Literal["all", "left", "right", "top", "bottom"] = "all"
-    """The half of the map where everything begins."""
-    map_scale: float = 1.0
-    """Size over mpe2's of the region where everything begins, and of what simple_tag's prey may not leave."""
-    agents: int | None = None
-    opponents: int | None = None
-    landmarks: int | None = None
-    local_ratio: float = 0.5
-    """simple_spread: weight of an agent's own collisions; the rest is the team's."""
 
 
 class ParticleEnvironment:
@@ -45,24 +24,24 @@ class ParticleEnvironment:
 
     resumable = True
 
-    def __init__(self, scenario: Scenario, num_envs: int, seed: int, options: ParticleOptions) -> None:
+    def __init__(self, name: str, num_envs: int, seed: int, options: ParticleOptions) -> None:
+        """Raises:
+        ConfigError: no such scenario, or a number it does not leave open.
+        """
+        scenario = make_scenario(name, options)
         self.num_envs, self.horizon, self._options = num_envs, options.horizon, options
         self.world, self._scenario = World(scenario.bodies, num_envs, options.map_scale), scenario
         self._draw = np.random.Generator(np.random.Philox(seed))
         self.goal: NDArray[np.int64] = np.zeros(num_envs, np.int64)
         self.age = 0
-        landmarks = len(scenario.bodies.names) - scenario.bodies.agents
+        teams, landmarks = dict(scenario.teams), len(scenario.bodies.names) - scenario.bodies.agents
+        self.teams: dict[str, TeamSpec] = {}
         self._order: dict[str, NDArray[np.int64]] = {}
         self._features: dict[str, Floats] = {}
-        self.teams: dict[str, TeamSpec] = {}
-        for team, agents in scenario.teams:
-            others = [(name, own) for name, own in scenario.teams if name != team]
-            order = [*agents, *(agent for _, own in others for agent in own)]
-            kinds = (*(team for _ in agents), *(name for name, own in others for _ in own), *("landmark",) * landmarks)
-            self._order[team] = np.array([*order, *range(scenario.bodies.agents, len(scenario.bodies.names))])
-            self._features[team], named = self._described(kinds, team)
-            layout = ActionLayout(vectors=options.vectors)
-            self.teams[team] = TeamSpec(team, len(agents), kinds, named, layout)
+        for team in teams:
+            layout, knows = ActionLayout(vectors=options.vectors), team in scenario.goal_known_to
+            spec, self._order[team] = team_view(teams, team, landmarks, layout, knows_goal=knows)
+            self.teams[team], self._features[team] = spec, kinds_named(spec.kinds, spec.features)
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -98,16 +77,10 @@ class ParticleEnvironment:
         self.age += 1
         rewards = self._scenario.rewards(self.world, self.goal).astype(np.float32).T
         reached, over = self.scenes(), self.age >= self.horizon
-        none = np.zeros(self.num_envs, bool)
-        return Step(
-            self.reset() if over else reached,
-            reached,
-            {team: rewards[:, list(agents)] for team, agents in self._scenario.teams},
-            {team: np.ones((self.num_envs, len(agents)), bool) for team, agents in self._scenario.teams},
-            none,
-            none | over,
-            {},
-        )
+        none, teams = np.zeros(self.num_envs, bool), dict(self._scenario.teams)
+        shares = {team: rewards[:, list(agents)] for team, agents in teams.items()}
+        alive = {team: np.ones((self.num_envs, len(agents)), bool) for team, agents in teams.items()}
+        return Step(self.reset() if over else reached, reached, shares, alive, none, none | over, {})
 
     def scenes(self) -> dict[str, Scene]:
         """What each team knows now."""
@@ -159,47 +132,9 @@ class ParticleEnvironment:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _described(self, kinds: tuple[str, ...], team: str) -> tuple[Floats, tuple[str, ...]]:
-        """(E, F) features that stay, and their names: what it is, and a column for the goal's mark."""
-        names = sorted(set(kinds))
-        features = np.array([[float(kind == name) for name in names] for kind in kinds], np.float32)
-        if team not in self._scenario.goal_known_to:
-            return features, tuple(names)
-        return np.pad(features, ((0, 0), (0, 1))), (*names, "goal")
-
     def _scene(self, team: str, position: Reals, velocity: Reals) -> Scene:
-        order, spec, num_envs = self._order[team], self.teams[team], self.num_envs
-        positions = np.empty((num_envs, spec.entities, 2), np.float32)
-        positions[:] = position[:, order].transpose(2, 1, 0)
-        velocities = np.empty_like(positions)
-        velocities[:] = velocity[:, order].transpose(2, 1, 0)
-        features = np.broadcast_to(self._features[team], (num_envs, *self._features[team].shape))
+        positions, velocities = (part[:, self._order[team]].transpose(2, 1, 0) for part in (position, velocity))
+        features = np.repeat(self._features[team][None], self.num_envs, 0)
         if team in self._scenario.goal_known_to:
-            features = features.copy()
-            features[np.arange(num_envs), self._scenario.bodies.agents + self.goal, -1] = 1
-        present = np.ones((num_envs, spec.entities), bool)
-        return Scene(
-            positions,
-            velocities,
-            features,
-            present,
-            np.broadcast_to(True, (num_envs, spec.agents, spec.entities)),
-            np.broadcast_to(True, (num_envs, spec.agents, spec.actions.choices)),
-            np.zeros((num_envs, spec.agents, 0), np.int16),
-        )
-
-
-def particle_environment(scenario: str, num_envs: int, seed: int, options: ParticleOptions) -> ParticleEnvironment:
-    """B copies of a scenario by mpe2's name.
-
-    Args:
-        scenario: one of :data:`~.particle_scenarios.SCENARIOS`.
-        num_envs: B.
-        seed: seed of starts and goals; copies differ.
-        options: numbers of entities, actions, starts.
-
-    Raises:
-        ConfigError: no such scenario, or a number it does not leave open.
-    """
-    counts = Counts(options.agents, options.opponents, options.landmarks)
-    return ParticleEnvironment(make_scenario(scenario, counts, options.local_ratio), num_envs, seed, options)
+            features[np.arange(self.num_envs), self._scenario.bodies.agents + self.goal, -1] = 1
+        return self.teams[team].open_scene(positions, velocities, features)

@@ -3,14 +3,16 @@
 Axes: A agents, E entities (agents first), L landmarks, B copies. Rewards and observations are mpe2's (1.1.1).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.marl.environments.particle_world import USUAL_FORCE, Bodies, Reals, World
+from rayworks.systems.marl.environments.scenes import ActionLayout, TeamSpec
 
 Rewards = Callable[[World, NDArray[np.int64]], Reals]
 """World and goal landmark (B,) to rewards (A, B)."""
@@ -19,15 +21,28 @@ Observations = Callable[[World, NDArray[np.int64], int], Reals]
 EDGE, WALL = 0.9, 1.0
 """Where prey begins to pay for leaving the map, and where the price turns exponential, over the map's scale."""
 CAUGHT = 10.0
+GOAL = "goal"
+"""Name of the feature that marks the goal."""
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Numbers of bodies; None is the scenario's usual number."""
+class ParticleOptions:
+    """What may be chosen about a scenario; mpe2's as they stand."""
 
+    vectors: bool = False
+    """Whether actions are forces, shortened to length 1, instead of choices."""
+    horizon: int = 25
+    """Steps of an episode."""
+    side: Literal["all", "left", "right", "top", "bottom"] = "all"
+    """The half of the map where everything begins."""
+    map_scale: float = 1.0
+    """Size over mpe2's of the region where everything begins, and of what simple_tag's prey may not leave."""
     agents: int | None = None
+    """None is the scenario's usual number; of opponents and landmarks too."""
     opponents: int | None = None
     landmarks: int | None = None
+    local_ratio: float = 0.5
+    """simple_spread: weight of an agent's own collisions; the rest is the team's."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +56,23 @@ class Scenario:
     observations: Observations
     landmark_range: float = 1.0
     """Landmarks begin within this of the centre, agents within 1."""
-    goal_known_to: tuple[str, ...] = field(default=())
+    goal_known_to: tuple[str, ...] = ()
     """Teams that know which landmark is the goal; empty where there is none."""
 
 
-def make_scenario(name: str, counts: Counts, local_ratio: float) -> Scenario:
+def team_view(
+    teams: Mapping[str, Sequence[int]], team: str, landmarks: int, layout: ActionLayout, *, knows_goal: bool
+) -> tuple[TeamSpec, NDArray[np.int64]]:
+    """The shape of a team's scenes and the places (E,) of their entities: its agents, those of others, landmarks."""
+    order = [team, *(other for other in teams if other != team)]
+    agents = [agent for name in order for agent in teams[name]]
+    kinds = (*(name for name in order for _ in teams[name]), *("landmark",) * landmarks)
+    features = (*sorted(set(kinds)), *([GOAL] if knows_goal else []))
+    places = np.array([*agents, *range(len(agents), len(kinds))])
+    return TeamSpec(team, len(teams[team]), kinds, features, layout), places
+
+
+def make_scenario(name: str, options: ParticleOptions) -> Scenario:
     """A scenario by mpe2's name.
 
     Raises:
@@ -58,12 +85,12 @@ def make_scenario(name: str, counts: Counts, local_ratio: float) -> Scenario:
         )
     maker, free = SCENARIOS[name]
     for what in ("agents", "opponents", "landmarks"):
-        if getattr(counts, what) is not None and what not in free:
+        if getattr(options, what) is not None and what not in free:
             raise ConfigError(f"environment.{what}: mpe/{name} has a fixed number; leave it null")
-    return maker(counts, local_ratio)
+    return maker(options)
 
 
-def _simple(counts: Counts, local_ratio: float) -> Scenario:
+def _simple(options: ParticleOptions) -> Scenario:
     def rewards(world: World, goal: NDArray[np.int64]) -> Reals:
         apart = world.position[:, :1] - world.position[:, 1:2]
         reward: Reals = -(apart**2).sum(0)
@@ -75,14 +102,15 @@ def _simple(counts: Counts, local_ratio: float) -> Scenario:
     return Scenario(_bodies(["agent_0"], 1, 0.05, 0.05, (False, False)), (("agent", (0,)),), rewards, observations)
 
 
-def _spread(counts: Counts, local_ratio: float) -> Scenario:
-    agents = counts.agents or 3
-    landmarks = counts.landmarks or agents
+def _spread(options: ParticleOptions) -> Scenario:
+    agents = options.agents or 3
+    landmarks = options.landmarks or agents
     names = [f"agent_{number}" for number in range(agents)]
 
     def rewards(world: World, goal: NDArray[np.int64]) -> Reals:
         nearest = _distances(world, agents).min(0).sum(0)
-        reward: Reals = -(1 - local_ratio) * nearest - local_ratio * world.collisions()
+        local = options.local_ratio
+        reward: Reals = -(1 - local) * nearest - local * world.collisions()
         return reward
 
     def observations(world: World, goal: NDArray[np.int64], agent: int) -> Reals:
@@ -94,10 +122,10 @@ def _spread(counts: Counts, local_ratio: float) -> Scenario:
     return Scenario(bodies, (("agent", tuple(range(agents))),), rewards, observations)
 
 
-def _tag(counts: Counts, local_ratio: float) -> Scenario:
-    hunters, prey = counts.agents or 3, counts.opponents or 1
+def _tag(options: ParticleOptions) -> Scenario:
+    hunters, prey = options.agents or 3, options.opponents or 1
     agents = hunters + prey
-    landmarks = counts.landmarks if counts.landmarks is not None else 2
+    landmarks = options.landmarks if options.landmarks is not None else 2
     names = [*(f"adversary_{k}" for k in range(hunters)), *(f"agent_{k}" for k in range(prey))]
     by_team = np.repeat([True, False], [hunters, prey])
     bodies = Bodies(
@@ -128,7 +156,7 @@ def _tag(counts: Counts, local_ratio: float) -> Scenario:
     return Scenario(bodies, teams, rewards, observations, landmark_range=0.9)
 
 
-def _push(counts: Counts, local_ratio: float) -> Scenario:
+def _push(options: ParticleOptions) -> Scenario:
     def rewards(world: World, goal: NDArray[np.int64]) -> Reals:
         far = _goal_distances(world, goal, 2)
         return np.stack([far[1] - far[0], -far[1]])
@@ -149,8 +177,8 @@ def _push(counts: Counts, local_ratio: float) -> Scenario:
     return Scenario(bodies, (("adversary", (0,)), ("agent", (1,))), rewards, observations, goal_known_to=("agent",))
 
 
-def _adversary(counts: Counts, local_ratio: float) -> Scenario:
-    good = counts.agents or 2
+def _adversary(options: ParticleOptions) -> Scenario:
+    good = options.agents or 2
     names = ["adversary_0", *(f"agent_{number}" for number in range(good))]
 
     def rewards(world: World, goal: NDArray[np.int64]) -> Reals:
@@ -166,7 +194,7 @@ def _adversary(counts: Counts, local_ratio: float) -> Scenario:
     return Scenario(bodies, teams, rewards, observations, goal_known_to=("agent",))
 
 
-SCENARIOS: dict[str, tuple[Callable[[Counts, float], Scenario], tuple[str, ...]]] = {
+SCENARIOS: dict[str, tuple[Callable[[ParticleOptions], Scenario], tuple[str, ...]]] = {
     "simple": (_simple, ()),
     "simple_spread": (_spread, ("agents", "landmarks")),
     "simple_tag": (_tag, ("agents", "opponents", "landmarks")),
@@ -200,14 +228,12 @@ def _distances(world: World, agents: int) -> Reals:
     across *= across
     up *= up
     across += up
-    far: Reals = np.sqrt(across)
-    return far
+    return np.sqrt(across)
 
 
 def _goal(world: World, goal: NDArray[np.int64]) -> Reals:
     """(2, B)."""
-    chosen: Reals = world.position[:, world.bodies.agents + goal, np.arange(world.num_envs)]
-    return chosen
+    return world.position[:, world.bodies.agents + goal, np.arange(world.num_envs)]
 
 
 def _goal_distances(world: World, goal: NDArray[np.int64], agents: int) -> Reals:

@@ -82,11 +82,7 @@ class World:
         return self._first, self._second, self.apart < self._touching
 
     def step(self, action: Reals) -> None:
-        """Move on by one step.
-
-        Args:
-            action: (2, A, B), of length at most 1 where it came from a vector.
-        """
+        """Move on by one step; ``action`` (2, A, B) is of length at most 1 where it came from a vector."""
         bodies = self.bodies
         force = action * bodies.forces[:, None]
         self._add_contacts(force)

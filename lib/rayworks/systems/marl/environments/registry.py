@@ -6,9 +6,10 @@ from typing import Any
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.marl.config import EnvironmentSection
-from rayworks.systems.marl.environments.battle import BattleOptions, battle_environment
+from rayworks.systems.marl.environments.battle import BattleEnvironment, BattleOptions
 from rayworks.systems.marl.environments.environment import Environment
-from rayworks.systems.marl.environments.particle_environment import ParticleOptions, particle_environment
+from rayworks.systems.marl.environments.particle_environment import ParticleEnvironment
+from rayworks.systems.marl.environments.particle_scenarios import ParticleOptions
 from rayworks.systems.marl.environments.scenes import TeamSpec
 
 BATTLE_MAP = 32.0
@@ -17,11 +18,6 @@ BATTLE_MAP = 32.0
 def make_environment(section: EnvironmentSection, num_envs: int, seed: int) -> Environment:
     """Make the environment that the settings name.
 
-    Args:
-        section: its settings.
-        num_envs: B.
-        seed: seed of all its randomness.
-
     Raises:
         ConfigError: unknown, or its software is not installed; the message says what there is.
     """
@@ -29,15 +25,15 @@ def make_environment(section: EnvironmentSection, num_envs: int, seed: int) -> E
     vectors = section.actions == "vectors"
     if family == "mpe":
         options = ParticleOptions(vectors=vectors, **_given(section, PARTICLE))
-        return particle_environment(name, num_envs, seed, options)
+        return ParticleEnvironment(name, num_envs, seed, options)
     if family == "mpe2":
         # It brings pygame.
-        from rayworks.systems.marl.environments.mpe2_environment import mpe2_environment
+        from rayworks.systems.marl.environments.mpe2_environment import Mpe2Environment
 
-        return mpe2_environment(name, num_envs, seed, vectors=vectors, **_given(section, ("horizon",)))
+        return Mpe2Environment(name, num_envs, seed, vectors=vectors, **_given(section, ("horizon",)))
     battle = BattleOptions(map_size=BATTLE_MAP * section.map_scale, **_given(section, BATTLE))
     if family == "battle":
-        return battle_environment(name, num_envs, seed, battle)
+        return BattleEnvironment(name, num_envs, seed, battle)
     if num_envs > 1:
         raise ConfigError("sampling.num_envs: StarCraft II plays one game per process; set 1, and more sampling.groups")
     from rayworks.systems.marl.environments.starcraft import starcraft_environment
@@ -62,11 +58,6 @@ def team_specs(section: EnvironmentSection) -> Mapping[str, TeamSpec]:
 
 def require_same_game(name: str, tested: Mapping[str, TeamSpec], trained: Mapping[str, TeamSpec]) -> None:
     """Whether graph policies of one environment can play another; numbers of agents, entities and targets may differ.
-
-    Args:
-        name: name of the test.
-        tested: its teams.
-        trained: those of the training.
 
     Raises:
         ConfigError: names the test, the team and what differs.

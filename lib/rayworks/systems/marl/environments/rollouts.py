@@ -69,8 +69,6 @@ def advantages(
         values: (T, B, A), of the scenes acted in.
         following: (T, B, A), V': of what was reached, 0 where the agent's episode terminated or it died.
         goes_on: (T, B, A), whether step t + 1 belongs to the same life.
-        gamma: gamma.
-        gae_lambda: lambda.
 
     Returns:
         (T, B, A). T steps in a loop, vectorised over the rest.
@@ -86,14 +84,7 @@ def advantages(
 
 
 def next_values(values: Tensor, cut_values: Tensor, team: TeamRollout, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """V' and whether lives go on, as :func:`advantages` takes them.
-
-    Args:
-        values: (T + 1, B, A).
-        cut_values: (N, A), of the team's ``cut`` scenes.
-        team: the rewards and lives.
-        rollout: the ends of episodes.
-    """
+    """V' and whether lives go on, as :func:`advantages` takes them; values (T + 1, B, A), (N, A) of ``cut`` scenes."""
     alive = torch.tensor(team.alive, device=values.device)
     truncated = torch.tensor(rollout.truncated, device=values.device)
     terminated = torch.tensor(rollout.terminated, device=values.device)

@@ -205,14 +205,11 @@ class TeamSpec:
         """How many of the first entities have edges to everything in a graph that is not complete."""
         return self.agents if self.mates is None else self.mates
 
-    def check(self, scene: Scene) -> None:
-        """Whether a scene has this shape and finite numbers.
-
-        Raises:
-            DataError: names the array and what is wrong with it.
-        """
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of a row of each array of a scene."""
         agents, entities = self.agents, self.entities
-        expected: dict[str, tuple[int, ...]] = {
+        return {
             "positions": (entities, 2),
             "velocities": (entities, 2),
             "features": (entities, len(self.features)),
@@ -221,6 +218,24 @@ class TeamSpec:
             "allowed": (agents, self.actions.choices),
             "targets": (agents, self.actions.targets),
         }
+
+    def open_scene(
+        self, positions: NDArray[Any], velocities: NDArray[Any], features: NDArray[np.floating[Any]]
+    ) -> Scene:
+        """A scene in which all is there and seen, nothing is forbidden and no target in use."""
+        given = {"positions": positions, "velocities": velocities, "features": features}
+        arrays: dict[str, NDArray[Any]] = {name: np.ascontiguousarray(a, np.float32) for name, a in given.items()}
+        for name in ("present", "visible", "allowed"):
+            arrays[name] = np.ones((len(positions), *self.shapes[name]), bool)
+        return Scene(**arrays, targets=np.zeros((len(positions), *self.shapes["targets"]), np.int16))
+
+    def check(self, scene: Scene) -> None:
+        """Whether a scene has this shape and finite numbers.
+
+        Raises:
+            DataError: names the array and what is wrong with it.
+        """
+        expected = self.shapes
         for name, array in scene.arrays().items():
             if array.shape != (scene.rows, *expected[name]):
                 raise DataError(f"{self.name}.{name}: shape {array.shape}, not {(scene.rows, *expected[name])}")
@@ -233,6 +248,11 @@ def own_order(agents: int, entities: int) -> NDArray[np.int64]:
     first = np.arange(agents)[:, None]
     others = np.arange(entities - 1)[None] + (np.arange(entities - 1)[None] >= first)
     return np.concatenate([first, others], 1)
+
+
+def kinds_named(kinds: Sequence[str], names: Sequence[str]) -> Floats:
+    """(E, F) features that are 1 where they have the name of the entity's kind."""
+    return np.array([[float(kind == name) for name in names] for kind in kinds], np.float32)
 
 
 def joined(scenes: Sequence[Scene]) -> Scene:

@@ -10,18 +10,11 @@ from rayworks.systems.marl.environments.scenes import TeamSpec
 
 def observation_space(team: TeamSpec) -> gymnasium.spaces.Dict:
     """Space of one scene of the team."""
-    box, binary = gymnasium.spaces.Box, gymnasium.spaces.MultiBinary
-    entities, agents, actions = team.entities, team.agents, team.actions
-    spaces: dict[str, Any] = {
-        "positions": box(-np.inf, np.inf, (entities, 2), np.float32),
-        "velocities": box(-np.inf, np.inf, (entities, 2), np.float32),
-        "features": box(-np.inf, np.inf, (entities, len(team.features)), np.float32),
-        "present": binary((entities,)),
-        "visible": binary((agents, entities)),
-        "allowed": binary((agents, actions.choices)),
-        "targets": box(0, np.iinfo(np.int16).max, (agents, actions.targets), np.int16),
-    }
-    return gymnasium.spaces.Dict(spaces)
+    box, binary, shapes = gymnasium.spaces.Box, gymnasium.spaces.MultiBinary, team.shapes
+    reals = {name: box(-np.inf, np.inf, shapes[name], np.float32) for name in ("positions", "velocities", "features")}
+    flags = {name: binary(shapes[name]) for name in ("present", "visible", "allowed")}
+    targets = box(0, np.iinfo(np.int16).max, shapes["targets"], np.int16)
+    return gymnasium.spaces.Dict({**reals, **flags, "targets": targets})
 
 
 def action_space(team: TeamSpec) -> gymnasium.Space[Any]:

@@ -21,24 +21,14 @@ from rayworks.core import seeds
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 from rayworks.systems.marl.environments.battle import KILL_REWARD, SCALED_REWARD, WIN_REWARD, BattleOptions
 from rayworks.systems.marl.environments.battle_combat import Units
-from rayworks.systems.marl.environments.battle_scene import TEAM, Sight, battle_scene, team_spec
+from rayworks.systems.marl.environments.battle_scene import STOP, TEAM, Sight, battle_scene, carried_out, team_spec
 from rayworks.systems.marl.environments.battle_starts import draw_positions, draw_teams
 from rayworks.systems.marl.environments.battle_units import NAMES, RACES, Scenario, names_of, parse_scenario
 from rayworks.systems.marl.environments.environment import Actions, Step
 from rayworks.systems.marl.environments.scenes import Scene, TeamSpec
 
-STOCK_TYPES = {
-    "marine": 48,
-    "marauder": 51,
-    "medivac": 54,
-    "stalker": 74,
-    "zealot": 73,
-    "colossus": 4,
-    "zergling": 105,
-    "hydralisk": 107,
-    "baneling": 9,
-}
-"""The game's numbers of enemies' types; those of allies are made by the map, and the game object knows them."""
+STOCK_TYPES = dict(zip((48, 51, 54, 74, 73, 4, 105, 107, 9), NAMES, strict=True))
+"""Enemies' types by the game's numbers; those of allies are made by the map, and the game object knows them."""
 MAP, MAP_SIZE = "32x32_flat.SC2Map", 32.0
 ATTEMPTS = 5
 """Starts that are drawn before the game counts as broken."""
@@ -55,19 +45,15 @@ class Game(Protocol):
 
     def reset(self, episode_config: dict[str, Any]) -> Any:
         """Begin an episode with given teams and positions."""
-        ...
 
     def step(self, actions: list[int]) -> tuple[float, bool, dict[str, Any]]:
         """The unscaled reward, whether the episode ended, and what happened."""
-        ...
 
     def get_avail_actions(self) -> list[list[int]]:
         """Per agent and action, 1 if it may be chosen."""
-        ...
 
     def close(self) -> None:
         """End the game's process."""
-        ...
 
 
 class StarCraftEnvironment:
@@ -86,8 +72,6 @@ class StarCraftEnvironment:
 
         Args:
             game: made without its scale of rewards.
-            scenario: what it was made for.
-            seed: seed of teams and starts.
             options: those of the battle that the real game knows.
             refusal: what the game raises when it cannot begin an episode.
 
@@ -121,8 +105,7 @@ class StarCraftEnvironment:
                 self._game.reset(self._draw())
             except self._refusal:
                 continue
-            enemies = self._game.enemies.values()
-            total = sum(unit.health_max + unit.shield_max for unit in enemies)
+            total = sum(unit.health_max + unit.shield_max for unit in self._game.enemies.values())
             self._full_reward = total + KILL_REWARD * self.scenario.enemies + WIN_REWARD
             self._scene = self._look(self._units())
             return {TEAM: self._scene}
@@ -136,27 +119,19 @@ class StarCraftEnvironment:
         """
         if self._scene is None:
             raise DataError("StarCraft II: no episode has begun; call reset first")
-        chosen = np.asarray(actions[TEAM])
-        if chosen.shape != (1, self.scenario.agents) or chosen.dtype.kind not in "iu":
-            raise DataError(
-                f"actions: {chosen.dtype} of shape {chosen.shape}, not whole numbers {(1, self.scenario.agents)}"
-            )
-        mask = self._scene.allowed[0]
-        if chosen.min() < 0 or chosen.max() >= mask.shape[1]:
-            raise DataError(f"actions: {chosen.min()} to {chosen.max()}; choose 0 to {mask.shape[1] - 1}")
-        allowed = np.take_along_axis(mask, chosen[0, :, None].astype(np.int64), 1)[:, 0]
-        acted = mask[:, 1]
-        reward, over, info = self._game.step(np.where(allowed, chosen[0], acted).tolist())
+        acted = self._scene.allowed[..., STOP]
+        reward, over, info = self._game.step(carried_out(actions, self._scene)[0].tolist())
         units = self._units()
         fighters, alive, agents = units.fighters[0], units.alive, self.scenario.agents
         # A game that broke down in mid-battle ends its episode without a decision: for time, so that its value goes on.
         decided = over and not (fighters[:agents].any() and fighters[agents:].any())
         last = self._look(units)
         scale = SCALED_REWARD / self._full_reward if self.options.reward_scale else 1.0
-        step = Step(
-            scenes={TEAM: last},
+        self._scene = last
+        return Step(
+            scenes=self.reset() if over else {TEAM: last},
             last={TEAM: last},
-            rewards={TEAM: (acted[None] * (reward * scale)).astype(np.float32)},
+            rewards={TEAM: (acted * (reward * scale)).astype(np.float32)},
             alive={TEAM: alive[:, :agents]},
             terminated=np.array([decided]),
             truncated=np.array([over and not decided]),
@@ -166,10 +141,6 @@ class StarCraftEnvironment:
                 "allies_left": alive[:, :agents].sum(1),
             },
         )
-        self._scene = last
-        if not over:
-            return step
-        return Step(**{**vars(step), "scenes": self.reset()})
 
     def state(self) -> bytes:
         """Which episode is next; nothing of the one under way, which the real game does not give away."""
@@ -211,9 +182,8 @@ class StarCraftEnvironment:
     def _units(self) -> Units:
         game = self._game
         of_allies = {getattr(game, f"{name}_id"): name for name in NAMES}
-        of_enemies = {number: name for name, number in STOCK_TYPES.items()}
         found = [(of_allies, game.agents[index]) for index in range(game.n_agents)]
-        found += [(of_enemies, game.enemies[index]) for index in range(game.n_enemies)]
+        found += [(STOCK_TYPES, game.enemies[index]) for index in range(game.n_enemies)]
         units = [unit for _, unit in found]
         kind = np.array([[NAMES.index(names[unit.unit_type]) for names, unit in found]], np.int8)
         position = np.array([[(unit.pos.x, unit.pos.y) for unit in units]]).transpose(2, 0, 1) - MAP_SIZE / 2

@@ -50,20 +50,13 @@ def every_certificate(
     Args:
         environments: settings of ``environment``.
         network: settings of ``network`` beside graph and frame.
-        scenes: to try of each.
 
     Raises:
         ConfigError: settings that are not of the config.
     """
     for environment, (graph, frame) in product(environments, FRAMES):
-        config = resolve(
-            Config,
-            overrides={
-                "environment": dict(environment),
-                "network": {**(network or {}), "graph": graph, "frame": frame},
-                "experiment.certificate_scenes": scenes,
-            },
-        )
+        sections = {"environment": dict(environment), "network": {**(network or {}), "graph": graph, "frame": frame}}
+        config = resolve(Config, overrides={**sections, "experiment.certificate_scenes": scenes})
         section = config.environment
         for kind in get_args(NetworkKind):
             for team, certificate in certificates(config, kind, {}).items():
@@ -73,10 +66,7 @@ def every_certificate(
 def certificates(config: Config, kind: NetworkKind, weights: Weights) -> dict[str, Certificate]:
     """Errors of a policy under all groups, end to end through the RLlib module, in scenes that random play led to.
 
-    Args:
-        config: environment, network, number of scenes, seed.
-        kind: kind of network.
-        weights: weights by team; none for weights as initialised.
+    By team; without weights those of a network as initialised.
 
     Raises:
         DataError: weights of another shape.
@@ -111,8 +101,7 @@ def _scenes_of_random_play(world: Environment, rows: int, seed: int) -> dict[str
             if spec.actions.vectors:
                 actions[team] = random.normal(size=(world.num_envs, spec.agents, 2))
             else:
-                score = random.random(scenes[team].allowed.shape) * scenes[team].allowed
-                actions[team] = score.argmax(-1)
+                actions[team] = (random.random(scenes[team].allowed.shape) * scenes[team].allowed).argmax(-1)
         scenes = world.step(actions).scenes
         met.append(scenes)
     if world.num_envs == rows:

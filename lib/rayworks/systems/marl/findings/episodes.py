@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 from rayworks.core.figures import COLOURS
 from rayworks.core.seeds import derive_small
 from rayworks.systems.marl.config import Config, NetworkKind
-from rayworks.systems.marl.environments.environment import Environment
 from rayworks.systems.marl.environments.registry import make_environment
 from rayworks.systems.marl.environments.scenes import Scene, TeamSpec
 from rayworks.systems.marl.findings.evaluation import Weights, policies_for
@@ -41,14 +40,7 @@ class Moment:
 
 
 def film(config: Config, kind: NetworkKind, weights: Weights, number: int) -> bytes:
-    """One episode as an animated GIF, each team taking its most probable actions.
-
-    Args:
-        config: environment, network and seed.
-        kind: kind of network.
-        weights: weights by team.
-        number: number of the episode.
-    """
+    """One episode as an animated GIF, each team taking its most probable actions."""
     spec, moments = _episode(config, kind, weights, number)
     reach = _reach(moments)
     frames = [_frame(spec, moment, reach) for moment in moments]
@@ -73,26 +65,22 @@ def strip(config: Config, kind: NetworkKind, weights: Weights, number: int) -> b
 
 def _episode(config: Config, kind: NetworkKind, weights: Weights, number: int) -> tuple[TeamSpec, list[Moment]]:
     with closing(make_environment(config.environment, 1, derive_small(config.run.seed, "film", number))) as world:
-        return _played(world, config, kind, weights)
-
-
-def _played(world: Environment, config: Config, kind: NetworkKind, weights: Weights) -> tuple[TeamSpec, list[Moment]]:
-    policies: Mapping[str, Policy] = policies_for(kind, world.teams, config.network, weights)
-    team, spec = next(iter(world.teams.items()))
-    scenes: Mapping[str, Scene] = world.reset()
-    moments, total = [Moment(scenes[team], 0, 0.0)], 0.0
-    for step in range(1, world.horizon + 1):
-        actions: dict[str, Any] = {}
-        for name, own in world.teams.items():
-            inputs = policies[name].action_dist_inputs(as_tensors(scenes[name])).detach()
-            chosen, _ = draw(inputs, vectors=own.actions.vectors, generator=None)
-            actions[name] = chosen.numpy()[None]
-        reached = world.step(actions)
-        total += float(reached.rewards[team].sum())
-        moments.append(Moment(reached.last[team], step, total))
-        if reached.ended.any():
-            break
-        scenes = reached.scenes
+        policies: Mapping[str, Policy] = policies_for(kind, world.teams, config.network, weights)
+        team, spec = next(iter(world.teams.items()))
+        scenes: Mapping[str, Scene] = world.reset()
+        moments, total = [Moment(scenes[team], 0, 0.0)], 0.0
+        for step in range(1, world.horizon + 1):
+            actions: dict[str, Any] = {}
+            for name, own in world.teams.items():
+                inputs = policies[name].action_dist_inputs(as_tensors(scenes[name])).detach()
+                chosen, _ = draw(inputs, vectors=own.actions.vectors, generator=None)
+                actions[name] = chosen.numpy()[None]
+            reached = world.step(actions)
+            total += float(reached.rewards[team].sum())
+            moments.append(Moment(reached.last[team], step, total))
+            if reached.ended.any():
+                break
+            scenes = reached.scenes
     return spec, moments
 
 
@@ -127,7 +115,9 @@ def _frame(spec: TeamSpec, moment: Moment, reach: float) -> Image.Image:
         pen.line([*at, *(at + scene.velocities[0, entity] * [1, -1] * scale * 0.3)], fill=paint, width=2 * FINE)
         pen.ellipse([*(at - radius), *(at + radius)], fill=paint, outline="white", width=FINE)
         if health is not None:
-            _ring(pen, at, radius, float(scene.features[0, entity, health]))
+            # How much is left, clockwise from the top.
+            outer, end = radius * 1.35, -90 + 360 * min(1.0, float(scene.features[0, entity, health]))
+            pen.arc([*(at - outer), *(at + outer)], -90, end, fill=COLOURS[2], width=2 * FINE)
         letter = _letter(spec, scene, entity)
         pen.text(tuple(at), letter, fill="white", anchor="mm", font_size=radius)
     caption = f"step {moment.step}   return {moment.total:.1f}"
@@ -135,12 +125,6 @@ def _frame(spec: TeamSpec, moment: Moment, reach: float) -> Image.Image:
     legend = "   ".join(kinds)
     pen.text((6 * FINE, size - 18 * FINE), legend, fill="#6b7280", font_size=10 * FINE)
     return picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-
-
-def _ring(pen: ImageDraw.ImageDraw, at: np.ndarray[Any, Any], radius: float, share: float) -> None:
-    """How much health is left, clockwise from the top."""
-    outer = radius * 1.35
-    pen.arc([*(at - outer), *(at + outer)], -90, -90 + 360 * min(1.0, share), fill=COLOURS[2], width=2 * FINE)
 
 
 def _letter(spec: TeamSpec, scene: Scene, entity: int) -> str:

@@ -48,13 +48,13 @@ class RandomPolicy:
 
 def policies_for(
     kind: NetworkKind, teams: Mapping[str, TeamSpec], network: NetworkSection, weights: Weights
-) -> dict[str, Policy]:
+) -> dict[str, PolicyNetwork]:
     """Trained networks for teams, which may be larger or smaller than those of the training.
 
     Raises:
         DataError: the weights do not fit; names the array.
     """
-    found: dict[str, Policy] = {}
+    found = {}
     for team, spec in teams.items():
         if team not in weights:
             raise DataError(
@@ -73,43 +73,33 @@ def evaluate(
     weights: Weights,
     num_envs: int,
     seed: int,
-    *,
-    greedy: bool = False,
 ) -> Evaluation:
     """Play one episode in each copy, or all one after the other where a game has one copy.
 
     Args:
         kind: kind of network; None acts at random.
-        environment: to play in.
-        network: widths and switches of the training.
-        weights: weights by team.
         num_envs: episodes.
         seed: seed of environment and actions: the same for all networks, so that they meet the same games.
-        greedy: take the most probable actions.
     """
     playing = most_envs(environment, num_envs)
     with closing(make_environment(environment, playing, derive_small(seed, "evaluation", "environment"))) as world:
-        policies: Mapping[str, Policy]
-        if kind is None:
-            policies = {team: RandomPolicy(spec) for team, spec in world.teams.items()}
-        else:
+        policies: Mapping[str, Policy] = {team: RandomPolicy(spec) for team, spec in world.teams.items()}
+        if kind is not None:
             policies = policies_for(kind, world.teams, network, weights)
         game = Game(world, derive_small(seed, "evaluation", "actions"))
-        episodes = first_episodes(game, policies, -(-num_envs // playing), greedy=greedy)
+        episodes = first_episodes(game, policies, -(-num_envs // playing))
     team = next(iter(world.teams))
     won = float(episodes["won"].mean()) if "won" in episodes else None
     return Evaluation(float(episodes[f"return {team}"].mean()), won, num_envs)
 
 
-def first_episodes(
-    game: Game, policies: Mapping[str, Policy], wanted: int, *, greedy: bool = False
-) -> dict[str, NDArray[np.float64]]:
+def first_episodes(game: Game, policies: Mapping[str, Policy], wanted: int) -> dict[str, NDArray[np.float64]]:
     """Values by name of the first ``wanted`` episodes of each copy: whatever comes first would favour short ones."""
     world = game.environment
     seen = np.zeros(world.num_envs, int)
     kept: dict[str, list[NDArray[np.float64]]] = {}
     while (seen < wanted).any():
-        episodes = game.play(policies, world.horizon, greedy=greedy).episodes
+        episodes = game.play(policies, world.horizon).episodes
         copy = episodes["copy"].astype(int)
         order = np.argsort(copy, kind="stable")
         number = np.empty_like(order)

@@ -56,16 +56,7 @@ class _Change:
 def certify(
     answer: Answer, kind: NetworkKind, team: TeamSpec, options: NetworkSection, scene: Scene, seed: int
 ) -> Certificate:
-    """Errors under every group that the actions allow; those not claimed too.
-
-    Args:
-        answer: the policy.
-        kind: kind of network.
-        team: whose scenes.
-        options: options of the network.
-        scene: B rows to try.
-        seed: seed of the elements drawn.
-    """
+    """Errors under every group that the actions allow, those not claimed too, in the B rows of a scene."""
     groups: list[Group] = ["rotations", "reflections"] if team.actions.vectors else ["quarter turns"]
     if team.actions.vectors and options.symmetrise == "average":
         groups.append("quarter turns")
@@ -135,5 +126,4 @@ def _error(answer: Answer, team: TeamSpec, scene: Scene, changes: Iterator[_Chan
 
 
 def _by_agent(answers: Tensor, rows: int, agents: int) -> NDArray[Any]:
-    shaped: NDArray[Any] = answers.double().numpy().reshape(rows, agents, *answers.shape[1:])
-    return shaped
+    return answers.double().numpy().reshape(rows, agents, *answers.shape[1:])

@@ -27,7 +27,6 @@ class Policy(Protocol):
 
     def action_dist_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
         """(N, K) logits or (N, 4) means and log deviations."""
-        ...
 
 
 def as_tensors(scene: Scene, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -72,12 +71,7 @@ def log_probabilities(inputs: Tensor, actions: Tensor, *, vectors: bool) -> Tens
 
 
 class Game:
-    """An environment that is played with policies, its randomness, and the episodes under way.
-
-    Args:
-        environment: B copies.
-        seed: seed of the actions drawn.
-    """
+    """An environment that is played with policies, the randomness of actions, and the episodes under way."""
 
     def __init__(self, environment: Environment, seed: int) -> None:
         self.environment = environment
@@ -130,13 +124,8 @@ class Game:
                 )
                 shape = (self.environment.num_envs, spec.agents)
                 actions[team] = action.cpu().numpy().reshape(*shape, *action.shape[1:])
-                record[team].acted(
-                    scene,
-                    actions[team],
-                    inputs.cpu().numpy().reshape(*shape, -1),
-                    log_probs.cpu().numpy().reshape(shape),
-                    alive[team],
-                )
+                said, chances = inputs.cpu().numpy().reshape(*shape, -1), log_probs.cpu().numpy().reshape(shape)
+                record[team].acted(scene, actions[team], said, chances, alive[team])
             step = self.environment.step(actions)
             check_rewards(step.rewards)
             for team in record:
@@ -193,13 +182,5 @@ class _Record:
     def finished(self, scene: Scene) -> TeamRollout:
         actions, inputs, log_probs, acting = (np.stack(column) for column in zip(*self._columns, strict=True))
         rewards, alive = (np.stack(column) for column in zip(*self._results, strict=True))
-        return TeamRollout(
-            joined([*self._scenes, scene]),
-            actions,
-            inputs,
-            log_probs,
-            rewards.astype(np.float32),
-            acting,
-            alive,
-            joined(self._cut),
-        )
+        scenes, cut = joined([*self._scenes, scene]), joined(self._cut)
+        return TeamRollout(scenes, actions, inputs, log_probs, rewards.astype(np.float32), acting, alive, cut)

@@ -83,9 +83,6 @@ class GraphLayer(nn.Module):
     arXiv 2503.15615 for PEnGUiN, whose exact equations are unverified.
 
     Args:
-        hidden: H.
-        channels: C.
-        update: see above.
         output: of a last layer, what is read.
         mean: whether m_i is the mean instead of the sum, which keeps its size when the number of entities changes.
     """
@@ -112,12 +109,7 @@ class GraphLayer(nn.Module):
             self.free_vectors = perceptron(hidden + 2 * channels, hidden, 2 * channels)
 
     def forward(self, nodes: Nodes, edges: Tensor) -> Nodes:
-        """The first R nodes after one round.
-
-        Args:
-            nodes: E nodes.
-            edges: (B, R, E) weights, 1 where node j sends to i, 0 elsewhere and for i itself.
-        """
+        """The first R nodes after one round; edges (B, R, E) weigh 1 where j sends to i, 0 elsewhere and for i itself."""
         received = edges.shape[1]
         own = Nodes(nodes.invariant[:, :received], nodes.vectors[:, :received])
         difference = own.vectors[:, :, None] - nodes.vectors[:, None]
@@ -146,9 +138,7 @@ class GraphLayer(nn.Module):
     def sent(self, ends: tuple[Tensor, ...], difference: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """What goes along edges: invariant messages (..., H), free ones (..., H), and pulls (..., C, 2).
 
-        Args:
-            ends: per kind of message, the summed halves (..., H).
-            difference: u_i - u_j, (..., C, 2).
+        From the summed halves (..., H) per kind of message, and u_i - u_j, (..., C, 2).
         """
         free = self.free_messages.finish(ends[-1], None) if self.update in ("none", "penguin") else None
         if self.update == "none":

@@ -4,6 +4,7 @@ Axes: N = B * A acting agents over all rows, T target slots.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +52,6 @@ class GraphNetwork(nn.Module):
 
     Args:
         kind: any but ``mlp``.
-        team: whose scenes.
-        options: widths and switches.
         acting: A of the graphs: the team's agents, or 1.
         head: ``policy`` or ``value``.
     """
@@ -130,8 +129,7 @@ class GraphNetwork(nn.Module):
             logits = self.target_readout(nodes.invariant).squeeze(-1)
             targets = logits[:, None].expand(-1, acting, -1).gather(2, graph.targets)
         elif wanted and nodes.messages is not None:
-            logits = self.target_readout(nodes.messages[:, :acting]).squeeze(-1)
-            targets = logits.gather(2, graph.targets)
+            targets = self.target_readout(nodes.messages[:, :acting]).squeeze(-1).gather(2, graph.targets)
         still = own.new_zeros(*own.shape[:2], 0) if self._vectors_only else self.readout(own)
         return Decoded(still.flatten(0, 1), vector.flatten(0, 1), targets.flatten(0, 1))
 
@@ -146,7 +144,6 @@ class Perceptron(nn.Module):
     """All entities of a view in one row, into an MLP: no symmetry, a fixed number of entities.
 
     Args:
-        team: whose scenes.
         options: widths, and what becomes of velocities.
         head: ``policy`` or ``value``.
         whole: whether graphs are the team's and all agents are valued at once, instead of graphs per agent.
@@ -159,9 +156,8 @@ class Perceptron(nn.Module):
         moving = {"none": 0, "speed": 1}.get(options.velocity, 2)
         marked = team.mates is None and not whole
         inputs = team.entities * (len(team.features) + marked + 2 + moving + 1)
-        hidden: list[nn.Module] = [nn.Linear(inputs, width), nn.Tanh()]
-        for _ in range(options.layers - 1):
-            hidden += [nn.Linear(width, width), nn.Tanh()]
+        sizes = pairwise([inputs, *[width] * options.layers])
+        hidden = [layer for before, after in sizes for layer in (nn.Linear(before, after), nn.Tanh())]
         actions = team.actions
         valued = team.agents if whole else 1
         outputs = valued if head == "value" else actions.still + 1 + 2 + len(actions.directions) + actions.targets

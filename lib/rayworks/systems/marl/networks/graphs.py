@@ -18,31 +18,21 @@ Frame = Literal["absolute", "own", "centroid"]
 
 @dataclass(frozen=True)
 class Graph:
-    """A scene as tensors."""
+    """A :class:`~.scenes.Scene` as tensors: floats, then flags, then whole numbers, in the shapes given there."""
 
     positions: Tensor
-    """(B, E, 2)."""
     velocities: Tensor
-    """(B, E, 2)."""
     features: Tensor
-    """(B, E, F), float."""
     present: Tensor
-    """(B, E), bool."""
     visible: Tensor
-    """(B, A, E), bool."""
     targets: Tensor
-    """(B, A, T), whole numbers."""
 
     @classmethod
     def of(cls, scene: Mapping[str, Tensor]) -> "Graph":
         """From the arrays of a :class:`~.scenes.Scene`, as RLlib carries them."""
+        reals = {name: scene[name].float() for name in ("positions", "velocities", "features")}
         return cls(
-            scene["positions"].float(),
-            scene["velocities"].float(),
-            scene["features"].float(),
-            scene["present"].bool(),
-            scene["visible"].bool(),
-            scene["targets"].long(),
+            **reals, present=scene["present"].bool(), visible=scene["visible"].bool(), targets=scene["targets"].long()
         )
 
     def own(self) -> "Graph":
@@ -105,12 +95,7 @@ class Graph:
         )
 
     def edges(self, joined: Tensor, receivers: int) -> Tensor:
-        """Who sends to whom: (B, R, E) of 0 and 1, for the first R entities as receivers.
-
-        Args:
-            joined: (E, E) bool, which pairs ever are.
-            receivers: R.
-        """
+        """Who sends to whom of the pairs (E, E) that ever do: (B, R, E) of 0 and 1, for the first R entities as receivers."""
         agents = self.visible.shape[1]
         pair = self.present[:, :receivers, None] & self.present[:, None] & joined[:receivers]
         seeing = min(agents, receivers)

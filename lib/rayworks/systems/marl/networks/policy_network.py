@@ -25,12 +25,7 @@ class PolicyNetwork(nn.Module):
     """Separate networks of one kind for policy and value (the paper's choice), over team graphs or one graph per agent.
 
     Weights of graph networks do not depend on how many entities there are: those trained on one team load into a network
-    made for another with the same features.
-
-    Args:
-        kind: kind of both networks.
-        team: whose scenes; of one agent's own (:meth:`.TeamSpec.own`) there is one graph each, as they are.
-        options: widths and switches.
+    made for another with the same features. Of an agent's own scenes (:meth:`.TeamSpec.own`) there is one graph each.
     """
 
     def __init__(self, kind: NetworkKind, team: TeamSpec, options: NetworkSection) -> None:
@@ -63,11 +58,7 @@ class PolicyNetwork(nn.Module):
         return self._options.model_copy(update={"graph": "team", "frame": frame})
 
     def action_dist_inputs(self, scene: Mapping[str, Tensor]) -> Tensor:
-        """Masked logits (N, K), or means and log standard deviations of vector actions (N, 4).
-
-        Args:
-            scene: arrays of a :class:`~.scenes.Scene` as tensors.
-        """
+        """Masked logits (N, K), or means and log standard deviations of vector actions (N, 4)."""
         decoded = self.policy.decode(self._graph(scene))
         actions, vector = self.team.actions, decoded.vector
         if self._options.vector_bound is not None:

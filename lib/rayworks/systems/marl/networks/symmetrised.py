@@ -1,5 +1,6 @@
 """Make any network equivariant, by averaging over rotated views or by rotating each view to a canonical one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -14,42 +15,51 @@ SMALL = 1e-5
 """Lengths below it are rounding."""
 
 
-class AveragedNetwork(nn.Module):
-    """Frame averaging over the eight quarter turns and reflections: exact for moves on a grid, eight times the cost."""
+class _Symmetrised(nn.Module):
+    """The mean of what a network says of turned views, turned back."""
 
-    def __init__(self, inner: GraphNetwork | Perceptron, actions: ActionLayout) -> None:
+    def __init__(self, inner: GraphNetwork | Perceptron) -> None:
         super().__init__()
         self.inner = inner
         self.turns: Tensor
         self.register_buffer("turns", torch.tensor(QUARTER_TURNS, dtype=torch.float32), persistent=False)
+
+    def _views(self, graph: Graph) -> Sequence[Tensor]:
+        """Orthogonal matrices of the views: (2, 2) of all, or (N, 2, 2)."""
+        return list(self.turns)
+
+    def _back(self, answer: Decoded, turn: Tensor, number: int) -> Decoded:
+        raise NotImplementedError
+
+    def decode(self, graph: Graph) -> Decoded:
+        """The mean over the views of what to do."""
+        views = enumerate(self._views(graph))
+        answers = [self._back(self.inner.decode(graph.turned(turn)), turn, number) for number, turn in views]
+        names = ("still", "vector", "targets", *(["moves"] if answers[0].moves is not None else []))
+        return Decoded(**{name: torch.stack([getattr(one, name) for one in answers]).mean(0) for name in names})
+
+    def value(self, graph: Graph) -> Tensor:
+        """The mean over the views, (N,)."""
+        return torch.stack([self.inner.value(graph.turned(turn)) for turn in self._views(graph)]).mean(0)
+
+
+class AveragedNetwork(_Symmetrised):
+    """Frame averaging over the eight quarter turns and reflections: exact for moves on a grid, eight times the cost."""
+
+    def __init__(self, inner: GraphNetwork | Perceptron, actions: ActionLayout) -> None:
+        super().__init__(inner)
         still = actions.still
         self._moves = [
             torch.from_numpy(actions.turned(turn))[still : still + len(actions.directions)] - still
             for turn in QUARTER_TURNS
         ]
 
-    def decode(self, graph: Graph) -> Decoded:
-        """The mean of what the network says of all turned views, turned back."""
-        turned = [self.inner.decode(graph.turned(turn)) for turn in self.turns]
-        back = [replace(one, vector=one.vector @ turn) for one, turn in zip(turned, self.turns, strict=True)]
-        moves = [
-            one.moves[:, permutation]
-            for one, permutation in zip(turned, self._moves, strict=True)
-            if one.moves is not None
-        ]
-        return Decoded(
-            torch.stack([one.still for one in back]).mean(0),
-            torch.stack([one.vector for one in back]).mean(0),
-            torch.stack([one.targets for one in back]).mean(0),
-            torch.stack(moves).mean(0) if moves else None,
-        )
-
-    def value(self, graph: Graph) -> Tensor:
-        """The mean over all turned views."""
-        return torch.stack([self.inner.value(graph.turned(turn)) for turn in self.turns]).mean(0)
+    def _back(self, answer: Decoded, turn: Tensor, number: int) -> Decoded:
+        moves = None if answer.moves is None else answer.moves[:, self._moves[number]]
+        return replace(answer, vector=answer.vector @ turn, moves=moves)
 
 
-class CanonicalNetwork(nn.Module):
+class CanonicalNetwork(_Symmetrised):
     """Each agent's view turned so that its velocity points along x and the team's centre lies on the side of positive y
     (LEGO, arXiv 2509.14431).
 
@@ -65,24 +75,11 @@ class CanonicalNetwork(nn.Module):
     """
 
     def __init__(self, inner: GraphNetwork | Perceptron, agents: int, *, absolute: bool) -> None:
-        super().__init__()
-        self.inner, self._agents, self._absolute = inner, agents, absolute
-        self.turns: Tensor
-        self.register_buffer("turns", torch.tensor(QUARTER_TURNS, dtype=torch.float32), persistent=False)
+        super().__init__(inner)
+        self._agents, self._absolute = agents, absolute
 
-    def decode(self, graph: Graph) -> Decoded:
-        """Decode the canonical view, with the vector turned back."""
-        still, vector, targets = [], [], []
-        for turn in self._views(graph):
-            one = self.inner.decode(graph.turned(turn))
-            still.append(one.still)
-            vector.append((one.vector[:, None] @ turn).squeeze(1))
-            targets.append(one.targets)
-        return Decoded(torch.stack(still).mean(0), torch.stack(vector).mean(0), torch.stack(targets).mean(0))
-
-    def value(self, graph: Graph) -> Tensor:
-        """(N,)."""
-        return torch.stack([self.inner.value(graph.turned(turn)) for turn in self._views(graph)]).mean(0)
+    def _back(self, answer: Decoded, turn: Tensor, number: int) -> Decoded:
+        return replace(answer, vector=(answer.vector[:, None] @ turn).squeeze(1), moves=None)
 
     def _views(self, graph: Graph) -> list[Tensor]:
         """Orthogonal matrices (N, 2, 2), whose answers are averaged: one, two if a side is open, eight without direction."""

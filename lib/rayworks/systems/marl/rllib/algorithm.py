@@ -8,26 +8,12 @@ import ray
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
-from ray.rllib.utils.metrics import (
-    ENV_RUNNER_RESULTS,
-    ENV_RUNNER_SAMPLING_TIMER,
-    LEARNER_RESULTS,
-    LEARNER_UPDATE_TIMER,
-    NUM_ENV_STEPS_SAMPLED,
-    NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    TIMERS,
-)
+from ray.rllib.utils import metrics as names
 
 from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError
 from rayworks.core.seeds import derive_small
 from rayworks.runtime.failures import Failure, classify
-from rayworks.systems.marl.config import (
-    EnvironmentSection,
-    NetworkKind,
-    NetworkSection,
-    SamplingSection,
-    TrainingSection,
-)
+from rayworks.systems.marl.config import Config, NetworkKind, TrainingSection
 from rayworks.systems.marl.environments.registry import team_specs
 from rayworks.systems.marl.environments.rollouts import Rollout
 from rayworks.systems.marl.rllib.learner import TeamLearner
@@ -87,23 +73,24 @@ class TeamPPO(PPO):
     def training_step(self) -> None:
         """Sample, then learn."""
         weights = self.learner_group.get_weights()
-        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+        with self.metrics.log_time((names.TIMERS, names.ENV_RUNNER_SAMPLING_TIMER)):
             rollouts = self._play(weights)
         steps = sum(len(rollout) for rollout in rollouts)
-        self.metrics.log_value((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED), steps, reduce="sum")
-        self.metrics.log_value((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), steps, reduce="lifetime_sum")
+        counts = {names.NUM_ENV_STEPS_SAMPLED: "sum", names.NUM_ENV_STEPS_SAMPLED_LIFETIME: "lifetime_sum"}
+        for name, reduce in counts.items():
+            self.metrics.log_value((names.ENV_RUNNER_RESULTS, name), steps, reduce=reduce)
         self.episodes = {
             name: [float(value) for rollout in rollouts for value in rollout.episodes[name]]
             for name in rollouts[0].episodes
         }
-        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+        with self.metrics.log_time((names.TIMERS, names.LEARNER_UPDATE_TIMER)):
             results = self.learner_group.update(
                 episodes=rollouts,
-                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps * (self.iteration + 1)},
+                timesteps={names.NUM_ENV_STEPS_SAMPLED_LIFETIME: steps * (self.iteration + 1)},
                 num_epochs=self.config.num_epochs,
                 minibatch_size=self.config.minibatch_size,
             )
-        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self.metrics.aggregate(results, key=names.LEARNER_RESULTS)
 
     def get_state(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """RLlib's state, and the games under way."""
@@ -178,32 +165,13 @@ def policies_of(teams: Mapping[str, Any], training: TrainingSection) -> dict[str
     return dict.fromkeys(teams, SHARED)
 
 
-def algorithm_config(
-    kind: NetworkKind,
-    environment: EnvironmentSection,
-    network: NetworkSection,
-    training: TrainingSection,
-    sampling: SamplingSection,
-    seed: int,
-    *,
-    gpus: float = 0.0,
-) -> PPOConfig:
-    """The RLlib config of one training; ``config.build_algo()`` makes it.
-
-    Args:
-        kind: kind of the networks.
-        environment: to train in.
-        network: widths and switches.
-        training: PPO's settings.
-        sampling: groups and runners.
-        seed: seed of weights, actions and environments.
-        gpus: GPUs of the learner.
-    """
-    teams = team_specs(environment)
+def algorithm_config(config: Config, kind: NetworkKind, seed: int) -> PPOConfig:
+    """RLlib's config of one training of a kind of network; ``config.build_algo()`` makes the algorithm."""
+    sampling, training, teams = config.sampling, config.training, team_specs(config.environment)
     policies = policies_of(teams, training)
-    modules = {policies[team]: module_spec(kind, spec, network) for team, spec in teams.items()}
+    modules = {policies[team]: module_spec(kind, spec, config.network) for team, spec in teams.items()}
     options = {
-        "environment": environment,
+        "environment": config.environment,
         "sampling": sampling,
         "policies": policies,
         "seeds": [derive_small(seed, "group", number) for number in range(sampling.groups)],
@@ -218,7 +186,7 @@ def algorithm_config(
         )
         .learners(
             num_learners=0,
-            num_gpus_per_learner=gpus,
+            num_gpus_per_learner=config.compute.gpus_per_worker,
             learner_class=TeamLearner,
             learner_config_dict={"training": training, "policies": policies},
         )

@@ -17,10 +17,8 @@ from rayworks.systems.marl.networks.symmetry_groups import QUARTER_TURNS
 def turned_at_random(rows: Mapping[str, Any], network: PolicyNetwork, generator: torch.Generator) -> dict[str, Any]:
     """Rows of a train batch, each turned: by any rotation or reflection for vector actions, else by one of a square's.
 
-    Args:
-        rows: ``obs`` (a scene's arrays), ``actions`` (R, A) or (R, A, 2), ``action_dist_inputs``, ``action_logp``, others.
-        network: the policy before the update.
-        generator: source of randomness.
+    They hold ``obs`` (a scene's arrays), ``actions`` (R, A) or (R, A, 2), ``action_dist_inputs``, ``action_logp``, others;
+    the network is the policy before the update.
     """
     layout = network.team.actions
     count = len(rows["actions"])

@@ -15,9 +15,7 @@ from rayworks.systems.marl.environments.spaces import observation_space
 class SceneFromVector(MultiAgentObservationPreprocessor):
     """Replaces each agent's vector by its own scene, in the episode, so that the learner gets scenes too.
 
-    Args:
-        schemas: schemas by the first part of agents' names (before the last underscore).
-        actions: actions of all agents.
+    Schemas are by the first part of agents' names, before the last underscore.
 
     Raises:
         DataError: an agent of the environment has no schema.
@@ -37,19 +35,16 @@ class SceneFromVector(MultiAgentObservationPreprocessor):
 
     def recompute_output_observation_space(self, input_observation_space: Any, input_action_space: Any) -> Any:
         """Spaces of scenes, by agent."""
-        spaces = {
-            agent: observation_space(self._schema(agent).team("own", self._actions))
-            for agent in input_observation_space
-        }
-        return gymnasium.spaces.Dict(spaces)
+        teams = {agent: self._schema(agent).team("own", self._actions) for agent in input_observation_space}
+        return gymnasium.spaces.Dict({agent: observation_space(team) for agent, team in teams.items()})
 
     def preprocess(self, observations: dict[str, Any], episode: Any) -> dict[str, Any]:
         """Vectors by agent to arrays of own scenes by agent."""
-        return {agent: self._scene(agent, vector) for agent, vector in observations.items()}
-
-    def _scene(self, agent: str, vector: Any) -> dict[str, Any]:
-        arrays = self._schema(agent).scene(np.asarray(vector)[None], self._actions).arrays()
-        return {name: array[0] for name, array in arrays.items()}
+        found = {}
+        for agent, vector in observations.items():
+            scene = self._schema(agent).scene(np.asarray(vector)[None], self._actions)
+            found[agent] = {name: array[0] for name, array in scene.arrays().items()}
+        return found
 
     def _schema(self, agent: str) -> ObservationSchema:
         kind = agent.rpartition("_")[0]

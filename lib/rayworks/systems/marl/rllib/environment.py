@@ -23,11 +23,7 @@ ALL = "__all__"
 
 
 class ParallelMultiAgentEnv(MultiAgentEnv):
-    """RLlib's own adapter, with agents in a fixed order and episodes that end when every agent is done in either way.
-
-    Args:
-        environment: to wrap.
-    """
+    """RLlib's own adapter, with agents in a fixed order and episodes that end when every agent is done in either way."""
 
     def __init__(self, environment: ParallelEnv[str, Any, Any]) -> None:
         super().__init__()
@@ -79,14 +75,9 @@ def plain_config(
     """RLlib's own PPO, runner, connectors and learner, with the same updates as :mod:`~.rllib_algorithm`.
 
     Args:
-        make: the environment.
-        modules: modules by name.
         module_of: agent to the name of its module.
         training: settings of PPO; normalised values and augmentation are ours alone.
         steps: environment steps of an iteration.
-        runners: remote env runners.
-        num_envs: environments of a runner.
-        seed: seed of everything.
         evaluation_interval: iterations between evaluations on an env runner of their own; None for none.
         connectors: makes the env-to-module connector, such as :class:`~.rllib_connectors.SceneFromVector`.
     """

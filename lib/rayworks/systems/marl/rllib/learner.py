@@ -5,8 +5,10 @@ already: one pass of the critic gives all values, one loop over time all advanta
 all its agents. Loss, optimiser, gradient clipping, metrics and checkpoints stay RLlib's.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from io import BytesIO
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -81,11 +83,7 @@ class TeamLearner(PPOTorchLearner):
         return loss
 
     def _create_iterator_if_necessary(
-        self,
-        *,
-        training_data: TrainingData,
-        num_epochs: int = 1,
-        **kwargs: Any,
+        self, *, training_data: TrainingData, num_epochs: int = 1, **kwargs: Any
     ) -> Iterator[MultiAgentBatch]:
         rollouts: list[Rollout] = training_data.episodes
         parts: dict[str, list[dict[str, Any]]] = {}
@@ -93,7 +91,8 @@ class TeamLearner(PPOTorchLearner):
             found = [self._columns(self.module[module].unwrapped(), team, rollout) for rollout in rollouts]
             parts.setdefault(module, []).extend(found)
         columns = {
-            module: self._ready(self.module[module].unwrapped(), _joined(found)) for module, found in parts.items()
+            module: self._ready(self.module[module].unwrapped(), _mapped(lambda *some: torch.cat(some), *found))
+            for module, found in parts.items()
         }
         size = self.config.learner_config_dict["training"].minibatch_size
         return self._minibatches(columns, num_epochs, size, sum(len(rollout) for rollout in rollouts))
@@ -102,18 +101,18 @@ class TeamLearner(PPOTorchLearner):
         self, columns: Mapping[str, dict[str, Any]], epochs: int, size: int, steps: int
     ) -> Iterator[MultiAgentBatch]:
         """Each scene once per epoch, in random order; modules with fewer scenes have smaller minibatches, of one at least."""
-        scenes = {module: found[Columns.ACTIONS].shape[:2] for module, found in columns.items()}
-        count = max(1, max(round(rows * agents / size) for rows, agents in scenes.values()))
-        count = min(count, *(rows for rows, _ in scenes.values()))
+        shapes = {module: found[Columns.ACTIONS].shape[:2] for module, found in columns.items()}
+        count = max(1, max(round(rows * agents / size) for rows, agents in shapes.values()))
+        count = min(count, *(rows for rows, _ in shapes.values()))
         for _ in range(epochs):
             orders = {
                 module: torch.randperm(rows, generator=self._order).to(self._device).tensor_split(count)
-                for module, (rows, _) in scenes.items()
+                for module, (rows, _) in shapes.items()
             }
             for number in range(count):
-                yield MultiAgentBatch(
-                    {module: SampleBatch(_rows(columns[module], orders[module][number])) for module in columns}, steps
-                )
+                chosen = {module: itemgetter(orders[module][number]) for module in columns}
+                rows = {module: SampleBatch(_mapped(chosen[module], found)) for module, found in columns.items()}
+                yield MultiAgentBatch(rows, steps)
 
     def _columns(self, module: TeamModule, team: str, rollout: Rollout) -> dict[str, Any]:
         """One row per scene: what was seen and done, and what became of it, in units of reward."""
@@ -139,7 +138,7 @@ class TeamLearner(PPOTorchLearner):
             Postprocessing.ADVANTAGES: gains.flatten(0, 1),
             Postprocessing.VALUE_TARGETS: (gains + values[:-1]).flatten(0, 1),
         }
-        return {**_on(columns, self._device), **returns}
+        return {**_mapped(partial(torch.tensor, device=self._device), columns), **returns}
 
     def _ready(self, module: TeamModule, rows: dict[str, Any]) -> dict[str, Any]:
         """Standardised advantages and values in the module's units; turned at random if asked."""
@@ -177,23 +176,9 @@ def _by_scene(values: NDArray[Any]) -> NDArray[Any]:
     return values.reshape(-1, *values.shape[2:])
 
 
-def _on(columns: Mapping[str, Any], device: Any) -> dict[str, Any]:
+def _mapped(change: Callable[..., Any], *parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a change makes of the arrays of each name in all parts; those of a scene lie one level deeper."""
     return {
-        name: _on(value, device) if isinstance(value, Mapping) else torch.tensor(value, device=device)
-        for name, value in columns.items()
-    }
-
-
-def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        name: _joined([part[name] for part in parts])
-        if isinstance(value, Mapping)
-        else torch.cat([p[name] for p in parts])
-        for name, value in parts[0].items()
-    }
-
-
-def _rows(columns: Mapping[str, Any], chosen: Tensor) -> dict[str, Any]:
-    return {
-        name: _rows(value, chosen) if isinstance(value, Mapping) else value[chosen] for name, value in columns.items()
+        name: _mapped(change, *some) if isinstance(some[0], Mapping) else change(*some)
+        for name, some in ((name, [part[name] for part in parts]) for name in parts[0])
     }

@@ -45,15 +45,10 @@ class TeamRunner(EnvRunner, Checkpointable):
     def sample(
         self, *, weights: Any = None, groups: Mapping[int, State | None] | None = None, **kwargs: Any
     ) -> dict[int, tuple[Rollout, State]]:
-        """One fragment of each group.
+        """One fragment of each group, and its state after it.
 
-        Args:
-            weights: weights of the modules, or a reference to them; None keeps those at hand.
-            groups: number to state as an earlier sample left it; None begins.
-            kwargs: what RLlib gives other runners.
-
-        Returns:
-            by group, its steps and its state after them.
+        Weights, or a reference to them, go to the modules; None keeps those at hand. A state is as an earlier sample left it;
+        None begins.
         """
         if weights is not None:
             self.module.set_state(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
