@@ -147,14 +147,15 @@ def test_bad_requests_get_one_clear_answer(post: Post, body: dict[str, Any], sta
         assert answer.headers["retry-after"]
 
 
-def test_keys_are_asked_for_and_open_paths_are_open(url: str) -> None:
+def test_keys_are_asked_for_and_open_paths_are_open(url: str, header: dict[str, str]) -> None:
     assert httpx.get(f"{url}/v1/models").status_code == 401
     assert httpx.get(f"{url}/v1/models").headers["www-authenticate"] == "Bearer"
     assert httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 403
     assert httpx.post(f"{url}/v1/completions", json={}).status_code == 401
     assert httpx.get(f"{url}/healthz", timeout=30).json()["status"] == "ok"
     assert "/v1/chat/completions" in httpx.get(f"{url}/openapi.json").json()["paths"]
-    assert httpx.get(f"{url}/nothing").status_code == 404
+    assert httpx.get(f"{url}/nothing").status_code == 401
+    assert httpx.get(f"{url}/nothing", headers=header).status_code == 404
 
 
 def test_oversized_bodies_are_refused_before_they_are_read(url: str, header: dict[str, str]) -> None:
