@@ -26,7 +26,7 @@ COMMAND = (
 Start = Callable[..., subprocess.Popen[str]]
 
 
-@pytest.fixture(params=["cluster", "private"])
+@pytest.fixture(params=["cluster", pytest.param("private", marks=pytest.mark.slow)])
 def anywhere(request: pytest.FixtureRequest) -> dict[str, str]:
     """The environment of a driver that joins a cluster, or starts a Ray of its own."""
     if request.param == "private":

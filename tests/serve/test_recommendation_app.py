@@ -259,7 +259,9 @@ def test_keys_sizes_and_open_paths(deployment: Deployment) -> None:
         path = f"{url}/v1/recommendation/{route}"
         assert_problem(httpx.post(path, json={}), 401, "Authorization")
         assert_problem(httpx.post(path, json={}, headers={"Authorization": "Bearer x"}), 403, "not known")
-        assert_problem(httpx.post(path, content=b" " * 1_100_000), 413, "at most")
+        assert_problem(httpx.post(path, content=b" " * 1_100_000), 401, "Authorization")
+        large = httpx.post(path, content=b" " * 1_100_000, headers=deployment.header("tester"))
+        assert_problem(large, 413, "at most")
     health = httpx.get(f"{url}/healthz", timeout=30).json()
     assert (health["status"], health["items"], health["models"]) == ("ok", 30, 4)
     paths = httpx.get(f"{url}/openapi.json").json()["paths"]

@@ -84,6 +84,7 @@ def test_the_proxies_speak_in_problems(deployment: Deployment) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
+@pytest.mark.slow
 def test_weights_of_a_stream_change_whichever_replica_is_asked(
     deployment: Deployment, finished_runs: Callable[[str], FinishedRun]
 ) -> None:

@@ -153,10 +153,13 @@ def test_replicas_are_a_number_or_follow_the_load() -> None:
     class Deployment:
         def options(self, **options: Any) -> Any:
             given.update(options)
-            return SimpleNamespace(bind=lambda args: args)
+            return SimpleNamespace(bind=lambda args, *shared: given.update(shared=shared))
 
     bind(Deployment(), ServingArgs(replicas=3, max_waiting=7, num_cpus=0.25), together=5, queues=2)
     assert (given["num_replicas"], given["max_ongoing_requests"]) == (3, 2 * 7 + 5 + served_run.BESIDE)
+    assert len(given["shared"]) == 1, "replicas that have to agree"
+    bind(Deployment(), ServingArgs(num_cpus=0.25))
+    assert not given["shared"]
     assert given["ray_actor_options"] == {"num_cpus": 0.25, "num_gpus": 0.0, "resources": {}}
     bind(Deployment(), ServingArgs.model_validate({"replicas": {"min_replicas": 2, "max_replicas": 4}}))
     scaling = {"min_replicas": 2, "max_replicas": 4, "target_ongoing_requests": 2.0}
