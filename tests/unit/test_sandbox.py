@@ -1,0 +1,400 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rayworks.core import sandbox
+from rayworks.core.errors import ConfigError, InfrastructureError
+from rayworks.core.sandbox import Limits, passes_tests, run_program
+
+QUICK = Limits(seconds=1)
+MEBIBYTE = 1 << 20
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=5))
+def test_programs_compute(numbers: list[int]) -> None:
+    given_text = " ".join(map(str, numbers))
+    assert passes_tests("print(sum(map(int, input().split())))", [given_text], [f"  {sum(numbers)}\n\n"])
+    assert not passes_tests("print(sum(map(int, input().split())))", [given_text], [str(sum(numbers) + 1)])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import sys\nprint(sys.stdin.readline())",
+        "print(open(0).read())",
+        "print(open('/dev/stdin').read())",
+        "import os\nprint(os.read(0, 100).decode())",
+        "if __name__ == '__main__':\n    print(input())\n    raise SystemExit",
+        "import sys\nprint(input())\nsys.exit(0)",
+        "import sys\nsys.stdout.write(input())\nsys.stdout.flush()\nimport os\nos._exit(0)",
+        "import threading\nt = threading.Thread(target=lambda: print(input()))\nt.start(); t.join()",
+        "import threading, sys\nthreading.stack_size(1 << 26)\nt = threading.Thread(target=lambda: print(input()))\nt.start()",
+        "from concurrent.futures import ThreadPoolExecutor as P\nprint(*P(8).map(str, [input()]))",
+        "import sys\nsys.setrecursionlimit(10**5)\ndef f(n):\n    return 0 if n == 0 else f(n - 1)\nf(900)\nprint(input())",
+        "def f(n):\n    return f(n + 1)\ntry:\n    f(0)\nexcept RecursionError:\n    print(input())",
+        "from collections import *; import bisect, heapq, itertools, math, functools, re, decimal\nprint(input())",
+        "import fractions, random, string, json, datetime, statistics, zlib, bz2, lzma, hashlib, sqlite3\nprint(input())",
+        "from datetime import datetime\nfrom zoneinfo import ZoneInfo\ndatetime.now(ZoneInfo('UTC'))\nprint(input())",
+        "import random\nassert random.random() != random.random()\nprint(input())",
+        "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: str\nprint(A(input()).x)",
+        "import pickle\nclass A: pass\na = A()\na.x = input()\nprint(pickle.loads(pickle.dumps(a)).x)",
+        "import atexit\natexit.register(lambda: print(input()))",
+        "open('file', 'w').write(input())\nprint(open('file').read())",
+        "import tempfile\nwith tempfile.TemporaryFile('w+') as f:\n    f.write(input()); f.seek(0); print(f.read())",
+        "import os\nopen(os.devnull, 'w').write('gone')\nprint(input())",
+        "import time\ntime.sleep(0.01)\nprint(input())",
+        "import sys\nprint('noise', file=sys.stderr)\nprint(input())",
+        "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (1 << 23, resource.getrlimit(resource.RLIMIT_STACK)[1]))\nprint(input())",
+        "\ufeff".strip("\ufeff") + "# π ≠ 3\nnaïve = input()\nprint(naïve)",
+    ],
+)
+def test_what_honest_programs_do_is_allowed(source: str) -> None:
+    assert passes_tests(source, ["word"], ["word"])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = bytearray(1 << 30)",
+        "x = []\nwhile True: x.append('a' * 1_000_000)",
+        "while True: print('a' * 100_000)",
+        "while True: pass",
+        "import time\ntime.sleep(60)",
+        "import signal\nfor s in set(signal.Signals) - {9, 19}: signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
+        "import threading\nwhile True: threading.Thread(target=threading.Event().wait).start()",
+        "import os\nos.abort()",
+        "import faulthandler\nfaulthandler._sigsegv()",
+        "import sys\nsys.exit('words')",
+        "raise SystemExit(1)",
+        "raise KeyboardInterrupt",
+        "1 / 0",
+        "print(",
+        "print(1)\x00",
+        "import numpy",
+        "import os\nos.close(1)",
+        "",
+    ],
+)
+def test_broken_and_greedy_programs_fail(source: str) -> None:
+    assert not passes_tests(source + "\nprint(input())" if source else "", ["word"], ["word"], QUICK)
+
+
+BY_LIBC = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "import os\nos.fork()",
+        "import posix\nposix.fork()",
+        "import subprocess\nsubprocess.run(['/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2', '--help'], check=True)",
+        "import os\nos.posix_spawn('/bin/true', ['true'], {})",
+        "import os, sys\nos.execv(sys.executable, ['python', '-c', 'print(1)'])",
+        "import os\nif os.system('true'): raise OSError",
+        "import multiprocessing\nmultiprocessing.Process(target=print).start()",
+        BY_LIBC + "assert libc.syscall(56, 17, 0, 0, 0, 0) >= 0",  # clone of a process
+        BY_LIBC + "assert libc.syscall(435, bytes(88), 88) >= 0",  # clone3
+        BY_LIBC + "assert libc.vfork() >= 0",
+        "import socket\nsocket.socket()",
+        "import socket\nsocket.socketpair()",
+        "import urllib.request\nurllib.request.urlopen('http://127.0.0.1')",
+        BY_LIBC + "assert libc.socket(1, 1, 0) >= 0",
+        "import os\nos.kill(1, 9)",
+        "import os\nos.kill(os.getppid(), 9)",
+        "import os\nos.kill(-1, 9)",
+        "import os\nos.killpg(0, 9)",
+        BY_LIBC + "assert libc.tgkill(1, 2, 9) == 0",
+        BY_LIBC + "assert libc.ptrace(16, 1, 0, 0) == 0",
+        BY_LIBC + "assert libc.process_vm_readv(1, None, 0, None, 0, 0) >= 0",
+        "import os\nos.mknod('device', 0o20666, os.makedev(1, 1))",
+        "import os\nos.mknod('plain')",
+        "import os\nos.mkfifo('pipe')",
+        "import os\nos.symlink('/etc/shadow', 'link')",
+        "import os\nos.link('/dev/stdin', 'link')",
+        "import os\nos.memfd_create('held')",
+        "from multiprocessing.shared_memory import SharedMemory\nSharedMemory(create=True, size=4096)",
+        BY_LIBC + "assert libc.shmget(0, 4096, 0o1600) >= 0",
+        BY_LIBC + "assert libc.unshare(0x10000000) == 0",
+        BY_LIBC + "assert libc.mount(b'none', b'/work', b'tmpfs', 0, None) == 0",
+        BY_LIBC + "assert libc.umount2(b'/work', 2) == 0",
+        BY_LIBC + "assert libc.prctl(38, 0, 0, 0, 0) == 0",
+        BY_LIBC + "assert libc.syscall(425, 8, bytes(120)) >= 0",  # io_uring_setup
+        BY_LIBC + "assert libc.syscall(321, 0, bytes(64), 64) >= 0",  # bpf
+        "import os\nos.setuid(0)",
+        "import os\nos.setsid()",
+        "import os\nos.chroot('/work')",
+        "import os\nos.chmod('main.py', 0o4755)",
+        "import fcntl, os\nfcntl.fcntl(os.pipe()[1], 1031, 1 << 20)",
+        "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (9, 9))",
+        "import os\nwhile True: os.pipe()",
+        "with open('file', 'wb') as f:\n    while True: f.write(bytes(1 << 20))",
+        "import os\nfor n in range(1000): os.mkdir(str(n))",
+        "for n in range(10): open(str(n), 'wb').write(bytes(4 << 20))",
+        *(
+            f"open({path!r}, 'a')"
+            for path in ("/file", "/dev/stdin", "/dev/shm/file", "/lib/file", "/tmp/file", "/etc/file", "/usr/lib/file")
+        ),
+        *(
+            f"open({path!r})"
+            for path in ("/etc/passwd", "/etc/shadow", "/proc/self/environ", "/proc/1/environ", "/sys/kernel/notes")
+        ),
+        *(
+            f"import os\nassert os.listdir({path!r})"
+            for path in ("/tmp", "/home", "/etc", "/proc", "/sys", "/bin", "/run")
+        ),
+    ],
+)
+def test_attacks_are_refused_by_the_kernel(attack: str) -> None:
+    """Each alone, after the tricks that undo whatever Python itself could refuse; the program goes on."""
+    source = f"import gc\ntry:\n{_indented(attack)}\nexcept (OSError, AssertionError, MemoryError, ValueError):\n    print(input())"
+    assert passes_tests(source, ["refused"], ["refused"], QUICK)
+
+
+def test_a_system_call_of_another_architecture_kills() -> None:
+    code = "b'\\xb8\\x14\\x00\\x00\\x00\\xcd\\x80\\xc3'"  # mov eax, 20; int 0x80; ret: getpid as on i386
+    source = (
+        f"import ctypes, mmap\npage = mmap.mmap(-1, 4096, prot=7)\npage.write({code})\n"
+        "at = ctypes.addressof(ctypes.c_char.from_buffer(page))\nctypes.CFUNCTYPE(ctypes.c_int)(at)()\nprint('ran')"
+    )
+    assert run_program(source, "", QUICK) is None
+
+
+def test_nothing_outside_can_be_written_or_read_whatever_python_is_made_to_forget(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    token = home / ".rayworks/cluster/token"
+    token.parent.mkdir(parents=True)
+    token.write_text("the token")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("SECRET", "the secret")
+    tmp_path.chmod(0o777)
+    source = f"""
+import ctypes, gc, os, sys
+for item in gc.get_objects():  # what held the audit hook of a sandbox in Python
+    if isinstance(item, set) and "socket." in item:
+        item.clear()
+libc = ctypes.CDLL(None)
+def tried(path):
+    names = [path.encode(), b"/work/../.." + path.encode(), b"/dev/../" + path.encode()]
+    return [libc.open(name, flags, 0o666) for name in names for flags in (0, os.O_CREAT | os.O_RDWR)]
+opened = tried({str(token)!r}) + tried({str(tmp_path / "written")!r}) + tried("/root/written") + tried("/etc/shadow")
+print([descriptor for descriptor in opened if descriptor >= 0])
+print(os.listdir("/root") if os.path.exists("/root") else [])
+print(os.environ, os.uname().nodename, os.getuid(), os.getppid())
+"""
+    printed = run_program(source, "")
+    assert printed is not None
+    opened, root, rest = printed.splitlines()
+    own_python = Path(sys.base_prefix).parts
+    assert opened == "[]"
+    assert set(eval(root)) <= ({own_python[2]} if own_python[1] == "root" else set())
+    assert rest == "environ({}) sandbox 65534 0"
+    assert list(tmp_path.iterdir()) == [home]
+
+
+def test_no_descriptor_is_inherited() -> None:
+    inherited = [os.dup(descriptor) for descriptor in os.pipe() for _ in range(20)]
+    for descriptor in inherited:
+        os.set_inheritable(descriptor, True)
+    source = "import os\nopen_ones = []\nfor n in range(1000):\n    try: os.fstat(n); open_ones.append(n)\n    except OSError: pass\nprint(open_ones)"
+    try:
+        assert passes_tests(source, [""], ["[0, 1, 2]"])
+    finally:
+        for descriptor in inherited:
+            os.close(descriptor)
+
+
+def test_memory_is_bounded_however_it_is_held() -> None:
+    """Mapped and shared memory, files in memory and pipes together; 600 MiB are never there."""
+    source = """
+import mmap, os
+held, total = [], 0
+def hold(make):
+    global total
+    while True:
+        try: held.append(make()); total += 1 << 20
+        except (OSError, MemoryError, ValueError): return
+def shared():
+    m = mmap.mmap(-1, 1 << 20); m.write(bytes(1 << 20)); return m
+def file():
+    f = os.open(str(len(held)), os.O_CREAT | os.O_RDWR)
+    if os.write(f, b"a" * (1 << 20)) < 1 << 20: raise OSError
+    return os.close(f)
+hold(lambda: os.memfd_create("held")); hold(file); hold(shared)
+held.clear()
+print(total >> 20)
+"""
+    printed = run_program(source, "", Limits(seconds=5, memory_mebibytes=128, output_mebibytes=8))
+    assert printed is not None and 20 <= int(printed) <= 128 + 8
+
+
+def test_output_and_working_folder_are_bounded() -> None:
+    limits = Limits(seconds=5, output_mebibytes=1)
+    most = run_program(f"import sys\nsys.stdout.write('a' * {MEBIBYTE})", "", limits)
+    assert most is not None and len(most) == MEBIBYTE
+    assert run_program(f"import sys\nsys.stdout.write('a' * {MEBIBYTE + 1})", "", limits) is None
+    assert run_program("import os\nos.ftruncate(1, 1 << 40)", "", limits) is None
+    assert run_program("#" * (MEBIBYTE + 1), "", limits) is None
+
+
+def test_a_program_leaves_nothing_for_the_next() -> None:
+    first = run_program("import builtins\nbuiltins.left = 1\nopen('left', 'w').write('left behind')", "left input")
+    assert first == ""
+    source = """
+import builtins, ctypes, os
+words = [hasattr(builtins, 'left'), os.path.exists('left')]
+print(words, repr(input()))
+"""
+    assert run_program(source, "new") == "[False, False] 'new'\n"
+
+
+def test_sets_have_the_same_order_in_every_run() -> None:
+    printed = {run_program("print(set('abcdefgh'), hash('x'))", "") for _ in range(3)}
+    assert len(printed) == 1 and None not in printed
+    monkey = sandbox._Launcher()
+    try:
+        assert monkey is not None
+    finally:
+        monkey.end()
+
+
+@pytest.mark.parametrize("text", ["π ≠ 3 🙂", "a\x00b", "", "\ud800", "a\r\nb\rc", "x" * (20 * MEBIBYTE)])
+def test_any_text_goes_in_and_out(text: str) -> None:
+    source = "import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read()[-100:])"
+    expected = text.encode(errors="replace").decode().replace("\r\n", "\n").replace("\r", "\n")[-100:]
+    assert run_program(source, text, Limits(seconds=5)) == expected
+
+
+def test_many_threads_of_ours_run_programs_at_once() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as threads:
+        printed = list(threads.map(lambda n: run_program("print(int(input()) ** 2)", str(n)), range(40)))
+    assert printed == [f"{n * n}\n" for n in range(40)]
+
+
+def _processes_of(parent: int) -> set[int]:
+    """Descendants of a process, from /proc."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found, added = set(), {parent}
+    while added:
+        added = {child for child, of in parents.items() if of in added}
+        found |= added
+    return found
+
+
+def _wait_until_gone(processes: set[int]) -> None:
+    while any(Path(f"/proc/{process}").exists() for process in processes):
+        time.sleep(0.02)
+
+
+def test_a_program_dies_with_us_and_with_the_launcher() -> None:
+    """Nothing that it may ignore keeps it alive when we are killed."""
+    ours = (
+        "from rayworks.core.sandbox import *\n"
+        "run_program('import signal\\nfor s in range(1, 32):\\n    try: signal.signal(s, signal.SIG_IGN)\\n'"
+        "    '    except OSError: pass\\nimport time\\nwhile True: time.sleep(9)', '', Limits(seconds=1000))"
+    )
+    for victim in ("ours", "launcher"):
+        process = subprocess.Popen([sys.executable, "-c", ours], env={"PYTHONPATH": os.pathsep.join(sys.path)})
+        while len(started := _processes_of(process.pid)) < 2:
+            time.sleep(0.02)
+        launcher = min(started, key=lambda pid: pid not in _children(process.pid))
+        os.kill(process.pid if victim == "ours" else launcher, signal.SIGKILL)
+        process.wait()
+        _wait_until_gone(started)
+
+
+def _children(parent: int) -> set[int]:
+    return {int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()}
+
+
+@pytest.fixture
+def launched_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """A sandbox without warm launchers, before and after."""
+    sandbox._end_all()
+    yield monkeypatch
+    sandbox._end_all()
+
+
+def test_a_launcher_that_is_killed_is_replaced(launched_by: pytest.MonkeyPatch) -> None:
+    assert run_program("print(1)", "") == "1\n"
+    waiting = sandbox._Launcher.waiting[-1]
+    waiting._process.kill()
+    waiting._process.wait()
+    assert run_program("print(2)", "") == "2\n"
+    launched_by.setattr(sandbox, "_COMMAND", ["/bin/false"])
+    sandbox._end_all()
+    with pytest.raises(InfrastructureError, match="launcher was killed"):
+        run_program("print(1)", "")
+
+
+def test_a_machine_without_namespaces_runs_nothing(launched_by: pytest.MonkeyPatch) -> None:
+    script = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
+    without = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"]
+    launched_by.setattr(sandbox, "_COMMAND", [*without, *sandbox._COMMAND])
+    with pytest.raises(ConfigError, match=r"refuses namespaces: .*allow user namespaces"):
+        passes_tests("print(1)", [""], ["1"])
+    assert sandbox._Launcher.waiting == []
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (56, "namespaces"),
+        (165, "private mounts"),
+        (442, "mount_setattr"),
+        (155, "pivot_root"),
+        (126, "capset"),
+        (317, "seccomp"),
+    ],
+)
+def test_a_machine_that_allows_only_part_of_it_runs_nothing(
+    launched_by: pytest.MonkeyPatch, number: int, name: str
+) -> None:
+    """The call is refused by a filter that the launcher inherits, as a container's would."""
+    refuse = f"""
+import ctypes, os, struct, sys
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, {number}), (6, 0, 0, 0x50001), (6, 0, 0, 0x7fff0000)]
+array = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(array)))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+    launched_by.setattr(sandbox, "_COMMAND", [sys.executable, "-S", "-c", refuse, *sandbox._COMMAND])
+    with pytest.raises(ConfigError, match=rf"sandbox: this machine refuses {name}: Operation not permitted"):
+        run_program("print(1)", "")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become someone else")
+def test_it_needs_no_root(launched_by: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    python = Path("/usr/bin/python3")
+    if not python.exists() or shutil.which("setpriv") is None:
+        pytest.skip("needs a Python and setpriv that everyone may run")
+
+
+def test_tests_must_pair_up() -> None:
+    for inputs, outputs in (([], []), (["1"], [])):
+        with pytest.raises(ValueError, match="one output for each input"):
+            passes_tests("print(1)", inputs, outputs)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
