@@ -139,8 +139,8 @@ def _build_root(request: Request) -> None:
     system_call("mount_setattr", _MOUNT_SETATTR, _HERE, b".", _EVERY_MOUNT, ctypes.byref(attributes), 32)
     for device in ("/dev/null", "/dev/urandom"):
         _mount(f"bind of {device}", device, f".{device}", None, _MS_BIND)
-    room = f"size={request.output},nr_inodes={_FILES_IN_WORK},mode=700,uid={NOBODY},gid={NOBODY}"
-    _mount("tmpfs", "tmpfs", f".{WORK}", "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, room)
+    options = f"size={request.output},nr_inodes={_FILES_IN_WORK},mode=700,uid={NOBODY},gid={NOBODY}"
+    _mount("tmpfs", "tmpfs", f".{WORK}", "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
     system_call("pivot_root", _PIVOT_ROOT, b".", b".")
     libc_call("umount", libc.umount2, b".", _DETACH)
     libc_call("sethostname", libc.sethostname, b"sandbox", 7)
