@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from rayworks.core import sandbox
 from rayworks.core.errors import ConfigError, InfrastructureError
 from rayworks.core.sandbox import Limits, passes_tests, run_program
+from rayworks.systems.difficulty.config import Config
+from rayworks.systems.difficulty.system import DifficultySystem
 
 QUICK = Limits(seconds=1)
 MEBIBYTE = 1 << 20
@@ -357,13 +360,32 @@ def test_a_launcher_that_is_killed_is_replaced(launched_by: pytest.MonkeyPatch) 
         run_program("print(1)", "")
 
 
+WITHOUT_NAMESPACES = [
+    *("unshare", "--user", "--map-root-user"),
+    *("sh", "-c", 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"', "sh"),
+]
+
+
 def test_a_machine_without_namespaces_runs_nothing(launched_by: pytest.MonkeyPatch) -> None:
-    script = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
-    without = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"]
-    launched_by.setattr(sandbox, "_COMMAND", [*without, *sandbox._COMMAND])
+    launched_by.setattr(sandbox, "_COMMAND", [*WITHOUT_NAMESPACES, *sandbox._COMMAND])
     with pytest.raises(ConfigError, match=r"refuses namespaces: .*allow user namespaces"):
         passes_tests("print(1)", [""], ["1"])
     assert sandbox._Launcher.waiting == []
+
+
+@pytest.mark.parametrize(
+    "settings_",
+    [
+        {"evaluation": {"models": ["smollm2-135m-instruct"], "benchmark": "codeforces"}},
+        {"generalisation": {"enabled": True, "source": "codeforces"}},
+    ],
+)
+def test_a_run_that_needs_the_sandbox_is_refused_before_it_starts(
+    launched_by: pytest.MonkeyPatch, settings_: dict[str, Any]
+) -> None:
+    launched_by.setattr(sandbox, "_COMMAND", [*WITHOUT_NAMESPACES, *sandbox._COMMAND])
+    with pytest.raises(ConfigError, match="sandbox: this machine refuses namespaces"):
+        DifficultySystem.check_inputs(Config.model_validate(settings_))
 
 
 @pytest.mark.parametrize(

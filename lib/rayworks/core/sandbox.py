@@ -95,6 +95,11 @@ def run_program(source: str, given: str, limits: Limits | None = None) -> str | 
     return printed.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
+def check() -> None:
+    """Raise the errors of ``run_program`` that say that this machine runs no programs, before any is there."""
+    run_program("", "")
+
+
 class _Launcher:
     """A warm ``sandbox_launcher``, of which a process has as many as it runs programs at once."""
 

@@ -6,7 +6,6 @@ inherited by the launcher, and only descriptors 0 to 2 by a program.
 """
 
 import ctypes
-import errno
 import os
 import platform
 import select
@@ -15,7 +14,7 @@ import struct
 import sys
 import time
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from rayworks.core import sandbox_filter, sandbox_walls
 from rayworks.core.sandbox_walls import NOBODY, Request
@@ -34,9 +33,12 @@ _SECONDS_FOR_WALLS = 60
 def serve() -> dict[str, Any] | None:
     """Answer requests until their pipe closes; in a child, return the program to run as ``code`` and ``module``."""
     while True:
-        header = os.read(0, REQUEST.size)
-        if len(header) < REQUEST.size:
+        try:
+            header = b"".join(sandbox_walls.parts(0, REQUEST.size))
+        except EOFError:
             return None
+        if (sys.platform, platform.machine()) != ("linux", sandbox_filter.MACHINE):
+            _refuse(f"{sys.platform} on {platform.machine()}: only linux on {sandbox_filter.MACHINE} is known")
         sandbox_walls.view()
         request = Request(*REQUEST.unpack(header))
         output = os.memfd_create("output")
@@ -65,10 +67,6 @@ def run(program: dict[str, Any]) -> None:
 
 def _clone() -> int:
     """Fork into new namespaces; 0 in the child."""
-    if platform.machine() != sandbox_filter.MACHINE:
-        raise OSError(
-            errno.ENOSYS, f"only {sandbox_filter.MACHINE} is supported, this is {platform.machine()}", "seccomp"
-        )
     flags = ctypes.c_long(_NAMESPACES | signal.SIGCHLD)
     return sandbox_walls.system_call("namespaces", _CLONE, flags, 0, 0, 0, 0)
 
@@ -115,7 +113,7 @@ def _read_all(descriptor: int, deadline: float) -> bytes:
     return text
 
 
-def _refuse(reason: str) -> None:
+def _refuse(reason: str) -> NoReturn:
     """Answer that this machine cannot hold a program, and end: what is left of the request was not read."""
     text = reason.encode()
     os.write(1, REPLY.pack(REFUSED, len(text)) + text)

@@ -56,6 +56,7 @@ def raise_walls(request: Request) -> None:
     """
     _build_root(request)
     _become_nobody()
+    Path(os.__file__).open("rb").close()  # or every import of the program would fail, and look like its fault
 
 
 def lock(request: Request) -> None:
