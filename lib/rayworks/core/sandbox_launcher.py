@@ -91,7 +91,7 @@ def _attend(request: Request, child: int, output: int, status: int, gone: int) -
     os.close(ended)
     _, code = os.waitpid(child, 0)
     if reason != _READY:
-        _refuse(reason.decode(errors="replace") or f"walls: not up after {_SECONDS_FOR_WALLS} seconds")
+        _refuse(reason.decode(errors="replace") or f"walls: ended or not up after {_SECONDS_FOR_WALLS} seconds")
     size = os.fstat(output).st_size
     if not over or code != 0 or size > request.output:
         os.write(1, REPLY.pack(FAILED, 0))
