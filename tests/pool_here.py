@@ -17,8 +17,13 @@ class PoolHere:
         name: str,
         options: Mapping[str, Any] | None = None,
         in_flight_per_actor: int = 2,
+        retries: int = 3,
+        backoff_seconds: float = 0.5,
+        seconds_per_call: float | None = None,
+        seconds_to_return: float = 20.0,
+        **keywords: Any,
     ) -> None:
-        self._make: Callable[[], Any] = lambda: factory(*arguments)
+        self._make: Callable[[], Any] = lambda: factory(*arguments, **keywords)
         self._workers: list[Any] = [None] * size
 
     def map(self, method: str, items: Iterable[Any]) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rayworks.core import sandbox
 from rayworks.core.models import locate
 from rayworks.core.report import Report, Table
 from rayworks.core.sweep import TrialResult
@@ -37,7 +38,10 @@ class DifficultySystem(StagedSystem[Config]):
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
-        """Sets by name or path, models by name."""
+        """Sets by name or path, models by name, and a sandbox where programs are to be run."""
+        evaluated = config.evaluation.benchmark if config.evaluation.models else ""
+        if (config.generalisation.source if config.generalisation.enabled else evaluated) == "codeforces":
+            sandbox.check()
         if config.generalisation.enabled:
             check_source(config.generalisation)
             locate(config.generalisation.model)

@@ -10,8 +10,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.difficulty.answering import code_execution, symbolic_equality
-from rayworks.systems.difficulty.answering.code_execution import Limits
+from rayworks.core.sandbox import Limits, passes_tests
+from rayworks.systems.difficulty.answering import symbolic_equality
 from rayworks.systems.difficulty.answering.prompts import Row, field
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def score_program(output: str, row: Row, limits: Limits | None = None) -> float:
     inputs, outputs = (list(field(row, name)) for name in names)
     if not inputs or len(inputs) != len(outputs):
         raise DataError(f"{names[0]}, {names[1]}: {len(inputs)} and {len(outputs)} tests; drop the row")
-    return float(code_execution.passes_tests(source, inputs, outputs, limits))
+    return float(passes_tests(source, inputs, outputs, limits))
 
 
 def score_move(output: str, row: Row) -> float:
