@@ -1,0 +1,135 @@
+"""Faults of a service: what serves a run's export is killed while requests arrive, and answers again."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jobs.disturbed_run import ROOT, until
+
+CONFIG = ROOT / "serve" / "config.smoke.yaml"
+KILLED = {"replica killed": "SERVE_REPLICA::{name}#", "Serve controller killed": "SERVE_CONTROLLER_ACTOR"}
+"""Beginning of the name of the actor that dies. Not the shared one of an application, whose name has other parts."""
+INTERVAL_SECONDS = 0.2
+RECOVERY_SECONDS = 180.0
+
+
+@dataclass
+class Service:
+    """An application, and requests to it that make it compute."""
+
+    name: str
+    url: str
+    environment: Mapping[str, str]
+    answered: int = 0
+    failed: int = 0
+
+    def ask(self) -> bool:
+        """Whether a request that runs a real inference is answered, within its deadline, with 200."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/healthz", timeout=10) as answer:
+                good = answer.status == 200
+        except (OSError, urllib.error.URLError):
+            good = False
+        self.answered, self.failed = self.answered + good, self.failed + (not good)
+        return bool(good)
+
+    @contextlib.contextmanager
+    def asked(self) -> Iterator[None]:
+        """Requests at a fixed rate for as long as the block lasts."""
+        ended, asking = threading.Event(), list[threading.Thread]()
+
+        def ask_on() -> None:
+            while not ended.wait(INTERVAL_SECONDS):
+                asking.append(threading.Thread(target=self.ask))
+                asking[-1].start()
+
+        rate = threading.Thread(target=ask_on)
+        rate.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            rate.join()
+            for thread in asking:
+                thread.join()
+
+    def processes(self, fault: str) -> set[int]:
+        """Of what a fault kills."""
+        from ray.util.state import list_actors
+
+        beginning = KILLED[fault].format(name=self.name)
+        alive = list_actors(self.environment["RAY_DASHBOARD_ADDRESS"], filters=[("state", "=", "ALIVE")])
+        return {actor.pid for actor in alive if actor.pid and (actor.name or "").startswith(beginning)}
+
+    def kill(self, fault: str) -> float | None:
+        """Kill one such process; seconds until there is another in its place and requests are answered, None for never."""
+        before = self.processes(fault)
+        os.kill(min(before), signal.SIGKILL)
+        at = time.monotonic()
+
+        def replaced() -> bool:
+            return bool(self.processes(fault) - before) and self.ask()
+
+        return time.monotonic() - at if until(replaced, RECOVERY_SECONDS) else None
+
+
+def application(system: str) -> dict[str, Any] | None:
+    """Its entry in the Serve config of smoke runs; None where there is none."""
+    entries = yaml.safe_load(CONFIG.read_text())["applications"]
+    return next((entry for entry in entries if entry["name"] == system), None)
+
+
+@contextlib.contextmanager
+def served(system: str, export: Path, folder: Path, environment: Mapping[str, str]) -> Iterator[Service]:
+    """An application on the cluster, which must be nobody else's.
+
+    Args:
+        system: one with an :func:`application`.
+        export: what it serves.
+        folder: for its config, its keys and its log.
+        environment: of the cluster.
+
+    Raises:
+        RuntimeError: it does not come up, with what the command said.
+    """
+    entry = application(system)
+    assert entry is not None
+    entry["args"] |= {"export": str(export), "api_keys": str(folder / "keys")}
+    if system == "regulation":
+        entry["args"]["database"] = str(folder / "ledger.sqlite")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    http = {"host": "127.0.0.1", "port": port}
+    file = folder / "serve.yaml"
+    file.write_text(yaml.safe_dump({"proxy_location": "HeadOnly", "http_options": http, "applications": [entry]}))
+    command = [sys.executable, "-m", "serve.deploy", str(file)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"serve.deploy ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    try:
+        yield Service(entry["name"], f"http://127.0.0.1:{port}{entry['route_prefix']}", environment)
+    finally:
+        command = [
+            sys.executable,
+            "-m",
+            "ray.serve.scripts",
+            "shutdown",
+            "-y",
+            "-a",
+            environment["RAY_DASHBOARD_ADDRESS"],
+        ]
+        subprocess.run(command, env=environment, capture_output=True, check=False)
