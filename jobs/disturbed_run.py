@@ -11,7 +11,7 @@ from typing import Any
 
 from rayworks.core.registry import SystemSpec, find, load
 from rayworks.runtime import checkpoints
-from rayworks.runtime.system import EXPERIMENT, POSITION, RESUME, TRIAL
+from rayworks.runtime.checkpoints import CHECKPOINT, EXPERIMENT, POSITION, RESUME, TRIAL
 from rayworks.systems import REGISTRY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +83,7 @@ class DisturbedRun:
             intact: skip those whose files are not what the seal says.
         """
         trial = self.directory / EXPERIMENT / TRIAL
-        for folder in sorted(trial.glob("checkpoint_*"), reverse=True):
+        for folder in sorted(trial.glob(f"{CHECKPOINT}*"), reverse=True):
             if (folder / checkpoints.SEAL).exists() and (not intact or checkpoints.is_complete(folder)):
                 reached = _position(folder)
                 if reached:

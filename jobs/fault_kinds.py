@@ -15,7 +15,7 @@ import psutil
 from jobs.disturbed_run import DisturbedRun, until
 from rayworks.core.errors import InfrastructureError
 from rayworks.runtime import checkpoints
-from rayworks.runtime.system import EXPERIMENT, POSITION, TRIAL
+from rayworks.runtime.checkpoints import CHECKPOINT, EXPERIMENT, POSITION, TRIAL
 
 RUN_ACTOR = "ResourceTrainable"
 """End of the class name that Tune gives to the actor of a run."""
@@ -87,7 +87,7 @@ def _corrupt_newest(run: DisturbedRun) -> Mend:
     run.drivers[-1].wait()
     # What the actor of a dead driver was writing may still appear.
     until(lambda: not actors(run), 30)
-    newest = max((run.directory / EXPERIMENT / TRIAL).glob("checkpoint_*"))
+    newest = max((run.directory / EXPERIMENT / TRIAL).glob(f"{CHECKPOINT}*"))
     files = [path for path in newest.iterdir() if path.name not in (checkpoints.SEAL, POSITION)]
     largest = max(files, key=lambda path: path.stat().st_size)
     data = bytearray(largest.read_bytes())

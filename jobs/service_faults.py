@@ -123,13 +123,6 @@ def served(system: str, export: Path, folder: Path, environment: Mapping[str, st
     try:
         yield Service(entry["name"], f"http://127.0.0.1:{port}{entry['route_prefix']}", environment)
     finally:
-        command = [
-            sys.executable,
-            "-m",
-            "ray.serve.scripts",
-            "shutdown",
-            "-y",
-            "-a",
-            environment["RAY_DASHBOARD_ADDRESS"],
-        ]
-        subprocess.run(command, env=environment, capture_output=True, check=False)
+        from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+        ServeSubmissionClient(environment["RAY_DASHBOARD_ADDRESS"]).delete_applications()

@@ -12,8 +12,8 @@ from rayworks.core import config as configs
 from rayworks.core import manifest
 from rayworks.core.registry import find
 from rayworks.core.run_directory import RunDirectory
+from rayworks.runtime.checkpoints import RESUME
 from rayworks.runtime.stages import STATE
-from rayworks.runtime.system import RESUME
 from rayworks.systems import REGISTRY
 from tests import smallest
 from tests.pool_here import PoolHere
