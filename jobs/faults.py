@@ -19,7 +19,7 @@ from cluster import local
 from jobs.disturbed_run import RUN_SECONDS, STARTS, DisturbedRun, spec_of, until, untimed
 from jobs.fault_kinds import AGAIN, FAULTS, Fault, NotHere, small_disk
 from jobs.service_faults import KILLED, application, served
-from rayworks.core.errors import RayworksError
+from rayworks.core.errors import InfrastructureError, RayworksError
 from rayworks.systems import REGISTRY
 
 NAMES = (*(fault.name for fault in FAULTS), *KILLED)
@@ -27,6 +27,7 @@ NODES, CPUS = 3, 2
 WORKERS = ("--compute.workers", str(CPUS + 1))
 """More than a node holds, so that a run is never on the head node alone."""
 STEPS_BEFORE = 2
+NOT_OURS = "the cluster was up before and is not this command's to harm"
 COLUMNS = ("system", "fault", "exit codes", "recovered after, s", "steps done again", "finished lost", "result")
 
 
@@ -90,7 +91,7 @@ class Column:
         run = self._run(name, self.folder / (f"{name}-disk" if fault.small_disk else "runs"))
         try:
             if fault.own_cluster and not self.is_ours:
-                raise NotHere("the cluster was up before and is not this command's to harm")
+                raise NotHere(NOT_OURS)
             with ExitStack() as stack:
                 if fault.small_disk:
                     stack.enter_context(small_disk(run.storage))
@@ -107,22 +108,21 @@ class Column:
         cells = [Cell(self.system, fault) for fault in faults]
         why = "it has no application" if application(self.system) is None else ""
         if not why and not self.is_ours:
-            why = "the cluster was up before and is not this command's to harm"
-        if why:
+            why = NOT_OURS
+        if why or not cells:
             for cell in cells:
                 cell.skipped = why
             yield from cells
             return
-        with served(self.system, self.straight.directory / "export", self.folder, self.environment) as service:
-            for cell in cells:
-                service.failed = 0
-                with service.asked():
-                    cell.seconds = service.kill(cell.fault)
-                    # Serve goes on telling its proxies for a moment.
-                    time.sleep(2)
-                cell.again = service.failed
-                cell.problem = "" if cell.seconds is not None else "does not answer again"
-                yield cell
+        export = self.straight.directory / "export"
+        try:
+            with served(self.system, export, self.folder, self.environment) as service:
+                for cell in cells:
+                    cell.seconds, cell.again = service.disturbed(cell.fault)
+                    cell.problem = "" if cell.seconds is not None else "does not answer again"
+                    yield cell
+        except InfrastructureError as error:
+            yield Cell(self.system, "none", problem=str(error))
 
     def _run(self, name: str, storage: Path) -> DisturbedRun:
         return DisturbedRun(self.system, storage, name, self.settings, self.environment)

@@ -8,22 +8,24 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from jobs.disturbed_run import ROOT, until
+from rayworks.core.errors import InfrastructureError
 
 CONFIG = ROOT / "serve" / "config.smoke.yaml"
 KILLED = {"replica killed": "SERVE_REPLICA::{name}#", "Serve controller killed": "SERVE_CONTROLLER_ACTOR"}
 """Beginning of the name of the actor that dies. Not the shared one of an application, whose name has other parts."""
 INTERVAL_SECONDS = 0.2
 RECOVERY_SECONDS = 180.0
+SETTLING_SECONDS = 2.0
+"""Requests go on for as long after it: proxies learn late of what has changed."""
 
 
 @dataclass
@@ -33,18 +35,22 @@ class Service:
     name: str
     url: str
     environment: Mapping[str, str]
-    answered: int = 0
     failed: int = 0
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self) -> bool:
+    def answers(self) -> bool:
         """Whether a request that runs a real inference is answered, within its deadline, with 200."""
         try:
             with urllib.request.urlopen(f"{self.url}/healthz", timeout=10) as answer:
-                good = answer.status == 200
-        except (OSError, urllib.error.URLError):
-            good = False
-        self.answered, self.failed = self.answered + good, self.failed + (not good)
-        return bool(good)
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def ask(self) -> None:
+        """Count it if it fails."""
+        good = self.answers()
+        with self._counting:
+            self.failed += not good
 
     @contextlib.contextmanager
     def asked(self) -> Iterator[None]:
@@ -74,16 +80,20 @@ class Service:
         alive = list_actors(self.environment["RAY_DASHBOARD_ADDRESS"], filters=[("state", "=", "ALIVE")])
         return {actor.pid for actor in alive if actor.pid and (actor.name or "").startswith(beginning)}
 
-    def kill(self, fault: str) -> float | None:
-        """Kill one such process; seconds until there is another in its place and requests are answered, None for never."""
-        before = self.processes(fault)
-        os.kill(min(before), signal.SIGKILL)
-        at = time.monotonic()
+    def disturbed(self, fault: str) -> tuple[float | None, int]:
+        """Kill one such process while requests arrive.
 
-        def replaced() -> bool:
-            return bool(self.processes(fault) - before) and self.ask()
-
-        return time.monotonic() - at if until(replaced, RECOVERY_SECONDS) else None
+        Returns:
+            seconds until another is in its place and requests are answered, None for never; and how many requests failed.
+        """
+        before, self.failed = self.processes(fault), 0
+        with self.asked():
+            os.kill(min(before), signal.SIGKILL)
+            at = time.monotonic()
+            good = until(lambda: self.processes(fault) - before and self.answers(), RECOVERY_SECONDS)
+            seconds = time.monotonic() - at
+            time.sleep(SETTLING_SECONDS)
+        return (seconds if good else None), self.failed
 
 
 def application(system: str) -> dict[str, Any] | None:
@@ -103,7 +113,7 @@ def served(system: str, export: Path, folder: Path, environment: Mapping[str, st
         environment: of the cluster.
 
     Raises:
-        RuntimeError: it does not come up, with what the command said.
+        InfrastructureError: it does not come up, with what the command said.
     """
     entry = application(system)
     assert entry is not None
@@ -116,13 +126,14 @@ def served(system: str, export: Path, folder: Path, environment: Mapping[str, st
     http = {"host": "127.0.0.1", "port": port}
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump({"proxy_location": "HeadOnly", "http_options": http, "applications": [entry]}))
-    command = [sys.executable, "-m", "serve.deploy", str(file)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"serve.deploy ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    for words in (["serve.common.keys", "new", "faults", "--file", str(folder / "keys")], ["serve.deploy", str(file)]):
+        command = [sys.executable, "-m", *words]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InfrastructureError(f"{words[0]} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     try:
         yield Service(entry["name"], f"http://127.0.0.1:{port}{entry['route_prefix']}", environment)
     finally:
         from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-        ServeSubmissionClient(environment["RAY_DASHBOARD_ADDRESS"]).delete_applications()
+        ServeSubmissionClient(environment["RAY_DASHBOARD_ADDRESS"]).delete_applications()  # type: ignore[no-untyped-call]  # Ray
