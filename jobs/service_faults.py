@@ -1,6 +1,7 @@
 """Faults of a service: what serves a run's export is killed while requests arrive, and answers again."""
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -21,7 +22,9 @@ from rayworks.core.errors import InfrastructureError
 
 CONFIG = ROOT / "serve" / "config.smoke.yaml"
 KILLED = {"replica killed": "SERVE_REPLICA::{name}#", "Serve controller killed": "SERVE_CONTROLLER_ACTOR"}
-"""Beginning of the name of the actor that dies. Not the shared one of an application, whose name has other parts."""
+"""Beginning of the name of the actor that dies."""
+SHARED = "#Shared#"
+"""In the name of the actor that an application's replicas agree by, which is none of them."""
 INTERVAL_SECONDS = 0.2
 RECOVERY_SECONDS = 180.0
 SETTLING_SECONDS = 2.0
@@ -43,7 +46,7 @@ class Service:
         try:
             with urllib.request.urlopen(f"{self.url}/healthz", timeout=10) as answer:
                 return bool(answer.status == 200)
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
 
     def ask(self) -> None:
@@ -78,7 +81,8 @@ class Service:
 
         beginning = KILLED[fault].format(name=self.name)
         alive = list_actors(self.environment["RAY_DASHBOARD_ADDRESS"], filters=[("state", "=", "ALIVE")])
-        return {actor.pid for actor in alive if actor.pid and (actor.name or "").startswith(beginning)}
+        named = {actor.name: actor.pid for actor in alive if actor.pid and actor.name}
+        return {pid for name, pid in named.items() if name.startswith(beginning) and SHARED not in name}
 
     def disturbed(self, fault: str) -> tuple[float | None, int]:
         """Kill one such process while requests arrive.

@@ -8,7 +8,12 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck
 from schemathesis import GenerationMode
-from schemathesis.checks import CHECKS
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from rayworks.systems import REGISTRY
 from tests.serve.deployment import Deployment
@@ -17,14 +22,12 @@ EXAMPLES = {GenerationMode.POSITIVE: 15, GenerationMode.NEGATIVE: 15}
 """Of every operation."""
 SECONDS = 30.0
 """A request without an answer by then hangs; deadlines of the applications are shorter."""
-PROMISES = CHECKS.get_by_names(
-    [
-        "status_code_conformance",
-        "content_type_conformance",
-        "response_schema_conformance",
-        "response_headers_conformance",
-    ]
-)
+PROMISES = [
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    response_headers_conformance,
+]
 
 
 @pytest.mark.parametrize("mode", GenerationMode, ids=lambda mode: mode.value)
