@@ -12,7 +12,7 @@ import pytest
 from jobs.faults import NAMES
 from tests.conftest import ROOT
 
-SLOWLY = ("--counting.to", "8", "--counting.pause_seconds", "0.4", "--counting.workers", "0")
+SLOWLY = ("--counting.to", "6", "--counting.pause_seconds", "0.4")
 
 
 def matrix(environment: dict[str, str], folder: Path, *arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
