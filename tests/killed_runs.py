@@ -8,7 +8,6 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tests.conftest import ROOT, FinishedRun
 from tests.observing import actor_processes, until
@@ -32,48 +31,29 @@ def is_there(directory: Path, what: str) -> bool:
 
 @dataclass(frozen=True)
 class Killed:
-    """How a system's smallest run is disturbed, and what of its report tells time."""
+    """How a system's smallest run is disturbed."""
 
     deaths: tuple[tuple[str, str], ...] = ((checkpoint(1), DRIVER),)
     """A file of the run or a checkpoint, and who dies by SIGKILL once it is there: the driver, or an actor of a class."""
     changes: tuple[str, ...] = ("--compute.workers", "2")
     """Settings that must not change the result."""
-    timed: frozenset[str] = frozenset()
-    """Keys and table columns that hold seconds or speeds."""
     models: str = ""
     """Pattern of files that must be equal byte for byte."""
 
 
 KILLED = {
-    "alignment": Killed(
-        changes=(),
-        timed=frozenset({"tokens_per_second", "tokens_per_second_base", "tokens_per_second_guided", "tokens/s"}),
-    ),
-    "difficulty": Killed(timed=frozenset({"fit_seconds", "seconds"})),
+    "alignment": Killed(changes=()),
+    "difficulty": Killed(),
     "federation": Killed(
-        deaths=((checkpoint(2), "_Host"), (checkpoint(5), DRIVER)),
-        timed=frozenset(
-            {
-                *("seconds_per_round", "seconds_per_round_engine", "seconds_per_round_flower"),
-                *("seconds a round", "times ours"),
-            }
-        ),
-        models="trainings/*/model.safetensors",
+        deaths=((checkpoint(2), "_Host"), (checkpoint(5), DRIVER)), models="trainings/*/model.safetensors"
     ),
     "marl": Killed(
         deaths=((checkpoint(2), "TeamRunner"), (checkpoint(4), "_Host"), (checkpoint(6), DRIVER)),
         changes=("--compute.workers", "2", "--sampling.runners", "1"),
-        timed=frozenset(
-            {
-                *("env_steps_per_second", "train_steps_per_second"),
-                *("env steps/s sampling", "env steps/s in all"),
-            }
-        ),
         models="trainings/*/*.safetensors",
     ),
     "recommendation": Killed(
         deaths=(("training/progress.json", "RayTrainWorker"), ("training/acceptance-0/done.json", DRIVER)),
-        timed=frozenset({"sequences_per_second", "sequences per second", "seconds", "labels_per_second"}),
     ),
     "regulation": Killed(),
 }
@@ -111,25 +91,3 @@ def killed_and_repeated(system: str, straight: FinishedRun, cluster: dict[str, s
 
 def _has_come(directory: Path, what: str, driver: subprocess.Popen[bytes]) -> bool:
     return is_there(directory, what) or driver.poll() is not None
-
-
-def untimed(system: str, directory: Path) -> dict[str, Any]:
-    """The report without what tells time, and without the run's name."""
-    report = json.loads((directory / "report.json").read_text())
-    timed = KILLED[system].timed
-    report["tables"] = [
-        {**table, "rows": list(zip(table["columns"], *table["rows"], strict=True))} for table in report["tables"]
-    ]
-    for table in report["tables"]:
-        table["rows"] = [column for column in table["rows"] if column[0] not in timed]
-        table["columns"] = [name for name in table["columns"] if name not in timed]
-    del report["run"]
-    found: dict[str, Any] = without(report, timed)
-    return found
-
-
-def without(value: Any, names: frozenset[str]) -> Any:
-    """The value without what any mapping inside keeps under these names."""
-    if isinstance(value, dict):
-        return {key: without(inner, names) for key, inner in value.items() if key not in names}
-    return [without(inner, names) for inner in value] if isinstance(value, list) else value

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from jobs.disturbed_run import untimed
 from rayworks.core import config as configs
 from rayworks.core import datasets, models
 from rayworks.core.config import Section, SystemConfig
@@ -20,7 +21,7 @@ from rayworks.systems import REGISTRY
 from serve.common.served_run import ServedRun, ServingArgs
 from tests import smallest
 from tests.conftest import FinishedRun
-from tests.killed_runs import KILLED, killed_and_repeated, untimed
+from tests.killed_runs import KILLED, killed_and_repeated
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = list(REGISTRY)
@@ -180,7 +181,7 @@ def test_a_killed_run_repeated_leaves_what_an_undisturbed_one_does(
 ) -> None:
     straight = finished_runs(spec.name)
     directory = killed_and_repeated(spec.name, straight, cluster)
-    expected, found = untimed(spec.name, straight.directory), untimed(spec.name, directory)
+    expected, found = untimed(straight.directory, spec.timed), untimed(directory, spec.timed)
     for part in expected:
         assert found[part] == expected[part], part
     pattern = KILLED[spec.name].models

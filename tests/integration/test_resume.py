@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from jobs.disturbed_run import without
 from rayworks.core import config as configs
 from rayworks.core import manifest
 from rayworks.core.registry import find
 from rayworks.core.run_directory import RunDirectory
+from rayworks.runtime.checkpoints import RESUME
 from rayworks.runtime.stages import STATE
-from rayworks.runtime.system import RESUME
 from rayworks.systems import REGISTRY
 from tests import smallest
-from tests.killed_runs import KILLED, without
 from tests.pool_here import PoolHere
 
 SMALLER = {
@@ -34,7 +34,7 @@ something to tell; that it resumes is seen where they are killed.
 
 
 def stored(folder: Path, system: str) -> Any:
-    return without(json.loads((folder / STATE).read_text()), KILLED[system].timed | {"seconds", "sampling"})
+    return without(json.loads((folder / STATE).read_text()), find(REGISTRY, system).timed | {"seconds", "sampling"})
 
 
 def test_every_system_is_tried_here_or_named_above() -> None:

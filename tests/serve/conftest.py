@@ -21,7 +21,7 @@ def deployment(
     wanted = {item.path.name for item in request.session.items}
     with serving(cluster, tmp_path_factory.mktemp("serve")) as deployment:
         for system in REGISTRY:
-            if f"test_{system}_app.py" in wanted:
+            if {f"test_{system}_app.py", "test_generated_requests.py"} & wanted:
                 folder = deployment.folder / system
                 folder.mkdir()
                 deployment.add(system, getattr(applications, system)(folder, finished_runs))

@@ -9,8 +9,8 @@ import pytest
 
 from rayworks.core.run_directory import RunDirectory
 from rayworks.runtime import checkpoints
+from rayworks.runtime.checkpoints import EXPERIMENT, RESUME, TRIAL
 from rayworks.runtime.experiment import set_aside
-from rayworks.runtime.system import EXPERIMENT, RESUME, TRIAL
 
 TRIAL_FOLDER = f"{EXPERIMENT}/{TRIAL}"
 

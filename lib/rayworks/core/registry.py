@@ -25,6 +25,8 @@ class SystemSpec:
     """The keys of ``report.json``'s ``headline``, all of them, in order."""
     optional_headline: tuple[str, ...] = ()
     """Keys that only some configs add to it; a sweep may compare its trials by them."""
+    timed: frozenset[str] = frozenset()
+    """Keys and table columns of the report that hold seconds or speeds: all that differs between two runs of a config."""
     figures: tuple[str, ...] = ()
     """File names under ``figures/`` that a finished run has."""
     needs: tuple[str, ...] = field(default=())

@@ -117,7 +117,12 @@ def _value(loader: _Loader, node: yaml.Node, alternatives: tuple[Any, ...]) -> A
         return [_value(loader, entry, inner) for entry in node.value]
     if _keeps_text(alternatives) and not (node.tag == NULL and types.NoneType in alternatives):
         return node.value
-    return loader.construct_object(node, deep=True)
+    try:
+        return loader.construct_object(node, deep=True)
+    except (ValueError, LookupError, AttributeError):
+        # A tag may claim anything of a word, and integers have no end.
+        kind = str(node.tag).rpartition(":")[2]
+        raise yaml.YAMLError(f"{str(node.value)[:40]!r} cannot be read as {kind}") from None
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:

@@ -12,6 +12,16 @@ import numpy as np
 
 from rayworks.core import seeds
 
+EXPERIMENT = "tune"
+"""Tune's own folder inside the run directory, whose state is removed at every start: nothing of ours may lie there."""
+TRIAL = "trial"
+"""Folder of a job's one trial below it: curves, results and checkpoints."""
+CHECKPOINT = "checkpoint_"
+"""Beginning of the names that Tune gives to checkpoints, before their number."""
+RESUME = "resume"
+"""Folder of the checkpoint that a run goes on from, when it was begun before."""
+POSITION = "position.json"
+"""Says in a checkpoint how many steps lie behind it."""
 SEAL = "complete.json"
 RANDOM_STATE = "random_state.pkl"
 

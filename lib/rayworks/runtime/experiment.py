@@ -18,11 +18,9 @@ from ray import tune
 
 from rayworks.core.run_directory import RunDirectory
 from rayworks.runtime import checkpoints
+from rayworks.runtime.checkpoints import CHECKPOINT, EXPERIMENT, POSITION, RESUME
 from rayworks.runtime.storage import blamed_for_failures
-from rayworks.runtime.system import DONE, EXPERIMENT, POSITION, RESUME
-
-CHECKPOINT = "checkpoint_"
-"""Beginning of the names that Tune gives to checkpoints, before their number."""
+from rayworks.runtime.system import DONE
 
 
 def fit(

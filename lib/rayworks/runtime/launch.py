@@ -18,13 +18,14 @@ from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError
 from rayworks.core.registry import SystemSpec
 from rayworks.core.run_directory import CONFIG, REPORT_HTML, RunDirectory
 from rayworks.runtime import experiment, placement
+from rayworks.runtime.checkpoints import RESUME, TRIAL
 from rayworks.runtime.data_parallel import PRIVATE
 from rayworks.runtime.ending import Ending
 from rayworks.runtime.failures import Failure
 from rayworks.runtime.lease import Lease
 from rayworks.runtime.progress import ProgressLines
 from rayworks.runtime.storage import require_room, require_usable
-from rayworks.runtime.system import DONE, FAILURE, RESUME, TRIAL
+from rayworks.runtime.system import DONE, FAILURE
 
 RAY_ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

@@ -4,8 +4,9 @@ from typing import Any
 
 from rayworks.core import manifest
 from rayworks.core.run_directory import RunDirectory
+from rayworks.runtime.checkpoints import RESUME
 from rayworks.runtime.failures import classify
-from rayworks.runtime.system import DONE, RESUME, Metrics, System
+from rayworks.runtime.system import DONE, Metrics, System
 
 TRIALS = "trials"
 DESIGN = "design.json"

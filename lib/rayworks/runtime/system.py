@@ -22,18 +22,12 @@ from rayworks.core.report import Report, Table
 from rayworks.core.run_directory import EXPORT, MANIFEST, RunDirectory
 from rayworks.core.sweep import TrialResult
 from rayworks.runtime import checkpoints
+from rayworks.runtime.checkpoints import POSITION, RESUME
 from rayworks.runtime.failures import classify
 
 Metrics = dict[str, Any]
 DONE = "run_done"
 FAILURE = "failure.json"
-EXPERIMENT = "tune"
-"""Tune's own folder inside the run directory, whose state is removed at every start: nothing of ours may lie there."""
-RESUME = "resume"
-"""Folder of the checkpoint that a run goes on from, when it was begun before."""
-POSITION = "position.json"
-TRIAL = "trial"
-"""Folder of a job's one trial below it: curves, results and checkpoints."""
 
 
 class System(tune.Trainable, abc.ABC, Generic[ConfigT]):

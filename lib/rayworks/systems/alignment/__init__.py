@@ -35,6 +35,7 @@ SPEC = SystemSpec(
         "tokens_per_second_base",
         "tokens_per_second_guided",
     ),
+    timed=frozenset({"tokens_per_second", "tokens_per_second_base", "tokens_per_second_guided", "tokens/s"}),
     figures=("frontier.png", "training.png", "objectives.png"),
     needs=("smollm2-135m-instruct", "clothing-reviews", "imdb-classifier"),
 )

@@ -33,6 +33,7 @@ SPEC = SystemSpec(
         "fit_seconds",
     ),
     optional_headline=("accuracy_base", "accuracy_tuned", "gain", "gain_on_trained_bins"),
+    timed=frozenset({"fit_seconds", "seconds"}),
     figures=(
         "difficulties.png",
         "item_curves.png",

@@ -28,6 +28,9 @@ SPEC = SystemSpec(
         "seconds_per_round_flower",
         "epsilon",
     ),
+    timed=frozenset(
+        {"seconds_per_round", "seconds_per_round_engine", "seconds_per_round_flower", "seconds a round", "times ours"}
+    ),
     figures=("partition.png", "accuracy.png", "clients.png", "pseudo.png"),
     needs=("digits",),
 )

@@ -32,6 +32,7 @@ SPEC = SystemSpec(
         "train_steps_per_second",
     ),
     optional_headline=("won_final",),
+    timed=frozenset({"env_steps_per_second", "train_steps_per_second", "env steps/s sampling", "env steps/s in all"}),
     figures=("learning.png", "bias.png", "symmetry.png", "generalisation.png", "episode.png"),
 )
 

@@ -23,6 +23,7 @@ SPEC = SystemSpec(
         "sequences_per_second",
         "audit_warnings",
     ),
+    timed=frozenset({"sequences_per_second", "sequences per second", "seconds", "labels_per_second"}),
     figures=("calibration.png", "attribution.png", "policies.png", "effects.png"),
     needs=("open-bandit",),
     smoke={

@@ -1,0 +1,64 @@
+"""``python -m jobs.faults``: one system's column on the shared cluster, and that a system with a defect does not pass."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.faults import NAMES
+from tests.conftest import ROOT
+
+SLOWLY = ("--counting.to", "6", "--counting.pause_seconds", "0.4")
+
+
+def matrix(environment: dict[str, str], folder: Path, *arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
+    """Exit code, cells by fault, and what was printed."""
+    command = [sys.executable, "-m", "jobs.faults", "--output", str(folder / "faults.json"), *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    cells = json.loads((folder / "faults.json").read_text())
+    return done.returncode, {cell["fault"]: cell for cell in cells}, done.stdout + done.stderr
+
+
+def test_a_column_of_the_matrix(cluster: dict[str, str], tmp_path: Path) -> None:
+    faults = ("run actor killed", "driver SIGKILL", "newest checkpoint corrupted", "slow node", "node killed")
+    code, cells, printed = matrix(
+        cluster, tmp_path, "--system", "tests.counting_system:SPEC", "--fault", *faults, "--markdown", *SLOWLY
+    )
+    assert code == 0, printed
+    assert set(cells) == set(faults)
+    assert "not this command's to harm" in cells["node killed"]["skipped"]
+    assert "no worker actors" in cells["slow node"]["skipped"]
+    for fault in faults[:3]:
+        cell = cells[fault]
+        assert not cell["skipped"] and not cell["problem"], cell
+        assert cell["lost"] == 0 and cell["seconds"] > 0
+        assert f"| tests.counting_system:SPEC | {fault} |" in printed
+    assert cells["driver SIGKILL"]["codes"] == [-9, 0]
+    assert cells["run actor killed"]["codes"] == [0]
+    assert cells["newest checkpoint corrupted"]["again"] == 1, (
+        "the step of the checkpoint that was harmed, and no other"
+    )
+
+
+def test_a_system_that_forgets_does_not_pass(cluster: dict[str, str], tmp_path: Path) -> None:
+    code, cells, printed = matrix(
+        cluster, tmp_path, "--system", "tests.forgetful_system:SPEC", "--fault", "driver SIGKILL", *SLOWLY
+    )
+    assert code == 1, printed
+    assert "report differs in headline" in cells["driver SIGKILL"]["problem"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_whole_column_of_regulation(tmp_path: Path) -> None:
+    alone = {"RAYWORKS_CLUSTER": str(tmp_path / "cluster")}
+    code, cells, printed = matrix(alone, tmp_path, "--system", "regulation", "--price.models_per_call", "1")
+    assert code == 0, printed
+    assert set(cells) == set(NAMES)
+    assert cells["replica killed"]["seconds"] > 0
