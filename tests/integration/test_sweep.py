@@ -121,6 +121,7 @@ def test_a_killed_driver_repeated_does_not_run_finished_trials_again(
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
     assert "4 of 4 trials finished" in again.stdout
+    assert "   3/4 " in again.stdout and "   4/4 " in again.stdout and "   1/4 " not in again.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert attempts_of(tmp_path) == [1, 1, 2, 2]
     report = json.loads((folder / "report.json").read_text())

@@ -24,6 +24,7 @@ from rayworks.core.sweep_report import PARALLEL, PARETO, best_first, pareto_fron
 from rayworks.runtime.sweep import run_sweep, write_design
 from rayworks.runtime.sweep_halving import ResumedHalving
 from rayworks.runtime.sweep_search import DesignSearch
+from rayworks.runtime.system import scalars
 from tests.counting_system import SPEC
 
 GRID: dict[str, Any] = {
@@ -207,7 +208,7 @@ def test_a_learning_search_stands_after_any_death_where_it_stood(tmp_path: Path,
         ("end", "d"),
     ]
     steps += [("end", "c"), ("suggest", "e"), ("suggest", "f"), ("end", "f"), ("end", "e")]
-    scores = dict(zip("abcdef", (1.0, 5.0, 2.0, 2.0, 9.0, 4.0), strict=True))
+    scores = dict(zip("abcdef", (1.0, 5.0, None, 2.0, 9.0, 4.0), strict=True))
 
     def run(directory: RunDirectory, deaths: set[int]) -> tuple[list[Any], list[Any]]:
         search, inner = begin(learning, directory)
@@ -223,7 +224,7 @@ def test_a_learning_search_stands_after_any_death_where_it_stood(tmp_path: Path,
             else:
                 design, seed = int(named[trial][:4]), int(named[trial][-1])
                 ended.append(result(design, seed, 0, 1, scores[trial]))
-                search.on_trial_complete(trial, {"total": scores[trial]})
+                search.on_trial_complete(trial, scalars({"total": scores[trial]}))
         designs = [directory.read_json(f"trials/{index:04d}-seed-0/design.json")["values"] for index in range(3)]
         return inner.heard, designs
 
@@ -268,7 +269,7 @@ def test_halving_goes_on_with_what_earlier_attempts_reached(tmp_path: Path) -> N
     assert directory.read_json("trials/0003-seed-0/stopped.json") == {"why": "count 1, progress 0.2"}
 
 
-def result(design: int, seed: int, to: int, count: float | None, total: float = 0) -> TrialResult:
+def result(design: int, seed: int, to: int, count: float | None, total: float | None = 0) -> TrialResult:
     report = None if count is None else {"headline": {"count": count, "total": total}}
     values = {"counting.to": to, "counting.at": design}
     failure = "" if report else "data: item 2: is poison; drop it"

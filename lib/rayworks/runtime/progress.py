@@ -33,10 +33,10 @@ class ProgressLines(Callback):
 
 
 class TrialLines(Callback):
-    """Prints ``  3/8  1:07  0002-seed-0  accuracy 0.84`` when a trial of a sweep has ended."""
+    """Prints ``  3/8  1:07  0002-seed-0  accuracy 0.84`` when a trial of a sweep has ended, ``before`` having ended before."""
 
-    def __init__(self, metrics: Sequence[str], planned: int) -> None:
-        self._metrics, self._planned = metrics, planned
+    def __init__(self, metrics: Sequence[str], planned: int, before: int) -> None:
+        self._metrics, self._planned, self._before = metrics, planned, before
         self._started = time.monotonic()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -51,7 +51,7 @@ class TrialLines(Callback):
 
     def _print(self, trials: list[Any], trial: Any, text: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        ended = sum(other.is_finished() or other is trial for other in trials)
+        ended = self._before + sum(other.is_finished() or other is trial for other in trials)
         print(f"{ended:4d}/{self._planned} {minutes:3d}:{seconds:02d}  {trial}  {text}", flush=True)
 
 

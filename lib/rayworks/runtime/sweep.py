@@ -22,7 +22,7 @@ from rayworks.runtime.lease import Lease
 from rayworks.runtime.progress import TrialLines
 from rayworks.runtime.storage import require_room, require_usable
 from rayworks.runtime.sweep_halving import ResumedHalving
-from rayworks.runtime.sweep_search import DesignSearch, require_optuna
+from rayworks.runtime.sweep_search import SEARCH, DesignSearch, require_optuna
 from rayworks.runtime.sweep_trial import DESIGN, STOPPED, TRIALS, trial_class, trial_directory
 from rayworks.runtime.system import DONE, FAILURE
 
@@ -78,6 +78,10 @@ def check_resume(directory: RunDirectory, sweep: Sweep[Any]) -> None:
     launch.refuse_old_names(stored["base"], sweep.base, directory.uri)
     changed = [name for name in now["settings"] if stored["settings"].get(name) != now["settings"][name]]
     changed += [f"base.{field}" for field in configs.differences(stored["base"], sweep.base)]
+    if sweep.settings.search == "optuna" and directory.list(TRIALS) and not directory.exists(SEARCH):
+        raise ResumeMismatch(
+            f"{SEARCH}: is not in {directory.uri}, whose trials lie there; choose another base.run.name"
+        )
     if changed:
         raise ResumeMismatch(
             f"{', '.join(changed)}: not as in {directory.uri}; restore it, or choose another base.run.name"
@@ -141,7 +145,9 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
         bundles = system.bundles(sweep.spec.config.model_validate(stored))
         return tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
 
-    ended = [trial for trial in results(sweep, directory) if not trial.retriable]
+    known = results(sweep, directory)
+    ended = [trial for trial in known if not trial.retriable]
+    begun = [trial.name for trial in known if trial.retriable]
     left = sweep.planned - len(ended)
     if not left:
         return
@@ -152,7 +158,6 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
     where: dict[str, Any] = {"storage": directory.storage, "sweep": directory.run}
     if to_run:
         where["trial"] = tune.grid_search([trial.name for trial in to_run])
-    begun = [trial.name for trial in results(sweep, directory) if trial.retriable]
     # A snapshot costs what there are trials: short ones must not force one each.
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "auto"
     grid = experiment.fit(
@@ -166,7 +171,7 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
             max_concurrent_trials=_most_at_once(sweep),
             **_search(sweep, directory, ended, left),
         ),
-        TrialLines(sweep.settings.metric, sweep.planned),
+        TrialLines(sweep.settings.metric, sweep.planned, len(ended)),
         {name: trial_directory(directory, name) for name in begun},
         checkpoints_kept=3,
     )

@@ -15,7 +15,7 @@ from rayworks.core.run_directory import RunDirectory
 from rayworks.core.sweep import Dimension, Sweep, Trial, TrialResult, trial_name
 from rayworks.runtime.failures import Failure
 from rayworks.runtime.sweep_trial import trial_directory
-from rayworks.runtime.system import FAILURE
+from rayworks.runtime.system import FAILURE, scalars
 
 SEARCH = "search.json"
 """In the sweep's directory: what was asked of the search and told to it, in order."""
@@ -81,6 +81,7 @@ class DesignSearch(Searcher):
         self._told: set[int] = set()
         self._worst: dict[str, float] = {}
         self._log: list[dict[str, Any]] = []
+        self._refused: ConfigError | None = None
         self._take_up({trial.name: trial for trial in ended})
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -116,7 +117,7 @@ class DesignSearch(Searcher):
         for design, values in begun.items():
             trials = self._trials(design, values)
             self._waiting += [trial for trial in trials if trial.name not in ended]
-            self._results[design] = [ended[trial.name].headline for trial in trials if trial.name in ended]
+            self._results[design] = [scalars(ended[trial.name].headline) for trial in trials if trial.name in ended]
             self._judge(design)
 
     def _next_design(self) -> bool:
@@ -135,7 +136,7 @@ class DesignSearch(Searcher):
             self._waiting = self._trials(design, values)
             if self._waiting:
                 return True
-        raise ConfigError(f"space: {MAX_REFUSED} designs in a row are refused; the last one: {values}")
+        raise ConfigError(f"space: {MAX_REFUSED} designs in a row are refused; the last one: {self._refused}")
 
     def _trials(self, design: int, values: dict[str, Any]) -> list[Trial[Any]]:
         """A design's trials; none, told to the search, where it is no valid config."""
@@ -144,6 +145,7 @@ class DesignSearch(Searcher):
         except ConfigError as error:
             if design not in self._told:
                 print(f"design {design} is refused: {error}", file=sys.stderr)
+                self._refused = error
                 self._tell(design, dict(self._worst))
             return []
 
