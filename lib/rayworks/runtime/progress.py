@@ -33,7 +33,7 @@ class ProgressLines(Callback):
 
 
 class TrialLines(Callback):
-    """Prints ``  3/8  1:07  0002-seed-0  accuracy 0.84`` when a trial of a sweep has ended, ``before`` having ended before."""
+    """Prints ``  3/8  1:07  0002-seed-0  accuracy 0.84`` when a trial has ended; ``before`` had when the command began."""
 
     def __init__(self, metrics: Sequence[str], planned: int, before: int) -> None:
         self._metrics, self._planned, self._before = metrics, planned, before
