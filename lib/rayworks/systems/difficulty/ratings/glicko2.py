@@ -26,6 +26,8 @@ from rayworks.systems.difficulty.ratings.rating_games import (
 SCALE = 173.7178
 """Rating points per unit of mu, as Glickman prints it (400 / ln 10)."""
 SMALLEST_TAU = 1e-3
+SMALLEST, LARGEST = 1e-3, 1e12
+"""Rating points that any setting may have: squares and inverse squares of them are numbers still."""
 TOLERANCE = 1e-6
 MAX_ITERATIONS = 1000
 """Of the volatility's root search; a handful is usual."""
@@ -34,24 +36,31 @@ MAX_ITERATIONS = 1000
 class Glicko2Options(Section):
     """Parameters and production guards. ``None`` switches a guard off."""
 
-    start_rating: float = Field(1500.0, description="rating of a new player")
-    start_deviation: float = Field(350.0, gt=0, description="rating deviation of a new player, in rating points")
-    start_volatility: float = Field(0.06, gt=0, description="volatility of a new player")
+    start_rating: float = Field(1500.0, ge=-LARGEST, le=LARGEST, description="rating of a new player")
+    start_deviation: float = Field(
+        350.0, ge=SMALLEST, le=LARGEST, description="rating deviation of a new player, in rating points"
+    )
+    start_volatility: float = Field(0.06, ge=1e-6, le=LARGEST, description="volatility of a new player")
     tau: float = Field(0.5, ge=0, le=5, description="how freely the volatility moves; 0 keeps it as it is")
     elapsed_periods: float = Field(
         1.0,
         ge=0,
+        le=LARGEST,
         description="share of a period that passed, for the growth of deviations; 0 if each game is rated at once",
     )
     max_volatility: float | None = Field(
-        0.1, gt=0, description="ceiling of every volatility; higher ones may keep a rating from settling"
+        0.1, ge=1e-6, le=LARGEST, description="ceiling of every volatility; higher ones may keep a rating from settling"
     )
-    max_rating_change: float | None = Field(700.0, gt=0, description="largest change in one update, in rating points")
-    min_rating: float | None = Field(None, description="floor of every rating")
-    min_deviation: float = Field(0.0, ge=0, description="floor of every deviation, in rating points")
-    max_deviation: float = Field(500.0, gt=0, description="ceiling of every deviation, in rating points")
+    max_rating_change: float | None = Field(
+        700.0, ge=SMALLEST, le=LARGEST, description="largest change in one update, in rating points"
+    )
+    min_rating: float | None = Field(None, ge=-LARGEST, le=LARGEST, description="floor of every rating")
+    min_deviation: float = Field(0.0, ge=0, le=LARGEST, description="floor of every deviation, in rating points")
+    max_deviation: float = Field(
+        500.0, ge=SMALLEST, le=LARGEST, description="ceiling of every deviation, in rating points"
+    )
     clueless_deviation: float | None = Field(
-        None, gt=0, description="an opponent whose deviation is this or more does not move a rating"
+        None, ge=SMALLEST, le=LARGEST, description="an opponent whose deviation is this or more does not move a rating"
     )
 
     @model_validator(mode="after")

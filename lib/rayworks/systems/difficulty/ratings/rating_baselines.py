@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from rayworks.core.config import Section
-from rayworks.systems.difficulty.ratings.glicko2 import SCALE, deviation_impact
+from rayworks.systems.difficulty.ratings.glicko2 import LARGEST, SCALE, SMALLEST, deviation_impact
 from rayworks.systems.difficulty.ratings.rating_games import (
     FloatArray,
     IndexArray,
@@ -23,15 +23,19 @@ from rayworks.systems.difficulty.ratings.rating_games import (
 class GlickoOptions(Section):
     """Parameters of Glicko-1. It has no volatility: deviations of all players grow alike."""
 
-    growth: float = Field(34.6, ge=0, description="c: how much a deviation grows per period, in rating points")
-    min_deviation: float = Field(30.0, ge=0, description="floor of every deviation, in rating points")
-    max_deviation: float = Field(350.0, gt=0, description="ceiling of every deviation and that of a new player")
+    growth: float = Field(
+        34.6, ge=0, le=LARGEST, description="c: how much a deviation grows per period, in rating points"
+    )
+    min_deviation: float = Field(30.0, ge=0, le=LARGEST, description="floor of every deviation, in rating points")
+    max_deviation: float = Field(
+        350.0, ge=SMALLEST, le=LARGEST, description="ceiling of every deviation and that of a new player"
+    )
 
 
 class EloOptions(Section):
     """The one parameter of Elo."""
 
-    k: float = Field(20.0, gt=0, description="rating points that a win against all expectation is worth")
+    k: float = Field(20.0, gt=0, le=LARGEST, description="rating points that a win against all expectation is worth")
 
 
 GLICKO1 = GlickoOptions()
