@@ -251,7 +251,13 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
         ),
     ),
     "auction": (
-        Comparison("time of a bid", "direct quadrature", ratio="times as fast per bid as direct quadrature (goal 100)"),
+        Comparison(
+            "CPU ms for the bids of a million types",
+            "direct quadrature",
+            ours="bids uniform",
+            ratio="times as fast per bid as direct quadrature (goal 100)",
+            scale=1000,
+        ),
         Comparison(
             "time of one participation",
             "double quadrature",
