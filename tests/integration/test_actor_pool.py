@@ -209,6 +209,7 @@ def test_neither_making_an_actor_nor_waiting_in_its_queue_counts_as_a_call(tmp_p
         pool.shutdown()
 
 
+@pytest.mark.slow  # a driver whose connections were cut is no driver for other tests
 def test_an_actor_whose_connection_breaks_is_asked_again_and_not_replaced(make_pool: MakePool, tmp_path: Path) -> None:
     pool = make_pool(size=1)
     process = pool.submit("pid").result()
@@ -230,6 +231,7 @@ def test_an_actor_whose_connection_breaks_is_asked_again_and_not_replaced(make_p
     assert call.result() == process and pool.replaced == 0
 
 
+@pytest.mark.slow  # a driver whose connections were cut is no driver for other tests
 def test_an_actor_that_does_not_come_back_is_replaced(make_pool: MakePool, tmp_path: Path) -> None:
     pool = make_pool(size=1, seconds_to_return=1.0)
     process = pool.submit("pid").result()
