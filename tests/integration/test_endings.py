@@ -30,7 +30,7 @@ Start = Callable[..., subprocess.Popen[str]]
 def anywhere(request: pytest.FixtureRequest) -> dict[str, str]:
     """The environment of a driver that joins a cluster, or starts a Ray of its own."""
     if request.param == "private":
-        return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        return {name: value for name, value in os.environ.items() if not name.startswith(("RAY_ADDRESS", "RAY_AUTH"))}
     joined: dict[str, str] = request.getfixturevalue("cluster")
     return {**os.environ, **joined}
 
