@@ -140,4 +140,4 @@ def served(system: str, export: Path, folder: Path, environment: Mapping[str, st
     finally:
         from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-        ServeSubmissionClient(environment["RAY_DASHBOARD_ADDRESS"]).delete_applications()  # type: ignore[no-untyped-call]  # Ray
+        ServeSubmissionClient(environment["RAY_DASHBOARD_ADDRESS"]).delete_applications()  # type: ignore[no-untyped-call]  # Ray does not annotate it

@@ -48,7 +48,7 @@ async def open_loop(deployment: Deployment, name: str, midway: Any) -> list[http
             user = deployment.header(("tester", "other", "ann", "ben", "cem", "dan")[number % 6])
             sent.append(asyncio.create_task(client.post(url, json={"matrix": MATRIX}, headers={**header, **user})))
             await asyncio.sleep(1 / RATE)
-        return await asyncio.gather(*sent, return_exceptions=True)  # type: ignore[return-value]
+        return await asyncio.gather(*sent, return_exceptions=True)  # type: ignore[return-value]  # of BaseException
 
 
 def test_no_request_fails_when_one_of_two_replicas_is_killed(deployment: Deployment, two: str) -> None:

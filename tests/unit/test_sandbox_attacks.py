@@ -214,6 +214,7 @@ def test_a_program_dies_with_us_and_with_the_launcher() -> None:
         os.kill(process.pid if victim == "ours" else launcher, signal.SIGKILL)
         process.wait()
         _wait_until_gone(started)
+        assert not [one for one in started if Path(f"/proc/{one}").exists()]
 
 
 def _children(parent: int) -> set[int]:

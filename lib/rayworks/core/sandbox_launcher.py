@@ -147,7 +147,7 @@ def _enter(request: Request, output: int, status: int, go: int) -> dict[str, Any
             raise EOFError("the launcher ended")
         source = b"".join(sandbox_walls.parts(0, request.source))
         sandbox_walls.raise_walls(request)
-        with open("main.py", "wb") as file:  # noqa: PTH123
+        with open("main.py", "wb") as file:  # noqa: PTH123  # pathlib would be one more import
             file.write(source)
         os.dup2(output, 1)
         os.dup2(os.open(sandbox_walls.INPUT, os.O_RDONLY), 0)
@@ -169,6 +169,7 @@ def _program(source: bytes) -> dict[str, Any]:
     os.environ.clear()
     sys.argv[:] = ["main.py"]
     streams = {"encoding": "utf-8", "errors": "surrogateescape", "closefd": False}
+    # Both stay open as long as the program runs; typeshed has no dunder streams that can be set.
     sys.stdin = sys.__stdin__ = open(0, **streams)  # type: ignore[misc,call-overload]  # noqa: SIM115
     sys.stdout = sys.__stdout__ = open(1, "w", **streams)  # type: ignore[misc,call-overload]  # noqa: SIM115
     return {

@@ -29,7 +29,7 @@ class _Symmetrised(nn.Module):
         return list(self.turns)
 
     def _back(self, answer: Decoded, turn: Tensor, number: int) -> Decoded:
-        raise NotImplementedError
+        raise NotImplementedError("a network that is symmetrised says how an answer of a view is turned back")
 
     def decode(self, graph: Graph) -> Decoded:
         """The mean over the views of what to do."""
