@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.util.state
 
 from rayworks.core.run_directory import RunDirectory
 from rayworks.runtime import lease
 from rayworks.runtime.lease import Lease
 from tests.conftest import ROOT
-from tests.observing import until
+from tests.observing import cluster_address, until
 
 COMMAND = (
     "import sys; from rayworks.core import config as configs; from rayworks.runtime.launch import launch; "
@@ -101,6 +102,11 @@ def test_of_two_drivers_one_runs_and_the_other_names_it(on_cluster: dict[str, st
     assert code == 75
     assert f"is being written by process {first.pid} on" in errors
     assert "%" not in printed
+    running = [("class_name", "=", "CountingRun"), ("state", "=", "ALIVE")]
+    (actor,) = ray.util.state.list_actors(cluster_address(), filters=running, detail=True)
+    assert actor.repr_name == "counting/default"
+    groups = ray.util.state.list_placement_groups(cluster_address(), filters=[("state", "=", "CREATED")])
+    assert "counting/default" in [group.name for group in groups]
     code, _, errors = end_of(first)
     assert code == 0, errors
     assert len(manifest_in(tmp_path)["attempts"]) == 1

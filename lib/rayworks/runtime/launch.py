@@ -166,8 +166,8 @@ def _run(
     reserved: Sequence[placement.Bundle],
 ) -> None:
     """Fit, and after an infrastructure failure fit again from the last checkpoint, at most ``max_failures`` times."""
-    group = tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
-    trainable = tune.with_resources(spec.load_system(), group)
+    held = [dict(bundle) for bundle in bundles]
+    trainable = experiment.placed(spec.load_system(), "Run", lambda config: held, config.run.name)
     for attempt in range(config.run.max_failures + 1):
         if directory.exists(FAILURE):
             directory.write(FAILURE, "null")

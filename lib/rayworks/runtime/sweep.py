@@ -140,10 +140,10 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
     """Run the trials that have not ended, from their last checkpoints."""
     system = sweep.spec.load_system()
 
-    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    def bundles(config: dict[str, Any]) -> list[dict[str, float]]:
         stored = trial_directory(directory, config["trial"]).read_json(DESIGN)["config"]
-        bundles = system.bundles(sweep.spec.config.model_validate(stored))
-        return tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
+        asked: list[dict[str, float]] = system.bundles(sweep.spec.config.model_validate(stored))
+        return asked
 
     known = results(sweep, directory)
     ended = [trial for trial in known if not trial.retriable]
@@ -162,7 +162,7 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "auto"
     grid = experiment.fit(
         directory,
-        tune.with_resources(trial_class(system), resources),
+        experiment.placed(trial_class(system), "Trial", bundles, directory.run),
         where,
         tune.TuneConfig(
             reuse_actors=system.reusable,

@@ -22,7 +22,7 @@ def trial_directory(sweep: RunDirectory, name: str) -> RunDirectory:
 
 def trial_class(system: type[System[Any]]) -> Any:
     """The system as a trial of a sweep."""
-    return type(f"{system.__name__}Trial", (_Trial, system), {"__doc__": system.__doc__})
+    return type(system.__name__, (_Trial, system), {"__doc__": system.__doc__})
 
 
 class _Trial(System[Any]):
