@@ -46,7 +46,9 @@ class Known:
             yield {**self.parameters, **(more or {})}
 
 
-def narrowed(document: dict[str, Any], bodies: Mapping[str, Sequence[Properties]], parameters: Values) -> dict[str, Any]:
+def narrowed(
+    document: dict[str, Any], bodies: Mapping[str, Sequence[Properties]], parameters: Values
+) -> dict[str, Any]:
     """The OpenAPI document with what is known in the places that mean it."""
     document = deepcopy(document)
     schemas = document["components"]["schemas"]
@@ -95,6 +97,7 @@ def alignment(deployment: Deployment, name: str) -> Known:
     guidance = mapping(model["objectives"], up_to(100, kind="number"), least=1)
     shared = {"model": {"const": model["id"]}, "guidance": guidance, "n": up_to(2, 1), "max_tokens": up_to(4, 1)}
     shared["stream_options"] = None
+    messages = {"type": "array", "items": {"$ref": "#/components/schemas/Message"}, "minItems": 1, "maxItems": 2}
 
     @contextmanager
     def stream() -> Iterator[Values]:
@@ -102,13 +105,15 @@ def alignment(deployment: Deployment, name: str) -> Known:
         body = {"model": model["id"], "prompt": "a", "max_tokens": 200, "n": 15, "stream": True}
         url, headers = f"{deployment.url(name)}/v1/completions", deployment.header(OWNER)
         with httpx.stream("POST", url, json=body, headers=headers, timeout=120) as answer:
-            first = next(line for line in answer.iter_lines() if line.startswith("data: {"))
+            # A dropped iterator would end the stream.
+            lines = answer.iter_lines()
+            first = next(line for line in lines if line.startswith("data: {"))
             yield {"completion": [json.loads(first.removeprefix("data: "))["id"]]}
 
     return Known(
         {
             "CompletionBody": [{**shared, "prompt": text(20)}],
-            "ChatBody": [{**shared, "max_completion_tokens": None}],
+            "ChatBody": [{**shared, "max_completion_tokens": None, "messages": messages}],
             "Message": [{"content": text(10)}],
             "GuidanceBody": [{"guidance": guidance}],
         },
@@ -144,7 +149,12 @@ def difficulty(deployment: Deployment, name: str) -> Known:
             "GameRow": [{"player": {"enum": players[:2]}, "opponent": {"enum": players[2:]}, "period": None}],
             "AttemptRow": [{"problem": {"enum": items}, "contestant": {"enum": players}, "period": None}],
             "ScoreBody": [
-                {"responses": mapping(items, score), "set": {"enum": page["sets"]}, "items": None, "population_sd": None},
+                {
+                    "responses": mapping(items, score),
+                    "set": {"enum": page["sets"]},
+                    "items": None,
+                    "population_sd": None,
+                },
                 {"responses": mapping(items[:1], score), "items": own, "set": None},
             ],
             "KnownItem": [{"item": {"const": items[0]}, "guessing": up_to(0.4, kind="number"), "ceiling": None}],
@@ -164,7 +174,7 @@ def jobs_of(deployment: Deployment, calibrated: str) -> Iterator[str]:
             directory = RunDirectory(str(folder / "spool" / job), "difficulty", "run")
             calibration = (folder / EXPORT / calibrated / CALIBRATION).read_bytes()
             directory.write(f"{EXPORT}/{RESPONSES}/{CALIBRATION}", calibration)
-            directory.write(REPORT_JSON, json.dumps({"headline": ["made up"]}))
+            directory.write(REPORT_JSON, json.dumps({"headline": {"reliability": 0.5}}))
             directory.write(MANIFEST, json.dumps({"state": "done"}))
         yield job
 
@@ -234,7 +244,7 @@ def recommendation(deployment: Deployment, name: str) -> Known:
     )
 
 
-ROUNDS = {"opened": 0, "filled": 2, "revealed": 3}
+ROUNDS = {"opened": 0, "submitted": 2, "revealed": 3}
 """Submissions of each before the requests; the last is paired, and may be settled."""
 
 
@@ -252,7 +262,9 @@ def regulation(deployment: Deployment, name: str) -> Known:
     known = list(ROUNDS)
     return Known(
         {
-            "QuoteBody": [{"value": up_to(10**8), "share": {"enum": ["0.1", 0.4]}, "price": {"enum": [0.3, 0.6, None]}}],
+            "QuoteBody": [
+                {"value": up_to(10**8), "share": {"enum": ["0.1", 0.4]}, "price": {"enum": [0.3, 0.6, None]}}
+            ],
             "CommitBody": [{"premium_cents": up_to(1000, 1), "prizes": up_to(1, 1), "round": {"enum": ["new"]}}],
             "RevealBody": [{"round": {"const": round}, "seed": {"const": seeds[round]}} for round in known],
             "SubmitBody": [{"round": {"enum": known}}],
@@ -265,5 +277,5 @@ def regulation(deployment: Deployment, name: str) -> Known:
 
 def send(deployment: Deployment, name: str, path: str, key: str = OWNER, **body: Any) -> None:
     """Put something into the ledger; again, it changes nothing."""
-    answer = deployment.ask(name, f"v1/regulation/{path}", key, again="known", **body)
+    answer = deployment.ask(name, f"v1/regulation/{path}", key, again=f"known-{body['round']}", **body)
     assert answer.is_success, answer.text

@@ -4,6 +4,7 @@ Half of them know what there is to ask about (see ``known_names``); among the va
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import hypothesis
@@ -45,15 +46,21 @@ def test_every_answer_is_documented(system: str, mode: GenerationMode, deploymen
     known: Known = getattr(known_names, system)(deployment, name)
     found = answers(deployment, name, known, mode)
     assert sum(statuses.total() for statuses in found.values()) >= EXAMPLES[mode]
-    print({k: dict(v) for k, v in found.items()})
     if mode is GenerationMode.POSITIVE:
-        unsuccessful = {label: dict(statuses) for label, statuses in found.items() if min(statuses) >= 300}
+        unsuccessful = {
+            label: dict(statuses) for label, statuses in found.items() if not any(status < 300 for status in statuses)
+        }
         assert not unsuccessful, "statuses of operations that no request succeeds at"
+
+
+def succeeded(statuses: Iterable[int]) -> bool:
+    """Whether one of them is a success."""
+    return any(200 <= status < 300 for status in statuses)
 
 
 def answers(deployment: Deployment, name: str, known: Known, mode: GenerationMode) -> Statuses:
     """Of all operations of an application."""
-    url, found = deployment.url(name), Statuses(defaultdict(Counter))
+    url, found = deployment.url(name), defaultdict[str, Counter[int]](Counter)
     document = requests.get(f"{url}/openapi.json", timeout=SECONDS).json()
     with requests.Session() as session:
         for one in schemathesis.openapi.from_dict(document).get_all_operations():
