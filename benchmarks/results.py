@@ -24,10 +24,12 @@ def spread(repeats: Sequence[float]) -> str:
     return f"{statistics.median(repeats):.3g} ({min(repeats):.3g} to {max(repeats):.3g})"
 
 
-def store(name: str, question: str, rows: Mapping[str, Sequence[float]], values: Mapping[str, Any]) -> Path:
+def store(
+    name: str, question: str, rows: Mapping[str, Sequence[float]], values: Mapping[str, Any], folder: Path = FOLDER
+) -> Path:
     """Write one benchmark's result."""
-    FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     result = {
         "question": question.strip().splitlines()[0],
         "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),

@@ -27,7 +27,7 @@ OBJECT_STORE_BYTES = 300 * 2**20
 DASHBOARD_PORT = 8265
 LOOPBACK = "127.0.0.1"
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Has Ray take loopback for this machine's address, as it does on macOS: otherwise no driver joins nodes that listen there."""
+"""Has Ray take loopback for this machine's address, as on macOS: otherwise no driver joins nodes that listen there."""
 
 
 def folder() -> Path:

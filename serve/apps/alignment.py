@@ -36,7 +36,7 @@ from ..common.openai import ChatBody, Completion, CompletionBody, GuidanceBody, 
 from ..common.peers import Peers
 from ..common.problems import RETRY_SECONDS, Problem, problem_of, problems
 from ..common.served_run import HEALTH_SECONDS, Deadline, PerKey, Processors, ServedRun, ServingArgs, bind
-from ..common.streaming import DONE, MEDIA_TYPE, GrowingText, event
+from ..common.streaming import DONE, EVENTS, MEDIA_TYPE, GrowingText, event
 from .alignment_answers import Asked, read_engine
 
 
@@ -46,6 +46,12 @@ def as_problem(error: RayworksError) -> Problem:
         return Problem(503, f"{error}; the replica is being replaced", RETRY_SECONDS)
     return problem_of(error)
 
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The whole answer; with stream=true, in chunks", "content": EVENTS},
+    **problems(404),
+}
+"""Of both completions endpoints."""
 
 api = new_application("alignment", "Guided generation with live objective weights.", as_problem=as_problem)
 
@@ -100,14 +106,12 @@ class Alignment(ServedRun):
         """The base model and the objectives that can guide it."""
         return ModelList(data=[self._card])
 
-    @api.post("/v1/completions", response_model=Completion, response_model_exclude_none=True, responses=problems(404))
+    @api.post("/v1/completions", response_model=Completion, response_model_exclude_none=True, responses=ANSWERS)
     async def completions(self, body: CompletionBody, owner: Caller) -> Any:
         """Continue a prompt."""
         return await self._answer(body, body.prompt, body.max_tokens, owner, chat=False)
 
-    @api.post(
-        "/v1/chat/completions", response_model=Completion, response_model_exclude_none=True, responses=problems(404)
-    )
+    @api.post("/v1/chat/completions", response_model=Completion, response_model_exclude_none=True, responses=ANSWERS)
     async def chat_completions(self, body: ChatBody, owner: Caller) -> Any:
         """Answer a chat."""
         messages = [message.model_dump() for message in body.messages]

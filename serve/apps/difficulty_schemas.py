@@ -233,7 +233,7 @@ class ScoreBody(Body):
         max_length=20_000,
         examples=[[{"item": "a", "difficulty": -1}, {"item": "b", "difficulty": 0}, {"item": "c", "difficulty": 1}]],
     )
-    population_sd: float = Field(1.0, gt=0, le=100, description="spread of abilities, with items")
+    population_sd: float = Field(1.0, ge=0.001, le=100, description="spread of abilities, with items")
     set: Name | None = Field(None, description="a set of GET /v1/difficulty/items; by default the first")
     estimator: Literal["EAP", "MAP", "WLE"] = Field("EAP", description="WLE needs responses and uses no prior")
 

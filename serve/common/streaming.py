@@ -6,6 +6,16 @@ from typing import Any
 
 DONE = "data: [DONE]\n\n"
 MEDIA_TYPE = "text/event-stream"
+EVENTS = {
+    MEDIA_TYPE: {
+        "schema": {
+            "type": "object",
+            "properties": {"data": {"type": "string", "description": "a chunk as JSON; at the end, [DONE]"}},
+            "required": ["data"],
+        }
+    }
+}
+"""``content`` of an answer in the OpenAPI document: the schema is that of each event."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
