@@ -49,7 +49,8 @@ def load(text: str, kind: Any = Any) -> Any:
         kind: annotation of what it is for, such as a config class.
 
     Raises:
-        yaml.YAMLError: it is no YAML, larger than ``MOST_CHARACTERS`` as it is or written out, or nested too deep.
+        yaml.YAMLError: it is no YAML, larger than ``MOST_CHARACTERS`` as it is or written out, nested too deep, or sets a
+            key twice.
     """
     if len(text) > MOST_CHARACTERS:
         raise yaml.YAMLError(f"is longer than {MOST_CHARACTERS:,} characters")
@@ -92,12 +93,23 @@ def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
     if found is not None:
         return found
     known[id(node)] = 0
+    _refuse_doubles(node)
     words = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
     size = 1 + words + sum(_expanded_size(child, known) for child in _children(node))
     if size > MOST_CHARACTERS:
         raise yaml.YAMLError(f"is longer than {MOST_CHARACTERS:,} characters once its aliases are written out")
     known[id(node)] = size
     return size
+
+
+def _refuse_doubles(node: yaml.Node) -> None:
+    """Of two values of a key, one would be lost without a word."""
+    keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    seen: set[str] = set()
+    for key in (key for key in keys if isinstance(key, yaml.ScalarNode)):
+        if key.value in seen:
+            raise yaml.YAMLError(f"{key.value[:40]!r} is set a second time in line {key.start_mark.line + 1}; keep one")
+        seen.add(key.value)
 
 
 def _children(node: yaml.Node) -> Iterator[yaml.Node]:
