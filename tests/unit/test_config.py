@@ -189,7 +189,7 @@ def test_a_document_that_would_grow_without_end_is_refused_at_once(text: str, tm
 
 def test_a_key_that_is_set_twice_is_refused_and_one_that_a_merge_brings_is_not() -> None:
     for text in ("run: {name: a}\nrun: {seed: 1}", "run:\n  7: a\n  '7': b", "<<: {a: 1}\n<<: {b: 1}"):
-        with pytest.raises(yaml.YAMLError, match="is set a second time in line [23]; keep one"):
+        with pytest.raises(yaml.YAMLError, match=r"is set a second time in line [23]; keep one"):
             load(text)
     merged = load("a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: [*b, *b]")
     assert merged["c"] == [{"x": 3, "y": 2}] * 2

@@ -127,8 +127,9 @@ def test_storage_that_can_not_be_written_is_a_config_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"run\.storage"):
         RunDirectory(str(tmp_path / "file"), "sys", "run").require_writable()
-    with pytest.raises(ConfigError, match=r"run\.storage"):
-        RunDirectory("nosuch://x", "sys", "run")
+    for nowhere in ("nosuch://x", "~nosuchuser/x", "data://x", f"zip://a::{tmp_path}/none.zip", f"{tmp_path}/\0x"):
+        with pytest.raises(ConfigError, match=r"run\.storage .*; choose a folder"):
+            RunDirectory(nowhere, "sys", "run").require_writable()
 
 
 def test_manifest_counts_attempts(tmp_path: Path) -> None:
