@@ -15,6 +15,8 @@ from rayworks.core.errors import ConfigError, InfrastructureError
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
+SWEEP = "sweep.json"
+"""There only in the directory of a sweep: what was asked for and how far it is."""
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 EXPORT = "export"
@@ -42,7 +44,9 @@ class RunDirectory:
             self.storage = str(Path(storage).expanduser().absolute()) if self.is_local else storage
             self._files, base = url_to_fs(self.storage)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
-            raise ConfigError(f"run.storage {storage!r}: {error}; choose a folder or a URI that can be written") from None
+            raise ConfigError(
+                f"run.storage {storage!r}: {error}; choose a folder or a URI that can be written"
+            ) from None
         self._folder = f"{base.rstrip('/')}/{system}/{run}"
 
     @property

@@ -16,7 +16,7 @@ from rayworks.core import manifest
 from rayworks.core.config import SystemConfig
 from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError, ResumeMismatch
 from rayworks.core.registry import SystemSpec
-from rayworks.core.run_directory import CONFIG, REPORT_HTML, RunDirectory
+from rayworks.core.run_directory import CONFIG, REPORT_HTML, SWEEP, RunDirectory
 from rayworks.runtime import experiment, placement
 from rayworks.runtime.checkpoints import RESUME, TRIAL
 from rayworks.runtime.data_parallel import PRIVATE
@@ -84,11 +84,13 @@ def _launch(spec: SystemSpec, config: SystemConfig, ending: Ending, begun: list[
 
 
 def check_resume(directory: RunDirectory, config: SystemConfig) -> None:
-    """Refuse to resume a run of another config.
+    """Refuse to resume a run of another config, or in the folder of a sweep.
 
     Raises:
         ResumeMismatch: naming each field that differs and is not safe to change.
     """
+    if directory.exists(SWEEP):
+        raise ResumeMismatch(f"run.name: {directory.uri} holds a sweep, not a run; choose another run.name")
     stored = manifest.read(directory)
     if stored is None:
         return
