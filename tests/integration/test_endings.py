@@ -85,6 +85,16 @@ def test_a_signal_ends_a_run_in_order(anywhere: dict[str, str], number: signal.S
     assert not list((tmp_path / "counting/default").glob("lease-*"))
 
 
+def test_a_signal_in_the_pause_before_another_fit_ends_the_run(on_cluster: dict[str, str], tmp_path: Path) -> None:
+    driver = begin(tmp_path, on_cluster, "--counting.trouble", "kill-once")
+    assert driver.stderr is not None
+    assert any("going on from the last checkpoint" in line for line in driver.stderr)
+    driver.send_signal(signal.SIGTERM)
+    code, _, errors = end_of(driver)
+    assert code == 75, errors
+    assert "SIGTERM asked for the end" in errors
+
+
 def test_a_killed_attempt_is_recorded_as_lost(on_cluster: dict[str, str], tmp_path: Path) -> None:
     driver = begin(tmp_path, on_cluster, *SLOW)
     reached(tmp_path, driver, 1)

@@ -46,6 +46,11 @@ class Ending:
             if handler is not signal.SIG_IGN and handler != self._asked:
                 self._before.setdefault(number, handler)
                 signal.signal(number, self._asked)
+        interrupt = signal.getsignal(signal.SIGINT)
+        # A script has what it starts with "&" ignore SIGINT, which is how any other end is asked for here.
+        if interrupt in (signal.SIG_IGN, signal.SIG_DFL):
+            self._before.setdefault(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def end(self, reason: str) -> None:
         """Ask for the end from any thread, as Ctrl-C would."""
