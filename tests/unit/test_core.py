@@ -134,14 +134,16 @@ def test_storage_that_can_not_be_written_is_a_config_error(tmp_path: Path) -> No
 
 def test_manifest_counts_attempts(tmp_path: Path) -> None:
     directory, config = RunDirectory(str(tmp_path), "sys", "run"), SystemConfig()
-    manifest.begin_attempt(directory, "sys", config)
-    manifest.end_attempt(directory, "failed", "a reason")
-    manifest.begin_attempt(directory, "sys", config)
-    manifest.end_attempt(directory, "done")
+    first = manifest.begin_attempt(directory, "sys", config)
+    manifest.end_attempt(directory, first, "failed", "a reason")
+    second = manifest.begin_attempt(directory, "sys", config)
+    manifest.end_attempt(directory, second, "done")
+    manifest.end_attempt(directory, first, "failed", "a reason")
     stored = manifest.read(directory)
     assert stored is not None
     assert [attempt["outcome"] for attempt in stored["attempts"]] == ["failed", "done"]
     assert stored["attempts"][0]["reason"] == "a reason"
+    assert stored["state"] == "done", "the second attempt's"
     assert stored["config_hash"] == manifest.config_hash(config)
     assert stored["versions"]["ray"]
 

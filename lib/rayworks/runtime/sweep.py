@@ -38,7 +38,7 @@ def run_sweep(sweep: Sweep[Any]) -> int:
     infrastructure stopped one; the first failure's code when none finished.
     """
     with Ending() as ending:
-        return ending.run(lambda: _run(sweep, ending), lambda reason: None)
+        return ending.run(lambda: _run(sweep, ending))
 
 
 def _run(sweep: Sweep[Any], ending: Ending) -> int:
