@@ -174,8 +174,8 @@ def _dry_run(spec: SystemSpec, config: SystemConfig) -> int:
     from rayworks.runtime.storage import require_usable
 
     directory = RunDirectory(config.run.storage, spec.name, config.run.name)
-    launch.check_resume(directory, config)
     require_usable(directory)
+    launch.check_resume(directory, config)
     system = spec.load_system()
     system.check_inputs(config)
     bundles = system.reserved(config)

@@ -8,8 +8,10 @@ import contextlib
 import csv
 import io
 import json
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,8 +65,14 @@ def fit(
             verbose=0,
         ),
     )
-    with blamed_for_failures(directory):
-        return tuner.fit()
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with blamed_for_failures(directory):
+            return tuner.fit()
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            # Tune leaves its own behind, which nobody listens to any more.
+            signal.signal(signal.SIGINT, interrupt)
 
 
 def placed(

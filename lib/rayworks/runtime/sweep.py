@@ -11,7 +11,7 @@ from ray import tune
 from rayworks.core import config as configs
 from rayworks.core import manifest
 from rayworks.core.errors import CLASSES, InfrastructureError, ResumeMismatch
-from rayworks.core.run_directory import CONFIG, MANIFEST, REPORT_HTML, REPORT_JSON, RunDirectory
+from rayworks.core.run_directory import CONFIG, MANIFEST, REPORT_HTML, REPORT_JSON, SWEEP, RunDirectory
 from rayworks.core.sweep import Sweep, Trial, TrialResult
 from rayworks.core.sweep_report import CSV, sweep_report, trials_csv
 from rayworks.runtime import experiment, launch, placement
@@ -26,8 +26,8 @@ from rayworks.runtime.sweep_search import SEARCH, DesignSearch, require_optuna
 from rayworks.runtime.sweep_trial import DESIGN, STOPPED, TRIALS, trial_class, trial_directory
 from rayworks.runtime.system import DONE, FAILURE
 
-SWEEP, SWEEP_YAML = "sweep.json", "sweep.yaml"
-"""What was asked for and how far it is; beside it lie ``trials/``, Tune's folder and the report."""
+SWEEP_YAML = "sweep.yaml"
+"""Lies beside ``sweep.json``, ``trials/``, Tune's folder and the report."""
 
 
 def run_sweep(sweep: Sweep[Any]) -> int:
@@ -38,7 +38,7 @@ def run_sweep(sweep: Sweep[Any]) -> int:
     infrastructure stopped one; the first failure's code when none finished.
     """
     with Ending() as ending:
-        return ending.run(lambda: _run(sweep, ending), lambda reason: None)
+        return ending.run(lambda: _run(sweep, ending))
 
 
 def _run(sweep: Sweep[Any], ending: Ending) -> int:
