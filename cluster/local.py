@@ -1,6 +1,6 @@
 """A Ray cluster of several nodes on this machine: ``python -m cluster.local up | down | status | env``.
 
-It starts and ends only its own processes. The dashboard listens on loopback and every call needs the token in
+It starts and ends only its own processes. They listen on loopback, metrics too, and every other call needs the token in
 ``~/.rayworks/cluster/token``; ``eval "$(python -m cluster.local env)"`` gives it to a shell.
 """
 
@@ -25,6 +25,9 @@ UP_SECONDS = 120
 DOWN_SECONDS = 30
 OBJECT_STORE_BYTES = 300 * 2**20
 DASHBOARD_PORT = 8265
+LOOPBACK = "127.0.0.1"
+ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Has Ray take loopback for this machine's address, as on macOS: otherwise no driver joins nodes that listen there."""
 
 
 def folder() -> Path:
@@ -43,6 +46,7 @@ def environment() -> dict[str, str]:
         "RAY_API_SERVER_ADDRESS": state["dashboard"],
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token_file()),
+        **ON_LOOPBACK,
     }
 
 
@@ -135,11 +139,15 @@ def keep(nodes: int, cpus_per_node: float, dashboard_port: int) -> None:
     from ray.cluster_utils import Cluster
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    size: dict[str, Any] = {"num_cpus": cpus_per_node, "object_store_memory": OBJECT_STORE_BYTES}
+    size: dict[str, Any] = {
+        "num_cpus": cpus_per_node,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "node_ip_address": LOOPBACK,
+    }
     head = {
         **size,
         "include_dashboard": True,
-        "dashboard_host": "127.0.0.1",
+        "dashboard_host": LOOPBACK,
         "dashboard_port": dashboard_port,
         # The default port is taken when another Ray runs on this machine, and then no job can be submitted.
         "dashboard_agent_listen_port": 0,
@@ -170,7 +178,7 @@ def _usable_port(asked: int | None) -> int | None:
     for port in [DASHBOARD_PORT, 0] if asked is None else [asked]:
         with socket.socket() as probe:
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((LOOPBACK, port))
             except OSError:
                 continue
             return int(probe.getsockname()[1])
@@ -191,6 +199,7 @@ def _keeper_environment() -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token_file()),
+        **ON_LOOPBACK,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",

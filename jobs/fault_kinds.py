@@ -17,7 +17,7 @@ from rayworks.core.errors import InfrastructureError
 from rayworks.runtime import checkpoints
 from rayworks.runtime.checkpoints import CHECKPOINT, EXPERIMENT, POSITION, TRIAL
 
-RUN_ACTOR = "ResourceTrainable"
+RUN_ACTOR = "Run"
 """End of the class name that Tune gives to the actor of a run."""
 WORKERS = ("_Host", "RayTrainWorker", "TeamRunner")
 """Classes of the actors that work for one."""

@@ -76,7 +76,7 @@ def check_storage(config: SystemConfig) -> None:
         ConfigError: naming ``run.storage``.
     """
     storage = config.run.storage
-    if "://" not in storage and not Path(storage).expanduser().is_absolute():
+    if "://" not in storage and not storage.startswith(("/", "~")):
         raise ConfigError(f"run.storage {storage!r}: is relative; a submitted job needs an absolute path or a URI")
 
 

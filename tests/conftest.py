@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Ray reads its authentication mode when it is first imported, which collecting the tests does.
+# Ray reads these when it is first imported, which collecting the tests does.
 _CLUSTER_FOLDER = tempfile.mkdtemp(prefix="rayworks-tests-")
 os.environ.update(
     RAYWORKS_CLUSTER=_CLUSTER_FOLDER,
     RAY_AUTH_MODE="token",
     RAY_AUTH_TOKEN_PATH=f"{_CLUSTER_FOLDER}/token",
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     HF_HUB_OFFLINE="1",

@@ -57,6 +57,7 @@ def run(arguments: Sequence[str] | None, program: str) -> int:
         program: the name that help and errors call it by.
     """
     options, overrides = run_parser(program).parse_known_args(arguments)
+    _keep_private()
     try:
         spec, config = resolve(options, overrides)
         if options.print_config:
@@ -107,6 +108,7 @@ def sweep(arguments: Sequence[str] | None, program: str) -> int:
     parser.add_argument("--print-config", action="store_true", help="print the sweep, commented, and stop")
     parser.add_argument("--dry-run", action="store_true", help="validate, list the trials, and stop")
     options, overrides = parser.parse_known_args(arguments)
+    _keep_private()
     try:
         spec = find(REGISTRY, options.system)
         file = options.config or SWEEPS / f"{spec.name}.sweep.yaml"
@@ -157,14 +159,23 @@ def _parser(program: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _keep_private() -> None:
+    """Without a cluster to join, have the Ray that will be started listen on loopback only, as it does on macOS.
+
+    Ray reads this when it is first imported.
+    """
+    if "RAY_ADDRESS" not in os.environ:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
 def _dry_run(spec: SystemSpec, config: SystemConfig) -> int:
     """Say what would run, where, and whether the cluster named by ``RAY_ADDRESS`` could hold it."""
     from rayworks.runtime import launch, placement
     from rayworks.runtime.storage import require_usable
 
     directory = RunDirectory(config.run.storage, spec.name, config.run.name)
-    launch.check_resume(directory, config)
     require_usable(directory)
+    launch.check_resume(directory, config)
     system = spec.load_system()
     system.check_inputs(config)
     bundles = system.reserved(config)

@@ -32,8 +32,8 @@ from rayworks.systems.alignment.guided_decoding import GuidedRequest
 
 from ..common.access import Caller
 from ..common.application import new_application
-from ..common.mailbox import Mailbox
 from ..common.openai import ChatBody, Completion, CompletionBody, GuidanceBody, ModelList, SamplingBody
+from ..common.peers import Peers
 from ..common.problems import RETRY_SECONDS, Problem, problem_of, problems
 from ..common.served_run import HEALTH_SECONDS, Deadline, PerKey, Processors, ServedRun, ServingArgs, bind
 from ..common.streaming import DONE, EVENTS, MEDIA_TYPE, GrowingText, event
@@ -80,7 +80,7 @@ class Alignment(ServedRun):
         self._engine, self._card = read_engine(args.export, args.slots, "cuda" if args.num_gpus else "cpu")
         self._decoding = BackgroundDecoding(self._engine.decoding)
         self._running: dict[str, tuple[str, Asked]] = {}
-        self._mailbox = Mailbox(shared, self._change)
+        self.peers.receive = self._change
 
     async def check(self) -> None:
         """A token has been drawn lately: an idle replica draws one."""
@@ -92,9 +92,14 @@ class Alignment(ServedRun):
         finally:
             self._cancel([row])
 
-    def state(self) -> dict[str, Any]:
+    @property
+    def load(self) -> int:
         """Rows that decode or wait."""
-        return {"rows": self._decoding.load}
+        return self._decoding.load
+
+    def state(self) -> dict[str, Any]:
+        """The same, by its name."""
+        return {"rows": self.load}
 
     @api.get("/v1/models")
     async def models(self, owner: Caller) -> ModelList:
@@ -122,7 +127,7 @@ class Alignment(ServedRun):
         self._engine.require_known(list(body.guidance))
         Guidance(body.guidance)
         change = completion, owner, body.guidance
-        if not (self._change(change) or await self._mailbox.ask(Mailbox.replica_of(completion), change)):
+        if not (self._change(change) or await self.peers.ask(Peers.replica_of(completion), change)):
             raise Problem(404, f"completion {completion}: is not under way, or is another key's")
         return Response(status_code=204)
 
@@ -138,13 +143,14 @@ class Alignment(ServedRun):
 
     async def _answer(self, body: SamplingBody, prompt: str, max_tokens: int, owner: str, *, chat: bool) -> Any:
         rows = self._rows(body, prompt, max_tokens)
-        self._mailbox.open()
-        completion = f"{'chatcmpl' if chat else 'cmpl'}-{self._mailbox.address}{uuid.uuid4().hex}"
+        completion = f"{'chatcmpl' if chat else 'cmpl'}-{self.peers.address}{uuid.uuid4().hex}"
         asked = Asked(completion, rows, chat, self._card)
         self._running[completion] = (owner, asked)
 
         def leave() -> None:
-            self._running.pop(completion, None)
+            if self._running.pop(completion, None):
+                used = asked.usage()
+                self.measures.tokens(used.prompt_tokens, used.completion_tokens)
 
         if body.stream:
             events = self._stream(body, asked, leave)

@@ -18,6 +18,8 @@ Many responses become a job: ``fit`` then answers 202, and ``GET /v1/difficulty/
 
 import asyncio
 import time
+import uuid
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Query, Request
@@ -104,9 +106,7 @@ class Difficulty(ServedRun):
         parameters = len(responses.items) * (MODELS.index(body.model) + 1)
         if len(responses.score) <= self._args.inline_cells and parameters <= self._args.inline_parameters:
             return await self._computing.run(lambda: estimates.fit(body, responses))
-        # Under its id the gateway sends a request again whose replica died.
-        sent = request.state.request_id.encode() + await request.body()
-        job = await asyncio.to_thread(self._submit, body, responses, owner, sent)
+        job = await asyncio.to_thread(self._submit, body, responses, owner, request.state.ticket)
         location = request.url_for("job", job=job).path
         return JSONResponse(JobAnswer(job=job, state="pending").model_dump(), 202, headers={"Location": location})
 
@@ -148,15 +148,15 @@ class Difficulty(ServedRun):
             next_offset=end if end < len(found.items) else None,
         )
 
-    def _submit(self, body: FitBody, responses: Responses, owner: str, request: bytes) -> str:
-        job, folder = self._jobs.new_folder(owner, request)
-        if folder is None:
-            return job
-        file = folder / f"{RESPONSES}.parquet"
-        responses.table().to_parquet(file, index=False)
-        data = {"data.responses": [str(file)], "data.games": []}
-        self._jobs.submit(job, owner, {**estimates.run_settings(body), **data})
-        return job
+    def _submit(self, body: FitBody, responses: Responses, owner: str, ticket: str) -> str:
+        def settings(folder: Path) -> dict[str, Any]:
+            file = folder / f"{RESPONSES}.parquet"
+            partial = file.with_suffix(f".{uuid.uuid4().hex}")
+            responses.table().to_parquet(partial, index=False)
+            partial.replace(file)
+            return {**estimates.run_settings(body), "data.responses": [str(file)], "data.games": []}
+
+        return self._jobs.submit(owner, ticket, settings)
 
     def _job(self, job: str, owner: str) -> JobAnswer:
         status = self._jobs.status(job, owner)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, model_validator
 from rayworks.systems.difficulty.ratings.glicko2 import Glicko2Options
 from rayworks.systems.difficulty.ratings.rating_baselines import EloOptions, GlickoOptions
 
-from ..common.application import Body
+from ..common.body import Body
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

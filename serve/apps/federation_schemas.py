@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from ..common.application import Body
+from ..common.body import Body
 
 MOST_INPUTS = 1024
 Number = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

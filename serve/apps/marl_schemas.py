@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from ..common.application import Body
+from ..common.body import Body
 
 MOST_ENTITIES, MOST_SCENES, MOST_NAMES = 512, 1024, 64
 FARTHEST = 1e3

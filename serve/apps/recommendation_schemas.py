@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from ..common.application import Body
+from ..common.body import Body
 
 MOST_EVENTS, MOST_ITEMS, MOST_ATTRIBUTED = 5_000, 1_000, 50
 MOST_STEPS, MOST_ROLLOUTS, MOST_PATHS = 1_000, 2_000, 1_024

@@ -162,8 +162,8 @@ class Regulation(ServedRun):
         self, body: schemas.SubmitBody, request: Request, owner: Builder, idempotency_key: IdempotencyKey = None
     ) -> schemas.SubmissionAnswer:
         """Enter a model into an open round: one per key, and no model twice. Not for regulators."""
-        # Under its id the gateway sends a request again whose replica died.
-        entry = (owner, body.round, body.model, body.score, idempotency_key or request.state.request_id)
+        # With its ticket the gateway sends a request again whose replica died.
+        entry = (owner, body.round, body.model, body.score, idempotency_key or request.state.ticket)
         return receipt(await self._booking.run(lambda: self._ledger.submit(*entry)))
 
     @api.post("/v1/regulation/settle", responses=problems(404, 409))
@@ -192,4 +192,4 @@ class Regulation(ServedRun):
 def build(args: Args) -> serve.Application:
     """The application, as the Serve config names it: ``serve.apps.regulation:build``."""
     pinned = {args.node_resource: PINNED} if args.node_resource else {}
-    return bind(Regulation, args, resources=pinned)
+    return bind(Regulation, args, queues=2, resources=pinned)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 from rayworks.systems.regulation.contests import TieRule
 from rayworks.systems.regulation.mechanism import ByeRule, Status
 
-from ..common.application import Body
+from ..common.body import Body
 
 MOST_PREMIUM, MOST_BUDGET = 10**11, 10**15
 """Cents that a JSON number and SQLite still hold exactly when all submissions of a round are paid."""

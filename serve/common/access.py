@@ -1,8 +1,5 @@
 """Who may call: bearer keys, and a limit of concurrent requests per key."""
 
-import asyncio
-import logging
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,13 +10,11 @@ from fastapi.security import HTTPBearer
 from ray import serve
 
 from .keys import ApiKeys
+from .peers import Peers
 from .problems import Problem
 
 BEARER = HTTPBearer(scheme_name="api-key", description="A key that the operator gave out.", auto_error=False)
 """For the OpenAPI document; :meth:`Access.owner` is what checks."""
-SHARED_SECONDS = 1.0
-"""How long a request waits for the count over all replicas before its own replica's has to do."""
-logger = logging.getLogger("rayworks.serve")
 
 
 class Access:
@@ -28,11 +23,11 @@ class Access:
     Args:
         keys: accepted keys.
         concurrent_per_key: most requests of one key at a time, over all replicas.
-        shared: handle of what replicas share; None where there is one replica.
+        peers: the other replicas.
     """
 
-    def __init__(self, keys: ApiKeys, concurrent_per_key: int, shared: Any = None) -> None:
-        self._keys, self._limit, self._shared = keys, concurrent_per_key, shared
+    def __init__(self, keys: ApiKeys, concurrent_per_key: int, peers: Peers) -> None:
+        self._keys, self._limit, self._peers = keys, concurrent_per_key, peers
         self._under_way: Counter[str] = Counter()
 
     def owner(self, authorization: str | None) -> str:
@@ -50,34 +45,28 @@ class Access:
         return owner
 
     @asynccontextmanager
-    async def entered(self, owner: str) -> AsyncIterator[None]:
+    async def entered(self, owner: str, ticket: str) -> AsyncIterator[None]:
         """Counts a request in, and out when its answer is sent.
 
+        Args:
+            owner: whose it is.
+            ticket: name of the request; the same when it comes again since its replica died.
+
         Raises:
-            Problem: 429 when the owner has too many under way.
+            Problem: 429 when the owner has too many under way, 500 when replicas have ended that had the request.
         """
-        ticket = uuid.uuid4().hex
-        if self._under_way[owner] >= self._limit or not await self._enter_shared(owner, ticket):
-            raise Problem(
-                429, f"{owner} has {self._limit} requests under way, the most for one key; wait", retry_after=1
-            )
+        full = Problem(429, f"{owner} has {self._limit} requests under way, the most for one key; wait", retry_after=1)
+        if self._under_way[owner] >= self._limit:
+            raise full
+        # Counted before the others are asked: many may arrive meanwhile.
         self._under_way[owner] += 1
         try:
-            yield
+            async with self._peers.entered(owner, ticket, self._limit) as has_room:
+                if not has_room:
+                    raise full
+                yield
         finally:
             self._under_way[owner] -= 1
-            if self._shared is not None:
-                self._shared.leave.remote(ticket)
-
-    async def _enter_shared(self, owner: str, ticket: str) -> bool:
-        if self._shared is None:
-            return True
-        try:
-            async with asyncio.timeout(SHARED_SECONDS):
-                return bool(await self._shared.enter.remote(owner, self._limit, ticket))
-        except Exception as error:
-            logger.warning("requests per key are counted on this replica alone: %s", error)
-            return True
 
 
 async def caller(request: Request, documented: Annotated[object, Depends(BEARER)]) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from rayworks import __version__
@@ -20,12 +19,6 @@ from .problems import Problem, ProblemsDocumented, problem_of
 FIELDS_SHOWN = 8
 """Wrong fields that one answer names before it says how many more there are."""
 logger = logging.getLogger("rayworks.serve")
-
-
-class Body(BaseModel):
-    """A request body: unknown fields are refused, not ignored."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 def new_application(
@@ -43,7 +36,12 @@ def new_application(
         as_problem: what an error of the library is answered with.
     """
     application = ProblemsDocumented(
-        title=f"Rayworks {system}", description=description, version=__version__, docs_url=None, redoc_url=None
+        title=f"Rayworks {system}",
+        description=description,
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
 
     application.add_middleware(Gate, max_body_bytes=max_body_bytes)

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access import replica
+from .gateway import TICKET
 from .problems import MEDIA_TYPE, Problem
 
 MAX_BODY_BYTES = 1 * 2**20
@@ -45,28 +46,34 @@ class Gate:
         request = Request(scope, receive)
         # Serve's proxy gives every request an id and returns it as a header.
         request.state.request_id = request.headers.get(REQUEST_ID, "")[:64] or uuid.uuid4().hex
-        try:
-            async with self._admitted(request) as received:
-                await self._app(scope, received, send)
-        except Problem as problem:
-            await problem_answer(request, problem)(scope, receive, send)
+        served = replica()
+        with served.measures.request(scope, send) as watched:
+            try:
+                async with self._admitted(request) as received:
+                    await self._app(scope, received, watched)
+            except Problem as problem:
+                await problem_answer(request, problem)(scope, receive, watched)
+            finally:
+                served.measures.queue(served.load)
 
     @asynccontextmanager
     async def _admitted(self, request: Request) -> AsyncIterator[Receive]:
-        path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+        path = str(request.scope["path"]).removeprefix(request.scope.get("root_path", ""))
         if path in OPEN:
             yield request.receive
             return
         access = replica().access
         request.state.owner = access.owner(request.headers.get("authorization"))
         length = self._length(request)
-        async with access.entered(request.state.owner):
+        # The gateway gives a request that comes again the same ticket.
+        request.state.ticket = request.headers.get(TICKET.decode()) or uuid.uuid4().hex
+        async with access.entered(request.state.owner, request.state.ticket):
             yield await self._received(request, length)
 
     def _length(self, request: Request) -> int:
         """Of the body, in bytes."""
         length = request.headers.get("content-length")
-        if length is None:
+        if length is None or "transfer-encoding" in request.headers:
             if request.method in WITH_BODY or "transfer-encoding" in request.headers:
                 raise Problem(411, "body: send Content-Length; chunked bodies are not taken")
             return 0

@@ -7,7 +7,9 @@ they have begun to answer is never asked again.
 
 import asyncio
 import json
+import re
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.middleware import Middleware
@@ -19,6 +21,13 @@ ATTEMPTS = 5
 PAUSE_SECONDS = 0.2
 """Before the second attempt; doubled each time, so that a replica that died has been missed before the last."""
 REQUEST_ID = b"x-request-id"
+TICKET = b"x-rayworks-ticket"
+"""Header that replicas tell requests by. A client's is dropped, so that none can pass for another request."""
+OURS = (REQUEST_ID, TICKET, b"serve_multiplexed_model_id")
+"""Headers that do not go on as they came; the last is one of Serve's, by which it fails on what is not ASCII."""
+PRINTABLE = re.compile(rb"[!-~]+")
+LARGEST_BODY = 64 * 2**20
+"""No application takes more."""
 RETRY_SECONDS = 5
 RESERVED = "/-/"
 """Serve's own paths: health and routes of the proxy."""
@@ -37,9 +46,17 @@ class Gateway:
         if scope["type"] != "http" or scope["path"].startswith(RESERVED):
             await self._app(scope, receive, send)
             return
-        headers = [(name, value) for name, value in scope["headers"] if name != REQUEST_ID]
-        given = dict(scope["headers"]).get(REQUEST_ID, b"")[:64] or uuid.uuid4().hex.encode()
-        request = _Request({**scope, "headers": [*headers, (REQUEST_ID, given)]}, receive, send)
+        given = dict(scope["headers"])
+        request_id = given.get(REQUEST_ID, b"")[:64]
+        if not PRINTABLE.fullmatch(request_id):
+            request_id = uuid.uuid4().hex.encode()
+        refused = _refused(given)
+        if refused is not None:
+            await _send_problem(send, refused, request_id.decode())
+            return
+        headers = [(name, value) for name, value in scope["headers"] if name not in OURS]
+        headers += [(REQUEST_ID, request_id), (TICKET, uuid.uuid4().hex.encode())]
+        request = _Request({**scope, "headers": headers}, receive, send)
         for attempt in range(ATTEMPTS):
             if attempt:
                 await asyncio.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
@@ -47,7 +64,17 @@ class Gateway:
             if request.answered or request.left:
                 return
         problem = Problem(503, "the replica that had the request is gone, and no other took it", RETRY_SECONDS)
-        await _send_problem(send, problem, given.decode("latin-1"))
+        await _send_problem(send, problem, request_id.decode())
+
+
+def _refused(headers: Mapping[bytes, bytes]) -> Problem | None:
+    """Why a body can not be taken: the proxy holds it whole before any key is asked for."""
+    length = headers.get(b"content-length", b"0")
+    if b"transfer-encoding" in headers:
+        return Problem(411, "body: send Content-Length; chunked bodies are not taken")
+    if len(length) > 15 or int(length) > LARGEST_BODY:
+        return Problem(413, f"body: is {length[:15].decode()} bytes, at most {LARGEST_BODY} are taken; shorten it")
+    return None
 
 
 class _Request:

@@ -10,8 +10,9 @@ import logging
 import re
 import shlex
 import shutil
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,7 @@ class Jobs:
     def __init__(self, system: str, spool: str, settings: Mapping[str, Any], per_key: int) -> None:
         self._system, self._settings, self._per_key = system, dict(settings), per_key
         self._spool = Path(spool).expanduser()
+        self._submitting = threading.Lock()
         self._id = re.compile(rf"{re.escape(system)}-[0-9a-f]{{32}}")
 
     def new_folder(self, owner: str, request: bytes) -> tuple[str, Path | None]:
@@ -83,12 +85,45 @@ class Jobs:
         (folder / CARD).write_text(json.dumps({"owner": owner, "submitted": time.time()}))
         return job, folder
 
-    def submit(self, job: str, owner: str, settings: Mapping[str, Any]) -> None:
-        """Start a job whose folder is ready.
+    def submit(self, owner: str, ticket: str, prepare: Callable[[Path], Mapping[str, Any]]) -> str:
+        """Start a job; its id.
+
+        Args:
+            owner: whose job it is.
+            ticket: of the request. One that comes again, since its replica died, finds the job that it has made.
+            prepare: puts what the job reads into its folder, each file whole, and returns settings: dotted setting to value.
 
         Raises:
+            Problem: 429 when the owner has too many jobs under way.
             InfrastructureError: the job server does not take it.
         """
+        job = f"{self._system}-{hashlib.sha256(f'{owner} {ticket}'.encode()).hexdigest()[:32]}"
+        folder = self._spool / job
+        # What one request submits is there before the next counts.
+        with self._submitting:
+            known = _client().list_jobs()
+            if job in [details.submission_id for details in known]:
+                return job
+            self._require_room(owner, len(_unfinished(known, owner)))
+            is_new = not folder.exists()
+            try:
+                folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+                (folder / CARD).write_text(json.dumps({"owner": owner, "submitted": time.time()}))
+                self._start(job, owner, prepare(folder))
+                self._withdraw_beyond_room(job, owner)
+            except BaseException:
+                if is_new:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+        return job
+
+    def _require_room(self, owner: str, under_way: int) -> None:
+        if under_way >= self._per_key:
+            raise Problem(
+                429, f"{owner} has {self._per_key} jobs under way, the most for one key; wait", retry_after=30
+            )
+
+    def _start(self, job: str, owner: str, settings: Mapping[str, Any]) -> None:
         run = {"run.storage": str(self._spool / job), "run.name": "run"}
         words = ["python", "-m", "jobs.run", self._system]
         for name, value in {**settings, **self._settings, **run}.items():
@@ -103,8 +138,18 @@ class Jobs:
                 runtime_env={"working_dir": str(ROOT), "env_vars": variables},
             )
         except (OSError, RuntimeError) as error:
-            shutil.rmtree(self._spool / job, ignore_errors=True)
-            raise InfrastructureError(f"{job}: the job server does not take it ({_first_line(error)})") from None
+            if "already exists" not in str(error):
+                raise InfrastructureError(f"{job}: the job server does not take it ({_first_line(error)})") from None
+
+    def _withdraw_beyond_room(self, job: str, owner: str) -> None:
+        """Replicas do not wait for each other: what one of them has submitted too much, it stops again."""
+        earlier = _unfinished(_client().list_jobs(), owner)
+        earlier = earlier[: earlier.index(job)] if job in earlier else []
+        try:
+            self._require_room(owner, len(earlier))
+        except Problem:
+            _client().stop_job(job)
+            raise
 
     def run_directory(self, job: str, owner: str) -> RunDirectory:
         """Where a job of this owner leaves its results.
@@ -146,6 +191,12 @@ class Jobs:
         hint = "; send the data again" if failure == InfrastructureError.kind else ""
         detail = messages[-1] if messages else _first_line(details.message).partition(", last available logs")[0]
         return JobStatus("failed", failure, detail.replace(f"{self._spool / job}/", "") + hint)
+
+
+def _unfinished(jobs: Sequence[Any], owner: str) -> list[str]:
+    """Ids of an owner's jobs that have not ended, oldest first."""
+    mine = [one for one in jobs if (one.metadata or {}).get("owner") == owner and not one.status.is_terminal()]
+    return [one.submission_id for one in sorted(mine, key=lambda one: (one.start_time or 0, one.submission_id))]
 
 
 def _client() -> Any:

@@ -5,13 +5,16 @@ A line of the file is ``NAME SHA256 [for=APPLICATION,...] [until=DATE]``. Only h
 
 import argparse
 import datetime
+import fcntl
 import hashlib
 import hmac
 import logging
 import os
+import re
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -19,6 +22,8 @@ from typing import Self
 from rayworks.core.errors import ConfigError, DataError, RayworksError
 
 DEFAULT_FILE = "~/.rayworks/api-keys"
+DIGEST = re.compile("[0-9a-f]{64}")
+APPLICATION = re.compile(r"[\w.-]+")
 logger = logging.getLogger("rayworks.serve")
 
 
@@ -38,7 +43,7 @@ class Key:
         """Raises ``ValueError`` for a line that is not one."""
         name, digest, *terms = line.split()
         found = dict(term.split("=", 1) for term in terms)
-        if len(digest) != 64 or found.keys() - {"for", "until"} or len(found) < len(terms):
+        if not DIGEST.fullmatch(digest) or found.keys() - {"for", "until"} or len(found) < len(terms):
             raise ValueError(line)
         until = datetime.date.fromisoformat(found["until"]) if "until" in found else None
         return cls(name, digest, tuple(found["for"].split(",")) if "for" in found else (), until)
@@ -90,7 +95,7 @@ class ApiKeys:
     def _refresh(self) -> None:
         try:
             status = self._file.stat()
-            seen = status.st_mtime_ns, status.st_size, status.st_ino
+            seen = status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
             if seen != self._seen:
                 self._keys = read_keys(self._file)
                 self._seen = seen
@@ -127,11 +132,10 @@ def create(
     name: str, file: str = DEFAULT_FILE, applications: Sequence[str] = (), until: datetime.date | None = None
 ) -> str:
     """Add a key for ``name`` in place of an older one and return it; only its hash is kept."""
-    path = Path(file).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
     key = f"rw-{secrets.token_urlsafe(32)}"
-    kept = [one for one in read_keys(path) if one.name != name] if path.exists() else []
-    _write(path, [*kept, Key(name, hash_key(key), tuple(applications), until)])
+    with _changing(Path(file).expanduser()) as keys:
+        keys[:] = [one for one in keys if one.name != name]
+        keys.append(Key(name, hash_key(key), tuple(applications), until))
     return key
 
 
@@ -141,19 +145,25 @@ def revoke(name: str, file: str = DEFAULT_FILE) -> None:
     Raises:
         ConfigError: there is none of that name.
     """
-    path = Path(file).expanduser()
-    keys = read_keys(path) if path.exists() else []
-    if name not in [key.name for key in keys]:
-        known = ", ".join(key.name for key in keys) or "none"
-        raise ConfigError(f"{name}: has no key in {path}; known there: {known}")
-    _write(path, [key for key in keys if key.name != name])
+    with _changing(Path(file).expanduser()) as keys:
+        if name not in [key.name for key in keys]:
+            known = ", ".join(key.name for key in keys) or "none"
+            raise ConfigError(f"{name}: has no key in {file}; known there: {known}")
+        keys[:] = [key for key in keys if key.name != name]
 
 
-def _write(path: Path, keys: Sequence[Key]) -> None:
-    partial = path.with_suffix(".partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-        stream.write("".join(f"{key.written()}\n" for key in keys))
-    partial.replace(path)
+@contextmanager
+def _changing(path: Path) -> Iterator[list[Key]]:
+    """The keys of a file, which nobody else changes meanwhile; as they are at the block's end they are written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        keys = read_keys(path) if path.exists() else []
+        yield keys
+        partial = path.with_suffix(".partial")
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+            stream.write("".join(f"{key.written()}\n" for key in keys))
+        partial.replace(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,6 +182,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "new" and not options.name.isidentifier():
         parser.error("NAME must be letters, digits and _")
+    wrong = [name for name in getattr(options, "applications", []) if not APPLICATION.fullmatch(name)]
+    if wrong:
+        parser.error(f"--for: {wrong[0]!r} is no application's name; give names with spaces between them, unquoted")
     path = Path(options.file).expanduser()
     try:
         if options.command == "revoke":

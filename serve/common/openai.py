@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from .application import Body
+from .body import Body
 
 MAX_PROMPT_CHARACTERS = 200_000
 

@@ -16,6 +16,8 @@ from .batching import AnswerT, Batching, QuestionT
 from .computing import Computing
 from .gate import RECEIVING
 from .keys import DEFAULT_FILE, ApiKeys
+from .measures import Measures
+from .peers import Peers
 from .shared import Shared
 
 HEALTH_SECONDS = 30.0
@@ -73,8 +75,10 @@ class ServedRun(ABC):
     """
 
     def __init__(self, args: ServingArgs, shared: Any = None) -> None:
-        self.access = Access(ApiKeys(args.api_keys, _application()), args.concurrent_per_key, shared)
+        self.peers = Peers(shared)
+        self.access = Access(ApiKeys(args.api_keys, _application()), args.concurrent_per_key, self.peers)
         self.receive_seconds = args.receive_seconds
+        self.measures = Measures()
         self._limits = args.max_waiting, args.deadline_seconds
         self._queues: list[Computing | Batching[Any, Any]] = []
         self._checking: asyncio.Task[float] | None = None
@@ -84,9 +88,14 @@ class ServedRun(ABC):
     async def check(self) -> None:
         """A real answer of what is served, beside the queues; raises whatever keeps it from one."""
 
+    @property
+    def load(self) -> int:
+        """What computes and what waits."""
+        return sum(queue.load for queue in self._queues)
+
     def state(self) -> dict[str, Any]:
         """What ``/healthz`` tells."""
-        return {"load": sum(queue.load for queue in self._queues)}
+        return {"load": self.load}
 
     async def check_health(self) -> float:
         """Called by Serve, which replaces a replica that raises; how many seconds the real answer took.
@@ -94,6 +103,8 @@ class ServedRun(ABC):
         Raises:
             Exception: a computation is stuck, or there is no answer.
         """
+        self.measures.queue(self.load)
+        self.peers.listen()
         for queue in self._queues:
             queue.require_progress()
         task = self._checking

@@ -5,18 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.util.state
 
-from rayworks.core.run_directory import RunDirectory
-from rayworks.runtime import lease
-from rayworks.runtime.lease import Lease
 from tests.conftest import ROOT
-from tests.observing import until
+from tests.observing import cluster_address, until
 
 COMMAND = (
     "import sys; from rayworks.core import config as configs; from rayworks.runtime.launch import launch; "
@@ -84,6 +81,16 @@ def test_a_signal_ends_a_run_in_order(anywhere: dict[str, str], number: signal.S
     assert not list((tmp_path / "counting/default").glob("lease-*"))
 
 
+def test_a_signal_in_the_pause_before_another_fit_ends_the_run(on_cluster: dict[str, str], tmp_path: Path) -> None:
+    driver = begin(tmp_path, on_cluster, "--counting.trouble", "kill-once")
+    assert driver.stderr is not None
+    assert any("going on from the last checkpoint" in line for line in driver.stderr)
+    driver.send_signal(signal.SIGTERM)
+    code, _, errors = end_of(driver)
+    assert code == 75, errors
+    assert "SIGTERM asked for the end" in errors
+
+
 def test_a_killed_attempt_is_recorded_as_lost(on_cluster: dict[str, str], tmp_path: Path) -> None:
     driver = begin(tmp_path, on_cluster, *SLOW)
     reached(tmp_path, driver, 1)
@@ -101,6 +108,11 @@ def test_of_two_drivers_one_runs_and_the_other_names_it(on_cluster: dict[str, st
     assert code == 75
     assert f"is being written by process {first.pid} on" in errors
     assert "%" not in printed
+    running = [("class_name", "=", "CountingRun"), ("state", "=", "ALIVE")]
+    (actor,) = ray.util.state.list_actors(cluster_address(), filters=running, detail=True)
+    assert actor.repr_name == "counting/default"
+    groups = ray.util.state.list_placement_groups(cluster_address(), filters=[("state", "=", "CREATED")])
+    assert "counting/default" in [group.name for group in groups]
     code, _, errors = end_of(first)
     assert code == 0, errors
     assert len(manifest_in(tmp_path)["attempts"]) == 1
@@ -147,36 +159,3 @@ def test_a_full_disk_ends_with_again_and_the_run_goes_on_once_there_is_space(
     assert "   8 %" not in printed
     assert json.loads((small_disk / "counting/default/report.json").read_text())["headline"]["total"] == 78.0
     assert not list((small_disk / "counting/default").rglob("*.partial"))
-
-
-def test_a_lease_is_one_among_many_that_ask_at_once(tmp_path: Path) -> None:
-    ask = (
-        "import sys, time; from rayworks.core.run_directory import RunDirectory; from rayworks.runtime.lease import Lease\n"
-        "from pathlib import Path; from rayworks.core.errors import InfrastructureError\n"
-        "try:\n"
-        "    with Lease(RunDirectory(sys.argv[1], 'counting', 'run'), print):\n"
-        "        Path(sys.argv[1], 'held').open('x'); time.sleep(1); Path(sys.argv[1], 'held').unlink()\n"
-        "except InfrastructureError: pass\n"
-    )
-    asked = [subprocess.Popen([sys.executable, "-c", ask, str(tmp_path)], cwd=ROOT) for _ in range(6)]
-    assert [process.wait(120) for process in asked] == [0] * 6, "two held it"
-    assert not list(tmp_path.rglob("lease-*"))
-
-
-def test_a_lease_that_stands_still_expires_by_the_clock_of_who_looks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.1)
-    monkeypatch.setattr(lease, "EXPIRES_SECONDS", 0.5)
-    directory = RunDirectory(str(tmp_path), "counting", "run")
-    elsewhere = {"host": "other", "processes": "other", "process": 7, "created": 1.0, "since": "2000", "beats": 3}
-    directory.write_json("lease-other.json", elsewhere)
-    lost: list[str] = []
-    with Lease(directory, lost.append):
-        assert not directory.exists("lease-other.json")
-        [mine] = directory.list()
-        directory.remove_folder(mine)
-        deadline = time.monotonic() + 20
-        while not lost and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert lost and "took this one for dead" in lost[0]

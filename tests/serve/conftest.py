@@ -9,7 +9,7 @@ from tests.conftest import FinishedRun
 from tests.serve import applications
 from tests.serve.deployment import Deployment, serving
 
-OF_ANY_SYSTEM = {"test_generated_requests.py", "test_service_requests.py"}
+OF_ANY_SYSTEM = {"test_generated_requests.py", "test_measures.py", "test_service_requests.py"}
 """Tests that name the systems whose applications they need."""
 
 

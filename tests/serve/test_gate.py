@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,8 @@ from serve.common import application, gate, gateway, keys
 from serve.common.access import Access, Caller
 from serve.common.application import new_application
 from serve.common.gateway import Gateway
+from serve.common.measures import Measures
+from serve.common.peers import Peers
 from serve.common.problems import Problem
 
 
@@ -37,7 +40,8 @@ class Question(BaseModel):
 
 @pytest.fixture
 def api(file: str, key: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    served = SimpleNamespace(access=Access(keys.ApiKeys(file, "test"), 2), receive_seconds=0.3)
+    access = Access(keys.ApiKeys(file, "test"), 2, Peers())
+    served = SimpleNamespace(access=access, receive_seconds=0.3, measures=Measures(), load=0)
     for module in (application, gate):
         monkeypatch.setattr(module, "replica", lambda: served)
 
@@ -178,6 +182,28 @@ def test_a_withdrawn_key_opens_nothing_however_it_was_withdrawn(file: str, key: 
     assert known.owner(keys.create("ann", file)) == "ann", "and a new one is taken up"
 
 
+def test_keys_changed_at_once_are_all_there(file: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = dict(zip(range(24), pool.map(lambda n: keys.create(f"k{n}", file), range(24)), strict=True))
+        list(pool.map(lambda n: keys.revoke(f"k{n}", file), range(0, 24, 2)))
+    known = keys.ApiKeys(file, "test")
+    assert [known.owner(key) for key in made.values()] == [f"k{n}" if n % 2 else None for n in made]
+
+
+def test_a_key_that_is_written_over_in_place_opens_nothing(file: str, key: str) -> None:
+    known, before = keys.ApiKeys(file, "test"), Path(file).stat()
+    Path(file).write_text(f"ann {keys.hash_key('another')}\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert known.owner(key) is None
+
+
+@pytest.mark.parametrize("name", ["marl federation", "marl,federation", "", "a=b"])
+def test_a_key_for_what_is_no_application_is_not_made(file: str, name: str) -> None:
+    with pytest.raises(SystemExit):
+        keys.main(["new", "ben", "--for", name, "--file", file])
+    assert not Path(file).exists()
+
+
 def test_keys_are_for_applications_and_end(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     today = datetime.datetime.now(datetime.UTC).date()
     day = datetime.timedelta(days=1)
@@ -199,7 +225,10 @@ def test_keys_are_for_applications_and_end(file: str, capsys: pytest.CaptureFixt
     assert "known there: scoped" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", ["ann", "ann abc", f"ann {'0' * 64} until=soon", f"ann {'0' * 64} to=x"])
+@pytest.mark.parametrize(
+    "line",
+    ["ann", "ann abc", f"ann {'0' * 64} until=soon", f"ann {'0' * 64} to=x", f"ann {'é' * 64}", f"ann {'A' * 64}"],
+)
 def test_a_file_of_keys_that_is_wrong_at_the_start_names_the_line(file: str, line: str) -> None:
     Path(file).write_text(f"\n{line}\n")
     with pytest.raises(DataError, match="line 2 is not"):
@@ -230,6 +259,43 @@ def test_a_request_whose_replica_dies_is_asked_again_with_its_body_and_id(monkey
 
     answer = through_the_gateway(dying, content=b"hello", headers={"x-request-id": "mine"})
     assert (answer.status_code, answer.text, seen) == (200, "hello", [(b"hello", b"mine")] * 3)
+
+
+def echoed(headers: dict[str, Any]) -> dict[str, str]:
+    """What reaches a replica of a request's headers, and the id that the client gets."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen = {name.decode(): value.decode() for name, value in scope["headers"]}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(seen).encode()})
+
+    found: dict[str, str] = through_the_gateway(app, headers=headers).json()
+    return found
+
+
+def test_headers_that_replicas_trust_do_not_come_from_clients() -> None:
+    one, other = (echoed({"x-rayworks-ticket": "mine", "serve_multiplexed_model_id": "m"}) for _ in range(2))
+    assert one["x-rayworks-ticket"] not in ("mine", other["x-rayworks-ticket"])
+    assert "serve_multiplexed_model_id" not in one
+    assert echoed({"x-request-id": "mine"})["x-request-id"] == "mine"
+    for wrong in (b"\xff", b"a b", b""):
+        assert echoed({"x-request-id": wrong})["x-request-id"].isalnum()
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ({"headers": {"Content-Length": str(10**9)}}, 413),
+        ({"headers": {"Content-Length": "9" * 5000}}, 413),
+        ({"content": drip(0, 3)}, 411),
+    ],
+)
+def test_the_proxy_holds_no_body_that_nobody_takes(request_: dict[str, Any], status: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("is not asked")
+
+    answer = through_the_gateway(app, **request_)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
 
 
 def test_a_request_that_nobody_takes_ends_as_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from tests.conftest import FinishedRun
 from tests.observing import cluster_address, until
 from tests.serve.deployment import Deployment
 
-RATE, SECONDS = 20, 12
+RATE, SECONDS, LIMIT = 20, 12, 64
 MATRIX = [[1, 0, 0], [1, 1, 0], [0, 1, None], [1, 1, 1], [0, 0, 1]]
 
 
@@ -26,11 +26,11 @@ def replicas_of(application: str, deployment: str = "item-calibration") -> list[
 
 @pytest.fixture(scope="module")
 def two(deployment: Deployment) -> Iterator[str]:
-    """An application with two replicas, each with a place for four requests of one key."""
+    """An application with two replicas, which take ``LIMIT`` requests of one key."""
     from serve import deploy
 
     name = "difficulty-two"
-    args = {"replicas": 2, "concurrent_per_key": 4, "spool": str(deployment.folder / "two")}
+    args = {"replicas": 2, "concurrent_per_key": LIMIT, "spool": str(deployment.folder / "two")}
     with deployment.beside("difficulty", {name: args}) as file:
         deploy.deploy(file)
         until(lambda: len(replicas_of(name)) == 2)
@@ -45,8 +45,7 @@ async def open_loop(deployment: Deployment, name: str, midway: Any) -> list[http
         for number in range(RATE * SECONDS):
             if number == RATE * 3:
                 midway()
-            user = deployment.header(("tester", "other", "ann", "ben", "cem", "dan")[number % 6])
-            sent.append(asyncio.create_task(client.post(url, json={"matrix": MATRIX}, headers={**header, **user})))
+            sent.append(asyncio.create_task(client.post(url, json={"matrix": MATRIX}, headers=header)))
             await asyncio.sleep(1 / RATE)
         return await asyncio.gather(*sent, return_exceptions=True)  # type: ignore[return-value]  # of BaseException
 
@@ -70,13 +69,30 @@ def test_the_limit_of_a_key_holds_over_both(deployment: Deployment, two: str) ->
 
     async def at_once() -> list[int]:
         async with httpx.AsyncClient(timeout=120, headers={**header, "Content-Type": "application/json"}) as client:
-            answers = await asyncio.gather(*(client.post(url, content=many) for _ in range(12)))
+            answers = await asyncio.gather(*(client.post(url, content=many) for _ in range(LIMIT + 16)))
             assert (await client.post(url, json={"matrix": MATRIX})).status_code == 200, "places are given back"
             return [answer.status_code for answer in answers]
 
     found = asyncio.run(at_once())
-    assert found.count(200) == 4, "as many as one replica would take"
-    assert found.count(429) == 8
+    assert found.count(200) == LIMIT, "as many as one replica would take"
+    assert found.count(429) == 16
+
+
+def test_clients_that_hang_up_leave_their_places(deployment: Deployment, two: str) -> None:
+    url, header = f"{deployment.url(two)}/v1/difficulty/fit", deployment.header("dan")
+
+    async def hang_up() -> list[int]:
+        async with httpx.AsyncClient(timeout=120, headers=header) as client:
+            for number in range(LIMIT + 20):
+                asked = asyncio.create_task(client.post(url, json={"matrix": MATRIX}))
+                await asyncio.sleep(0.001 * (number % 20))
+                asked.cancel()
+            # Ten times as long as replicas take to tell each other all that is under way.
+            await asyncio.sleep(10)
+            answers = await asyncio.gather(*(client.post(url, json={"matrix": MATRIX}) for _ in range(LIMIT)))
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(hang_up()) == [200] * LIMIT
 
 
 def test_the_proxies_speak_in_problems(deployment: Deployment) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from rayworks.core import config as configs
+from rayworks.core import yaml_reading
 from rayworks.core.config import RESUME_SAFE, Section, SystemConfig
 from rayworks.core.errors import ConfigError
 from rayworks.core.yaml_reading import load
@@ -168,8 +169,14 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 
 
+LONG_WORDS = f"a0: &a0 '{'x' * 1000}'\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 16)}]\n" for n in range(1, 5)
+)
+
+
 @pytest.mark.parametrize(
-    "text", [BOMB, "a: &a [*a]", "[" * 5000, "{a: " * 5000, "? [x]\n: y", BOMB + "b: {<<: {c: *a9}}"]
+    "text",
+    [BOMB, "a: &a [*a]", "[" * 5000, "{a: " * 5000, "? [x]\n: y", BOMB + "b: {<<: {c: *a9}}", LONG_WORDS],
 )
 def test_a_document_that_would_grow_without_end_is_refused_at_once(text: str, tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
@@ -178,6 +185,30 @@ def test_a_document_that_would_grow_without_end_is_refused_at_once(text: str, tm
         configs.resolve(Typed, file=file)
     with pytest.raises(ConfigError):
         configs.resolve(Typed, overrides=configs.parse_overrides([f"--kinds.anything={text}", "--kinds.whole=x"]))
+
+
+def test_a_key_that_is_set_twice_is_refused_and_one_that_a_merge_brings_is_not() -> None:
+    for text in ("run: {name: a}\nrun: {seed: 1}", "run:\n  7: a\n  '7': b", "<<: {a: 1}\n<<: {b: 1}"):
+        with pytest.raises(yaml.YAMLError, match=r"is set a second time in line [23]; keep one"):
+            load(text)
+    merged = load("a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: [*b, *b]")
+    assert merged["c"] == [{"x": 3, "y": 2}] * 2
+
+
+def test_a_long_document_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_reading, "_Loader", None)
+    with pytest.raises(yaml.YAMLError, match="longer than 100,000 characters"):
+        load("- 1\n" * 30_000)
+
+
+class Unprintable(dict[str, int]):
+    def __repr__(self) -> str:
+        raise AssertionError("may be larger than memory")
+
+
+def test_a_container_in_place_of_a_number_is_not_written_out() -> None:
+    with pytest.raises(ConfigError, match=r"^run\.seed: input should be a valid integer$"):
+        configs.resolve(Example, file={"run": {"seed": Unprintable(a=1)}})
 
 
 def test_differences_name_what_changed_unless_it_is_safe() -> None:

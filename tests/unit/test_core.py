@@ -127,20 +127,23 @@ def test_storage_that_can_not_be_written_is_a_config_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"run\.storage"):
         RunDirectory(str(tmp_path / "file"), "sys", "run").require_writable()
-    with pytest.raises(ConfigError, match=r"run\.storage"):
-        RunDirectory("nosuch://x", "sys", "run")
+    for nowhere in ("nosuch://x", "~nosuchuser/x", "data://x", f"zip://a::{tmp_path}/none.zip", f"{tmp_path}/\0x"):
+        with pytest.raises(ConfigError, match=r"run\.storage .*; choose a folder"):
+            RunDirectory(nowhere, "sys", "run").require_writable()
 
 
 def test_manifest_counts_attempts(tmp_path: Path) -> None:
     directory, config = RunDirectory(str(tmp_path), "sys", "run"), SystemConfig()
-    manifest.begin_attempt(directory, "sys", config)
-    manifest.end_attempt(directory, "failed", "a reason")
-    manifest.begin_attempt(directory, "sys", config)
-    manifest.end_attempt(directory, "done")
+    first = manifest.begin_attempt(directory, "sys", config)
+    manifest.end_attempt(directory, first, "failed", "a reason")
+    second = manifest.begin_attempt(directory, "sys", config)
+    manifest.end_attempt(directory, second, "done")
+    manifest.end_attempt(directory, first, "failed", "a reason")
     stored = manifest.read(directory)
     assert stored is not None
     assert [attempt["outcome"] for attempt in stored["attempts"]] == ["failed", "done"]
     assert stored["attempts"][0]["reason"] == "a reason"
+    assert stored["state"] == "done", "the second attempt's"
     assert stored["config_hash"] == manifest.config_hash(config)
     assert stored["versions"]["ray"]
 

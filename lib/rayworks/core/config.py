@@ -153,8 +153,9 @@ def explain(error: ValidationError, config_class: type[BaseModel]) -> str:
             problems.append(item["msg"].removeprefix("Value error, "))
         else:
             message = item["msg"]
-            given = repr(item["input"])
-            given = "" if len(given) > 60 else f" (given {given})"
+            # A container may hold anything many times over.
+            given = repr(item["input"]) if isinstance(item["input"], str | int | float | None) else ""
+            given = f" (given {given})" if 0 < len(given) <= 60 else ""
             if item["type"] == "string_type" and isinstance(item["input"], int | float):
                 given += "; put it in quotes"
             problems.append(f"{field}: {message[0].lower()}{message[1:]}{given}")

@@ -10,6 +10,7 @@ import platform
 import socket
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,13 +27,14 @@ def config_hash(config: SystemConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def begin_attempt(directory: RunDirectory, system: str, config: SystemConfig) -> dict[str, Any]:
-    """Record that the run was started (again) and return the manifest."""
+def begin_attempt(directory: RunDirectory, system: str, config: SystemConfig) -> str:
+    """Record that the run was started (again) and return the attempt's id."""
     previous = read(directory)
     attempts = previous["attempts"] if previous else []
     for attempt in attempts:
         # Killed, or on a machine that is gone: nobody recorded its end.
         attempt.setdefault("outcome", "lost")
+    attempt_id = uuid.uuid4().hex
     manifest = {
         "system": system,
         "run": config.run.name,
@@ -45,6 +47,7 @@ def begin_attempt(directory: RunDirectory, system: str, config: SystemConfig) ->
         "attempts": [
             *attempts,
             {
+                "id": attempt_id,
                 "started": now(),
                 "host": socket.gethostname(),
                 "submission": os.environ.get("RAY_JOB_SUBMISSION_ID") or os.environ.get("RAYWORKS_SUBMISSION"),
@@ -52,18 +55,24 @@ def begin_attempt(directory: RunDirectory, system: str, config: SystemConfig) ->
         ],
     }
     directory.write_json(MANIFEST, manifest)
-    return manifest
+    return attempt_id
 
 
-def end_attempt(directory: RunDirectory, state: State, reason: str = "") -> None:
-    """Record how the latest attempt ended; where the storage takes no more, say so and leave it to the next start."""
+def end_attempt(directory: RunDirectory, attempt_id: str, state: State, reason: str = "") -> None:
+    """Record how an attempt ended, which is the run's state unless there was a later one.
+
+    Where the storage takes no more, say so and leave it to the next start.
+    """
     try:
         manifest = read(directory)
-        if manifest is None:
-            return
-        manifest["state"] = state
-        manifest["attempts"][-1] |= {"ended": now(), "outcome": state, "reason": reason}
-        directory.write_json(MANIFEST, manifest)
+        attempts = manifest["attempts"] if manifest else []
+        for attempt in attempts:
+            if attempt.get("id") == attempt_id:
+                attempt |= {"ended": now(), "outcome": state, "reason": reason}
+        if manifest and attempts[-1].get("id") == attempt_id:
+            manifest["state"] = state
+        if manifest:
+            directory.write_json(MANIFEST, manifest)
     except OSError as error:
         print(f"{directory.path(MANIFEST)}: the end of this attempt is not recorded ({error})", file=sys.stderr)
 

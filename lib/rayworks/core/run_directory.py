@@ -15,6 +15,8 @@ from rayworks.core.errors import ConfigError, InfrastructureError
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
+SWEEP = "sweep.json"
+"""There only in the directory of a sweep: what was asked for and how far it is."""
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 EXPORT = "export"
@@ -30,19 +32,21 @@ class RunDirectory:
         run: name of the run.
 
     Raises:
-        ConfigError: the URI's protocol is unknown or its driver is not installed.
+        ConfigError: nothing can be stored there: no such protocol, driver, user or archive.
     """
 
     def __init__(self, storage: str, system: str, run: str) -> None:
         from fsspec.core import url_to_fs
 
-        self.storage = storage if "://" in storage else str(Path(storage).expanduser().absolute())
         self.system, self.run = system, run
-        self.is_local = "://" not in self.storage
+        self.is_local = "://" not in storage
         try:
+            self.storage = str(Path(storage).expanduser().absolute()) if self.is_local else storage
             self._files, base = url_to_fs(self.storage)
-        except (ValueError, ImportError) as error:
-            raise ConfigError(f"run.storage {storage!r}: {error}") from None
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            raise ConfigError(
+                f"run.storage {storage!r}: {error}; choose a folder or a URI that can be written"
+            ) from None
         self._folder = f"{base.rstrip('/')}/{system}/{run}"
 
     @property
@@ -128,9 +132,10 @@ class RunDirectory:
         try:
             self.write(probe, b" " * size)
             self._files.rm_file(f"{self._folder}/{probe}")
-        except OSError as error:
-            reason = error.strerror or str(error)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        except (OSError, ValueError, NotImplementedError) as error:
+            # Names no file can have, and file systems that only read.
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise InfrastructureError(f"{self.uri}: {reason}; free some space and repeat the command") from None
             raise ConfigError(
                 f"run.storage {self.storage!r}: not writable ({reason}); choose a folder you own"
@@ -142,6 +147,6 @@ class RunDirectory:
         try:
             yield
         except BaseException:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError, NotImplementedError):
                 self._files.rm(staging, recursive=True)
             raise

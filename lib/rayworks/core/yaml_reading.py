@@ -14,8 +14,8 @@ from typing import Any, Literal, Union
 import yaml
 from pydantic import BaseModel
 
-MOST_NODES = 100_000
-"""Values in a document, each alias counted as what it stands for."""
+MOST_CHARACTERS = 100_000
+"""In a document, and in its words once each alias is written out as what it stands for."""
 NULL = "tag:yaml.org,2002:null"
 NUMBERS = (int, float, bool)
 TOO_DEEP = "is nested too deep"
@@ -49,8 +49,11 @@ def load(text: str, kind: Any = Any) -> Any:
         kind: annotation of what it is for, such as a config class.
 
     Raises:
-        yaml.YAMLError: it is no YAML, larger than ``MOST_NODES`` once written out, or nested too deep.
+        yaml.YAMLError: it is no YAML, larger than ``MOST_CHARACTERS`` as it is or written out, nested too deep, or sets a
+            key twice.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise yaml.YAMLError(f"is longer than {MOST_CHARACTERS:,} characters")
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -80,18 +83,33 @@ def load_word(text: str, kind: Any) -> Any:
 
 
 def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Values below a node, with aliases written out; ``known`` holds 0 for nodes that are still being counted."""
+    """Characters of the words of a node, and one for each value, with aliases written out.
+
+    ``known`` holds 0 for nodes that are still being counted.
+    """
     found = known.get(id(node))
     if found == 0:
         raise yaml.YAMLError("an alias stands inside what it stands for")
     if found is not None:
         return found
     known[id(node)] = 0
-    size = 1 + sum(_expanded_size(child, known) for child in _children(node))
-    if size > MOST_NODES:
-        raise yaml.YAMLError(f"holds more than {MOST_NODES:,} values once its aliases are written out")
+    _refuse_doubles(node)
+    words = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+    size = 1 + words + sum(_expanded_size(child, known) for child in _children(node))
+    if size > MOST_CHARACTERS:
+        raise yaml.YAMLError(f"is longer than {MOST_CHARACTERS:,} characters once its aliases are written out")
     known[id(node)] = size
     return size
+
+
+def _refuse_doubles(node: yaml.Node) -> None:
+    """Of two values of a key, one would be lost without a word."""
+    keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    seen: set[str] = set()
+    for key in (key for key in keys if isinstance(key, yaml.ScalarNode)):
+        if key.value in seen:
+            raise yaml.YAMLError(f"{key.value[:40]!r} is set a second time in line {key.start_mark.line + 1}; keep one")
+        seen.add(key.value)
 
 
 def _children(node: yaml.Node) -> Iterator[yaml.Node]:

@@ -3,11 +3,11 @@
 Ctrl-C is a person, who gets 130. SIGTERM (an eviction, ``kill``) and SIGHUP are infrastructure: 75, which says "again".
 """
 
-import _thread
+import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -46,34 +46,59 @@ class Ending:
             if handler is not signal.SIG_IGN and handler != self._asked:
                 self._before.setdefault(number, handler)
                 signal.signal(number, self._asked)
+        interrupt = signal.getsignal(signal.SIGINT)
+        # A script has what it starts with "&" ignore SIGINT, which is how any other end is asked for here.
+        if interrupt in (signal.SIG_IGN, signal.SIG_DFL):
+            self._before.setdefault(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def end(self, reason: str) -> None:
         """Ask for the end from any thread, as Ctrl-C would."""
         self.reason = reason
-        _thread.interrupt_main()
+        # A signal indeed: _thread.interrupt_main() would let a sleeping main thread sleep on.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    def run(self, work: Callable[[], int], failed: Callable[[str], None]) -> int:
+    def run(self, work: Callable[[], int]) -> int:
         """The exit code of ``work``, or of how it failed, with one line that says how.
 
         Args:
             work: returns its exit code.
-            failed: told the reason where there is one to record.
         """
         try:
             return work()
-        except KeyboardInterrupt:
-            if self.reason is None:
-                failed("stopped by the user")
+        except (KeyboardInterrupt, Exception) as error:
+            self._hear_no_more()
+            if isinstance(error, KeyboardInterrupt) and self.reason is None:
                 print("stopped; repeat the command to go on", file=sys.stderr)
                 return STOPPED
-            failure = Failure(InfrastructureError.kind, f"{self.reason}; repeat the command to go on")
-        except Exception as error:
-            failure = classify(error)
-        failed(failure.message)
+            failure = self._failure(error)
         print(f"{failure.kind} error: {failure.message}", file=sys.stderr)
         if failure.kind == RayworksError.kind:
             print(failure.where, file=sys.stderr)
         return failure.as_error().exit_code
+
+    @contextlib.contextmanager
+    def recorded(self, record: Callable[[str], None]) -> Iterator[None]:
+        """Tell ``record`` why the work inside failed, undisturbed by a second Ctrl-C, before the failure goes on."""
+        try:
+            yield
+        except (KeyboardInterrupt, Exception) as error:
+            self._hear_no_more()
+            stopped = isinstance(error, KeyboardInterrupt) and self.reason is None
+            record("stopped by the user" if stopped else self._failure(error).message)
+            raise
+
+    def _failure(self, error: BaseException) -> Failure:
+        if isinstance(error, KeyboardInterrupt):
+            return Failure(InfrastructureError.kind, f"{self.reason}; repeat the command to go on")
+        return classify(error)
+
+    def _hear_no_more(self) -> None:
+        """Ignore what would interrupt the end itself, until ``__exit__``."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, *ASKED):
+                self._before.setdefault(number, signal.getsignal(number))
+                signal.signal(number, signal.SIG_IGN)
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         self.reason = f"{signal.Signals(number).name} asked for the end"

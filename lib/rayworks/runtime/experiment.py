@@ -8,9 +8,11 @@ import contextlib
 import csv
 import io
 import json
+import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from rayworks.core.run_directory import RunDirectory
 from rayworks.runtime import checkpoints
 from rayworks.runtime.checkpoints import CHECKPOINT, EXPERIMENT, POSITION, RESUME
 from rayworks.runtime.storage import blamed_for_failures
-from rayworks.runtime.system import DONE
+from rayworks.runtime.system import DONE, System
 
 
 def fit(
@@ -63,8 +65,31 @@ def fit(
             verbose=0,
         ),
     )
-    with blamed_for_failures(directory):
-        return tuner.fit()
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with blamed_for_failures(directory):
+            return tuner.fit()
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            # Tune leaves its own behind, which nobody listens to any more.
+            signal.signal(signal.SIGINT, interrupt)
+
+
+def placed(
+    system: type[System[Any]], kind: str, bundles: Callable[[dict[str, Any]], list[dict[str, float]]], run: str
+) -> Any:
+    """A system's class as Tune's trials run it, named on the dashboard: actor class, process and placement group.
+
+    Args:
+        system: whose steps they make.
+        kind: of what its actors are, ``Run`` or ``Trial``.
+        bundles: what a trial with this config of Tune's reserves.
+        run: name of the placement groups.
+    """
+    name = f"{system.spec.name}/{run}"
+    trainable = tune.with_resources(system, lambda config: tune.PlacementGroupFactory(bundles(config), name=name))
+    trainable.__qualname__ = trainable.__name__ = f"{system.__name__}{kind}"
+    return trainable
 
 
 def set_aside(directory: RunDirectory, name: str, run: RunDirectory) -> None:

@@ -16,7 +16,7 @@ from rayworks.core import manifest
 from rayworks.core.config import SystemConfig
 from rayworks.core.errors import ConfigError, InfrastructureError, RayworksError, ResumeMismatch
 from rayworks.core.registry import SystemSpec
-from rayworks.core.run_directory import CONFIG, REPORT_HTML, RunDirectory
+from rayworks.core.run_directory import CONFIG, REPORT_HTML, SWEEP, RunDirectory
 from rayworks.runtime import experiment, placement
 from rayworks.runtime.checkpoints import RESUME, TRIAL
 from rayworks.runtime.data_parallel import PRIVATE
@@ -48,20 +48,14 @@ def launch(spec: SystemSpec, config: SystemConfig) -> int:
     says where the report is. 0 done, 2 bad config, 3 resume mismatch, 4 bad data, 75 infrastructure, 130 stopped by the
     user, 1 anything else.
     """
-    begun: list[RunDirectory] = []
-
-    def failed(reason: str) -> None:
-        for directory in begun:
-            manifest.end_attempt(directory, "failed", reason)
-
     with Ending() as ending:
-        return ending.run(lambda: _launch(spec, config, ending, begun), failed)
+        return ending.run(lambda: _launch(spec, config, ending))
 
 
-def _launch(spec: SystemSpec, config: SystemConfig, ending: Ending, begun: list[RunDirectory]) -> int:
+def _launch(spec: SystemSpec, config: SystemConfig, ending: Ending) -> int:
     directory = RunDirectory(config.run.storage, spec.name, config.run.name)
     require_usable(directory)
-    with Lease(directory, ending.end):
+    with Lease(directory, ending.end) as lease:
         check_resume(directory, config)
         if _is_finished(directory):
             print(f"{spec.name}/{config.run.name} is finished already; report: {directory.path(REPORT_HTML)}")
@@ -73,22 +67,32 @@ def _launch(spec: SystemSpec, config: SystemConfig, ending: Ending, begun: list[
         attach(reserved)
         ending.listen()
         placement.require(reserved, config.compute.placement_timeout_seconds)
-        manifest.begin_attempt(directory, spec.name, config)
-        begun.append(directory)
-        directory.write(CONFIG, configs.to_yaml(config))
-        _run(spec, config, directory, bundles, reserved)
-        directory.remove_folder(RESUME)
-        manifest.end_attempt(directory, "done")
+        lease.require()
+        attempt = manifest.begin_attempt(directory, spec.name, config)
+
+        def failed(reason: str) -> None:
+            # Whoever has the lease by now has its own attempt to record.
+            if lease.is_held():
+                manifest.end_attempt(directory, attempt, "failed", reason)
+
+        with ending.recorded(failed):
+            directory.write(CONFIG, configs.to_yaml(config))
+            _run(spec, config, directory, bundles, reserved)
+            lease.require()
+            directory.remove_folder(RESUME)
+            manifest.end_attempt(directory, attempt, "done")
         print(f"done; report: {directory.path(REPORT_HTML)}")
         return 0
 
 
 def check_resume(directory: RunDirectory, config: SystemConfig) -> None:
-    """Refuse to resume a run of another config.
+    """Refuse to resume a run of another config, or in the folder of a sweep.
 
     Raises:
         ResumeMismatch: naming each field that differs and is not safe to change.
     """
+    if directory.exists(SWEEP):
+        raise ResumeMismatch(f"run.name: {directory.uri} holds a sweep, not a run; choose another run.name")
     stored = manifest.read(directory)
     if stored is None:
         return
@@ -166,8 +170,8 @@ def _run(
     reserved: Sequence[placement.Bundle],
 ) -> None:
     """Fit, and after an infrastructure failure fit again from the last checkpoint, at most ``max_failures`` times."""
-    group = tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
-    trainable = tune.with_resources(spec.load_system(), group)
+    held = [dict(bundle) for bundle in bundles]
+    trainable = experiment.placed(spec.load_system(), "Run", lambda config: held, config.run.name)
     for attempt in range(config.run.max_failures + 1):
         if directory.exists(FAILURE):
             directory.write(FAILURE, "null")

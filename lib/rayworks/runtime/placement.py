@@ -60,7 +60,10 @@ def require(bundles: Sequence[Bundle], timeout_seconds: float) -> None:
     Raises:
         ConfigError: it cannot within the timeout; the message names what was asked and what is free.
     """
-    group = placement_group([dict(bundle) for bundle in bundles if any(bundle.values())])
+    asked = [dict(bundle) for bundle in bundles if any(bundle.values())]
+    if not asked:
+        return
+    group = placement_group(asked, name="rayworks: is there room")
     try:
         if not group.wait(timeout_seconds):
             raise ConfigError(

@@ -11,7 +11,7 @@ from ray import tune
 from rayworks.core import config as configs
 from rayworks.core import manifest
 from rayworks.core.errors import CLASSES, InfrastructureError, ResumeMismatch
-from rayworks.core.run_directory import CONFIG, MANIFEST, REPORT_HTML, REPORT_JSON, RunDirectory
+from rayworks.core.run_directory import CONFIG, MANIFEST, REPORT_HTML, REPORT_JSON, SWEEP, RunDirectory
 from rayworks.core.sweep import Sweep, Trial, TrialResult
 from rayworks.core.sweep_report import CSV, sweep_report, trials_csv
 from rayworks.runtime import experiment, launch, placement
@@ -26,8 +26,8 @@ from rayworks.runtime.sweep_search import SEARCH, DesignSearch, require_optuna
 from rayworks.runtime.sweep_trial import DESIGN, STOPPED, TRIALS, trial_class, trial_directory
 from rayworks.runtime.system import DONE, FAILURE
 
-SWEEP, SWEEP_YAML = "sweep.json", "sweep.yaml"
-"""What was asked for and how far it is; beside it lie ``trials/``, Tune's folder and the report."""
+SWEEP_YAML = "sweep.yaml"
+"""Lies beside ``sweep.json``, ``trials/``, Tune's folder and the report."""
 
 
 def run_sweep(sweep: Sweep[Any]) -> int:
@@ -38,7 +38,7 @@ def run_sweep(sweep: Sweep[Any]) -> int:
     infrastructure stopped one; the first failure's code when none finished.
     """
     with Ending() as ending:
-        return ending.run(lambda: _run(sweep, ending), lambda reason: None)
+        return ending.run(lambda: _run(sweep, ending))
 
 
 def _run(sweep: Sweep[Any], ending: Ending) -> int:
@@ -140,10 +140,10 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
     """Run the trials that have not ended, from their last checkpoints."""
     system = sweep.spec.load_system()
 
-    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    def bundles(config: dict[str, Any]) -> list[dict[str, float]]:
         stored = trial_directory(directory, config["trial"]).read_json(DESIGN)["config"]
-        bundles = system.bundles(sweep.spec.config.model_validate(stored))
-        return tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
+        asked: list[dict[str, float]] = system.bundles(sweep.spec.config.model_validate(stored))
+        return asked
 
     known = results(sweep, directory)
     ended = [trial for trial in known if not trial.retriable]
@@ -162,7 +162,7 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "auto"
     grid = experiment.fit(
         directory,
-        tune.with_resources(trial_class(system), resources),
+        experiment.placed(trial_class(system), "Trial", bundles, directory.run),
         where,
         tune.TuneConfig(
             reuse_actors=system.reusable,

@@ -22,7 +22,7 @@ def trial_directory(sweep: RunDirectory, name: str) -> RunDirectory:
 
 def trial_class(system: type[System[Any]]) -> Any:
     """The system as a trial of a sweep."""
-    return type(f"{system.__name__}Trial", (_Trial, system), {"__doc__": system.__doc__})
+    return type(system.__name__, (_Trial, system), {"__doc__": system.__doc__})
 
 
 class _Trial(System[Any]):
@@ -47,11 +47,11 @@ class _Trial(System[Any]):
         try:
             result = super().step()
         except Exception as error:
-            manifest.end_attempt(self.run_directory, "failed", classify(error).message)
+            manifest.end_attempt(self.run_directory, self._attempt, "failed", classify(error).message)
             raise
         if result[DONE]:
             self.run_directory.remove_folder(RESUME)
-            manifest.end_attempt(self.run_directory, "done")
+            manifest.end_attempt(self.run_directory, self._attempt, "done")
         return result
 
     def cleanup(self) -> None:
@@ -67,7 +67,7 @@ class _Trial(System[Any]):
     def _begin(self) -> None:
         """Start the system. Not in ``setup``: Tune may yet hand the trial to a process that another has left."""
         run = self.run_directory
-        manifest.begin_attempt(
+        self._attempt = manifest.begin_attempt(
             run, self.spec.name, type(self).spec.config.model_validate(run.read_json(DESIGN)["config"])
         )
         super().setup({"storage": run.storage, "run": run.run})

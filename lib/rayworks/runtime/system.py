@@ -106,6 +106,10 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
         """Tables, and figures by file name (PNG bytes, caption), that only this system can make of a sweep's trials."""
         return (), {}
 
+    def __repr__(self) -> str:
+        """The name of the run's process, and of its actor on the dashboard."""
+        return f"{self.spec.name}/{self.run_directory.run}"
+
     def setup(self, config: dict[str, Any]) -> None:
         """Called by Tune in the run's actor. What fails here is raised by the first step, where it can be classed."""
         for name in ("ray.train", "ray.tune", "ray.air"):

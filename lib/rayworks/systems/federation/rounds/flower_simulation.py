@@ -43,7 +43,8 @@ def simulate(folder: Path, config: Config, seed: int, processors: int, timeout_s
     task = {"config": config.model_dump(mode="json"), "seed": seed, "processors": processors}
     _write(folder / TASK, json.dumps(task))
     variables = {name: value for name, value in os.environ.items() if name not in RAY_OF_THE_CALLER}
-    variables |= {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"}
+    # Its Ray is to listen on loopback only.
+    variables |= {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     command = [sys.executable, "-m", "rayworks.systems.federation.rounds.flower_simulation", str(folder)]
     with (folder / "simulation.log").open("w") as log:
         try:

@@ -1,0 +1,71 @@
+"""What a driver decides and writes down, without a cluster."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rayworks.core import config as configs
+from rayworks.core import manifest
+from rayworks.core.errors import ResumeMismatch
+from rayworks.core.run_directory import RunDirectory
+from rayworks.runtime import launch, lease, placement
+from tests.counting_system import SPEC, Config
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(str(tmp_path), "counting", "default")
+
+
+def launched(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, run: Callable[[], None]) -> int:
+    """The exit code of a driver that does ``run`` in place of the run, on no cluster."""
+    monkeypatch.setattr(launch, "attach", lambda reserved: None)
+    monkeypatch.setattr(placement, "require", lambda *arguments: None)
+    monkeypatch.setattr(launch, "_run", lambda *arguments: run())
+    return launch.launch(SPEC, configs.resolve(Config, overrides={"run.storage": directory.storage}))
+
+
+def test_a_run_that_asks_for_nothing_needs_no_cluster() -> None:
+    placement.require([{}, {"CPU": 0.0}], 0.1)
+
+
+def test_a_run_of_the_name_of_a_sweep_is_refused(directory: RunDirectory) -> None:
+    directory.write_json("sweep.json", {"state": "running"})
+    with pytest.raises(ResumeMismatch, match=r"holds a sweep, not a run; choose another run\.name"):
+        launch.check_resume(directory, Config())
+
+
+@pytest.mark.parametrize("sleeps", [0, 60])
+def test_a_driver_that_has_lost_its_lease_writes_nothing_more(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, sleeps: float
+) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.5)
+    after: list[bytes] = []
+
+    def another_runs_to_its_end() -> None:
+        [mine] = [name for name in directory.list() if name.startswith("lease-")]
+        directory.remove_folder(mine)
+        manifest.end_attempt(directory, manifest.begin_attempt(directory, "counting", Config()), "done")
+        directory.write("report.html", "")
+        directory.write("resume/000001/complete.json", "{}")
+        after.append(directory.read("manifest.json"))
+        time.sleep(sleeps)
+
+    assert launched(directory, monkeypatch, another_runs_to_its_end) == 75
+    assert directory.read("manifest.json") == after[0]
+    assert directory.list("resume") == ["000001"], "the other's"
+
+
+def test_an_interrupted_run_is_recorded_while_the_lease_is_held(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert launched(directory, monkeypatch, interrupted) == 130
+    stored = manifest.read(directory)
+    assert stored is not None
+    assert [(one["outcome"], one["reason"]) for one in stored["attempts"]] == [("failed", "stopped by the user")]
+    assert [name for name in directory.list() if name.startswith("lease-")] == []
