@@ -27,9 +27,10 @@ from benchmarks.open_loop import NO_ANSWER, NOT_SENT, Answer, Load, quantile
 from cluster import local
 from jobs.service_faults import application
 from jobs.service_requests import request_of
-from rayworks.core.errors import InfrastructureError
+from rayworks.core.errors import InfrastructureError, RayworksError
 from rayworks.core.run_directory import EXPORT
 from rayworks.systems import REGISTRY
+from serve.common import keys
 
 ROOT = Path(__file__).resolve().parent.parent
 BARE = "bare"
@@ -46,6 +47,8 @@ SATURATED = 2.0
 WARM_UP_SECONDS = 3.0
 LEAST, MOST_SECONDS = 50, 60.0
 """Requests that a quantile is of: slow applications are asked for longer, but no longer than that."""
+RECOVERY_SECONDS = 30.0
+"""How long the calm after the saturation is watched."""
 BACK = 2.0
 """The latency is back in the first second whose median is at most so many times that of before."""
 
@@ -114,13 +117,13 @@ def command(module: str, *words: str, given: str = "") -> str:
 def deployed(name: str, folder: Path, runs: Path) -> Target:
     """One application, alone on the cluster; what was deployed before is gone."""
     folder.mkdir()
-    keys = [command("serve.common.keys", "new", f"user-{n}", "--file", str(folder / "keys")) for n in range(USERS)]
+    users = [keys.create(f"user_{number}", str(folder / "keys")) for number in range(USERS)]
     entry, path, body = question(name, folder, runs)
     http = {"host": "127.0.0.1", "port": PORT}
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump({"proxy_location": "HeadOnly", "http_options": http, "applications": [entry]}))
     command("serve.deploy", str(file))
-    return Target(f"http://127.0.0.1:{PORT}{entry['route_prefix']}{path}", body, [key.split()[-1] for key in keys])
+    return Target(f"http://127.0.0.1:{PORT}{entry['route_prefix']}{path}", body, users)
 
 
 def question(name: str, folder: Path, runs: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
@@ -154,8 +157,7 @@ def measure(target: Target, seconds: float) -> dict[str, Any]:
     for share in SHARES:
         phase = (share * capacity, long_enough(share * capacity, seconds))
         loads[f"{share:.0%}"] = summary(asked(target, [phase]))
-    calm = (SHARES[0] * capacity, long_enough(SHARES[0] * capacity, seconds))
-    after = asked(target, [(SATURATED * capacity, seconds), calm])
+    after = asked(target, [(SATURATED * capacity, seconds), (SHARES[0] * capacity, RECOVERY_SECONDS)])
     loads[f"{SATURATED:.0%}"] = summary([answer for answer in after if answer.phase == 0])
     calmed = [answer for answer in after if answer.phase == 1]
     recovery = recovered(calmed, seconds, loads[f"{SHARES[0]:.0%}"]["p50"])
@@ -196,8 +198,8 @@ def recovered(answers: Sequence[Answer], begin: float, before: float) -> float:
 
 
 def defects(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Answers that nobody should get: all but successes, and beyond saturation refusals that say when to come again."""
-    return [
+    """What nobody should meet: other answers than successes and, under load, refusals that say when to come again."""
+    wrong = [
         f"{name} at {load}: {share:.2%} {kind}"
         for name, repeats in measured.items()
         for one in repeats
@@ -205,6 +207,8 @@ def defects(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
         for kind, share in found["kinds"].items()
         if kind.startswith(("status", NO_ANSWER)) or (kind not in ("2xx", NOT_SENT) and load == f"{SHARES[0]:.0%}")
     ]
+    stuck = [name for name, repeats in measured.items() if any(math.isnan(one["recovery_seconds"]) for one in repeats)]
+    return [*wrong, *(f"{name}: latency is not back {RECOVERY_SECONDS:g} s after saturation" for name in stuck)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -216,25 +220,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--output", type=Path, help="folder for the values and the figure, instead of the repository's")
     options = parser.parse_args(arguments)
-    names, measured = [BARE, *options.system], dict[str, list[dict[str, Any]]]()
+    try:
+        measured = measure_all([BARE, *options.system], options)
+    except RayworksError as error:
+        print(f"{error.kind} error: {error}", file=sys.stderr)
+        return error.exit_code
+    serving_load_shown.show(measured)
+    serving_load_shown.draw_loads(measured, options.output)
+    rows = serving_load_shown.rows(measured)
+    results.store("serving_load", __doc__ or "", rows, measured, options.output or results.FOLDER)
+    found = defects(measured)
+    print("\n".join(found), file=sys.stderr)
+    return bool(found)
+
+
+def measure_all(names: Sequence[str], options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Application to its measurements; repeats go round all of them."""
+    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="serving-load-") as folder, own_cluster(Path(folder)):
         runs = (options.runs or Path(folder) / "runs").expanduser().absolute()
         for repeat in range(options.repeats):
             for name in names:
                 target = deployed(name, Path(folder) / f"{name}-{repeat}", runs)
                 found = measure(target, options.seconds)
-                measured.setdefault(name, []).append(found)
+                measured[name].append(found)
                 print(
                     f"{name}: {found['capacity']:.1f} requests/s, back after {found['recovery_seconds']:g} s",
                     flush=True,
                 )
-    serving_load_shown.show(measured)
-    serving_load_shown.draw_loads(measured, options.output)
-    rows = serving_load_shown.rows(measured)
-    results.store("serving_load", __doc__ or "", rows, measured, options.output or results.FOLDER)
-    found_wrong = defects(measured)
-    print("\n".join(found_wrong), file=sys.stderr)
-    return bool(found_wrong)
+    return measured
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ def rows(measured: Measured) -> dict[str, list[float]]:
 
 def draw_loads(measured: Measured, folder: Path | None) -> None:
     """Latencies over load, and what becomes of requests at twice what can be answered."""
+    from matplotlib.ticker import FuncFormatter
+
     loads = list(next(iter(measured.values()))[0]["loads"])
     with draw(1, 2) as drawing:
         times, answers = drawing.axes
@@ -74,7 +76,8 @@ def draw_loads(measured: Measured, folder: Path | None) -> None:
             for quantity, style in (("p50", "-"), ("p99", ":")):
                 values = [_median(repeats, load, quantity) for load in loads]
                 times.plot(loads, values, style, marker="o", color=colour, label=name if quantity == "p50" else None)
-        times.set(yscale="log", xlabel="requests due, of what is answered", ylabel="ms from due to answered")
+        times.set(yscale="log", xlabel="requests due, of what can be answered", ylabel="ms from due to answered")
+        times.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         times.set_title("Median, and 99th percentile (dotted)")
         times.legend(fontsize=8)
         left = dict.fromkeys(measured, 0.0)
@@ -85,7 +88,7 @@ def draw_loads(measured: Measured, folder: Path | None) -> None:
             left = {name: left[name] + value for name, value in zip(left, values, strict=True)}
         answers.invert_yaxis()
         answers.set(xlabel="% of requests due", title=f"Answers at {loads[-1]}")
-        answers.legend(fontsize=8, loc="lower left")
+        answers.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=len(KINDS))
     path = FIGURE if folder is None else folder / FIGURE.name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(drawing.png)

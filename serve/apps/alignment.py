@@ -195,13 +195,13 @@ class Alignment(ServedRun):
             async with asyncio.timeout(self._args.deadline_seconds):
                 await asyncio.gather(*(asyncio.wrap_future(self._decoding.submit(row)) for row in rows))
         except TimeoutError:
-            raise Problem(504, self._late) from None
+            raise Problem(504, self._late, RETRY_SECONDS) from None
         finally:
             self._cancel(rows)
 
     @property
     def _late(self) -> str:
-        return f"not finished after {self._args.deadline_seconds:g} s; ask for fewer tokens"
+        return f"not finished after {self._args.deadline_seconds:g} s; try again later, or ask for fewer tokens"
 
     async def _stream(self, body: SamplingBody, asked: Asked, leave: Callable[[], None]) -> AsyncIterator[str]:
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from .computing import Computing
-from .problems import Problem
+from .problems import RETRY_SECONDS, Problem
 
 QuestionT = TypeVar("QuestionT")
 AnswerT = TypeVar("AnswerT")
@@ -59,7 +59,7 @@ class Batching(Generic[QuestionT, AnswerT]):
             async with asyncio.timeout(self._deadline):
                 return await future
         except TimeoutError:
-            raise Problem(504, f"not answered after {self._deadline:g} s; try again later") from None
+            raise Problem(504, f"not answered after {self._deadline:g} s; try again later", RETRY_SECONDS) from None
 
     def require_progress(self) -> None:
         """As :meth:`Computing.require_progress`."""

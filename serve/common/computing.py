@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from rayworks.core.errors import InfrastructureError
 
-from .problems import Problem
+from .problems import RETRY_SECONDS, Problem
 
 ResultT = TypeVar("ResultT")
 
@@ -49,6 +49,8 @@ class Computing:
             async with asyncio.timeout(self._deadline):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
+            if future.cancel():
+                raise Problem(504, f"not begun after {self._deadline:g} s; try again later", RETRY_SECONDS) from None
             raise Problem(504, f"not finished after {self._deadline:g} s; send less data") from None
 
     def require_progress(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from serve.common.batching import Batching
-from serve.common.problems import Problem
+from serve.common.problems import RETRY_SECONDS, Problem
 
 
 class Squares:
@@ -82,7 +82,7 @@ def test_who_gives_up_is_left_out_and_a_stuck_batch_is_late() -> None:
         impatient.cancel()
         with pytest.raises(Problem) as late:
             await first[0]
-        assert late.value.status == 504
+        assert (late.value.status, late.value.retry_after) == (504, RETRY_SECONDS)
         found = await asyncio.gather(impatient, other, return_exceptions=True)
         assert isinstance(found[0], asyncio.CancelledError)
         assert isinstance(found[1], Problem)

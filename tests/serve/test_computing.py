@@ -9,7 +9,29 @@ import pytest
 from rayworks.core.errors import InfrastructureError
 from serve.common import computing as module
 from serve.common.computing import Computing
-from serve.common.problems import Problem
+from serve.common.problems import RETRY_SECONDS, Problem
+
+
+def test_who_waits_past_the_deadline_comes_again_and_who_sends_too_much_does_not() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def long() -> None:
+        begun.set()
+        go_on.wait(60)
+
+    async def both_are_late() -> list[Problem]:
+        computing = Computing(max_waiting=1, deadline_seconds=0.5)
+        running = asyncio.create_task(computing.run(long))
+        await asyncio.to_thread(begun.wait, 60)
+        found = await asyncio.gather(running, computing.run(int), return_exceptions=True)
+        go_on.set()
+        return [one for one in found if isinstance(one, Problem)]
+
+    much, late = asyncio.run(both_are_late())
+    assert (much.status, much.retry_after) == (504, None)
+    assert "send less data" in much.detail
+    assert (late.status, late.retry_after) == (504, RETRY_SECONDS)
+    assert "not begun" in late.detail
 
 
 def test_a_computation_that_nobody_waits_for_shows_as_a_lack_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:

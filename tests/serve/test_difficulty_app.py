@@ -298,6 +298,12 @@ def test_items_may_come_with_the_request(send: Send) -> None:
         ("difficulty", {"responses": {"q00": 3}}, 422, "responses.q00"),
         ("difficulty", {"responses": {}, "estimator": "WLE"}, 422, "WLE needs at least one"),
         ("difficulty", {"responses": {}, "population_sd": 2}, 422, "population_sd"),
+        (
+            NARROW,
+            {"responses": {}, "items": [{"item": "a", "difficulty": 0}], "population_sd": 1e-320},
+            422,
+            "population_sd",
+        ),
         ("difficulty", {"responses": {}, "items": [{"item": "a", "difficulty": 0}] * 2}, 422, "unique"),
         ("difficulty", {"responses": {}, "items": [{"item": "a", "difficulty": 0, "guessing": 1}]}, 422, "guessing"),
     ],

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
+from benchmarks import serving_load
 from benchmarks.open_loop import NO_ANSWER, Answer, Load, arrivals, send
 
 Reply = Callable[[int], Awaitable[bytes]]
@@ -129,3 +132,25 @@ def test_arrivals_are_a_poisson_process_phase_by_phase() -> None:
     assert min(one.due for one in found if one.phase == 1) >= 50
     gaps = [b.due - a.due for a, b in pairwise(found) if b.phase == 0]
     assert sum(gap > 0.01 for gap in gaps) / len(gaps) == pytest.approx(0.368, abs=0.05), "exponential gaps"
+
+
+def test_latency_is_back_in_the_first_calm_second() -> None:
+    def second(number: int, latency: float, *kinds: str) -> list[Answer]:
+        return [Answer(1, 10 + number + 0.1 * n, latency=latency, kind=kind) for n, kind in enumerate(kinds)]
+
+    slow, refused = second(0, 0.5, "2xx", "2xx"), second(1, 0.01, "2xx", "503")
+    calm = second(2, 0.015, "2xx", "2xx")
+    assert serving_load.recovered([*slow, *refused, *calm, *second(3, 0.5, "2xx")], begin=10, before=10) == 2
+    assert math.isnan(serving_load.recovered([*slow, *refused], begin=10, before=10))
+    found = serving_load.summary([*slow, *refused, *calm])
+    assert (found["kinds"], found["p50"]) == ({"2xx": 5 / 6, "503": 1 / 6}, 15)
+
+
+def test_what_a_loaded_service_may_answer() -> None:
+    def at(load: str, **kinds: float) -> dict[str, Any]:
+        return {"loads": {load: {"kinds": kinds}}, "recovery_seconds": 1.0}
+
+    good = [at("25%", **{"2xx": 1.0}), at("200%", **{"2xx": 0.5, "503": 0.25, "not sent": 0.25})]
+    assert not serving_load.defects({"marl": good})
+    bad = [at("25%", **{"503": 0.5}), at("200%", **{"status 500": 0.5}), {"loads": {}, "recovery_seconds": math.nan}]
+    assert [len(serving_load.defects({"marl": [one]})) for one in bad] == [1, 1, 1]
