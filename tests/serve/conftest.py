@@ -9,6 +9,9 @@ from tests.conftest import FinishedRun
 from tests.serve import applications
 from tests.serve.deployment import Deployment, serving
 
+OF_ANY_SYSTEM = {"test_generated_requests.py", "test_service_requests.py"}
+"""Tests that name the systems whose applications they need."""
+
 
 @pytest.fixture(scope="package")
 def deployment(
@@ -23,7 +26,7 @@ def deployment(
     asked = {item.callspec.params.get("system") for item in items if hasattr(item, "callspec")}
     with serving(cluster, tmp_path_factory.mktemp("serve")) as deployment:
         for system in REGISTRY:
-            if f"test_{system}_app.py" in wanted or ("test_generated_requests.py" in wanted and system in asked):
+            if f"test_{system}_app.py" in wanted or (wanted & OF_ANY_SYSTEM and system in asked):
                 folder = deployment.folder / system
                 folder.mkdir()
                 deployment.add(system, getattr(applications, system)(folder, finished_runs))
