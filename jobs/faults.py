@@ -119,7 +119,10 @@ class Column:
             with served(self.system, export, self.folder, self.environment) as service:
                 for cell in cells:
                     cell.seconds, cell.again = service.disturbed(cell.fault)
-                    cell.problem = "" if cell.seconds is not None else "does not answer again"
+                    if cell.seconds is None:
+                        cell.problem = "does not answer again"
+                    elif cell.again:
+                        cell.problem = f"{cell.again} requests failed"
                     yield cell
         except InfrastructureError as error:
             yield Cell(self.system, "none", problem=str(error))
