@@ -19,6 +19,7 @@ from cluster import local
 from jobs.disturbed_run import RUN_SECONDS, STARTS, DisturbedRun, spec_of, until, untimed
 from jobs.fault_kinds import AGAIN, FAULTS, Fault, NotHere, small_disk
 from jobs.service_faults import KILLED, application, served
+from jobs.small_runs import settings_of
 from rayworks.core.errors import InfrastructureError, RayworksError
 from rayworks.systems import REGISTRY
 
@@ -119,7 +120,10 @@ class Column:
             with served(self.system, export, self.folder, self.environment) as service:
                 for cell in cells:
                     cell.seconds, cell.again = service.disturbed(cell.fault)
-                    cell.problem = "" if cell.seconds is not None else "does not answer again"
+                    if cell.seconds is None:
+                        cell.problem = "does not answer again"
+                    elif cell.again:
+                        cell.problem = f"{cell.again} requests failed"
                     yield cell
         except InfrastructureError as error:
             yield Cell(self.system, "none", problem=str(error))
@@ -212,7 +216,7 @@ def try_all(systems: Sequence[str], faults: Sequence[str], settings: Sequence[st
         place = folder / system.replace(":", ".")
         place.mkdir(parents=True)
         with on_cluster() as ours:
-            column = Column(system, [*WORKERS, *settings], place, dict(os.environ), ours)
+            column = Column(system, [*WORKERS, *settings_of(system), *settings], place, dict(os.environ), ours)
             broken = column.run_straight()
             if broken:
                 yield Cell(system, "none", problem=broken)

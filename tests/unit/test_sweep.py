@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 
 from rayworks.core import manifest
 from rayworks.core.errors import ConfigError
+from rayworks.core.registry import find
 from rayworks.core.run_directory import RunDirectory
 from rayworks.core.sweep import Dimension, Halving, Sweep, SweepConfig, TrialResult, read_sweep
 from rayworks.core.sweep_report import PARALLEL, PARETO, best_first, pareto_front, summarise, sweep_report, trials_csv
@@ -30,6 +31,7 @@ from rayworks.runtime.sweep_halving import ResumedHalving
 from rayworks.runtime.sweep_search import DesignSearch
 from rayworks.runtime.sweep_trial import trial_directory
 from rayworks.runtime.system import scalars
+from rayworks.systems import REGISTRY
 from tests.counting_system import SPEC
 
 GRID: dict[str, Any] = {
@@ -74,6 +76,20 @@ def test_a_smoke_sweep_is_the_smaller_one_that_the_file_names(tmp_path: Path) ->
     assert little.base.run.name == "little"
     with pytest.raises(ConfigError, match="seed"):
         sweep_of(tmp_path, {**GRID, "smoke": {"seed": [5]}}, smoke=True)
+
+
+def test_trials_lack_what_the_base_has_removed(tmp_path: Path) -> None:
+    settings = {
+        "base": {"run": {"name": "one"}, "objectives": {"brevity": {"beta": 0.2}}},
+        "space": {"training.learning_rate": {"grid": [0.001, 0.01]}},
+        "metric": "pair_accuracy",
+        "mode": "max",
+        "smoke": {"base": {"objectives": {"brevity": None}}},
+    }
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    sweep = read_sweep(find(REGISTRY, "alignment"), file, smoke=True)
+    assert [list(one.config.objectives) for one in sweep.trials()] == [["sentiment"]] * 2
 
 
 def test_random_designs_are_reproducible_and_a_longer_draw_begins_with_the_shorter(tmp_path: Path) -> None:
