@@ -145,8 +145,11 @@ def disturb(run: DisturbedRun, fault: Fault, cell: Cell) -> None:
     """
     driver = run.begin()
     until(lambda: run.sealed() >= STEPS_BEFORE or driver.poll() is not None, RUN_SECONDS)
+    if driver.poll() == 0:
+        raise NotHere("the run was over before")
     if driver.poll() is not None:
-        raise NotHere(f"the run was over before (exit code {driver.returncode})")
+        cell.codes, cell.problem = [driver.returncode], f"ended before anything happened to it: {_tail(run.log)}"
+        return
     reached, before, at = run.sealed(), run.resumed_from(), time.monotonic()
     mend = fault.inject(run)
     kept = run.sealed(intact=True)

@@ -16,6 +16,8 @@ from rayworks.core.registry import find
 from rayworks.systems import REGISTRY
 from tests.conftest import ROOT
 
+NEEDS_WORKERS = {"worker actor killed", "slow node", "node killed"}
+"""What can not happen to a run that has no worker actors, or none beside the head node."""
 SLOWLY = ("--counting.to", "6", "--counting.pause_seconds", "0.4")
 
 
@@ -74,4 +76,5 @@ def test_the_whole_column_of_a_system(system: str, tmp_path: Path) -> None:
     code, cells, printed = matrix(alone, tmp_path, "--system", system)
     assert code == 0, printed
     assert set(cells) == set(NAMES)
-    assert cells["replica killed"]["seconds"] > 0
+    tried = [fault for fault, cell in cells.items() if not cell["skipped"]]
+    assert set(NAMES) - set(tried) <= NEEDS_WORKERS, {fault: cells[fault]["skipped"] for fault in cells}
