@@ -75,7 +75,8 @@ def _storage_failure(error: BaseException) -> str | None:
     """What the storage said, if it is behind the error or behind what raised it."""
     for at in _behind(error):
         if isinstance(at, OSError) and at.errno in STORAGE:
-            return ": ".join(str(part) for part in (at.strerror, at.filename) if part)
+            # Of a copy that fails, the second name is where it was going.
+            return ": ".join(str(part) for part in (at.strerror, at.filename2 or at.filename) if part)
         if any(words in str(at) for words in FULL):
             return _first_line(at)
     return None
