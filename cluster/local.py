@@ -92,15 +92,17 @@ def up(nodes: int, cpus_per_node: float, dashboard_port: int | None = None) -> i
         keeper = subprocess.Popen(
             command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True, env=_keeper_environment()
         )
-    deadline = time.monotonic() + UP_SECONDS
-    while time.monotonic() < deadline and keeper.poll() is None:
-        state = read_state()
-        if state is not None:
-            _say(state)
-            return 0
-        time.sleep(0.2)
-    if keeper.poll() is None:
-        keeper.terminate()
+    deadline, state = time.monotonic() + UP_SECONDS, None
+    try:
+        while state is None and time.monotonic() < deadline and keeper.poll() is None:
+            time.sleep(0.2)
+            state = read_state()
+    finally:
+        if state is None and keeper.poll() is None:
+            keeper.terminate()
+    if state is not None:
+        _say(state)
+        return 0
     print(f"infrastructure error: the cluster did not come up; see {log}", file=sys.stderr)
     return 75
 
