@@ -88,7 +88,7 @@ def placed(
         run: beginning of the names of the placement groups.
     """
     name = f"{system.spec.name}/{run}"
-    trainable = tune.with_resources(system, lambda config: _Reserved(bundles(config), name=name))
+    trainable = tune.with_resources(system, lambda config: _Reserved(bundles(config), name))
     trainable.__qualname__ = trainable.__name__ = f"{system.__name__}{kind}"
     return trainable
 
@@ -96,10 +96,14 @@ def placed(
 class _Reserved(tune.PlacementGroupFactory):
     """Equal for all trials that ask for the same, which so can take over each other's actor."""
 
+    def __init__(self, bundles: list[dict[str, float]], name: str) -> None:
+        super().__init__(bundles)
+        self._name = name
+
     def to_placement_group(self) -> PlacementGroup:
         """Called by Tune for each of them; on a cluster no two groups may have one name."""
-        asked = self._bound.arguments
-        return placement_group(**{**asked, "name": f"{asked['name']}/{uuid.uuid4().hex[:8]}"})
+        group: PlacementGroup = placement_group(self.bundles, name=f"{self._name}/{uuid.uuid4().hex[:8]}")
+        return group
 
 
 def set_aside(directory: RunDirectory, name: str, run: RunDirectory) -> None:
