@@ -91,9 +91,10 @@ class DisturbedRun:
         return 0
 
     def resumed_from(self) -> tuple[str, int] | None:
-        """The checkpoint that the run has gone on from last, and the steps behind it; None where it never has."""
+        """The checkpoint that the run has gone on from last, and the steps behind it; None where there is none to be read."""
         folders = sorted((self.directory / RESUME).glob("[0-9]" * 6))
-        return (folders[-1].name, _position(folders[-1])) if folders else None
+        reached = _position(folders[-1]) if folders else 0
+        return (folders[-1].name, reached) if reached else None
 
     def attempts(self) -> list[dict[str, Any]]:
         """Of the manifest."""
@@ -109,7 +110,7 @@ class DisturbedRun:
 
 
 def _position(checkpoint: Path) -> int:
-    """0 for a checkpoint that is being removed."""
+    """0 for a checkpoint that is being written or removed."""
     try:
         return int(json.loads((checkpoint / POSITION).read_text())["iteration"])
     except (OSError, ValueError):

@@ -75,8 +75,9 @@ def _kill_node(run: DisturbedRun) -> Mend:
     outside = [actor for actor in actors(run) if actor.node_id not in heads]
     if not outside:
         raise NotHere("the whole run is on the head node; give it more --compute.workers than a node holds")
+    working = [actor for actor in outside if actor.class_name in WORKERS]
     # Whatever a node runs was started by its raylet.
-    raylet = psutil.Process(outside[0].pid).parent()
+    raylet = psutil.Process((working or outside)[0].pid).parent()
     assert raylet is not None and raylet.name() == "raylet", raylet
     raylet.kill()
     return nothing

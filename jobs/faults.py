@@ -19,6 +19,7 @@ from cluster import local
 from jobs.disturbed_run import RUN_SECONDS, STARTS, DisturbedRun, spec_of, until, untimed
 from jobs.fault_kinds import AGAIN, FAULTS, Fault, NotHere, small_disk
 from jobs.service_faults import KILLED, application, served
+from jobs.small_runs import settings_of
 from rayworks.core.errors import InfrastructureError, RayworksError
 from rayworks.systems import REGISTRY
 
@@ -119,7 +120,10 @@ class Column:
             with served(self.system, export, self.folder, self.environment) as service:
                 for cell in cells:
                     cell.seconds, cell.again = service.disturbed(cell.fault)
-                    cell.problem = "" if cell.seconds is not None else "does not answer again"
+                    if cell.seconds is None:
+                        cell.problem = "does not answer again"
+                    elif cell.again:
+                        cell.problem = f"{cell.again} requests failed"
                     yield cell
         except InfrastructureError as error:
             yield Cell(self.system, "none", problem=str(error))
@@ -141,8 +145,11 @@ def disturb(run: DisturbedRun, fault: Fault, cell: Cell) -> None:
     """
     driver = run.begin()
     until(lambda: run.sealed() >= STEPS_BEFORE or driver.poll() is not None, RUN_SECONDS)
+    if driver.poll() == 0:
+        raise NotHere("the run was over before")
     if driver.poll() is not None:
-        raise NotHere(f"the run was over before (exit code {driver.returncode})")
+        cell.codes, cell.problem = [driver.returncode], f"ended before anything happened to it: {_tail(run.log)}"
+        return
     reached, before, at = run.sealed(), run.resumed_from(), time.monotonic()
     mend = fault.inject(run)
     kept = run.sealed(intact=True)
@@ -193,11 +200,15 @@ def _tail(log: Path) -> str:
 
 @contextmanager
 def on_cluster() -> Iterator[bool]:
-    """A local cluster whose variables this process has; whether it was begun for the block, and ends with it."""
+    """A local cluster whose variables this process has; whether it was begun for the block, and ends with it.
+
+    Raises:
+        InfrastructureError: it does not come up.
+    """
     ours = local.read_state() is None
-    if ours and local.up(NODES, CPUS, None):
-        raise SystemExit(AGAIN)
     try:
+        if ours and local.up(NODES, CPUS, None):
+            raise InfrastructureError(f"no cluster came up; see {local.folder()}")
         # Ray reads its authentication mode when it is first imported.
         os.environ.update(local.environment())
         yield ours
@@ -211,17 +222,24 @@ def try_all(systems: Sequence[str], faults: Sequence[str], settings: Sequence[st
     for system in systems:
         place = folder / system.replace(":", ".")
         place.mkdir(parents=True)
-        with on_cluster() as ours:
-            column = Column(system, [*WORKERS, *settings], place, dict(os.environ), ours)
-            broken = column.run_straight()
-            if broken:
-                yield Cell(system, "none", problem=broken)
-                continue
-            safe = [fault for fault in FAULTS if fault.name in faults and not fault.own_cluster]
-            yield from map(column.cell, safe)
-            yield from column.service_cells([name for name in KILLED if name in faults])
-            # What harms the cluster comes last.
-            yield from (column.cell(fault) for fault in FAULTS if fault.name in faults and fault.own_cluster)
+        try:
+            with on_cluster() as ours:
+                words = [*WORKERS, *settings_of(system), *settings]
+                yield from column_cells(Column(system, words, place, dict(os.environ), ours), faults)
+        except InfrastructureError as error:
+            yield Cell(system, "none", problem=str(error))
+
+
+def column_cells(column: Column, faults: Sequence[str]) -> Iterator[Cell]:
+    """Those of one system; what harms the cluster comes last."""
+    broken = column.run_straight()
+    if broken:
+        yield Cell(column.system, "none", problem=broken)
+        return
+    tried = [fault for fault in FAULTS if fault.name in faults]
+    yield from (column.cell(fault) for fault in tried if not fault.own_cluster)
+    yield from column.service_cells([name for name in KILLED if name in faults])
+    yield from (column.cell(fault) for fault in tried if fault.own_cluster)
 
 
 def markdown(cells: Sequence[Cell]) -> str:
@@ -254,7 +272,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RayworksError as error:
         print(f"{error.kind} error: {error}", file=sys.stderr)
         return error.exit_code
-    options.output.write_text(json.dumps([asdict(cell) for cell in cells], indent=2) + "\n")
+    finally:
+        if cells:
+            options.output.write_text(json.dumps([asdict(cell) for cell in cells], indent=2) + "\n")
     if options.markdown:
         print(markdown(cells))
     else:

@@ -1,7 +1,8 @@
-"""Faults of a service: what serves a run's export is killed while requests arrive, and answers again."""
+"""Faults of a service: one of two replicas that serve a run's export, or Serve's controller, dies while questions arrive."""
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -9,15 +10,18 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from jobs.disturbed_run import ROOT, until
+from jobs.service_requests import request_of
 from rayworks.core.errors import InfrastructureError
 
 CONFIG = ROOT / "serve" / "config.smoke.yaml"
@@ -25,7 +29,10 @@ KILLED = {"replica killed": "SERVE_REPLICA::{name}#", "Serve controller killed":
 """Beginning of the name of the actor that dies."""
 SHARED = "#Shared#"
 """In the name of the actor that an application's replicas agree by, which is none of them."""
+REPLICAS = 2
 INTERVAL_SECONDS = 0.2
+ANSWER_SECONDS = 30.0
+"""A question without an answer by then has failed."""
 RECOVERY_SECONDS = 180.0
 SETTLING_SECONDS = 2.0
 """Requests go on for as long after it: proxies learn late of what has changed."""
@@ -33,18 +40,18 @@ SETTLING_SECONDS = 2.0
 
 @dataclass
 class Service:
-    """An application, and requests to it that make it compute."""
+    """An application, and a question to it that makes it compute."""
 
     name: str
-    url: str
+    question: Callable[[], urllib.request.Request]
     environment: Mapping[str, str]
     failed: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def answers(self) -> bool:
-        """Whether a request that runs a real inference is answered, within its deadline, with 200."""
+        """Whether the question is answered in time, with 200."""
         try:
-            with urllib.request.urlopen(f"{self.url}/healthz", timeout=10) as answer:
+            with urllib.request.urlopen(self.question(), timeout=ANSWER_SECONDS) as answer:
                 return bool(answer.status == 200)
         except (OSError, http.client.HTTPException):
             return False
@@ -57,7 +64,7 @@ class Service:
 
     @contextlib.contextmanager
     def asked(self) -> Iterator[None]:
-        """Requests at a fixed rate for as long as the block lasts."""
+        """The question at a fixed rate for as long as the block lasts."""
         ended, asking = threading.Event(), list[threading.Thread]()
 
         def ask_on() -> None:
@@ -88,7 +95,7 @@ class Service:
         """Kill one such process while requests arrive.
 
         Returns:
-            seconds until another is in its place and requests are answered, None for never; and how many requests failed.
+            seconds until another is in its place and the question is answered, None for never; and how many times it was not.
         """
         before, self.failed = self.processes(fault), 0
         with self.asked():
@@ -108,7 +115,7 @@ def application(system: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def served(system: str, export: Path, folder: Path, environment: Mapping[str, str]) -> Iterator[Service]:
-    """An application on the cluster, which must be nobody else's.
+    """Two replicas of an application on the cluster, which must be nobody else's.
 
     Args:
         system: one with an :func:`application`.
@@ -117,11 +124,11 @@ def served(system: str, export: Path, folder: Path, environment: Mapping[str, st
         environment: of the cluster.
 
     Raises:
-        InfrastructureError: it does not come up, with what the command said.
+        InfrastructureError: it does not come up or does not answer, with what was said.
     """
     entry = application(system)
     assert entry is not None
-    entry["args"] |= {"export": str(export), "api_keys": str(folder / "keys")}
+    entry["args"] |= {"export": str(export), "api_keys": str(folder / "keys"), "replicas": REPLICAS}
     if system == "regulation":
         entry["args"]["database"] = str(folder / "ledger.sqlite")
     with socket.socket() as probe:
@@ -130,14 +137,29 @@ def served(system: str, export: Path, folder: Path, environment: Mapping[str, st
     http = {"host": "127.0.0.1", "port": port}
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump({"proxy_location": "HeadOnly", "http_options": http, "applications": [entry]}))
-    for words in (["serve.common.keys", "new", "faults", "--file", str(folder / "keys")], ["serve.deploy", str(file)]):
-        command = [sys.executable, "-m", *words]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise InfrastructureError(f"{words[0]} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    key = _said("serve.common.keys", "new", "faults", "--file", str(folder / "keys"), environment=environment)
+    _said("serve.deploy", str(file), environment=environment)
+    method, path, body = request_of(system, export)
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    url = f"http://127.0.0.1:{port}{entry['route_prefix']}{path}"
+    question = partial(urllib.request.Request, url, json.dumps(body).encode(), headers, method=method)
     try:
-        yield Service(entry["name"], f"http://127.0.0.1:{port}{entry['route_prefix']}", environment)
+        with urllib.request.urlopen(question(), timeout=RECOVERY_SECONDS):
+            pass
+        yield Service(entry["name"], question, environment)
+    except urllib.error.HTTPError as error:
+        raise InfrastructureError(f"{url}: is answered with {error.code}: {error.read().decode()[-300:]}") from None
     finally:
         from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
         ServeSubmissionClient(environment["RAY_DASHBOARD_ADDRESS"]).delete_applications()  # type: ignore[no-untyped-call]  # Ray does not annotate it
+
+
+def _said(*command: str, environment: Mapping[str, str]) -> str:
+    """What a command of this tree prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise InfrastructureError(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    return done.stdout.strip()

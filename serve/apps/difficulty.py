@@ -44,6 +44,8 @@ from .difficulty_schemas import FitAnswer, FitBody, ItemPage, JobAnswer, RateAns
 
 MAX_BODY_BYTES = 8 * 2**20
 """Two million cells of a matrix; read in one go, so a larger one would keep other requests waiting."""
+LOCATION = {"description": "of the job", "schema": {"type": "string"}}
+ACCEPTED = {"model": JobAnswer, "description": "It became a job", "headers": {"Location": LOCATION}}
 RESPONSES = "responses"
 """File, and so name, of a job's one response set."""
 
@@ -99,7 +101,7 @@ class Difficulty(ServedRun):
         """The load, and the sets of the item bank."""
         return {**super().state(), "sets": list(self._bank.sets)}
 
-    @api.post("/v1/difficulty/fit", response_model=FitAnswer, responses={202: {"model": JobAnswer}})
+    @api.post("/v1/difficulty/fit", response_model=FitAnswer, responses={202: ACCEPTED})
     async def fit(self, body: FitBody, request: Request, owner: Caller) -> Any:
         """Calibrate items from responses: difficulties with errors, and labels. A large table becomes a job (202)."""
         responses = await self._computing.run(lambda: estimates.read_responses(body))

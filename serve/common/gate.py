@@ -96,6 +96,9 @@ class Gate:
             raise Problem(408, f"body: did not arrive within {seconds:g} s; send it faster") from None
         finally:
             self._receiving -= 1
+        if len(body) > self._max_body_bytes:
+            # Its length was given, and was not true.
+            raise Problem(413, f"body: is {len(body)} bytes, at most {self._max_body_bytes} are taken; shorten it")
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> Message:

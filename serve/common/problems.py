@@ -25,6 +25,13 @@ TITLES = {
     503: ("busy", "The service cannot take that now"),
     504: ("deadline", "The deadline has passed"),
 }
+HEADERS = {
+    401: ("WWW-Authenticate", "Bearer", "string"),
+    405: ("Allow", "the methods that are offered", "string"),
+    429: ("Retry-After", "seconds", "integer"),
+    503: ("Retry-After", "seconds, where waiting helps", "integer"),
+}
+"""What answers carry beside a problem: name, meaning, JSON type."""
 
 
 class ProblemAnswer(BaseModel):
@@ -109,4 +116,8 @@ def _document(operation: dict[str, Any]) -> None:
         statuses |= {408, 411, 413, 504}
     schema = {"$ref": "#/components/schemas/ProblemAnswer"}
     for status in sorted(statuses):
-        given[str(status)] = {"description": TITLES[status][1], "content": {MEDIA_TYPE: {"schema": schema}}}
+        documented = {"description": TITLES[status][1], "content": {MEDIA_TYPE: {"schema": schema}}}
+        if status in HEADERS:
+            name, meaning, kind = HEADERS[status]
+            documented["headers"] = {name: {"description": meaning, "schema": {"type": kind}}}
+        given[str(status)] = documented

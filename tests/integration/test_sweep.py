@@ -141,6 +141,9 @@ def test_a_trial_that_falls_behind_is_stopped_early_and_stays_so(
     early = next(table for table in report["tables"] if table["title"] == "Trials stopped early")
     assert early["rows"] == [["0001-seed-0", "count 1, progress 0.125"]]
     assert report["headline"]["best_total"] == 3
+    ends = [trial["attempts"][-1] for trial in trials_of(tmp_path).values()]
+    assert [end["outcome"] for end in ends] == ["done", "failed"]
+    assert ends[1]["reason"] == "stopped early (count 1, progress 0.125)"
     assert run_sweep(read_sweep(SPEC, file)) == 0
     assert "finished already" in capfd.readouterr().out
     assert attempts_of(tmp_path) == [1, 1]

@@ -31,6 +31,7 @@ def two(deployment: Deployment) -> Iterator[str]:
 
     name = "difficulty-two"
     args = {"replicas": 2, "concurrent_per_key": LIMIT, "spool": str(deployment.folder / "two")}
+    args |= {"max_waiting": LIMIT, "deadline_seconds": 60}
     with deployment.beside("difficulty", {name: args}) as file:
         deploy.deploy(file)
         until(lambda: len(replicas_of(name)) == 2)

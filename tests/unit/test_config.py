@@ -116,7 +116,9 @@ def test_a_text_field_keeps_the_text(word: str) -> None:
     assert read("text", f"'{word}'") == word
     if re.fullmatch(r"[\w.:-]+", word):
         assert read("many", f"[{word}, x]") == (word, "x")
-        assert read("named", f"{{{word}: {word}}}") == {word: word}
+        assert read("named", f"{{{word}: '{word}'}}") == {word: word}
+        if word != "null":
+            assert read("named", f"{{{word}: {word}}}") == {word: word}
 
 
 @pytest.mark.parametrize("word", ["007", "7", "no", "0x1F", "null", "1e3", "2001-01-01"])
@@ -226,6 +228,59 @@ def test_printed_config_reads_back_as_itself(rate: float, seed: int, label: str)
         assert Example.model_validate(yaml.safe_load(text)) == config
         assert Example.model_validate(load(text, Example)) == config
         assert Example.model_validate(load(text)) == config
+
+
+class Mappings(Section):
+    texts: dict[str, str] = {"one": "a", "two": "b"}
+    values: dict[str, Any] = {"one": 1}
+    nested: dict[str, dict[str, Any]] | None = {"one": {"x": 1}}
+    part: Part | None = Part()
+
+
+class Mapped(SystemConfig):
+    parts: dict[str, Part] = Field(default_factory=lambda: {"one": Part(), "two": Part()})
+    deep: Mappings = Mappings()
+
+
+REMOVALS = [
+    ["--parts.one", "null"],
+    ["--parts.one", "null", "--parts.two", "null"],
+    ["--parts.one", "null", "--parts.three.rate", "0.1"],
+    ["--deep.texts.one", "null"],
+    ["--deep.texts.one", "null", "--deep.texts.two", "null"],
+    ["--deep.texts.one", "'null'"],
+    ["--deep.values.one", "null"],
+    ["--deep.nested.one", "null"],
+    ["--deep.nested.one.x", "null"],
+    ["--deep.nested", "null"],
+    ["--deep.part", "null"],
+]
+
+
+@pytest.mark.parametrize("words", REMOVALS, ids=" ".join)
+def test_what_was_removed_stays_away_when_the_written_config_is_read(words: list[str], tmp_path: Path) -> None:
+    config = configs.resolve(Mapped, overrides=configs.parse_overrides(words))
+    assert config != Mapped()
+    for number, text in enumerate((configs.commented_yaml(config), configs.to_yaml(config))):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(text)
+        assert configs.resolve(Mapped, file=file) == config, text
+    assert configs.resolve(Mapped, file=configs.layer_of(config)) == config
+
+
+def test_null_removes_an_entry_and_is_a_value_where_one_may_stand() -> None:
+    def given(*words: str) -> Mappings:
+        return configs.resolve(Mapped, overrides=configs.parse_overrides(words)).deep
+
+    assert given("--deep.texts.one", "null").texts == {"two": "b"}
+    assert given("--deep.texts.one", "'null'").texts == {"one": "null", "two": "b"}
+    assert given("--deep.texts", "{one: null}").texts == {"two": "b"}
+    assert given("--deep.values.one", "null").values == {"one": None}
+    assert given("--deep.nested.one.x", "null").nested == {"one": {"x": None}}
+    assert given("--deep.nested.one", "null").nested == {}
+    assert (given("--deep.nested", "null").nested, given("--deep.part", "null").part) == (None, None)
+    with pytest.raises(ConfigError, match=r"deep\.texts\.three: "):
+        given("--deep.texts.three", "null")
 
 
 def test_configs_are_immutable() -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -121,6 +122,22 @@ def test_run_directory_on_paths_and_uris(tmp_path: Path, storage: str) -> None:
     assert not directory.exists("copied")
     with pytest.raises(ValueError, match="JSON"):
         directory.write_json("bad.json", math.nan)
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = RunDirectory(str(tmp_path), "sys", "run")
+    directory.write("file", "old")
+
+    def sync(descriptor: int) -> None:
+        assert Path(f"/proc/self/fd/{descriptor}").read_text() == "new"
+        assert directory.read("file") == b"old"
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(OSError, match="Input/output"):
+        directory.write("file", "new")
+    assert directory.list() == ["file"]
+    assert directory.read("file") == b"old"
 
 
 def test_storage_that_can_not_be_written_is_a_config_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a driver decides and writes down, without a cluster."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,3 +70,29 @@ def test_an_interrupted_run_is_recorded_while_the_lease_is_held(
     assert stored is not None
     assert [(one["outcome"], one["reason"]) for one in stored["attempts"]] == [("failed", "stopped by the user")]
     assert [name for name in directory.list() if name.startswith("lease-")] == []
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "null", "{}"])
+def test_a_damaged_manifest_gives_way_to_the_written_config(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, damaged: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        directory.write("manifest.json", damaged)
+        raise KeyboardInterrupt
+
+    assert launched(directory, monkeypatch, interrupted) == 130, "its end cannot be recorded, which is not its end"
+    with pytest.raises(ResumeMismatch, match=r"counting\.to"):
+        launch.check_resume(directory, Config.model_validate({"counting": {"to": 9}}))
+    assert "manifest.json: is damaged" in capsys.readouterr().err
+    assert launched(directory, monkeypatch, lambda: None) == 0
+    stored = manifest.read(directory)
+    assert stored is not None
+    assert (stored["state"], len(stored["attempts"])) == ("done", 1)
+
+
+def test_a_manifest_that_nothing_can_replace_is_named_with_the_fix(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory.write("manifest.json", "")
+    assert launched(directory, monkeypatch, lambda: None) == 4
+    assert re.search(r"manifest\.json: is damaged .*; restore it from a copy", capsys.readouterr().err)

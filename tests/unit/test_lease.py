@@ -4,8 +4,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,8 +61,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Troubled(RunDirectory):
     """A run directory whose storage does what it is told to."""
 
-    reading: Callable[[], None] = staticmethod(lambda: None)
-    writing: Callable[[], None] = staticmethod(lambda: None)
+    reading: Callable[[], Any] = staticmethod(lambda: None)
+    writing: Callable[[], Any] = staticmethod(lambda: None)
 
     def read(self, relative: str) -> bytes:
         self.reading()
@@ -75,14 +77,18 @@ def out_of_order() -> None:
     raise OSError(5, "Input/output error")
 
 
+def fail_first(left: Iterator[int]) -> None:
+    if next(left, None) is not None:
+        out_of_order()
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_holder_whose_file_cannot_be_read_once_or_ever_is_not_evicted(tmp_path: Path) -> None:
     lost: list[str] = []
     with Lease(RunDirectory(str(tmp_path), "counting", "run"), lost.append):
         for failures in (1, 10**6):
-            left = iter(range(failures))
             looks = Troubled(str(tmp_path), "counting", "run")
-            looks.reading = lambda left=left: out_of_order() if next(left, None) is not None else None
+            looks.reading = partial(fail_first, iter(range(failures)))
             with pytest.raises(InfrastructureError, match="is being written by"):
                 Lease(looks, print).__enter__()
     assert not lost
@@ -105,7 +111,7 @@ def test_a_holder_that_cannot_renew_gives_up_by_itself(tmp_path: Path, hangs: bo
     directory = Troubled(str(tmp_path), "counting", "run")
     with Lease(directory, lost.append) as mine:
         assert mine.is_held()
-        directory.writing = (lambda: mended.wait(60)) if hangs else out_of_order
+        directory.writing = partial(mended.wait, 60) if hangs else out_of_order
         until(lambda: bool(lost))
         assert not mine.is_held()
         with pytest.raises(InfrastructureError, match="another process took this one for dead"):

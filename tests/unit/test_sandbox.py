@@ -1,3 +1,4 @@
+import errno
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -176,6 +177,24 @@ def test_a_run_that_needs_the_sandbox_is_refused_before_it_starts(
         DifficultySystem.check_inputs(Config.model_validate(settings_))
 
 
+REFUSE = """
+import ctypes, os, struct, sys
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, {number}), (6, 0, 0, {answer}), (6, 0, 0, 0x7fff0000)]
+array = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(array)))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""A filter that the launcher inherits, as a container's would, answers one system call."""
+KILLED = 0x80000000
+
+
+def answering(number: int, answer: int) -> list[str]:
+    refuse = REFUSE.format(number=number, answer=answer)
+    return [sys.executable, "-S", "-c", refuse, *sandbox._COMMAND]
+
+
 @pytest.mark.parametrize(
     ("number", "name"),
     [
@@ -190,18 +209,24 @@ def test_a_run_that_needs_the_sandbox_is_refused_before_it_starts(
 def test_a_machine_that_allows_only_part_of_it_runs_nothing(
     launched_by: pytest.MonkeyPatch, number: int, name: str
 ) -> None:
-    """The call is refused by a filter that the launcher inherits, as a container's would."""
-    refuse = f"""
-import ctypes, os, struct, sys
-steps = [(0x20, 0, 0, 0), (0x15, 0, 1, {number}), (6, 0, 0, 0x50001), (6, 0, 0, 0x7fff0000)]
-array = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
-program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(array)))
-libc = ctypes.CDLL(None)
-assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-    launched_by.setattr(sandbox, "_COMMAND", [sys.executable, "-S", "-c", refuse, *sandbox._COMMAND])
+    launched_by.setattr(sandbox, "_COMMAND", answering(number, 0x50000 + errno.EPERM))
     with pytest.raises(ConfigError, match=rf"sandbox: this machine refuses {name}: Operation not permitted"):
+        run_program("print(1)", "")
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "words"),
+    [
+        *[(56, 0x50000 + number, "namespaces: ") for number in (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC)],
+        (165, 0x50000 + errno.ENOMEM, "private mounts: Cannot allocate memory"),
+        (155, KILLED, "walls: ended or not up after"),
+    ],
+)
+def test_a_machine_that_has_too_little_left_just_now_may_be_asked_again(
+    launched_by: pytest.MonkeyPatch, number: int, answer: int, words: str
+) -> None:
+    launched_by.setattr(sandbox, "_COMMAND", answering(number, answer))
+    with pytest.raises(InfrastructureError, match=f"too little left for {words}"):
         run_program("print(1)", "")
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,14 +18,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.search import Searcher
 
+from rayworks.core import manifest
 from rayworks.core.errors import ConfigError
+from rayworks.core.registry import find
 from rayworks.core.run_directory import RunDirectory
 from rayworks.core.sweep import Dimension, Halving, Sweep, SweepConfig, TrialResult, read_sweep
 from rayworks.core.sweep_report import PARALLEL, PARETO, best_first, pareto_front, summarise, sweep_report, trials_csv
+from rayworks.runtime import launch, placement
+from rayworks.runtime import sweep as sweeps
 from rayworks.runtime.sweep import run_sweep, write_design
 from rayworks.runtime.sweep_halving import ResumedHalving
 from rayworks.runtime.sweep_search import DesignSearch
+from rayworks.runtime.sweep_trial import trial_directory
 from rayworks.runtime.system import scalars
+from rayworks.systems import REGISTRY
 from tests.counting_system import SPEC
 
 GRID: dict[str, Any] = {
@@ -69,6 +76,20 @@ def test_a_smoke_sweep_is_the_smaller_one_that_the_file_names(tmp_path: Path) ->
     assert little.base.run.name == "little"
     with pytest.raises(ConfigError, match="seed"):
         sweep_of(tmp_path, {**GRID, "smoke": {"seed": [5]}}, smoke=True)
+
+
+def test_trials_lack_what_the_base_has_removed(tmp_path: Path) -> None:
+    settings = {
+        "base": {"run": {"name": "one"}, "objectives": {"brevity": {"beta": 0.2}}},
+        "space": {"training.learning_rate": {"grid": [0.001, 0.01]}},
+        "metric": "pair_accuracy",
+        "mode": "max",
+        "smoke": {"base": {"objectives": {"brevity": None}}},
+    }
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    sweep = read_sweep(find(REGISTRY, "alignment"), file, smoke=True)
+    assert [list(one.config.objectives) for one in sweep.trials()] == [["sentiment"]] * 2
 
 
 def test_random_designs_are_reproducible_and_a_longer_draw_begins_with_the_shorter(tmp_path: Path) -> None:
@@ -140,6 +161,33 @@ def test_optuna_that_is_missing_is_named_with_its_extra(
     options = {"run.storage": str(tmp_path)}
     assert run_sweep(sweep_of(tmp_path, GRID | settings, overrides=options)) == 2
     assert "pip install 'rayworks[sweep]'" in capsys.readouterr().err
+
+
+def test_a_sweep_that_is_told_to_end_leaves_a_record_of_it_and_of_its_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = sweep_of(tmp_path, GRID, overrides={"run.storage": str(tmp_path / "runs")})
+
+    def told_to_end(sweep: Sweep[Any], directory: RunDirectory) -> None:
+        for trial, ended in zip(sweep.trials(), (True, False), strict=False):
+            run = trial_directory(directory, trial.name)
+            attempt = manifest.begin_attempt(run, SPEC.name, trial.config)
+            if ended:
+                manifest.end_attempt(run, attempt, "done")
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(launch, "attach", lambda reserved: None)
+    monkeypatch.setattr(placement, "require", lambda *arguments: None)
+    monkeypatch.setattr(sweeps, "_fit_until_settled", told_to_end)
+    assert run_sweep(asked) == 75
+    directory = RunDirectory(str(tmp_path / "runs"), SPEC.name, "grid")
+    stored = directory.read_json("sweep.json")
+    assert (stored["state"], stored["reason"]) == (
+        "failed",
+        "SIGTERM asked for the end; repeat the command to go on",
+    )
+    ends = [directory.read_json(f"trials/{name}/manifest.json") for name in directory.list("trials")]
+    assert [(end["state"], end["attempts"][-1]["outcome"]) for end in ends] == [("done", "done"), ("failed", "failed")]
 
 
 class Inner(Searcher):

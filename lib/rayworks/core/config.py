@@ -5,14 +5,15 @@ Precedence, lowest first: field defaults, the system's smoke values, a YAML file
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
+from types import NoneType
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from rayworks.core.errors import ConfigError
-from rayworks.core.yaml_reading import load, load_word
+from rayworks.core.yaml_reading import alternatives_of, below, entries, load, load_word
 
 RESUME_SAFE: dict[str, Any] = {"resume": "safe"}
 """Put in ``json_schema_extra`` of a field whose change cannot alter the results of a resumed run."""
@@ -106,13 +107,13 @@ def resolve(
     """
     values = config_class().model_dump(mode="json")
     for field, value in (smoke or {}).items():
-        _assign(values, field, value, "--smoke")
+        _assign(values, field, value, "--smoke", config_class)
     if file is not None:
-        merge(values, read_yaml(file, config_class) if isinstance(file, Path) else file)
+        merge(values, read_yaml(file, config_class) if isinstance(file, Path) else file, config_class)
     for field, value in (overrides or {}).items():
         if isinstance(value, Written):
             value = load_word(value, _annotation(config_class, field.split(".")))
-        _assign(values, field, value, "command line")
+        _assign(values, field, value, "command line", config_class)
     try:
         return config_class.model_validate(values)
     except ValidationError as error:
@@ -176,13 +177,25 @@ def renamed_since(old: Mapping[str, Any], new: SystemConfig) -> dict[str, str]:
 
 
 def commented_yaml(config: BaseModel) -> str:
-    """The config as YAML, each field above its description and bounds."""
-    return "\n".join(_commented_lines(config, 0)) + "\n"
+    """The config as YAML that :func:`resolve` reads back, each field above its description and bounds."""
+    return "\n".join(_commented_lines(config, layer_of(config), 0)) + "\n"
 
 
 def to_yaml(config: BaseModel) -> str:
-    """The config as plain YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """The config as plain YAML that :func:`resolve` reads back."""
+    return yaml.safe_dump(layer_of(config), sort_keys=False)
+
+
+def layer_of(config: BaseModel) -> dict[str, Any]:
+    """The config as a layer that gives it back: all values, and null for entries of mappings that only the defaults have."""
+    values = config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        value, default = getattr(config, name), field.get_default(call_default_factory=True)
+        if isinstance(value, BaseModel):
+            values[name] = layer_of(value)
+        elif isinstance(value, Mapping) and isinstance(default, Mapping):
+            values[name] |= {key: None for key in default if key not in value}
+    return values
 
 
 def read_yaml(file: Path, kind: Any = Any) -> dict[str, Any]:
@@ -204,18 +217,35 @@ def read_yaml(file: Path, kind: Any = Any) -> dict[str, Any]:
     return loaded
 
 
-def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Put a layer of nested settings over ``base``, in place; a section set to null is removed."""
+def merge(base: dict[str, Any], layer: Mapping[str, Any], kind: Any = Any) -> None:
+    """Put a layer of nested settings over ``base``, in place.
+
+    Args:
+        base: settings.
+        layer: what differs. Null removes an entry of a mapping, and sets a section back to its defaults.
+        kind: annotation of what the settings are for, such as a config class; where anything may stand, null is a value.
+    """
+    _merge(base, layer, alternatives_of(kind))
+
+
+def _merge(base: dict[str, Any], layer: Mapping[str, Any], kinds: tuple[Any, ...]) -> None:
+    removable = bool(entries(kinds)) and not _takes_null(entries(kinds))
     for key, value in layer.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            merge(base[key], value)
-        elif value is None and isinstance(base.get(key), dict):
+        inner = below(kinds, key)
+        is_section = isinstance(base.get(key), dict)
+        if is_section and isinstance(value, Mapping):
+            _merge(base[key], value, inner)
+        elif value is None and key in base and (removable or (is_section and not _takes_null(inner))):
             del base[key]
         else:
             base[key] = value
 
 
-def _assign(values: dict[str, Any], field: str, value: Any, source: str) -> None:
+def _takes_null(kinds: tuple[Any, ...]) -> bool:
+    return Any in kinds or NoneType in kinds
+
+
+def _assign(values: dict[str, Any], field: str, value: Any, source: str, config_class: type[BaseModel]) -> None:
     *parents, last = field.split(".")
     layer: dict[str, Any] = {last: value}
     for parent in reversed(parents):
@@ -225,7 +255,7 @@ def _assign(values: dict[str, Any], field: str, value: Any, source: str) -> None
         at = at.get(parent, {})
         if not isinstance(at, dict):
             raise ConfigError(f"{field}: {parent} is not a section (from {source})")
-    merge(values, layer)
+    merge(values, layer, config_class)
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -256,10 +286,10 @@ def _walk(config_class: type[BaseModel], path: Sequence[str | int]) -> Iterator[
 
 def _annotation(config_class: type[BaseModel], path: Sequence[str]) -> Any:
     """What a field takes; anything, where there is no such field."""
-    kind: Any = Any
-    for section, field in _walk(config_class, path):
-        kind = field.annotation if path[-1] in section.model_fields else (Any, *get_args(field.annotation))[-1]
-    return kind
+    kinds = alternatives_of(config_class)
+    for part in path:
+        kinds = below(kinds, part)
+    return Union[kinds]  # noqa: UP007  # a tuple of them
 
 
 def _is_resume_safe(config_class: type[BaseModel], path: Sequence[str]) -> bool:
@@ -275,7 +305,7 @@ def _fields_beside(config_class: type[BaseModel], path: Sequence[str | int]) -> 
     return list(at.model_fields)
 
 
-def _commented_lines(config: BaseModel, depth: int) -> Iterator[str]:
+def _commented_lines(config: BaseModel, layer: Mapping[str, Any], depth: int) -> Iterator[str]:
     indent = "  " * depth
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
@@ -283,15 +313,15 @@ def _commented_lines(config: BaseModel, depth: int) -> Iterator[str]:
             yield f"{indent}# {field.description}{_bounds(field)}"
         if isinstance(value, BaseModel):
             yield f"{indent}{name}:"
-            yield from _commented_lines(value, depth + 1)
+            yield from _commented_lines(value, layer[name], depth + 1)
         elif isinstance(value, Mapping) and any(isinstance(entry, BaseModel) for entry in value.values()):
             yield f"{indent}{name}:"
-            for key, entry in value.items():
-                yield f"{indent}  {key}:"
-                yield from _commented_lines(entry, depth + 2)
+            for key, entry in layer[name].items():
+                yield f"{indent}  {key}:{' null' if entry is None else ''}"
+                if entry is not None:
+                    yield from _commented_lines(value[key], entry, depth + 2)
         else:
-            plain = config.model_dump(mode="json")[name]
-            text = yaml.safe_dump(plain, default_flow_style=True, width=10_000).strip().removesuffix("\n...")
+            text = yaml.safe_dump(layer[name], default_flow_style=True, width=10_000).strip().removesuffix("\n...")
             yield f"{indent}{name}: {text}"
 
 
@@ -322,6 +352,7 @@ __all__ = [
     "commented_yaml",
     "differences",
     "explain",
+    "layer_of",
     "merge",
     "parse_overrides",
     "read_yaml",

@@ -14,8 +14,11 @@ import uuid
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from rayworks.core.config import SystemConfig
-from rayworks.core.run_directory import MANIFEST, RunDirectory
+from rayworks.core.errors import DataError
+from rayworks.core.run_directory import CONFIG, MANIFEST, RunDirectory
 
 State = Literal["running", "done", "failed"]
 PACKAGES = ("ray", "torch", "transformers", "peft", "numpy", "pydantic")
@@ -69,20 +72,46 @@ def end_attempt(directory: RunDirectory, attempt_id: str, state: State, reason: 
         for attempt in attempts:
             if attempt.get("id") == attempt_id:
                 attempt |= {"ended": now(), "outcome": state, "reason": reason}
-        if manifest and attempts[-1].get("id") == attempt_id:
+        if not manifest or not attempts:
+            return
+        if attempts[-1].get("id") == attempt_id:
             manifest["state"] = state
-        if manifest:
-            directory.write_json(MANIFEST, manifest)
-    except OSError as error:
+        directory.write_json(MANIFEST, manifest)
+    except (OSError, DataError) as error:
         print(f"{directory.path(MANIFEST)}: the end of this attempt is not recorded ({error})", file=sys.stderr)
 
 
 def read(directory: RunDirectory) -> dict[str, Any] | None:
-    """The manifest, or ``None`` for a run that was never started."""
+    """The manifest, or ``None`` for a run that was never started.
+
+    Of one that is damaged the config is taken from ``config.yaml``; its attempts are forgotten.
+
+    Raises:
+        DataError: both are damaged.
+    """
     if not directory.exists(MANIFEST):
         return None
-    manifest: dict[str, Any] = directory.read_json(MANIFEST)
-    return manifest
+    try:
+        manifest = directory.read_json(MANIFEST)
+        if isinstance(manifest, dict) and manifest.keys() >= {"state", "config", "commit", "attempts"}:
+            return manifest
+        raise DataError(
+            f"{directory.path(MANIFEST)}: is no manifest; restore it from a copy, or choose another run.name"
+        )
+    except DataError:
+        config = _written_config(directory)
+        if config is None:
+            raise
+    print(f"{directory.path(MANIFEST)}: is damaged; the run goes on with its {CONFIG}", file=sys.stderr)
+    return {"state": "failed", "config": config, "commit": None, "attempts": []}
+
+
+def _written_config(directory: RunDirectory) -> dict[str, Any] | None:
+    try:
+        config = yaml.safe_load(directory.read(CONFIG))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return config if isinstance(config, dict) else None
 
 
 @functools.cache

@@ -6,12 +6,13 @@ Files appear whole: each is written under a temporary name and renamed.
 import contextlib
 import errno
 import json
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rayworks.core.errors import ConfigError, InfrastructureError
+from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
@@ -68,8 +69,17 @@ class RunDirectory:
         return data
 
     def read_json(self, relative: str) -> Any:
-        """The file's contents as JSON."""
-        return json.loads(self.read(relative))
+        """The file's contents as JSON.
+
+        Raises:
+            DataError: it is damaged, which no write of ours leaves.
+        """
+        try:
+            return json.loads(self.read(relative))
+        except ValueError as error:
+            raise DataError(
+                f"{self.path(relative)}: is damaged ({error}); restore it from a copy, or choose another run.name"
+            ) from None
 
     def write(self, relative: str, data: bytes | str) -> str:
         """Write a file whole and return its path."""
@@ -77,10 +87,16 @@ class RunDirectory:
         staging = f"{target}.{uuid.uuid4().hex[:8]}.partial"
         self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
         with self._removed_on_failure(staging):
-            self._files.pipe_file(staging, data.encode() if isinstance(data, str) else data)
+            whole = data.encode() if isinstance(data, str) else data
             if self.is_local:
+                # A rename may reach the disk before what was written does.
+                with Path(staging).open("wb") as file:
+                    file.write(whole)
+                    file.flush()
+                    os.fsync(file.fileno())
                 Path(staging).replace(target)
             else:
+                self._files.pipe_file(staging, whole)
                 self._files.mv(staging, target)
         return self.path(relative)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayworks.core.errors import ConfigError, InfrastructureError
-from rayworks.core.sandbox_launcher import PRINTED, REFUSED, REPLY, REQUEST
+from rayworks.core.sandbox_launcher import PRINTED, REFUSED, REPLY, REQUEST, TROUBLED
 from rayworks.core.sandbox_walls import Request
 
 _PACKAGE_ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ def run_program(source: str, given: str, limits: Limits | None = None) -> str | 
 
     Raises:
         ConfigError: this machine refuses a part of the sandbox; nothing was run.
-        InfrastructureError: the launcher was killed from outside.
+        InfrastructureError: the launcher was killed from outside, or the machine has too little left just now.
     """
     limits = limits or Limits()
     program, text = (part.encode(errors="replace") for part in (source, given))
@@ -155,6 +155,11 @@ class _Launcher:
         if kind == REFUSED:
             raise ConfigError(
                 f"sandbox: this machine refuses {answer.decode()}, so no program of a model is run; {_FIX}"
+            )
+        if kind == TROUBLED:
+            raise InfrastructureError(
+                f"sandbox: this machine has too little left for {answer.decode()}; give it more memory or less to do, and "
+                "repeat"
             )
         return answer if kind == PRINTED else None
 

@@ -6,6 +6,7 @@ inherited by the launcher, and only descriptors 0 to 2 by a program.
 """
 
 import ctypes
+import errno
 import os
 import platform
 import select
@@ -13,6 +14,7 @@ import signal
 import struct
 import sys
 import time
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -21,8 +23,10 @@ from rayworks.core.sandbox_walls import NOBODY, Request
 
 REQUEST = struct.Struct("=QQQQQd")
 REPLY = struct.Struct("=cQ")
-PRINTED, FAILED, REFUSED = b"p", b"f", b"r"
+PRINTED, FAILED, REFUSED, TROUBLED = b"p", b"f", b"r", b"t"
 """Kinds of reply; the second field is the length of the output or of the reason that follows."""
+_PASSING = {errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.ESRCH, errno.EPIPE}
+"""What a machine answers that has too little left just now; the last two where a child was killed for its memory."""
 _READY = b"ready"
 _NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 """Of mounts, control groups, host name, shared memory, users, processes and network."""
@@ -38,7 +42,7 @@ def serve() -> dict[str, Any] | None:
         except EOFError:
             return None
         if (sys.platform, platform.machine()) != ("linux", sandbox_filter.MACHINE):
-            _refuse(f"{sys.platform} on {platform.machine()}: only linux on {sandbox_filter.MACHINE} is known")
+            _end(REFUSED, f"{sys.platform} on {platform.machine()}: only linux on {sandbox_filter.MACHINE} is known")
         sandbox_walls.view()
         request = Request(*REQUEST.unpack(header))
         output = os.memfd_create("output")
@@ -47,7 +51,7 @@ def serve() -> dict[str, Any] | None:
         try:
             child = _clone()
         except OSError as error:
-            _refuse(f"{error.filename}: {error.strerror}")
+            _end(_kind(error), f"{error.filename}: {error.strerror}")
         if child == 0:
             os.close(status)
             os.close(gone)
@@ -78,7 +82,7 @@ def _attend(request: Request, child: int, output: int, status: int, gone: int) -
         os.write(gone, b"1")
     except OSError as error:
         os.kill(child, signal.SIGKILL)
-        _refuse(f"user map: {error.strerror}")
+        _end(_kind(error), f"user map: {error.strerror}")
     finally:
         os.close(gone)
     ended = os.pidfd_open(child)
@@ -91,7 +95,8 @@ def _attend(request: Request, child: int, output: int, status: int, gone: int) -
     os.close(ended)
     _, code = os.waitpid(child, 0)
     if reason != _READY:
-        _refuse(reason.decode(errors="replace") or f"walls: ended or not up after {_SECONDS_FOR_WALLS} seconds")
+        text = reason[1:].decode(errors="replace") or f"walls: ended or not up after {_SECONDS_FOR_WALLS} seconds"
+        _end(reason[:1] or TROUBLED, text)
     size = os.fstat(output).st_size
     if not over or code != 0 or size > request.output:
         os.write(1, REPLY.pack(FAILED, 0))
@@ -113,10 +118,22 @@ def _read_all(descriptor: int, deadline: float) -> bytes:
     return text
 
 
-def _refuse(reason: str) -> NoReturn:
-    """Answer that this machine cannot hold a program, and end: what is left of the request was not read."""
+def _kind(error: BaseException) -> bytes:
+    """Whether this machine refuses for good, or has too little left just now."""
+    number = getattr(error, "errno", None)
+    passing = number in _PASSING and not (number == errno.ENOSPC and _allows_none())
+    return TROUBLED if passing or isinstance(error, MemoryError) else REFUSED
+
+
+def _allows_none() -> bool:
+    """Whether it never gives the namespaces of some kind, which it words as if there were too many."""
+    return any(bound.read_text().strip() == "0" for bound in Path("/proc/sys/user").glob("max_*_namespaces"))
+
+
+def _end(kind: bytes, reason: str) -> NoReturn:
+    """Answer that no program is held, and end: what is left of the request was not read."""
     text = reason.encode()
-    os.write(1, REPLY.pack(REFUSED, len(text)) + text)
+    os.write(1, REPLY.pack(kind, len(text)) + text)
     os._exit(0)
 
 
@@ -157,7 +174,7 @@ def _enter(request: Request, output: int, status: int, go: int) -> dict[str, Any
         sandbox_walls.lock(request)
     except Exception as error:
         step, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
-        os.write(status, f"{step or 'walls'}: {reason or repr(error)}".encode())
+        os.write(status, _kind(error) + f"{step or 'walls'}: {reason or repr(error)}".encode())
         os._exit(1)
     os.write(status, _READY)
     os.close(status)

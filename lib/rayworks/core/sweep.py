@@ -209,7 +209,7 @@ class Sweep(Generic[ConfigT]):
         """
         name = f"{self.base.run.name}.{trial_name(design, seed)}"
         overrides = {**values, "run.seed": seed, "run.name": name}
-        config = configs.resolve(type(self.base), file=self.base.model_dump(mode="json"), overrides=overrides)
+        config = configs.resolve(type(self.base), file=configs.layer_of(self.base), overrides=overrides)
         return Trial(design, seed, values, config)
 
     def trials(self) -> list[Trial[ConfigT]]:
@@ -246,7 +246,7 @@ def read_sweep(
     values = configs.read_yaml(file)
     smaller = values.pop(SMOKE, {})
     if smoke and isinstance(smaller, Mapping):
-        configs.merge(values, smaller)
+        configs.merge(values, smaller, SweepConfig)
     try:
         settings = SweepConfig.model_validate(values)
     except ValidationError as error:
@@ -259,7 +259,7 @@ def read_sweep(
             raise ConfigError(f"--{name}: the sweep varies it; drop the option or take the field out of space")
         if settings.search == "optuna":
             for value in dimension.ends:
-                configs.resolve(spec.config, file=base.model_dump(mode="json"), overrides={name: value})
+                configs.resolve(spec.config, file=configs.layer_of(base), overrides={name: value})
     numbers = (*spec.headline, *spec.optional_headline)
     unknown = [metric for metric in settings.metric if metric not in numbers]
     if unknown:

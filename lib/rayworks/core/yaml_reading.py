@@ -60,7 +60,7 @@ def load(text: str, kind: Any = Any) -> Any:
         if node is None:
             return None
         _expanded_size(node, {})
-        return _value(loader, node, _alternatives(kind))
+        return _value(loader, node, alternatives_of(kind))
     except RecursionError:
         raise yaml.YAMLError(TOO_DEEP) from None
     finally:
@@ -69,7 +69,7 @@ def load(text: str, kind: Any = Any) -> Any:
 
 def load_word(text: str, kind: Any) -> Any:
     """The value of a setting on a command line, where text needs no quotes."""
-    alternatives = _alternatives(kind)
+    alternatives = alternatives_of(kind)
     if any(one is str for one in alternatives) and not any(_origin(one) in (list, tuple, dict) for one in alternatives):
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         if text == "null" and types.NoneType in alternatives:
@@ -80,6 +80,33 @@ def load_word(text: str, kind: Any) -> Any:
         return load(text, kind)
     except yaml.YAMLError:
         return text
+
+
+def alternatives_of(kind: Any) -> tuple[Any, ...]:
+    """What an annotation takes: the members of a union, without annotations and names."""
+    if typing.get_origin(kind) is typing.Annotated:
+        return alternatives_of(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        return tuple(one for member in typing.get_args(kind) for one in alternatives_of(member))
+    return (kind,)
+
+
+def below(alternatives: tuple[Any, ...], key: str) -> tuple[Any, ...]:
+    """What a key of a mapping takes; an entry can be removed, so it takes null too."""
+    for one in alternatives:
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            field = one.model_fields.get(key)
+            return alternatives_of(field.annotation) if field else (Any,)
+    entry = entries(alternatives)
+    return (*entry, types.NoneType) if entry else (Any,)
+
+
+def entries(alternatives: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the entries of a mapping of free names take; nothing where it is no such mapping."""
+    for one in alternatives:
+        if _origin(one) in (dict, Mapping) and len(typing.get_args(one)) == 2:
+            return alternatives_of(typing.get_args(one)[1])
+    return ()
 
 
 def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
@@ -128,7 +155,7 @@ def _value(loader: _Loader, node: yaml.Node, alternatives: tuple[Any, ...]) -> A
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.YAMLError("a key must be a word")
-            found[key_node.value] = _value(loader, value_node, _below(alternatives, key_node.value))
+            found[key_node.value] = _value(loader, value_node, below(alternatives, key_node.value))
         return found
     if isinstance(node, yaml.SequenceNode):
         inner = _of_items(alternatives)
@@ -143,15 +170,6 @@ def _value(loader: _Loader, node: yaml.Node, alternatives: tuple[Any, ...]) -> A
         raise yaml.YAMLError(f"{str(node.value)[:40]!r} cannot be read as {kind}") from None
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    """The members of a union, without annotations and names."""
-    if typing.get_origin(kind) is typing.Annotated:
-        return _alternatives(typing.get_args(kind)[0])
-    if typing.get_origin(kind) in (Union, types.UnionType):
-        return tuple(one for member in typing.get_args(kind) for one in _alternatives(member))
-    return (kind,)
-
-
 def _origin(kind: Any) -> Any:
     return typing.get_origin(kind) or kind
 
@@ -164,21 +182,10 @@ def _keeps_text(alternatives: tuple[Any, ...]) -> bool:
     return text and not other and all(isinstance(value, str) for value in values)
 
 
-def _below(alternatives: tuple[Any, ...], key: str) -> tuple[Any, ...]:
-    """What a key of a mapping takes."""
-    for one in alternatives:
-        if isinstance(one, type) and issubclass(one, BaseModel):
-            field = one.model_fields.get(key)
-            return _alternatives(field.annotation) if field else (Any,)
-        if _origin(one) in (dict, Mapping) and len(typing.get_args(one)) == 2:
-            return _alternatives(typing.get_args(one)[1])
-    return (Any,)
-
-
 def _of_items(alternatives: tuple[Any, ...]) -> tuple[Any, ...]:
     """What the items of a sequence are."""
     for one in alternatives:
         inner = [kind for kind in typing.get_args(one) if kind is not Ellipsis]
         if _origin(one) in (list, tuple, set, frozenset) and inner:
-            return tuple(alternative for kind in inner for alternative in _alternatives(kind))
+            return tuple(alternative for kind in inner for alternative in alternatives_of(kind))
     return (Any,)

@@ -1,16 +1,21 @@
 """Atomic checkpoints: a folder is sealed by a list of its files and their digests, written last."""
 
+import contextlib
 import hashlib
 import json
 import pickle
 import random
 import sys
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rayworks.core import seeds
+from rayworks.core.errors import DataError
+from rayworks.core.run_directory import RunDirectory
 
 EXPERIMENT = "tune"
 """Tune's own folder inside the run directory, whose state is removed at every start: nothing of ours may lie there."""
@@ -41,6 +46,40 @@ def is_complete(folder: Path) -> bool:
         return all(_digest(folder / name) == digest for name, digest in files.items())
     except (OSError, ValueError):
         return False
+
+
+@contextlib.contextmanager
+def newest_complete(places: Iterable[tuple[RunDirectory, str]]) -> Iterator[tuple[str, Path] | None]:
+    """Of checkpoints, the complete one that most steps lie behind, the first of equals; None where none is complete.
+
+    Their numbers do not say which it is: they begin anew at every start, and an actor that is left over seals late.
+
+    Args:
+        places: run directory and path in it of each checkpoint.
+
+    Yields:
+        its path in the run directory, and a folder that holds it as long as the context lasts.
+    """
+    for directory, path in sorted(places, key=lambda place: steps_behind(*place), reverse=True):
+        with tempfile.TemporaryDirectory(prefix="rayworks-checkpoint-") as scratch:
+            folder = directory.get_folder(path, Path(scratch) / "checkpoint")
+            if is_complete(folder):
+                yield path, folder
+                return
+    yield None
+
+
+def kept(run: RunDirectory) -> list[tuple[RunDirectory, str]]:
+    """Checkpoints that the last attempt left to go on from, the last kept first."""
+    return [(run, f"{RESUME}/{name}") for name in reversed(run.list(RESUME)) if name.isdigit()]
+
+
+def steps_behind(directory: RunDirectory, path: str) -> int:
+    """Steps that lie behind a checkpoint by its own account; -1 where it gives none."""
+    try:
+        return int(directory.read_json(f"{path}/{POSITION}")["iteration"])
+    except (OSError, DataError, LookupError, TypeError, ValueError):
+        return -1
 
 
 def seed_random_state(seed: int) -> None:

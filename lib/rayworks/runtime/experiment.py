@@ -10,17 +10,18 @@ import io
 import json
 import signal
 import sys
-import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.util.placement_group import PlacementGroup, placement_group
 
 from rayworks.core.run_directory import RunDirectory
 from rayworks.runtime import checkpoints
-from rayworks.runtime.checkpoints import CHECKPOINT, EXPERIMENT, POSITION, RESUME
+from rayworks.runtime.checkpoints import CHECKPOINT, EXPERIMENT, RESUME
 from rayworks.runtime.storage import blamed_for_failures
 from rayworks.runtime.system import DONE, System
 
@@ -84,41 +85,57 @@ def placed(
         system: whose steps they make.
         kind: of what its actors are, ``Run`` or ``Trial``.
         bundles: what a trial with this config of Tune's reserves.
-        run: name of the placement groups.
+        run: beginning of the names of the placement groups.
     """
     name = f"{system.spec.name}/{run}"
-    trainable = tune.with_resources(system, lambda config: tune.PlacementGroupFactory(bundles(config), name=name))
+    trainable = tune.with_resources(system, lambda config: _Reserved(bundles(config), name))
     trainable.__qualname__ = trainable.__name__ = f"{system.__name__}{kind}"
     return trainable
 
 
+class _Reserved(tune.PlacementGroupFactory):
+    """Equal for all trials that ask for the same, which so can take over each other's actor."""
+
+    def __init__(self, bundles: list[dict[str, float]], name: str) -> None:
+        super().__init__(bundles)
+        self._name = name
+
+    def to_placement_group(self) -> PlacementGroup:
+        """Called by Tune for each of them; on a cluster no two groups may have one name."""
+        group: PlacementGroup = placement_group(self.bundles, name=f"{self._name}/{uuid.uuid4().hex[:8]}")
+        return group
+
+
 def set_aside(directory: RunDirectory, name: str, run: RunDirectory) -> None:
-    """Keep a trial's newest complete checkpoint where :meth:`.System.setup` looks for it, and drop the rest.
+    """Keep a trial's complete checkpoint of most steps where :meth:`.System.setup` looks for it, and drop the rest.
 
     Whatever dies in between, a complete checkpoint is there afterwards: what is kept is complete before the rest goes.
     """
     folder = f"{EXPERIMENT}/{name}"
-    kept = run.list(RESUME)
     numbered = [entry for entry in directory.list(folder) if entry.startswith(CHECKPOINT)]
-    found = any(_kept(directory, f"{folder}/{entry}", run, kept) for entry in reversed(numbered))
-    if numbered and not found and not kept:
-        names = ", ".join(numbered)
-        print(f"{name} {names}: no checkpoint is complete; the run starts again from its beginning", file=sys.stderr)
+    kept = checkpoints.kept(run)
+    made = [(directory, f"{folder}/{entry}") for entry in reversed(numbered)]
+    with checkpoints.newest_complete([*kept, *made]) as found:
+        if found is None:
+            _say_that_it_starts_again(name, [path for _, path in (*kept, *made)])
+        else:
+            newest, local = found
+            if (run, newest) not in kept:
+                newest = f"{RESUME}/{1 + max((int(Path(path).name) for _, path in kept), default=0):06d}"
+                run.put_folder(local, newest)
+            for entry in run.list(RESUME):
+                if f"{RESUME}/{entry}" != newest:
+                    run.remove_folder(f"{RESUME}/{entry}")
     for entry in numbered:
         directory.remove_folder(f"{folder}/{entry}")
 
 
-def _kept(directory: RunDirectory, checkpoint: str, run: RunDirectory, before: list[str]) -> bool:
-    """Whether a trial's checkpoint is complete, and so was kept in place of those before."""
-    with tempfile.TemporaryDirectory(prefix="rayworks-checkpoint-") as scratch:
-        folder = directory.get_folder(checkpoint, Path(scratch) / "checkpoint")
-        if not checkpoints.is_complete(folder):
-            return False
-        following = 1 + max((int(number) for number in before if number.isdigit()), default=0)
-        run.put_folder(folder, f"{RESUME}/{following:06d}")
-    for old in before:
-        run.remove_folder(f"{RESUME}/{old}")
-    return True
+def _say_that_it_starts_again(name: str, damaged: list[str]) -> None:
+    if damaged:
+        print(
+            f"{name} {', '.join(damaged)}: no checkpoint is complete; the run starts again from its beginning",
+            file=sys.stderr,
+        )
 
 
 class EarlierResults(tune.Callback):
@@ -151,8 +168,8 @@ def earlier_results(directory: RunDirectory, name: str) -> list[dict[str, Any]]:
 
 def _iteration_kept(run: RunDirectory) -> int:
     """Steps that lie behind the checkpoint that the run goes on from; 0 where there is none."""
-    kept = [name for name in run.list(RESUME) if name.isdigit()]
-    return int(run.read_json(f"{RESUME}/{kept[-1]}/{POSITION}")["iteration"]) if kept else 0
+    with checkpoints.newest_complete(checkpoints.kept(run)) as found:
+        return max(0, checkpoints.steps_behind(run, found[0])) if found else 0
 
 
 def _results(text: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ What is not known to be infrastructure is never retried.
 
 import errno
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,8 @@ STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 """What a storage answers that worked when the run began."""
 FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing file", "disk is full")
 """How libraries word it that keep no error number."""
+CONNECTION: tuple[type[BaseException], ...] = (OSError, ray.exceptions.RpcError)
+"""What Ray's core raises when it cannot reach the processes of its node or of the cluster's head."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +65,37 @@ def classify(error: BaseException) -> Failure:
         return Failure(InfrastructureError.kind, f"{full}; free some space and repeat", where)
     if isinstance(cause, INFRASTRUCTURE) or isinstance(error, INFRASTRUCTURE):
         return Failure(InfrastructureError.kind, _first_line(error), where)
+    broken = _broken_connection(cause)
+    if broken is not None:
+        return Failure(InfrastructureError.kind, f"Ray on this node does not answer ({broken})", where)
     return Failure(RayworksError.kind, f"{type(cause).__name__}: {_first_line(cause)}", where)
 
 
 def _storage_failure(error: BaseException) -> str | None:
     """What the storage said, if it is behind the error or behind what raised it."""
-    at: BaseException | None = error
-    while at is not None:
+    for at in _behind(error):
         if isinstance(at, OSError) and at.errno in STORAGE:
             return ": ".join(str(part) for part in (at.strerror, at.filename) if part)
         if any(words in str(at) for words in FULL):
             return _first_line(at)
-        at = at.__cause__ or at.__context__
     return None
+
+
+def _broken_connection(error: BaseException) -> str | None:
+    """What Ray's own core said of a connection, if that is behind the error: the raylet may die before what it started."""
+    for at in _behind(error):
+        frames = [frame for frame, _ in traceback.walk_tb(at.__traceback__)]
+        if isinstance(at, CONNECTION) and frames and frames[-1].f_globals.get("__name__") == "ray._raylet":
+            return _first_line(at)
+    return None
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what raised it."""
+    at: BaseException | None = error
+    while at is not None:
+        yield at
+        at = at.__cause__ or at.__context__
 
 
 def _first_line(error: Any) -> str:

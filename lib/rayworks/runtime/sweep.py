@@ -44,7 +44,7 @@ def run_sweep(sweep: Sweep[Any]) -> int:
 def _run(sweep: Sweep[Any], ending: Ending) -> int:
     directory = RunDirectory(sweep.base.run.storage, sweep.spec.name, sweep.base.run.name)
     require_usable(directory)
-    with Lease(directory, ending.end):
+    with Lease(directory, ending.end) as lease:
         check_resume(directory, sweep)
         if _state(directory) == "done":
             print(f"sweep {sweep.base.run.name} is finished already; report: {directory.path(REPORT_HTML)}")
@@ -57,9 +57,19 @@ def _run(sweep: Sweep[Any], ending: Ending) -> int:
         configs_asked = (sweep.base, *(trial.config for trial in sweep.trials()))
         for bundles in _distinct([system.reserved(config) for config in configs_asked]):
             placement.require(bundles, sweep.base.compute.placement_timeout_seconds)
+        lease.require()
         _write_state(directory, sweep, "running")
-        _fit_until_settled(sweep, directory)
-        return _report(sweep, directory)
+
+        def failed(reason: str) -> None:
+            if lease.is_held():
+                for name in directory.list(TRIALS):
+                    _end_attempt(trial_directory(directory, name), "failed", reason)
+                _write_state(directory, sweep, "failed", reason)
+
+        with ending.recorded(failed):
+            _fit_until_settled(sweep, directory)
+            lease.require()
+            return _report(sweep, directory)
 
 
 def check_resume(directory: RunDirectory, sweep: Sweep[Any]) -> None:
@@ -219,6 +229,9 @@ def _report(sweep: Sweep[Any], directory: RunDirectory) -> int:
     tables, figures = sweep.spec.load_system().summarise_sweep(trials)
     directory.write(CSV, trials_csv(sweep, trials))
     page = sweep_report(sweep, trials, tables, figures).write(directory)
+    for trial in trials:
+        reason = f"stopped early ({trial.stopped})" if trial.stopped else trial.failure
+        _end_attempt(trial_directory(directory, trial.name), "failed" if reason else "done", reason)
     failed = [trial for trial in trials if trial.failure]
     for trial in failed:
         print(f"{trial.name}: {trial.failure}", file=sys.stderr)
@@ -227,6 +240,13 @@ def _report(sweep: Sweep[Any], directory: RunDirectory) -> int:
     early = f", {stopped} stopped early" if stopped else ""
     print(f"{len(trials) - len(failed) - stopped} of {len(trials)} trials finished{early}; report: {page}")
     return _exit_code(trials, failed)
+
+
+def _end_attempt(run: RunDirectory, state: manifest.State, reason: str) -> None:
+    """Record the end of a trial whose process was ended, and could not do it."""
+    stored = manifest.read(run)
+    if stored is not None and stored["state"] == "running":
+        manifest.end_attempt(run, stored["attempts"][-1].get("id", ""), state, reason)
 
 
 def _exit_code(trials: Sequence[TrialResult], failed: Sequence[TrialResult]) -> int:
@@ -262,13 +282,14 @@ def _state(directory: RunDirectory) -> str | None:
     return directory.read_json(SWEEP)["state"] if directory.exists(SWEEP) else None
 
 
-def _write_state(directory: RunDirectory, sweep: Sweep[Any], state: str) -> None:
+def _write_state(directory: RunDirectory, sweep: Sweep[Any], state: str, reason: str = "") -> None:
     asked = _asked(sweep)
     directory.write_json(
         SWEEP,
         {
             "system": sweep.spec.name,
             "state": state,
+            "reason": reason,
             "sweep": asked,
             "versions": manifest.versions(),
             "commit": manifest.commit(),

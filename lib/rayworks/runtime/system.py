@@ -8,7 +8,6 @@ import abc
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -22,7 +21,7 @@ from rayworks.core.report import Report, Table
 from rayworks.core.run_directory import EXPORT, MANIFEST, RunDirectory
 from rayworks.core.sweep import TrialResult
 from rayworks.runtime import checkpoints
-from rayworks.runtime.checkpoints import POSITION, RESUME
+from rayworks.runtime.checkpoints import POSITION
 from rayworks.runtime.failures import classify
 
 Metrics = dict[str, Any]
@@ -151,16 +150,14 @@ class System(tune.Trainable, abc.ABC, Generic[ConfigT]):
 
     def _go_on(self) -> None:
         """From the newest complete checkpoint that the last attempt left, where it left one."""
-        for name in reversed(self.run_directory.list(RESUME)):
-            with tempfile.TemporaryDirectory(prefix="rayworks-checkpoint-") as scratch:
-                folder = self.run_directory.get_folder(f"{RESUME}/{name}", Path(scratch) / name)
-                if checkpoints.is_complete(folder):
-                    self.load_state(folder)
-                    checkpoints.load_random_state(folder)
-                    # Curves go on where they ended.
-                    position = json.loads((folder / POSITION).read_text())
-                    self._iteration, self._time_total = position["iteration"], position["seconds"]
-                    return
+        with checkpoints.newest_complete(checkpoints.kept(self.run_directory)) as found:
+            if found is not None:
+                _, folder = found
+                self.load_state(folder)
+                checkpoints.load_random_state(folder)
+                # Curves go on where they ended.
+                position = json.loads((folder / POSITION).read_text())
+                self._iteration, self._time_total = position["iteration"], position["seconds"]
 
     def _advance(self) -> Metrics:
         if not self.finished:
