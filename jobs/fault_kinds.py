@@ -22,7 +22,8 @@ RUN_ACTOR = "Run"
 WORKERS = ("_Host", "RayTrainWorker", "TeamRunner")
 """Classes of the actors that work for one."""
 STOPPED_SECONDS = 4.0
-DISK_BYTES = 64 * 2**20
+DISK_BYTES = 2 * 2**30
+"""Room for any system's small run and all its checkpoints."""
 AGAIN = InfrastructureError.exit_code
 Mend = Callable[[], None]
 
@@ -99,9 +100,11 @@ def _corrupt_newest(run: DisturbedRun) -> Mend:
 
 def _fill_disk(run: DisturbedRun) -> Mend:
     filler = run.storage / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 1024)
+    with filler.open("wb", buffering=0) as file:
+        for size in (2**20, 2**10):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
     return filler.unlink
 
 

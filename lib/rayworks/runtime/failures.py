@@ -78,7 +78,8 @@ def _storage_failure(error: BaseException) -> str | None:
     """What the storage said and what to do, if it is behind the error or behind what raised it."""
     for at in _behind(error):
         if isinstance(at, OSError) and at.errno in STORAGE:
-            said = ": ".join(str(part) for part in (at.strerror, at.filename) if part)
+            # Of a copy that fails, the second name is where it was going.
+            said = ": ".join(str(part) for part in (at.strerror, at.filename2 or at.filename) if part)
             return f"{said}; {STORAGE[at.errno]}"
         if any(words in str(at) for words in FULL):
             return f"{_first_line(at)}; {STORAGE[errno.ENOSPC]}"
