@@ -28,8 +28,9 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     "marl": ("particle_world", "battle", "team_training"),
     "recommendation": ("acceptance_training", "acceptance_serving", "next_item", "off_policy"),
     "regulation": ("auction",),
+    "serving": ("serving_load",),
 }
-"""The results of each system."""
+"""The results of each system, and of what all share."""
 
 _TOKENS = "tokens/s, ours, batch 8"
 _FIT = "500 x 50 2PL: CPU s"
@@ -263,6 +264,17 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
             "double quadrature",
             ratio="times as fast as double quadrature for one participation",
         ),
+    ),
+    "serving_load": tuple(
+        Comparison(
+            f"{system} at 25%: p50 ms",
+            "an empty route",
+            f"{system} at 25%: p50 ms",
+            "bare at 25%: p50 ms",
+            f"{system} at 25%: p50 over that of an empty route",
+        )
+        for system in SYSTEMS
+        if system != "serving"
     ),
 }
 """Rows that no comparison names are lines of their own."""

@@ -5,6 +5,7 @@ It starts and ends only its own processes. They listen on loopback, metrics too,
 """
 
 import argparse
+import hashlib
 import json
 import os
 import secrets
@@ -158,7 +159,7 @@ def keep(nodes: int, cpus_per_node: float, dashboard_port: int) -> None:
     try:
         for index in range(1, nodes):
             # Nodes that share a folder delete and unpack each other's working directories under a running job.
-            cluster.add_node(**size, temp_dir=f"{tempfile.gettempdir()}/ray-node-{index}")
+            cluster.add_node(**size, temp_dir=f"{sessions()}-{index}")
         state = {
             "pid": os.getpid(),
             "created": psutil.Process().create_time(),
@@ -174,6 +175,15 @@ def keep(nodes: int, cpus_per_node: float, dashboard_port: int) -> None:
             signal.pause()
     finally:
         cluster.shutdown()
+
+
+def sessions() -> str:
+    """Where Ray keeps its sessions: short, since sockets lie below, and no other cluster's.
+
+    In a folder that two of them share, the second's address takes the place of the first's, whose jobs then join the second.
+    """
+    own = hashlib.sha256(str(folder()).encode()).hexdigest()[:6] if "RAYWORKS_CLUSTER" in os.environ else ""
+    return f"{tempfile.gettempdir()}/rayworks{own}"
 
 
 def _usable_port(asked: int | None) -> int | None:
@@ -202,6 +212,7 @@ def _keeper_environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token_file()),
         **ON_LOOPBACK,
+        "RAY_TMPDIR": sessions(),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",

@@ -1,8 +1,10 @@
 """Shared fixtures. One Ray cluster of three nodes, in token mode, serves the whole session."""
 
+import atexit
 import contextlib
 import io
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 
 # Ray reads these when it is first imported, which collecting the tests does.
 _CLUSTER_FOLDER = tempfile.mkdtemp(prefix="rayworks-tests-")
+atexit.register(shutil.rmtree, _CLUSTER_FOLDER, ignore_errors=True)
 os.environ.update(
     RAYWORKS_CLUSTER=_CLUSTER_FOLDER,
     RAY_AUTH_MODE="token",
@@ -115,6 +118,8 @@ def cluster() -> Iterator[dict[str, str]]:
     yield variables
     ray.shutdown()
     assert local.down() == 0
+    for place in Path(local.sessions()).parent.glob(f"{Path(local.sessions()).name}*"):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

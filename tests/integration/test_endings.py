@@ -104,15 +104,15 @@ def test_a_killed_attempt_is_recorded_as_lost(on_cluster: dict[str, str], tmp_pa
 def test_of_two_drivers_one_runs_and_the_other_names_it(on_cluster: dict[str, str], tmp_path: Path) -> None:
     first = begin(tmp_path, on_cluster, *SLOW)
     reached(tmp_path, first, 0)
-    code, printed, errors = end_of(begin(tmp_path, on_cluster, *SLOW))
-    assert code == 75
-    assert f"is being written by process {first.pid} on" in errors
-    assert "%" not in printed
     running = [("class_name", "=", "CountingRun"), ("state", "=", "ALIVE")]
     (actor,) = ray.util.state.list_actors(cluster_address(), filters=running, detail=True)
     assert actor.repr_name == "counting/default"
     groups = ray.util.state.list_placement_groups(cluster_address(), filters=[("state", "=", "CREATED")])
-    assert "counting/default" in [group.name for group in groups]
+    assert [group.name.rpartition("/")[0] for group in groups] == ["counting/default"]
+    code, printed, errors = end_of(begin(tmp_path, on_cluster, *SLOW))
+    assert code == 75
+    assert f"is being written by process {first.pid} on" in errors
+    assert "%" not in printed
     code, _, errors = end_of(first)
     assert code == 0, errors
     assert len(manifest_in(tmp_path)["attempts"]) == 1

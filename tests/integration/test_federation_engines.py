@@ -181,16 +181,24 @@ def test_a_node_that_dies_between_rounds_changes_nothing(
     assert same(federation.weights(), expected)
 
 
+# `ray start` joins no cluster whose nodes listen on loopback.
+NODE = """
+import signal, sys
+from types import SimpleNamespace
+from ray.cluster_utils import Cluster
+cluster = Cluster()
+cluster.head_node = SimpleNamespace(gcs_address=sys.argv[1])
+cluster.add_node(wait=False, num_cpus=2, node_ip_address="127.0.0.1", temp_dir=sys.argv[2])
+signal.pause()
+"""
+
+
 @contextmanager
 def doomed_node(address: str, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """A fourth node of the cluster in processes of its own: its identity, and how to kill all of them."""
     known = {node["NodeID"] for node in ray.nodes()}
-    command = ["ray", "start", f"--address={address}", "--num-cpus=2", "--block", f"--temp-dir={folder}"]
-    process = subprocess.Popen(
-        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-c", NODE, address, str(folder)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
 
     def new_nodes() -> list[str]:
         return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in known]

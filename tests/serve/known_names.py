@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
@@ -249,23 +250,23 @@ ROUNDS = {"opened": 0, "submitted": 2, "revealed": 3}
 
 
 def regulation(deployment: Deployment, name: str) -> Known:
-    """Rounds at each step, with their seeds; submissions are a builder's."""
-    seeds = {round: hashlib.sha256(f"generated {round}".encode()).hexdigest() for round in ROUNDS}
-    terms: Properties = {"threshold": 0.5, "premium_cents": 1001}
-    for round, submissions in ROUNDS.items():
-        seed = seeds[round]
+    """Rounds of their own at each step, with their seeds; submissions are a builder's."""
+    mark = uuid.uuid4().hex
+    seeds = {f"{step}-{mark}": hashlib.sha256(f"{step} {mark}".encode()).hexdigest() for step in ROUNDS}
+    for (round, seed), submissions in zip(seeds.items(), ROUNDS.values(), strict=True):
+        terms: Properties = {"threshold": 0.5, "premium_cents": 1001}
         send(deployment, name, "pair", round=round, commitment=hashlib.sha256(seed.encode()).hexdigest(), **terms)
         for builder in ("ben", "cem", "dan")[:submissions]:
             model = hashlib.sha256(f"{round} {builder}".encode()).hexdigest()
             send(deployment, name, "submit", builder, round=round, score=0.7, model=model)
-    send(deployment, name, "pair", round="revealed", seed=seeds["revealed"])
-    known = list(ROUNDS)
+    [*_, revealed] = known = list(seeds)
+    send(deployment, name, "pair", round=revealed, seed=seeds[revealed])
     return Known(
         {
             "QuoteBody": [
                 {"value": up_to(10**8), "share": {"enum": ["0.1", 0.4]}, "price": {"enum": [0.3, 0.6, None]}}
             ],
-            "CommitBody": [{"premium_cents": up_to(1000, 1), "prizes": up_to(1, 1), "round": {"enum": ["new"]}}],
+            "CommitBody": [{"premium_cents": up_to(1000, 1), "prizes": up_to(1, 1), "round": {"const": f"new-{mark}"}}],
             "RevealBody": [{"round": {"const": round}, "seed": {"const": seeds[round]}} for round in known],
             "SubmitBody": [{"round": {"enum": known}}],
             "SettleBody": [{"round": {"enum": known}}],
@@ -276,6 +277,6 @@ def regulation(deployment: Deployment, name: str) -> Known:
 
 
 def send(deployment: Deployment, name: str, path: str, key: str = OWNER, **body: Any) -> None:
-    """Put something into the ledger; again, it changes nothing."""
-    answer = deployment.ask(name, f"v1/regulation/{path}", key, again=f"known-{body['round']}", **body)
+    """Put something into the ledger."""
+    answer = deployment.ask(name, f"v1/regulation/{path}", key, **body)
     assert answer.is_success, answer.text

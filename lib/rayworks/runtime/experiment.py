@@ -11,11 +11,13 @@ import json
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.util.placement_group import PlacementGroup, placement_group
 
 from rayworks.core.run_directory import RunDirectory
 from rayworks.runtime import checkpoints
@@ -83,12 +85,25 @@ def placed(
         system: whose steps they make.
         kind: of what its actors are, ``Run`` or ``Trial``.
         bundles: what a trial with this config of Tune's reserves.
-        run: name of the placement groups.
+        run: beginning of the names of the placement groups.
     """
     name = f"{system.spec.name}/{run}"
-    trainable = tune.with_resources(system, lambda config: tune.PlacementGroupFactory(bundles(config), name=name))
+    trainable = tune.with_resources(system, lambda config: _Reserved(bundles(config), name))
     trainable.__qualname__ = trainable.__name__ = f"{system.__name__}{kind}"
     return trainable
+
+
+class _Reserved(tune.PlacementGroupFactory):
+    """Equal for all trials that ask for the same, which so can take over each other's actor."""
+
+    def __init__(self, bundles: list[dict[str, float]], name: str) -> None:
+        super().__init__(bundles)
+        self._name = name
+
+    def to_placement_group(self) -> PlacementGroup:
+        """Called by Tune for each of them; on a cluster no two groups may have one name."""
+        group: PlacementGroup = placement_group(self.bundles, name=f"{self._name}/{uuid.uuid4().hex[:8]}")
+        return group
 
 
 def set_aside(directory: RunDirectory, name: str, run: RunDirectory) -> None:

@@ -25,8 +25,11 @@ INFRASTRUCTURE: tuple[type[BaseException], ...] = (
     ConnectionError,
     TimeoutError,
 )
-STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
-"""What a storage answers that worked when the run began."""
+STORAGE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and repeat"),
+    **dict.fromkeys((errno.EROFS, errno.EIO, errno.ESTALE), "see to the storage and repeat"),
+}
+"""What a storage answers that worked when the run began, and what to do then."""
 FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing file", "disk is full")
 """How libraries word it that keep no error number."""
 CONNECTION: tuple[type[BaseException], ...] = (OSError, ray.exceptions.RpcError)
@@ -62,7 +65,7 @@ def classify(error: BaseException) -> Failure:
         return Failure(cause.kind, str(cause), where)
     full = _storage_failure(cause)
     if full is not None:
-        return Failure(InfrastructureError.kind, f"{full}; free some space and repeat", where)
+        return Failure(InfrastructureError.kind, full, where)
     if isinstance(cause, INFRASTRUCTURE) or isinstance(error, INFRASTRUCTURE):
         return Failure(InfrastructureError.kind, _first_line(error), where)
     broken = _broken_connection(cause)
@@ -72,13 +75,14 @@ def classify(error: BaseException) -> Failure:
 
 
 def _storage_failure(error: BaseException) -> str | None:
-    """What the storage said, if it is behind the error or behind what raised it."""
+    """What the storage said and what to do, if it is behind the error or behind what raised it."""
     for at in _behind(error):
         if isinstance(at, OSError) and at.errno in STORAGE:
             # Of a copy that fails, the second name is where it was going.
-            return ": ".join(str(part) for part in (at.strerror, at.filename2 or at.filename) if part)
+            said = ": ".join(str(part) for part in (at.strerror, at.filename2 or at.filename) if part)
+            return f"{said}; {STORAGE[at.errno]}"
         if any(words in str(at) for words in FULL):
-            return _first_line(at)
+            return f"{_first_line(at)}; {STORAGE[errno.ENOSPC]}"
     return None
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def require(bundles: Sequence[Bundle], timeout_seconds: float) -> None:
     asked = [dict(bundle) for bundle in bundles if any(bundle.values())]
     if not asked:
         return
-    group = placement_group(asked, name="rayworks: is there room")
+    group = placement_group(asked, name=f"room/{uuid.uuid4().hex[:8]}")
     try:
         if not group.wait(timeout_seconds):
             raise ConfigError(
