@@ -17,6 +17,7 @@ MINE = "{mine: {strategy.rounds: 3}}"
 Finished = Callable[[str], FinishedRun]
 
 
+@pytest.mark.slow
 def test_flowers_simulation_gives_the_models_of_our_engine(
     finished_runs: Finished, run_job: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
