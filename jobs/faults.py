@@ -7,6 +7,7 @@ undisturbed run. Ends with 1 if anything finished was lost, a report differs or 
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -262,6 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options, settings = parser.parse_known_args(arguments)
     cells: list[Cell] = []
+    # What was begun here has to end with it: a cluster, drivers, mounts.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(AGAIN))
     try:
         for system in options.system:
             spec_of(system)

@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from jobs.disturbed_run import until
 from jobs.faults import NAMES, WORKERS
 from jobs.small_runs import settings_of
 from rayworks.core import config as configs
+from rayworks.core.errors import InfrastructureError
 from rayworks.core.registry import find
 from rayworks.systems import REGISTRY
 from tests.conftest import ROOT
@@ -66,6 +69,21 @@ def test_every_system_has_small_settings_that_are_valid(system: str) -> None:
     given = configs.parse_overrides([*WORKERS, *settings_of(system)])
     assert len(given) > 1
     configs.resolve(spec.config, smoke=spec.smoke, overrides=given)
+
+
+@pytest.mark.slow
+def test_a_matrix_that_is_ended_leaves_no_cluster_behind(tmp_path: Path) -> None:
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
+    alone["RAYWORKS_CLUSTER"] = str(tmp_path / "cluster")
+    arguments = ["--system", "tests.counting_system:SPEC", "--output", str(tmp_path / "faults.json"), *SLOWLY]
+    command = [sys.executable, "-m", "jobs.faults", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, env=alone) as running:
+        state = tmp_path / "cluster" / "state.json"
+        assert until(state.exists, 240)
+        keeper = psutil.Process(json.loads(state.read_text())["pid"])
+        running.terminate()
+        assert running.wait(120) == InfrastructureError.exit_code
+    assert not keeper.is_running()
 
 
 @pytest.mark.slow
