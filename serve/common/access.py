@@ -41,7 +41,9 @@ class Access:
             raise Problem(401, "Authorization: is missing; send 'Authorization: Bearer KEY'")
         owner = self._keys.owner(key.strip())
         if owner is None:
-            raise Problem(403, "Authorization: the key is not known here, or has expired; ask the operator for one")
+            raise Problem(
+                403, "Authorization: the key is unknown, has expired or is for other applications; ask the operator"
+            )
         return owner
 
     @asynccontextmanager

@@ -18,6 +18,7 @@ from .gate import RECEIVING
 from .keys import DEFAULT_FILE, ApiKeys
 from .measures import Measures
 from .peers import Peers
+from .replica_port import listen_on_the_node_only
 from .shared import Shared
 
 HEALTH_SECONDS = 30.0
@@ -75,6 +76,7 @@ class ServedRun(ABC):
     """
 
     def __init__(self, args: ServingArgs, shared: Any = None) -> None:
+        listen_on_the_node_only()
         self.peers = Peers(shared)
         self.access = Access(ApiKeys(args.api_keys, _application()), args.concurrent_per_key, self.peers)
         self.receive_seconds = args.receive_seconds

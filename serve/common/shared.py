@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from ray import serve
 
+from .replica_port import listen_on_the_node_only
+
 LISTEN_SECONDS = 1.0
 """How long a replica waits for messages before it says again what is under way there."""
 ALIVE_SECONDS = 5.0
@@ -68,6 +70,7 @@ class Shared:
     """Requests under way by key, and messages from replica to replica."""
 
     def __init__(self) -> None:
+        listen_on_the_node_only()
         self._replicas: dict[str, _Replica] = {}
         self._answers: dict[str, asyncio.Future[Any]] = {}
 

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from ray.util.state import list_actors
 
+from cluster import local
 from tests.conftest import FinishedRun
+from tests.integration.test_listening import listening
 from tests.observing import cluster_address, until
 from tests.serve.deployment import Deployment
 
@@ -94,6 +97,17 @@ def test_clients_that_hang_up_leave_their_places(deployment: Deployment, two: st
             return [answer.status_code for answer in answers]
 
     assert asyncio.run(hang_up()) == [200] * LIMIT
+
+
+def test_what_serves_listens_on_loopback(two: str) -> None:
+    for name in ("difficulty", two):
+        for replica in [*replicas_of(name), *replicas_of(name, "shared")]:
+            assert {ip for ip, _ in listening(psutil.Process(replica.pid))} <= {"127.0.0.1"}
+    state = local.read_state()
+    assert state is not None
+    found = listening(psutil.Process(state["pid"]))
+    assert len(found) >= 10
+    assert {ip for ip, _ in found} == {"127.0.0.1"}
 
 
 def test_the_proxies_speak_in_problems(deployment: Deployment) -> None:
