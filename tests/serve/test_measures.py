@@ -19,9 +19,9 @@ LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 def scraped() -> list[tuple[str, dict[str, str], float]]:
-    """All of our metrics of all nodes: name, labels, value."""
+    """All of our metrics of all nodes that live: name, labels, value."""
     found = []
-    for node in ray.nodes():
+    for node in filter(lambda node: node["Alive"], ray.nodes()):
         text = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=10).text
         found += [(name, dict(LABEL.findall(labels)), float(value)) for name, labels, value in LINE.findall(text)]
     return found

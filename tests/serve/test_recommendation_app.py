@@ -258,7 +258,7 @@ def test_keys_sizes_and_open_paths(deployment: Deployment) -> None:
     for route in ("accept", "rank", "attribute", "whatif"):
         path = f"{url}/v1/recommendation/{route}"
         assert_problem(httpx.post(path, json={}), 401, "Authorization")
-        assert_problem(httpx.post(path, json={}, headers={"Authorization": "Bearer x"}), 403, "not known")
+        assert_problem(httpx.post(path, json={}, headers={"Authorization": "Bearer x"}), 403, "the key is unknown")
         assert_problem(httpx.post(path, content=b" " * 1_100_000), 401, "Authorization")
         large = httpx.post(path, content=b" " * 1_100_000, headers=deployment.header("tester"))
         assert_problem(large, 413, "at most")

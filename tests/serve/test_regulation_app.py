@@ -278,7 +278,7 @@ def test_who_may_do_what(deployment: Deployment, send: Send) -> None:
         assert_problem(missing, 401, "Bearer")
         wrong = {"Authorization": "Bearer rw-wrong"}
         assert_problem(
-            httpx.request(method, f"{url}/v1/regulation/{path}", json=empty, headers=wrong), 403, "not known"
+            httpx.request(method, f"{url}/v1/regulation/{path}", json=empty, headers=wrong), 403, "the key is unknown"
         )
     health = httpx.get(f"{url}/healthz").json()
     assert (health["status"], health["design"]) == ("ok", "export")
