@@ -176,6 +176,12 @@ def test_an_export_survives_being_read_and_written(
         exported.read_export(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    # The slowest two are left to `pytest -m slow`, and the fault matrix kills their drivers too.
+    [pytest.param(name, marks=pytest.mark.slow if name in ("federation", "marl") else ()) for name in SYSTEMS],
+    indirect=True,
+)
 def test_a_killed_run_repeated_leaves_what_an_undisturbed_one_does(
     spec: SystemSpec, finished_runs: Callable[[str], FinishedRun], cluster: dict[str, str]
 ) -> None:

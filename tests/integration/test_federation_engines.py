@@ -122,6 +122,7 @@ def test_pushed_messages_are_answered_once(images: Path) -> None:
         pool.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_flowers_simulation_gives_our_engines_bits_and_resumes(images: Path, tmp_path: Path) -> None:
     gone: dict[str, Any] = {"failures": {"dropout": 0.2}, "balance": {"fade": 0.0}}
