@@ -100,15 +100,13 @@ def timed(run: Callable[[], int]) -> float:
 
 def step_seconds(engine: GuidedEngine, models: Sequence[int], steps: int = 24) -> float:
     """Seconds per step of full batches of the given models alone: the cost that guidance can not go below."""
-    ids = [[5 + row] * 12 for row in range(BATCH)]
     slots = list(range(BATCH))
     for model in models:
-        engine.models[model].next_logits(ids, slots)
+        engine.models[model].feed(slots, [[5 + row] * 12 for row in slots])
     started = time.perf_counter()
     for _ in range(steps):
-        ids = [[*row, 7] for row in ids]
         for model in models:
-            engine.models[model].next_logits(ids, slots)
+            engine.models[model].feed(slots, [[7]] * BATCH)
     elapsed = (time.perf_counter() - started) / steps
     for used in engine.models:
         for slot in slots:

@@ -89,7 +89,9 @@ class BackgroundDecoding:
 
     def _settle(self) -> None:
         for row, _ in list(self._rows.values()):
-            if row.finish_reason is not None:
+            if row.error is not None:
+                self._take(row).set_exception(row.error)
+            elif row.finish_reason is not None:
                 self._take(row).set_result(row)
 
     def _take(self, row: Row) -> "Future[Row]":

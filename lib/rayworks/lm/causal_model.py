@@ -1,22 +1,25 @@
-"""A causal LM that computes the next-token logits of many sequences, through a slot cache."""
+"""A causal LM that computes the next-token logits of many sequences, each in its slot of a cache."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rayworks.core.errors import DataError
+from rayworks.lm.exactness import exact_length, prove_decoding
 from rayworks.lm.key_value_cache import SlotCache
 from rayworks.lm.packed_linear import PackedLinear, pack
+from rayworks.lm.prefix_tree import PrefixTree
 
-ATTENTION = "rayworks_grouped"
+ATTENTION = "rayworks"
 
 
-def grouped_attention(
+def attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -25,9 +28,12 @@ def grouped_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None]:
     """Attention whose key-value heads are shared by groups of query heads without being copied for each.
+
+    What it does not know of is found by :func:`~rayworks.lm.exactness.prove_decoding`.
 
     Args:
         query: ``[rows, heads, queries, size]``.
@@ -40,128 +46,139 @@ def grouped_attention(
         ``[rows, queries, heads, size]`` and no weights.
 
     Raises:
-        DataError: the model caps its scores.
+        DataError: the model caps its scores or attends to a sink.
     """
-    if softcap is not None:
-        raise DataError("model: caps its attention scores (softcap), which this engine does not do")
-    rows, heads, queries, size = query.shape
-    groups = key.shape[1]
-    scaling = size**-0.5 if scaling is None else scaling
-    grouped = (query * scaling).reshape(rows, groups, heads // groups * queries, size)
-    scores = grouped @ key.transpose(2, 3)
-    if attention_mask is not None:
-        scores = scores.view(rows, groups, heads // groups, queries, -1) + attention_mask[:, :, None]
-        scores = scores.view(rows, groups, heads // groups * queries, -1)
-    mixed = scores.softmax(dim=-1) @ value
-    return mixed.view(rows, heads, queries, size).transpose(1, 2), None
+    if softcap is not None or s_aux is not None:
+        raise DataError(f"it {'caps its attention scores' if softcap is not None else 'has attention sinks'}")
+    mixed = scaled_dot_product_attention(query, key, value, attention_mask, scale=scaling, enable_gqa=True)
+    return mixed.transpose(1, 2), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, grouped_attention)
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention)
 # Without a mask function of its own, an attention that transformers does not know would see the future.
 ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, eager_mask)
 
 
 class CausalModel:
-    """A frozen causal LM with a slot cache that is brought up to date by what it is asked.
+    """A frozen causal LM with a cache of slots, proved at the start to compute what the model itself does.
 
     Args:
-        model: any transformers decoder that uses the attention interface; frozen in place, and on a CPU in float32 its
-            linear layers are packed.
+        model: a decoder of transformers; frozen in place, and on a CPU in float32 its linear layers are packed.
+        slots: most sequences held at once.
+        prefix_gib: most memory of shared prefixes, in GiB (see :class:`~rayworks.lm.prefix_tree.PrefixTree`).
 
     Raises:
-        DataError: the model attends through a sliding window, which a slot cache does not hold.
+        DataError: it computes something else than the model does by itself, or the model cannot run in it.
     """
 
-    def __init__(self, model: PreTrainedModel, slots: int) -> None:
-        config = model.config.get_text_config()
-        window = getattr(config, "sliding_window", None) or config.max_position_embeddings
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"} or window < config.max_position_embeddings:
-            raise DataError(f"model {model.config.model_type}: has a sliding window, which this engine does not run")
+    def __init__(self, model: PreTrainedModel, slots: int, prefix_gib: float = 0.5) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.model.set_attn_implementation(ATTENTION)
         output: Any = model.get_output_embeddings()
         self.vocabulary_size: int = output.out_features
-        pack(self.model)
-        self.max_length: int = config.max_position_embeddings
-        self.cache = SlotCache(model.config, slots)
-        self.forwards = 0
-        self._held = [0] * slots
+        self.readable_ids: int = model.get_input_embeddings().num_embeddings
+        """Ids from this on cannot be fed."""
+        self.max_length, self.max_length_reason = exact_length(model)
+        self.prefixes = PrefixTree(prefix_gib)
+        self.forwards = self.tokens_fed = 0
+        self.proof = ""
+        with prove_decoding(self):
+            self.model.set_attn_implementation(ATTENTION)
+            pack(self.model)
+            self._reset(max(slots, 3))
+        self._reset(slots)
 
-    def next_logits(self, sequences: Sequence[Sequence[int]], slots: Sequence[int]) -> Tensor:
-        """Logits of the token that follows each sequence.
+    def _reset(self, slots: int) -> None:
+        self.cache = SlotCache(self.model.config, slots)
+        self._held: list[list[int]] = [[] for _ in range(slots)]
 
-        A slot that holds all but the last token takes one step; any other is filled anew, equal sequences once. So a
-        row may enter, pause or come back at any time, and pays only for what the cache lacks.
-
-        Args:
-            sequences: all ids of each row, ragged, none empty.
-            slots: the slot of each row, ascending.
-
-        Returns:
-            ``[rows, vocabulary]`` in float32.
-        """
-        current = [row for row, slot in enumerate(slots) if 0 < self._held[slot] == len(sequences[row]) - 1]
-        stale = [row for row in range(len(slots)) if row not in set(current)]
-        parts = []
-        if stale:
-            parts.append(self._prefill([tuple(sequences[row]) for row in stale], [slots[row] for row in stale]))
-        if current:
-            parts.append(self._step([sequences[row][-1] for row in current], [slots[row] for row in current]))
-        for row, slot in enumerate(slots):
-            self._held[slot] = len(sequences[row])
-        if len(parts) == 1:
-            return parts[0].float()
-        order = torch.tensor(stale + current).argsort()
-        return torch.cat(parts)[order].float()
-
-    def release(self, slot: int) -> None:
-        """Forget a row and free its slot."""
-        self._held[slot] = 0
-
-    def nbytes(self) -> int:
-        """Bytes of weights and cache."""
-        weights = {p.data_ptr(): p.numel() * p.element_size() for p in self.model.parameters()}
-        packed = sum(module.nbytes() for module in self.model.modules() if isinstance(module, PackedLinear))
-        return int(sum(weights.values())) + packed + self.cache.nbytes()
-
-    def _prefill(self, prompts: list[tuple[int, ...]], slots: list[int]) -> Tensor:
-        distinct = list(dict.fromkeys(prompts))
-        position = {prompt: index for index, prompt in enumerate(distinct)}
-        copies = torch.tensor([position[prompt] for prompt in prompts])
-        lengths = torch.tensor([len(prompt) for prompt in distinct])
-        longest = int(lengths.max())
-        ids = torch.zeros((len(distinct), longest), dtype=torch.long)
-        for row, prompt in enumerate(distinct):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-        # Padding stands right of each prompt, where causal attention never looks.
-        positions = torch.arange(longest)
-        allowed = (positions[None, :] <= positions[:, None]).expand(len(distinct), 1, longest, longest)
-        last, which = torch.unique(lengths - 1, return_inverse=True)
-        self.cache.prepare_prefill(torch.tensor(slots), copies, longest)
-        logits = self._forward(ids, positions.expand_as(ids), allowed, last)
-        return logits[torch.arange(len(distinct)), which][copies]
-
-    def _step(self, tokens: list[int], slots: list[int]) -> Tensor:
-        positions = torch.tensor([self._held[slot] for slot in slots])
-        self.cache.prepare_step(torch.tensor(slots), positions)
-        allowed = torch.arange(self.cache.longest) <= positions[:, None]
-        return self._forward(torch.tensor(tokens)[:, None], positions[:, None], allowed[:, None, None], 0)[:, 0]
+    def held(self, slot: int) -> int:
+        """How many tokens a slot holds."""
+        return len(self._held[slot])
 
     @torch.inference_mode()
-    def _forward(self, ids: Tensor, positions: Tensor, allowed: Tensor, keep: Tensor | int) -> Tensor:
-        self.forwards += 1
-        mask = torch.zeros(allowed.shape, dtype=self.model.dtype).masked_fill_(
-            ~allowed, torch.finfo(self.model.dtype).min
-        )
+    def feed(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Add tokens behind what slots hold.
+
+        Args:
+            slots: ascending.
+            tokens: those of each slot, ragged, at least one.
+
+        Returns:
+            the logits after the last of each, ``[rows, vocabulary]`` in float32.
+        """
+        width = max(map(len, tokens))
+        # A short row repeats its last token at its last position, which changes nothing.
+        ids = torch.tensor([[*new, *[new[-1]] * (width - len(new))] for new in tokens])
+        starts = torch.tensor([self.held(slot) for slot in slots])[:, None]
+        lasts = torch.tensor([len(new) for new in tokens])[:, None] - 1
+        positions = starts + torch.arange(width).minimum(lasts)
+        read, rows, ids, read_positions = self._with_gaps(slots, ids, positions)
         device = self.model.device
+        self.cache.prepare(read, rows.to(device), torch.tensor(slots, device=device), positions.to(device))
+        seen = torch.arange(self.cache.longest) <= read_positions[:, None, :, None]
+        mask = torch.zeros(seen.shape, dtype=self.model.dtype).masked_fill_(~seen, torch.finfo(self.model.dtype).min)
+        self.forwards += 1
+        self.tokens_fed += sum(map(len, tokens))
         output = self.model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
-            position_ids=positions.to(device),
+            position_ids=read_positions.to(device),
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=keep.to(device) if isinstance(keep, Tensor) else keep,
+            logits_to_keep=1,
         )
-        logits: Tensor = output.logits
-        return logits
+        for slot, new in zip(slots, tokens, strict=True):
+            self._held[slot] += new
+        logits: Tensor = output.logits[:, 0].float()
+        return logits if len(logits) == len(slots) else logits[rows.to(device)]
+
+    def rewind(self, slot: int, length: int) -> None:
+        """Forget what a slot holds beyond its first ``length`` tokens."""
+        del self._held[slot][length:]
+
+    def release(self, slot: int) -> None:
+        """Forget all that a slot holds."""
+        self.rewind(slot, 0)
+
+    @torch.inference_mode()
+    def fork(self, source: int, slot: int, length: int | None = None) -> None:
+        """Give a slot a copy of the first ``length`` tokens of another; ``None``: of all."""
+        tokens = self._held[source][:length]
+        self.cache.paste(slot, 0, self.cache.copied(source, 0, len(tokens)))
+        self._held[slot] = tokens
+
+    @torch.inference_mode()
+    def take_up(self, slot: int, tokens: Sequence[int]) -> None:
+        """Start an empty slot with the longest known prefix of ``tokens``."""
+        self._held[slot] = list(tokens[: self.prefixes.load(tokens, self.cache, slot)])
+
+    @torch.inference_mode()
+    def keep(self, slot: int) -> None:
+        """Make what a slot holds a known prefix."""
+        if self._held[slot]:
+            self.prefixes.store(self._held[slot], self.cache, slot)
+
+    def nbytes(self) -> int:
+        """Bytes of weights, cache and known prefixes."""
+        weights = {p.data_ptr(): p.numel() * p.element_size() for p in self.model.parameters()}
+        packed = sum(module.nbytes() for module in self.model.modules() if isinstance(module, PackedLinear))
+        return int(sum(weights.values())) + packed + self.cache.nbytes() + self.prefixes.nbytes()
+
+    def _with_gaps(
+        self, slots: Sequence[int], ids: Tensor, positions: Tensor
+    ) -> tuple[Tensor | slice, Tensor, Tensor, Tensor]:
+        """The slots that the forward reads, and its rows that count; ids and positions of all its rows.
+
+        Neighbouring slots are read in place, where others are copied first. A step of one token each costs little more for
+        one row more, so gaps are filled as long as no more rows fill than count.
+        """
+        first, count, span = slots[0], len(slots), slots[-1] - slots[0] + 1
+        if span == count:
+            return slice(first, first + span), torch.arange(count), ids, positions
+        if ids.shape[1] > 1 or span > 2 * count:
+            return torch.tensor(slots, device=self.model.device), torch.arange(count), ids, positions
+        rows = torch.tensor(slots) - first
+        all_ids, all_positions = (
+            torch.zeros((span, 1), dtype=torch.long).index_copy(0, rows, part) for part in (ids, positions)
+        )
+        return slice(first, first + span), rows, all_ids, all_positions

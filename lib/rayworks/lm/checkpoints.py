@@ -12,8 +12,6 @@ from rayworks.core import cache, models
 from rayworks.core.errors import DataError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LOGIT_SCALES = ("logits_scaling", "logit_scale", "final_logit_softcapping")
-"""What some families do to logits after the output layer; scoring evaluates that layer alone."""
 transformers_logging.disable_progress_bar()
 
 
@@ -50,12 +48,9 @@ def load_model(name: str, dtype: str = "float32", layers: int | None = None, dev
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        DataError: it cannot be loaded, has fewer layers, or scales its logits.
+        DataError: it cannot be loaded, or has fewer layers.
     """
     model: PreTrainedModel = _loaded(AutoModelForCausalLM, name, dtype=DTYPES[dtype])
-    scaled = [key for key in LOGIT_SCALES if getattr(model.config.get_text_config(), key, None) not in (None, 1, 1.0)]
-    if scaled:
-        raise DataError(f"model {name!r}: changes its logits by {', '.join(scaled)}, which scoring here leaves out")
     if layers is not None:
         truncate(model, layers, name)
     return model.to(device)

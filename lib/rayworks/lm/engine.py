@@ -5,7 +5,7 @@ from typing import Literal
 
 from rayworks.core.errors import DataError
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 INITIAL_LENGTH = 64
 
+KeysAndValues = list[tuple[Tensor, Tensor]]
+"""Per layer, ``[heads, tokens, size]`` each: what a model has computed of a run of tokens."""
+
 
 class _SlotLayer(CacheLayerMixin):
     """Keys and values of one layer, ``[slots, heads, length, size]``; where to write is read from the shared cache."""
@@ -31,14 +34,9 @@ class _SlotLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
         owner = self._owner
-        if owner.copies is not None:
-            length = key_states.shape[2]
-            self.keys[owner.rows, :, :length] = key_states[owner.copies]
-            self.values[owner.rows, :, :length] = value_states[owner.copies]
-            return key_states, value_states
-        self.keys[owner.rows, :, owner.positions] = key_states[:, :, 0]
-        self.values[owner.rows, :, owner.positions] = value_states[:, :, 0]
-        return self.keys[owner.selection, :, : owner.longest], self.values[owner.selection, :, : owner.longest]
+        self.keys[owner.slots_written, :, owner.positions] = key_states[owner.rows_written].transpose(1, 2)
+        self.values[owner.slots_written, :, owner.positions] = value_states[owner.rows_written].transpose(1, 2)
+        return self.keys[owner.read, :, : owner.longest], self.values[owner.read, :, : owner.longest]
 
     def grow(self, length: int) -> None:
         if self.keys is not None and self.values is not None:
@@ -63,32 +61,49 @@ class SlotCache(Cache):
         self.slots = slots
         self.allocated = INITIAL_LENGTH
         self.longest = 0
-        self.rows = self.positions = torch.empty(0, dtype=torch.long)
-        self.copies: Tensor | None = None
-        self.selection: Tensor | slice = slice(0, 0)
+        self.slots_written = self.positions = self.rows_written = torch.empty(0, dtype=torch.long)
+        self.read: Tensor | slice = slice(0, 0)
         layers = config.get_text_config().num_hidden_layers
         super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
 
-    def prepare_prefill(self, rows: Tensor, copies: Tensor, length: int) -> None:
-        """The next forward is a prefill of ``length`` positions; its row ``copies[i]`` goes to slot ``rows[i]``."""
-        self._reserve(length)
-        self.rows, self.copies, self.longest = rows, copies, length
+    def prepare(self, read: Tensor | slice, rows: Tensor, slots: Tensor, positions: Tensor) -> None:
+        """Say what the next forward reads and writes.
 
-    def prepare_step(self, rows: Tensor, positions: Tensor) -> None:
-        """The next forward adds one token to each of the slots ``rows`` (ascending), at ``positions``.
-
-        When they are the first slots, attention reads the cache in place; else their keys are gathered.
+        Args:
+            read: the slots of its rows.
+            rows: which of its rows are written, ``[n]``; the others only fill gaps between slots.
+            slots: theirs, ``[n]``.
+            positions: of their tokens, ``[n, tokens]``.
         """
-        self.copies, self.rows, self.positions = None, rows, positions
+        self.read, self.rows_written, self.slots_written, self.positions = read, rows, slots[:, None], positions
         self.longest = int(positions.max()) + 1
         self._reserve(self.longest)
-        count = len(rows)
-        self.selection = slice(0, count) if int(rows[-1]) == count - 1 else rows
+
+    def copied(self, slot: int, start: int, end: int) -> KeysAndValues:
+        """A copy of what a slot holds from one position up to another."""
+        return [
+            (layer.keys[slot, :, start:end].clone(), layer.values[slot, :, start:end].clone())
+            for layer in self._filled()
+        ]
+
+    def paste(self, slot: int, start: int, parts: KeysAndValues) -> None:
+        """Write what :meth:`copied` gave into a slot, from a position on."""
+        end = start + parts[0][0].shape[1]
+        self._reserve(end)
+        for layer, (keys, values) in zip(self.layers, parts, strict=True):
+            if not layer.is_initialized:
+                layer.lazy_initialization(keys[None], values[None])
+            assert layer.keys is not None and layer.values is not None
+            layer.keys[slot, :, start:end] = keys
+            layer.values[slot, :, start:end] = values
 
     def nbytes(self) -> int:
         """Bytes held."""
-        tensors = [t for layer in self.layers for t in (layer.keys, layer.values) if t is not None]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        tensors = [tensor for layer in self._filled() for tensor in (layer.keys, layer.values)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def _filled(self) -> list[Any]:
+        return [layer for layer in self.layers if layer.keys is not None]
 
     def _reserve(self, length: int) -> None:
         if length > self.allocated:

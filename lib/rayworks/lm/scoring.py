@@ -72,10 +72,11 @@ def response_logprobs(model: PreTrainedModel, batch: Sequence[EncodedResponse]) 
         ``[rows, longest response]`` log-probabilities, 0 at padding, and the mask of tokens.
 
     Raises:
-        DataError: a row has an empty prompt or response.
+        DataError: a row has an empty prompt or response, or is longer than the model.
     """
     if any(not row.prompt or not row.response for row in batch):
         raise DataError("response: prompt and response must each have at least one token")
+    require_room(model, max(map(len, batch)))
     device = model.device
     ids = torch.zeros((len(batch), max(map(len, batch))), dtype=torch.long)
     attended = torch.zeros_like(ids)
@@ -93,10 +94,30 @@ def response_logprobs(model: PreTrainedModel, batch: Sequence[EncodedResponse]) 
     mask, targets = mask.to(device), targets.to(device)
     hidden = model.base_model(input_ids=ids.to(device), attention_mask=attended.to(device), use_cache=False)[0]
     picked = hidden.gather(1, at.to(device)[:, :, None].expand(-1, -1, hidden.shape[-1]))[mask]
-    logits = model.get_output_embeddings()(picked).float()
+    logits = output_logits(model, picked)
     values = logits.gather(-1, targets[mask][:, None])[:, 0] - logits.logsumexp(dim=-1)
     logprobs = torch.zeros(mask.shape, dtype=values.dtype, device=device).masked_scatter(mask, values)
     return logprobs, mask
+
+
+def require_room(model: PreTrainedModel, length: int) -> None:
+    """Raise :class:`DataError` when the model has no position for the last of ``length`` tokens."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and length > positions:
+        raise DataError(f"response: {length} tokens with its prompt exceed the model's {positions}; shorten either")
+
+
+def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits of hidden states ``[..., width]`` as the model's own forward makes them, in float32."""
+    logits: Tensor = model.get_output_embeddings()(hidden).float()
+    config = model.config.get_text_config()
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (factor := getattr(config, "logit_scale", None)) is not None:
+        logits = logits * factor
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        logits = cap * torch.tanh(logits / cap)
+    return logits
 
 
 def shared_prompt_logprobs(
@@ -108,7 +129,7 @@ def shared_prompt_logprobs(
     it would have alone. Pairs of short responses cost little more than half of what two rows each would.
 
     Args:
-        model: any causal LM with full attention.
+        model: one of which :func:`~rayworks.lm.exactness.shares_prompts` holds.
         prompts: ids, none empty.
         responses: the same number of responses for every prompt, none empty.
 
@@ -145,7 +166,7 @@ def shared_prompt_logprobs(
     hidden = model.base_model(
         input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), use_cache=False
     )[0]
-    logits = model.get_output_embeddings()(hidden[rows, logit_positions]).float()
+    logits = output_logits(model, hidden[rows, logit_positions])
     values = logits.gather(-1, torch.tensor(targets, device=device)[:, None])[:, 0] - logits.logsumexp(dim=-1)
     totals = torch.zeros((len(prompts), len(responses[0])), dtype=values.dtype, device=device)
     at = torch.tensor(rows, device=device), torch.tensor(owners, device=device)

@@ -1,0 +1,176 @@
+"""Whether what this package computes of a model is what the model computes by itself: tried at load, not assumed by name."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rayworks.core.errors import DataError
+from rayworks.lm.scoring import EncodedResponse, response_logprobs, shared_prompt_logprobs
+
+if TYPE_CHECKING:
+    from rayworks.lm.causal_model import CausalModel
+
+TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
+"""Largest difference of log-probabilities, in nats, that is rounding."""
+ROPE_BY_LENGTH = ("dynamic", "longrope")
+"""Kinds of rotary positions that turn otherwise for all rows once one of them is longer than the model was trained with."""
+WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+TRIAL: tuple[dict[int, int], ...] = ({0: 3, 1: 2, 2: 5}, {0: 9, 1: 3, 2: 6}, {0: 10, 1: 4, 2: 7}, {0: 11, 2: 8})
+"""Forwards of the trial: what each slot holds after it. Ragged rows, one that catches up, steps, a gap between slots."""
+
+
+def exact_length(model: PreTrainedModel) -> tuple[int, str]:
+    """The longest sequence of which a cache of slots holds all that the model would look at, and what bounds it.
+
+    Raises:
+        DataError: the model does not say how many positions it has.
+    """
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int):
+        raise DataError(f"model {config.model_type}: does not say how many positions it has (max_position_embeddings)")
+    bounds = [(positions, "the model's positions")]
+    if set(getattr(config, "layer_types", None) or ["unknown"]) != {"full_attention"}:
+        windows = [getattr(config, name, None) for name in WINDOWS]
+        bounds += [(window, "its attention window, within which this engine is exact") for window in windows if window]
+    for rope in _ropes(config):
+        if rope.get("rope_type") in ROPE_BY_LENGTH:
+            trained = rope.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", None
+            )
+            bounds.append((int(trained or positions), f"what its {rope['rope_type']} rope was trained with"))
+    return min(bounds, key=lambda bound: bound[0])
+
+
+def _ropes(config: Any) -> list[dict[str, Any]]:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    return [entry for entry in (parameters, *parameters.values()) if isinstance(entry, dict)]
+
+
+@torch.inference_mode()
+def plain_logprobs(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The model's own answer: one forward per row, without cache or padding. ``[tokens, vocabulary]`` each, float32."""
+    return [
+        model(input_ids=torch.tensor([row], device=model.device), use_cache=False).logits[0].float().log_softmax(-1)
+        for row in map(list, rows)
+    ]
+
+
+def trial_rows(model: PreTrainedModel, lengths: Sequence[int]) -> list[list[int]]:
+    """Random token ids, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    high = model.get_input_embeddings().num_embeddings
+    return [torch.randint(high, (length,), generator=generator).tolist() for length in lengths]
+
+
+@contextmanager
+def prove_decoding(causal: "CausalModel") -> Iterator[None]:
+    """Compare ragged rows, steps, several tokens at once, and scoring with the model's own forwards.
+
+    Inside, the caller makes the model ready to decode, with three slots at least.
+
+    Raises:
+        DataError: something differs by more than rounding, or fails.
+    """
+    model = causal.model
+    rows = trial_rows(model, [max(held.get(slot, 0) for held in TRIAL) for slot in range(3)])
+    if causal.max_length <= max(map(len, rows)):
+        raise DataError(
+            f"model {model.config.model_type}: holds {causal.max_length} tokens ({causal.max_length_reason}), too few to try"
+        )
+    with _refusing(model, "be decoded in a cache of slots"):
+        expected = plain_logprobs(model, rows)
+        yield
+        found = _decoded(causal, rows)
+        worst = max(_difference(logits.log_softmax(-1), expected[slot][at]) for slot, at, logits in found)
+        _require_small(model, worst)
+    with _refusing(model, "be scored"):
+        worst = max(worst, _scoring_difference(model, rows, expected))
+        _require_small(model, worst)
+    causal.proof = (
+        f"proved on this model at load: {len(found)} next-token distributions of ragged rows, and the scores of responses, "
+        f"are those of its own forward within {worst:.1e} nats"
+    )
+
+
+def prove_scoring(model: PreTrainedModel) -> None:
+    """Compare the log-probabilities that training and scoring use with the model's own forwards.
+
+    Raises:
+        DataError: they differ by more than rounding, or the model cannot run.
+    """
+    with _refusing(model, "be scored"), _evaluated(model):
+        rows = trial_rows(model, (9, 4, 6))
+        _require_small(model, _scoring_difference(model, rows, plain_logprobs(model, rows)))
+
+
+def shares_prompts(model: PreTrainedModel, longest: int) -> bool:
+    """Whether responses that share the computation of their prompt score as if they did not, up to a length of rows.
+
+    They do not where tokens are mixed by more than attention over all before them: windows, convolutions, states.
+    """
+    prompts, responses = trial_rows(model, (4, 2)), trial_rows(model, (5, 2, 3, 6))
+    groups = [[tuple(response) for response in responses[at : at + 2]] for at in (0, 2)]
+    rows = [EncodedResponse(tuple(p), r) for p, group in zip(prompts, groups, strict=True) for r in group]
+    try:
+        with torch.inference_mode(), _evaluated(model):
+            shared = shared_prompt_logprobs(model, [tuple(prompt) for prompt in prompts], groups)
+            apart = response_logprobs(model, rows)[0].sum(-1).view(2, 2)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
+        return False
+    return longest <= exact_length(model)[0] and _difference(shared, apart) <= 10 * TOLERANCES[model.dtype]
+
+
+def _scoring_difference(model: PreTrainedModel, rows: Sequence[Sequence[int]], expected: Sequence[Tensor]) -> float:
+    with torch.inference_mode():
+        found, mask = response_logprobs(model, [EncodedResponse(tuple(row[:2]), tuple(row[2:])) for row in rows])
+    own = [
+        part[1:-1].gather(-1, torch.tensor(row[2:])[:, None].to(part.device))
+        for row, part in zip(rows, expected, strict=True)
+    ]
+    return _difference(found[mask], torch.cat(own)[:, 0])
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """Largest difference; NaN, which is no smaller than anything, where one is no number."""
+    difference = (found - expected).abs()
+    return float(difference.max()) if bool(difference.isfinite().all()) else float("nan")
+
+
+def _require_small(model: PreTrainedModel, worst: float) -> None:
+    if not worst <= TOLERANCES[model.dtype]:
+        raise DataError(f"log-probabilities would differ from the model's own by up to {worst:.2g} nats")
+
+
+@contextmanager
+def _refusing(model: PreTrainedModel, what: str) -> Iterator[None]:
+    """Whatever a model raises that does not fit is its refusal."""
+    try:
+        yield
+    except (DataError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"model {model.config.model_type}: cannot {what} ({reason})") from error
+
+
+@contextmanager
+def _evaluated(model: PreTrainedModel) -> Iterator[None]:
+    """Without dropout inside."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _decoded(causal: "CausalModel", rows: Sequence[Sequence[int]]) -> list[tuple[int, int, Tensor]]:
+    """Slot, position and logits of the last token of each slot in each forward."""
+    found = []
+    for held in TRIAL:
+        logits = causal.feed(list(held), [rows[slot][causal.held(slot) : end] for slot, end in held.items()])
+        found += [(slot, end - 1, row) for (slot, end), row in zip(held.items(), logits, strict=True)]
+    return found
