@@ -195,9 +195,12 @@ def test_frozen_embeddings_do_not_move_and_the_rest_does(random_llama: Callable[
 
 def test_a_loss_that_is_not_finite_is_a_data_error(random_llama: Callable[..., LlamaForCausalLM]) -> None:
     model = random_llama(SIZE, seed=5)
+    learning = trainer(model, toy_pairs(32, 0))
     model.model.norm.weight.data.fill_(torch.nan)
     with pytest.raises(DataError, match=r"objectives\.toy: loss is nan.*learning_rate"):
-        trainer(model, toy_pairs(32, 0)).train(1)
+        learning.train(1)
+    with pytest.raises(DataError, match="cannot be scored"):
+        trainer(model, toy_pairs(32, 0))
 
 
 def test_exported_adapters_are_merged(

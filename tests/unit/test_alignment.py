@@ -133,11 +133,11 @@ def test_length_filters_count_what_they_say(tmp_path: Path, tiny_tokenizer: PreT
         build(PairsSection(source=file, max_length=2), "x", 0, tiny_tokenizer)
 
 
-def test_encoded_pairs_end_with_the_end_token(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_encoded_pairs_end_unless_they_are_cut(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     pair = build(PairsSection(source=save_pairs(tmp_path / "p.jsonl")), "x", 0, tiny_tokenizer).training[0]
-    encoded = encode_pair(pair, tiny_tokenizer, 2)
-    assert encoded.chosen.response[-1] == encoded.rejected.response[-1] == tiny_tokenizer.eos_token_id
-    assert len(encoded.chosen.response) <= 3
+    whole, cut = encode_pair(pair, tiny_tokenizer, None), encode_pair(pair, tiny_tokenizer, 2)
+    assert whole.chosen.response[-1] == whole.rejected.response[-1] == tiny_tokenizer.eos_token_id
+    assert (cut.chosen.response, cut.rejected.response) == (whole.chosen.response[:2], whole.rejected.response[:2])
 
 
 # guidance ------------------------------------------------------------------------------------------------------------

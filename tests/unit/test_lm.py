@@ -134,10 +134,13 @@ def test_length_batches_cover_every_row_once() -> None:
     assert all(len(batch) == 1 or len(batch) * max(len(rows[i]) for i in batch) <= 20 for batch in batches)
 
 
-def test_responses_are_cut_before_their_end_token(engine: TransformersEngine) -> None:
-    row = encode(engine.tokenizer, "a", " good lovely fine", response_tokens=2)
-    assert len(row.response) == 3
-    assert row.response[-1] == engine.tokenizer.eos_token_id
+def test_responses_that_are_cut_do_not_end(engine: TransformersEngine) -> None:
+    whole = encode(engine.tokenizer, "a", " good lovely fine")
+    assert whole.response[-1] == engine.tokenizer.eos_token_id
+    cut = encode(engine.tokenizer, "a", " good lovely fine", response_tokens=2)
+    assert cut.response == whole.response[:2]
+    assert encode(engine.tokenizer, "a", " good lovely fine", response_tokens=len(whole.response) - 1) == whole
+    assert encode(engine.tokenizer, whole.prompt, whole.response[:-1]) == whole
     with pytest.raises(DataError, match="at least one token"):
         response_logprobs(engine.model.model, [EncodedResponse((1,), ())])
 

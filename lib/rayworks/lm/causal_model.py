@@ -79,7 +79,6 @@ class CausalModel:
         """Ids from this on cannot be fed."""
         self.max_length, self.max_length_reason = exact_length(model)
         self.prefixes = PrefixTree(prefix_gib)
-        self.forwards = self.tokens_fed = 0
         self.proof = ""
         with prove_decoding(self):
             self.model.set_attn_implementation(ATTENTION)
@@ -88,6 +87,7 @@ class CausalModel:
         self._reset(slots)
 
     def _reset(self, slots: int) -> None:
+        self.forwards = self.tokens_fed = 0
         self.cache = SlotCache(self.model.config, slots)
         self._held: list[list[int]] = [[] for _ in range(slots)]
 

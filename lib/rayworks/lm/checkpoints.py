@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from rayworks.core import cache, models
@@ -36,6 +43,16 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     tokenizer: PreTrainedTokenizerBase = _loaded(AutoTokenizer, name, "its tokenizer ")
     return tokenizer
+
+
+def load_config(name: str) -> PretrainedConfig:
+    """The architecture of a model, without its weights.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    config: PretrainedConfig = _loaded(AutoConfig, name, "its config ")
+    return config
 
 
 def load_model(name: str, dtype: str = "float32", layers: int | None = None, device: str = "cpu") -> PreTrainedModel:

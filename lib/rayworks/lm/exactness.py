@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,9 +11,6 @@ from transformers import PreTrainedModel
 from rayworks.core.errors import DataError
 from rayworks.lm.scoring import EncodedResponse, response_logprobs, shared_prompt_logprobs
 
-if TYPE_CHECKING:
-    from rayworks.lm.causal_model import CausalModel
-
 TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 """Largest difference of log-probabilities, in nats, that is rounding."""
 ROPE_BY_LENGTH = ("dynamic", "longrope")
@@ -21,6 +18,21 @@ ROPE_BY_LENGTH = ("dynamic", "longrope")
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 TRIAL: tuple[dict[int, int], ...] = ({0: 3, 1: 2, 2: 5}, {0: 9, 1: 3, 2: 6}, {0: 10, 1: 4, 2: 7}, {0: 11, 2: 8})
 """Forwards of the trial: what each slot holds after it. Ragged rows, one that catches up, steps, a gap between slots."""
+
+
+class SlotModel(Protocol):
+    """What is tried: see :class:`~rayworks.lm.causal_model.CausalModel`."""
+
+    model: PreTrainedModel
+    max_length: int
+    max_length_reason: str
+    proof: str
+
+    def held(self, slot: int) -> int:
+        """How many tokens a slot holds."""
+
+    def feed(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Logits after the last token of each slot."""
 
 
 def exact_length(model: PreTrainedModel) -> tuple[int, str]:
@@ -68,7 +80,7 @@ def trial_rows(model: PreTrainedModel, lengths: Sequence[int]) -> list[list[int]
 
 
 @contextmanager
-def prove_decoding(causal: "CausalModel") -> Iterator[None]:
+def prove_decoding(causal: SlotModel) -> Iterator[None]:
     """Compare ragged rows, steps, several tokens at once, and scoring with the model's own forwards.
 
     Inside, the caller makes the model ready to decode, with three slots at least.
@@ -167,7 +179,7 @@ def _evaluated(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
 
 
-def _decoded(causal: "CausalModel", rows: Sequence[Sequence[int]]) -> list[tuple[int, int, Tensor]]:
+def _decoded(causal: SlotModel, rows: Sequence[Sequence[int]]) -> list[tuple[int, int, Tensor]]:
     """Slot, position and logits of the last token of each slot in each forward."""
     found = []
     for held in TRIAL:

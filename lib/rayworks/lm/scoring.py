@@ -24,8 +24,10 @@ class EncodedResponse:
         return len(self.prompt) + len(self.response)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ...]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
     """Ids of a prompt; a text that a chat template has begun with the begin token does not get a second one."""
+    if not isinstance(prompt, str):
+        return prompt
     begins = bool(tokenizer.bos_token) and prompt.startswith(str(tokenizer.bos_token))
     return tuple(tokenizer(prompt, add_special_tokens=not begins)["input_ids"])
 
@@ -40,8 +42,8 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, message: str) -> str:
 
 def encode(
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
-    response: str,
+    prompt: str | tuple[int, ...],
+    response: str | tuple[int, ...],
     *,
     ends: bool = True,
     response_tokens: int | None = None,
@@ -49,15 +51,15 @@ def encode(
     """Tokenise both apart, so that the prompt's ids are those of generation.
 
     Args:
-        prompt: special tokens are added as the tokenizer does for a prompt.
+        prompt: special tokens are added as the tokenizer does for a prompt; ids are taken as they are.
         response: nothing is added but the end token.
-        ends: append the end token.
+        ends: append the end token, but not to a response that was cut: it does not end there.
         response_tokens: cut the response to this many tokens before the end token.
     """
-    prompt_ids = encode_prompt(tokenizer, prompt)
-    response_ids = tuple(tokenizer(response, add_special_tokens=False)["input_ids"])[:response_tokens]
-    end = (tokenizer.eos_token_id,) if ends and isinstance(tokenizer.eos_token_id, int) else ()
-    return EncodedResponse(prompt_ids, response_ids + end)
+    ids = tuple(tokenizer(response, add_special_tokens=False)["input_ids"]) if isinstance(response, str) else response
+    kept = ids[:response_tokens]
+    has_end = ends and len(kept) == len(ids) and isinstance(tokenizer.eos_token_id, int)
+    return EncodedResponse(encode_prompt(tokenizer, prompt), (*kept, tokenizer.eos_token_id) if has_end else kept)
 
 
 def response_logprobs(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> tuple[Tensor, Tensor]:

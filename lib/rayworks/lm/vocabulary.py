@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rayworks.core.errors import ConfigError
+from rayworks.lm.checkpoints import load_config, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ def describe(name: str, tokenizer: PreTrainedTokenizerBase, logits_size: int) ->
         end_token=str(tokenizer.eos_token) if tokenizer.eos_token is not None else None,
         logits_size=logits_size,
     )
+
+
+def read_vocabulary(name: str) -> Vocabulary:
+    """The vocabulary of a model that is not loaded.
+
+    Raises:
+        ConfigError: the tokenizer has no fast implementation to read the merges from.
+        DataError: the model cannot be read.
+    """
+    return describe(name, load_tokenizer(name), load_config(name).get_text_config().vocab_size)
 
 
 def common_id_range(base: Vocabulary, guide: Vocabulary) -> int:

@@ -4,6 +4,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from rayworks.core.run_directory import EXPORT, RunDirectory
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.engine import Score, ScoringRequest
@@ -39,6 +41,7 @@ class RewardModelActor:
             "training": len(self._training),
             "held_out": len(self._held_out),
             "dropped": split.dropped,
+            "cut": _share_of_cut(self._training, tokenizer),
             "prompts": sorted(set(prompts), key=lambda prompt: (-prompts.count(prompt), prompt)),
         }
         self._trainer = self._new_trainer()
@@ -46,6 +49,18 @@ class RewardModelActor:
     def facts(self) -> dict[str, object]:
         """Counts of pairs, and the held-out prompts, commonest first."""
         return {**self._facts, "steps": self._trainer.total_steps}
+
+    def prove(self) -> str:
+        """Load what will decode, as it is before the training, so that a model which cannot is refused before it.
+
+        Raises:
+            DataError: a model cannot be decoded exactly.
+        """
+        section, device = self._config.model, device_of(self._config.compute)
+        engine = GuidedEngine(section.base, {}, section.dtype, 1, device)
+        if self._start != section.base:
+            engine = GuidedEngine(self._start, {}, section.dtype, 1, device)
+        return engine.models[0].proof
 
     def restore(self, step: int) -> None:
         """Go back to the state kept at a step; step 0 is the untrained model."""
@@ -103,6 +118,13 @@ class GuidedActor:
         """Rewards of responses: (objective, requests)."""
         objective, requests = batch
         return self._engine.score(requests, objective)
+
+
+def _share_of_cut(pairs: Sequence[preference_pairs.EncodedPair], tokenizer: PreTrainedTokenizerBase) -> float:
+    """Of the responses, how many were cut and so teach no end."""
+    responses = [side.response for pair in pairs for side in (pair.chosen, pair.rejected)]
+    cut = [response[-1] != tokenizer.eos_token_id for response in responses]
+    return sum(cut) / len(cut)
 
 
 def arm_path(objective: str) -> str:

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rayworks.core import seeds
+from rayworks.lm.exactness import prove_scoring, shares_prompts
 from rayworks.lm.preference_losses import bradley_terry_loss
-from rayworks.lm.scoring import shared_prompt_logprobs
+from rayworks.lm.scoring import response_logprobs, shared_prompt_logprobs
 from rayworks.lm.training import Trainer, TuningOptions
 from rayworks.systems.alignment.config import TrainingSection
 from rayworks.systems.alignment.pairs import EncodedPair
@@ -21,8 +22,15 @@ from rayworks.systems.alignment.pairs import EncodedPair
 PAIRS_PER_EVALUATION = 64
 
 
-def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair]) -> Tensor:
-    """``log pi_r(y|x)`` of the chosen and the rejected response of every pair, in one forward: ``[pairs, 2]``."""
+def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair], *, share_prompts: bool = True) -> Tensor:
+    """``log pi_r(y|x)`` of the chosen and the rejected response of every pair, in one forward: ``[pairs, 2]``.
+
+    The responses share the computation of their prompt where the model can do that
+    (:func:`~rayworks.lm.exactness.shares_prompts`).
+    """
+    if not share_prompts:
+        rows = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
+        return response_logprobs(model, rows)[0].sum(dim=-1).view(len(pairs), 2)
     responses = [(pair.chosen.response, pair.rejected.response) for pair in pairs]
     return shared_prompt_logprobs(model, [pair.chosen.prompt for pair in pairs], responses)
 
@@ -34,6 +42,9 @@ class RewardModelTrainer(Trainer):
         model: the causal LM to start from; tuned in place.
         pairs: training pairs, in the order that batches are drawn from.
         name: of the objective; its random streams carry it.
+
+    Raises:
+        DataError: the log-probabilities here would not be the model's own.
     """
 
     def __init__(
@@ -54,6 +65,9 @@ class RewardModelTrainer(Trainer):
         }
         options = TuningOptions(total_steps=self.steps_per_epoch * settings.epochs, **shared)
         adapters_seed = seeds.derive_small(seed, "adapters", name)
+        prove_scoring(model)
+        longest = max((max(len(pair.chosen), len(pair.rejected)) for pair in pairs), default=0)
+        self._share_prompts = shares_prompts(model, longest)
         super().__init__(model, options, adapters_seed=adapters_seed, name=f"objectives.{name}")
 
     @torch.inference_mode()
@@ -61,7 +75,7 @@ class RewardModelTrainer(Trainer):
         """Accuracy and mean rewards on pairs; ties count half."""
         self.model.eval()
         batches = [pairs[start : start + PAIRS_PER_EVALUATION] for start in range(0, len(pairs), PAIRS_PER_EVALUATION)]
-        return _summary([score_pairs(self.model, batch) for batch in batches])
+        return _summary([score_pairs(self.model, batch, share_prompts=self._share_prompts) for batch in batches])
 
     def dropout_seed(self, step: int) -> int:
         """A stream by objective and step."""
@@ -73,7 +87,8 @@ class RewardModelTrainer(Trainer):
         chosen_tokens = sum(len(pair.chosen.response) for pair in batch)
         found, total = [], 0.0
         for start in range(0, len(batch), settings.pairs_per_pass):
-            scores = score_pairs(self.model, batch[start : start + settings.pairs_per_pass])
+            part = batch[start : start + settings.pairs_per_pass]
+            scores = score_pairs(self.model, part, share_prompts=self._share_prompts)
             chosen, rejected = scores.unbind(dim=-1)
             pair_loss = bradley_terry_loss(
                 chosen,

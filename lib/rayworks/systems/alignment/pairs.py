@@ -92,7 +92,7 @@ def check_source(section: PairsSection) -> None:
 
 
 def encode_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, response_tokens: int | None) -> EncodedPair:
-    """Ids of both responses, cut and ended by the end token."""
+    """Ids of both responses, either whole with the end token or cut without it."""
     chosen, rejected = (
         encode(tokenizer, pair.prompt, response, response_tokens=response_tokens)
         for response in (pair.chosen, pair.rejected)

@@ -13,6 +13,7 @@ from rayworks.core.report import Report
 from rayworks.lm.checkpoints import load_tokenizer
 from rayworks.lm.engine import ScoringRequest
 from rayworks.lm.threads import limit_torch_threads
+from rayworks.lm.vocabulary import common_id_range, read_vocabulary
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import worker_bundle, worker_options
 from rayworks.runtime.stages import Stage, StagedSystem
@@ -46,9 +47,11 @@ class AlignmentSystem(StagedSystem[Config]):
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
-        """Models by name, and pairs by source."""
+        """Models by name, whether they share token ids, and pairs by source."""
         for name in filter(None, (config.model.base, config.model.reward)):
             locate(name)
+        if config.model.reward is not None:
+            common_id_range(read_vocabulary(config.model.base), read_vocabulary(config.model.reward))
         for section in config.objectives.values():
             check_source(section.pairs)
 
@@ -61,7 +64,7 @@ class AlignmentSystem(StagedSystem[Config]):
     def plan(self) -> Sequence[Stage]:
         """All reward models side by side, then the points of the evaluation. The weights lie in the run directory."""
         names = self.settings.objectives
-        self.results |= {"facts": {}, "held_out": {}, "measurements": []}
+        self.results |= {"facts": {}, "proof": "", "held_out": {}, "measurements": []}
         self.results |= {"steps": dict.fromkeys(names, 0), "curves": {name: [] for name in names}}
         evaluation = points(self.settings)
         training = Stage("train", self._train, self._trained, share=TRAINING_SHARE * len(evaluation))
@@ -83,7 +86,7 @@ class AlignmentSystem(StagedSystem[Config]):
     def report(self) -> Report:
         """See :func:`~rayworks.systems.alignment.reporting.build_report`."""
         found = self.results
-        facts = {"pairs": found["facts"], "prompts": self._prompts_by_suite()}
+        facts = {"pairs": found["facts"], "proof": found["proof"], "prompts": self._prompts_by_suite()}
         measurements = [Measurement.from_dict(values) for values in found["measurements"]]
         return build_report(self.settings, measurements, found["held_out"], found["curves"], facts, SPEC.title)
 
@@ -127,6 +130,8 @@ class AlignmentSystem(StagedSystem[Config]):
             options = worker_options(self.settings.compute)
             self._trainers[name] = ActorPool(RewardModelActor, *arguments, size=1, name=shown, options=options)
         calls = {name: trainer.submit("facts") for name, trainer in self._trainers.items()}
+        if not any(self.results["steps"].values()):
+            self.results["proof"] = next(iter(self._trainers.values())).submit("prove").result()
         self.results["facts"] = {name: call.result() for name, call in calls.items()}
 
     def _finish_training(self) -> None:
@@ -164,7 +169,10 @@ class AlignmentSystem(StagedSystem[Config]):
         drawn = sum(len(generation.base_logprobs) for generation in generations)
         if point.method != "best-of-n":
             return generations, drawn
-        candidates = [ScoringRequest(r.prompt, g.text) for r, g in zip(requests, generations, strict=True)]
+        candidates = [
+            ScoringRequest(request.prompt, found.token_ids, ends=found.finish_reason == "stop")
+            for request, found in zip(requests, generations, strict=True)
+        ]
         calls = [(point.objective, batch) for batch in _batches(candidates, size)]
         rewards = [score.total for batch in self.workers.map("score", calls) for score in batch]
         return keep_best(generations, rewards, self.settings.evaluation.best_of), drawn
