@@ -158,7 +158,8 @@ def attach(reserved: Sequence[placement.Bundle]) -> None:
     except Exception as error:
         # A Ray that does not start in time raises a bare Exception.
         if address:
-            raise InfrastructureError(f"RAY_ADDRESS {address}: there is no cluster ({_head(error)})") from None
+            fix = "name one that is up (one started again has another address), or unset it to run on a private Ray"
+            raise InfrastructureError(f"RAY_ADDRESS {address}: there is no cluster ({_head(error)}); {fix}") from None
         raise InfrastructureError(f"Ray did not start on this machine ({_head(error)}); repeat the command") from None
 
 
