@@ -1,6 +1,6 @@
 """A Ray cluster of several nodes on this machine: ``python -m cluster.local up | down | status | env``.
 
-It starts and ends only its own processes, and ``down`` removes what ``up`` made. They listen on loopback, metrics too, and
+It starts and ends only its own processes, and ``down`` removes what they wrote. They listen on loopback, metrics too, and
 every other call needs the token in ``~/.rayworks/cluster/token``, which ``eval "$(python -m cluster.local env)"`` gives to a
 shell.
 """
@@ -125,7 +125,7 @@ def up(nodes: int, cpus_per_node: float, dashboard_port: int | None = None) -> i
 
 
 def down() -> int:
-    """End the cluster's processes, and only those; remove its sessions, token and log; say which jobs ended with it."""
+    """End the cluster's processes, and only those; remove its sessions and logs; say which jobs ended with it."""
     state = read_state()
     if state is None:
         print("no local cluster is up")
@@ -137,7 +137,8 @@ def down() -> int:
     _, alive = psutil.wait_procs(started, timeout=DOWN_SECONDS)
     for process in alive:
         process.kill()
-    for file in (_state_file(), _token_file(), _log()):
+    # The token stays: shells and processes that have read it would fail on the next cluster.
+    for file in (_state_file(), _log()):
         file.unlink(missing_ok=True)
     for index in range(state["nodes"]):
         shutil.rmtree(_place(index), ignore_errors=True)

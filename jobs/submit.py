@@ -142,14 +142,15 @@ def _connect() -> Any:
         address = local.join()
     except LookupError as error:
         raise InfrastructureError(str(error)) from None
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray").setLevel(logging.ERROR)
 
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, RuntimeError, AuthenticationError) as error:
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
         raise InfrastructureError(
             f"RAY_DASHBOARD_ADDRESS {address}: no job server answers ({reason}); {local.remedy(address)}"
         ) from None

@@ -98,14 +98,15 @@ def deploy(file: Path, only: Sequence[str] = (), *, files_elsewhere: bool = Fals
     if not files_elsewhere:
         require_files(values["applications"], file)
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+    from ray.exceptions import AuthenticationError
 
     try:
         client = ServeSubmissionClient(address)
         _withdraw_failed(client, values)
         client.deploy_applications(values)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        fix = f"; {local.remedy(address)}" if isinstance(error, OSError) else ""
+    except (OSError, RuntimeError, AuthenticationError) as error:
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
+        fix = "" if isinstance(error, RuntimeError) else f"; {local.remedy(address)}"
         raise InfrastructureError(f"RAY_DASHBOARD_ADDRESS {address}: can not deploy ({reason}){fix}") from None
     _wait(client, [application["name"] for application in values["applications"]])
     http = values.get("http_options", {})

@@ -1,24 +1,95 @@
-"""Deploying again after a deploy that failed."""
+"""Deploying: what a config lacks is said before anything is replaced, and a deploy that failed is mended by another."""
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import yaml
 
-from rayworks.core.errors import ConfigError, DataError
+from cluster import local
+from rayworks.core.errors import ConfigError, DataError, InfrastructureError
+from rayworks.systems import REGISTRY
 from serve import deploy
 from serve.common import keys
 from tests.serve.deployment import Deployment
 
 
+def is_healthy(deployment: Deployment, name: str) -> bool:
+    return httpx.get(f"{deployment.url(name)}/healthz", timeout=30).status_code == 200
+
+
+def application(system: str, **args: Any) -> dict[str, Any]:
+    return {
+        "name": f"my-{system}",
+        "route_prefix": f"/my-{system}",
+        "import_path": f"serve.apps.{system}:build",
+        "args": args,
+    }
+
+
+@pytest.mark.parametrize("system", REGISTRY)
+def test_a_mistyped_export_is_named_with_its_application(system: str, tmp_path: Path) -> None:
+    keys.create("me", str(tmp_path / "keys"))
+    mistyped = application(system, api_keys=str(tmp_path / "keys"), export=str(tmp_path / "exprot"))
+    told = rf"application my-{system}: export {tmp_path}/exprot: .*no such folder.* correct the path"
+    with pytest.raises(DataError, match=told):
+        deploy.require_files([mistyped], Path("my.yaml"))
+
+
+def test_all_that_is_lacking_is_named_and_what_could_be_deployed(tmp_path: Path) -> None:
+    keys.create("me", str(tmp_path / "keys"))
+    good = application("regulation", api_keys=str(tmp_path / "keys"))
+    lacking = [application("difficulty", api_keys=str(tmp_path / "yeks")), application("marl", export=str(tmp_path))]
+    with pytest.raises(DataError, match=r"my-difficulty: api_keys .*yeks.* my-marl: export .*--only my-regulation$"):
+        deploy.require_files([good, *lacking], Path("my.yaml"))
+    deploy.require_files([good], Path("my.yaml"))
+
+
+def test_a_mistyped_import_path_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(yaml.safe_dump({"applications": [application("mral")]}))
+    with pytest.raises(ConfigError, match=r"application my-mral: import_path serve\.apps\.mral:build: .* write"):
+        deploy.load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("dashboard", "told"),
+    [(None, "make cluster"), ("http://127.0.0.1:2", "now: repeat eval"), ("http://127.0.0.1:1", "does not answer")],
+)
+def test_a_dead_address_is_told_with_what_to_do(
+    dashboard: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(yaml.safe_dump({"applications": [application("regulation")]}))
+    monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:1")
+    state = {"dashboard": dashboard, "address": "127.0.0.1:3"}
+    monkeypatch.setattr(local, "read_state", lambda: state if dashboard else None)
+    with pytest.raises(InfrastructureError, match=rf"RAY_DASHBOARD_ADDRESS http://127\.0\.0\.1:1: .*{told}"):
+        deploy.deploy(file, files_elsewhere=True)
+
+
+def test_a_deploy_that_lacks_a_file_leaves_what_serves(deployment: Deployment, tmp_path: Path) -> None:
+    args = {"database": str(tmp_path / "ledger.sqlite")}
+    with deployment.beside("regulation", {"steady": args}) as file:
+        deploy.deploy(file)
+        values = yaml.safe_load(file.read_text())
+        values["applications"][-1]["args"] |= {"export": str(tmp_path / "mistyped"), "max_waiting": 3}
+        changed = tmp_path / "changed.yaml"
+        changed.write_text(yaml.safe_dump(values))
+        with pytest.raises(DataError, match=r"application steady: export .*mistyped.* nothing was replaced"):
+            deploy.deploy(changed)
+        assert is_healthy(deployment, "steady")
+
+
 def test_a_failed_deploy_is_mended_by_repeating_it(deployment: Deployment, tmp_path: Path) -> None:
     late = {"api_keys": str(tmp_path / "keys"), "database": str(tmp_path / "ledger.sqlite")}
     with deployment.beside("regulation", {"late": late}) as file:
-        with pytest.raises(DataError, match="api_keys"):
-            deploy.deploy(file)
+        with pytest.raises(DataError, match=r"application late: DEPLOY_FAILED: .*api_keys"):
+            deploy.deploy(file, files_elsewhere=True)
         keys.create("me", str(tmp_path / "keys"))
         assert deploy.deploy(file)[-1] == deployment.url("late")
-        assert httpx.get(f"{deployment.url('late')}/healthz", timeout=30).status_code == 200
+        assert is_healthy(deployment, "late")
 
 
 def test_an_application_is_deployed_without_what_others_lack(deployment: Deployment, tmp_path: Path) -> None:
@@ -27,6 +98,6 @@ def test_an_application_is_deployed_without_what_others_lack(deployment: Deploym
     with deployment.beside("regulation", {"good": good, "lacking": lacking}) as file:
         kept = [name for name in deployment.names() if name != "lacking"]
         assert deploy.deploy(file, kept) == [deployment.url(name) for name in kept]
-        assert httpx.get(f"{deployment.url('good')}/healthz", timeout=30).status_code == 200
+        assert is_healthy(deployment, "good")
         with pytest.raises(ConfigError, match="--only better: is no application"):
             deploy.deploy(file, ["better"])
