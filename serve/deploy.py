@@ -126,7 +126,7 @@ def _only(values: dict[str, Any], only: Sequence[str], file: Path) -> dict[str, 
 def _withdraw_failed(client: Any, values: dict[str, Any]) -> None:
     """Take away what failed before with the same arguments: Serve would leave it as it is.
 
-    With others Serve goes on from what still runs of it, so that a config of before comes back without a gap.
+    With others Serve replaces it itself, and what still runs of it goes on meanwhile.
     """
     found = client.get_serve_details().get("applications", {})
     failed = {

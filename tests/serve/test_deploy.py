@@ -7,7 +7,6 @@ import httpx
 import pytest
 import yaml
 
-from cluster import local
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 from rayworks.systems import REGISTRY
 from serve import deploy
@@ -53,33 +52,15 @@ def test_a_mistyped_import_path_is_named(tmp_path: Path) -> None:
         deploy.load_config(file)
 
 
-@pytest.mark.parametrize(
-    ("dashboard", "told"),
-    [(None, "make cluster"), ("http://127.0.0.1:2", "now: repeat eval"), ("http://127.0.0.1:1", "does not answer")],
-)
 def test_a_dead_address_is_told_with_what_to_do(
-    dashboard: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "my.yaml"
     file.write_text(yaml.safe_dump({"applications": [application("regulation")]}))
     monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:1")
-    state = {"dashboard": dashboard, "address": "127.0.0.1:3"}
-    monkeypatch.setattr(local, "read_state", lambda: state if dashboard else None)
-    with pytest.raises(InfrastructureError, match=rf"RAY_DASHBOARD_ADDRESS http://127\.0\.0\.1:1: .*{told}"):
+    told = rf"http://127\.0\.0\.1:1: can not deploy .* is at {cluster['RAY_DASHBOARD_ADDRESS']} now: repeat eval"
+    with pytest.raises(InfrastructureError, match=told):
         deploy.deploy(file, files_elsewhere=True)
-
-
-def test_a_deploy_that_lacks_a_file_leaves_what_serves(deployment: Deployment, tmp_path: Path) -> None:
-    args = {"database": str(tmp_path / "ledger.sqlite")}
-    with deployment.beside("regulation", {"steady": args}) as file:
-        deploy.deploy(file)
-        values = yaml.safe_load(file.read_text())
-        values["applications"][-1]["args"] |= {"export": str(tmp_path / "mistyped"), "max_waiting": 3}
-        changed = tmp_path / "changed.yaml"
-        changed.write_text(yaml.safe_dump(values))
-        with pytest.raises(DataError, match=r"application steady: export .*mistyped.* nothing was replaced"):
-            deploy.deploy(changed)
-        assert is_healthy(deployment, "steady")
 
 
 def test_a_failed_deploy_is_mended_by_repeating_it(deployment: Deployment, tmp_path: Path) -> None:
@@ -92,7 +73,9 @@ def test_a_failed_deploy_is_mended_by_repeating_it(deployment: Deployment, tmp_p
         assert is_healthy(deployment, "late")
 
 
-def test_an_application_is_deployed_without_what_others_lack(deployment: Deployment, tmp_path: Path) -> None:
+def test_an_application_is_deployed_without_what_others_lack_and_serves_on_when_it_lacks_something(
+    deployment: Deployment, tmp_path: Path
+) -> None:
     good = {"database": str(tmp_path / "ledger.sqlite"), "replicas": {"max_replicas": 2}}
     lacking = {**good, "api_keys": str(tmp_path / "nowhere")}
     with deployment.beside("regulation", {"good": good, "lacking": lacking}) as file:
@@ -101,3 +84,9 @@ def test_an_application_is_deployed_without_what_others_lack(deployment: Deploym
         assert is_healthy(deployment, "good")
         with pytest.raises(ConfigError, match="--only better: is no application"):
             deploy.deploy(file, ["better"])
+        values = yaml.safe_load(file.read_text())
+        values["applications"][-2]["args"]["export"] = str(tmp_path / "mistyped")
+        file.write_text(yaml.safe_dump(values))
+        with pytest.raises(DataError, match=r"application good: export .*mistyped.* nothing was replaced"):
+            deploy.deploy(file, kept)
+        assert is_healthy(deployment, "good")
