@@ -8,7 +8,7 @@ import argparse
 import importlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,10 +19,12 @@ from rayworks.core import config as configs
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError, RayworksError
 from rayworks.core.yaml_reading import load
 from rayworks.systems import REGISTRY
-from serve.common.keys import ApiKeys
+
+from .common.keys import ApiKeys
 
 DEPLOY_SECONDS = 300
 WITHDRAW_SECONDS = 60
+DEFAULT_PORT = 8000
 
 
 def load_config(file: Path) -> dict[str, Any]:
@@ -75,6 +77,26 @@ def require_files(applications: Sequence[dict[str, Any]], file: Path) -> None:
         raise DataError(f"{file}: {told}; nothing was replaced{without}")
 
 
+def require_same_http(running: Mapping[str, Any], values: Mapping[str, Any], file: Path) -> None:
+    """Refuse other ``http_options`` than Serve has begun with: it would keep its own without a word.
+
+    Args:
+        running: the details of Serve; empty but for a few while it does not run.
+        values: the config.
+        file: of the config.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    kept = running.get("http_options", {})
+    for name, value in {"port": DEFAULT_PORT, **values.get("http_options", {})}.items():
+        if kept.get(name, value) != value:
+            fix = f"write {kept[name]}, or start the cluster again"
+            raise ConfigError(
+                f"{file}: http_options.{name}: Serve runs with {kept[name]}, not {value}, and keeps it; {fix}"
+            )
+
+
 def deploy(file: Path, only: Sequence[str] = (), *, files_elsewhere: bool = False) -> list[str]:
     """Deploy and wait until every application runs; their URLs.
 
@@ -102,6 +124,7 @@ def deploy(file: Path, only: Sequence[str] = (), *, files_elsewhere: bool = Fals
 
     try:
         client = ServeSubmissionClient(address)
+        require_same_http(client.get_serve_details(), values, file)
         _withdraw_failed(client, values)
         client.deploy_applications(values)
     except (OSError, RuntimeError, AuthenticationError) as error:
@@ -110,7 +133,7 @@ def deploy(file: Path, only: Sequence[str] = (), *, files_elsewhere: bool = Fals
         raise InfrastructureError(f"RAY_DASHBOARD_ADDRESS {address}: can not deploy ({reason}){fix}") from None
     _wait(client, [application["name"] for application in values["applications"]])
     http = values.get("http_options", {})
-    root = f"http://{http.get('host', '127.0.0.1').replace('0.0.0.0', '127.0.0.1')}:{http.get('port', 8000)}"
+    root = f"http://{http.get('host', '127.0.0.1').replace('0.0.0.0', '127.0.0.1')}:{http.get('port', DEFAULT_PORT)}"
     return [root + application["route_prefix"] for application in values["applications"]]
 
 

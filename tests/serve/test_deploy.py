@@ -52,6 +52,17 @@ def test_a_mistyped_import_path_is_named(tmp_path: Path) -> None:
         deploy.load_config(file)
 
 
+@pytest.mark.parametrize(
+    ("asked", "named"), [({"port": 8001}, "port"), ({}, "port"), ({"port": 8123, "host": "::1"}, "host")]
+)
+def test_http_options_that_serve_would_not_take_up_are_refused(asked: dict[str, Any], named: str) -> None:
+    running = {"http_options": {"port": 8123, "host": "127.0.0.1", "root_path": ""}}
+    with pytest.raises(ConfigError, match=rf"http_options\.{named}: Serve runs with"):
+        deploy.require_same_http(running, {"http_options": asked}, Path("my.yaml"))
+    deploy.require_same_http(running, {"http_options": {"port": 8123}}, Path("my.yaml"))
+    deploy.require_same_http({"controller_info": {}}, {"http_options": asked}, Path("my.yaml"))
+
+
 def test_a_dead_address_is_told_with_what_to_do(
     cluster: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +84,7 @@ def test_a_failed_deploy_is_mended_by_repeating_it(deployment: Deployment, tmp_p
         assert is_healthy(deployment, "late")
 
 
-def test_an_application_is_deployed_without_what_others_lack_and_serves_on_when_it_lacks_something(
+def test_neither_what_others_lack_nor_what_a_later_deploy_lacks_ends_an_application(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     good = {"database": str(tmp_path / "ledger.sqlite"), "replicas": {"max_replicas": 2}}
