@@ -34,6 +34,8 @@ DASHBOARD_PORT = 8265
 LOOPBACK = "127.0.0.1"
 EVAL = 'eval "$(python -m cluster.local env)"'
 """What gives a shell the cluster's variables, until the cluster is started again."""
+METRICS = "ray/prom_metrics_service_discovery.json"
+"""Below its sessions: where Ray says which addresses Prometheus has to ask."""
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Has Ray take loopback for this machine's address, as on macOS: otherwise no driver joins nodes that listen there."""
 
@@ -218,11 +220,11 @@ def _place(index: int) -> str:
 
 def _under_way(state: dict[str, Any]) -> list[str]:
     """Ids and commands of the jobs that have not ended, as far as the cluster answers."""
-    header = {"Authorization": f"Bearer {_token_file().read_text()}"}
-    request = urllib.request.Request(f"{state['dashboard']}/api/jobs/", headers=header)
     # Never through the proxy that a shell may name.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
+        header = {"Authorization": f"Bearer {_token_file().read_text()}"}
+        request = urllib.request.Request(f"{state['dashboard']}/api/jobs/", headers=header)
         with direct.open(request, timeout=ASKED_SECONDS) as answer:
             jobs = json.load(answer)
     except (OSError, ValueError):
@@ -250,7 +252,7 @@ def _say(state: dict[str, Any]) -> None:
     print(f"  address    {state['address']}")
     print(f"  dashboard  {state['dashboard']}  (token: {_token_file()})")
     print(f"  logs       {sessions()}/ray/session_latest/logs, removed when it ends; its keeper's: {_log()}")
-    print(f"  metrics    {sessions()}/ray/prom_metrics_service_discovery.json, for Prometheus")
+    print(f"  metrics    {sessions()}/{METRICS}, for Prometheus")
     print(f"  use it     {EVAL}  (again each time it is started)")
 
 
