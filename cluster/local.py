@@ -1,20 +1,24 @@
 """A Ray cluster of several nodes on this machine: ``python -m cluster.local up | down | status | env``.
 
-It starts and ends only its own processes. They listen on loopback, metrics too, and every other call needs the token in
-``~/.rayworks/cluster/token``; ``eval "$(python -m cluster.local env)"`` gives it to a shell.
+It starts and ends only its own processes, and ``down`` removes what they wrote. They listen on loopback, metrics too, and
+every other call needs the token in ``~/.rayworks/cluster/token``, which ``eval "$(python -m cluster.local env)"`` gives to a
+shell.
 """
 
 import argparse
+import datetime
 import hashlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +28,14 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 UP_SECONDS = 120
 DOWN_SECONDS = 30
+ASKED_SECONDS = 5
 OBJECT_STORE_BYTES = 300 * 2**20
 DASHBOARD_PORT = 8265
 LOOPBACK = "127.0.0.1"
+EVAL = 'eval "$(python -m cluster.local env)"'
+"""What gives a shell the cluster's variables, until the cluster is started again."""
+METRICS = "ray/prom_metrics_service_discovery.json"
+"""Below its sessions: where Ray says which addresses Prometheus has to ask."""
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Has Ray take loopback for this machine's address, as on macOS: otherwise no driver joins nodes that listen there."""
 
@@ -65,6 +74,16 @@ def join() -> str:
     return os.environ["RAY_DASHBOARD_ADDRESS"]
 
 
+def remedy(address: str) -> str:
+    """What to do when nothing answers at this process's ``RAY_DASHBOARD_ADDRESS``."""
+    state = read_state()
+    if state is None:
+        return f"no local cluster is up: start one with make cluster and, where {EVAL} was used, repeat that"
+    if address.rstrip("/") != state["dashboard"]:
+        return f"the local cluster is at {state['dashboard']} now: repeat {EVAL}"
+    return "the local cluster is up but does not answer: try again, or make down and make cluster"
+
+
 def read_state() -> dict[str, Any] | None:
     """The running cluster's addresses, or ``None``."""
     try:
@@ -87,8 +106,7 @@ def up(nodes: int, cpus_per_node: float, dashboard_port: int | None = None) -> i
         return 2
     _write_token()
     _state_file().unlink(missing_ok=True)
-    log = folder() / "cluster.log"
-    with log.open("w") as output:
+    with _log().open("w") as output:
         command = [sys.executable, "-m", "cluster.local", "keep", str(nodes), str(cpus_per_node), str(port)]
         keeper = subprocess.Popen(
             command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True, env=_keeper_environment()
@@ -104,24 +122,31 @@ def up(nodes: int, cpus_per_node: float, dashboard_port: int | None = None) -> i
     if state is not None:
         _say(state)
         return 0
-    print(f"infrastructure error: the cluster did not come up; see {log}", file=sys.stderr)
+    print(f"infrastructure error: the cluster did not come up; see {_log()}", file=sys.stderr)
     return 75
 
 
 def down() -> int:
-    """End the cluster's processes, and only those."""
+    """End the cluster's processes, and only those; remove its sessions and logs; say which jobs ended with it."""
     state = read_state()
     if state is None:
         print("no local cluster is up")
         return 0
+    ended = _under_way(state)
     keeper = psutil.Process(state["pid"])
     started = [keeper, *keeper.children(recursive=True)]
     keeper.send_signal(signal.SIGTERM)
     _, alive = psutil.wait_procs(started, timeout=DOWN_SECONDS)
     for process in alive:
         process.kill()
-    _state_file().unlink(missing_ok=True)
-    print("the local cluster is down")
+    # The token stays: shells and processes that have read it would fail on the next cluster.
+    for file in (_state_file(), _log()):
+        file.unlink(missing_ok=True)
+    for index in range(state["nodes"]):
+        shutil.rmtree(_place(index), ignore_errors=True)
+    for job in ended:
+        print(f"ended with it: {job}; once a cluster is up, the same command resumes")
+    print(f"the local cluster is down; its sessions and logs in {sessions()} are removed")
     return 0
 
 
@@ -159,7 +184,7 @@ def keep(nodes: int, cpus_per_node: float, dashboard_port: int) -> None:
     try:
         for index in range(1, nodes):
             # Nodes that share a folder delete and unpack each other's working directories under a running job.
-            cluster.add_node(**size, temp_dir=f"{sessions()}-{index}")
+            cluster.add_node(**size, temp_dir=_place(index))
         state = {
             "pid": os.getpid(),
             "created": psutil.Process().create_time(),
@@ -171,9 +196,11 @@ def keep(nodes: int, cpus_per_node: float, dashboard_port: int) -> None:
         partial = _state_file().with_suffix(".partial")
         partial.write_text(json.dumps(state))
         partial.rename(_state_file())
+        print(f"{datetime.datetime.now():%F %T} up: {nodes} nodes at {cluster.address}, pid {os.getpid()}", flush=True)
         while True:
             signal.pause()
     finally:
+        print(f"{datetime.datetime.now():%F %T} ending", flush=True)
         cluster.shutdown()
 
 
@@ -184,6 +211,29 @@ def sessions() -> str:
     """
     own = hashlib.sha256(str(folder()).encode()).hexdigest()[:6] if "RAYWORKS_CLUSTER" in os.environ else ""
     return f"{tempfile.gettempdir()}/rayworks{own}"
+
+
+def _place(index: int) -> str:
+    """Where a node keeps its sessions."""
+    return f"{sessions()}-{index}" if index else sessions()
+
+
+def _under_way(state: dict[str, Any]) -> list[str]:
+    """Ids and commands of the jobs that have not ended, as far as the cluster answers."""
+    # Never through the proxy that a shell may name.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        header = {"Authorization": f"Bearer {_token_file().read_text()}"}
+        request = urllib.request.Request(f"{state['dashboard']}/api/jobs/", headers=header)
+        with direct.open(request, timeout=ASKED_SECONDS) as answer:
+            jobs = json.load(answer)
+    except (OSError, ValueError):
+        return []
+    return [
+        f"{job['submission_id'] or job['job_id']} ({job['entrypoint']})"
+        for job in jobs
+        if job["status"] in ("PENDING", "RUNNING")
+    ]
 
 
 def _usable_port(asked: int | None) -> int | None:
@@ -201,7 +251,9 @@ def _say(state: dict[str, Any]) -> None:
     print(f"local cluster: {state['nodes']} nodes x {state['cpus_per_node']:g} CPUs")
     print(f"  address    {state['address']}")
     print(f"  dashboard  {state['dashboard']}  (token: {_token_file()})")
-    print('  use it     eval "$(python -m cluster.local env)"')
+    print(f"  logs       {sessions()}/ray/session_latest/logs, removed when it ends; its keeper's: {_log()}")
+    print(f"  metrics    {sessions()}/{METRICS}, for Prometheus")
+    print(f"  use it     {EVAL}  (again each time it is started)")
 
 
 def _keeper_environment() -> dict[str, str]:
@@ -236,6 +288,10 @@ def _token_file() -> Path:
 
 def _state_file() -> Path:
     return folder() / "state.json"
+
+
+def _log() -> Path:
+    return folder() / "cluster.log"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

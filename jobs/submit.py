@@ -16,8 +16,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from cluster import local
 from jobs.run import PROGRAM
 from rayworks.command import resolve, run_parser
 from rayworks.core import manifest
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--no-wait", action="store_true", help="return once the job is submitted")
     options, overrides = parser.parse_known_args(arguments)
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
         spec, config = resolve(options, overrides)
         check_storage(config)
@@ -60,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RayworksError as error:
         print(f"{error.kind} error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt as error:
+        print("\nstopped while no job was followed; repeat the command to go on", file=sys.stderr)
+        return _left(error)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def submission_id(spec: SystemSpec, config: SystemConfig) -> str:
@@ -130,22 +138,21 @@ def _ignored(path: Path, folder: Path, patterns: list[str]) -> bool:
 
 def _connect() -> Any:
     """A client of the job server that ``RAY_DASHBOARD_ADDRESS`` names, or of the local cluster."""
-    from cluster import local
-
     try:
         address = local.join()
     except LookupError as error:
         raise InfrastructureError(str(error)) from None
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray").setLevel(logging.ERROR)
 
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, RuntimeError, AuthenticationError) as error:
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
         raise InfrastructureError(
-            f"RAY_DASHBOARD_ADDRESS {address}: no job server answers ({reason}); start a cluster with make cluster"
+            f"RAY_DASHBOARD_ADDRESS {address}: no job server answers ({reason}); {local.remedy(address)}"
         ) from None
 
 
@@ -209,16 +216,20 @@ def _submit(client: Any, job: str, spec: SystemSpec, config: SystemConfig, entry
 
 
 def _follow(client: Any, job: str) -> int:
-    """Print the job's log until it ends; its exit code. Ctrl-C leaves the job running; a lost connection is taken up."""
+    """Print the job's log until it ends; its exit code.
+
+    Ctrl-C and SIGTERM leave the job running; a lost connection is taken up.
+    """
     lost = 0
     while True:
         try:
             asyncio.run(_print_log(client, job))
             status = str(client.get_job_status(job))
             lost = 0
-        except KeyboardInterrupt:
-            print(f"\n{job} goes on; repeat the command to join it, or: ray job stop {job}", file=sys.stderr)
-            return 128 + signal.SIGINT
+        except KeyboardInterrupt as error:
+            stop = f"{local.EVAL} && ray job stop {job}"
+            print(f"\n{job} goes on; repeat the command to join it, or stop it: {stop}", file=sys.stderr)
+            return _left(error)
         except (OSError, RuntimeError) as error:
             lost += 1
             if lost > RECONNECTS:
@@ -237,13 +248,26 @@ def _exit_code(details: Any, job: str) -> int:
     status = str(details.status)
     if status == "SUCCEEDED":
         return 0
-    reason = next(iter((details.message or "no message").strip().splitlines()), "")
+    # Behind the first line Ray repeats the end of the log, which has been printed.
+    reason = next(iter((details.message or "no message").strip().splitlines()), "").partition(", last available logs")[
+        0
+    ]
     print(f"{job} {status.lower()}: {reason}", file=sys.stderr)
     if status == "STOPPED":
         return 128 + signal.SIGINT
     # A driver that was killed has no exit code of its own: the machine failed, not the work.
     code = details.driver_exit_code
     return int(code) if code is not None and code > 0 else RETRY_EXIT_CODE
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends the following of a job as Ctrl-C does."""
+    raise KeyboardInterrupt(number)
+
+
+def _left(error: KeyboardInterrupt) -> int:
+    """The exit code that a shell gives to a command that a signal ended."""
+    return 128 + (error.args[0] if error.args else signal.SIGINT)
 
 
 async def _print_log(client: Any, job: str) -> None:

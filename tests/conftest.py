@@ -118,8 +118,11 @@ def cluster() -> Iterator[dict[str, str]]:
     yield variables
     ray.shutdown()
     assert local.down() == 0
-    for place in Path(local.sessions()).parent.glob(f"{Path(local.sessions()).name}*"):
+    assert sorted(path.name for path in local.folder().iterdir()) == ["token"], "down removes what up made"
+    left = list(Path(local.sessions()).parent.glob(f"{Path(local.sessions()).name}*"))
+    for place in left:
         shutil.rmtree(place, ignore_errors=True)
+    assert not left, "down removes the sessions of all nodes"
 
 
 @pytest.fixture(scope="session")

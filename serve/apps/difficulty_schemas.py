@@ -29,16 +29,14 @@ class ResponseRow(Body):
 class FitBody(Body):
     """``POST /v1/difficulty/fit``: ``matrix`` or ``responses``."""
 
-    matrix: Annotated[list[Annotated[list[Score | None], Field(fail_fast=True)]], Field(fail_fast=True)] | None = Field(
+    matrix: list[list[Score | None]] | None = Field(
         None,
         description="subjects x items, null where nothing was observed",
         examples=[[[1, 0, 0], [1, 1, 0], [0, 1, None], [1, 1, 1], [0, 0, 1]]],
     )
     subjects: list[Name] | None = Field(None, description="names of the matrix's rows")
     items: list[Name] | None = Field(None, description="names of the matrix's columns")
-    responses: Annotated[list[ResponseRow], Field(fail_fast=True)] | None = Field(
-        None, description="or one entry per response"
-    )
+    responses: list[ResponseRow] | None = Field(None, description="or one entry per response")
     model: Literal["1PL", "2PL", "3PL", "4PL"] = "1PL"
     estimator: Literal["mml", "map"] = Field("mml", description="mml: priors only where no estimate is finite without")
     guessing: float | None = Field(None, ge=0, lt=1, description="3PL: fixes guessing at the chance rate")
@@ -153,10 +151,8 @@ class AttemptRow(Body):
 class RateBody(Body):
     """``POST /v1/difficulty/rate``: ``games`` or ``attempts``."""
 
-    games: Annotated[list[GameRow], Field(fail_fast=True)] | None = Field(
-        None, examples=[[{"player": "ann", "opponent": "bob", "score": 1}]]
-    )
-    attempts: Annotated[list[AttemptRow], Field(fail_fast=True)] | None = None
+    games: list[GameRow] | None = Field(None, examples=[[{"player": "ann", "opponent": "bob", "score": 1}]])
+    attempts: list[AttemptRow] | None = None
     ratings: dict[Name, StartingRating] = Field(
         default_factory=dict, examples=[{"bob": {"rating": 1400, "deviation": 30, "fixed": True}}]
     )
@@ -227,7 +223,7 @@ class ScoreBody(Body):
     """``POST /v1/difficulty/score``: items given here, or those of a calibration that is loaded."""
 
     responses: dict[Name, Score] = Field(description="item to score; may be empty", examples=[{"a": 1, "b": 0}])
-    items: Annotated[list[KnownItem], Field(fail_fast=True)] | None = Field(
+    items: list[KnownItem] | None = Field(
         None,
         min_length=1,
         max_length=20_000,

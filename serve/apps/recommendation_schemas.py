@@ -60,7 +60,7 @@ class Event(Body):
 class UserBody(Body):
     """A user, known by a past."""
 
-    events: Annotated[list[Event], Field(fail_fast=True)] = Field(
+    events: list[Event] = Field(
         [],
         max_length=MOST_EVENTS,
         description="the user's past in order of time; empty for a new user. A model counts the last that it can hold",

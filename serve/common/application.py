@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from rayworks import __version__
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError, RayworksError
@@ -71,10 +72,18 @@ def _problem(request: Request, error: Exception, as_problem: Callable[[RayworksE
         if error.status_code == 400:
             # FastAPI's word for a body that json cannot read.
             return Problem(422, "body: is not JSON in UTF-8")
-        told = f"{request.method} {request.url.path}: {error.detail}"
-        return Problem(error.status_code, told, headers=error.headers or {})
+        asked = f"{request.method} {request.url.path}"
+        if error.status_code == 405:
+            methods = ", ".join(_methods(request))
+            return Problem(405, f"{asked}: is not offered; use {methods}", headers={"Allow": methods})
+        return Problem(error.status_code, f"{asked}: {error.detail}", headers=error.headers or {})
     if isinstance(error, RequestValidationError):
         found = error.errors()
+        if any(isinstance(item.get("input"), bytes) for item in found):
+            # FastAPI does not read a body as JSON that is not said to be.
+            kind = request.headers.get("content-type", "")
+            told = f"is {kind[:60]}" if kind else "is missing"
+            return Problem(422, f"Content-Type: {told}; send 'Content-Type: application/json'")
         more = [f"and {len(found) - FIELDS_SHOWN} more"] if len(found) > FIELDS_SHOWN else []
         return Problem(422, "; ".join([*map(_told, found[:FIELDS_SHOWN]), *more]))
     if isinstance(error, DataError | ConfigError):
@@ -83,6 +92,12 @@ def _problem(request: Request, error: Exception, as_problem: Callable[[RayworksE
     if isinstance(error, InfrastructureError):
         return as_problem(error)
     return Problem(500, f"the server failed; give the operator request id {request.state.request_id}")
+
+
+def _methods(request: Request) -> list[str]:
+    """All that the path is offered with: a route knows only its own."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in routes for method in route.methods})
 
 
 def _told(item: dict[str, Any]) -> str:

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Self
 
 from rayworks.core.errors import ConfigError, DataError, RayworksError
+from rayworks.systems import REGISTRY
 
 DEFAULT_FILE = "~/.rayworks/api-keys"
 DIGEST = re.compile("[0-9a-f]{64}")
-APPLICATION = re.compile(r"[\w.-]+")
+NAME = re.compile(r"\w[\w.-]*")
+"""Of a key or an application."""
 logger = logging.getLogger("rayworks.serve")
 
 
@@ -55,8 +57,21 @@ class Key:
 
     def opens(self, application: str) -> bool:
         """Whether it is good for an application, today."""
-        today = datetime.datetime.now(datetime.UTC).date()
-        return (not self.applications or application in self.applications) and (not self.until or today <= self.until)
+        return (not self.applications or application in self.applications) and not self.has_expired
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether its last day is past."""
+        return self.until is not None and self.until < _today()
+
+    def described(self) -> str:
+        """For people."""
+        last = f"until {self.until}{' (expired)' if self.has_expired else ''}" if self.until else "no last day"
+        return f"{self.name}  for {', '.join(self.applications) or 'all'}  {last}"
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
 
 
 class ApiKeys:
@@ -145,10 +160,13 @@ def revoke(name: str, file: str = DEFAULT_FILE) -> None:
     Raises:
         ConfigError: there is none of that name.
     """
-    with _changing(Path(file).expanduser()) as keys:
+    path = Path(file).expanduser()
+    if not path.exists():
+        raise ConfigError(f"{name}: has no key in {path}, which does not exist; name the file with --file")
+    with _changing(path) as keys:
         if name not in [key.name for key in keys]:
             known = ", ".join(key.name for key in keys) or "none"
-            raise ConfigError(f"{name}: has no key in {file}; known there: {known}")
+            raise ConfigError(f"{name}: has no key in {path}; known there: {known}")
         keys[:] = [key for key in keys if key.name != name]
 
 
@@ -166,6 +184,31 @@ def _changing(path: Path) -> Iterator[list[Key]]:
         partial.replace(path)
 
 
+def _day(text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day; write YYYY-MM-DD") from None
+
+
+def _check_new(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse what can not be meant, and say what may not be."""
+    rule = "letters, digits, _, . and -, and begin with one of the first three"
+    if not NAME.fullmatch(options.name):
+        parser.error(f"NAME {options.name!r}: must be made of {rule}")
+    for name in options.applications:
+        if not NAME.fullmatch(name):
+            parser.error(f"--for: {name!r} is no application's name; give names with spaces between them, unquoted")
+        if name not in REGISTRY:
+            known = ", ".join(REGISTRY)
+            print(
+                f"note: --for {name}: is none of {known}; the key opens an application deployed as {name}",
+                file=sys.stderr,
+            )
+    if options.until and options.until < _today():
+        parser.error(f"--until {options.until}: is past; give today ({_today()}, UTC) or a later day")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """``new NAME``: print a new key once; ``list``: names and terms; ``revoke NAME``."""
     parser = argparse.ArgumentParser(prog="python -m serve.common.keys", description=__doc__)
@@ -173,25 +216,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     creating = commands.add_parser("new", help="make a key and print it; only its hash is stored")
     creating.add_argument("name")
     creating.add_argument("--for", nargs="+", default=[], dest="applications", metavar="APPLICATION")
-    creating.add_argument("--until", type=datetime.date.fromisoformat, metavar="YYYY-MM-DD", help="its last day, UTC")
+    creating.add_argument("--until", type=_day, metavar="YYYY-MM-DD", help="its last day, UTC")
     listing = commands.add_parser("list", help="names, applications and last days")
     revoking = commands.add_parser("revoke", help="withdraw a key")
     revoking.add_argument("name")
     for command in (creating, listing, revoking):
-        command.add_argument("--file", default=DEFAULT_FILE)
+        command.add_argument("--file", default=DEFAULT_FILE, help=f"of the keys; default: {DEFAULT_FILE}")
     options = parser.parse_args(arguments)
-    if options.command == "new" and not options.name.isidentifier():
-        parser.error("NAME must be letters, digits and _")
-    wrong = [name for name in getattr(options, "applications", []) if not APPLICATION.fullmatch(name)]
-    if wrong:
-        parser.error(f"--for: {wrong[0]!r} is no application's name; give names with spaces between them, unquoted")
+    if options.command == "new":
+        _check_new(parser, options)
     path = Path(options.file).expanduser()
     try:
         if options.command == "revoke":
             revoke(options.name, options.file)
+            print(f"{options.name}: has no key in {path} any more")
         elif options.command == "list":
-            for key in read_keys(path) if path.exists() else []:
-                print(f"{key.name}  for {', '.join(key.applications) or 'all'}  until {key.until or 'revoked'}")
+            found = read_keys(path) if path.exists() else []
+            print("\n".join(key.described() for key in found) or f"no keys in {path}")
         else:
             if path.exists() and options.name in [key.name for key in read_keys(path)]:
                 print(f"note: the older key of {options.name} is withdrawn", file=sys.stderr)

@@ -63,7 +63,9 @@ class ServingArgs(BaseModel):
     deadline_seconds: Deadline = 15.0
     receive_seconds: float = Field(10.0, gt=0, description="bodies that take longer to arrive: 408")
     num_cpus: Processors = 0.5
-    num_gpus: Processors = 0.0
+    num_gpus: float = Field(
+        0.0, ge=0, description="of a replica; only alignment computes on them, others only hold them"
+    )
     replicas: Annotated[int, Field(ge=1)] | Scaling = Field(1, description="how many, or between what numbers")
 
 

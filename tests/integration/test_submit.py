@@ -1,7 +1,9 @@
 """Submission: supervised on a fake client, and for real on the shared cluster."""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -12,20 +14,29 @@ from typing import Any
 import pytest
 from ray.job_submission import JobSubmissionClient
 
+from cluster import local
 from jobs import submit
 from rayworks.core import config as configs
 from rayworks.core.errors import ConfigError, InfrastructureError
 from tests.conftest import ROOT, FinishedRun
 from tests.counting_system import SPEC, Config
+from tests.observing import until
+
+MESSAGE = "Job entrypoint command failed with exit code 2, last available logs (truncated to 20,000 chars):\na line\n"
 
 
 class FakeClient:
     """A job server whose jobs end as they are told to, one after the other."""
 
     def __init__(
-        self, *ends: tuple[str, int | None], running: str | None = None, broken_tails: int = 0, refusals: int = 0
+        self,
+        *ends: tuple[str, int | None],
+        running: str | None = None,
+        broken_tails: int = 0,
+        refusals: int = 0,
+        asked_to_end: signal.Signals | None = None,
     ) -> None:
-        self.refusals = refusals
+        self.refusals, self.asked_to_end = refusals, asked_to_end
         self.ends, self.submitted, self.broken_tails = list(ends), [], broken_tails
         self.jobs: dict[str, str] = {running: "RUNNING"} if running else {}
 
@@ -44,6 +55,9 @@ class FakeClient:
             self.broken_tails -= 1
             raise RuntimeError("WebSocket connection closed unexpectedly")
         yield "a line\n"
+        if self.asked_to_end:
+            os.kill(os.getpid(), self.asked_to_end)
+            await asyncio.sleep(60)
         self.end = self.ends.pop(0)
         self.jobs[job] = self.end[0]
 
@@ -51,7 +65,7 @@ class FakeClient:
         return self.jobs[job]
 
     def get_job_info(self, job: str) -> Any:
-        return types.SimpleNamespace(status=self.end[0], driver_exit_code=self.end[1], message="why it ended")
+        return types.SimpleNamespace(status=self.end[0], driver_exit_code=self.end[1], message=MESSAGE)
 
 
 def supervise(client: FakeClient, attempts: int = 3, **overrides: Any) -> int:
@@ -79,6 +93,36 @@ def test_what_can_not_succeed_or_was_stopped_is_not_resubmitted(end: tuple[str, 
     client = FakeClient(end)
     assert supervise(client) == code
     assert len(client.submitted) == 1
+
+
+def test_a_job_that_failed_is_told_without_its_log_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert supervise(FakeClient(("FAILED", 2))) == 2
+    assert capsys.readouterr().err.endswith("-1 failed: Job entrypoint command failed with exit code 2\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_stops_to_follow_a_job_is_told_that_it_goes_on(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = FakeClient(asked_to_end=number)
+    monkeypatch.setattr(submit, "_connect", lambda: client)
+    before = signal.getsignal(signal.SIGTERM)
+    assert submit.main(["regulation", "--smoke", "--run.storage", "/somewhere"]) == 128 + number
+    [(job, _, _)] = client.submitted
+    said = f"{job} goes on; repeat the command to join it, or stop it: {local.EVAL} && ray job stop {job}"
+    assert said in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_the_end_of_a_cluster_ends_is_named(cluster: dict[str, str]) -> None:
+    client = JobSubmissionClient(cluster["RAY_DASHBOARD_ADDRESS"])
+    state = local.read_state()
+    assert state is not None
+    named = client.submit_job(entrypoint="sleep 300") + " (sleep 300)"
+    assert named in local._under_way(state)
+    client.stop_job(named.partition(" ")[0])
+    until(lambda: named not in local._under_way(state))
+    assert local._under_way({**state, "dashboard": "http://127.0.0.1:1"}) == [], "a dashboard that is gone says nothing"
 
 
 def test_attempts_are_bounded_and_lost_logs_are_taken_up() -> None:

@@ -125,6 +125,25 @@ def test_each_fault_of_a_request_has_its_answer(api: Any, key: str, request_: di
         assert answer.headers["content-type"] == "application/problem+json"
     if status == 405:
         assert answer.headers["allow"] == "POST"
+        assert answer.json()["detail"] == "PUT /echo: is not offered; use POST"
+
+
+def test_a_wrong_method_is_answered_with_all_right_ones(api: Any, key: str) -> None:
+    answer = asked(api, lambda http: http.delete("/healthz", headers=bearer(key)))
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ({}, "Content-Type: is missing; send 'Content-Type: application/json'"),
+        ({"Content-Type": "text/plain"}, "Content-Type: is text/plain; send 'Content-Type: application/json'"),
+        ({"Content-Type": "application/json"}, "text: input should be a valid string (given 1)"),
+    ],
+)
+def test_a_body_that_is_not_said_to_be_json_is_told_so(api: Any, key: str, kind: dict[str, str], told: str) -> None:
+    answer = asked(api, lambda http: http.post("/echo", content=b'{"text": 1}', headers={**bearer(key), **kind}))
+    assert (answer.status_code, answer.json()["detail"]) == (422, told)
 
 
 def test_slow_bodies_take_no_place_from_others(api: Any, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,11 +216,42 @@ def test_a_key_that_is_written_over_in_place_opens_nothing(file: str, key: str) 
     assert known.owner(key) is None
 
 
-@pytest.mark.parametrize("name", ["marl federation", "marl,federation", "", "a=b"])
+@pytest.mark.parametrize("name", ["marl federation", "marl,federation", "", "a=b", "../a"])
 def test_a_key_for_what_is_no_application_is_not_made(file: str, name: str) -> None:
     with pytest.raises(SystemExit):
         keys.main(["new", "ben", "--for", name, "--file", file])
     assert not Path(file).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["a b"], "NAME 'a b': must be made of letters, digits, _"),
+        (["ben", "--until", "2020-01-31"], "--until 2020-01-31: is past"),
+        (["ben", "--until", "31.1.2999"], "'31.1.2999' is no day; write YYYY-MM-DD"),
+    ],
+)
+def test_a_key_that_can_not_be_meant_is_not_made(
+    file: str, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        keys.main(["new", *words, "--file", file])
+    assert told in capsys.readouterr().err
+    assert not Path(file).exists()
+
+
+def test_an_application_of_no_system_is_noted(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert keys.main(["new", "1st-try", "--for", "mral", "marl", "--file", file]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("note: ") == 1 and "--for mral: is none of alignment" in said.err
+    assert keys.ApiKeys(file, "mral").owner(said.out.strip()) == "1st-try"
+
+
+def test_a_revocation_without_a_file_makes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "folder" / "keys"
+    assert keys.main(["revoke", "ann", "--file", str(file)]) == 2
+    assert f"{file}, which does not exist" in capsys.readouterr().err
+    assert not file.parent.exists()
 
 
 def test_keys_are_for_applications_and_end(file: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,9 +267,12 @@ def test_keys_are_for_applications_and_end(file: str, capsys: pytest.CaptureFixt
     assert keys.ApiKeys(file, "marl").owner(made) == "made"
     assert keys.main(["list", "--file", file]) == 0
     listed = capsys.readouterr().out
-    assert "made  for marl  until 2999-01-01" in listed and "good  for all" in listed and made not in listed
+    assert "made  for marl  until 2999-01-01\n" in listed and made not in listed
+    assert "scoped  for marl, federation  no last day\n" in listed
+    assert f"good  for all  until {today}\n" in listed and f"late  for all  until {today - day} (expired)\n" in listed
     assert made not in Path(file).read_text()
     assert keys.main(["revoke", "made", "--file", file]) == 0
+    assert capsys.readouterr().out == f"made: has no key in {file} any more\n"
     assert keys.ApiKeys(file, "marl").owner(made) is None
     assert keys.main(["revoke", "made", "--file", file]) == 2
     assert "known there: scoped" in capsys.readouterr().err

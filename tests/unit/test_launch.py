@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 
 from rayworks.core import config as configs
 from rayworks.core import manifest
-from rayworks.core.errors import ResumeMismatch
+from rayworks.core.errors import InfrastructureError, ResumeMismatch
 from rayworks.core.run_directory import RunDirectory
 from rayworks.runtime import launch, lease, placement
 from tests.counting_system import SPEC, Config
@@ -30,6 +31,16 @@ def launched(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, run: Call
 
 def test_a_run_that_asks_for_nothing_needs_no_cluster() -> None:
     placement.require([{}, {"CPU": 0.0}], 0.1)
+
+
+def test_a_cluster_that_is_gone_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray would try for minutes"))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(
+        InfrastructureError, match=r"RAY_ADDRESS 127\.0\.0\.1:1: there is no cluster .*refused.* or unset it"
+    ):
+        launch.attach([])
 
 
 def test_a_run_of_the_name_of_a_sweep_is_refused(directory: RunDirectory) -> None:

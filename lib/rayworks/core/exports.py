@@ -26,10 +26,16 @@ def reading(folder: str | Path, system: str) -> Iterator[Path]:
         DataError: the folder, what is wrong with it, and what to do.
     """
     path = Path(folder).expanduser()
+    finish = f"finish a run: rayworks run {system} --smoke"
+    if not path.is_dir():
+        raise DataError(
+            f"export {path}: is not the export of a finished {system} run (there is no such folder); "
+            f"correct the path, or {finish}"
+        )
     try:
         yield path
     except Exception as error:
-        fix = f"finish one: rayworks run {system} --smoke"
+        fix = f"name another, or {finish}"
         errors = error.errors() if isinstance(error, ValidationError) else []
         unknown = [".".join(map(str, one["loc"])) for one in errors if one["type"] == "extra_forbidden"]
         if unknown:

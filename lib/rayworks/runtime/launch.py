@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 BACKOFF_SECONDS = 2.0
+KNOCK_SECONDS = 10
 LARGEST_PRIVATE = 5
 """CPUs that a private Ray claims at most where the machine has fewer: four workers, and a run that waits for them."""
 CREATION_ERROR = "error raised in its creation task"
@@ -142,6 +144,7 @@ def attach(reserved: Sequence[placement.Bundle]) -> None:
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
+            _knock(address)
             ray.init(address=address, namespace="rayworks", logging_level=logging.WARNING)
         else:
             asked = sum(bundle.get("CPU", 0.0) for bundle in reserved)
@@ -158,8 +161,16 @@ def attach(reserved: Sequence[placement.Bundle]) -> None:
     except Exception as error:
         # A Ray that does not start in time raises a bare Exception.
         if address:
-            raise InfrastructureError(f"RAY_ADDRESS {address}: there is no cluster ({_head(error)})") from None
+            fix = "name one that is up (one started again has another address), or unset it to run on a private Ray"
+            raise InfrastructureError(f"RAY_ADDRESS {address}: there is no cluster ({_head(error)}); {fix}") from None
         raise InfrastructureError(f"Ray did not start on this machine ({_head(error)}); repeat the command") from None
+
+
+def _knock(address: str) -> None:
+    """Raise ``OSError`` where nothing listens: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
 
 
 def _run(

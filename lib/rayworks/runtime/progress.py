@@ -6,6 +6,8 @@ from typing import Any
 
 from ray.tune import Callback
 
+from rayworks.runtime.system import DONE
+
 HIDDEN = frozenset(
     """date done hostname iterations_since_restore node_ip pid time_since_restore time_this_iter_s time_total_s timestamp
     training_iteration trial_id experiment_tag config checkpoint_dir_name should_checkpoint phase progress run_done""".split()
@@ -24,7 +26,9 @@ class ProgressLines(Callback):
     ) -> None:
         """Called by Tune in the driver."""
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        share = f"{100 * result['progress']:3.0f} %" if "progress" in result else "     "
+        # What is left behind the last step is the export and the report.
+        most = 100 if result.get(DONE) else 99
+        share = f"{min(100 * result['progress'], most):3.0f} %" if "progress" in result else "     "
         shown = {name: value for name, value in result.items() if name not in HIDDEN and "/" not in name}
         metrics = "  ".join(
             f"{name} {_short(value)}" for name, value in shown.items() if isinstance(value, int | float)
