@@ -20,7 +20,7 @@ STANDARD = set(sys.stdlib_module_names)
 MAY_IMPORT = {
     "core": {"pydantic", "numpy", "yaml", "matplotlib", "cycler", "fsspec", "rayworks.core"},
     "runtime": {"pydantic", "numpy", "psutil", "ray", "rayworks.core", "rayworks.runtime"},
-    "lm": {"numpy", "torch", "transformers", "peft", "rayworks.core", "rayworks.lm"},
+    "lm": {"numpy", "torch", "transformers", "peft", "safetensors", "rayworks.core", "rayworks.lm"},
 }
 """Beside the standard library."""
 ONLY_WHERE_USED = {"matplotlib", "fsspec", "cycler"}

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 CORPUS = [
     "a dress: good lovely fine warm bad ugly torn cold shirt dress",
@@ -61,6 +62,29 @@ def save_tiny_model(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def save_adapter(folder: Path, model: PreTrainedModel, seed: int, **options: Any) -> Path:
+    """A random adapter, in the way of PEFT."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        **{
+            "r": 4,
+            "lora_alpha": 12,
+            "target_modules": ["q_proj", "v_proj", "down_proj"],
+            "task_type": "CAUSAL_LM",
+            **options,
+        }
+    )
+    adapted = get_peft_model(model, config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(folder)
+    adapted.unload()
+    return folder
 
 
 def save_pairs(path: Path) -> str:

@@ -25,7 +25,7 @@ from ray import serve
 
 from rayworks.core.errors import InfrastructureError, RayworksError
 from rayworks.lm.background_decoding import BackgroundDecoding
-from rayworks.lm.continuous_batching import Row
+from rayworks.lm.rows import Row
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedRequest

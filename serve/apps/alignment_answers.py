@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayworks.lm.continuous_batching import Row
+from rayworks.lm.rows import Row
 from rayworks.systems.alignment.exported import GUIDANCE, read_export, reward_folder
 from rayworks.systems.alignment.guided_decoding import GuidedEngine, GuidedGeneration, as_guided_generation
 

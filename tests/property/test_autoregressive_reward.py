@@ -17,9 +17,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rayworks.core.errors import DataError
 from rayworks.lm.causal_model import CausalModel
-from rayworks.lm.continuous_batching import ContinuousBatching, Row
+from rayworks.lm.continuous_batching import ContinuousBatching
 from rayworks.lm.engine import GenerationRequest
 from rayworks.lm.preference_losses import bradley_terry_loss
+from rayworks.lm.rows import Row
 from rayworks.lm.scoring import EncodedResponse, response_logprobs
 from rayworks.systems.alignment.autoregressive_reward import RewardModelTrainer
 from rayworks.systems.alignment.config import TrainingSection

@@ -1,8 +1,10 @@
 """The GenARM properties of the specification, on models small enough to enumerate; numbers are those of its part 3."""
 
 import itertools
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +14,10 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from rayworks.lm.causal_model import CausalModel
-from rayworks.lm.continuous_batching import ContinuousBatching, Row
-from rayworks.lm.engine import GenerationRequest
+from rayworks.lm.checkpoints import load_model, load_tokenizer
+from rayworks.lm.continuous_batching import ContinuousBatching
+from rayworks.lm.engine import GenerationRequest, ScoringRequest
+from rayworks.lm.rows import Row
 from rayworks.lm.sampling import SamplingParameters, sampling_logits
 from rayworks.systems.alignment.baselines import sharpened_temperature
 from rayworks.systems.alignment.guidance import Guidance
@@ -26,7 +30,7 @@ from rayworks.systems.alignment.guided_decoding import (
     describe_step,
     mix_logits,
 )
-from tests.tiny_models import save_tiny_model
+from tests.tiny_models import save_adapter, save_tiny_model
 
 V, ROWS = 9, 4
 
@@ -307,3 +311,26 @@ def _walk(
     guides = [Guide("r", steps, torch.full((len(sequence),), strength, dtype=torch.double), reward_logits)]
     values = describe_step(base_logits, guides, mix_logits(base_logits, guides), tokens)
     return tuple(float(values[key].sum()) for key in ("base_logprob", "reward_logprob:r", "logprob", "log_z", "kl"))
+
+
+# reward models that are adapters of the base ---------------------------------------------------------------------------
+def test_adapters_guide_as_the_models_that_they_are_merged_into(tiny_model: str, tiny_arm: str, tmp_path: Path) -> None:
+    folders = {name: save_adapter(tmp_path / name, load_model(tiny_model), seed) for seed, name in enumerate("ab")}
+    for folder in folders.values():
+        load_tokenizer(tiny_model).save_pretrained(folder)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": tiny_model}))
+    whole = tmp_path / "merged"
+    load_model(str(folders["b"])).save_pretrained(whole)
+    load_tokenizer(tiny_model).save_pretrained(whole)
+    rows = GuidedEngine(tiny_model, {"a": str(folders["a"]), "b": str(folders["b"]), "c": tiny_arm}, slots=3)
+    apart = GuidedEngine(tiny_model, {"a": str(folders["a"]), "b": str(whole), "c": tiny_arm}, slots=3)
+    assert len({id(model) for model in rows.models}) == 2
+    weights = {"a": [(0, 0.0), (3, 1.0)], "b": 0.5, "c": 0.7}
+    for found, expected in zip(ask(rows, weights, count=7), ask(apart, weights, count=7), strict=True):
+        assert found.token_ids == expected.token_ids
+        assert found.log_z == pytest.approx(expected.log_z, abs=1e-3)
+        assert found.reward_logprobs["b"] == pytest.approx(expected.reward_logprobs["b"], abs=1e-4)
+    asked = [ScoringRequest("a dress:", " good")]
+    assert rows.score(asked, "b")[0].logprobs == pytest.approx(apart.score(asked, "b")[0].logprobs, abs=1e-4)
+    assert rows.score(asked)[0].logprobs == pytest.approx(apart.score(asked)[0].logprobs, abs=1e-4)

@@ -10,8 +10,9 @@ from transformers import LlamaForCausalLM
 from rayworks.core.errors import DataError
 from rayworks.lm.background_decoding import BackgroundDecoding
 from rayworks.lm.causal_model import CausalModel
-from rayworks.lm.continuous_batching import STEP, ContinuousBatching, LogitMixer, Mixed, Row, SingleModel
+from rayworks.lm.continuous_batching import STEP, ContinuousBatching
 from rayworks.lm.engine import GenerationRequest
+from rayworks.lm.rows import LogitMixer, Mixed, Row, SingleModel
 from tests.tiny_models import make_tokenizer
 
 IDS = 320

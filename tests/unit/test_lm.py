@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerFast
 from rayworks.core.errors import DataError, InfrastructureError
 from rayworks.lm.background_decoding import BackgroundDecoding
 from rayworks.lm.checkpoints import load_model, load_tokenizer, truncate
-from rayworks.lm.continuous_batching import ContinuousBatching, Mixed, Row, SingleModel
+from rayworks.lm.continuous_batching import ContinuousBatching
 from rayworks.lm.engine import GenerationRequest, ScoringRequest
 from rayworks.lm.packed_linear import PackedLinear
+from rayworks.lm.rows import Mixed, Row, SingleModel
 from rayworks.lm.scoring import (
     EncodedResponse,
     encode,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from rayworks.core.errors import InfrastructureError
-from rayworks.lm.continuous_batching import ContinuousBatching, Row
+from rayworks.lm.continuous_batching import ContinuousBatching
+from rayworks.lm.rows import Row
 
 
 class BackgroundDecoding:

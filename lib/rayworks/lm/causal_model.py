@@ -11,6 +11,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rayworks.core.errors import DataError
+from rayworks.lm.adapters import BASE, AdapterBank
 from rayworks.lm.exactness import exact_length, prove_decoding
 from rayworks.lm.key_value_cache import SlotCache
 from rayworks.lm.packed_linear import PackedLinear, pack
@@ -65,13 +66,14 @@ class CausalModel:
     Args:
         model: a decoder of transformers; frozen in place, and on a CPU in float32 its linear layers are packed.
         slots: most sequences held at once.
+        adapters: most adapters that rows may name.
         prefix_gib: most memory of shared prefixes, in GiB (see :class:`~rayworks.lm.prefix_tree.PrefixTree`).
 
     Raises:
         DataError: it computes something else than the model does by itself, or the model cannot run in it.
     """
 
-    def __init__(self, model: PreTrainedModel, slots: int, prefix_gib: float = 0.5) -> None:
+    def __init__(self, model: PreTrainedModel, slots: int, prefix_gib: float = 0.5, adapters: int = 0) -> None:
         self.model = model.eval().requires_grad_(False)
         output: Any = model.get_output_embeddings()
         self.vocabulary_size: int = output.out_features
@@ -80,6 +82,7 @@ class CausalModel:
         self.max_length, self.max_length_reason = exact_length(model)
         self.prefixes = PrefixTree(prefix_gib)
         self.proof = ""
+        self.adapters = AdapterBank(model, adapters)
         with prove_decoding(self):
             self.model.set_attn_implementation(ATTENTION)
             pack(self.model)
@@ -90,6 +93,7 @@ class CausalModel:
         self.forwards = self.tokens_fed = 0
         self.cache = SlotCache(self.model.config, slots)
         self._held: list[list[int]] = [[] for _ in range(slots)]
+        self._adapter = [BASE] * slots
 
     def held(self, slot: int) -> int:
         """How many tokens a slot holds."""
@@ -117,16 +121,20 @@ class CausalModel:
         self.cache.prepare(read, rows.to(device), torch.tensor(slots, device=device), positions.to(device))
         seen = torch.arange(self.cache.longest) <= read_positions[:, None, :, None]
         mask = torch.zeros(seen.shape, dtype=self.model.dtype).masked_fill_(~seen, torch.finfo(self.model.dtype).min)
+        numbers = [BASE] * len(ids)
+        for row, slot in zip(rows.tolist(), slots, strict=True):
+            numbers[row] = self._adapter[slot]
         self.forwards += 1
         self.tokens_fed += sum(map(len, tokens))
-        output = self.model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=read_positions.to(device),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with self.adapters.selected(numbers, device):
+            output = self.model(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                position_ids=read_positions.to(device),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         for slot, new in zip(slots, tokens, strict=True):
             self._held[slot] += new
         logits: Tensor = output.logits[:, 0].float()
@@ -136,27 +144,33 @@ class CausalModel:
         """Forget what a slot holds beyond its first ``length`` tokens."""
         del self._held[slot][length:]
 
-    def release(self, slot: int) -> None:
-        """Forget all that a slot holds."""
+    def release(self, slot: int, adapter: int = BASE) -> None:
+        """Forget all that a slot holds; what comes next is read with an adapter of :attr:`adapters`."""
         self.rewind(slot, 0)
+        self._adapter[slot] = adapter
+
+    def known(self, slot: int, tokens: Sequence[int]) -> int:
+        """How many of the first ``tokens`` :meth:`take_up` would find."""
+        return self.prefixes.known(tokens, self._adapter[slot])
 
     @torch.inference_mode()
     def fork(self, source: int, slot: int, length: int | None = None) -> None:
-        """Give a slot a copy of the first ``length`` tokens of another; ``None``: of all."""
+        """Give a slot a copy of the first ``length`` tokens of another, and its adapter; ``None``: of all."""
         tokens = self._held[source][:length]
         self.cache.paste(slot, 0, self.cache.copied(source, 0, len(tokens)))
-        self._held[slot] = tokens
+        self._held[slot], self._adapter[slot] = tokens, self._adapter[source]
 
     @torch.inference_mode()
     def take_up(self, slot: int, tokens: Sequence[int]) -> None:
         """Start an empty slot with the longest known prefix of ``tokens``."""
-        self._held[slot] = list(tokens[: self.prefixes.load(tokens, self.cache, slot)])
+        count = self.prefixes.load(tokens, self.cache, slot, self._adapter[slot])
+        self._held[slot] = list(tokens[:count])
 
     @torch.inference_mode()
     def keep(self, slot: int) -> None:
         """Make what a slot holds a known prefix."""
         if self._held[slot]:
-            self.prefixes.store(self._held[slot], self.cache, slot)
+            self.prefixes.store(self._held[slot], self.cache, slot, self._adapter[slot])
 
     def nbytes(self) -> int:
         """Bytes of weights, cache and known prefixes."""

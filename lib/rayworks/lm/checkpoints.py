@@ -1,5 +1,6 @@
 """Loading models and tokenizers by name: packaged GGUF converted once, local folders, hub ids, and truncated copies."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from rayworks.core import cache, models
 from rayworks.core.errors import DataError
+from rayworks.lm.adapters import CONFIG as ADAPTER_CONFIG
+from rayworks.lm.adapters import is_adapter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 transformers_logging.disable_progress_bar()
@@ -59,7 +62,7 @@ def load_model(name: str, dtype: str = "float32", layers: int | None = None, dev
     """The causal LM.
 
     Args:
-        name: packaged name, local folder or ``hub:OWNER/NAME``.
+        name: packaged name, local folder or ``hub:OWNER/NAME``; an adapter's folder is merged into its base.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         layers: keep only the first ``layers`` layers.
         device: ``cpu`` or ``cuda``.
@@ -67,7 +70,9 @@ def load_model(name: str, dtype: str = "float32", layers: int | None = None, dev
     Raises:
         DataError: it cannot be loaded, or has fewer layers.
     """
-    model: PreTrainedModel = _loaded(AutoModelForCausalLM, name, dtype=DTYPES[dtype])
+    model: PreTrainedModel = (
+        _merged(name, dtype) if is_adapter(name) else _loaded(AutoModelForCausalLM, name, dtype=DTYPES[dtype])
+    )
     if layers is not None:
         truncate(model, layers, name)
     return model.to(device)
@@ -89,6 +94,20 @@ def truncate(model: PreTrainedModel, layers: int, name: str = "model") -> PreTra
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
+    return model
+
+
+def _merged(folder: str, dtype: str) -> PreTrainedModel:
+    from peft import PeftModel
+
+    config = json.loads((Path(folder).expanduser() / ADAPTER_CONFIG).read_text())
+    try:
+        adapted = PeftModel.from_pretrained(
+            load_model(config["base_model_name_or_path"], dtype), str(Path(folder).expanduser())
+        )
+    except (KeyError, OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"model {folder!r}: its adapter cannot be loaded ({str(error).splitlines()[0]})") from None
+    model: PreTrainedModel = adapted.merge_and_unload()
     return model
 
 

@@ -6,10 +6,8 @@ all a little at a time; what rows have in common from their start is read once.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.lm.causal_model import CausalModel
-from rayworks.lm.engine import FinishReason, GenerationRequest
+from rayworks.lm.engine import FinishReason
 from rayworks.lm.prefix_tree import agreeing
+from rayworks.lm.rows import LogitMixer, Row
 from rayworks.lm.sampling import SamplingParameters, sample
 
 STEP = 4
@@ -27,70 +26,10 @@ STEP = 4
 READ_AHEAD = 8
 """How many chunks are read at once when no row waits to draw."""
 
-
-@dataclass(eq=False)
-class Row:
-    """A request under way: its prompt ids for every model, and the tokens drawn so far."""
-
-    request: GenerationRequest
-    prompts: tuple[tuple[int, ...], ...]
-    """Prompt ids, one entry per model: templates may differ."""
-    context: Any = None
-    """What the mixer keeps for the row."""
-    on_token: Callable[["Row"], None] | None = None
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    sampling_logprobs: list[float] = field(default_factory=list)
-    reports: list[dict[str, float]] = field(default_factory=list)
-    """What the mixer reported at each drawn token, the end token included."""
-    finish_reason: FinishReason | None = None
-    error: Exception | None = None
-    """Why it failed, when that is how it finished."""
-    slot: int = -1
-    guides: Sequence[int] = ()
-    """Models beside the base that its next token needs."""
-    uniforms: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    def sequence(self, model: int) -> list[int]:
-        """All ids that ``model`` has seen or must see."""
-        return [*self.prompts[model], *self.tokens]
-
-
-@dataclass
-class Mixed:
-    """The distribution of the next token, and how to report it once tokens are drawn."""
-
-    logits: Tensor
-    """``[rows, vocabulary]`` float32."""
-    report: Callable[[Tensor], dict[str, Tensor]]
-    """Tokens ``[rows]`` to named values ``[rows]``."""
-
-
-class LogitMixer(Protocol):
-    """Turns the logits of several models into one distribution per row."""
-
-    def guides(self, row: Row) -> Sequence[int]:
-        """Models beside the base that this row needs for its next token."""
-
-    def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
-        """One distribution per row.
-
-        ``base`` is ``[rows, vocabulary]``; ``guides`` maps a model to the indices of the rows that asked for it and their
-        logits ``[those rows, vocabulary]``.
-        """
-
-
-class SingleModel:
-    """The mixer of one model alone: its own distribution."""
-
-    def guides(self, row: Row) -> Sequence[int]:
-        """None."""
-        return ()
-
-    def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
-        """The base's logits, reporting each token's log-probability."""
-        norm = base.logsumexp(dim=-1)
-        return Mixed(base, lambda tokens: {"logprob": base.gather(-1, tokens[:, None])[:, 0] - norm})
+Entry = tuple[int, Row]
+"""A row as one of the models reads it."""
+Fed = tuple[list[Entry], Tensor]
+"""Entries, and the logits after each, ``[entries, vocabulary]``."""
 
 
 class ContinuousBatching:
@@ -100,7 +39,8 @@ class ContinuousBatching:
     (its models, its mixer's ``guides``, its ``on_token``) ends no other.
 
     Args:
-        models: the base, then its guides, all made for that many slots.
+        models: the base, then its guides, all made for that many slots. One model may stand in several places, which rows
+            read with adapters of their own; it has that many times the slots.
         chunk: tokens that all rows together catch up with between two steps, per model.
         keep_prefixes: whether what finished rows have read stays known to later ones, as a tree search wants it. Otherwise
             prompts are shared only among rows of one :meth:`run`, whose numbers then depend on no earlier one.
@@ -118,6 +58,10 @@ class ContinuousBatching:
     ) -> None:
         self._models, self._tokenizer, self._mixer = models, tokenizer, mixer
         self._chunk, self._keep_prefixes = chunk, keep_prefixes
+        self._places = [
+            (sum(other is model for other in models), sum(other is model for other in models[:lane]))
+            for lane, model in enumerate(models)
+        ]
         self._free = list(range(slots))
         self._active: list[Row] = []
         self._waiting: deque[Row] = deque()
@@ -183,12 +127,12 @@ class ContinuousBatching:
         for row in before:
             with self._failing(row):
                 row.guides = self._mixer.guides(row)
-        behind = [self._behind(model) for model in range(len(self._models))]
-        lagging = {id(row) for rows in behind for row in rows}
+        behind = [entry for entry in self._entries(self._active) if len(self._unread(entry)) > STEP]
+        lagging = {id(row) for _, row in behind}
         ready = [row for row in self._active if id(row) not in lagging]
-        for model, rows in enumerate(behind):
+        for causal, entries in self._by_model(behind):
             # With nobody to hold up, larger pieces are read at less cost.
-            self._catch_up(model, rows, self._chunk if ready else READ_AHEAD * self._chunk)
+            self._catch_up(causal, entries, self._chunk if ready else READ_AHEAD * self._chunk)
         if ready:
             self._draw(sorted(ready, key=lambda row: row.slot))
         return [row for row in before if row.finish_reason is not None]
@@ -197,54 +141,76 @@ class ContinuousBatching:
         while self._waiting and self._free:
             row = self._waiting.popleft()
             row.slot = self._free.pop(0)
-            for model in self._models:
-                model.release(row.slot)
+            for lane, causal in enumerate(self._models):
+                causal.release(self._slot((lane, row)), row.adapter(lane))
             self._active.append(row)
 
-    def _behind(self, model: int) -> list[Row]:
-        """Rows whose next token needs the model, which has more to read than a step takes along."""
-        asking = self._active if model == 0 else [row for row in self._active if model in row.guides]
-        return [row for row in asking if len(self._unread(model, row)) > STEP]
+    def _entries(self, rows: Sequence[Row]) -> list[Entry]:
+        """What rows need for their next tokens."""
+        return [(lane, row) for row in rows for lane in (0, *row.guides)]
 
-    def _unread(self, model: int, row: Row) -> list[int]:
-        return row.sequence(model)[self._models[model].held(row.slot) :]
+    def _by_model(self, entries: Sequence[Entry]) -> list[tuple[CausalModel, list[Entry]]]:
+        """Entries by the model that reads them, in the order of their slots."""
+        found: dict[int, list[Entry]] = {}
+        for entry in sorted(entries, key=self._slot):
+            found.setdefault(id(self._models[entry[0]]), []).append(entry)
+        return [(self._models[group[0][0]], group) for group in found.values()]
 
-    def _catch_up(self, model: int, rows: list[Row], budget: int) -> None:
+    def _slot(self, entry: Entry) -> int:
+        """Lanes of one model lie next to each other, so that few rows fill its first slots."""
+        stride, offset = self._places[entry[0]]
+        return entry[1].slot * stride + offset
+
+    def _unread(self, entry: Entry) -> list[int]:
+        lane, row = entry
+        return row.sequence(lane)[self._models[lane].held(self._slot(entry)) :]
+
+    def _catch_up(self, causal: CausalModel, entries: list[Entry], budget: int) -> None:
         """Read a little of every row, but not what another row is reading already."""
-        causal, leaders = self._models[model], list[Row]()
-        for row in sorted(rows, key=lambda row: causal.held(row.slot) == 0):
-            tokens = row.sequence(model)[:-1]
-            if causal.held(row.slot) == 0:
-                known = causal.prefixes.known(tokens)
-                if causal.prefixes.keeps and any(
-                    agreeing(tokens, other.sequence(model)[:-1]) > known + STEP for other in leaders
-                ):
+        leaders = list[Entry]()
+        for entry in sorted(entries, key=lambda entry: causal.held(self._slot(entry)) == 0):
+            slot, tokens = self._slot(entry), entry[1].sequence(entry[0])[:-1]
+            if causal.held(slot) == 0:
+                if causal.prefixes.keeps and self._is_led(entry, tokens, causal.known(slot, tokens), leaders):
                     continue
-                causal.take_up(row.slot, tokens)
-            if causal.held(row.slot) < len(tokens):
-                leaders.append(row)
+                causal.take_up(slot, tokens)
+            if causal.held(slot) < len(tokens):
+                leaders.append(entry)
         share = max(budget // max(len(leaders), 1), STEP)
-        takes = {row.slot: self._unread(model, row)[:-1][:share] for row in leaders}
-        for bucket in _alike(leaders, takes):
-            for row in self._fed(model, bucket, takes)[0]:
-                if len(self._unread(model, row)) == 1:
-                    causal.keep(row.slot)
+        takes = {self._slot(entry): self._unread(entry)[:-1][:share] for entry in leaders}
+        for bucket in self._alike(leaders, takes):
+            for entry in self._fed(causal, bucket, takes)[0]:
+                if len(self._unread(entry)) == 1:
+                    causal.keep(self._slot(entry))
+
+    def _is_led(self, entry: Entry, tokens: Sequence[int], known: int, leaders: Sequence[Entry]) -> bool:
+        """Whether it pays to wait for what another row is reading."""
+        adapter = entry[1].adapter(entry[0])
+        return any(
+            agreeing(tokens, other.sequence(lane)[:-1]) > known + STEP
+            for lane, other in leaders
+            if other.adapter(lane) == adapter
+        )
+
+    def _alike(self, entries: Sequence[Entry], takes: Mapping[int, Sequence[int]]) -> list[list[Entry]]:
+        """Entries in batches of which the longest take is at most twice the shortest."""
+        batches: list[list[Entry]] = []
+        for entry in sorted(entries, key=lambda entry: len(takes[self._slot(entry)])):
+            length = len(takes[self._slot(entry)])
+            if batches and length <= 2 * len(takes[self._slot(batches[-1][0])]):
+                batches[-1].append(entry)
+            else:
+                batches.append([entry])
+        return batches
 
     def _draw(self, rows: list[Row]) -> None:
-        logits = {0: self._logits(0, rows)}
-        for model in sorted({model for row in rows for model in row.guides}):
-            logits[model] = self._logits(model, [row for row in rows if model in row.guides and row.error is None])
+        found = [self._logits(causal, entries) for causal, entries in self._by_model(self._entries(rows))]
         rows = [row for row in rows if row.error is None]
         if not rows:
             return
-        at = {id(row): index for index, row in enumerate(rows)}
-        chosen = {model: _of(rows, *found) for model, found in logits.items()}
-        guides = {
-            model: (torch.tensor([at[id(row)] for row in asking]), values)
-            for model, (asking, values) in chosen.items()
-            if model and asking
-        }
-        mixed = self._mixer.mix(chosen[0][1], guides, rows)
+        lanes = dict(_by_lane(found, {id(row): index for index, row in enumerate(rows)}))
+        base = lanes.pop(0)[1]
+        mixed = self._mixer.mix(base, lanes, rows)
         uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in rows])
         tokens, logprobs = sample(mixed.logits, _parameters(rows, mixed.logits.device), uniforms)
         reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
@@ -260,28 +226,24 @@ class ContinuousBatching:
                 row.reports.append({name: values[index] for name, values in reports.items()})
                 self._take(row, token)
 
-    def _logits(self, model: int, rows: list[Row]) -> tuple[list[Row], Tensor]:
-        """Logits of the next token, of the rows that did not fail."""
-        unread = {row.slot: self._unread(model, row) for row in rows}
-        stepping = [row for row in rows if len(unread[row.slot]) == 1]
-        others = [row for row in rows if len(unread[row.slot]) > 1]
-        parts = [self._fed(model, part, unread) for part in (stepping, others) if part]
-        if len(parts) == 1:
-            return parts[0]
-        return [row for found, _ in parts for row in found], torch.cat([values for _, values in parts])
+    def _logits(self, causal: CausalModel, entries: list[Entry]) -> Fed:
+        """Logits of the next token, of those that did not fail."""
+        unread = {self._slot(entry): self._unread(entry) for entry in entries}
+        stepping = [entry for entry in entries if len(unread[self._slot(entry)]) == 1]
+        others = [entry for entry in entries if len(unread[self._slot(entry)]) > 1]
+        return _joined([self._fed(causal, part, unread) for part in (stepping, others) if part])
 
-    def _fed(self, model: int, rows: list[Row], takes: dict[int, list[int]]) -> tuple[list[Row], Tensor]:
+    def _fed(self, causal: CausalModel, entries: list[Entry], takes: Mapping[int, list[int]]) -> Fed:
         """Feed rows together; where that fails each alone, so that only those fail of which it is true."""
-        rows = sorted(rows, key=lambda row: row.slot)
-        causal = self._models[model]
+        entries = sorted(entries, key=self._slot)
+        slots = [self._slot(entry) for entry in entries]
         try:
-            return rows, causal.feed([row.slot for row in rows], [takes[row.slot] for row in rows])
+            return entries, causal.feed(slots, [takes[slot] for slot in slots])
         except Exception as error:
-            if len(rows) == 1:
-                self._fail(rows[0], error)
+            if len(entries) == 1:
+                self._fail(entries[0][1], error)
                 return [], torch.empty((0, causal.vocabulary_size))
-        alone = [self._fed(model, [row], takes) for row in rows]
-        return [row for found, _ in alone for row in found], torch.cat([values for _, values in alone])
+        return _joined([self._fed(causal, [entry], takes) for entry in entries])
 
     def _take(self, row: Row, token: int) -> None:
         if token in self._end_ids and not row.request.ignore_end:
@@ -317,10 +279,11 @@ class ContinuousBatching:
         self._active.remove(row)
         self._free.append(row.slot)
         self._free.sort()
-        for model in self._models:
+        for lane, causal in enumerate(self._models):
+            slot = self._slot((lane, row))
             if self._keep_prefixes and reason != "failed":
-                model.keep(row.slot)
-            model.release(row.slot)
+                causal.keep(slot)
+            causal.release(slot)
         if not row.request.stop:
             row.text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
 
@@ -340,23 +303,24 @@ def _check(model: CausalModel, prompt: Sequence[int], new_tokens: int) -> None:
         )
 
 
-def _alike(rows: Sequence[Row], takes: Mapping[int, Sequence[int]]) -> list[list[Row]]:
-    """Rows in batches of which the longest take is at most twice the shortest."""
-    batches: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: len(takes[row.slot])):
-        if batches and len(takes[row.slot]) <= 2 * len(takes[batches[-1][0].slot]):
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
+def _joined(parts: Sequence[Fed]) -> Fed:
+    if len(parts) == 1:
+        return parts[0]
+    return [entry for entries, _ in parts for entry in entries], torch.cat([logits for _, logits in parts])
 
 
-def _of(rows: Sequence[Row], found: Sequence[Row], logits: Tensor) -> tuple[list[Row], Tensor]:
-    """Those of ``rows`` that were found, in their order, and their logits."""
-    index = {id(row): at for at, row in enumerate(found)}
-    kept = [row for row in rows if id(row) in index]
-    order = [index[id(row)] for row in kept]
-    return kept, logits if order == list(range(len(found))) else logits[torch.tensor(order, device=logits.device)]
+def _by_lane(found: Sequence[Fed], at: Mapping[int, int]) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """Model by place, with the places of its rows in ascending order and their logits; of the rows that have a place."""
+    for entries, logits in found:
+        for lane in sorted({lane for lane, _ in entries}):
+            picked = sorted(
+                (at[id(row)], index) for index, (other, row) in enumerate(entries) if other == lane and id(row) in at
+            )
+            if picked:
+                where, order = (list(part) for part in zip(*picked, strict=True))
+                whole = order == list(range(len(entries)))
+                picked_logits = logits if whole else logits[torch.tensor(order, device=logits.device)]
+                yield lane, (torch.tensor(where), picked_logits)
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, model: CausalModel) -> frozenset[int]:

@@ -30,6 +30,8 @@ class GenerationRequest:
     ignore_end: bool = False
     """Go on past end tokens, as benchmarks of equal lengths do."""
     uid: str = ""
+    adapter: str | None = None
+    """Name of the adapter to read and draw with; ``None``: the model itself."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -69,6 +71,8 @@ class ScoringRequest:
     response: str | tuple[int, ...]
     ends: bool = True
     """Whether the end token belongs to the response."""
+    adapter: str | None = None
+    """Name of the adapter to score with; ``None``: the model itself."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class _Node:
 class PrefixTree:
     """Known prefixes of one model, those of least recent use dropped beyond a bound.
 
+    Prefixes that different adapters computed are kept apart: every call may name the adapter.
+
     Args:
         gib: most memory of keys and values, in GiB; 0 keeps nothing.
     """
@@ -38,7 +40,7 @@ class PrefixTree:
 
     def clear(self) -> None:
         """Forget all prefixes; the counts of tokens stay."""
-        self._root = _Node((), [], None)
+        self._roots: dict[int, _Node] = {}
         self._nbytes = 0
         # From the least recently used on. An ancestor is always used after its descendants, so the first is a leaf.
         self._by_use: OrderedDict[_Node, None] = OrderedDict()
@@ -56,13 +58,13 @@ class PrefixTree:
         """Runs of tokens held."""
         return len(self._by_use)
 
-    def known(self, tokens: Sequence[int]) -> int:
+    def known(self, tokens: Sequence[int], adapter: int = 0) -> int:
         """How many of the first ``tokens`` are known."""
-        return sum(count for _, count in self._path(tuple(tokens)))
+        return sum(count for _, count in self._path(tuple(tokens), adapter))
 
-    def load(self, tokens: Sequence[int], cache: SlotCache, slot: int) -> int:
+    def load(self, tokens: Sequence[int], cache: SlotCache, slot: int, adapter: int = 0) -> int:
         """Copy the longest known prefix of ``tokens`` to the start of a slot; its length."""
-        path, at = self._path(tuple(tokens)), 0
+        path, at = self._path(tuple(tokens), adapter), 0
         for node, count in path:
             cache.paste(slot, at, [(keys[:, :count], values[:, :count]) for keys, values in node.parts])
             at += count
@@ -71,12 +73,12 @@ class PrefixTree:
         self.reused_tokens += at
         return at
 
-    def store(self, tokens: Sequence[int], cache: SlotCache, slot: int) -> None:
+    def store(self, tokens: Sequence[int], cache: SlotCache, slot: int, adapter: int = 0) -> None:
         """Keep what a slot holds of its first ``tokens``; only what is new is copied."""
         tokens = tuple(tokens)
-        path = self._path(tokens)
+        path = self._path(tokens, adapter)
         at = sum(count for _, count in path)
-        parent = self._root
+        parent = self._roots.setdefault(adapter, _Node((), [], None))
         if path:
             parent, count = path[-1]
             if at < len(tokens) and count < len(parent.tokens):
@@ -89,9 +91,10 @@ class PrefixTree:
             self._used([node])
             self._evict()
 
-    def _path(self, tokens: tuple[int, ...]) -> list[tuple[_Node, int]]:
+    def _path(self, tokens: tuple[int, ...], adapter: int) -> list[tuple[_Node, int]]:
         """Nodes along the tokens, from the root on, and how much of each agrees: all of it but for the last."""
-        path, at, node = [], 0, self._root.branches.get(tokens[0]) if tokens else None
+        root = self._roots.get(adapter)
+        path, at, node = [], 0, root.branches.get(tokens[0]) if root and tokens else None
         while node is not None:
             count = agreeing(node.tokens, tokens[at : at + len(node.tokens)])
             path.append((node, count))

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rayworks.core.errors import DataError
+from rayworks.lm.adapters import AdapterBank
 from rayworks.lm.engine import Score, ScoringRequest
 
 PADDED_TOKENS_PER_BATCH = 4096
@@ -177,13 +178,23 @@ def shared_prompt_logprobs(
 
 @torch.inference_mode()
 def score_responses(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[ScoringRequest]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[ScoringRequest],
+    adapters: AdapterBank,
 ) -> list[Score]:
-    """Score one response per request, in their order; rows of like length share a batch."""
+    """Score one response per request, in their order; rows of like length share a batch, whatever adapters they name.
+
+    Raises:
+        ConfigError: an adapter is not loaded.
+        DataError: a prompt or a response is empty, or both are longer than the model.
+    """
+    numbers = [adapters.number(request.adapter) for request in requests]
     encoded = [encode(tokenizer, request.prompt, request.response, ends=request.ends) for request in requests]
     scores: dict[int, Score] = {}
     for indices in length_batches(encoded, PADDED_TOKENS_PER_BATCH):
-        logprobs, mask = response_logprobs(model, [encoded[index] for index in indices])
+        with adapters.selected([numbers[index] for index in indices], model.device):
+            logprobs, mask = response_logprobs(model, [encoded[index] for index in indices])
         for index, values, kept in zip(indices, logprobs, mask, strict=True):
             scores[index] = Score(encoded[index].response, tuple(values[kept].tolist()))
     return [scores[index] for index in range(len(encoded))]

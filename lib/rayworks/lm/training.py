@@ -111,9 +111,17 @@ class Trainer(abc.ABC):
         model: PreTrainedModel = self.model if self._adapted is None else self._adapted.merge_and_unload()
         return model.eval()
 
-    def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write :meth:`tuned` and its tokenizer for transformers to load."""
-        self.tuned().save_pretrained(folder)
+    def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase, *, adapters_of: str | None = None) -> None:
+        """Write :meth:`tuned` and its tokenizer for transformers to load.
+
+        With ``adapters_of``, the name of the whole model that training started from, adapters are written alone, as PEFT
+        does; where there are none it changes nothing.
+        """
+        if adapters_of is not None and self._adapted is not None:
+            self._adapted.peft_config["default"].base_model_name_or_path = adapters_of
+            self._adapted.save_pretrained(folder)
+        else:
+            self.tuned().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
     def _take_step(self) -> dict[str, float]:

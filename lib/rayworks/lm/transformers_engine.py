@@ -1,54 +1,91 @@
 """The transformers engine: one causal LM on one device, continuous batching, exact log-probabilities."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
-from rayworks.lm.continuous_batching import ContinuousBatching, Row, SingleModel
+from rayworks.lm.continuous_batching import ContinuousBatching
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
+from rayworks.lm.rows import Row, SingleModel
 from rayworks.lm.scoring import encode_prompt, score_responses
 
 
 class TransformersEngine:
-    """Generates and scores with one model.
+    """Generates and scores with one model and adapters of it.
 
     Args:
         model: packaged name, local folder or ``hub:OWNER/NAME``.
         slots: most rows decoded together. On a CPU a step of 16 rows costs little more than one of 8.
         layers: use only the first layers.
+        adapters: most adapters that :meth:`add_adapter` can load.
+        prefix_gib: most memory of prefixes that rows share, in GiB.
+        keep_prefixes: share them between calls too; numbers then depend on earlier calls, within rounding.
 
     Raises:
-        DataError: the model cannot be loaded.
+        DataError: the model cannot be loaded, or not be decoded exactly.
     """
 
     def __init__(
-        self, model: str, dtype: str = "float32", slots: int = 16, layers: int | None = None, device: str = "cpu"
+        self,
+        model: str,
+        dtype: str = "float32",
+        slots: int = 16,
+        layers: int | None = None,
+        device: str = "cpu",
+        **options: Any,
     ) -> None:
-        self.tokenizer = load_tokenizer(model)
-        self.model = CausalModel(load_model(model, dtype, layers, device), slots)
-        self._slots = slots
+        self._hold(load_model(model, dtype, layers, device), load_tokenizer(model), slots, **options)
 
     @classmethod
     def holding(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, slots: int = 16
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, slots: int = 16, **options: Any
     ) -> "TransformersEngine":
         """An engine of a model that is in memory already, which cannot be trained further after it."""
         engine = cls.__new__(cls)
-        engine.tokenizer, engine.model, engine._slots = tokenizer, CausalModel(model, slots), slots
+        engine._hold(model, tokenizer, slots, **options)
         return engine
+
+    def _hold(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        slots: int,
+        *,
+        adapters: int = 0,
+        prefix_gib: float = 0.5,
+        keep_prefixes: bool = False,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.model = CausalModel(model, slots, prefix_gib, adapters)
+        self.decoding = ContinuousBatching([self.model], tokenizer, SingleModel(), slots, keep_prefixes=keep_prefixes)
+
+    def add_adapter(self, name: str, folder: str | Path) -> None:
+        """Load a low-rank adapter of the model, as PEFT saved it, for requests to name.
+
+        Raises:
+            ConfigError: there is no room for it.
+            DataError: it cannot be read, or is that of another model.
+        """
+        self.model.adapters.add(name, folder)
+
+    def row(self, request: GenerationRequest) -> Row:
+        """The request as a row of :attr:`decoding`, for callers that step themselves."""
+        number = self.model.adapters.number(request.adapter)
+        return Row(request, (encode_prompt(self.tokenizer, request.prompt),), adapters=(number,))
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Draw one continuation per request, in the order of the requests."""
-        decoding = ContinuousBatching([self.model], self.tokenizer, SingleModel(), self._slots)
-        rows = [Row(request, (encode_prompt(self.tokenizer, request.prompt),)) for request in requests]
-        decoding.run(rows)
+        rows = [self.row(request) for request in requests]
+        self.decoding.run(rows)
         return [as_generation(row) for row in rows]
 
     def score(self, requests: Sequence[ScoringRequest]) -> list[Score]:
         """Score one response per request; rows of like length share a batch."""
-        return score_responses(self.model.model, self.tokenizer, requests)
+        return score_responses(self.model.model, self.tokenizer, requests, self.model.adapters)
 
 
 def as_generation(row: Row) -> Generation:

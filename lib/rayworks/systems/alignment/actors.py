@@ -82,7 +82,9 @@ class RewardModelActor:
             self.restore(step)
         scores = self._trainer.evaluate(self._held_out)
         with tempfile.TemporaryDirectory() as scratch:
-            self._trainer.export(Path(scratch), self._tokenizer)
+            section = self._config.model
+            whole = self._start == section.base and section.reward_layers is None
+            self._trainer.export(Path(scratch), self._tokenizer, adapters_of=section.base if whole else None)
             self._directory.put_folder(Path(scratch), arm_path(self._objective))
         return scores
 
@@ -123,7 +125,7 @@ class GuidedActor:
 def _share_of_cut(pairs: Sequence[preference_pairs.EncodedPair], tokenizer: PreTrainedTokenizerBase) -> float:
     """Of the responses, how many were cut and so teach no end."""
     responses = [side.response for pair in pairs for side in (pair.chosen, pair.rejected)]
-    cut = [response[-1] != tokenizer.eos_token_id for response in responses]
+    cut: list[bool] = [response[-1] != tokenizer.eos_token_id for response in responses]
     return sum(cut) / len(cut)
 
 

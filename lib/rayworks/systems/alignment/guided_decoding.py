@@ -8,16 +8,18 @@ In logits it is a weighted sum, taken in float32 before temperature and truncati
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from rayworks.core.errors import ConfigError
+from rayworks.lm.adapters import BASE, is_adapter
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
-from rayworks.lm.continuous_batching import ContinuousBatching, Mixed, Row
+from rayworks.lm.continuous_batching import ContinuousBatching
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
+from rayworks.lm.rows import Mixed, Row
 from rayworks.lm.scoring import encode_prompt, score_responses
 from rayworks.lm.transformers_engine import as_generation
 from rayworks.lm.vocabulary import common_id_range, describe
@@ -152,7 +154,7 @@ class GuidedEngine:
 
     Args:
         base: packaged name, local folder or ``hub:OWNER/NAME``.
-        rewards: objective to the model of its ARM.
+        rewards: objective to the model of its ARM; those that are adapters of the base run as rows of it.
         dtype: of the base; reward models are float32 unless the base is not.
 
     Raises:
@@ -165,13 +167,20 @@ class GuidedEngine:
     ) -> None:
         self.tokenizer = load_tokenizer(base)
         self.objectives = list(rewards)
-        self.models = [CausalModel(load_model(name, dtype, device=device), slots) for name in (base, *rewards.values())]
-        vocabulary = describe(base, self.tokenizer, self.models[0].vocabulary_size)
-        ranges = [
-            common_id_range(vocabulary, describe(name, load_tokenizer(name), model.vocabulary_size))
-            for name, model in zip(rewards.values(), self.models[1:], strict=True)
-        ]
-        self.id_range = min([self.models[0].vocabulary_size, *ranges])
+        of_base = [name for name, model in rewards.items() if is_adapter(model)]
+        whole = CausalModel(load_model(base, dtype, device=device), slots * (1 + len(of_base)), adapters=len(of_base))
+        vocabulary = describe(base, self.tokenizer, whole.vocabulary_size)
+        self.models, self._adapters, self.id_range = [whole], [BASE], whole.vocabulary_size
+        for objective, name in rewards.items():
+            if objective in of_base:
+                self.models.append(whole)
+                self._adapters.append(whole.adapters.add(objective, name))
+            else:
+                model = CausalModel(load_model(name, dtype, device=device), slots)
+                self.models.append(model)
+                self._adapters.append(BASE)
+                own = describe(name, load_tokenizer(name), model.vocabulary_size)
+                self.id_range = min(self.id_range, common_id_range(vocabulary, own))
         mixer = RewardMixer(self.objectives, self.id_range)
         self.decoding = ContinuousBatching(self.models, self.tokenizer, mixer, slots)
 
@@ -186,11 +195,11 @@ class GuidedEngine:
         guidance = request.guidance if isinstance(request, GuidedRequest) else Guidance()
         self.require_known(guidance.objectives)
         if prompts is not None:
-            return Row(request, prompts, _Context(guidance))
+            return Row(request, prompts, _Context(guidance), tuple(self._adapters))
         own = request.guide_prompts if isinstance(request, GuidedRequest) else {}
         texts = [request.prompt, *(own.get(objective, request.prompt) for objective in self.objectives)]
         encoded = {text: encode_prompt(self.tokenizer, text) for text in dict.fromkeys(texts)}
-        return Row(request, tuple(encoded[text] for text in texts), _Context(guidance))
+        return Row(request, tuple(encoded[text] for text in texts), _Context(guidance), tuple(self._adapters))
 
     def require_known(self, objectives: Sequence[str]) -> None:
         """Raise :class:`ConfigError` when one of ``objectives`` has no reward model."""
@@ -208,8 +217,11 @@ class GuidedEngine:
 
     def score(self, requests: Sequence[ScoringRequest], objective: str | None = None) -> list[Score]:
         """Score responses with the base, or with the reward model of an objective."""
-        model = self.models[0 if objective is None else 1 + self.objectives.index(objective)]
-        return score_responses(model.model, self.tokenizer, requests)
+        place = 0 if objective is None else 1 + self.objectives.index(objective)
+        model = self.models[place]
+        if self._adapters[place] != BASE:
+            requests = [replace(request, adapter=objective) for request in requests]
+        return score_responses(model.model, self.tokenizer, requests, model.adapters)
 
 
 def as_guided_generation(row: Row, objectives: Sequence[str]) -> GuidedGeneration:

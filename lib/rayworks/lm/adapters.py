@@ -1,0 +1,222 @@
+"""Many low-rank adapters of one base in one forward, each row of the batch with its own.
+
+Nothing is merged: the rows of an adapter go through its two thin matrices together, beside the base's product, so that the
+base is read once for all rows, whichever adapters they name.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rayworks.core.errors import ConfigError, DataError
+
+BASE = 0
+"""Number of the adapter that is none."""
+MOST = 64
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+PLAIN = {"use_dora": False, "bias": "none", "modules_to_save": None, "fan_in_fan_out": False, "lora_bias": False}
+"""Settings of PEFT that change the product, at the values for which they do not."""
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer and what adapters add to it."""
+
+    def __init__(self, layer: nn.Module, bank: "AdapterBank") -> None:
+        super().__init__()
+        self.layer = layer
+        self._bank = [bank]  # in a list, lest the bank become a part of each layer
+        self.down, self.up = list[Tensor](), list[Tensor]()
+        """By number of adapter less one: ``[in_features, rank]`` and, with the scale in it, ``[rank, out_features]``."""
+        self._stacked: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """``[rows, tokens, in_features]`` to ``[rows, tokens, out_features]``."""
+        product: Tensor = self.layer(rows)
+        groups = self._bank[0].groups
+        if groups is None:
+            return product
+        down, up = self._chosen(groups)
+        members = groups.members
+        if rows.dim() != 3 or len(rows) != groups.count:
+            raise DataError("adapters: the model takes the rows of a batch apart before an adapted layer")
+        grouped = rows[members].view(len(members), -1, rows.shape[-1])
+        added = ((grouped @ down) @ up).view(members.numel(), rows.shape[1], -1)
+        return product.index_add_(0, groups.rows, added[groups.real])
+
+    def put(self, number: int, down: Tensor | None, up: Tensor | None) -> None:
+        """Set an adapter's matrices; ``None`` where it leaves this layer alone."""
+        inner: Any = self.layer
+        like = next(iter(inner.parameters()), torch.empty(0))
+        while len(self.down) < number:
+            self.down.append(like.new_zeros((inner.in_features, 0)))
+            self.up.append(like.new_zeros((0, inner.out_features)))
+        if down is not None and up is not None:
+            self.down[number - 1], self.up[number - 1] = down.to(like), up.to(like)
+        rank = max(part.shape[1] for part in self.down)
+        pad = nn.functional.pad
+        self._stacked = (
+            torch.stack([pad(part, (0, rank - part.shape[1])) for part in self.down]),
+            torch.stack([pad(part, (0, 0, 0, rank - part.shape[0])) for part in self.up]),
+        )
+
+    def _chosen(self, groups: "Groups") -> tuple[Tensor, Tensor]:
+        assert self._stacked is not None
+        down, up = self._stacked
+        return (down, up) if groups.all_of == len(down) else (down[groups.adapters], up[groups.adapters])
+
+
+class Groups:
+    """Rows of a batch by adapter, all groups filled up to the size of the largest with its first row again.
+
+    Args:
+        numbers: the adapter of each row, at least one of them not the base.
+    """
+
+    def __init__(self, numbers: Sequence[int], device: torch.device) -> None:
+        self.count = len(numbers)
+        present = sorted(set(numbers) - {BASE})
+        rows = [[row for row, other in enumerate(numbers) if other == number] for number in present]
+        size = max(map(len, rows))
+        self.adapters = torch.tensor(present, device=device) - 1
+        self.all_of = len(present) if present == list(range(1, len(present) + 1)) else -1
+        """How many adapters these are when they are all up to some number."""
+        self.members = torch.tensor([[*group, *[group[0]] * (size - len(group))] for group in rows], device=device)
+        """``[adapters, size]``."""
+        self.rows = torch.tensor([row for group in rows for row in group], device=device)
+        real = [at < len(group) for group in rows for at in range(size)]
+        self.real: Tensor | slice = slice(None) if all(real) else torch.tensor(real, device=device)
+        """Which of the members, flattened, are not filling."""
+
+
+class AdapterBank:
+    """The adapters of one model, whose layers are wrapped in place as adapters need them.
+
+    Args:
+        model: the base.
+        room: most adapters.
+
+    Raises:
+        ConfigError: more room than 64 adapters.
+    """
+
+    def __init__(self, model: PreTrainedModel, room: int) -> None:
+        if not 0 <= room <= MOST:
+            raise ConfigError(f"adapters: room for {room} was asked for, at most {MOST} fit in one forward")
+        self._model, self._room = model, room
+        self._numbers: dict[str, int] = {}
+        self.groups: Groups | None = None
+
+    @contextmanager
+    def selected(self, numbers: Sequence[int], device: torch.device) -> Iterator[None]:
+        """Inside, forwards have these adapters, one number per row."""
+        self.groups = Groups(numbers, device) if any(numbers) else None
+        try:
+            yield
+        finally:
+            self.groups = None
+
+    def number(self, name: str | None) -> int:
+        """The number by which rows name an adapter; ``None`` is the base.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        if name is None:
+            return BASE
+        if name not in self._numbers:
+            raise ConfigError(f"adapter {name!r}: is not loaded; loaded: {', '.join(self._numbers) or 'none'}")
+        return self._numbers[name]
+
+    def add(self, name: str, folder: str | Path) -> int:
+        """Load an adapter as PEFT saved it; its number.
+
+        Raises:
+            ConfigError: no room is left, or the name is taken.
+            DataError: the folder cannot be read, is no plain LoRA adapter, or is that of another base.
+        """
+        if name in self._numbers:
+            raise ConfigError(f"adapter {name!r}: is loaded already")
+        if len(self._numbers) >= self._room:
+            raise ConfigError(f"adapter {name!r}: there is room for {self._room} adapters only; make room for more")
+        matrices = read_adapter(name, folder)
+        layers = {path: self._layer(name, path, down, up) for path, (down, up) in matrices.items()}
+        number = len(self._numbers) + 1
+        for path, layer in layers.items():
+            if not isinstance(layer, AdaptedLinear):
+                parent, _, child = path.rpartition(".")
+                layers[path] = AdaptedLinear(layer, self)
+                setattr(self._model.get_submodule(parent), child, layers[path])
+        for path, module in self._model.named_modules():
+            if isinstance(module, AdaptedLinear):
+                module.put(number, *matrices.get(path, (None, None)))
+        self._numbers[name] = number
+        return number
+
+    def _layer(self, name: str, path: str, down: Tensor, up: Tensor) -> nn.Module:
+        try:
+            layer: nn.Module = self._model.get_submodule(path)
+        except AttributeError:
+            raise DataError(
+                f"adapter {name!r}: the base has no layer {path}; it is an adapter of another base"
+            ) from None
+        inner: Any = layer.layer if isinstance(layer, AdaptedLinear) else layer
+        if not hasattr(inner, "in_features"):
+            raise DataError(f"adapter {name!r}: {path} is a {type(inner).__name__}; only linear layers are adapted")
+        found, expected = (down.shape[0], up.shape[1]), (inner.in_features, inner.out_features)
+        if found != expected:
+            raise DataError(
+                f"adapter {name!r}: {path} takes {found[0]} features to {found[1]}, the base's {expected[0]} to "
+                f"{expected[1]}; it is an adapter of another base"
+            )
+        return layer
+
+
+def is_adapter(name: str | Path) -> bool:
+    """Whether a folder holds an adapter, as PEFT saves it."""
+    return (Path(name).expanduser() / CONFIG).is_file()
+
+
+def read_adapter(name: str, folder: str | Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Layer to ``[in_features, rank]`` and, scaled, ``[rank, out_features]``, of a folder that PEFT wrote.
+
+    Raises:
+        DataError: it cannot be read or is no plain LoRA adapter.
+    """
+    path = Path(folder).expanduser()
+    try:
+        config: dict[str, Any] = json.loads((path / CONFIG).read_text())
+        weights = load_file(path / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"adapter {name!r}: cannot be read ({str(error).splitlines()[0]})") from None
+    changed = [key for key, plain in PLAIN.items() if config.get(key, plain) not in (plain, [], None)]
+    if config.get("peft_type") != "LORA" or changed:
+        what = f"has {changed[0]}={config[changed[0]]!r}" if changed else f"is of type {config.get('peft_type')!r}"
+        raise DataError(f"adapter {name!r}: {what}; only plain LoRA adapters of linear layers are served as rows")
+    matrices = {}
+    for key in sorted(weights):
+        layer, kind, _ = key.removeprefix(PREFIX).rpartition(".lora_A.")
+        if not kind:
+            if ".lora_B." not in key:
+                raise DataError(f"adapter {name!r}: holds {key}, which is no low-rank matrix")
+            continue
+        down, up = weights[key], weights[key.replace(".lora_A.", ".lora_B.")]
+        alpha = _of_layer(config.get("alpha_pattern"), layer, config["lora_alpha"])
+        scale = alpha / (math.sqrt(len(down)) if config.get("use_rslora") else len(down))
+        matrices[layer] = down.T.contiguous(), (up.T * scale).contiguous()
+    return matrices
+
+
+def _of_layer(pattern: dict[str, float] | None, layer: str, default: float) -> float:
+    """PEFT takes the keys for regular expressions of the end of a layer's path."""
+    return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", layer)), default)

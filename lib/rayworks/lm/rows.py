@@ -1,0 +1,82 @@
+"""Rows under way, and how the logits of several models become one distribution for each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rayworks.lm.adapters import BASE
+from rayworks.lm.engine import FinishReason, GenerationRequest
+
+
+@dataclass(eq=False)
+class Row:
+    """A request under way: its prompt ids for every model, and the tokens drawn so far."""
+
+    request: GenerationRequest
+    prompts: tuple[tuple[int, ...], ...]
+    """Prompt ids, one entry per model: templates may differ."""
+    context: Any = None
+    """What the mixer keeps for the row."""
+    adapters: tuple[int, ...] = ()
+    """The adapter with which each model reads it; empty: none."""
+    on_token: Callable[["Row"], None] | None = None
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    sampling_logprobs: list[float] = field(default_factory=list)
+    reports: list[dict[str, float]] = field(default_factory=list)
+    """What the mixer reported at each drawn token, the end token included."""
+    finish_reason: FinishReason | None = None
+    error: Exception | None = None
+    """Why it failed, when that is how it finished."""
+    slot: int = -1
+    guides: Sequence[int] = ()
+    """Models beside the base that its next token needs."""
+    uniforms: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def sequence(self, model: int) -> list[int]:
+        """All ids that ``model`` has seen or must see."""
+        return [*self.prompts[model], *self.tokens]
+
+    def adapter(self, model: int) -> int:
+        """Number of the adapter with which ``model`` reads it."""
+        return self.adapters[model] if self.adapters else BASE
+
+
+@dataclass
+class Mixed:
+    """The distribution of the next token, and how to report it once tokens are drawn."""
+
+    logits: Tensor
+    """``[rows, vocabulary]`` float32."""
+    report: Callable[[Tensor], dict[str, Tensor]]
+    """Tokens ``[rows]`` to named values ``[rows]``."""
+
+
+class LogitMixer(Protocol):
+    """Turns the logits of several models into one distribution per row."""
+
+    def guides(self, row: Row) -> Sequence[int]:
+        """Models beside the base that this row needs for its next token."""
+
+    def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
+        """One distribution per row.
+
+        ``base`` is ``[rows, vocabulary]``; ``guides`` maps a model to the indices of the rows that asked for it and their
+        logits ``[those rows, vocabulary]``.
+        """
+
+
+class SingleModel:
+    """The mixer of one model alone: its own distribution."""
+
+    def guides(self, row: Row) -> Sequence[int]:
+        """None."""
+        return ()
+
+    def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
+        """The base's logits, reporting each token's log-probability."""
+        norm = base.logsumexp(dim=-1)
+        return Mixed(base, lambda tokens: {"logprob": base.gather(-1, tokens[:, None])[:, 0] - norm})
