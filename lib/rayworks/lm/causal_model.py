@@ -66,6 +66,7 @@ class CausalModel:
     Args:
         model: a decoder of transformers; frozen in place, and on a CPU in float32 its linear layers are packed.
         slots: most sequences held at once.
+        pack_layers: make the linear layers faster on a CPU; they have no gradients then.
         adapters: most adapters that rows may name.
         prefix_gib: most memory of shared prefixes, in GiB (see :class:`~rayworks.lm.prefix_tree.PrefixTree`).
 
@@ -73,7 +74,9 @@ class CausalModel:
         DataError: it computes something else than the model does by itself, or the model cannot run in it.
     """
 
-    def __init__(self, model: PreTrainedModel, slots: int, prefix_gib: float = 0.5, adapters: int = 0) -> None:
+    def __init__(
+        self, model: PreTrainedModel, slots: int, prefix_gib: float = 0.5, adapters: int = 0, pack_layers: bool = True
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         output: Any = model.get_output_embeddings()
         self.vocabulary_size: int = output.out_features
@@ -85,7 +88,8 @@ class CausalModel:
         self.adapters = AdapterBank(model, adapters)
         with prove_decoding(self):
             self.model.set_attn_implementation(ATTENTION)
-            pack(self.model)
+            if pack_layers:
+                pack(self.model)
             self._reset(max(slots, 3))
         self._reset(slots)
 

@@ -1,6 +1,7 @@
 """What language-model engines are asked, and answer."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rayworks.core.errors import DataError
@@ -73,6 +74,10 @@ class ScoringRequest:
     """Whether the end token belongs to the response."""
     adapter: str | None = None
     """Name of the adapter to score with; ``None``: the model itself."""
+    heads: tuple[str, ...] = ()
+    """Names of heads to read at the last token."""
+    answers: tuple[str, ...] = ()
+    """Texts of one token each, such as " True" and " False": how likely each is to follow."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,10 @@ class Score:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    values: Mapping[str, float] = field(default_factory=dict)
+    """What the heads said."""
+    answers: tuple[float, ...] = ()
+    """log-probability, among all tokens, that each of the answers follows."""
 
     @property
     def total(self) -> float:

@@ -3,14 +3,14 @@
 The loss is the mean negative log-likelihood of the answers' tokens and their end token; prompts are read, not learned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedModel
 
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.lm.scoring import EncodedResponse, response_logprobs
-from rayworks.lm.training import Trainer, TuningOptions
+from rayworks.lm.training import Batches, Trainer, TuningOptions
 
 
 class FineTuner(Trainer):
@@ -19,6 +19,7 @@ class FineTuner(Trainer):
     Args:
         model: the causal LM to start from; tuned in place.
         examples: what to learn, in the order that batches are drawn from.
+        order: from an epoch to the order of the examples in it, for a curriculum; ``None`` shuffles.
         seed: of the run; batches, dropout and adapters each have a stream of their own below it.
 
     Raises:
@@ -34,10 +35,12 @@ class FineTuner(Trainer):
         *,
         batch_size: int,
         seed: int,
+        order: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
         if not examples:
             raise DataError("examples: there is none to learn from")
-        self._examples, self._batch_size, self._seed = examples, batch_size, seed
+        self._examples, self._seed = examples, seed
+        self._batches = Batches(len(examples), batch_size, seed, "fine-tuning", order)
         adapters_seed = seeds.derive_small(seed, "fine-tuning", "adapters")
         super().__init__(model, options, adapters_seed=adapters_seed, name="fine-tuning")
 
@@ -47,17 +50,7 @@ class FineTuner(Trainer):
 
     def accumulate(self, step: int) -> dict[str, float]:
         """``loss`` in nats per answer token."""
-        logprobs, mask = response_logprobs(self.model, self._batch(step))
+        logprobs, mask = response_logprobs(self.model, [self._examples[at] for at in self._batches.at(step)])
         loss = -logprobs.sum() / mask.sum()
         loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         return {"loss": float(loss.detach())}
-
-    def _batch(self, step: int) -> list[EncodedResponse]:
-        """Full batches from one shuffle of the examples after the other, so that every step costs the same."""
-        count = len(self._examples)
-        positions = range(step * self._batch_size, (step + 1) * self._batch_size)
-        orders = {
-            epoch: seeds.stream(self._seed, "fine-tuning", "batches", epoch).permutation(count)
-            for epoch in {position // count for position in positions}
-        }
-        return [self._examples[orders[position // count][position % count]] for position in positions]

@@ -1,17 +1,26 @@
 """Log-probabilities of responses after prompts, batched and padded on the right."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rayworks.core.errors import DataError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.lm.adapters import AdapterBank
 from rayworks.lm.engine import Score, ScoringRequest
 
 PADDED_TOKENS_PER_BATCH = 4096
+
+
+class ReadableHead(Protocol):
+    """What :class:`~rayworks.lm.heads.ScalarHead` is to scoring."""
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Hidden states ``[rows, width]`` to numbers ``[rows]``."""
 
 
 @dataclass(frozen=True)
@@ -77,29 +86,52 @@ def response_logprobs(model: PreTrainedModel, batch: Sequence[EncodedResponse]) 
     Raises:
         DataError: a row has an empty prompt or response, or is longer than the model.
     """
-    if any(not row.prompt or not row.response for row in batch):
+    if any(not row.response for row in batch):
         raise DataError("response: prompt and response must each have at least one token")
-    require_room(model, max(map(len, batch)))
+    return logprobs_of_states(model, hidden_states(model, batch), batch)
+
+
+def hidden_states(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> Tensor:
+    """The last layer's states of rows padded on the right, ``[rows, longest, width]``; differentiable.
+
+    Raises:
+        DataError: a row has an empty prompt, or is longer than the model.
+    """
+    if any(not row.prompt for row in batch):
+        raise DataError("prompt: prompt and response must each have at least one token")
+    longest = max(map(len, batch))
+    require_room(model, longest)
+    ids, attended = (torch.zeros((len(batch), longest), dtype=torch.long) for _ in range(2))
+    for index, row in enumerate(batch):
+        ids[index, : len(row)] = torch.tensor(row.prompt + row.response)
+        attended[index, : len(row)] = 1
     device = model.device
-    ids = torch.zeros((len(batch), max(map(len, batch))), dtype=torch.long)
-    attended = torch.zeros_like(ids)
+    hidden: Tensor = model.base_model(input_ids=ids.to(device), attention_mask=attended.to(device), use_cache=False)[0]
+    return hidden
+
+
+def last_states(hidden: Tensor, batch: Sequence[EncodedResponse]) -> Tensor:
+    """Of :func:`hidden_states`, the state of each row's last token, ``[rows, width]``."""
+    return hidden[torch.arange(len(batch)), torch.tensor([len(row) - 1 for row in batch])]
+
+
+def logprobs_of_states(
+    model: PreTrainedModel, hidden: Tensor, batch: Sequence[EncodedResponse]
+) -> tuple[Tensor, Tensor]:
+    """What :func:`response_logprobs` returns, from the states of its rows; a response may be empty."""
     longest = max(len(row.response) for row in batch)
-    at = torch.zeros((len(batch), longest), dtype=torch.long)
-    targets = torch.zeros((len(batch), longest), dtype=torch.long)
+    at, targets = (torch.zeros((len(batch), longest), dtype=torch.long) for _ in range(2))
     mask = torch.zeros((len(batch), longest), dtype=torch.bool)
     for index, row in enumerate(batch):
         count = len(row.response)
-        ids[index, : len(row)] = torch.tensor(row.prompt + row.response)
-        attended[index, : len(row)] = 1
         at[index, :count] = torch.arange(len(row.prompt) - 1, len(row) - 1)
         targets[index, :count] = torch.tensor(row.response)
         mask[index, :count] = True
-    mask, targets = mask.to(device), targets.to(device)
-    hidden = model.base_model(input_ids=ids.to(device), attention_mask=attended.to(device), use_cache=False)[0]
-    picked = hidden.gather(1, at.to(device)[:, :, None].expand(-1, -1, hidden.shape[-1]))[mask]
+    at, mask, targets = (part.to(hidden.device) for part in (at, mask, targets))
+    picked = hidden.gather(1, at[:, :, None].expand(-1, -1, hidden.shape[-1]))[mask]
     logits = output_logits(model, picked)
     values = logits.gather(-1, targets[mask][:, None])[:, 0] - logits.logsumexp(dim=-1)
-    logprobs = torch.zeros(mask.shape, dtype=values.dtype, device=device).masked_scatter(mask, values)
+    logprobs = torch.zeros(mask.shape, dtype=values.dtype, device=hidden.device).masked_scatter(mask, values)
     return logprobs, mask
 
 
@@ -182,22 +214,62 @@ def score_responses(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[ScoringRequest],
     adapters: AdapterBank,
+    heads: Mapping[str, ReadableHead] = MappingProxyType({}),
 ) -> list[Score]:
-    """Score one response per request, in their order; rows of like length share a batch, whatever adapters they name.
+    """Score one response per request, in their order, and read heads and answers behind it, all in one forward per batch.
+
+    Rows of like length share a batch, whatever adapters and heads they name.
 
     Raises:
-        ConfigError: an adapter is not loaded.
-        DataError: a prompt or a response is empty, or both are longer than the model.
+        ConfigError: an adapter or a head is not loaded.
+        DataError: a prompt is empty, a response is though nothing is to be read behind it, both are longer than the model, or
+            an answer is not one token.
     """
     numbers = [adapters.number(request.adapter) for request in requests]
+    _require_heads(requests, heads)
+    answers = [tuple(answer_id(tokenizer, answer) for answer in request.answers) for request in requests]
     encoded = [encode(tokenizer, request.prompt, request.response, ends=request.ends) for request in requests]
     scores: dict[int, Score] = {}
     for indices in length_batches(encoded, PADDED_TOKENS_PER_BATCH):
+        batch = [encoded[index] for index in indices]
         with adapters.selected([numbers[index] for index in indices], model.device):
-            logprobs, mask = response_logprobs(model, [encoded[index] for index in indices])
-        for index, values, kept in zip(indices, logprobs, mask, strict=True):
-            scores[index] = Score(encoded[index].response, tuple(values[kept].tolist()))
+            hidden = hidden_states(model, batch)
+        logprobs, mask = logprobs_of_states(model, hidden, batch)
+        last = last_states(hidden, batch)
+        asked = {name for index in indices for name in requests[index].heads}
+        read = {name: heads[name].read(last).tolist() for name in sorted(asked)}
+        behind = output_logits(model, last).log_softmax(-1) if any(answers[index] for index in indices) else None
+        for row, index in enumerate(indices):
+            scores[index] = Score(
+                encoded[index].response,
+                tuple(logprobs[row][mask[row]].tolist()),
+                {name: read[name][row] for name in requests[index].heads},
+                tuple(behind[row][list(answers[index])].tolist()) if behind is not None else (),
+            )
     return [scores[index] for index in range(len(encoded))]
+
+
+def answer_id(tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
+    """The one token of an answer.
+
+    Raises:
+        DataError: it is not one token.
+    """
+    ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise DataError(
+            f"answers: {answer!r} is {len(ids)} tokens, must be one; a leading space often makes the difference"
+        )
+    return int(ids[0])
+
+
+def _require_heads(requests: Sequence[ScoringRequest], heads: Mapping[str, ReadableHead]) -> None:
+    for request in requests:
+        unknown = [name for name in request.heads if name not in heads]
+        if unknown:
+            raise ConfigError(f"head {unknown[0]!r}: is not loaded; loaded: {', '.join(heads) or 'none'}")
+        if not request.response and not request.ends and not (request.heads or request.answers):
+            raise DataError("response: is empty, and nothing is to be read behind it")
 
 
 def length_batches(rows: Sequence[EncodedResponse], padded_tokens: int) -> list[list[int]]:

@@ -7,14 +7,17 @@ import abc
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
+from rayworks.core import seeds
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.run_directory import RunDirectory
 
@@ -31,13 +34,52 @@ class TuningOptions:
     warmup_steps: int = 0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    tuning: Literal["full", "lora"] = "full"
+    tuning: Literal["full", "lora", "none"] = "full"
+    """All weights, adapters, or nothing but what stands beside the model."""
     train_embeddings: bool = False
     """Full tuning only: whether the token embeddings learn too. In a small model they are most of the weights."""
     lora_rank: int = 16
     lora_alpha: float = 32
     lora_dropout: float = 0.0
     lora_targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Batches:
+    """Which examples each step learns from: full batches of one order of all of them after the other.
+
+    Args:
+        count: of examples.
+        size: of a batch, so that every step costs the same.
+        seed: of the run; the orders have a stream below it, named by ``name``.
+        order: from an epoch to the order of that epoch, for a curriculum; ``None`` shuffles.
+
+    Raises:
+        DataError: a given order does not hold every example once.
+    """
+
+    def __init__(
+        self, count: int, size: int, seed: int, name: str, order: Callable[[int], Sequence[int]] | None = None
+    ) -> None:
+        self._count, self._size, self._seed, self._name, self._given = count, size, seed, name, order
+        self._orders: dict[int, Sequence[int]] = {}
+
+    def at(self, step: int) -> list[int]:
+        """Indices of the examples of a step."""
+        positions = range(step * self._size, (step + 1) * self._size)
+        return [int(self._order(position // self._count)[position % self._count]) for position in positions]
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        if epoch not in self._orders:
+            if self._given is None:
+                order = seeds.stream(self._seed, self._name, "batches", epoch).permutation(self._count).tolist()
+            else:
+                order = list(self._given(epoch))
+                if sorted(order) != list(range(self._count)):
+                    raise DataError(
+                        f"{self._name}: the order of epoch {epoch} does not hold each of {self._count} examples once"
+                    )
+            self._orders = {kept: self._orders[kept] for kept in self._orders if kept == epoch - 1} | {epoch: order}
+        return self._orders[epoch]
 
 
 class Trainer(abc.ABC):
@@ -47,17 +89,28 @@ class Trainer(abc.ABC):
         model: the causal LM to start from; tuned in place.
         adapters_seed: of the adapters' start.
         name: begins the message of a training that diverged.
+        beside: modules that are trained with it, by name.
 
     Raises:
         ConfigError: the model has none of the layers that adapters are asked for.
     """
 
-    def __init__(self, model: PreTrainedModel, options: TuningOptions, *, adapters_seed: int, name: str) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        options: TuningOptions,
+        *,
+        adapters_seed: int,
+        name: str,
+        beside: Mapping[str, nn.Module] = MappingProxyType({}),
+    ) -> None:
         self.model, self.total_steps, self.step = model, options.total_steps, 0
         self._name, self._max_grad_norm = name, options.max_grad_norm
         torch.manual_seed(adapters_seed)
         self._adapted = _prepare(model, options)
         self._trained = {key: value for key, value in model.named_parameters() if value.requires_grad}
+        for name, module in beside.items():
+            self._trained |= {f"{name}.{key}": value for key, value in module.named_parameters()}
         self._optimizer = torch.optim.AdamW(
             self._trained.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
@@ -159,8 +212,8 @@ def take_up_state(trainer: Trainer, directory: RunDirectory, folder: str, step: 
 
 def _prepare(model: PreTrainedModel, options: TuningOptions) -> Any:
     """Mark the trained weights; with adapters, put them into ``model`` in place and return the object that can merge them."""
-    if options.tuning == "full":
-        model.requires_grad_(True)
+    if options.tuning != "lora":
+        model.requires_grad_(options.tuning == "full")
         if not options.train_embeddings:
             model.get_input_embeddings().requires_grad_(False)
             model.get_output_embeddings().requires_grad_(False)

@@ -10,6 +10,8 @@ from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.continuous_batching import ContinuousBatching
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
+from rayworks.lm.gradients import GradientRequest, TokenGradient, token_gradients
+from rayworks.lm.heads import ScalarHead, load_head
 from rayworks.lm.rows import Row, SingleModel
 from rayworks.lm.scoring import encode_prompt, score_responses
 
@@ -23,6 +25,7 @@ class TransformersEngine:
         layers: use only the first layers.
         adapters: most adapters that :meth:`add_adapter` can load.
         prefix_gib: most memory of prefixes that rows share, in GiB.
+        differentiable: leave the layers as :meth:`gradients` needs them, which is slower on a CPU.
         keep_prefixes: share them between calls too; numbers then depend on earlier calls, within rounding.
 
     Raises:
@@ -58,9 +61,10 @@ class TransformersEngine:
         adapters: int = 0,
         prefix_gib: float = 0.5,
         keep_prefixes: bool = False,
+        differentiable: bool = False,
     ) -> None:
-        self.tokenizer = tokenizer
-        self.model = CausalModel(model, slots, prefix_gib, adapters)
+        self.tokenizer, self._heads = tokenizer, dict[str, ScalarHead]()
+        self.model = CausalModel(model, slots, prefix_gib, adapters, pack_layers=not differentiable)
         self.decoding = ContinuousBatching([self.model], tokenizer, SingleModel(), slots, keep_prefixes=keep_prefixes)
 
     def add_adapter(self, name: str, folder: str | Path) -> None:
@@ -71,6 +75,14 @@ class TransformersEngine:
             DataError: it cannot be read, or is that of another model.
         """
         self.model.adapters.add(name, folder)
+
+    def add_head(self, name: str, folder: str | Path) -> None:
+        """Load a head that :meth:`~rayworks.lm.heads.ScalarHead.save` wrote, for scoring requests to name.
+
+        Raises:
+            DataError: it cannot be read, or is made for a model of another width.
+        """
+        self._heads[name] = load_head(folder, self.model.model)
 
     def row(self, request: GenerationRequest) -> Row:
         """The request as a row of :attr:`decoding`, for callers that step themselves."""
@@ -84,8 +96,16 @@ class TransformersEngine:
         return [as_generation(row) for row in rows]
 
     def score(self, requests: Sequence[ScoringRequest]) -> list[Score]:
-        """Score one response per request; rows of like length share a batch."""
-        return score_responses(self.model.model, self.tokenizer, requests, self.model.adapters)
+        """Score one response per request and read heads and answers behind it; rows of like length share a batch."""
+        return score_responses(self.model.model, self.tokenizer, requests, self.model.adapters, self._heads)
+
+    def gradients(self, requests: Sequence[GradientRequest]) -> list[TokenGradient]:
+        """By how much other tokens would change targets: see :func:`~rayworks.lm.gradients.token_gradients`.
+
+        Raises:
+            DataError: the engine is not ``differentiable``, or a request is longer than the model.
+        """
+        return token_gradients(self.model.model, requests)
 
 
 def as_generation(row: Row) -> Generation:

@@ -1,0 +1,129 @@
+"""Scalar heads: one number from the last hidden state of a text, such as a value or a process or outcome reward."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rayworks.core import seeds
+from rayworks.core.errors import DataError
+from rayworks.lm.scoring import EncodedResponse, hidden_states, last_states
+from rayworks.lm.training import Batches, Trainer, TuningOptions
+
+DESCRIPTION, WEIGHTS = "head.json", "head.safetensors"
+Link = Literal["identity", "sigmoid"]
+
+
+class ScalarHead(nn.Module):
+    """A linear function of a hidden state, through a sigmoid where it is a probability.
+
+    Args:
+        width: of the hidden state.
+        link: ``identity`` for values without bounds, ``sigmoid`` for those between 0 and 1.
+    """
+
+    def __init__(self, width: int, link: Link = "identity") -> None:
+        super().__init__()
+        self.link = link
+        self.linear = nn.Linear(width, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``[..., width]`` to ``[...]`` in float32, before the sigmoid."""
+        value: Tensor = self.linear(hidden.float())[..., 0]
+        return value
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """``[..., width]`` to ``[...]``, after it."""
+        value: Tensor = self(hidden)
+        return value.sigmoid() if self.link == "sigmoid" else value
+
+    def save(self, folder: Path) -> None:
+        """Write it for :func:`load_head`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / DESCRIPTION).write_text(json.dumps({"width": self.linear.in_features, "link": self.link}))
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
+
+
+def load_head(folder: str | Path, model: PreTrainedModel) -> ScalarHead:
+    """A head that was saved, on the model's device.
+
+    Raises:
+        DataError: it cannot be read, or is made for hidden states of another width.
+    """
+    path, width = Path(folder).expanduser(), model.config.get_text_config().hidden_size
+    try:
+        head = ScalarHead(**json.loads((path / DESCRIPTION).read_text()))
+        head.load_state_dict(load_file(path / WEIGHTS))
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"head {str(folder)!r}: cannot be read ({str(error).splitlines()[0]})") from None
+    if head.linear.in_features != width:
+        raise DataError(
+            f"head {str(folder)!r}: reads {head.linear.in_features} numbers, the model's hidden state has {width}"
+        )
+    return head.to(model.device).eval().requires_grad_(False)
+
+
+class HeadTrainer(Trainer):
+    """Fits a head on texts with labels, and the model below it where the options tune it.
+
+    The loss is half the squared error of an ``identity`` head, and the cross-entropy of a ``sigmoid`` head.
+
+    Args:
+        examples: texts; the label belongs to the last token of prompt and response.
+        labels: one number per text, between 0 and 1 for a ``sigmoid`` head.
+        seed: of the run; batches, dropout and adapters each have a stream of their own below it.
+
+    Raises:
+        DataError: there is no example, or a label is missing, no number or out of bounds.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        head: ScalarHead,
+        examples: Sequence[EncodedResponse],
+        labels: Sequence[float],
+        options: TuningOptions,
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        if not examples or len(labels) != len(examples):
+            raise DataError(f"labels: {len(labels)} for {len(examples)} examples; give one per example")
+        self._labels = torch.tensor(labels, dtype=torch.float32)
+        bad = ~self._labels.isfinite()
+        if head.link == "sigmoid":
+            bad |= (self._labels < 0) | (self._labels > 1)
+        if bool(bad.any()):
+            at = int(bad.nonzero()[0])
+            wanted = "a number from 0 to 1" if head.link == "sigmoid" else "a finite number"
+            raise DataError(f"labels: number {at} is {labels[at]}, must be {wanted}")
+        self.head = head.to(model.device).train().requires_grad_(True)
+        self._examples, self._batches, self._seed = examples, Batches(len(examples), batch_size, seed, "head"), seed
+        adapters_seed = seeds.derive_small(seed, "head", "adapters")
+        super().__init__(model, options, adapters_seed=adapters_seed, name="head", beside={"head": self.head})
+
+    def dropout_seed(self, step: int) -> int:
+        """A stream by step."""
+        return seeds.derive_small(self._seed, "head", "dropout", step)
+
+    def accumulate(self, step: int) -> dict[str, float]:
+        """``loss`` per example."""
+        chosen = self._batches.at(step)
+        batch = [self._examples[at] for at in chosen]
+        found = self.head(last_states(hidden_states(self.model, batch), batch))
+        wanted = self._labels[chosen].to(found.device)
+        if self.head.link == "sigmoid":
+            loss = nn.functional.binary_cross_entropy_with_logits(found, wanted)
+        else:
+            loss = 0.5 * nn.functional.mse_loss(found, wanted)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        return {"loss": float(loss.detach())}
