@@ -4,6 +4,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rayworks.core.errors import DataError
+from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.gradients import GradientRequest, token_gradients
 from rayworks.lm.transformers_engine import TransformersEngine
@@ -38,31 +39,32 @@ def test_gradients_of_a_batch_are_those_by_one_hots(name: str) -> None:
         "GraniteConfig": {"embedding_multiplier": 3.0, "logits_scaling": 2.0},
     }.get(name, {})
     model = make(name, **options)
-    for found, request in zip(token_gradients(model, REQUESTS), REQUESTS, strict=True):
-        logprob, gradient = by_one_hot(model, request)
+    expected = [by_one_hot(model, request) for request in REQUESTS]
+    causal = CausalModel(model, 2, pack_layers=False)
+    for found, (logprob, gradient) in zip(token_gradients(causal, REQUESTS), expected, strict=True):
         assert found.logprob == pytest.approx(logprob, abs=1e-4)
         assert torch.allclose(found.gradient, gradient, atol=1e-4)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_shared_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, lengths = make("LlamaConfig"), []
-    forward = model.base_model.forward
-
-    def counted(**inputs: Tensor) -> object:
-        lengths.append(tuple(inputs["inputs_embeds" if "inputs_embeds" in inputs else "input_ids"].shape[:2]))
-        return forward(**inputs)
-
-    monkeypatch.setattr(model.base_model, "forward", counted)
+def test_what_stands_before_a_position_is_read_once(tiny_model: str) -> None:
+    engine = TransformersEngine(tiny_model, slots=4, differentiable=True, keep_prefixes=True)
     requests = [GradientRequest((*range(1, 31), 40 + n, 50, 60), 1, (30,)) for n in range(4)]
-    token_gradients(model, requests)
-    assert lengths == [(1, 30), (4, 3)]
+    first = engine.gradients(requests)
+    assert engine.model.tokens_fed == 30
+    longer = [GradientRequest((*range(1, 32), 40 + n, 50, 60), 1, (31,)) for n in range(4)]
+    engine.gradients(longer)
+    assert engine.model.tokens_fed == 31
+    again = engine.gradients(requests)
+    assert engine.model.tokens_fed == 31
+    for one, other in zip(first, again, strict=True):
+        assert torch.allclose(one.gradient, other.gradient, atol=1e-5)
 
 
 def test_a_step_along_the_gradient_changes_the_target_as_told() -> None:
     model = make("LlamaConfig")
     request = REQUESTS[1]
-    found = token_gradients(model, [request])[0]
+    found = token_gradients(CausalModel(model, 1, pack_layers=False), [request])[0]
     token, step = int(found.gradient[0].argmax()), 1e-3
     embed = model.get_input_embeddings()
     embedded = embed(torch.tensor([request.tokens])).detach()
@@ -104,6 +106,4 @@ def test_requests_that_make_no_sense_are_refused(
 def test_what_the_model_cannot_hold_is_refused() -> None:
     model = make("LlamaConfig")
     with pytest.raises(DataError, match="exceed the model's 64"):
-        token_gradients(model, [GradientRequest((*range(1, 64), 5, 6), 1, (0,))])
-    with pytest.raises(DataError, match="there is none"):
-        token_gradients(model, [])
+        token_gradients(CausalModel(model, 1, pack_layers=False), [GradientRequest((*range(1, 64), 5, 6), 1, (0,))])

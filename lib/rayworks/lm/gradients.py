@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from rayworks.core.errors import DataError
+from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.packed_linear import PackedLinear
 from rayworks.lm.prefix_tree import agreeing
-from rayworks.lm.scoring import output_logits, require_room
+from rayworks.lm.scoring import output_logits
 
 
 @dataclass(frozen=True)
@@ -56,80 +57,106 @@ class TokenGradient:
     """``[positions, vocabulary]``: its derivative by the one-hot of each token at each position."""
 
 
-def token_gradients(model: PreTrainedModel, requests: Sequence[GradientRequest]) -> list[TokenGradient]:
-    """Gradients of all requests in one forward and one backward.
+def token_gradients(causal: CausalModel, requests: Sequence[GradientRequest]) -> list[TokenGradient]:
+    """Gradients of all requests, a forward and a backward for as many as the model has slots.
 
-    What all of them have in common before their first position is computed once, without gradients. The model keeps its own
-    embedding, scaled or not, and its weights get no gradient; it must not be one that an engine has packed.
+    What stands before a request's first position is read without gradients, and not again by a later call where the model
+    knows it as a prefix. The model keeps its own embedding, scaled or not, and its weights get no gradient.
 
     Raises:
-        DataError: no request, or one longer than the model.
+        DataError: the model's layers are packed, or a request is longer than it.
     """
-    if not requests:
-        raise DataError("requests: there is none")
-    if any(isinstance(module, PackedLinear) for module in model.modules()):
+    if any(isinstance(module, PackedLinear) for module in causal.model.modules()):
         raise DataError(
             "model: its layers are packed, which have no gradients; load the engine with differentiable=True"
         )
-    require_room(model, max(len(request.tokens) for request in requests))
-    start = _shared(requests)
-    ids, attended = _padded(requests, start)
-    rows = torch.tensor([row for row, request in enumerate(requests) for _ in request.positions])
-    places = torch.tensor([position - start for request in requests for position in request.positions])
+    for request in requests:
+        if len(request.tokens) > causal.max_length:
+            raise DataError(
+                f"tokens: {len(request.tokens)} exceed the model's {causal.max_length} ({causal.max_length_reason}); "
+                "shorten them"
+            )
+    embed = causal.model.get_input_embeddings()
+    with torch.no_grad():
+        table = embed(torch.arange(embed.num_embeddings, device=causal.model.device)).float()
+    slots = causal.cache.slots
+    batches = [requests[at : at + slots] for at in range(0, len(requests), slots)]
+    return [found for batch in batches for found in _gradients(causal, batch, table)]
+
+
+def _gradients(causal: CausalModel, requests: Sequence[GradientRequest], table: Tensor) -> list[TokenGradient]:
+    model, starts = causal.model, [min(request.positions) for request in requests]
     device, embed = model.device, model.get_input_embeddings()
+    cache, read = _prefixes(causal, [request.tokens[:start] for request, start in zip(requests, starts, strict=True)])
+    width = max(len(request.tokens) - start for request, start in zip(requests, starts, strict=True))
+    ids, new = (torch.zeros((len(requests), width), dtype=torch.long) for _ in range(2))
+    for row, (request, start) in enumerate(zip(requests, starts, strict=True)):
+        count = len(request.tokens) - start
+        ids[row, :count], new[row, :count] = torch.tensor(request.tokens[start:]), 1
+    changed = [
+        (row, p - start)
+        for row, (request, start) in enumerate(zip(requests, starts, strict=True))
+        for p in request.positions
+    ]
+    at = tuple(torch.tensor(part, device=device) for part in zip(*changed, strict=True))
     with torch.enable_grad():
         embedded = embed(ids.to(device)).detach()
-        at = rows.to(device), places.to(device)
         chosen = embedded[at].clone().requires_grad_()
         hidden = model.base_model(
             inputs_embeds=embedded.index_put(at, chosen),
-            attention_mask=attended.to(device),
-            past_key_values=_prefix(model, requests[0].tokens[:start], len(requests)),
-            use_cache=start > 0,
+            attention_mask=torch.cat([read, new], dim=1).to(device),
+            position_ids=(torch.tensor(starts)[:, None] + torch.arange(width)).to(device),
+            past_key_values=cache,
+            use_cache=True,
         )[0]
-        totals = _target_logprobs(model, hidden, requests, start)
+        totals = _target_logprobs(model, hidden, requests, starts)
         (by_embedding,) = torch.autograd.grad(totals.sum(), chosen)
-    with torch.no_grad():
-        table = embed(torch.arange(embed.num_embeddings, device=device))
-        by_token = by_embedding.float() @ table.float().T
+    by_token = by_embedding.float() @ table.T
     counts = [len(request.positions) for request in requests]
     return [TokenGradient(total, part) for total, part in zip(totals.tolist(), by_token.split(counts), strict=True)]
 
 
-def _shared(requests: Sequence[GradientRequest]) -> int:
-    """Tokens that all begin with, before any that may change and before the last one of every prompt."""
-    first = requests[0].tokens
-    return min(
-        min(agreeing(first, request.tokens), min(request.positions), len(request.tokens) - request.target_tokens - 1)
-        for request in requests
-    )
+def _prefixes(causal: CausalModel, prefixes: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor]:
+    """Keys and values of ragged prefixes padded on the right, and which of them are tokens, ``[rows, longest]``."""
+    slots = [slot for slot, prefix in enumerate(prefixes) if prefix]
+    common = min(agreeing(prefixes[0], prefix) for prefix in prefixes)
+    if common and len(slots) > 1:
+        _read(causal, [0], [prefixes[0][:common]])
+    _read(causal, slots, [prefixes[slot] for slot in slots])
+    longest = max(map(len, prefixes))
+    read = torch.tensor([[int(at < len(prefix)) for at in range(longest)] for prefix in prefixes], dtype=torch.long)
+    cache = DynamicCache(config=causal.model.config)
+    if longest:
+        held = [causal.cache.copied(slot, 0, longest) for slot in range(len(prefixes))]
+        for layer in range(len(held[0])):
+            # What an engine computes in inference mode cannot be part of a graph before it is copied.
+            keys, values = (torch.stack([part[layer][kind] for part in held]).clone() for kind in (0, 1))
+            cache.update(keys, values, layer)
+    for slot in slots:
+        causal.release(slot)
+    return cache, read.view(len(prefixes), longest)
 
 
-def _padded(requests: Sequence[GradientRequest], start: int) -> tuple[Tensor, Tensor]:
-    """Ids behind the shared ones, padded on the right, and what is attended to, the shared ones included."""
-    longest = max(len(request.tokens) for request in requests)
-    ids, attended = (torch.zeros((len(requests), longest), dtype=torch.long) for _ in range(2))
-    for row, request in enumerate(requests):
-        ids[row, : len(request.tokens)] = torch.tensor(request.tokens)
-        attended[row, : len(request.tokens)] = 1
-    return ids[:, start:], attended
+def _read(causal: CausalModel, slots: Sequence[int], prefixes: Sequence[Sequence[int]]) -> None:
+    """Have slots hold prefixes, and make these known."""
+    for slot, prefix in zip(slots, prefixes, strict=True):
+        causal.release(slot)
+        causal.take_up(slot, prefix)
+    unread = {slot: prefix[causal.held(slot) :] for slot, prefix in zip(slots, prefixes, strict=True)}
+    behind = [slot for slot in slots if unread[slot]]
+    if behind:
+        causal.feed(behind, [unread[slot] for slot in behind])
+    for slot in slots:
+        causal.keep(slot)
 
 
-def _prefix(model: PreTrainedModel, tokens: Sequence[int], rows: int) -> DynamicCache | None:
-    if not tokens:
-        return None
-    cache = DynamicCache(config=model.config)
-    with torch.no_grad():
-        model.base_model(input_ids=torch.tensor([tokens], device=model.device), past_key_values=cache, use_cache=True)
-    cache.batch_repeat_interleave(rows)
-    return cache
-
-
-def _target_logprobs(model: PreTrainedModel, hidden: Tensor, requests: Sequence[GradientRequest], start: int) -> Tensor:
+def _target_logprobs(
+    model: PreTrainedModel, hidden: Tensor, requests: Sequence[GradientRequest], starts: Sequence[int]
+) -> Tensor:
     """``[requests]``: sums over the tokens of each target."""
     places = [
         (row, at - 1 - start, request.tokens[at])
-        for row, request in enumerate(requests)
+        for row, (request, start) in enumerate(zip(requests, starts, strict=True))
         for at in range(len(request.tokens) - request.target_tokens, len(request.tokens))
     ]
     rows, columns, targets = (torch.tensor(part, device=hidden.device) for part in zip(*places, strict=True))

@@ -105,7 +105,7 @@ class TransformersEngine:
         Raises:
             DataError: the engine is not ``differentiable``, or a request is longer than the model.
         """
-        return token_gradients(self.model.model, requests)
+        return token_gradients(self.model, requests)
 
 
 def as_generation(row: Row) -> Generation:
