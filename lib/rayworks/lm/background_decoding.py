@@ -7,13 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from rayworks.core.errors import InfrastructureError
-from rayworks.lm.continuous_batching import ContinuousBatching, Row
+from rayworks.lm.continuous_batching import Row
+from rayworks.lm.decoding import Decoding
 
 
 class BackgroundDecoding:
-    """Feeds one :class:`ContinuousBatching`, which only its own thread uses from then on, from any thread."""
+    """Feeds one :class:`~rayworks.lm.decoding.Decoding`, which only its own thread uses from then on, from any thread."""
 
-    def __init__(self, decoding: ContinuousBatching) -> None:
+    def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -89,7 +90,9 @@ class BackgroundDecoding:
 
     def _settle(self) -> None:
         for row, _ in list(self._rows.values()):
-            if row.finish_reason is not None:
+            if row.error is not None:
+                self._take(row).set_exception(row.error)
+            elif row.finish_reason is not None:
                 self._take(row).set_result(row)
 
     def _take(self, row: Row) -> "Future[Row]":

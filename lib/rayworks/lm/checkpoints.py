@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from rayworks.core import cache, models
@@ -38,6 +46,28 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     tokenizer: PreTrainedTokenizerBase = _loaded(AutoTokenizer, name, "its tokenizer ")
     return tokenizer
+
+
+def load_config(name: str) -> PretrainedConfig:
+    """The config of a model's text part.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    config: PretrainedConfig = _loaded(AutoConfig, name, "its config ").get_text_config()
+    return config
+
+
+def load_generation_config(name: str) -> GenerationConfig:
+    """How a model wants to generate, as a loaded model has it.
+
+    Raises:
+        DataError: its config cannot be loaded.
+    """
+    try:
+        return _loaded(GenerationConfig, name)
+    except DataError:
+        return GenerationConfig.from_model_config(load_config(name))
 
 
 def load_model(name: str, dtype: str = "float32", layers: int | None = None, device: str = "cpu") -> PreTrainedModel:

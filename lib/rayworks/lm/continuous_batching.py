@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
@@ -38,10 +38,34 @@ class Row:
     finish_reason: FinishReason | None = None
     slot: int = -1
     uniforms: Tensor = field(default_factory=lambda: torch.empty(0))
+    error: Exception | None = None
+    """What kept this row, and no other, from going on."""
 
     def sequence(self, model: int) -> list[int]:
         """All ids that ``model`` has seen or must see."""
         return [*self.prompts[model], *self.tokens]
+
+    def take(self, token: int, ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Add a drawn token or end with it, and tell ``on_token``."""
+        if token in ends and not self.request.ignore_end:
+            self.end("stop", tokenizer)
+        else:
+            self.tokens.append(token)
+            if self.request.stop or self.on_token is not None:
+                self.text = tokenizer.decode(self.tokens, skip_special_tokens=True)
+            cut = [at for at in (self.text.find(stop) for stop in self.request.stop) if at >= 0]
+            if cut:
+                self.text, self.finish_reason = self.text[: min(cut)], "stop"
+            elif len(self.tokens) >= self.request.max_new_tokens:
+                self.end("length", tokenizer)
+        if self.on_token is not None:
+            self.on_token(self)
+
+    def end(self, reason: FinishReason, tokenizer: PreTrainedTokenizerBase) -> None:
+        """End the row with what was drawn."""
+        self.finish_reason = reason
+        if not self.request.stop:
+            self.text = tokenizer.decode(self.tokens, skip_special_tokens=True)
 
 
 @dataclass
@@ -95,7 +119,7 @@ class ContinuousBatching:
         self._free = list(range(slots))
         self._active: list[Row] = []
         self._waiting: deque[Row] = deque()
-        self._end_ids = end_ids(tokenizer, models[0])
+        self._end_ids = end_ids(tokenizer, models[0].model.generation_config)
 
     @property
     def idle(self) -> bool:
@@ -127,7 +151,8 @@ class ContinuousBatching:
             self._waiting.remove(row)
             row.finish_reason = "cancelled"
         elif row in self._active:
-            self._leave(row, "cancelled")
+            row.end("cancelled", self._tokenizer)
+            self._leave(row)
 
     def run(self, rows: Sequence[Row]) -> None:
         """Decode rows to their end, those that may become longest first, so that few slots idle at the end.
@@ -167,8 +192,11 @@ class ContinuousBatching:
         for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
             row.sampling_logprobs.append(logprob)
             row.reports.append({name: values[index] for name, values in reports.items()})
-            self._take(row, token)
-        return [row for row in rows if row.finish_reason is not None]
+            row.take(token, self._end_ids, self._tokenizer)
+        finished = [row for row in rows if row.finish_reason is not None]
+        for row in finished:
+            self._leave(row)
+        return finished
 
     def _next_distribution(self, rows: list[Row]) -> Mixed:
         base = self._logits(0, rows)
@@ -185,36 +213,17 @@ class ContinuousBatching:
     def _logits(self, model: int, rows: list[Row]) -> Tensor:
         return self._models[model].next_logits([row.sequence(model) for row in rows], [row.slot for row in rows])
 
-    def _take(self, row: Row, token: int) -> None:
-        if token in self._end_ids and not row.request.ignore_end:
-            self._leave(row, "stop")
-        else:
-            row.tokens.append(token)
-            if row.request.stop or row.on_token is not None:
-                row.text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
-            cut = [at for at in (row.text.find(stop) for stop in row.request.stop) if at >= 0]
-            if cut:
-                row.text = row.text[: min(cut)]
-                self._leave(row, "stop")
-            elif len(row.tokens) >= row.request.max_new_tokens:
-                self._leave(row, "length")
-        if row.on_token is not None:
-            row.on_token(row)
-
-    def _leave(self, row: Row, reason: FinishReason) -> None:
-        row.finish_reason = reason
+    def _leave(self, row: Row) -> None:
         self._active.remove(row)
         self._free.append(row.slot)
         self._free.sort()
         for model in self._models:
             model.release(row.slot)
-        if not row.request.stop:
-            row.text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
 
 
-def end_ids(tokenizer: PreTrainedTokenizerBase, model: CausalModel) -> frozenset[int]:
+def end_ids(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> frozenset[int]:
     """Ids that end a text: the tokenizer's end token and those of the model's generation config."""
-    configured = getattr(model.model.generation_config, "eos_token_id", None)
+    configured = getattr(generation, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(index for index in (*ids, tokenizer.eos_token_id) if isinstance(index, int))
 
