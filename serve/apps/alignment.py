@@ -184,7 +184,7 @@ class Alignment(ServedRun):
             raise Problem(
                 413, f"prompt: is {length} tokens, at most {self._args.max_prompt_tokens} are taken; shorten it"
             )
-        room = min(self._args.max_total_tokens, *(model.max_length for model in self._engine.models))
+        room = min(self._args.max_total_tokens, self._engine.max_length)
         if length + max_tokens > room:
             raise Problem(422, f"max_tokens: {length} prompt tokens and {max_tokens} exceed {room}; lower it")
         others = [replace(request, seed=seed + n, guidance=Guidance(body.guidance)) for n in range(1, body.n)]

@@ -17,6 +17,7 @@ from rayworks.core.errors import ConfigError
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.continuous_batching import ContinuousBatching, Mixed, Row
+from rayworks.lm.decoding import Decoding
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
 from rayworks.lm.scoring import encode_prompt, score_responses
 from rayworks.lm.transformers_engine import as_generation
@@ -113,6 +114,14 @@ def describe_step(base: Tensor, guides: Sequence[Guide], mixed: Tensor, tokens: 
     }
 
 
+@dataclass
+class RowGuidance:
+    """What the mixer keeps for a row: its guidance, and the strengths of the token that it draws."""
+
+    guidance: Guidance
+    strengths: dict[str, float] = field(default_factory=dict)
+
+
 class RewardMixer:
     """Mixes the base with the reward models that a row's guidance names: ``objectives``, in the order of the models after the
     base, over the ids below ``id_range`` that all models have in common.
@@ -141,12 +150,6 @@ class RewardMixer:
         return Mixed(mixed, lambda tokens: describe_step(base, used, mixed, tokens))
 
 
-@dataclass
-class _Context:
-    guidance: Guidance
-    strengths: dict[str, float] = field(default_factory=dict)
-
-
 class GuidedEngine:
     """A frozen base and its reward models in one process, decoded in lock-step with a cache each.
 
@@ -166,14 +169,11 @@ class GuidedEngine:
         self.tokenizer = load_tokenizer(base)
         self.objectives = list(rewards)
         self.models = [CausalModel(load_model(name, dtype, device=device), slots) for name in (base, *rewards.values())]
-        vocabulary = describe(base, self.tokenizer, self.models[0].vocabulary_size)
-        ranges = [
-            common_id_range(vocabulary, describe(name, load_tokenizer(name), model.vocabulary_size))
-            for name, model in zip(rewards.values(), self.models[1:], strict=True)
-        ]
-        self.id_range = min([self.models[0].vocabulary_size, *ranges])
+        names = (base, *rewards.values())
+        self.id_range = common_ids(*((name, m.vocabulary_size) for name, m in zip(names, self.models, strict=True)))
+        self.max_length = min(model.max_length for model in self.models)
         mixer = RewardMixer(self.objectives, self.id_range)
-        self.decoding = ContinuousBatching(self.models, self.tokenizer, mixer, slots)
+        self.decoding: Decoding = ContinuousBatching(self.models, self.tokenizer, mixer, slots)
 
     def row(self, request: GenerationRequest, prompts: tuple[tuple[int, ...], ...] | None = None) -> Row:
         """The request as a row of :attr:`decoding`, for callers that step themselves.
@@ -186,11 +186,11 @@ class GuidedEngine:
         guidance = request.guidance if isinstance(request, GuidedRequest) else Guidance()
         self.require_known(guidance.objectives)
         if prompts is not None:
-            return Row(request, prompts, _Context(guidance))
+            return Row(request, prompts, RowGuidance(guidance))
         own = request.guide_prompts if isinstance(request, GuidedRequest) else {}
         texts = [request.prompt, *(own.get(objective, request.prompt) for objective in self.objectives)]
         encoded = {text: encode_prompt(self.tokenizer, text) for text in dict.fromkeys(texts)}
-        return Row(request, tuple(encoded[text] for text in texts), _Context(guidance))
+        return Row(request, tuple(encoded[text] for text in texts), RowGuidance(guidance))
 
     def require_known(self, objectives: Sequence[str]) -> None:
         """Raise :class:`ConfigError` when one of ``objectives`` has no reward model."""
@@ -210,6 +210,18 @@ class GuidedEngine:
         """Score responses with the base, or with the reward model of an objective."""
         model = self.models[0 if objective is None else 1 + self.objectives.index(objective)]
         return score_responses(model.model, self.tokenizer, requests)
+
+
+def common_ids(base: tuple[str, int], *rewards: tuple[str, int]) -> int:
+    """Ids ``0 .. n-1`` that all models have in common; each is given by its name and the width of its logits.
+
+    Raises:
+        ConfigError: a reward model's tokenizer does not fit the base's.
+    """
+    (name, width), sizes = base, [base[1]]
+    vocabulary = describe(name, load_tokenizer(name), width)
+    sizes += [common_id_range(vocabulary, describe(name, load_tokenizer(name), width)) for name, width in rewards]
+    return min(sizes)
 
 
 def as_guided_generation(row: Row, objectives: Sequence[str]) -> GuidedGeneration:
