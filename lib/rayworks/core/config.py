@@ -78,6 +78,20 @@ class EngineSection(Section):
         json_schema_extra=RESUME_SAFE,
     )
 
+    @model_validator(mode="after")
+    def _only_vllm_spreads(self) -> Self:
+        if self.tensor_parallel_size > 1 and self.engine != "vllm":
+            raise ValueError(f"tensor_parallel_size: {self.engine} does not spread a model; set engine: vllm")
+        return self
+
+    def check(self, compute: ComputeSection) -> None:
+        """Raise :class:`ValueError` where the workers do not fit a model that is spread over GPUs."""
+        if self.tensor_parallel_size > 1 and (compute.workers, compute.gpus_per_worker) != (1, 1):
+            raise ValueError(
+                "tensor_parallel_size: one worker spreads its model over whole GPUs; set compute.workers: 1 and "
+                "compute.gpus_per_worker: 1"
+            )
+
 
 class ScopeSection(Section):
     """Stages of a run; each system lists its own."""

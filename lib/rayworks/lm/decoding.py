@@ -36,6 +36,9 @@ class Decoding(Protocol):
             DataError: a row cannot be decoded; none is left behind.
         """
 
+    def drain(self) -> None:
+        """Step until nothing is left."""
+
 
 class Engine(Protocol):
     """One model that continues prompts and scores responses."""

@@ -180,14 +180,19 @@ class VllmDecoding:
         try:
             for row in sorted(rows, key=lambda row: -row.request.max_new_tokens):
                 self.submit(row)
-            while not self.idle:
-                for row in self.step():
-                    if row.error is not None:
-                        raise row.error
+            self.drain()
         except BaseException:
             for row in rows:
                 self.cancel(row)
             raise
+        failed = next((row.error for row in rows if row.error is not None), None)
+        if failed is not None:
+            raise failed
+
+    def drain(self) -> None:
+        """Step until nothing is left."""
+        while not self.idle:
+            self.step()
 
     def step(self) -> list[Row]:
         """Draw a token for every row that vLLM runs in this step; the rows that this finished."""

@@ -13,8 +13,9 @@ from rayworks.runtime.placement import device_of
 from rayworks.systems.alignment import pairs as preference_pairs
 from rayworks.systems.alignment.autoregressive_reward import RewardModelTrainer
 from rayworks.systems.alignment.config import Config
+from rayworks.systems.alignment.engines import open_engine
 from rayworks.systems.alignment.exported import reward_folder
-from rayworks.systems.alignment.guided_decoding import GuidedEngine, GuidedGeneration, GuidedRequest
+from rayworks.systems.alignment.guided_decoding import GuidedGeneration, GuidedRequest
 
 STATES = "states"
 
@@ -88,8 +89,8 @@ class GuidedActor:
             name: str(directory.get_folder(arm_path(name), Path(self._scratch.name) / name))
             for name in config.objectives
         }
-        device = device_of(config.compute)
-        self._engine = GuidedEngine(config.model.base, arms, config.model.dtype, config.decoding.slots, device)
+        model, device = config.model, device_of(config.compute)
+        self._engine = open_engine(model, model.base, arms, model.dtype, config.decoding.slots, device)
 
     def ready(self) -> bool:
         """Answers once the models are loaded."""

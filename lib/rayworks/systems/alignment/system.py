@@ -14,7 +14,7 @@ from rayworks.lm.checkpoints import load_tokenizer
 from rayworks.lm.engine import ScoringRequest
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.actor_pool import ActorPool
-from rayworks.runtime.placement import worker_bundle, worker_options
+from rayworks.runtime.placement import engine_bundles, engine_options, worker_options
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.alignment import SPEC
@@ -41,8 +41,13 @@ class AlignmentSystem(StagedSystem[Config]):
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
         """The run itself asks for nothing; training and generation share the workers, one after the other."""
-        workers = max(len(config.objectives), config.compute.workers)
-        return [{}, *[worker_bundle(config.compute)] * workers]
+        trainers, workers = len(config.objectives), config.compute.workers
+        one = engine_bundles(config.compute, config.model, trainers)
+        return [{}, *(one if len(one) > 1 else one * max(trainers, workers))]
+
+    def worker_options(self) -> dict[str, Any]:
+        """See :func:`~rayworks.runtime.placement.engine_options`."""
+        return engine_options(self.settings.compute, self.settings.model)
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:

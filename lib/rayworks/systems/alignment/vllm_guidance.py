@@ -42,13 +42,13 @@ class VllmGuidedEngine(GuidedEngine):
         models = [sizes(self._engine), *reward_sizes]
         self.max_length = min(longest for longest, _ in models)
         ends = end_ids(self.tokenizer, load_generation_config(base))
-        self.decoding = VllmDecoding(self._engine, self.tokenizer, ends, models, told_of)
+        self.decoding = self._decoding = VllmDecoding(self._engine, self.tokenizer, ends, models, told_of)
 
     def score(self, requests: Sequence[ScoringRequest], objective: str | None = None) -> list[Score]:
         """Score responses with the base, or with the reward model of an objective."""
         if objective is None:
             encoded = [encode(self.tokenizer, asked.prompt, asked.response, ends=asked.ends) for asked in requests]
-            return self.decoding.score(encoded)
+            return self._decoding.score(encoded)
         number = self.objectives.index(objective)
         scores: list[Score] = self._engine.collective_rpc(score_hosted, args=(number, self.tokenizer, list(requests)))[
             0
