@@ -85,6 +85,7 @@ def start(
         skip_tokenizer_init=True,
         generation_config="vllm",
         disable_log_stats=True,
+        use_tqdm_on_load=False,
         tensor_parallel_size=parallel,
         distributed_executor_backend=backend if parallel > 1 else "uni",
         additional_config={"rayworks": {"hosts": hosts, "options": dict(options)}},
@@ -96,7 +97,7 @@ def start(
         config.model_config.logits_processors = [f"{PROCESSORS}:{name}"]
         return LLMEngine.from_vllm_config(config, disable_log_stats=True)
     except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
         if "memory" in reason.lower():
             raise ConfigError(f"model.memory_share: {section.memory_share} does not fit ({reason})") from None
         raise DataError(f"model {model!r}: vLLM cannot run it ({reason})") from None
