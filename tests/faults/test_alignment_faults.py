@@ -125,7 +125,7 @@ def test_a_run_of_another_model_family_is_refused_by_name(
     run_job: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
 ) -> None:
-    from tests.tiny_models import make_tokenizer, save_tiny_model
+    from tests.tiny_models import make_tokenizer
 
     other = save_tiny_model(tmp_path / "other", seed=3, tokenizer=make_tokenizer(["another corpus of other words"]))
     straight = finished_runs("alignment")

@@ -20,7 +20,7 @@ def test_the_report_is_that_of_the_transformers_engine(
     done = run_job(*straight.arguments, *where)
     assert done.returncode == 0, done.stderr
     found, expected = (
-        json.loads((folder / "report" / "report.json").read_text())["headline"]
+        json.loads((folder / "report.json").read_text())["headline"]
         for folder in (tmp_path / "alignment" / "vllm", straight.directory)
     )
     timed = [name for name in expected if name.startswith("tokens_per_second")]

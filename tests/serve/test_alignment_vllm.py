@@ -30,7 +30,7 @@ def client(
 ) -> Iterator[openai.OpenAI]:
     args = applications.alignment(tmp_path_factory.mktemp("vllm"), finished_runs)["alignment"]
     with deployment.beside("alignment", {NAME: {**args, "engine": "vllm", "slots": 4}}) as file:
-        assert deploy.deploy(file) is None
+        deploy.deploy(file)
         yield openai.OpenAI(base_url=f"{deployment.url(NAME)}/v1", api_key=deployment.keys["tester"], max_retries=0)
 
 
