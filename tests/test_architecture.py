@@ -20,7 +20,7 @@ STANDARD = set(sys.stdlib_module_names)
 MAY_IMPORT = {
     "core": {"pydantic", "numpy", "yaml", "matplotlib", "cycler", "fsspec", "rayworks.core"},
     "runtime": {"pydantic", "numpy", "psutil", "ray", "rayworks.core", "rayworks.runtime"},
-    "lm": {"numpy", "torch", "transformers", "peft", "rayworks.core", "rayworks.lm"},
+    "lm": {"numpy", "torch", "transformers", "peft", "vllm", "rayworks.core", "rayworks.lm"},
 }
 """Beside the standard library."""
 ONLY_WHERE_USED = {"matplotlib", "fsspec", "cycler"}
@@ -225,6 +225,14 @@ def test_the_registry_is_a_literal_in_alphabetical_order() -> None:
     assert list(REGISTRY) == sorted(REGISTRY)
     packages = {path.name for path in (LIBRARY / "systems").iterdir() if (path / "__init__.py").exists()}
     assert packages == set(REGISTRY)
+
+
+def test_vllm_waits_until_it_is_used() -> None:
+    for path in modules(LIBRARY):
+        # Which vLLM loads itself.
+        if path.name != "vllm_processors.py":
+            wrong = [name for name in imports(path, top_level_only=True) if name.split(".")[0] == "vllm"]
+            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong} at its top"
 
 
 @pytest.mark.parametrize("command", [["--help"], *([name, "--print-config"] for name in REGISTRY)])

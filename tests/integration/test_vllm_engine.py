@@ -272,6 +272,23 @@ def test_a_reward_model_whose_logits_are_no_numbers_fails_the_rows_it_guides(sma
     assert len(rows[1].tokens) == 4
 
 
+@pytest.mark.slow
+def test_a_base_over_two_processes_is_guided_as_in_one(small_model: str, tmp_path: Path) -> None:
+    arm = save_tiny_model(tmp_path, seed=1, head=VLLM_HEAD)
+    section = EngineSection(engine="vllm", tensor_parallel_size=2)
+    weights = {"r": lambda token: token % 2 * 1.5}
+    requests = [
+        GuidedRequest(prompt="a dress:", max_new_tokens=8, seed=seed, guidance=Guidance(weights)) for seed in range(5)
+    ]
+    spread, whole = (
+        VllmGuidedEngine(small_model, {"r": arm}, "float32", 3, "cpu", section),
+        GuidedEngine(small_model, {"r": arm}),
+    )
+    assert_same(spread.generate(requests), whole.generate(requests))
+    asked = [ScoringRequest("a dress:", "good")]
+    assert spread.score(asked, "r")[0].logprobs == pytest.approx(whole.score(asked, "r")[0].logprobs, abs=1e-3)
+
+
 def test_what_does_not_fit_the_machine_is_said_in_a_sentence(small_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"installed is not for a GPU; pip install 'rayworks\[vllm\]'"):
         VllmEngine(small_model, device="cuda")

@@ -32,6 +32,8 @@ GPU_SHARE, CPU_CACHE_BYTES = 0.8, 2**30
 ENVIRONMENT = {
     # The scheduler lives in this process, so that its workers are called directly.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Two workers of one machine would both take its first cores.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
