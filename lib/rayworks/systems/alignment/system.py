@@ -12,9 +12,10 @@ from rayworks.core.models import locate
 from rayworks.core.report import Report
 from rayworks.lm.checkpoints import load_tokenizer
 from rayworks.lm.engine import ScoringRequest
+from rayworks.lm.engines import check_engine
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.actor_pool import ActorPool
-from rayworks.runtime.placement import engine_bundles, engine_options, worker_options
+from rayworks.runtime.placement import device_of, engine_bundles, engine_options, worker_options
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.alignment import SPEC
@@ -51,7 +52,8 @@ class AlignmentSystem(StagedSystem[Config]):
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
-        """Models by name, and pairs by source."""
+        """The engine, models by name, and pairs by source."""
+        check_engine(config.model, device_of(config.compute))
         for name in filter(None, (config.model.base, config.model.reward)):
             locate(name)
         for section in config.objectives.values():

@@ -11,7 +11,7 @@ from rayworks.core import sandbox
 from rayworks.core.models import locate
 from rayworks.core.report import Report, Table
 from rayworks.core.sweep import TrialResult
-from rayworks.runtime.placement import engine_bundles
+from rayworks.runtime.placement import device_of, engine_bundles
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.difficulty import SPEC
@@ -53,6 +53,10 @@ class DifficultySystem(StagedSystem[Config]):
             check_games(source)
         for model in config.evaluation.models:
             locate(model)
+        if config.evaluation.models and config.evaluation.engine == "vllm":
+            from rayworks.lm.engines import check_engine
+
+            check_engine(config.evaluation, device_of(config.compute))
 
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
