@@ -139,7 +139,8 @@ class HostedRows:
         if not rows:
             return logits
         which = torch.tensor(at, device=logits.device)
-        mixed = self._mix(logits[which].float(), rows)
+        base = logits if at == list(range(len(logits))) else logits[which]
+        mixed = self._mix(base.float(), rows)
         uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in rows])
         tokens, logprobs = sample(mixed.logits, _parameters(rows, logits.device), uniforms)
         reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
