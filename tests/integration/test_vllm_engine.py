@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
 
 from rayworks.core import seeds
-from rayworks.core.config import EngineSection
+from rayworks.core.config import ComputeSection, EngineSection
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.lm import vllm_engine
 from rayworks.lm.background_decoding import BackgroundDecoding
@@ -24,6 +25,8 @@ from rayworks.lm.vllm_engine import VllmEngine
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedEngine, GuidedGeneration, GuidedRequest
 from rayworks.systems.alignment.vllm_guidance import VllmGuidedEngine
+from rayworks.systems.difficulty.answering_actors import Answering
+from rayworks.systems.difficulty.config import EvaluationSection
 from tests.tiny_models import VLLM_HEAD, save_tiny_model
 
 PACKAGED = "smollm2-135m-instruct"
@@ -289,6 +292,18 @@ def test_a_reward_model_whose_logits_are_no_numbers_fails_the_rows_it_guides(sma
         engine.decoding.run(rows)
     assert not rows[0].tokens
     assert len(rows[1].tokens) == 4
+
+
+def test_difficulty_asks_vllm_what_it_asks_transformers(small_model: str) -> None:
+    prompts = np.array(["a dress:", "a shirt: " * 200, "the fit"], dtype=object)
+    batch = {"number": np.arange(3), "prompt": prompts}
+    found, expected = (
+        Answering(small_model, EvaluationSection(engine=engine, max_new_tokens=8, slots=2), ComputeSection())(batch)
+        for engine in ("vllm", "transformers")
+    )
+    assert found["answered"].tolist() == [True, False, True]
+    for column in ("output", "answered", "failure"):
+        assert found[column].tolist() == expected[column].tolist()
 
 
 @pytest.mark.slow
