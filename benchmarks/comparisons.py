@@ -22,7 +22,7 @@ class Comparison:
 
 
 SYSTEMS: dict[str, tuple[str, ...]] = {
-    "alignment": ("guided_decoding",),
+    "alignment": ("guided_decoding", "vllm_decoding"),
     "difficulty": ("item_response", "rating_period"),
     "federation": ("federation_engine", "noise_images"),
     "marl": ("particle_world", "battle", "team_training"),
@@ -59,6 +59,23 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
         ),
         Comparison(
             "time of a guided step", "base and ARM alone", ratio="guided step over base + ARM alone (goal <= 1.15)"
+        ),
+    ),
+    "vllm_decoding": (
+        *(
+            Comparison(
+                f"tokens/s with {requests} requests on vLLM",
+                "our transformers engine",
+                f"tokens/s, vLLM, {requests} requests",
+                f"transformers_{requests}",
+                f"vLLM over transformers, {requests} requests",
+            )
+            for requests in (8, 16)
+        ),
+        Comparison(
+            "time of a guided step inside vLLM",
+            "base and ARM alone",
+            ratio="guided step in vLLM over base + ARM alone (goal <= 1.2)",
         ),
     ),
     "item_response": (

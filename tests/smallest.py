@@ -6,12 +6,12 @@ from tests.small_bandit import save_bandit_logs, save_natural_events
 from tests.small_census import save_census
 from tests.small_evidence import save_games, save_responses
 from tests.small_federation import write_images
-from tests.tiny_models import save_pairs, save_tiny_model
+from tests.tiny_models import VLLM_HEAD, save_pairs, save_tiny_model
 
 
 def alignment(folder: Path) -> list[str]:
     """A random two-layer base and reward model, a hundred pairs, a few tokens."""
-    model = save_tiny_model(folder / "model", seed=0)
+    model = save_tiny_model(folder / "model", seed=0, head=VLLM_HEAD)
     pairs = save_pairs(folder / "pairs.jsonl")
     settings = {
         "compute.workers": 1,

@@ -66,12 +66,13 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def may_use(path: Path, lazy: bool) -> set[str]:
-    """A system, and its app, may use its own extra; what waits inside a function may be in any."""
+    """A module named after a system or an extra may use that extra; what waits inside a function may be in any."""
     if lazy:
         return declared(*PROJECT["optional-dependencies"])
     parts = path.relative_to(ROOT).with_suffix("").parts
-    own = [name for name in REGISTRY if any(part == name or part.startswith(f"{name}_") for part in parts)]
-    return declared(*BEYOND_BASE.get(parts[0], ()), *(name for name in own if name in PROJECT["optional-dependencies"]))
+    own = [name for name in (*REGISTRY, "vllm") if any(part == name or part.startswith(f"{name}_") for part in parts)]
+    extras = {name for found in own for name in (found, f"{found}-cpu")} & PROJECT["optional-dependencies"].keys()
+    return declared(*BEYOND_BASE.get(parts[0], ()), *extras)
 
 
 @pytest.mark.parametrize("folder", ["lib", *FOLDERS])

@@ -14,6 +14,8 @@ CORPUS = [
     "Title of a customer review of Dresses: Love it! Terrible quality.",
 ]
 END = "<|end|>"
+VLLM_HEAD = 32
+"""Size of a head that vLLM's attention on a CPU can do."""
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
@@ -38,15 +40,20 @@ def make_tokenizer(corpus: list[str] | None = None, end: str = END) -> PreTraine
 
 
 def save_tiny_model(
-    folder: Path, seed: int, tokenizer: PreTrainedTokenizerFast | None = None, extra_ids: int = 0, positions: int = 256
+    folder: Path,
+    seed: int,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    extra_ids: int = 0,
+    positions: int = 256,
+    head: int = 12,
 ) -> str:
     """Save a random two-layer Llama and its tokenizer; ``extra_ids`` widens the logits beyond the tokenizer."""
     tokenizer = tokenizer or make_tokenizer()
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer) + extra_ids,
-        hidden_size=48,
-        intermediate_size=96,
+        hidden_size=4 * head,
+        intermediate_size=8 * head,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -15,7 +15,7 @@ import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -23,6 +23,7 @@ from jinja2 import TemplateError
 from pydantic import Field
 from ray import serve
 
+from rayworks.core.config import EngineSection
 from rayworks.core.errors import InfrastructureError, RayworksError
 from rayworks.lm.background_decoding import BackgroundDecoding
 from rayworks.lm.rows import Row
@@ -60,6 +61,8 @@ class Args(ServingArgs):
     """What the Serve config may set."""
 
     export: str = Field("~/rayworks/runs/alignment/smoke/export", description="export folder of a finished run")
+    engine: Literal["transformers", "vllm"] = Field("transformers", description="what decodes")
+    memory_share: float | None = Field(None, gt=0, le=1, description="vllm: share of a GPU's memory; null: its default")
     slots: int = Field(8, ge=1, le=1024, description="rows decoded together; the next max_waiting wait for a slot")
     max_prompt_tokens: int = Field(2048, ge=1, description="longer prompts: 413")
     max_total_tokens: int = Field(4096, ge=2, description="prompt and max_tokens together; more: 422. Bounds the cache")
@@ -77,7 +80,9 @@ class Alignment(ServedRun):
         super().__init__(args, shared)
         limit_torch_threads()
         self._args = args
-        self._engine, self._card = read_engine(args.export, args.slots, "cuda" if args.num_gpus else "cpu")
+        section = EngineSection(engine=args.engine, memory_share=args.memory_share)
+        device = "cuda" if args.num_gpus else "cpu"
+        self._engine, self._card = read_engine(args.export, args.slots, device, section)
         self._decoding = BackgroundDecoding(self._engine.decoding)
         self._running: dict[str, tuple[str, Asked]] = {}
         self.peers.receive = self._change
@@ -184,7 +189,7 @@ class Alignment(ServedRun):
             raise Problem(
                 413, f"prompt: is {length} tokens, at most {self._args.max_prompt_tokens} are taken; shorten it"
             )
-        room = min(self._args.max_total_tokens, *(model.max_length for model in self._engine.models))
+        room = min(self._args.max_total_tokens, self._engine.max_length)
         if length + max_tokens > room:
             raise Problem(422, f"max_tokens: {length} prompt tokens and {max_tokens} exceed {room}; lower it")
         others = [replace(request, seed=seed + n, guidance=Guidance(body.guidance)) for n in range(1, body.n)]

@@ -5,23 +5,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rayworks.core.config import EngineSection
 from rayworks.lm.rows import Row
+from rayworks.systems.alignment.engines import open_engine
 from rayworks.systems.alignment.exported import GUIDANCE, read_export, reward_folder
 from rayworks.systems.alignment.guided_decoding import GuidedEngine, GuidedGeneration, as_guided_generation
 
 from ..common.openai import Choice, Completion, GuidanceReport, Model, Usage
 
 
-def read_engine(export: str, slots: int, device: str) -> tuple[GuidedEngine, Model]:
+def read_engine(export: str, slots: int, device: str, section: EngineSection) -> tuple[GuidedEngine, Model]:
     """The base of a finished run with its reward models, and how ``GET /v1/models`` names it.
 
     Raises:
+        ConfigError: vLLM is missing or does not fit the machine.
         DataError: the folder holds no export.
     """
     exported = read_export(export)
     folder = Path(export).expanduser()
     arms = {name: str(folder / reward_folder(name)) for name in exported.objectives}
-    engine = GuidedEngine(exported.base, arms, exported.dtype, slots, device)
+    engine = open_engine(section, exported.base, arms, exported.dtype, slots, device)
     created = int((folder / GUIDANCE).stat().st_mtime)
     return engine, Model(id=exported.base, created=created, objectives=engine.objectives)
 

@@ -17,6 +17,7 @@ from jobs import run
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.engine import Generation, GenerationRequest
 from rayworks.lm.transformers_engine import TransformersEngine
+from rayworks.lm.vllm_engine import VllmEngine
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.systems.alignment import Config
 from rayworks.systems.alignment.actors import GuidedActor
@@ -24,6 +25,7 @@ from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedGeneration, GuidedRequest
 from tests.conftest import FinishedRun
 from tests.observing import cluster_address
+from tests.tiny_models import VLLM_HEAD, save_tiny_model
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -52,6 +54,27 @@ def test_killed_model_actor_loses_no_finished_prompt(tiny_model: str, cluster: d
     batches = [requests[start : start + 4] for start in range(0, 40, 4)]
     pool.broadcast("generate", [])
     results = pool.map("generate", killing(batches, "faults/base-0", before=5))
+    found = [generation for batch in results for generation in batch]
+    assert [(g.uid, g.token_ids) for g in found] == [(g.uid, g.token_ids) for g in expected]
+    assert pool.replaced == 1
+    pool.shutdown()
+
+
+@pytest.mark.slow
+def test_killed_vllm_actor_loses_no_finished_prompt(tmp_path: Path, cluster: dict[str, str]) -> None:
+    model = save_tiny_model(tmp_path, seed=0, head=VLLM_HEAD)
+    # Greedy: a draw may fall on the other side of a rounding.
+    requests = [
+        GenerationRequest(prompt=f"a dress: {number}", max_new_tokens=24, temperature=0.0, uid=str(number))
+        for number in range(40)
+    ]
+    expected = TransformersEngine(model, slots=4).generate(requests)
+    pool: ActorPool[list[GenerationRequest], list[Generation]] = ActorPool(
+        VllmEngine, model, "float32", 4, size=2, name="faults/vllm", options={"num_cpus": 1}
+    )
+    batches = [requests[start : start + 4] for start in range(0, 40, 4)]
+    pool.broadcast("generate", [])
+    results = pool.map("generate", killing(batches, "faults/vllm-0", before=5))
     found = [generation for batch in results for generation in batch]
     assert [(g.uid, g.token_ids) for g in found] == [(g.uid, g.token_ids) for g in expected]
     assert pool.replaced == 1
@@ -106,7 +129,7 @@ def test_a_run_of_another_model_family_is_refused_by_name(
     run_job: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
 ) -> None:
-    from tests.tiny_models import make_tokenizer, save_tiny_model
+    from tests.tiny_models import make_tokenizer
 
     other = save_tiny_model(tmp_path / "other", seed=3, tokenizer=make_tokenizer(["another corpus of other words"]))
     straight = finished_runs("alignment")

@@ -109,7 +109,7 @@ def test_a_model_that_gives_no_numbers_is_refused() -> None:
 def test_a_model_is_used_up_to_where_a_cache_of_slots_is_exact(
     name: str, options: dict[str, object], length: int, reason: str
 ) -> None:
-    found, why = exact_length(make(name, **options))
+    found, why = exact_length(make(name, **options).config)
     assert found == length
     assert reason in why
 

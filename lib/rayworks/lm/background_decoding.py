@@ -7,14 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from rayworks.core.errors import InfrastructureError
-from rayworks.lm.continuous_batching import ContinuousBatching
+from rayworks.lm.decoding import Decoding
 from rayworks.lm.rows import Row
 
 
 class BackgroundDecoding:
-    """Feeds one :class:`ContinuousBatching`, which only its own thread uses from then on, from any thread."""
+    """Feeds one :class:`~rayworks.lm.decoding.Decoding`, which only its own thread uses from then on, from any thread."""
 
-    def __init__(self, decoding: ContinuousBatching) -> None:
+    def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()

@@ -18,6 +18,8 @@ from rayworks.lm.packed_linear import PackedLinear, pack
 from rayworks.lm.prefix_tree import PrefixTree
 
 ATTENTION = "rayworks"
+PIECE = 512
+"""Most tokens of a row that are read at once."""
 
 
 def attention(
@@ -82,7 +84,7 @@ class CausalModel:
         self.vocabulary_size: int = output.out_features
         self.readable_ids: int = model.get_input_embeddings().num_embeddings
         """Ids from this on cannot be fed."""
-        self.max_length, self.max_length_reason = exact_length(model)
+        self.max_length, self.max_length_reason = exact_length(model.config)
         self.prefixes = PrefixTree(prefix_gib)
         self.proof = ""
         self.adapters = AdapterBank(model, adapters)
@@ -144,6 +146,17 @@ class CausalModel:
         logits: Tensor = output.logits[:, 0].float()
         return logits if len(logits) == len(slots) else logits[rows.to(device)]
 
+    def read(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """The same for any lengths: in batches of like length, long ones in pieces."""
+        found: dict[int, Tensor] = {}
+        for batch in alike([len(new) for new in tokens]):
+            left = {row: tokens[row] for row in sorted(batch)}
+            while left:
+                logits = self.feed([slots[row] for row in left], [new[:PIECE] for new in left.values()])
+                found |= dict(zip(left, logits, strict=True))
+                left = {row: new[PIECE:] for row, new in left.items() if len(new) > PIECE}
+        return torch.stack([found[row] for row in range(len(slots))])
+
     def rewind(self, slot: int, length: int) -> None:
         """Forget what a slot holds beyond its first ``length`` tokens."""
         del self._held[slot][length:]
@@ -200,3 +213,14 @@ class CausalModel:
             torch.zeros((span, 1), dtype=torch.long).index_copy(0, rows, part) for part in (ids, positions)
         )
         return slice(first, first + span), rows, all_ids, all_positions
+
+
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of rows in batches of which the longest is at most twice the shortest."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if batches and lengths[index] <= 2 * lengths[batches[-1][0]]:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

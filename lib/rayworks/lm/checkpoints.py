@@ -1,6 +1,5 @@
 """Loading models and tokenizers by name: packaged GGUF converted once, local folders, hub ids, and truncated copies."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -18,8 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from rayworks.core import cache, models
 from rayworks.core.errors import DataError
-from rayworks.lm.adapters import CONFIG as ADAPTER_CONFIG
-from rayworks.lm.adapters import is_adapter
+from rayworks.lm.adapters import base_of_adapter, is_adapter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 transformers_logging.disable_progress_bar()
@@ -31,6 +30,8 @@ def prepare(name: str) -> str:
     Raises:
         DataError: the model does not exist.
     """
+    if is_adapter(name):
+        return str(Path(name).expanduser())
     source = models.locate(name)
     if source.kind != "gguf":
         return source.location
@@ -49,13 +50,27 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_config(name: str) -> PretrainedConfig:
-    """The architecture of a model, without its weights.
+    """The config of a model's text part.
 
     Raises:
         DataError: it cannot be loaded.
     """
-    config: PretrainedConfig = _loaded(AutoConfig, name, "its config ")
+    if is_adapter(name):
+        return load_config(base_of_adapter(name))
+    config: PretrainedConfig = _loaded(AutoConfig, name, "its config ").get_text_config()
     return config
+
+
+def load_generation_config(name: str) -> GenerationConfig:
+    """How a model wants to generate, as a loaded model has it.
+
+    Raises:
+        DataError: its config cannot be loaded.
+    """
+    try:
+        return _loaded(GenerationConfig, name)
+    except DataError:
+        return GenerationConfig.from_model_config(load_config(name))
 
 
 def load_model(name: str, dtype: str = "float32", layers: int | None = None, device: str = "cpu") -> PreTrainedModel:
@@ -100,12 +115,10 @@ def truncate(model: PreTrainedModel, layers: int, name: str = "model") -> PreTra
 def _merged(folder: str, dtype: str) -> PreTrainedModel:
     from peft import PeftModel
 
-    config = json.loads((Path(folder).expanduser() / ADAPTER_CONFIG).read_text())
+    base = load_model(base_of_adapter(folder), dtype)
     try:
-        adapted = PeftModel.from_pretrained(
-            load_model(config["base_model_name_or_path"], dtype), str(Path(folder).expanduser())
-        )
-    except (KeyError, OSError, ValueError, RuntimeError) as error:
+        adapted = PeftModel.from_pretrained(base, prepare(folder))
+    except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"model {folder!r}: its adapter cannot be loaded ({str(error).splitlines()[0]})") from None
     model: PreTrainedModel = adapted.merge_and_unload()
     return model

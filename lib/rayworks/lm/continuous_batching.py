@@ -11,14 +11,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
-from rayworks.lm.causal_model import CausalModel
-from rayworks.lm.engine import FinishReason
+from rayworks.lm.causal_model import CausalModel, alike
 from rayworks.lm.prefix_tree import agreeing
-from rayworks.lm.rows import LogitMixer, Row
+from rayworks.lm.rows import LogitMixer, Row, check_prompt
 from rayworks.lm.sampling import SamplingParameters, sample
 
 STEP = 4
@@ -65,7 +64,7 @@ class ContinuousBatching:
         self._free = list(range(slots))
         self._active: list[Row] = []
         self._waiting: deque[Row] = deque()
-        self._end_ids = end_ids(tokenizer, models[0])
+        self._end_ids = end_ids(tokenizer, models[0].model.generation_config)
 
     @property
     def idle(self) -> bool:
@@ -80,7 +79,9 @@ class ContinuousBatching:
                 tokens asked for.
         """
         for model, prompt in zip(self._models, row.prompts, strict=True):
-            _check(model, prompt, row.request.max_new_tokens)
+            check_prompt(
+                prompt, row.request.max_new_tokens, model.max_length, model.readable_ids, model.max_length_reason
+            )
         row.uniforms = torch.from_numpy(seeds.uniforms(row.request.seed, row.request.max_new_tokens, "sampling"))
         self._waiting.append(row)
         return row
@@ -91,7 +92,8 @@ class ContinuousBatching:
             self._waiting.remove(row)
             row.finish_reason = "cancelled"
         elif row in self._active:
-            self._leave(row, "cancelled")
+            row.end("cancelled", self._tokenizer)
+            self._leave(row)
 
     def run(self, rows: Sequence[Row]) -> None:
         """Decode rows to their end, those that may become longest first, so that few slots idle at the end.
@@ -178,8 +180,8 @@ class ContinuousBatching:
                 leaders.append(entry)
         share = max(budget // max(len(leaders), 1), STEP)
         takes = {self._slot(entry): self._unread(entry)[:-1][:share] for entry in leaders}
-        for bucket in self._alike(leaders, takes):
-            for entry in self._fed(causal, bucket, takes)[0]:
+        for batch in alike([len(takes[self._slot(entry)]) for entry in leaders]):
+            for entry in self._fed(causal, [leaders[index] for index in batch], takes)[0]:
                 if len(self._unread(entry)) == 1:
                     causal.keep(self._slot(entry))
 
@@ -192,17 +194,6 @@ class ContinuousBatching:
             if other.adapter(lane) == adapter
         )
 
-    def _alike(self, entries: Sequence[Entry], takes: Mapping[int, Sequence[int]]) -> list[list[Entry]]:
-        """Entries in batches of which the longest take is at most twice the shortest."""
-        batches: list[list[Entry]] = []
-        for entry in sorted(entries, key=lambda entry: len(takes[self._slot(entry)])):
-            length = len(takes[self._slot(entry)])
-            if batches and length <= 2 * len(takes[self._slot(batches[-1][0])]):
-                batches[-1].append(entry)
-            else:
-                batches.append([entry])
-        return batches
-
     def _draw(self, rows: list[Row]) -> None:
         found = [self._logits(causal, entries) for causal, entries in self._by_model(self._entries(rows))]
         rows = [row for row in rows if row.error is None]
@@ -212,7 +203,7 @@ class ContinuousBatching:
         base = lanes.pop(0)[1]
         mixed = self._mixer.mix(base, lanes, rows)
         uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in rows])
-        tokens, logprobs = sample(mixed.logits, _parameters(rows, mixed.logits.device), uniforms)
+        tokens, logprobs = sample(mixed.logits, sampling_parameters(rows, mixed.logits.device), uniforms)
         reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
         # The largest logit is no number if any is none, and is infinite if all are forbidden.
         sound = mixed.logits.amax(dim=-1).isfinite().tolist()
@@ -224,7 +215,9 @@ class ContinuousBatching:
                     )
                 row.sampling_logprobs.append(logprob)
                 row.reports.append({name: values[index] for name, values in reports.items()})
-                self._take(row, token)
+                row.take(token, self._end_ids, self._tokenizer)
+            if row.finish_reason is not None and row.error is None:
+                self._leave(row)
 
     def _logits(self, causal: CausalModel, entries: list[Entry]) -> Fed:
         """Logits of the next token, of those that did not fail."""
@@ -245,22 +238,6 @@ class ContinuousBatching:
                 return [], torch.empty((0, causal.vocabulary_size))
         return _joined([self._fed(causal, [entry], takes) for entry in entries])
 
-    def _take(self, row: Row, token: int) -> None:
-        if token in self._end_ids and not row.request.ignore_end:
-            self._leave(row, "stop")
-        else:
-            row.tokens.append(token)
-            if row.request.stop or row.on_token is not None:
-                row.text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
-            cut = [at for at in (row.text.find(stop) for stop in row.request.stop) if at >= 0]
-            if cut:
-                row.text = row.text[: min(cut)]
-                self._leave(row, "stop")
-            elif len(row.tokens) >= row.request.max_new_tokens:
-                self._leave(row, "length")
-        if row.on_token is not None:
-            row.on_token(row)
-
     @contextmanager
     def _failing(self, row: Row) -> Iterator[None]:
         """What is raised inside is the row's end, not the loop's."""
@@ -272,35 +249,18 @@ class ContinuousBatching:
     def _fail(self, row: Row, error: Exception) -> None:
         row.error = error
         if row in self._active:
-            self._leave(row, "failed")
+            row.end("failed", self._tokenizer)
+            self._leave(row)
 
-    def _leave(self, row: Row, reason: FinishReason) -> None:
-        row.finish_reason = reason
+    def _leave(self, row: Row) -> None:
         self._active.remove(row)
         self._free.append(row.slot)
         self._free.sort()
         for lane, causal in enumerate(self._models):
             slot = self._slot((lane, row))
-            if self._keep_prefixes and reason != "failed":
+            if self._keep_prefixes and row.error is None:
                 causal.keep(slot)
             causal.release(slot)
-        if not row.request.stop:
-            row.text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
-
-
-def _check(model: CausalModel, prompt: Sequence[int], new_tokens: int) -> None:
-    if not prompt:
-        raise DataError("prompt: is empty; give at least one token")
-    if not 0 <= min(prompt) <= max(prompt) < model.readable_ids:
-        raise DataError(
-            f"prompt: has the token id {min(prompt) if min(prompt) < 0 else max(prompt)}, a model that reads it has "
-            f"{model.readable_ids} ids"
-        )
-    if len(prompt) + new_tokens > model.max_length:
-        raise DataError(
-            f"prompt: {len(prompt)} tokens and max_new_tokens {new_tokens} exceed the model's {model.max_length} "
-            f"({model.max_length_reason}); shorten either"
-        )
 
 
 def _joined(parts: Sequence[Fed]) -> Fed:
@@ -323,14 +283,15 @@ def _by_lane(found: Sequence[Fed], at: Mapping[int, int]) -> Iterator[tuple[int,
                 yield lane, (torch.tensor(where), picked_logits)
 
 
-def end_ids(tokenizer: PreTrainedTokenizerBase, model: CausalModel) -> frozenset[int]:
+def end_ids(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> frozenset[int]:
     """Ids that end a text: the tokenizer's end token and those of the model's generation config."""
-    configured = getattr(model.model.generation_config, "eos_token_id", None)
+    configured = getattr(generation, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(index for index in (*ids, tokenizer.eos_token_id) if isinstance(index, int))
 
 
-def _parameters(rows: list[Row], device: torch.device) -> SamplingParameters:
+def sampling_parameters(rows: Sequence[Row], device: torch.device) -> SamplingParameters:
+    """How each of the rows is drawn."""
     names = ("temperature", "top_k", "top_p")
     return SamplingParameters(
         **{name: torch.tensor([getattr(row.request, name) for row in rows], device=device) for name in names}

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from rayworks.core.errors import DataError
 from rayworks.lm.scoring import EncodedResponse, response_logprobs, shared_prompt_logprobs
@@ -35,13 +35,13 @@ class SlotModel(Protocol):
         """Logits after the last token of each slot."""
 
 
-def exact_length(model: PreTrainedModel) -> tuple[int, str]:
-    """The longest sequence of which a cache of slots holds all that the model would look at, and what bounds it.
+def exact_length(config: PretrainedConfig) -> tuple[int, str]:
+    """The longest sequence of which a cache of slots holds all that a model would look at, and what bounds it.
 
     Raises:
-        DataError: the model does not say how many positions it has.
+        DataError: the config does not say how many positions there are.
     """
-    config = model.config.get_text_config()
+    config = config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int):
         raise DataError(f"model {config.model_type}: does not say how many positions it has (max_position_embeddings)")
@@ -134,7 +134,7 @@ def shares_prompts(model: PreTrainedModel, longest: int) -> bool:
             apart = response_logprobs(model, rows)[0].sum(-1).view(2, 2)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
         return False
-    return longest <= exact_length(model)[0] and _difference(shared, apart) <= 10 * TOLERANCES[model.dtype]
+    return longest <= exact_length(model.config)[0] and _difference(shared, apart) <= 10 * TOLERANCES[model.dtype]
 
 
 def _scoring_difference(model: PreTrainedModel, rows: Sequence[Sequence[int]], expected: Sequence[Tensor]) -> float:

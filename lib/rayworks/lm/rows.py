@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from rayworks.core.errors import DataError
 from rayworks.lm.adapters import BASE
 from rayworks.lm.engine import FinishReason, GenerationRequest
 
@@ -40,9 +42,54 @@ class Row:
         """All ids that ``model`` has seen or must see."""
         return [*self.prompts[model], *self.tokens]
 
+    def take(self, token: int, ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Add a drawn token or end with it, and tell ``on_token``."""
+        if token in ends and not self.request.ignore_end:
+            self.end("stop", tokenizer)
+        else:
+            self.tokens.append(token)
+            if self.request.stop or self.on_token is not None:
+                self.text = tokenizer.decode(self.tokens, skip_special_tokens=True)
+            cut = [at for at in (self.text.find(stop) for stop in self.request.stop) if at >= 0]
+            if cut:
+                self.text, self.finish_reason = self.text[: min(cut)], "stop"
+            elif len(self.tokens) >= self.request.max_new_tokens:
+                self.end("length", tokenizer)
+        if self.on_token is not None:
+            self.on_token(self)
+
+    def end(self, reason: FinishReason, tokenizer: PreTrainedTokenizerBase) -> None:
+        """End the row with what was drawn."""
+        self.finish_reason = reason
+        if not self.request.stop:
+            self.text = tokenizer.decode(self.tokens, skip_special_tokens=True)
+
     def adapter(self, model: int) -> int:
         """Number of the adapter with which ``model`` reads it."""
         return self.adapters[model] if self.adapters else BASE
+
+
+def check_prompt(prompt: Sequence[int], new_tokens: int, longest: int, ids: int, reason: str) -> None:
+    """Whether a model can read a row.
+
+    Args:
+        longest: sequence that the model holds, and the reason for that bound.
+        ids: how many ids it can read.
+
+    Raises:
+        DataError: an empty prompt, one with ids that the model does not have, or one that does not leave room for the new
+            tokens.
+    """
+    if not prompt:
+        raise DataError("prompt: is empty; give at least one token")
+    if not 0 <= min(prompt) <= max(prompt) < ids:
+        wrong = min(prompt) if min(prompt) < 0 else max(prompt)
+        raise DataError(f"prompt: has the token id {wrong}, a model that reads it has {ids} ids")
+    if len(prompt) + new_tokens > longest:
+        raise DataError(
+            f"prompt: {len(prompt)} tokens and max_new_tokens {new_tokens} exceed the model's {longest} ({reason}); "
+            "shorten either"
+        )
 
 
 @dataclass

@@ -11,7 +11,7 @@ from ray.util import get_current_placement_group
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rayworks.core.config import ComputeSection
+from rayworks.core.config import ComputeSection, EngineSection
 from rayworks.core.errors import ConfigError
 
 Bundle = Mapping[str, float]
@@ -32,6 +32,24 @@ def worker_options(compute: ComputeSection) -> dict[str, Any]:
     names = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
     options: dict[str, Any] = {names[resource]: amount for resource, amount in worker_bundle(compute).items()}
     return {**options, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
+
+
+def engine_bundles(compute: ComputeSection, engine: EngineSection, gpus: int = 1) -> list[dict[str, float]]:
+    """The bundles of one model actor: its own or, where its model is spread over GPUs, one without and one for each of them.
+
+    ``gpus`` of these there are at least, for what else the run puts there.
+    """
+    if engine.tensor_parallel_size == 1:
+        return [worker_bundle(compute)]
+    return [{"CPU": compute.cpus_per_worker}, *[worker_bundle(compute)] * max(gpus, engine.tensor_parallel_size)]
+
+
+def engine_options(compute: ComputeSection, engine: EngineSection) -> dict[str, Any]:
+    """Options of such an actor: where its model is spread, vLLM's own actors take the GPUs."""
+    options = worker_options(compute)
+    if engine.tensor_parallel_size > 1:
+        del options["num_gpus"]
+    return options
 
 
 def device_of(compute: ComputeSection) -> str:

@@ -94,6 +94,10 @@ class StagedSystem(System[ConfigT], abc.ABC):
         """The class of the run's workers, and its arguments."""
         raise NotImplementedError(f"{type(self).__name__} has no workers")
 
+    def worker_options(self) -> dict[str, Any]:
+        """Ray's options of a worker."""
+        return worker_options(self.settings.compute)
+
     @property
     def workers(self) -> ActorPool[Any, Any]:
         """One actor per ``compute.workers``, made when first asked for."""
@@ -103,7 +107,7 @@ class StagedSystem(System[ConfigT], abc.ABC):
                 *self.worker(),
                 size=compute.workers,
                 name=self.actor_name("work"),
-                options=worker_options(compute),
+                options=self.worker_options(),
                 in_flight_per_actor=self.in_flight_per_worker,
             )
         return self._pool

@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from rayworks.core.run_directory import EXPORT, RunDirectory
+from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.engine import Score, ScoringRequest
 from rayworks.lm.threads import limit_torch_threads
@@ -15,8 +16,9 @@ from rayworks.runtime.placement import device_of
 from rayworks.systems.alignment import pairs as preference_pairs
 from rayworks.systems.alignment.autoregressive_reward import RewardModelTrainer
 from rayworks.systems.alignment.config import Config
+from rayworks.systems.alignment.engines import open_engine
 from rayworks.systems.alignment.exported import reward_folder
-from rayworks.systems.alignment.guided_decoding import GuidedEngine, GuidedGeneration, GuidedRequest
+from rayworks.systems.alignment.guided_decoding import GuidedGeneration, GuidedRequest
 
 STATES = "states"
 
@@ -57,10 +59,9 @@ class RewardModelActor:
             DataError: a model cannot be decoded exactly.
         """
         section, device = self._config.model, device_of(self._config.compute)
-        engine = GuidedEngine(section.base, {}, section.dtype, 1, device)
-        if self._start != section.base:
-            engine = GuidedEngine(self._start, {}, section.dtype, 1, device)
-        return engine.models[0].proof
+        here = [self._start] if section.engine == "vllm" else [section.base, self._start]
+        proofs = [CausalModel(load_model(name, section.dtype, device=device), 1).proof for name in dict.fromkeys(here)]
+        return f"{here[0]}: {proofs[0]}"
 
     def restore(self, step: int) -> None:
         """Go back to the state kept at a step; step 0 is the untrained model."""
@@ -105,8 +106,8 @@ class GuidedActor:
             name: str(directory.get_folder(arm_path(name), Path(self._scratch.name) / name))
             for name in config.objectives
         }
-        device = device_of(config.compute)
-        self._engine = GuidedEngine(config.model.base, arms, config.model.dtype, config.decoding.slots, device)
+        model, device = config.model, device_of(config.compute)
+        self._engine = open_engine(model, model.base, arms, model.dtype, config.decoding.slots, device)
 
     def ready(self) -> bool:
         """Answers once the models are loaded."""

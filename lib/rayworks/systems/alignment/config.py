@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import RESUME_SAFE, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, EngineSection, Section, SystemConfig
 
 Judge = Literal["vader", "imdb", "brevity"]
 
@@ -44,8 +44,8 @@ class ObjectiveSection(Section):
     )
 
 
-class ModelSection(Section):
-    """The frozen base and what its reward models start from."""
+class ModelSection(EngineSection):
+    """The frozen base, what its reward models start from, and what decodes with them."""
 
     base: str = Field("smollm2-135m-instruct", description="packaged name, local folder or hub:OWNER/NAME")
     reward: str | None = Field(None, description="start of the reward models; null: the base")
@@ -155,7 +155,7 @@ class Config(SystemConfig):
         return list(dict.fromkeys(judge for section in self.objectives.values() for judge in section.judges))
 
     @model_validator(mode="after")
-    def _names_are_keys(self) -> Self:
+    def _consistent(self) -> Self:
         for name in self.objectives:
             if not name.isidentifier():
                 raise ValueError(f"objectives.{name}: a name is letters, digits and _; rename it")
@@ -166,6 +166,7 @@ class Config(SystemConfig):
                 raise ValueError(
                     f"objectives.{name}.measured_with: {shared!r} is not an objective with prompts of its own; set it to null"
                 )
+        self.model.check(self.compute)
         if self.objectives[next(iter(self.objectives))].measured_with is not None:
             raise ValueError("objectives: the first one makes the headline and needs measured_with: null")
         return self

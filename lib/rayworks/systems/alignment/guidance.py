@@ -4,6 +4,7 @@ import bisect
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rayworks.core.errors import ConfigError
 
@@ -48,6 +49,20 @@ class Guidance:
             _check(objective, schedule)
         with self._lock:
             self._schedules = {**self._schedules, **weights}
+
+    def told(self, token: int) -> dict[str, Any]:
+        """Arguments, as JSON has them, of a :class:`Guidance` that is this one at ``token``: a callback is its value there.
+
+        Raises:
+            ConfigError: a callback gave a negative or non-finite weight.
+        """
+        with self._lock:
+            schedules = self._schedules
+        weights = {
+            objective: _value(objective, schedule, token) if callable(schedule) else schedule
+            for objective, schedule in schedules.items()
+        }
+        return {"weights": weights, "beta": self._beta}
 
     def at(self, token: int) -> dict[str, float]:
         """Strength of each objective at a token, objectives of weight 0 left out.

@@ -18,6 +18,7 @@ from rayworks.lm.adapters import BASE, is_adapter
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.continuous_batching import ContinuousBatching
+from rayworks.lm.decoding import Decoding
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
 from rayworks.lm.rows import Mixed, Row
 from rayworks.lm.scoring import encode_prompt, score_responses
@@ -115,6 +116,14 @@ def describe_step(base: Tensor, guides: Sequence[Guide], mixed: Tensor, tokens: 
     }
 
 
+@dataclass
+class RowGuidance:
+    """What the mixer keeps for a row: its guidance, and the strengths of the token that it draws."""
+
+    guidance: Guidance
+    strengths: dict[str, float] = field(default_factory=dict)
+
+
 class RewardMixer:
     """Mixes the base with the reward models that a row's guidance names: ``objectives``, in the order of the models after the
     base, over the ids below ``id_range`` that all models have in common.
@@ -143,12 +152,6 @@ class RewardMixer:
         return Mixed(mixed, lambda tokens: describe_step(base, used, mixed, tokens))
 
 
-@dataclass
-class _Context:
-    guidance: Guidance
-    strengths: dict[str, float] = field(default_factory=dict)
-
-
 class GuidedEngine:
     """A frozen base and its reward models in one process, decoded in lock-step with a cache each.
 
@@ -169,20 +172,19 @@ class GuidedEngine:
         self.objectives = list(rewards)
         of_base = [name for name, model in rewards.items() if is_adapter(model)]
         whole = CausalModel(load_model(base, dtype, device=device), slots * (1 + len(of_base)), adapters=len(of_base))
-        vocabulary = describe(base, self.tokenizer, whole.vocabulary_size)
-        self.models, self._adapters, self.id_range = [whole], [BASE], whole.vocabulary_size
+        self.models, self._adapters = [whole], [BASE]
         for objective, name in rewards.items():
             if objective in of_base:
                 self.models.append(whole)
                 self._adapters.append(whole.adapters.add(objective, name))
             else:
-                model = CausalModel(load_model(name, dtype, device=device), slots)
-                self.models.append(model)
+                self.models.append(CausalModel(load_model(name, dtype, device=device), slots))
                 self._adapters.append(BASE)
-                own = describe(name, load_tokenizer(name), model.vocabulary_size)
-                self.id_range = min(self.id_range, common_id_range(vocabulary, own))
+        names = (base, *rewards.values())
+        self.id_range = common_ids(*((name, m.vocabulary_size) for name, m in zip(names, self.models, strict=True)))
+        self.max_length = min(model.max_length for model in self.models)
         mixer = RewardMixer(self.objectives, self.id_range)
-        self.decoding = ContinuousBatching(self.models, self.tokenizer, mixer, slots)
+        self.decoding: Decoding = ContinuousBatching(self.models, self.tokenizer, mixer, slots)
 
     def row(self, request: GenerationRequest, prompts: tuple[tuple[int, ...], ...] | None = None) -> Row:
         """The request as a row of :attr:`decoding`, for callers that step themselves.
@@ -195,11 +197,11 @@ class GuidedEngine:
         guidance = request.guidance if isinstance(request, GuidedRequest) else Guidance()
         self.require_known(guidance.objectives)
         if prompts is not None:
-            return Row(request, prompts, _Context(guidance), tuple(self._adapters))
+            return Row(request, prompts, RowGuidance(guidance), tuple(self._adapters))
         own = request.guide_prompts if isinstance(request, GuidedRequest) else {}
         texts = [request.prompt, *(own.get(objective, request.prompt) for objective in self.objectives)]
         encoded = {text: encode_prompt(self.tokenizer, text) for text in dict.fromkeys(texts)}
-        return Row(request, tuple(encoded[text] for text in texts), _Context(guidance), tuple(self._adapters))
+        return Row(request, tuple(encoded[text] for text in texts), RowGuidance(guidance), tuple(self._adapters))
 
     def require_known(self, objectives: Sequence[str]) -> None:
         """Raise :class:`ConfigError` when one of ``objectives`` has no reward model."""
@@ -222,6 +224,20 @@ class GuidedEngine:
         if self._adapters[place] != BASE:
             requests = [replace(request, adapter=objective) for request in requests]
         return score_responses(model.model, self.tokenizer, requests, model.adapters)
+
+
+def common_ids(base: tuple[str, int], *rewards: tuple[str, int]) -> int:
+    """Ids ``0 .. n-1`` that all models have in common; each is given by its name and the width of its logits.
+
+    Raises:
+        ConfigError: a reward model's tokenizer does not fit the base's.
+    """
+    (name, width), sizes = base, [base[1]]
+    vocabulary = describe(name, load_tokenizer(name), width)
+    # An adapter has its base's ids.
+    own = [describe(name, load_tokenizer(name), width) for name, width in rewards if not is_adapter(name)]
+    sizes += [common_id_range(vocabulary, reward) for reward in own]
+    return min(sizes)
 
 
 def as_guided_generation(row: Row, objectives: Sequence[str]) -> GuidedGeneration:

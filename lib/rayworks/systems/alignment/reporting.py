@@ -54,7 +54,7 @@ def build_report(
             "Sharpened: the base mixed with a copy of itself at the same weight. Reward gain is over this control.",
             "Perplexity is that of the drawn texts under the unguided base: reward bought with broken text shows here.",
             "Dropped pairs were too long. Cut: the share of trained responses cut to response_tokens, which teach no end.",
-            f"The base was {facts['proof']}.",
+            f"{facts['proof']}.",
             "KL of guided rows is exact per step and averaged over samples; of best-of-n it is the bound log n - (n-1)/n.",
         ],
         details={**facts, "measurements": [measurement.as_dict() for measurement in measurements]},

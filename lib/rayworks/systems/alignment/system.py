@@ -12,10 +12,11 @@ from rayworks.core.models import locate
 from rayworks.core.report import Report
 from rayworks.lm.checkpoints import load_tokenizer
 from rayworks.lm.engine import ScoringRequest
+from rayworks.lm.engines import check_engine
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.lm.vocabulary import common_id_range, read_vocabulary
 from rayworks.runtime.actor_pool import ActorPool
-from rayworks.runtime.placement import worker_bundle, worker_options
+from rayworks.runtime.placement import device_of, engine_bundles, engine_options, worker_options
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.alignment import SPEC
@@ -42,12 +43,18 @@ class AlignmentSystem(StagedSystem[Config]):
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
         """The run itself asks for nothing; training and generation share the workers, one after the other."""
-        workers = max(len(config.objectives), config.compute.workers)
-        return [{}, *[worker_bundle(config.compute)] * workers]
+        trainers, workers = len(config.objectives), config.compute.workers
+        one = engine_bundles(config.compute, config.model, trainers)
+        return [{}, *(one if len(one) > 1 else one * max(trainers, workers))]
+
+    def worker_options(self) -> dict[str, Any]:
+        """See :func:`~rayworks.runtime.placement.engine_options`."""
+        return engine_options(self.settings.compute, self.settings.model)
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
-        """Models by name, whether they share token ids, and pairs by source."""
+        """The engine, models by name, whether they share token ids, and pairs by source."""
+        check_engine(config.model, device_of(config.compute))
         for name in filter(None, (config.model.base, config.model.reward)):
             locate(name)
         if config.model.reward is not None:

