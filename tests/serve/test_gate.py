@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from rayworks.core.errors import DataError
-from serve.common import application, gate, gateway, keys
+from serve.common import application, gate, gateway, keys, origins
 from serve.common.access import Access, Caller
 from serve.common.application import new_application
 from serve.common.gateway import Gateway
@@ -41,8 +41,8 @@ class Question(BaseModel):
 @pytest.fixture
 def api(file: str, key: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     access = Access(keys.ApiKeys(file, "test"), 2, Peers())
-    served = SimpleNamespace(access=access, receive_seconds=0.3, measures=Measures(), load=0)
-    for module in (application, gate):
+    served = SimpleNamespace(access=access, receive_seconds=0.3, measures=Measures(), load=0, allowed_origins=[])
+    for module in (application, gate, origins):
         monkeypatch.setattr(module, "replica", lambda: served)
 
     async def check_health() -> float:

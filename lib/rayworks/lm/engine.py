@@ -16,7 +16,8 @@ class GenerationRequest:
         DataError: a value is outside its bounds.
     """
 
-    prompt: str
+    prompt: str | tuple[int, ...]
+    """A text, or token ids."""
     max_new_tokens: int = 64
     temperature: float = 1.0
     """0 takes the most likely token."""

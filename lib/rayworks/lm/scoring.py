@@ -24,8 +24,10 @@ class EncodedResponse:
         return len(self.prompt) + len(self.response)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ...]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
     """Ids of a prompt; a text that a chat template has begun with the begin token does not get a second one."""
+    if not isinstance(prompt, str):
+        return prompt
     begins = bool(tokenizer.bos_token) and prompt.startswith(str(tokenizer.bos_token))
     return tuple(tokenizer(prompt, add_special_tokens=not begins)["input_ids"])
 
