@@ -10,10 +10,12 @@ changed: ``PATCH /v1/completions/ID/guidance``.
 """
 
 import asyncio
+import logging
 import secrets
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +71,7 @@ class Args(ServingArgs):
     num_cpus: Processors = 1.0
 
 
+logger = logging.getLogger("rayworks.serve")
 TOO_LONG = "context_length_exceeded"
 """OpenAI's code, which clients look for."""
 
@@ -265,7 +268,11 @@ class Alignment(ServedRun):
                 tell((index, piece, row.finish_reason, tokens and tokens.take(text.sent)))
 
             row.on_token = drawn
-            self._decoding.submit(row).add_done_callback(lambda done: done.exception() and tell(done.exception()))
+            self._decoding.submit(row).add_done_callback(ended)
+
+        def ended(done: Future[Row]) -> None:
+            if (error := done.exception()) is not None:
+                tell(error)
 
         deadline = loop.time() + self._args.deadline_seconds
         none = {"usage": None} if usage else {}
@@ -299,6 +306,7 @@ class Alignment(ServedRun):
             return Problem(504, self._late)
         if isinstance(error, DataError):
             return Problem(400, str(error))
+        logger.error("a stream failed", exc_info=error)
         return Problem(503, "the replica failed and is being replaced; try again")
 
     def _cancel(self, rows: list[Row]) -> None:

@@ -36,8 +36,14 @@ def read_engine(export: str, slots: int, device: str) -> tuple[GuidedEngine, Mod
     arms = {name: str(folder / reward_folder(name)) for name in exported.objectives}
     engine = GuidedEngine(exported.base, arms, exported.dtype, slots, device)
     created = int((folder / GUIDANCE).stat().st_mtime)
-    proof = getattr(engine.models[0], "proof", None)
-    return engine, Model(id=exported.base, created=created, objectives=engine.objectives, proof=proof)
+    card = Model(id=exported.base, created=created, objectives=engine.objectives, proof=_proof(engine))
+    return engine, card
+
+
+def _proof(engine: Any) -> str | None:
+    """How the base was found to be exact, of engines that say so."""
+    models = getattr(engine, "models", None) or [None]
+    return getattr(models[0], "proof", None) or None
 
 
 @dataclass(frozen=True)

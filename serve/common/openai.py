@@ -54,6 +54,8 @@ class Only:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """For the OpenAPI document."""
+        if not self.values:
+            return {"type": "null", "description": "must be absent"}
         return {"enum": list(self.values), "description": "accepted where it changes nothing"}
 
     def _check(self, value: Any) -> Any:
@@ -78,7 +80,8 @@ class Nullable(Body):
         schema = handler(core)
         found = handler.resolve_ref_schema(schema)
         for name, field in found.get("properties", {}).items():
-            if name not in found.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
+            told_already = {"type": "null"} in field.get("anyOf", ()) or field.get("type") == "null"
+            if name not in found.get("required", ()) and not told_already:
                 told = {key: field.pop(key) for key in ("title", "description", "examples", "default") if key in field}
                 found["properties"][name] = {"anyOf": [field, {"type": "null"}], **told}
         return schema
