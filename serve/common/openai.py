@@ -16,7 +16,6 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
 
 from .body import Body
 
@@ -48,11 +47,11 @@ class Only:
     values: Sequence[Any]
     fix: str
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         """The values as they are."""
-        return core_schema.no_info_plain_validator_function(self._check)
+        return PlainValidator(self._check).__get_pydantic_core_schema__(source, handler)
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """For the OpenAPI document."""
         if not self.values:
             return {"type": "null", "description": "must be absent"}
@@ -75,7 +74,7 @@ class Nullable(Body):
         return {name: value for name, value in values.items() if value is not None or name not in cls.model_fields}
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Says so of every optional field."""
         schema = handler(core)
         found = handler.resolve_ref_schema(schema)

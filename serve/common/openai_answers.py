@@ -122,13 +122,15 @@ class DrawnTokens:
                 self._context, self._read = self._read, index + 1
             self._found.append(DrawnToken(added, self._length, _guidance(self._row.reports[index])))
             self._length += len(added)
-        finished = self._row.finish_reason is not None
-        cut = finished and self._length > len(self._row.text)
         fresh = self._found[self._told :]
-        if not finished:
-            taken = [token for token in fresh if token.offset + len(token.text) <= sent]
+        if self._row.finish_reason is None:
+            # What has no text yet waits for what has: a stop may still take both away.
+            settled = [n for n, token in enumerate(fresh, 1) if token.text and token.offset + len(token.text) <= sent]
+            taken = fresh[: max(settled, default=0)]
+        elif self._length > len(self._row.text):
+            taken = [token for token in fresh if token.offset < sent]
         else:
-            taken = [token for token in fresh if token.offset < sent] if cut else fresh
+            taken = fresh
         self._told += len(taken)
         return taken
 

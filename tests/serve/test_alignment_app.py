@@ -20,6 +20,7 @@ from rayworks.lm.checkpoints import load_tokenizer
 from serve import deploy
 from serve.common.streaming import GrowingText
 from tests.observing import cluster_address
+from tests.serve.applications import ORIGIN
 from tests.serve.deployment import Deployment
 
 PROMPT = "a dress:"
@@ -251,6 +252,14 @@ def test_messages_of_all_kinds(
     )
     assert answer.status_code == status, answer.text
     assert words in answer.text
+
+
+def test_pages_of_a_named_origin_get_leave_without_a_key(url: str, header: dict[str, str]) -> None:
+    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    leave = httpx.options(f"{url}/v1/completions", headers=asked)
+    assert (leave.status_code, leave.headers["access-control-allow-origin"]) == (200, ORIGIN)
+    models = httpx.get(f"{url}/v1/models", headers={**header, "Origin": ORIGIN})
+    assert models.headers["access-control-allow-origin"] == ORIGIN
 
 
 def test_one_model_is_found_by_its_id_which_may_have_slashes(deployment: Deployment, url: str, model: str) -> None:
