@@ -74,6 +74,8 @@ class Args(ServingArgs):
 logger = logging.getLogger("rayworks.serve")
 TOO_LONG = "context_length_exceeded"
 """OpenAI's code, which clients look for."""
+IDS_SHOWN = 4
+"""Unknown tokens that an answer names."""
 
 
 @serve.deployment(name="guided-generation")
@@ -193,7 +195,8 @@ class Alignment(ServedRun):
             await self._finish(rows)
         finally:
             leave()
-        return asked.answer()
+        # Token by token, text takes a while.
+        return await asyncio.to_thread(asked.answer) if asked.logprobs else asked.answer()
 
     def _rows(self, body: CompletionBody | ChatBody, prompts: Sequence[Prompt], max_tokens: int) -> list[Row]:
         """The request's rows, prompt by prompt, checked against every limit before anything is queued."""
@@ -215,6 +218,8 @@ class Alignment(ServedRun):
         )
         rows: list[Row] = []
         for prompt in prompts:
+            if not isinstance(prompt, str):
+                self._require_known(prompt)
             ids: tuple[tuple[int, ...], ...] | None = None
             for _ in range(body.n):
                 one = replace(request, prompt=prompt, seed=seed + len(rows), guidance=Guidance(body.guidance))
@@ -224,13 +229,15 @@ class Alignment(ServedRun):
                     self._require_room(ids[0], max_tokens)
         return rows
 
+    def _require_known(self, prompt: tuple[int, ...]) -> None:
+        known = self._engine.id_range
+        unknown = [token for token in dict.fromkeys(prompt) if token >= known]
+        if unknown:
+            told = ", ".join(map(str, unknown[:IDS_SHOWN])) + (" and more" if len(unknown) > IDS_SHOWN else "")
+            raise Problem(400, f"prompt: has tokens that a model does not have: {told}; send ids below {known}")
+
     def _require_room(self, prompt: tuple[int, ...], max_tokens: int) -> None:
         length, limit = len(prompt), self._args.max_prompt_tokens
-        unknown = [token for token in prompt if token >= self._engine.id_range]
-        if unknown:
-            raise Problem(
-                400, f"prompt: token {unknown[0]} is unknown to the models; ids are below {self._engine.id_range}"
-            )
         if length > limit:
             raise Problem(400, f"prompt: is {length} tokens, at most {limit} are taken; shorten it", code=TOO_LONG)
         room = min(self._args.max_total_tokens, *(model.max_length for model in self._engine.models))
@@ -307,7 +314,7 @@ class Alignment(ServedRun):
         if isinstance(error, DataError):
             return Problem(400, str(error))
         logger.error("a stream failed", exc_info=error)
-        return Problem(503, "the replica failed and is being replaced; try again")
+        return Problem(503, "the continuation failed; try again")
 
     def _cancel(self, rows: list[Row]) -> None:
         for row in rows:

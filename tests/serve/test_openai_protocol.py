@@ -1,5 +1,8 @@
 """What the OpenAI protocol's bodies take, let by and refuse, and how the tokens of a row are told; without a service."""
 
+import asyncio
+import json
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -8,10 +11,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
+from rayworks.core.errors import DataError
 from rayworks.lm.continuous_batching import Row
 from rayworks.lm.engine import GenerationRequest
+from serve.apps.alignment import Alignment, Args
+from serve.apps.alignment_answers import Asked
 from serve.common.openai import ChatBody, CompletionBody
-from serve.common.openai_answers import DrawnTokens
+from serve.common.openai_answers import DrawnTokens, Model
 from serve.common.streaming import GrowingText
 from tests.tiny_models import make_tokenizer
 
@@ -136,3 +142,49 @@ def test_tokens_of_any_text_join_to_it_whole_and_as_it_grows(text: str, stop: st
     assert [token.offset for token in whole] == sorted(token.offset for token in whole)
     assert [token.guidance.logprob for token in whole] == [-float(number) for number in range(len(whole))]
     assert not any(token.guidance.reward_logprobs for token in whole), "it did not run"
+
+
+class Decoding:
+    """Fails one row and leaves the others waiting."""
+
+    def __init__(self, failing: Row, error: Exception) -> None:
+        self._failing, self._error = failing, error
+        self.cancelled: list[Row] = []
+
+    def submit(self, row: Row) -> Future[Row]:
+        """As BackgroundDecoding does."""
+        future: Future[Row] = Future()
+        if row is self._failing:
+            future.set_exception(self._error)
+        return future
+
+    def cancel(self, row: Row) -> None:
+        """Remembered."""
+        self.cancelled.append(row)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (DataError("logits: are not numbers; ask again"), "invalid_request_error", "logits: are not numbers"),
+        (RuntimeError("/secret/path"), "server_error", "the continuation failed; try again"),
+    ],
+)
+def test_a_row_that_fails_ends_its_stream_alone(error: Exception, kind: str, words: str) -> None:
+    rows = [Row(GenerationRequest(prompt="a"), ((1,),)) for _ in range(2)]
+    application = object.__new__(Alignment.func_or_class)  # type: ignore[attr-defined]  # a deployment
+    application._args = Args(deadline_seconds=5)
+    application._decoding = decoding = Decoding(rows[1], error)
+    asked = Asked("cmpl-1", rows, 2, False, False, Model(id="m", created=0, objectives=[]), TOKENIZER)
+    left: list[bool] = []
+
+    async def ask() -> list[str]:
+        return [event async for event in application._stream(asked, False, lambda: left.append(True))]
+
+    [event] = asyncio.run(ask())
+    told = json.loads(event.removeprefix("data: "))["error"]
+    assert told["type"] == kind
+    assert words in told["message"]
+    assert "secret" not in told["message"]
+    assert decoding.cancelled == rows
+    assert left == [True]
