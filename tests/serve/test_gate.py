@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from rayworks.core.errors import DataError
 from serve.common import application, gate, gateway, keys, origins
@@ -22,7 +22,6 @@ from serve.common.gateway import Gateway
 from serve.common.measures import Measures
 from serve.common.peers import Peers
 from serve.common.problems import Problem
-from serve.common.served_run import ServingArgs
 
 
 @pytest.fixture
@@ -413,10 +412,3 @@ def test_pages_of_named_origins_may_ask_and_read(api: Any, key: str) -> None:
             assert "access-control-allow-origin" not in silent.headers
 
     asyncio.run(ask())
-
-
-@pytest.mark.parametrize("origin", ["mine.example", "https://mine.example/", "https://mine.example/page", ""])
-def test_origins_are_as_browsers_send_them(origin: str) -> None:
-    with pytest.raises(ValidationError, match="allowed_origins"):
-        ServingArgs(allowed_origins=[origin])
-    assert ServingArgs(allowed_origins=["*", "http://localhost:3000"]).allowed_origins
