@@ -10,10 +10,12 @@ changed: ``PATCH /v1/completions/ID/guidance``.
 """
 
 import asyncio
+import logging
 import secrets
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -24,7 +26,7 @@ from pydantic import Field
 from ray import serve
 
 from rayworks.core.config import EngineSection
-from rayworks.core.errors import InfrastructureError, RayworksError
+from rayworks.core.errors import DataError, InfrastructureError, RayworksError
 from rayworks.lm.background_decoding import BackgroundDecoding
 from rayworks.lm.rows import Row
 from rayworks.lm.threads import limit_torch_threads
@@ -33,7 +35,8 @@ from rayworks.systems.alignment.guided_decoding import GuidedRequest
 
 from ..common.access import Caller
 from ..common.application import new_application
-from ..common.openai import ChatBody, Completion, CompletionBody, GuidanceBody, ModelList, SamplingBody
+from ..common.openai import ChatBody, CompletionBody, GuidanceBody, Message, Prompt
+from ..common.openai_answers import Completion, DrawnToken, Model, ModelList
 from ..common.peers import Peers
 from ..common.problems import RETRY_SECONDS, Problem, problem_of, problems
 from ..common.served_run import HEALTH_SECONDS, Deadline, PerKey, Processors, ServedRun, ServingArgs, bind
@@ -64,11 +67,18 @@ class Args(ServingArgs):
     engine: Literal["transformers", "vllm"] = Field("transformers", description="what decodes")
     memory_share: float | None = Field(None, gt=0, le=1, description="vllm: share of a GPU's memory; null: its default")
     slots: int = Field(8, ge=1, le=1024, description="rows decoded together; the next max_waiting wait for a slot")
-    max_prompt_tokens: int = Field(2048, ge=1, description="longer prompts: 413")
-    max_total_tokens: int = Field(4096, ge=2, description="prompt and max_tokens together; more: 422. Bounds the cache")
+    max_prompt_tokens: int = Field(2048, ge=1, description="longer prompts: 400")
+    max_total_tokens: int = Field(4096, ge=2, description="prompt and max_tokens together; more: 400. Bounds the cache")
     concurrent_per_key: PerKey = 16
     deadline_seconds: Deadline = 120.0
     num_cpus: Processors = 1.0
+
+
+logger = logging.getLogger("rayworks.serve")
+TOO_LONG = "context_length_exceeded"
+"""OpenAI's code, which clients look for."""
+IDS_SHOWN = 4
+"""Unknown tokens that an answer names."""
 
 
 @serve.deployment(name="guided-generation")
@@ -106,25 +116,46 @@ class Alignment(ServedRun):
         """The same, by its name."""
         return {"rows": self.load}
 
-    @api.get("/v1/models")
+    @api.get("/v1/models", response_model_exclude_none=True)
     async def models(self, owner: Caller) -> ModelList:
         """The base model and the objectives that can guide it."""
         return ModelList(data=[self._card])
 
+    @api.get("/v1/models/{model:path}", response_model_exclude_none=True, responses=problems(404))
+    async def model(self, model: str, owner: Caller) -> Model:
+        """One of them; the names of hubs and folders have slashes."""
+        return self._served(model)
+
+    def _served(self, model: str) -> Model:
+        if model != self._card.id:
+            raise Problem(404, f"model {model!r}: is not served here; use {self._card.id!r}", code="model_not_found")
+        return self._card
+
     @api.post("/v1/completions", response_model=Completion, response_model_exclude_none=True, responses=ANSWERS)
     async def completions(self, body: CompletionBody, owner: Caller) -> Any:
         """Continue a prompt."""
-        return await self._answer(body, body.prompt, body.max_tokens, owner, chat=False)
+        return await self._answer(body, body.prompt, body.max_tokens, owner)
 
     @api.post("/v1/chat/completions", response_model=Completion, response_model_exclude_none=True, responses=ANSWERS)
     async def chat_completions(self, body: ChatBody, owner: Caller) -> Any:
         """Answer a chat."""
-        messages = [message.model_dump() for message in body.messages]
+        return await self._answer(body, [self._chat(body.messages)], body.token_limit, owner)
+
+    def _chat(self, messages: Sequence[Message]) -> str:
+        """The prompt that the model's chat template makes of messages."""
+        tokenizer = self._engine.tokenizer
+        if not tokenizer.chat_template:
+            raise Problem(400, "messages: the model has no chat template; send a prompt to /v1/completions")
+        for number, message in enumerate(messages):
+            if message.tool_calls and "tool_calls" not in str(tokenizer.chat_template):
+                raise Problem(
+                    400, f"messages.{number}.tool_calls: the model's chat template has no place for them; remove them"
+                )
+        turns = [message.as_template_reads_it() for message in messages]
         try:
-            prompt = self._engine.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except (ValueError, TemplateError) as error:
-            raise Problem(422, f"messages: the model's chat template does not take them ({error})") from None
-        return await self._answer(body, str(prompt), body.token_limit, owner, chat=True)
+            return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        except (ValueError, TypeError, TemplateError) as error:
+            raise Problem(400, f"messages: the model's chat template does not take them ({error})") from None
 
     @api.patch("/v1/completions/{completion}/guidance", status_code=204, responses=problems(404))
     async def change_guidance(self, completion: str, body: GuidanceBody, owner: Caller) -> Response:
@@ -146,10 +177,12 @@ class Alignment(ServedRun):
             row.context.guidance.update(guidance)
         return True
 
-    async def _answer(self, body: SamplingBody, prompt: str, max_tokens: int, owner: str, *, chat: bool) -> Any:
-        rows = self._rows(body, prompt, max_tokens)
+    async def _answer(
+        self, body: CompletionBody | ChatBody, prompts: Sequence[Prompt], max_tokens: int, owner: str
+    ) -> Any:
+        rows, chat = self._rows(body, prompts, max_tokens), isinstance(body, ChatBody)
         completion = f"{'chatcmpl' if chat else 'cmpl'}-{self.peers.address}{uuid.uuid4().hex}"
-        asked = Asked(completion, rows, chat, self._card)
+        asked = Asked(completion, rows, body.n, chat, body.wants_logprobs, self._card, self._engine.tokenizer)
         self._running[completion] = (owner, asked)
 
         def leave() -> None:
@@ -158,7 +191,8 @@ class Alignment(ServedRun):
                 self.measures.tokens(used.prompt_tokens, used.completion_tokens)
 
         if body.stream:
-            events = self._stream(body, asked, leave)
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            events = self._stream(asked, usage, leave)
             # A client that is gone before the first event leaves a generator that never starts and so never ends.
             weakref.finalize(events, leave)
             return StreamingResponse(events, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store"})
@@ -166,34 +200,56 @@ class Alignment(ServedRun):
             await self._finish(rows)
         finally:
             leave()
-        return asked.answer()
+        # Token by token, text takes a while.
+        return await asyncio.to_thread(asked.answer) if asked.logprobs else asked.answer()
 
-    def _rows(self, body: SamplingBody, prompt: str, max_tokens: int) -> list[Row]:
-        """The request's rows, checked against every limit before anything is queued."""
-        if body.model != self._card.id:
-            raise Problem(404, f"model {body.model!r}: is not served here; use {self._card.id!r}")
-        if self._decoding.load + body.n > self._args.slots + self._args.max_waiting:
+    def _rows(self, body: CompletionBody | ChatBody, prompts: Sequence[Prompt], max_tokens: int) -> list[Row]:
+        """The request's rows, prompt by prompt, checked against every limit before anything is queued."""
+        self._served(body.model)
+        asked, places = len(prompts) * body.n, self._args.slots + self._args.max_waiting
+        if asked > places:
+            raise Problem(
+                400, f"n: {asked} continuations are asked for, at most {places} are held; lower n or send fewer prompts"
+            )
+        if self._decoding.load + asked > places:
             raise Problem(503, f"{self._decoding.load} rows are decoding or waiting; try again", retry_after=2)
         seed = secrets.randbits(62) if body.seed is None else body.seed
         request = GuidedRequest(
-            prompt=prompt,
+            prompt="",
             max_new_tokens=max_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
             stop=body.stops,
-            seed=seed,
         )
-        first = self._engine.row(replace(request, guidance=Guidance(body.guidance)))
-        length = len(first.prompts[0])
-        if length > self._args.max_prompt_tokens:
-            raise Problem(
-                413, f"prompt: is {length} tokens, at most {self._args.max_prompt_tokens} are taken; shorten it"
-            )
+        rows: list[Row] = []
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                self._require_known(prompt)
+            ids: tuple[tuple[int, ...], ...] | None = None
+            for _ in range(body.n):
+                one = replace(request, prompt=prompt, seed=seed + len(rows), guidance=Guidance(body.guidance))
+                rows.append(self._engine.row(one, ids))
+                if ids is None:
+                    ids = rows[-1].prompts
+                    self._require_room(ids[0], max_tokens)
+        return rows
+
+    def _require_known(self, prompt: tuple[int, ...]) -> None:
+        known = self._engine.id_range
+        unknown = [token for token in dict.fromkeys(prompt) if token >= known]
+        if unknown:
+            told = ", ".join(map(str, unknown[:IDS_SHOWN])) + (" and more" if len(unknown) > IDS_SHOWN else "")
+            raise Problem(400, f"prompt: has tokens that a model does not have: {told}; send ids below {known}")
+
+    def _require_room(self, prompt: tuple[int, ...], max_tokens: int) -> None:
+        length, limit = len(prompt), self._args.max_prompt_tokens
+        if length > limit:
+            raise Problem(400, f"prompt: is {length} tokens, at most {limit} are taken; shorten it", code=TOO_LONG)
         room = min(self._args.max_total_tokens, self._engine.max_length)
         if length + max_tokens > room:
-            raise Problem(422, f"max_tokens: {length} prompt tokens and {max_tokens} exceed {room}; lower it")
-        others = [replace(request, seed=seed + n, guidance=Guidance(body.guidance)) for n in range(1, body.n)]
-        return [first, *(self._engine.row(other, first.prompts) for other in others)]
+            raise Problem(
+                400, f"max_tokens: {length} prompt tokens and {max_tokens} exceed {room}; lower it", code=TOO_LONG
+            )
 
     async def _finish(self, rows: list[Row]) -> None:
         try:
@@ -208,46 +264,62 @@ class Alignment(ServedRun):
     def _late(self) -> str:
         return f"not finished after {self._args.deadline_seconds:g} s; try again later, or ask for fewer tokens"
 
-    async def _stream(self, body: SamplingBody, asked: Asked, leave: Callable[[], None]) -> AsyncIterator[str]:
+    async def _stream(self, asked: Asked, usage: bool, leave: Callable[[], None]) -> AsyncIterator[str]:
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[tuple[int, str, str | None]] = asyncio.Queue()
+        arrived: asyncio.Queue[Exception | tuple[int, str, str | None, list[DrawnToken] | None]] = asyncio.Queue()
 
-        def tell(index: int, piece: str, reason: str | None) -> None:
-            loop.call_soon_threadsafe(arrived.put_nowait, (index, piece, reason))
+        def tell(told: Any) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, told)
 
         def follow(index: int, row: Row) -> None:
             text = GrowingText(row.request.stop)
-            row.on_token = lambda row: tell(
-                index, text.piece(row.text, row.finish_reason is not None), row.finish_reason
-            )
-            future = self._decoding.submit(row)
-            future.add_done_callback(lambda done: tell(index, "", "failed") if done.exception() else None)
+            tokens = asked.tokens(row) if asked.logprobs else None
+
+            def drawn(row: Row) -> None:
+                piece = text.piece(row.text, row.finish_reason is not None)
+                tell((index, piece, row.finish_reason, tokens and tokens.take(text.sent)))
+
+            row.on_token = drawn
+            self._decoding.submit(row).add_done_callback(ended)
+
+        def ended(done: Future[Row]) -> None:
+            if (error := done.exception()) is not None:
+                tell(error)
 
         deadline = loop.time() + self._args.deadline_seconds
+        none = {"usage": None} if usage else {}
         try:
             for index, row in enumerate(asked.rows):
                 follow(index, row)
                 if asked.chat:
-                    yield event(asked.chunk(index, first=True))
+                    yield event({**asked.chunk(index, first=True), **none})
             unfinished = len(asked.rows)
             while unfinished:
                 async with asyncio.timeout_at(deadline):
-                    index, piece, reason = await arrived.get()
-                if reason == "failed":
-                    raise InfrastructureError("the replica failed and is being replaced; try again")
+                    told = await arrived.get()
+                if isinstance(told, Exception):
+                    raise told
+                index, piece, reason, drawn = told
                 unfinished -= reason is not None
-                if piece or reason:
-                    yield event(asked.chunk(index, piece, reason))
-            if body.stream_options is not None and body.stream_options.include_usage:
+                if piece or reason or drawn:
+                    yield event({**asked.chunk(index, piece, reason, drawn), **none})
+            if usage:
                 yield event({**asked.chunk(0), "choices": [], "usage": asked.usage().model_dump()})
             yield DONE
-        except TimeoutError:
-            yield event({"error": {"message": self._late, "type": "deadline", "code": "deadline"}})
-        except InfrastructureError as error:
-            yield event({"error": {"message": str(error), "type": "busy", "code": "busy"}})
+        except Exception as error:
+            yield event({"error": self._stream_problem(error).openai_error()})
         finally:
             self._cancel(asked.rows)
             leave()
+
+    def _stream_problem(self, error: Exception) -> Problem:
+        """What ends a stream that has begun; of this request alone, where its data are at fault."""
+        if isinstance(error, TimeoutError):
+            return Problem(504, self._late)
+        if isinstance(error, DataError):
+            return Problem(400, str(error))
+        logger.error("a stream failed", exc_info=error)
+        return Problem(503, "the continuation failed; try again")
 
     def _cancel(self, rows: list[Row]) -> None:
         for row in rows:

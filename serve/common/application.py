@@ -14,8 +14,9 @@ from rayworks import __version__
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError, RayworksError
 
 from .access import replica
-from .gate import MAX_BODY_BYTES, Gate, problem_answer
-from .problems import Problem, ProblemsDocumented, problem_of
+from .gate import MAX_BODY_BYTES, Gate, path_of, problem_answer
+from .origins import Origins
+from .problems import FIELD, Problem, ProblemsDocumented, problem_of, speaks_openai
 
 FIELDS_SHOWN = 8
 """Wrong fields that one answer names before it says how many more there are."""
@@ -46,6 +47,8 @@ def new_application(
     )
 
     application.add_middleware(Gate, max_body_bytes=max_body_bytes)
+    # What is added last comes first: a browser asks for its leave without a key, and must be able to read refusals.
+    application.add_middleware(Origins)
 
     async def answer(request: Request, error: Exception) -> Response:
         return problem_answer(request, _problem(request, error, as_problem))
@@ -84,6 +87,9 @@ def _problem(request: Request, error: Exception, as_problem: Callable[[RayworksE
             kind = request.headers.get("content-type", "")
             told = f"is {kind[:60]}" if kind else "is missing"
             return Problem(422, f"Content-Type: {told}; send 'Content-Type: application/json'")
+        unknown = [".".join(map(str, item["loc"][1:])) for item in found if item["type"] == "extra_forbidden"]
+        if unknown and speaks_openai(path_of(request)):
+            return Problem(422, f"Unrecognized request argument supplied: {', '.join(unknown[:FIELDS_SHOWN])}")
         more = [f"and {len(found) - FIELDS_SHOWN} more"] if len(found) > FIELDS_SHOWN else []
         return Problem(422, "; ".join([*map(_told, found[:FIELDS_SHOWN]), *more]))
     if isinstance(error, DataError | ConfigError):
@@ -108,6 +114,9 @@ def _told(item: dict[str, Any]) -> str:
     if item["loc"][:1] == ("body",):
         # Alternatives of a union stand in a body's location under names of pydantic's own.
         parts = [part for part in parts if not set("[-") & set(part)]
+    said = item["msg"].removeprefix("Value error, ")
+    if not parts and FIELD.match(said):
+        return str(said)
     given = json.dumps(item.get("input"), default=str)
     shown = f" (given {given})" if len(given) <= 60 and item["type"] != "missing" else ""
-    return f"{'.'.join(parts) or 'body'}: {item['msg'][0].lower()}{item['msg'][1:]}{shown}"
+    return f"{'.'.join(parts) or 'body'}: {said[0].lower()}{said[1:]}{shown}"

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access import replica
 from .gateway import TICKET
-from .problems import MEDIA_TYPE, Problem
+from .problems import MEDIA_TYPE, Problem, speaks_openai
 
 MAX_BODY_BYTES = 1 * 2**20
 RECEIVING = 96
@@ -58,8 +58,7 @@ class Gate:
 
     @asynccontextmanager
     async def _admitted(self, request: Request) -> AsyncIterator[Receive]:
-        path = str(request.scope["path"]).removeprefix(request.scope.get("root_path", ""))
-        if path in OPEN:
+        if path_of(request) in OPEN:
             yield request.receive
             return
         access = replica().access
@@ -107,8 +106,15 @@ class Gate:
         return again
 
 
+def path_of(request: Request) -> str:
+    """Below the application's prefix."""
+    return str(request.scope["path"]).removeprefix(request.scope.get("root_path", ""))
+
+
 def problem_answer(request: Request, problem: Problem) -> JSONResponse:
-    """A problem as the response to a request."""
+    """A problem as the response to a request; one that is not valid as the protocol of its path has it."""
+    if problem.status == 422 and speaks_openai(path_of(request)):
+        problem.status = 400
     headers = {**problem.headers, **({} if problem.retry_after is None else {"Retry-After": str(problem.retry_after)})}
     if problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -1,5 +1,6 @@
 """Errors as clients get them: problem+json documents (RFC 9457), and their place in the OpenAPI document."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,12 @@ from rayworks.core.errors import InfrastructureError, RayworksError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 10
+OPENAI_PATHS = re.compile(r"/v1/(models(/.*)?|completions|chat/completions)")
+"""Routes of the OpenAI protocol, whose clients know a request that is not valid by the status 400."""
+FIELD = re.compile(r"([a-z_][\w.]*)(?: '[^']*')?: ")
+"""How a sentence begins that names a field."""
 TITLES = {
+    400: ("invalid-request", "The request is not valid"),
     401: ("missing-key", "An API key is needed"),
     403: ("forbidden", "The API key does not allow that"),
     404: ("not-found", "Nothing is there"),
@@ -42,7 +48,9 @@ class ProblemAnswer(BaseModel):
     status: int
     detail: str = Field(description="one sentence that names the field and the fix")
     request_id: str = Field(description="as in the header x-request-id; give it to the operator")
-    error: dict[str, str] = Field(description="message, type and code once more, where OpenAI clients look for them")
+    error: dict[str, str | None] = Field(
+        description="message, type, param (the field) and code, where OpenAI clients look for them"
+    )
 
 
 class Problem(Exception):
@@ -53,13 +61,20 @@ class Problem(Exception):
         detail: one sentence that names the field and the fix.
         retry_after: seconds, sent as ``Retry-After``.
         headers: sent with the answer.
+        code: by which OpenAI clients know the kind of error, where it is not ours.
     """
 
     def __init__(
-        self, status: int, detail: str, retry_after: int | None = None, headers: Mapping[str, str] = {}
+        self,
+        status: int,
+        detail: str,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] = {},
+        code: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.status, self.detail, self.retry_after, self.headers = status, detail, retry_after, headers
+        self._code = code
 
     def answer(self, request_id: str) -> dict[str, Any]:
         """A :class:`ProblemAnswer` as JSON."""
@@ -70,7 +85,19 @@ class Problem(Exception):
             "status": self.status,
             "detail": self.detail,
             "request_id": request_id,
-            "error": {"message": self.detail, "type": kind, "code": kind},
+            "error": self.openai_error(),
+        }
+
+    def openai_error(self) -> dict[str, str | None]:
+        """The same as OpenAI tells it, whole or as the last event of a stream."""
+        kind, _ = TITLES.get(self.status, ("error", "Error"))
+        field = FIELD.match(self.detail) if self.status in (400, 404, 422) else None
+        type_ = "rate_limit_error" if self.status == 429 else "invalid_request_error"
+        return {
+            "message": self.detail,
+            "type": "server_error" if self.status >= 500 else type_,
+            "param": field and field[1],
+            "code": self._code or kind,
         }
 
 
@@ -79,6 +106,11 @@ def problem_of(error: RayworksError) -> Problem:
     if isinstance(error, InfrastructureError):
         return Problem(503, f"{error}; try again", RETRY_SECONDS)
     return Problem(422, str(error))
+
+
+def speaks_openai(path: str) -> bool:
+    """Whether a path below an application's prefix is one of the OpenAI protocol."""
+    return OPENAI_PATHS.fullmatch(path) is not None
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -97,13 +129,13 @@ class ProblemsDocumented(FastAPI):
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
             schemas["ProblemAnswer"] = ProblemAnswer.model_json_schema()
-            for methods in document["paths"].values():
+            for path, methods in document["paths"].items():
                 for operation in methods.values():
-                    _document(operation)
+                    _document(operation, 400 if speaks_openai(path) else 422)
         return self.openapi_schema or {}
 
 
-def _document(operation: dict[str, Any]) -> None:
+def _document(operation: dict[str, Any], invalid: int) -> None:
     given = operation["responses"]
     # FastAPI's own, of a shape that is never answered.
     given.pop("422", None)
@@ -111,7 +143,7 @@ def _document(operation: dict[str, Any]) -> None:
     if "security" in operation:
         statuses |= {401, 403, 429}
     if "requestBody" in operation or "parameters" in operation:
-        statuses.add(422)
+        statuses.add(invalid)
     if "requestBody" in operation:
         statuses |= {408, 411, 413, 504}
     schema = {"$ref": "#/components/schemas/ProblemAnswer"}

@@ -33,6 +33,7 @@ Waiting = Annotated[int, Field(ge=0, description="requests that may wait, in eac
 PerKey = Annotated[int, Field(ge=1, description="requests of one key under way on a replica; beyond that: 429")]
 Deadline = Annotated[float, Field(gt=0, description="longer requests: 504")]
 Processors = Annotated[float, Field(ge=0, description="of a replica")]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 LargestBatch = Annotated[int, Field(ge=1, le=1024, description="requests computed together")]
 
 
@@ -62,6 +63,9 @@ class ServingArgs(BaseModel):
     concurrent_per_key: PerKey = 64
     deadline_seconds: Deadline = 15.0
     receive_seconds: float = Field(10.0, gt=0, description="bodies that take longer to arrive: 408")
+    allowed_origins: list[Origin] = Field(
+        [], description="web pages that may ask from a browser, as https://HOST; '*' is all of them"
+    )
     num_cpus: Processors = 0.5
     num_gpus: float = Field(
         0.0, ge=0, description="of a replica; only alignment computes on them, others only hold them"
@@ -82,6 +86,7 @@ class ServedRun(ABC):
         self.peers = Peers(shared)
         self.access = Access(ApiKeys(args.api_keys, _application()), args.concurrent_per_key, self.peers)
         self.receive_seconds = args.receive_seconds
+        self.allowed_origins = args.allowed_origins
         self.measures = Measures()
         self._limits = args.max_waiting, args.deadline_seconds
         self._queues: list[Computing | Batching[Any, Any]] = []

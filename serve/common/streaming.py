@@ -36,13 +36,14 @@ class GrowingText:
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._stop = tuple(stop)
-        self._sent = 0
+        self.sent = 0
+        """Characters of the text that have been given out."""
 
     def piece(self, text: str, finished: bool) -> str:
         """What can be sent now."""
         safe = len(text) if finished else self._safe_length(text)
-        piece = text[self._sent : safe]
-        self._sent = max(self._sent, safe)
+        piece = text[self.sent : safe]
+        self.sent = max(self.sent, safe)
         return piece
 
     def _safe_length(self, text: str) -> int:

@@ -46,6 +46,8 @@ CARD = {
 SHAPES: dict[str, tuple[int, ...]] = {"grey": (1, 8, 8), "coloured": (3, 16, 16), "tabular": (5,)}
 SPREAD = {"environment": {"name": "mpe/simple_spread", "actions": "vectors"}}
 BATTLE = {"environment": {"name": "battle/terran_3_vs_3"}}
+ORIGIN = "https://mine.example"
+"""Of pages that may ask alignment from a browser."""
 CATALOGUE = [f"i{number}" for number in range(30)]
 HOLDS = 15
 """Events that the acceptance models hold."""
@@ -56,7 +58,7 @@ def alignment(folder: Path, finished_runs: Runs) -> Arguments:
     """The smallest run's models, one slot, and a queue that holds all rows of one request but the last."""
     export = str(finished_runs("alignment").directory / "export")
     limits = {"slots": 1, "max_waiting": 14, "max_prompt_tokens": 60, "concurrent_per_key": 64}
-    return {"alignment": {"export": export, "deadline_seconds": 120, **limits}}
+    return {"alignment": {"export": export, "deadline_seconds": 120, "allowed_origins": [ORIGIN], **limits}}
 
 
 def difficulty(folder: Path, finished_runs: Runs) -> Arguments:

@@ -26,7 +26,8 @@ def deployment(
     asked = {item.callspec.params.get("system") for item in items if hasattr(item, "callspec")}
     with serving(cluster, tmp_path_factory.mktemp("serve")) as deployment:
         for system in REGISTRY:
-            if f"test_{system}_app.py" in wanted or (wanted & OF_ANY_SYSTEM and system in asked):
+            clients = system == "alignment" and "test_openai_clients.py" in wanted
+            if clients or f"test_{system}_app.py" in wanted or (wanted & OF_ANY_SYSTEM and system in asked):
                 folder = deployment.folder / system
                 folder.mkdir()
                 deployment.add(system, getattr(applications, system)(folder, finished_runs))

@@ -118,6 +118,7 @@ def alignment(deployment: Deployment, name: str) -> Known:
             "Message": [{"content": text(10)}],
             "GuidanceBody": [{"guidance": guidance}],
         },
+        {"model": [model["id"]]},
         under_way={"/v1/completions/{completion}/guidance": stream},
     )
 

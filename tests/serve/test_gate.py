@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from rayworks.core.errors import DataError
-from serve.common import application, gate, gateway, keys
+from serve.common import application, gate, gateway, keys, origins
 from serve.common.access import Access, Caller
 from serve.common.application import new_application
 from serve.common.gateway import Gateway
@@ -41,8 +41,8 @@ class Question(BaseModel):
 @pytest.fixture
 def api(file: str, key: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     access = Access(keys.ApiKeys(file, "test"), 2, Peers())
-    served = SimpleNamespace(access=access, receive_seconds=0.3, measures=Measures(), load=0)
-    for module in (application, gate):
+    served = SimpleNamespace(access=access, receive_seconds=0.3, measures=Measures(), load=0, allowed_origins=[])
+    for module in (application, gate, origins):
         monkeypatch.setattr(module, "replica", lambda: served)
 
     async def check_health() -> float:
@@ -385,3 +385,30 @@ def test_problems_and_begun_answers_pass_as_they_are() -> None:
 
     assert through_the_gateway(own).json()["detail"] == "full"
     assert calls == [1]
+
+
+def test_pages_of_named_origins_may_ask_and_read(api: Any, key: str) -> None:
+    leave = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    mine, other = {"Origin": "https://mine.example"}, {"Origin": "https://other.example"}
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+            assert (await client.options("/echo", headers={**mine, **leave})).status_code == 401, "none are named"
+            origins.replica().allowed_origins.append("https://mine.example")
+            given = await client.options("/echo", headers={**mine, **leave})
+            assert given.status_code == 200
+            assert given.headers["access-control-allow-origin"] == "https://mine.example"
+            assert "authorization" in given.headers["access-control-allow-headers"]
+            assert (await client.options("/echo", headers={**other, **leave})).status_code == 400
+            sent = {"json": {"text": "a"}, "headers": {**mine, "Authorization": f"Bearer {key}"}}
+            answer = await client.post("/echo", **sent)
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://mine.example")
+            refused = await client.post("/echo", json={"text": "a"}, headers=mine)
+            assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (
+                401,
+                "https://mine.example",
+            )
+            silent = await client.post("/echo", **{**sent, "headers": {**sent["headers"], **other}})
+            assert "access-control-allow-origin" not in silent.headers
+
+    asyncio.run(ask())

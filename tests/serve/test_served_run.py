@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
-from serve.common import application, gate, keys, served_run
+from serve.common import application, gate, keys, origins, served_run
 from serve.common.application import new_application
 from serve.common.problems import Problem, problem_of
 from serve.common.served_run import CHECKED_SECONDS, ServedRun, ServingArgs, bind
@@ -50,7 +50,7 @@ def key(tmp_path: Path) -> str:
 def probed(tmp_path: Path, key: str, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Probed:
     monkeypatch.setattr(served_run, "_application", lambda: "test")
     probed = Probed(ServingArgs(api_keys=str(tmp_path / "keys")))
-    for module in (application, gate):
+    for module in (application, gate, origins):
         monkeypatch.setattr(module, "replica", lambda: probed)
     return probed
 
@@ -167,3 +167,10 @@ def test_replicas_are_a_number_or_follow_the_load() -> None:
     for wrong in ({"replicas": 0}, {"replicas": {"min_replicas": 3, "max_replicas": 2}}, {"copies": 2}):
         with pytest.raises(ValidationError):
             ServingArgs.model_validate(wrong)
+
+
+@pytest.mark.parametrize("origin", ["mine.example", "https://mine.example/", "https://mine.example/page", ""])
+def test_origins_are_as_browsers_send_them(origin: str) -> None:
+    with pytest.raises(ValidationError, match="allowed_origins"):
+        ServingArgs(allowed_origins=[origin])
+    assert ServingArgs(allowed_origins=["*", "http://localhost:3000"]).allowed_origins
