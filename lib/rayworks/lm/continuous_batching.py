@@ -14,11 +14,10 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rayworks.core import seeds
-from rayworks.core.errors import DataError
 from rayworks.lm.causal_model import CausalModel, alike
+from rayworks.lm.decoding import Decoding
 from rayworks.lm.prefix_tree import agreeing
-from rayworks.lm.rows import LogitMixer, Row, check_prompt
-from rayworks.lm.sampling import SamplingParameters, sample
+from rayworks.lm.rows import LogitMixer, Row, check_prompt, draw
 
 STEP = 4
 """Most tokens that a row reads in the step that draws its next one."""
@@ -31,7 +30,7 @@ Fed = tuple[list[Entry], Tensor]
 """Entries, and the logits after each, ``[entries, vocabulary]``."""
 
 
-class ContinuousBatching:
+class ContinuousBatching(Decoding):
     """Decodes submitted rows, up to ``slots`` at a time. Not thread-safe: one thread submits and steps.
 
     A row's result does not depend on the rows beside it, up to the rounding of batched products, and what one row raises
@@ -72,12 +71,7 @@ class ContinuousBatching:
         return not self._active and not self._waiting
 
     def submit(self, row: Row) -> Row:
-        """Queue a row.
-
-        Raises:
-            DataError: an empty prompt, one with ids that a model does not have, or one that does not leave room for the
-                tokens asked for.
-        """
+        """Queue a row."""
         for model, prompt in zip(self._models, row.prompts, strict=True):
             check_prompt(
                 prompt, row.request.max_new_tokens, model.max_length, model.readable_ids, model.max_length_reason
@@ -96,31 +90,11 @@ class ContinuousBatching:
             self._leave(row)
 
     def run(self, rows: Sequence[Row]) -> None:
-        """Decode rows to their end, those that may become longest first, so that few slots idle at the end.
-
-        Raises:
-            DataError: a row does not fit; none is left behind in a slot.
-            Exception: what the first row that failed raised, after the others have finished.
-        """
+        """See :meth:`~rayworks.lm.decoding.Decoding.run`."""
         if self.idle and not self._keep_prefixes:
             for model in self._models:
                 model.prefixes.clear()
-        try:
-            for row in sorted(rows, key=lambda row: -row.request.max_new_tokens):
-                self.submit(row)
-            self.drain()
-        except BaseException:
-            for row in rows:
-                self.cancel(row)
-            raise
-        for row in rows:
-            if row.error is not None:
-                raise row.error
-
-    def drain(self) -> None:
-        """Step until nothing is left."""
-        while not self.idle:
-            self.step()
+        super().run(rows)
 
     def step(self) -> list[Row]:
         """Draw one token for every row that has a slot and has been read; the rows that finished."""
@@ -202,20 +176,9 @@ class ContinuousBatching:
         lanes = dict(_by_lane(found, {id(row): index for index, row in enumerate(rows)}))
         base = lanes.pop(0)[1]
         mixed = self._mixer.mix(base, lanes, rows)
-        uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in rows])
-        tokens, logprobs = sample(mixed.logits, sampling_parameters(rows, mixed.logits.device), uniforms)
-        reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
-        # The largest logit is no number if any is none, and is infinite if all are forbidden.
-        sound = mixed.logits.amax(dim=-1).isfinite().tolist()
-        for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
+        for row, drawn in zip(rows, draw(mixed, rows), strict=True):
             with self._failing(row):
-                if not sound[index]:
-                    raise DataError(
-                        f"the model's logits after {len(row.tokens)} tokens are not numbers; look at its weights"
-                    )
-                row.sampling_logprobs.append(logprob)
-                row.reports.append({name: values[index] for name, values in reports.items()})
-                row.take(token, self._end_ids, self._tokenizer)
+                row.take(drawn, self._end_ids, self._tokenizer)
             if row.finish_reason is not None and row.error is None:
                 self._leave(row)
 
@@ -288,11 +251,3 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | N
     configured = getattr(generation, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(index for index in (*ids, tokenizer.eos_token_id) if isinstance(index, int))
-
-
-def sampling_parameters(rows: Sequence[Row], device: torch.device) -> SamplingParameters:
-    """How each of the rows is drawn."""
-    names = ("temperature", "top_k", "top_p")
-    return SamplingParameters(
-        **{name: torch.tensor([getattr(row.request, name) for row in rows], device=device) for name in names}
-    )

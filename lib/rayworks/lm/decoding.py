@@ -1,5 +1,6 @@
 """What an engine offers: whole batches, or rows that are decoded step by step."""
 
+import abc
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -9,35 +10,54 @@ from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequ
 from rayworks.lm.rows import Row
 
 
-class Decoding(Protocol):
+class Decoding(abc.ABC):
     """Rows under way. One thread submits and steps; :class:`~rayworks.lm.background_decoding.BackgroundDecoding` is one."""
 
     @property
+    @abc.abstractmethod
     def idle(self) -> bool:
         """Whether no row is decoding or waiting."""
 
+    @abc.abstractmethod
     def submit(self, row: Row) -> Row:
         """Queue a row.
 
         Raises:
-            DataError: this row cannot be decoded.
+            DataError: an empty prompt, one with ids that a model does not have, or one that does not leave room for the
+                tokens asked for.
         """
 
+    @abc.abstractmethod
     def cancel(self, row: Row) -> None:
         """End a row now; what was drawn stays in it."""
 
+    @abc.abstractmethod
     def step(self) -> list[Row]:
-        """Draw a token for every row that has its turn; the rows that this finished."""
+        """Draw a token for every row that has its turn; the rows that finished."""
 
     def run(self, rows: Sequence[Row]) -> None:
-        """Decode rows to their end.
+        """Decode rows to their end, those that may become longest first, so that few slots idle at the end.
 
         Raises:
-            DataError: a row cannot be decoded; none is left behind.
+            DataError: a row does not fit; none is left behind in a slot.
+            Exception: what the first row that failed raised, after the others have finished.
         """
+        try:
+            for row in sorted(rows, key=lambda row: -row.request.max_new_tokens):
+                self.submit(row)
+            self.drain()
+        except BaseException:
+            for row in rows:
+                self.cancel(row)
+            raise
+        for row in rows:
+            if row.error is not None:
+                raise row.error
 
     def drain(self) -> None:
         """Step until nothing is left."""
+        while not self.idle:
+            self.step()
 
 
 class Engine(Protocol):

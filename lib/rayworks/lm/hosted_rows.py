@@ -5,7 +5,7 @@ This is the worker's side of the vLLM engine. vLLM schedules, runs the base and 
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,8 @@ from torch import Tensor
 
 from rayworks.core import seeds
 from rayworks.lm.causal_model import CausalModel
-from rayworks.lm.continuous_batching import sampling_parameters
 from rayworks.lm.engine import GenerationRequest
-from rayworks.lm.rows import LogitMixer, Mixed, Row, SingleModel
-from rayworks.lm.sampling import sample
+from rayworks.lm.rows import Drawn, LogitMixer, Mixed, Row, SingleModel, draw
 
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 """Fields of a request that its drawing depends on."""
@@ -32,17 +30,6 @@ class Hosted:
     """The models after the base."""
     context: Callable[[Any], Any] = lambda told: None
     """What the mixer keeps for a row, from what :func:`tell` was given of it."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One row's token: its log-probability under the sampling distribution, and what the mixer reports of it."""
-
-    token: int
-    logprob: float
-    report: Mapping[str, float]
-    sound: bool
-    """Whether the logits were numbers."""
 
 
 def tell(row: Row, name: str, context: Any) -> str:
@@ -142,15 +129,10 @@ class HostedRows:
         which = torch.tensor(at, device=logits.device)
         base = logits if at == list(range(len(logits))) else logits[which]
         mixed = self._mix(base.float(), rows)
-        uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in rows])
-        tokens, logprobs = sample(mixed.logits, sampling_parameters(rows, logits.device), uniforms)
-        reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
-        sound = mixed.logits.amax(dim=-1).isfinite().tolist()
-        for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
-            report = {name: values[index] for name, values in reports.items()}
-            self._drawn[row.request.uid] = Drawn(token, logprob, report, sound[index])
+        drawn = draw(mixed, rows)
+        self._drawn |= {row.request.uid: one for row, one in zip(rows, drawn, strict=True)}
         logits[which] = -torch.inf
-        logits[which, tokens] = 0.0
+        logits[which, torch.tensor([one.token for one in drawn], device=logits.device)] = 0.0
         return logits
 
     def take_drawn(self) -> dict[str, Drawn]:

@@ -1,6 +1,6 @@
 """Rows under way, and how the logits of several models become one distribution for each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from rayworks.core.errors import DataError
 from rayworks.lm.adapters import BASE
 from rayworks.lm.engine import FinishReason, GenerationRequest
+from rayworks.lm.sampling import SamplingParameters, sample
 
 
 @dataclass(eq=False)
@@ -42,8 +43,17 @@ class Row:
         """All ids that ``model`` has seen or must see."""
         return [*self.prompts[model], *self.tokens]
 
-    def take(self, token: int, ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> None:
-        """Add a drawn token or end with it, and tell ``on_token``."""
+    def take(self, drawn: "Drawn", ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Add a drawn token or end with it, and tell ``on_token``.
+
+        Raises:
+            DataError: it was drawn from what are no numbers.
+        """
+        if not drawn.sound:
+            raise DataError(f"the model's logits after {len(self.tokens)} tokens are not numbers; look at its weights")
+        self.sampling_logprobs.append(drawn.logprob)
+        self.reports.append(dict(drawn.report))
+        token = drawn.token
         if token in ends and not self.request.ignore_end:
             self.end("stop", tokenizer)
         else:
@@ -92,6 +102,17 @@ def check_prompt(prompt: Sequence[int], new_tokens: int, longest: int, ids: int,
         )
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """One row's token: its log-probability under the sampling distribution, and what the mixer reports of it."""
+
+    token: int
+    logprob: float
+    report: Mapping[str, float]
+    sound: bool
+    """Whether the logits were numbers."""
+
+
 @dataclass
 class Mixed:
     """The distribution of the next token, and how to report it once tokens are drawn."""
@@ -127,3 +148,21 @@ class SingleModel:
         """The base's logits, reporting each token's log-probability."""
         norm = base.logsumexp(dim=-1)
         return Mixed(base, lambda tokens: {"logprob": base.gather(-1, tokens[:, None])[:, 0] - norm})
+
+
+def draw(mixed: Mixed, rows: Sequence[Row]) -> list[Drawn]:
+    """A token for each row, by its own uniform number."""
+    device = mixed.logits.device
+    uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in rows])
+    names = ("temperature", "top_k", "top_p")
+    parameters = SamplingParameters(
+        **{name: torch.tensor([getattr(row.request, name) for row in rows], device=device) for name in names}
+    )
+    tokens, logprobs = sample(mixed.logits, parameters, uniforms)
+    reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
+    # The largest logit is no number if any is none, and is infinite if all are forbidden.
+    sound = mixed.logits.amax(dim=-1).isfinite().tolist()
+    return [
+        Drawn(token, logprob, {name: values[index] for name, values in reports.items()}, sound[index])
+        for index, (token, logprob) in enumerate(zip(tokens.tolist(), logprobs.tolist(), strict=True))
+    ]

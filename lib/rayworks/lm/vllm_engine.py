@@ -19,9 +19,10 @@ from rayworks.core.config import EngineSection
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.lm.checkpoints import load_generation_config, load_tokenizer, prepare
 from rayworks.lm.continuous_batching import end_ids
+from rayworks.lm.decoding import Decoding
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
-from rayworks.lm.hosted_rows import Drawn, Hosted, tell
-from rayworks.lm.rows import Row, check_prompt
+from rayworks.lm.hosted_rows import Hosted, tell
+from rayworks.lm.rows import Drawn, Row, check_prompt
 from rayworks.lm.scoring import EncodedResponse, encode, encode_prompt
 from rayworks.lm.transformers_engine import as_generation
 
@@ -113,7 +114,7 @@ def plain(options: Mapping[str, Any], device: str, slots: int) -> Hosted:
     return Hosted()
 
 
-class VllmDecoding:
+class VllmDecoding(Decoding):
     """Decodes rows on a vLLM engine, a token of each running row per step. Not thread-safe: one thread submits and steps.
 
     Args:
@@ -142,11 +143,7 @@ class VllmDecoding:
         return not self._rows
 
     def submit(self, row: Row) -> Row:
-        """Queue a row.
-
-        Raises:
-            DataError: an empty prompt, one that does not leave room for the tokens asked for, or an id that a model lacks.
-        """
+        """Queue a row."""
         for (longest, ids), prompt in zip(self._models, row.prompts, strict=True):
             check_prompt(prompt, row.request.max_new_tokens, longest, ids, "what vLLM was started for")
         name, context = next(self._names), self._context(row)
@@ -166,29 +163,6 @@ class VllmDecoding:
             if known is row:
                 row.end("cancelled", self._tokenizer)
                 self._leave(name)
-
-    def run(self, rows: Sequence[Row]) -> None:
-        """Decode rows to their end, those that may become longest first, so that few slots idle at the end.
-
-        Raises:
-            DataError: a row does not fit, or a model's logits were no numbers; no row is left behind.
-        """
-        try:
-            for row in sorted(rows, key=lambda row: -row.request.max_new_tokens):
-                self.submit(row)
-            self.drain()
-        except BaseException:
-            for row in rows:
-                self.cancel(row)
-            raise
-        failed = next((row.error for row in rows if row.error is not None), None)
-        if failed is not None:
-            raise failed
-
-    def drain(self) -> None:
-        """Step until nothing is left."""
-        while not self.idle:
-            self.step()
 
     def step(self) -> list[Row]:
         """Draw a token for every row that vLLM runs in this step; the rows that this finished."""
@@ -253,13 +227,11 @@ class VllmDecoding:
         self._engine.add_request(name, tokens_input(list(prompt)), params)
 
     def _take(self, row: Row, drawn: Drawn) -> None:
-        if not drawn.sound:
-            row.error = DataError("model: its logits are no numbers (NaN); nothing can be drawn from them")
+        try:
+            row.take(drawn, self._ends, self._tokenizer)
+        except Exception as error:
+            row.error = error
             row.end("failed", self._tokenizer)
-            return
-        row.sampling_logprobs.append(drawn.logprob)
-        row.reports.append(dict(drawn.report))
-        row.take(drawn.token, self._ends, self._tokenizer)
 
     def _leave(self, name: str) -> None:
         del self._rows[name]

@@ -16,7 +16,8 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotInterface
 
 from rayworks.core.errors import ConfigError
-from rayworks.lm.hosted_rows import Drawn, HostedRows
+from rayworks.lm.hosted_rows import HostedRows
+from rayworks.lm.rows import Drawn
 
 KEY = "rayworks"
 
