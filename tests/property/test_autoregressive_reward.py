@@ -19,14 +19,14 @@ from rayworks.core.errors import DataError
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.continuous_batching import ContinuousBatching
 from rayworks.lm.engine import GenerationRequest
+from rayworks.lm.pair_training import EncodedPair, PairTrainer
 from rayworks.lm.preference_losses import bradley_terry_loss
 from rayworks.lm.rows import Row
 from rayworks.lm.scoring import EncodedResponse, response_logprobs
-from rayworks.systems.alignment.autoregressive_reward import RewardModelTrainer
+from rayworks.systems.alignment.autoregressive_reward import reward_model_trainer
 from rayworks.systems.alignment.config import TrainingSection
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import RewardMixer
-from rayworks.systems.alignment.pairs import EncodedPair
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 from trl.experimental.cpo import CPOTrainer  # it warns unless it is told not to
@@ -117,9 +117,9 @@ class _Tokenizer:
         return " ".join(map(str, ids))
 
 
-def trainer(model: LlamaForCausalLM, pairs: list[EncodedPair], **changes: object) -> RewardModelTrainer:
+def trainer(model: LlamaForCausalLM, pairs: list[EncodedPair], **changes: object) -> PairTrainer:
     settings = TrainingSection(**{"learning_rate": 0.01, "pairs_per_step": 16, "train_embeddings": True, **changes})
-    return RewardModelTrainer(model, pairs, settings, beta=0.5, seed=3, name="toy")
+    return reward_model_trainer(model, pairs, settings, beta=0.5, seed=3, name="toy")
 
 
 def test_12_toy_task_is_learnt_and_guidance_raises_reward_and_kl(random_llama: Callable[..., LlamaForCausalLM]) -> None:
@@ -158,7 +158,7 @@ def test_12_toy_task_is_learnt_and_guidance_raises_reward_and_kl(random_llama: C
 def test_training_goes_on_bit_for_bit_from_a_saved_state(
     random_llama: Callable[..., LlamaForCausalLM], tmp_path: Path, tuning: str
 ) -> None:
-    def fresh() -> RewardModelTrainer:
+    def fresh() -> PairTrainer:
         return trainer(random_llama(SIZE, seed=5), toy_pairs(96, 0), tuning=tuning, pairs_per_pass=5, lora_dropout=0.2)
 
     straight = fresh()

@@ -13,7 +13,7 @@ from rayworks.core import config as configs
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.sweep import TrialResult, read_sweep
 from rayworks.lm.checkpoints import load_model, load_tokenizer
-from rayworks.lm.fine_tuning import FineTuner
+from rayworks.lm.fine_tuning import Example, FineTuner
 from rayworks.lm.scoring import encode
 from rayworks.lm.training import TuningOptions
 from rayworks.systems.difficulty import SPEC
@@ -254,7 +254,7 @@ def test_trials_become_a_heatmap_and_its_tables() -> None:
 @pytest.fixture
 def make_tuner(tiny_model: str) -> Any:
     tokenizer = load_tokenizer(tiny_model)
-    examples = [encode(tokenizer, f"{n}+1=", str(n + 1)) for n in range(8)]
+    examples = [Example(encode(tokenizer, f"{n}+1=", str(n + 1))) for n in range(8)]
 
     def make(steps: int = 12, **options: Any) -> FineTuner:
         settings = TuningOptions(total_steps=steps, warmup_steps=round(0.1 * steps), learning_rate=0.01, **options)

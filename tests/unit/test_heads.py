@@ -7,7 +7,7 @@ import torch
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.engine import ScoringRequest
-from rayworks.lm.fine_tuning import FineTuner
+from rayworks.lm.fine_tuning import Example, FineTuner
 from rayworks.lm.heads import HeadTrainer, ScalarHead, load_head
 from rayworks.lm.scoring import EncodedResponse, hidden_states, last_states
 from rayworks.lm.training import Batches, TuningOptions
@@ -157,5 +157,7 @@ def test_a_curriculum_is_followed(tiny_model: str) -> None:
         seen.append(epoch)
         return list(range(8))
 
-    FineTuner(load_model(tiny_model), TEXTS[:8], options, batch_size=4, seed=0, order=order).train(4)
+    FineTuner(
+        load_model(tiny_model), [Example(text) for text in TEXTS[:8]], options, batch_size=4, seed=0, order=order
+    ).train(4)
     assert seen == [0, 1]

@@ -1,16 +1,59 @@
-"""Supervised fine-tuning of a causal LM on prompts and answers.
+"""Supervised fine-tuning of a causal LM on prompts and answers, with weights and soft labels where they are given.
 
 The loss is the mean negative log-likelihood of the answers' tokens and their end token; prompts are read, not learned.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
-from rayworks.lm.scoring import EncodedResponse, response_logprobs
-from rayworks.lm.training import Batches, Trainer, TuningOptions
+from rayworks.lm.scoring import EncodedResponse, hidden_states, output_logits
+from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text to learn, token by token of its response.
+
+    Raises:
+        DataError: there is nothing to learn, or weights and soft labels do not fit the response.
+    """
+
+    text: EncodedResponse
+    weights: tuple[float, ...] = ()
+    """How much each token counts, at least 0; empty: 1 each."""
+    soft: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """The label of each token as ids and their probabilities, which add up to 1; empty: the token itself."""
+
+    def __post_init__(self) -> None:
+        count = len(self.text.response)
+        if not self.text.prompt or not count:
+            raise DataError("examples: prompt and response must each have at least one token")
+        if len(self.weights) not in (0, count) or not all(0 <= weight < float("inf") for weight in self.weights):
+            raise DataError(f"examples: weights {self.weights} of {count} tokens; give a number of at least 0 for each")
+        if len(self.soft) not in (0, count):
+            raise DataError(f"examples: {len(self.soft)} soft labels for {count} tokens; give one for each")
+        for label in self.soft:
+            masses = [mass for _, mass in label]
+            if not all(mass >= 0 for mass in masses) or not abs(sum(masses) - 1) < 1e-3:
+                raise DataError(
+                    f"examples: the soft label {label} is no distribution; its probabilities must add up to 1"
+                )
+
+    def labels(self) -> list[tuple[int, int, float]]:
+        """Place in the row of the state that predicts, id, and weight of all labels."""
+        weights, first = self.weights or (1.0,) * len(self.text.response), len(self.text.prompt) - 1
+        soft = self.soft or tuple(((token, 1.0),) for token in self.text.response)
+        return [
+            (first + at, token, weight * mass)
+            for at, (weight, label) in enumerate(zip(weights, soft, strict=True))
+            for token, mass in label
+        ]
 
 
 class FineTuner(Trainer):
@@ -21,36 +64,53 @@ class FineTuner(Trainer):
         examples: what to learn, in the order that batches are drawn from.
         order: from an epoch to the order of the examples in it, for a curriculum; ``None`` shuffles.
         seed: of the run; batches, dropout and adapters each have a stream of their own below it.
+        shard: this worker's part of every batch.
 
     Raises:
-        DataError: no example, or one without a prompt or an answer.
+        DataError: no example.
         ConfigError: the model has none of the layers that adapters are asked for.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        examples: Sequence[EncodedResponse],
+        examples: Sequence[Example],
         options: TuningOptions,
         *,
         batch_size: int,
         seed: int,
         order: Callable[[int], Sequence[int]] | None = None,
+        shard: Shard = ALONE,
     ) -> None:
         if not examples:
             raise DataError("examples: there is none to learn from")
         self._examples, self._seed = examples, seed
-        self._batches = Batches(len(examples), batch_size, seed, "fine-tuning", order)
+        self._batches = Batches(len(examples), batch_size, seed, "fine-tuning", "batches", order=order)
         adapters_seed = seeds.derive_small(seed, "fine-tuning", "adapters")
-        super().__init__(model, options, adapters_seed=adapters_seed, name="fine-tuning")
+        super().__init__(model, options, adapters_seed=adapters_seed, name="fine-tuning", shard=shard)
 
     def dropout_seed(self, step: int) -> int:
         """A stream by step."""
         return seeds.derive_small(self._seed, "fine-tuning", "dropout", step)
 
     def accumulate(self, step: int) -> dict[str, float]:
-        """``loss`` in nats per answer token."""
-        logprobs, mask = response_logprobs(self.model, [self._examples[at] for at in self._batches.at(step)])
-        loss = -logprobs.sum() / mask.sum()
+        """``loss`` in nats per answer token, weighted."""
+        whole = [self._examples[at] for at in self._batches.at(step)]
+        total = sum(weight for example in whole for _, _, weight in example.labels())
+        own = self.shard.of(whole)
+        if not own or not total:
+            return {"loss": 0.0}
+        loss = negative_log_likelihood(self.model, own) / total
         loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         return {"loss": float(loss.detach())}
+
+
+def negative_log_likelihood(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
+    """Of all labels, each times its weight: a sum, differentiable."""
+    hidden = hidden_states(model, [example.text for example in examples])
+    labels = [(row, *label) for row, example in enumerate(examples) for label in example.labels()]
+    rows, places, ids, weights = (torch.tensor(part, device=hidden.device) for part in zip(*labels, strict=True))
+    states, which = torch.unique(rows * hidden.shape[1] + places, return_inverse=True)
+    logits = output_logits(model, hidden.flatten(0, 1)[states])
+    logprobs = logits[which, ids] - logits.logsumexp(dim=-1)[which]
+    return -(weights * logprobs).sum()

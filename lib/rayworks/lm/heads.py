@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.lm.scoring import EncodedResponse, hidden_states, last_states
-from rayworks.lm.training import Batches, Trainer, TuningOptions
+from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions
 
 DESCRIPTION, WEIGHTS = "head.json", "head.safetensors"
 Link = Literal["identity", "sigmoid"]
@@ -95,6 +95,7 @@ class HeadTrainer(Trainer):
         *,
         batch_size: int,
         seed: int,
+        shard: Shard = ALONE,
     ) -> None:
         if not examples or len(labels) != len(examples):
             raise DataError(f"labels: {len(labels)} for {len(examples)} examples; give one per example")
@@ -107,9 +108,12 @@ class HeadTrainer(Trainer):
             wanted = "a number from 0 to 1" if head.link == "sigmoid" else "a finite number"
             raise DataError(f"labels: number {at} is {labels[at]}, must be {wanted}")
         self.head = head.to(model.device).train().requires_grad_(True)
-        self._examples, self._batches, self._seed = examples, Batches(len(examples), batch_size, seed, "head"), seed
+        self._examples, self._seed = examples, seed
+        self._batches = Batches(len(examples), batch_size, seed, "head", "batches")
         adapters_seed = seeds.derive_small(seed, "head", "adapters")
-        super().__init__(model, options, adapters_seed=adapters_seed, name="head", beside={"head": self.head})
+        super().__init__(
+            model, options, adapters_seed=adapters_seed, name="head", beside={"head": self.head}, shard=shard
+        )
 
     def dropout_seed(self, step: int) -> int:
         """A stream by step."""
@@ -117,13 +121,16 @@ class HeadTrainer(Trainer):
 
     def accumulate(self, step: int) -> dict[str, float]:
         """``loss`` per example."""
-        chosen = self._batches.at(step)
+        whole = self._batches.at(step)
+        chosen = list(self.shard.of(whole))
+        if not chosen:
+            return {"loss": 0.0}
         batch = [self._examples[at] for at in chosen]
         found = self.head(last_states(hidden_states(self.model, batch), batch))
         wanted = self._labels[chosen].to(found.device)
         if self.head.link == "sigmoid":
-            loss = nn.functional.binary_cross_entropy_with_logits(found, wanted)
+            loss = nn.functional.binary_cross_entropy_with_logits(found, wanted, reduction="sum") / len(whole)
         else:
-            loss = 0.5 * nn.functional.mse_loss(found, wanted)
+            loss = 0.5 * nn.functional.mse_loss(found, wanted, reduction="sum") / len(whole)
         loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         return {"loss": float(loss.detach())}

@@ -7,6 +7,22 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 LossKind = Literal["sigmoid", "hinge"]
+Reward = Literal["arm", "dpo", "simpo"]
+
+
+def rewards(kind: Reward, logprobs: Tensor, lengths: Tensor, reference: Tensor | None = None) -> Tensor:
+    """What a response earns before the scale, of its summed log-probability.
+
+    * ``arm``: the log-probability (GenARM, arXiv 2410.08193, section 4), without reference or division by length.
+    * ``dpo``: less that of the frozen reference (arXiv 2305.18290, equation 7).
+    * ``simpo``: divided by the number of tokens (arXiv 2405.14734, equation 4).
+
+    All are ``[pairs, 2]``.
+    """
+    if kind == "dpo":
+        assert reference is not None
+        return logprobs - reference
+    return logprobs / lengths if kind == "simpo" else logprobs
 
 
 def bradley_terry_loss(
@@ -18,11 +34,10 @@ def bradley_terry_loss(
     margin: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Loss of a reward that is ``beta`` times a log-probability (GenARM, arXiv 2410.08193, section 4).
+    """Loss of rewards ``[pairs]`` that :func:`rewards` gives.
 
     With ``z = beta (chosen - rejected) - margin``: sigmoid is ``-(1-e) log s(z) - e log s(-z)`` with smoothing ``e``,
-    hinge is ``max(0, 1 - z)``. No reference model and no division by length. All are ``[pairs]``: ``chosen`` and ``rejected``
-    are sums of the token log-probabilities of a response.
+    hinge is ``max(0, 1 - z)``.
     """
     lead = beta * (chosen - rejected) - margin
     if kind == "hinge":

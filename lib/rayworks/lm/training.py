@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from rayworks.core import seeds
@@ -23,6 +23,7 @@ from rayworks.core.run_directory import RunDirectory
 
 STATE, POSITION = "state.pt", "position.json"
 STATES_KEPT = 3
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,41 +46,88 @@ class TuningOptions:
 
 
 class Batches:
-    """Which examples each step learns from: full batches of one order of all of them after the other.
+    """Which examples each step learns from.
 
     Args:
         count: of examples.
-        size: of a batch, so that every step costs the same.
-        seed: of the run; the orders have a stream below it, named by ``name``.
-        order: from an epoch to the order of that epoch, for a curriculum; ``None`` shuffles.
+        size: of a batch.
+        seed: of the run; the orders have a stream below it, named by ``path``.
+        order: from an epoch to the order of its examples, for a curriculum; ``None`` shuffles.
+        across_epochs: fill every batch, from the next epoch where one ends; else an epoch's last batch may be smaller.
 
     Raises:
         DataError: a given order does not hold every example once.
     """
 
     def __init__(
-        self, count: int, size: int, seed: int, name: str, order: Callable[[int], Sequence[int]] | None = None
+        self,
+        count: int,
+        size: int,
+        seed: int,
+        *path: str,
+        order: Callable[[int], Sequence[int]] | None = None,
+        across_epochs: bool = True,
     ) -> None:
-        self._count, self._size, self._seed, self._name, self._given = count, size, seed, name, order
+        self._count, self._size, self._seed, self._path = count, size, seed, path
+        self._given, self._across = order, across_epochs
         self._orders: dict[int, Sequence[int]] = {}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Of batches that end with their epoch."""
+        return math.ceil(self._count / self._size)
 
     def at(self, step: int) -> list[int]:
         """Indices of the examples of a step."""
-        positions = range(step * self._size, (step + 1) * self._size)
-        return [int(self._order(position // self._count)[position % self._count]) for position in positions]
+        if self._across:
+            positions = range(step * self._size, (step + 1) * self._size)
+            return [int(self._order(position // self._count)[position % self._count]) for position in positions]
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return list(self._order(epoch)[index * self._size : (index + 1) * self._size])
 
     def _order(self, epoch: int) -> Sequence[int]:
         if epoch not in self._orders:
             if self._given is None:
-                order = seeds.stream(self._seed, self._name, "batches", epoch).permutation(self._count).tolist()
+                order = seeds.stream(self._seed, *self._path, epoch).permutation(self._count).tolist()
             else:
                 order = list(self._given(epoch))
                 if sorted(order) != list(range(self._count)):
                     raise DataError(
-                        f"{self._name}: the order of epoch {epoch} does not hold each of {self._count} examples once"
+                        f"{self._path[0]}: the order of epoch {epoch} does not hold each of {self._count} examples once"
                     )
             self._orders = {kept: self._orders[kept] for kept in self._orders if kept == epoch - 1} | {epoch: order}
         return self._orders[epoch]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of every batch that one of several workers in step computes; their gradients are added up.
+
+    ``torch.distributed`` connects them, as Ray Train sets it up. Results are those of one worker within rounding, but for
+    dropout, which every worker draws by itself.
+    """
+
+    rank: int = 0
+    workers: int = 1
+
+    def of(self, batch: Sequence[T]) -> Sequence[T]:
+        """This worker's examples; maybe none."""
+        return batch[self.rank :: self.workers]
+
+    def add_up(self, parameters: Sequence[nn.Parameter], found: dict[str, float]) -> dict[str, float]:
+        """Sum gradients, in place, and measures over all workers."""
+        if self.workers == 1:
+            return found
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            distributed.all_reduce(parameter.grad)
+        values = torch.tensor(list(found.values()), dtype=torch.float64, device=parameters[0].device)
+        distributed.all_reduce(values)
+        return dict(zip(found, values.tolist(), strict=True))
+
+
+ALONE = Shard()
 
 
 class Trainer(abc.ABC):
@@ -90,6 +138,7 @@ class Trainer(abc.ABC):
         adapters_seed: of the adapters' start.
         name: begins the message of a training that diverged.
         beside: modules that are trained with it, by name.
+        shard: this worker's part of every batch.
 
     Raises:
         ConfigError: the model has none of the layers that adapters are asked for.
@@ -103,8 +152,9 @@ class Trainer(abc.ABC):
         adapters_seed: int,
         name: str,
         beside: Mapping[str, nn.Module] = MappingProxyType({}),
+        shard: Shard = ALONE,
     ) -> None:
-        self.model, self.total_steps, self.step = model, options.total_steps, 0
+        self.model, self.total_steps, self.step, self.shard = model, options.total_steps, 0, shard
         self._name, self._max_grad_norm = name, options.max_grad_norm
         torch.manual_seed(adapters_seed)
         self._adapted = _prepare(model, options)
@@ -122,7 +172,11 @@ class Trainer(abc.ABC):
 
     @abc.abstractmethod
     def accumulate(self, step: int) -> dict[str, float]:
-        """Leave the gradients of one step in the model; its ``loss``, and what else is to be averaged over steps."""
+        """Leave the gradients of this worker's part of a step in the model.
+
+        Returns:
+            its part of the step's ``loss``, and of what else is to be averaged over steps: all workers' add up.
+        """
 
     @property
     def finished(self) -> bool:
@@ -181,7 +235,7 @@ class Trainer(abc.ABC):
         # Seeding by step makes a resumed step the same step.
         torch.manual_seed(self.dropout_seed(self.step))
         self._optimizer.zero_grad(set_to_none=True)
-        found = self.accumulate(self.step)
+        found = self.shard.add_up(list(self._trained.values()), self.accumulate(self.step))
         norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self._max_grad_norm)
         if not (math.isfinite(found["loss"]) and bool(torch.isfinite(norm))):
             raise DataError(

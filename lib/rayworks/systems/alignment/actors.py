@@ -10,11 +10,12 @@ from rayworks.core.run_directory import EXPORT, RunDirectory
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.engine import Score, ScoringRequest
+from rayworks.lm.pair_training import EncodedPair, PairTrainer
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.lm.training import keep_state, take_up_state
 from rayworks.runtime.placement import device_of
 from rayworks.systems.alignment import pairs as preference_pairs
-from rayworks.systems.alignment.autoregressive_reward import RewardModelTrainer
+from rayworks.systems.alignment.autoregressive_reward import reward_model_trainer
 from rayworks.systems.alignment.config import Config
 from rayworks.systems.alignment.engines import open_engine
 from rayworks.systems.alignment.exported import reward_folder
@@ -89,11 +90,11 @@ class RewardModelActor:
             self._directory.put_folder(Path(scratch), arm_path(self._objective))
         return scores
 
-    def _new_trainer(self) -> RewardModelTrainer:
+    def _new_trainer(self) -> PairTrainer:
         config, name = self._config, self._objective
         model = load_model(self._start, "float32", config.model.reward_layers, device_of(config.compute))
         beta, seed = config.objectives[name].beta, config.run.seed
-        return RewardModelTrainer(model, self._training, config.training, beta=beta, seed=seed, name=name)
+        return reward_model_trainer(model, self._training, config.training, beta=beta, seed=seed, name=name)
 
 
 class GuidedActor:
@@ -123,7 +124,7 @@ class GuidedActor:
         return self._engine.score(requests, objective)
 
 
-def _share_of_cut(pairs: Sequence[preference_pairs.EncodedPair], tokenizer: PreTrainedTokenizerBase) -> float:
+def _share_of_cut(pairs: Sequence[EncodedPair], tokenizer: PreTrainedTokenizerBase) -> float:
     """Of the responses, how many were cut and so teach no end."""
     responses = [side.response for pair in pairs for side in (pair.chosen, pair.rejected)]
     cut: list[bool] = [response[-1] != tokenizer.eos_token_id for response in responses]

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rayworks.core import datasets, seeds
 from rayworks.core.errors import DataError
-from rayworks.lm.scoring import EncodedResponse, encode
+from rayworks.lm.pair_training import EncodedPair
+from rayworks.lm.scoring import encode
 from rayworks.systems.alignment.config import PairsSection
 
 T = TypeVar("T")
@@ -28,14 +29,6 @@ class Pair:
     prompt: str
     chosen: str
     rejected: str
-
-
-@dataclass(frozen=True)
-class EncodedPair:
-    """The same as ids."""
-
-    chosen: EncodedResponse
-    rejected: EncodedResponse
 
 
 @dataclass(frozen=True)

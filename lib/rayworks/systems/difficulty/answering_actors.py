@@ -13,7 +13,7 @@ from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.engine import GenerationRequest
 from rayworks.lm.engines import open_engine
-from rayworks.lm.fine_tuning import FineTuner
+from rayworks.lm.fine_tuning import Example, FineTuner
 from rayworks.lm.scoring import chat_prompt, encode
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.lm.training import TuningOptions, keep_state, take_up_state
@@ -128,7 +128,8 @@ class GeneralisationActor:
                 warmup_steps=round(WARMUP_SHARE * section.steps),
                 tuning=section.tuning,
             )
-            examples = [encode(self._tokenizer, self._prompt(item), item.answer) for item in self._items.training]
+            texts = [encode(self._tokenizer, self._prompt(item), item.answer) for item in self._items.training]
+            examples = [Example(text) for text in texts]
             self._engine = None
             self._tuner = FineTuner(self._load(), examples, options, batch_size=section.batch_size, seed=self._seed)
             take_up_state(self._tuner, self._directory, STATES, step)

@@ -1,0 +1,147 @@
+"""Training on preferred and rejected responses: autoregressive reward models, DPO and SimPO."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rayworks.core import seeds
+from rayworks.lm.exactness import prove_scoring, shares_prompts
+from rayworks.lm.preference_losses import LossKind, Reward, bradley_terry_loss, rewards
+from rayworks.lm.scoring import EncodedResponse, response_logprobs, shared_prompt_logprobs
+from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions
+
+PAIRS_PER_EVALUATION = 64
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A prompt with the response that is preferred and the one that is not, as ids."""
+
+    chosen: EncodedResponse
+    rejected: EncodedResponse
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairObjective:
+    """What is learned of a pair: see :mod:`rayworks.lm.preference_losses`."""
+
+    beta: float
+    reward: Reward = "arm"
+    loss: LossKind = "sigmoid"
+    margin: float = 0.0
+    label_smoothing: float = 0.0
+    language_weight: float = 0.0
+    """Of the chosen responses' mean negative log-probability per token, beside the pair loss."""
+
+
+def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair], *, share_prompts: bool = True) -> Tensor:
+    """Log-probability of the chosen and the rejected response of every pair, in one forward: ``[pairs, 2]``.
+
+    The responses share the computation of their prompt where the model can do that
+    (:func:`~rayworks.lm.exactness.shares_prompts`) and the prompts of a pair are the same.
+    """
+    if not share_prompts or any(pair.chosen.prompt != pair.rejected.prompt for pair in pairs):
+        rows = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
+        return response_logprobs(model, rows)[0].sum(dim=-1).view(len(pairs), 2)
+    responses = [(pair.chosen.response, pair.rejected.response) for pair in pairs]
+    return shared_prompt_logprobs(model, [pair.chosen.prompt for pair in pairs], responses)
+
+
+class PairTrainer(Trainer):
+    """Tunes one model on pairs; resumes bit for bit from its saved state.
+
+    Args:
+        model: the causal LM to start from; tuned in place. With ``dpo`` it is, as it comes, also the frozen reference.
+        pairs: training pairs, in the order that batches are drawn from.
+        options: ``total_steps`` may be left 0 for ``epochs`` of all pairs.
+        pairs_per_step: of an optimiser step.
+        pairs_per_pass: of a forward; the rest of a step is accumulated.
+        seed: of the run.
+        name: its random streams and its messages carry it.
+        order: from an epoch to the order of the pairs in it, for a curriculum; ``None`` shuffles.
+        shard: this worker's part of every batch.
+
+    Raises:
+        DataError: the log-probabilities here would not be the model's own, or there is no pair.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pairs: Sequence[EncodedPair],
+        objective: PairObjective,
+        options: TuningOptions,
+        *,
+        pairs_per_step: int,
+        pairs_per_pass: int,
+        seed: int,
+        name: str,
+        order: Callable[[int], Sequence[int]] | None = None,
+        shard: Shard = ALONE,
+    ) -> None:
+        self.objective, self._pairs, self._pairs_per_pass = objective, pairs, pairs_per_pass
+        self._seed, self._stream = seed, name
+        self._batches = Batches(len(pairs), pairs_per_step, seed, "batches", name, order=order, across_epochs=False)
+        prove_scoring(model)
+        longest = max((max(len(pair.chosen), len(pair.rejected)) for pair in pairs), default=0)
+        self._share_prompts = shares_prompts(model, longest)
+        self._reference = self._score_all(model, pairs) if objective.reward == "dpo" else None
+        adapters_seed = seeds.derive_small(seed, "adapters", name)
+        super().__init__(model, options, adapters_seed=adapters_seed, name=f"objectives.{name}", shard=shard)
+
+    def evaluate(self, pairs: Sequence[EncodedPair]) -> dict[str, float]:
+        """Accuracy and mean log-probabilities on pairs; ties count half."""
+        scores = self._score_all(self.model, pairs)
+        return {key: value / len(pairs) for key, value in _sums(scores).items()}
+
+    def dropout_seed(self, step: int) -> int:
+        """A stream by name and step."""
+        return seeds.derive_small(self._seed, "dropout", self._stream, step)
+
+    def accumulate(self, step: int) -> dict[str, float]:
+        """``loss`` of the pairs, and how far the chosen responses lead."""
+        whole = self._batches.at(step)
+        own, objective = self.shard.of(whole), self.objective
+        chosen_tokens = sum(len(self._pairs[at].chosen.response) for at in whole)
+        found, total = [torch.zeros((0, 2))], 0.0
+        for start in range(0, len(own), self._pairs_per_pass):
+            part = list(own[start : start + self._pairs_per_pass])
+            pairs = [self._pairs[at] for at in part]
+            scores = score_pairs(self.model, pairs, share_prompts=self._share_prompts)
+            lengths = scores.new_tensor([[len(pair.chosen.response), len(pair.rejected.response)] for pair in pairs])
+            reference = None if self._reference is None else self._reference[part].to(scores)
+            chosen, rejected = rewards(objective.reward, scores, lengths, reference).unbind(dim=-1)
+            pair_loss = bradley_terry_loss(
+                chosen,
+                rejected,
+                beta=objective.beta,
+                kind=objective.loss,
+                margin=objective.margin,
+                label_smoothing=objective.label_smoothing,
+            ).sum() / len(whole)
+            language_loss = -scores[:, 0].sum() / chosen_tokens
+            (pair_loss + objective.language_weight * language_loss).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            total += float(pair_loss.detach())
+            found.append(scores.detach().cpu())
+        return {"loss": total, **{key: value / len(whole) for key, value in _sums(torch.cat(found)).items()}}
+
+    @torch.inference_mode()
+    def _score_all(self, model: PreTrainedModel, pairs: Sequence[EncodedPair]) -> Tensor:
+        """``[pairs, 2]``, without dropout."""
+        model.eval()
+        parts = [pairs[start : start + PAIRS_PER_EVALUATION] for start in range(0, len(pairs), PAIRS_PER_EVALUATION)]
+        return torch.cat([score_pairs(model, part, share_prompts=self._share_prompts).cpu() for part in parts]).clone()
+
+
+def _sums(scores: Tensor) -> dict[str, float]:
+    chosen, rejected = scores.T.contiguous()
+    lead = chosen - rejected
+    return {
+        "accuracy": float(((lead > 0).double() + 0.5 * (lead == 0).double()).sum()),
+        "lead": float(lead.sum()),
+        "logprob_chosen": float(chosen.sum()),
+        "logprob_rejected": float(rejected.sum()),
+    }
