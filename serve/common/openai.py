@@ -101,7 +101,7 @@ class SamplingBody(Nullable):
     top_p: float = Field(1.0, gt=0, le=1)
     n: int = Field(1, ge=1, le=128, description="continuations of each prompt")
     stop: str | list[str] | None = Field(None, description="texts that end a continuation")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="the same seed gives the same text")
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="the same seed gives the same text")
     stream: bool = False
     stream_options: StreamOptions | None = None
     guidance: GuidanceField = Field(default_factory=dict)
@@ -175,7 +175,7 @@ class CompletionBody(SamplingBody):
     @property
     def wants_logprobs(self) -> bool:
         """Whether tokens are to be told one by one."""
-        return self.logprobs is not None
+        return self.logprobs is not None and self.logprobs is not False
 
     @model_validator(mode="after")
     def _best_is_any(self) -> Self:

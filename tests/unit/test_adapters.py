@@ -123,6 +123,8 @@ def test_adapters_that_do_not_fit_are_refused(
         ({"use_dora": True}, "use_dora"),
         ({"bias": "lora_only"}, "bias='lora_only'"),
         ({"modules_to_save": ["norm"]}, "modules_to_save"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens"),
     ],
 )
 def test_adapters_that_are_no_plain_low_rank_products_are_refused(

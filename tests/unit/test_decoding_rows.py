@@ -171,14 +171,15 @@ def test_runs_depend_on_no_earlier_one_unless_prefixes_are_kept(model: CausalMod
 
 def test_a_long_prompt_holds_no_short_one_up(model: CausalModel) -> None:
     running = decoding([model], chunk=8)
-    long, short = row(prompt(100), tokens=2), [row(prompt(n), tokens=8) for n in (3, 5, 6)]
+    # One short prompt begins as the long one does.
+    long, short = row(prompt(100), tokens=2), [row(prompt(n), tokens=8) for n in (3, 5, 12)]
     for each in (long, *short):
         running.submit(each)
     steps = 0
     while any(each.finish_reason is None for each in short):
         running.step()
         steps += 1
-    assert steps <= 10
+    assert steps <= 14
     assert long.tokens == []
     running.drain()
     alone = row(prompt(100), tokens=2)
@@ -200,3 +201,57 @@ def test_a_guide_that_pauses_reads_only_what_it_missed(
         again = row(each.prompts[0], tokens=30, seed=each.request.seed, models=2)
         decoding([model, full], Both()).run([again])
         assert again.tokens == each.tokens
+
+
+def test_a_row_that_mixing_fails_for_fails_alone(model: CausalModel) -> None:
+    class Full(SingleModel):
+        def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
+            if any(each.context for each in rows):
+                raise torch.OutOfMemoryError("out of memory")
+            return super().mix(base, guides, rows)
+
+    expected, rows = [row(prompt(n)) for n in (3, 5)], [row(prompt(n)) for n in (3, 4, 5)]
+    decoding([model]).run(expected)
+    rows[1].context = True
+    with pytest.raises(torch.OutOfMemoryError):
+        decoding([model], Full()).run(rows)
+    assert [each.tokens for each in rows] == [expected[0].tokens, [], expected[1].tokens]
+
+
+def test_a_row_without_numbers_leaves_none_behind(random_llama: Callable[..., LlamaForCausalLM]) -> None:
+    network = random_llama(IDS, seed=1)
+    model, good = CausalModel(network, 4), random_llama(IDS, seed=1)
+    network.get_input_embeddings().weight.data[319] = torch.nan
+    running = decoding([model])
+    with pytest.raises(DataError, match="not numbers"):
+        running.run([row([*prompt(20), 319, 5])])
+    rows = [row([token % 319 for token in prompt(n)]) for n in (3, 30)]
+    running.run(rows)
+    for each in rows:
+        alone = row(each.prompts[0])
+        decoding([CausalModel(good, 4)]).run([alone])
+        assert each.tokens == alone.tokens
+        good = random_llama(IDS, seed=1)
+
+
+def test_prompts_that_no_memory_holds_are_read_side_by_side(model: CausalModel) -> None:
+    small = CausalModel(model.model, 4, prefix_gib=1e-6)
+    rows = [row(prompt(60), seed=n) for n in range(4)]
+    decoding([small], chunk=1000).run(rows)
+    # One row learns how little fits, the others read together; in turn it would be 13.
+    assert small.forwards <= 10
+    alone = [row(prompt(60), seed=n) for n in range(4)]
+    decoding([model]).run(alone)
+    assert [each.tokens for each in rows] == [each.tokens for each in alone]
+
+
+def test_a_failing_row_is_no_sign_of_life(model: CausalModel) -> None:
+    failing_on(model, 319, ValueError("no such thing"))
+    background = BackgroundDecoding(decoding([model]))
+    before = background._stepped_at
+    with pytest.raises(ValueError, match="no such thing"):
+        background.submit(row([319, 2])).result(timeout=30)
+    assert background._stepped_at == before
+    background.submit(row([1, 2])).result(timeout=30)
+    assert background._stepped_at > before
+    background.stop()

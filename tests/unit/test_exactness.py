@@ -5,7 +5,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rayworks.core.errors import DataError
 from rayworks.lm.causal_model import CausalModel
-from rayworks.lm.exactness import exact_length, plain_logprobs, prove_scoring, shares_prompts, trial_rows
+from rayworks.lm.exactness import plain_logprobs, prove_scoring, shares_prompts, trial_rows
+from rayworks.lm.positions import batched_length, exact_length
 from rayworks.lm.scoring import EncodedResponse, response_logprobs
 
 SHAPE = {
@@ -115,17 +116,39 @@ def test_a_model_is_used_up_to_where_a_cache_of_slots_is_exact(
 
 
 def test_prompts_are_shared_only_where_responses_cannot_see_each_other() -> None:
-    assert shares_prompts(make("LlamaConfig"), 64)
-    assert shares_prompts(make("MistralConfig", sliding_window=20), 20)
-    assert not shares_prompts(make("MistralConfig", sliding_window=20), 21)
+    assert shares_prompts(make("LlamaConfig"))
+    assert shares_prompts(make("MistralConfig", sliding_window=20))
     mixed = make("Lfm2Config", layer_types=["conv", "full_attention"], block_ff_dim=64)
-    assert not shares_prompts(mixed, 20)
+    assert not shares_prompts(mixed)
     prove_scoring(mixed)
 
 
 def test_the_trial_leaves_training_as_it_was() -> None:
     model = make("LlamaConfig").train()
     prove_scoring(model)
-    assert shares_prompts(model, 10)
+    assert shares_prompts(model)
     assert model.training
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_no_row_changes_the_positions_of_those_beside_it() -> None:
+    model = make("Phi3Config", original_max_position_embeddings=32, rope_parameters=LONG_ROPE, **TOKENS)
+    assert batched_length(model.config)[0] == 32
+    short, long = (EncodedResponse((1,), tuple(range(2, 2 + n))) for n in (5, 40))
+    response_logprobs(model, [short])
+    with pytest.raises(DataError, match=r"41 tokens .* exceed the model's 32 .*longrope"):
+        response_logprobs(model, [short, long])
+    assert batched_length(make("MistralConfig", sliding_window=8).config)[0] == 64
+
+
+def test_a_full_memory_is_no_fault_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make("LlamaConfig")
+
+    def full(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(model, "forward", full)
+    monkeypatch.setattr(model.base_model, "forward", full)
+    for tried in (lambda: CausalModel(model, 1), lambda: prove_scoring(model), lambda: shares_prompts(model)):
+        with pytest.raises(torch.OutOfMemoryError):
+            tried()

@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 from rayworks.core.errors import DataError
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
+from rayworks.lm.engine import GenerationRequest
 from rayworks.lm.gradients import GradientRequest, token_gradients
 from rayworks.lm.transformers_engine import TransformersEngine
 from tests.unit.test_exactness import make
@@ -101,6 +102,19 @@ def test_requests_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=words):
         GradientRequest(tokens, target, positions)
+
+
+def test_gradients_depend_on_no_earlier_call_and_wait_for_rows(tiny_model: str) -> None:
+    engine = TransformersEngine(tiny_model, differentiable=True)
+    first, again = engine.gradients(REQUESTS), engine.gradients(REQUESTS)
+    assert all(torch.equal(one.gradient, other.gradient) for one, other in zip(first, again, strict=True))
+    engine.decoding.submit(engine.row(GenerationRequest(prompt="a dress", max_new_tokens=4)))
+    engine.decoding.step()
+    with pytest.raises(DataError, match="rows are decoding"):
+        engine.gradients(REQUESTS)
+    engine.decoding.drain()
+    with pytest.raises(DataError, match="ids that the model does not have"):
+        engine.gradients([GradientRequest((1, 2, 9999), 1, (0,))])
 
 
 def test_what_the_model_cannot_hold_is_refused() -> None:

@@ -12,7 +12,7 @@ from rayworks.lm.checkpoints import load_model, load_tokenizer, truncate
 from rayworks.lm.continuous_batching import ContinuousBatching
 from rayworks.lm.engine import GenerationRequest, ScoringRequest
 from rayworks.lm.packed_linear import PackedLinear
-from rayworks.lm.rows import Mixed, Row, SingleModel
+from rayworks.lm.rows import Row, SingleModel
 from rayworks.lm.scoring import (
     EncodedResponse,
     encode,
@@ -203,11 +203,11 @@ def test_a_waiter_that_gives_up_leaves_the_decoding_thread_alive(engine: Transfo
 
 
 def test_a_failed_step_fails_its_rows_and_every_later_one(engine: TransformersEngine) -> None:
-    class Broken(SingleModel):
-        def mix(self, *arguments: object) -> Mixed:
+    class Broken(ContinuousBatching):
+        def step(self) -> list[Row]:
             raise ZeroDivisionError("a defect")
 
-    background = BackgroundDecoding(ContinuousBatching([engine.model], engine.tokenizer, Broken(), 3))
+    background = BackgroundDecoding(Broken([engine.model], engine.tokenizer, SingleModel(), 3))
     ids = tuple(engine.tokenizer("a dress:")["input_ids"])
     row = Row(GenerationRequest(prompt="a dress:"), (ids,))
     with pytest.raises(ZeroDivisionError):

@@ -25,8 +25,14 @@ BASE = 0
 MOST = 64
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-PLAIN = {"use_dora": False, "bias": "none", "modules_to_save": None, "fan_in_fan_out": False, "lora_bias": False}
-"""Settings of PEFT that change the product, at the values for which they do not."""
+READ = frozenset(
+    "r lora_alpha use_rslora rank_pattern alpha_pattern target_modules exclude_modules layers_to_transform layers_pattern "
+    "lora_dropout task_type inference_mode base_model_name_or_path revision auto_mapping peft_version peft_type "
+    "init_lora_weights ensure_weight_tying runtime_config megatron_core".split()
+)
+"""Settings of PEFT that are read here, or that change nothing of a product. All others must have PEFT's defaults."""
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+"""Ways to start an adapter that leave the base's weights as they are."""
 
 
 class AdaptedLinear(nn.Module):
@@ -171,8 +177,9 @@ class AdapterBank:
                 f"adapter {name!r}: the base has no layer {path}; it is an adapter of another base"
             ) from None
         inner: Any = layer.layer if isinstance(layer, AdaptedLinear) else layer
-        if not hasattr(inner, "in_features"):
-            raise DataError(f"adapter {name!r}: {path} is a {type(inner).__name__}; only linear layers are adapted")
+        if not hasattr(inner, "in_features") or inner is self._model.get_output_embeddings():
+            what = "the output layer" if hasattr(inner, "in_features") else f"a {type(inner).__name__}"
+            raise DataError(f"adapter {name!r}: {path} is {what}; only linear layers before that are adapted")
         found, expected = (down.shape[0], up.shape[1]), (inner.in_features, inner.out_features)
         if found != expected:
             raise DataError(
@@ -205,13 +212,20 @@ def read_adapter(name: str, folder: str | Path) -> dict[str, tuple[Tensor, Tenso
     Raises:
         DataError: it cannot be read or is no plain LoRA adapter.
     """
+    from peft import LoraConfig
+
     path = Path(folder).expanduser()
     try:
         config: dict[str, Any] = json.loads((path / CONFIG).read_text())
         weights = load_file(path / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"adapter {name!r}: cannot be read ({str(error).splitlines()[0]})") from None
-    changed = [key for key, plain in PLAIN.items() if config.get(key, plain) not in (plain, [], None)]
+    plain = LoraConfig().to_dict()
+    changed = [
+        key for key in sorted(config.keys() - READ) if config[key] not in (plain.get(key), None, False) and config[key]
+    ]
+    if config.get("init_lora_weights", True) not in PLAIN_STARTS:
+        changed.append("init_lora_weights")
     if config.get("peft_type") != "LORA" or changed:
         what = f"has {changed[0]}={config[changed[0]]!r}" if changed else f"is of type {config.get('peft_type')!r}"
         raise DataError(f"adapter {name!r}: {what}; only plain LoRA adapters of linear layers are served as rows")

@@ -74,8 +74,10 @@ class BackgroundDecoding:
             try:
                 message = self._inbox.get(block=self._decoding.idle)
             except queue.Empty:
+                before = self._decoding.tokens_drawn
                 self._decoding.step()
-                self._stepped_at = time.monotonic()
+                if self._decoding.tokens_drawn > before:
+                    self._stepped_at = time.monotonic()
             else:
                 if message is None:
                     return

@@ -12,14 +12,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rayworks.core.errors import DataError
 from rayworks.lm.adapters import BASE, AdapterBank
-from rayworks.lm.exactness import exact_length, prove_decoding
+from rayworks.lm.exactness import prove_decoding
 from rayworks.lm.key_value_cache import SlotCache
 from rayworks.lm.packed_linear import PackedLinear, pack
+from rayworks.lm.positions import exact_length
 from rayworks.lm.prefix_tree import PrefixTree
 
 ATTENTION = "rayworks"
 PIECE = 512
-"""Most tokens of a row that are read at once."""
+"""Most tokens of a row that :meth:`CausalModel.read` feeds at once."""
 
 
 def attention(
@@ -100,6 +101,7 @@ class CausalModel:
         self.cache = SlotCache(self.model.config, slots)
         self._held: list[list[int]] = [[] for _ in range(slots)]
         self._adapter = [BASE] * slots
+        self._unsound: set[int] = set()
 
     def held(self, slot: int) -> int:
         """How many tokens a slot holds."""
@@ -144,7 +146,10 @@ class CausalModel:
         for slot, new in zip(slots, tokens, strict=True):
             self._held[slot] += new
         logits: Tensor = output.logits[:, 0].float()
-        return logits if len(logits) == len(slots) else logits[rows.to(device)]
+        logits = logits if len(logits) == len(slots) else logits[rows.to(device)]
+        sound = logits.amax(dim=-1).isfinite().tolist()
+        self._unsound |= {slot for slot, good in zip(slots, sound, strict=True) if not good}
+        return logits
 
     def read(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
         """The same for any lengths: in batches of like length, long ones in pieces."""
@@ -165,6 +170,10 @@ class CausalModel:
         """Forget all that a slot holds; what comes next is read with an adapter of :attr:`adapters`."""
         self.rewind(slot, 0)
         self._adapter[slot] = adapter
+        if slot in self._unsound:
+            # A shorter row would multiply what is no number by 0.
+            self.cache.wipe(slot)
+            self._unsound.discard(slot)
 
     def known(self, slot: int, tokens: Sequence[int]) -> int:
         """How many of the first ``tokens`` :meth:`take_up` would find."""
@@ -174,7 +183,8 @@ class CausalModel:
     def fork(self, source: int, slot: int, length: int | None = None) -> None:
         """Give a slot a copy of the first ``length`` tokens of another, and its adapter; ``None``: of all."""
         tokens = self._held[source][:length]
-        self.cache.paste(slot, 0, self.cache.copied(source, 0, len(tokens)))
+        if tokens:
+            self.cache.paste(slot, 0, self.cache.copied(source, 0, len(tokens)))
         self._held[slot], self._adapter[slot] = tokens, self._adapter[source]
 
     @torch.inference_mode()
@@ -186,7 +196,7 @@ class CausalModel:
     @torch.inference_mode()
     def keep(self, slot: int) -> None:
         """Make what a slot holds a known prefix."""
-        if self._held[slot]:
+        if self._held[slot] and slot not in self._unsound:
             self.prefixes.store(self._held[slot], self.cache, slot, self._adapter[slot])
 
     def nbytes(self) -> int:

@@ -112,6 +112,21 @@ def truncate(model: PreTrainedModel, layers: int, name: str = "model") -> PreTra
     return model
 
 
+def is_adapter_of(folder: str, base: str) -> bool:
+    """Whether a folder holds an adapter of this very base, by whatever name it calls it.
+
+    Raises:
+        DataError: an adapter names no base.
+    """
+    if not is_adapter(folder):
+        return False
+    named = base_of_adapter(folder)
+    try:
+        return named == base or prepare(named) == prepare(base)
+    except DataError:
+        return False
+
+
 def _merged(folder: str, dtype: str) -> PreTrainedModel:
     from peft import PeftModel
 

@@ -17,7 +17,7 @@ from rayworks.core import seeds
 from rayworks.lm.causal_model import CausalModel, alike
 from rayworks.lm.decoding import Decoding
 from rayworks.lm.prefix_tree import agreeing
-from rayworks.lm.rows import LogitMixer, Row, check_prompt, draw
+from rayworks.lm.rows import LogitMixer, Mixed, Row, check_prompt, draw
 
 STEP = 4
 """Most tokens that a row reads in the step that draws its next one."""
@@ -34,14 +34,15 @@ class ContinuousBatching(Decoding):
     """Decodes submitted rows, up to ``slots`` at a time. Not thread-safe: one thread submits and steps.
 
     A row's result does not depend on the rows beside it, up to the rounding of batched products, and what one row raises
-    (its models, its mixer's ``guides``, its ``on_token``) ends no other.
+    (its models, its mixer, its ``on_token``) ends no other.
 
     Args:
         models: the base, then its guides, all made for that many slots. One model may stand in several places, which rows
             read with adapters of their own; it has that many times the slots.
         chunk: tokens that all rows together catch up with between two steps, per model.
-        keep_prefixes: whether what finished rows have read stays known to later ones, as a tree search wants it. Otherwise
-            prompts are shared only among rows of one :meth:`run`, whose numbers then depend on no earlier one.
+        keep_prefixes: whether what finished rows have drawn stays known too, and to all later ones, as a tree search wants
+            it. Otherwise every :meth:`run` begins with no known prefix, so that its numbers depend on no earlier one; rows
+            that are submitted one by one share the prompts that lie in memory.
     """
 
     def __init__(
@@ -56,10 +57,7 @@ class ContinuousBatching(Decoding):
     ) -> None:
         self._models, self._tokenizer, self._mixer = models, tokenizer, mixer
         self._chunk, self._keep_prefixes = chunk, keep_prefixes
-        self._places = [
-            (sum(other is model for other in models), sum(other is model for other in models[:lane]))
-            for lane, model in enumerate(models)
-        ]
+        self._places = [slots * sum(other is model for other in models[:lane]) for lane, model in enumerate(models)]
         self._free = list(range(slots))
         self._active: list[Row] = []
         self._waiting: deque[Row] = deque()
@@ -133,9 +131,8 @@ class ContinuousBatching(Decoding):
         return [(self._models[group[0][0]], group) for group in found.values()]
 
     def _slot(self, entry: Entry) -> int:
-        """Lanes of one model lie next to each other, so that few rows fill its first slots."""
-        stride, offset = self._places[entry[0]]
-        return entry[1].slot * stride + offset
+        """The lanes of one model have its slots one behind the other, so that the rows of each are neighbours."""
+        return self._places[entry[0]] + entry[1].slot
 
     def _unread(self, entry: Entry) -> list[int]:
         lane, row = entry
@@ -156,14 +153,15 @@ class ContinuousBatching(Decoding):
         takes = {self._slot(entry): self._unread(entry)[:-1][:share] for entry in leaders}
         for batch in alike([len(takes[self._slot(entry)]) for entry in leaders]):
             for entry in self._fed(causal, [leaders[index] for index in batch], takes)[0]:
-                if len(self._unread(entry)) == 1:
-                    causal.keep(self._slot(entry))
+                # At once, for those who wait for a part of it.
+                causal.keep(self._slot(entry))
 
     def _is_led(self, entry: Entry, tokens: Sequence[int], known: int, leaders: Sequence[Entry]) -> bool:
         """Whether it pays to wait for what another row is reading."""
-        adapter = entry[1].adapter(entry[0])
+        adapter, causal = entry[1].adapter(entry[0]), self._models[entry[0]]
+        room = causal.prefixes.room(causal.cache) if causal.cache.nbytes() else len(tokens)
         return any(
-            agreeing(tokens, other.sequence(lane)[:-1]) > known + STEP
+            min(agreeing(tokens, other.sequence(lane)[:-1]), room) > known + STEP
             for lane, other in leaders
             if other.adapter(lane) == adapter
         )
@@ -173,12 +171,15 @@ class ContinuousBatching(Decoding):
         rows = [row for row in rows if row.error is None]
         if not rows:
             return
-        lanes = dict(_by_lane(found, {id(row): index for index, row in enumerate(rows)}))
-        base = lanes.pop(0)[1]
-        mixed = self._mixer.mix(base, lanes, rows)
-        for row, drawn in zip(rows, draw(mixed, rows), strict=True):
+
+        def mix(some: Sequence[Row]) -> Mixed:
+            lanes = dict(_by_lane(found, {id(row): index for index, row in enumerate(some)}))
+            return self._mixer.mix(lanes.pop(0)[1], lanes, some)
+
+        for row, drawn in zip(rows, draw(mix, rows), strict=True):
             with self._failing(row):
                 row.take(drawn, self._end_ids, self._tokenizer)
+                self.tokens_drawn += 1
             if row.finish_reason is not None and row.error is None:
                 self._leave(row)
 

@@ -13,6 +13,9 @@ from rayworks.lm.rows import Row
 class Decoding(abc.ABC):
     """Rows under way. One thread submits and steps; :class:`~rayworks.lm.background_decoding.BackgroundDecoding` is one."""
 
+    tokens_drawn = 0
+    """Since the start, by all rows."""
+
     @property
     @abc.abstractmethod
     def idle(self) -> bool:

@@ -2,20 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rayworks.core.errors import DataError
 from rayworks.lm.scoring import EncodedResponse, response_logprobs, shared_prompt_logprobs
 
 TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 """Largest difference of log-probabilities, in nats, that is rounding."""
-ROPE_BY_LENGTH = ("dynamic", "longrope")
-"""Kinds of rotary positions that turn otherwise for all rows once one of them is longer than the model was trained with."""
-WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 TRIAL: tuple[dict[int, int], ...] = ({0: 3, 1: 2, 2: 5}, {0: 9, 1: 3, 2: 6}, {0: 10, 1: 4, 2: 7}, {0: 11, 2: 8})
 """Forwards of the trial: what each slot holds after it. Ragged rows, one that catches up, steps, a gap between slots."""
 
@@ -33,34 +30,6 @@ class SlotModel(Protocol):
 
     def feed(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Logits after the last token of each slot."""
-
-
-def exact_length(config: PretrainedConfig) -> tuple[int, str]:
-    """The longest sequence of which a cache of slots holds all that a model would look at, and what bounds it.
-
-    Raises:
-        DataError: the config does not say how many positions there are.
-    """
-    config = config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int):
-        raise DataError(f"model {config.model_type}: does not say how many positions it has (max_position_embeddings)")
-    bounds = [(positions, "the model's positions")]
-    if set(getattr(config, "layer_types", None) or ["unknown"]) != {"full_attention"}:
-        windows = [getattr(config, name, None) for name in WINDOWS]
-        bounds += [(window, "its attention window, within which this engine is exact") for window in windows if window]
-    for rope in _ropes(config):
-        if rope.get("rope_type") in ROPE_BY_LENGTH:
-            trained = rope.get("original_max_position_embeddings") or getattr(
-                config, "original_max_position_embeddings", None
-            )
-            bounds.append((int(trained or positions), f"what its {rope['rope_type']} rope was trained with"))
-    return min(bounds, key=lambda bound: bound[0])
-
-
-def _ropes(config: Any) -> list[dict[str, Any]]:
-    parameters = getattr(config, "rope_parameters", None) or {}
-    return [entry for entry in (parameters, *parameters.values()) if isinstance(entry, dict)]
 
 
 @torch.inference_mode()
@@ -120,8 +89,9 @@ def prove_scoring(model: PreTrainedModel) -> None:
         _require_small(model, _scoring_difference(model, rows, plain_logprobs(model, rows)))
 
 
-def shares_prompts(model: PreTrainedModel, longest: int) -> bool:
-    """Whether responses that share the computation of their prompt score as if they did not, up to a length of rows.
+def shares_prompts(model: PreTrainedModel) -> bool:
+    """Whether responses that share the computation of their prompt score as if they did not, in rows up to
+    :func:`~rayworks.lm.positions.exact_length`.
 
     They do not where tokens are mixed by more than attention over all before them: windows, convolutions, states.
     """
@@ -132,9 +102,11 @@ def shares_prompts(model: PreTrainedModel, longest: int) -> bool:
         with torch.inference_mode(), _evaluated(model):
             shared = shared_prompt_logprobs(model, [tuple(prompt) for prompt in prompts], groups)
             apart = response_logprobs(model, rows)[0].sum(-1).view(2, 2)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
         return False
-    return longest <= exact_length(model.config)[0] and _difference(shared, apart) <= 10 * TOLERANCES[model.dtype]
+    return _difference(shared, apart) <= 10 * TOLERANCES[model.dtype]
 
 
 def _scoring_difference(model: PreTrainedModel, rows: Sequence[Sequence[int]], expected: Sequence[Tensor]) -> float:
@@ -163,6 +135,8 @@ def _refusing(model: PreTrainedModel, what: str) -> Iterator[None]:
     """Whatever a model raises that does not fit is its refusal."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (DataError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"model {model.config.model_type}: cannot {what} ({reason})") from error

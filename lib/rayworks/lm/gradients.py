@@ -76,6 +76,8 @@ def token_gradients(causal: CausalModel, requests: Sequence[GradientRequest]) ->
                 f"tokens: {len(request.tokens)} exceed the model's {causal.max_length} ({causal.max_length_reason}); "
                 "shorten them"
             )
+        if not 0 <= min(request.tokens) <= max(request.tokens) < causal.readable_ids:
+            raise DataError(f"tokens: hold ids that the model does not have; it has {causal.readable_ids}")
     embed = causal.model.get_input_embeddings()
     with torch.no_grad():
         table = embed(torch.arange(embed.num_embeddings, device=causal.model.device)).float()

@@ -26,10 +26,15 @@ class ScalarHead(nn.Module):
     Args:
         width: of the hidden state.
         link: ``identity`` for values without bounds, ``sigmoid`` for those between 0 and 1.
+
+    Raises:
+        ValueError: another link.
     """
 
     def __init__(self, width: int, link: Link = "identity") -> None:
         super().__init__()
+        if link not in ("identity", "sigmoid"):
+            raise ValueError(f"link: is {link!r}, must be identity or sigmoid")
         self.link = link
         self.linear = nn.Linear(width, 1)
         nn.init.zeros_(self.linear.weight)

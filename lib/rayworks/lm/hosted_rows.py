@@ -127,9 +127,13 @@ class HostedRows:
         if not rows:
             return logits
         which = torch.tensor(at, device=logits.device)
-        base = logits if at == list(range(len(logits))) else logits[which]
-        mixed = self._mix(base.float(), rows)
-        drawn = draw(mixed, rows)
+        base = (logits if at == list(range(len(logits))) else logits[which]).float()
+        number = {id(row): index for index, row in enumerate(rows)}
+
+        def mix(some: Sequence[Row]) -> Mixed:
+            return self._mix(base[[number[id(row)] for row in some]] if len(some) < len(rows) else base, some)
+
+        drawn = draw(mix, rows)
         self._drawn |= {row.request.uid: one for row, one in zip(rows, drawn, strict=True)}
         logits[which] = -torch.inf
         logits[which, torch.tensor([one.token for one in drawn], device=logits.device)] = 0.0
@@ -143,7 +147,7 @@ class HostedRows:
     def _slot(self, placed: tuple[int, int]) -> int:
         return self._rows[placed[0]].slot
 
-    def _mix(self, base: Tensor, rows: list[Row]) -> Mixed:
+    def _mix(self, base: Tensor, rows: Sequence[Row]) -> Mixed:
         asking: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
             for model in self.hosted.mixer.guides(row):

@@ -97,6 +97,16 @@ class SlotCache(Cache):
             layer.keys[slot, :, start:end] = keys
             layer.values[slot, :, start:end] = values
 
+    @torch.inference_mode()
+    def wipe(self, slot: int) -> None:
+        """Forget what a slot holds so that no trace is left."""
+        for layer in self._filled():
+            layer.keys[slot], layer.values[slot] = 0, 0
+
+    def token_nbytes(self) -> int:
+        """Bytes of a token, 0 before the first."""
+        return self.nbytes() // (self.slots * self.allocated)
+
     def nbytes(self) -> int:
         """Bytes held."""
         tensors = [tensor for layer in self._filled() for tensor in (layer.keys, layer.values)]

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rayworks.core import seeds
-from rayworks.lm.exactness import prove_scoring, shares_prompts
+from rayworks.lm.exactness import shares_prompts
+from rayworks.lm.positions import exact_length
 from rayworks.lm.preference_losses import LossKind, Reward, bradley_terry_loss, rewards
 from rayworks.lm.scoring import EncodedResponse, response_logprobs, shared_prompt_logprobs
 from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions
@@ -85,9 +86,7 @@ class PairTrainer(Trainer):
         self.objective, self._pairs, self._pairs_per_pass = objective, pairs, pairs_per_pass
         self._seed, self._stream = seed, name
         self._batches = Batches(len(pairs), pairs_per_step, seed, "batches", name, order=order, across_epochs=False)
-        prove_scoring(model)
-        longest = max((max(len(pair.chosen), len(pair.rejected)) for pair in pairs), default=0)
-        self._share_prompts = shares_prompts(model, longest)
+        self._shared_length = exact_length(model.config)[0] if shares_prompts(model) else 0
         self._reference = self._score_all(model, pairs) if objective.reward == "dpo" else None
         adapters_seed = seeds.derive_small(seed, "adapters", name)
         super().__init__(model, options, adapters_seed=adapters_seed, name=f"objectives.{name}", shard=shard)
@@ -110,7 +109,7 @@ class PairTrainer(Trainer):
         for start in range(0, len(own), self._pairs_per_pass):
             part = list(own[start : start + self._pairs_per_pass])
             pairs = [self._pairs[at] for at in part]
-            scores = score_pairs(self.model, pairs, share_prompts=self._share_prompts)
+            scores = self._score(self.model, pairs)
             lengths = scores.new_tensor([[len(pair.chosen.response), len(pair.rejected.response)] for pair in pairs])
             reference = None if self._reference is None else self._reference[part].to(scores)
             chosen, rejected = rewards(objective.reward, scores, lengths, reference).unbind(dim=-1)
@@ -133,7 +132,11 @@ class PairTrainer(Trainer):
         """``[pairs, 2]``, without dropout."""
         model.eval()
         parts = [pairs[start : start + PAIRS_PER_EVALUATION] for start in range(0, len(pairs), PAIRS_PER_EVALUATION)]
-        return torch.cat([score_pairs(model, part, share_prompts=self._share_prompts).cpu() for part in parts]).clone()
+        return torch.cat([self._score(model, part).cpu() for part in parts]).clone()
+
+    def _score(self, model: PreTrainedModel, pairs: Sequence[EncodedPair]) -> Tensor:
+        rows = [len(pair.chosen) + len(pair.rejected.response) for pair in pairs]
+        return score_pairs(model, pairs, share_prompts=max(rows) <= self._shared_length)
 
 
 def _sums(scores: Tensor) -> dict[str, float]:

@@ -62,6 +62,11 @@ class PrefixTree:
         """How many of the first ``tokens`` are known."""
         return sum(count for _, count in self._path(tuple(tokens), adapter))
 
+    def room(self, cache: SlotCache) -> int:
+        """The longest prefix that fits."""
+        size = cache.token_nbytes()
+        return int(self._bound // size) if size else 0
+
     def load(self, tokens: Sequence[int], cache: SlotCache, slot: int, adapter: int = 0) -> int:
         """Copy the longest known prefix of ``tokens`` to the start of a slot; its length."""
         path, at = self._path(tuple(tokens), adapter), 0
@@ -74,8 +79,8 @@ class PrefixTree:
         return at
 
     def store(self, tokens: Sequence[int], cache: SlotCache, slot: int, adapter: int = 0) -> None:
-        """Keep what a slot holds of its first ``tokens``; only what is new is copied."""
-        tokens = tuple(tokens)
+        """Keep what a slot holds of its first ``tokens``, as many as fit; only what is new is copied."""
+        tokens = tuple(tokens[: self.room(cache)])
         path = self._path(tokens, adapter)
         at = sum(count for _, count in path)
         parent = self._roots.setdefault(adapter, _Node((), [], None))

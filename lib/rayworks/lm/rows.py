@@ -47,10 +47,10 @@ class Row:
         """Add a drawn token or end with it, and tell ``on_token``.
 
         Raises:
-            DataError: it was drawn from what are no numbers.
+            Exception: why there is none.
         """
-        if not drawn.sound:
-            raise DataError(f"the model's logits after {len(self.tokens)} tokens are not numbers; look at its weights")
+        if drawn.error is not None:
+            raise drawn.error
         self.sampling_logprobs.append(drawn.logprob)
         self.reports.append(dict(drawn.report))
         token = drawn.token
@@ -109,8 +109,8 @@ class Drawn:
     token: int
     logprob: float
     report: Mapping[str, float]
-    sound: bool
-    """Whether the logits were numbers."""
+    error: Exception | None = None
+    """Why there is no token."""
 
 
 @dataclass
@@ -150,8 +150,21 @@ class SingleModel:
         return Mixed(base, lambda tokens: {"logprob": base.gather(-1, tokens[:, None])[:, 0] - norm})
 
 
-def draw(mixed: Mixed, rows: Sequence[Row]) -> list[Drawn]:
-    """A token for each row, by its own uniform number."""
+def draw(mix: Callable[[Sequence[Row]], Mixed], rows: Sequence[Row]) -> list[Drawn]:
+    """A token for each row, by its own uniform number.
+
+    Args:
+        mix: the distributions of some of the rows. Where it fails for all, each row is drawn alone.
+    """
+    try:
+        return _drawn(mix(rows), rows)
+    except Exception as error:
+        if len(rows) == 1:
+            return [Drawn(0, 0.0, {}, error)]
+    return [drawn for row in rows for drawn in draw(mix, [row])]
+
+
+def _drawn(mixed: Mixed, rows: Sequence[Row]) -> list[Drawn]:
     device = mixed.logits.device
     uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in rows])
     names = ("temperature", "top_k", "top_p")
@@ -163,6 +176,13 @@ def draw(mixed: Mixed, rows: Sequence[Row]) -> list[Drawn]:
     # The largest logit is no number if any is none, and is infinite if all are forbidden.
     sound = mixed.logits.amax(dim=-1).isfinite().tolist()
     return [
-        Drawn(token, logprob, {name: values[index] for name, values in reports.items()}, sound[index])
-        for index, (token, logprob) in enumerate(zip(tokens.tolist(), logprobs.tolist(), strict=True))
+        Drawn(
+            token,
+            logprob,
+            {name: values[index] for name, values in reports.items()},
+            None if good else DataError(f"the model's logits after {len(row.tokens)} tokens are not numbers; check it"),
+        )
+        for index, (row, token, logprob, good) in enumerate(
+            zip(rows, tokens.tolist(), logprobs.tolist(), sound, strict=True)
+        )
     ]

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.lm.adapters import AdapterBank
 from rayworks.lm.engine import Score, ScoringRequest
+from rayworks.lm.positions import batched_length
 
 PADDED_TOKENS_PER_BATCH = 4096
 
@@ -136,10 +137,12 @@ def logprobs_of_states(
 
 
 def require_room(model: PreTrainedModel, length: int) -> None:
-    """Raise :class:`DataError` when the model has no position for the last of ``length`` tokens."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(positions, int) and length > positions:
-        raise DataError(f"response: {length} tokens with its prompt exceed the model's {positions}; shorten either")
+    """Raise :class:`DataError` when a row of ``length`` tokens is more than the model can take in a batch."""
+    bound, reason = batched_length(model.config)
+    if length > bound:
+        raise DataError(
+            f"response: {length} tokens with its prompt exceed the model's {bound} ({reason}); shorten either"
+        )
 
 
 def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_sc
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.run_directory import RunDirectory
+from rayworks.lm.exactness import prove_scoring
 
 STATE, POSITION = "state.pt", "position.json"
 STATES_KEPT = 3
@@ -54,9 +55,6 @@ class Batches:
         seed: of the run; the orders have a stream below it, named by ``path``.
         order: from an epoch to the order of its examples, for a curriculum; ``None`` shuffles.
         across_epochs: fill every batch, from the next epoch where one ends; else an epoch's last batch may be smaller.
-
-    Raises:
-        DataError: a given order does not hold every example once.
     """
 
     def __init__(
@@ -78,7 +76,11 @@ class Batches:
         return math.ceil(self._count / self._size)
 
     def at(self, step: int) -> list[int]:
-        """Indices of the examples of a step."""
+        """Indices of the examples of a step.
+
+        Raises:
+            DataError: a given order does not hold every example once.
+        """
         if self._across:
             positions = range(step * self._size, (step + 1) * self._size)
             return [int(self._order(position // self._count)[position % self._count]) for position in positions]
@@ -142,6 +144,7 @@ class Trainer(abc.ABC):
 
     Raises:
         ConfigError: the model has none of the layers that adapters are asked for.
+        DataError: the log-probabilities here would not be the model's own.
     """
 
     def __init__(
@@ -156,6 +159,7 @@ class Trainer(abc.ABC):
     ) -> None:
         self.model, self.total_steps, self.step, self.shard = model, options.total_steps, 0, shard
         self._name, self._max_grad_norm = name, options.max_grad_norm
+        prove_scoring(model)
         torch.manual_seed(adapters_seed)
         self._adapted = _prepare(model, options)
         self._trained = {key: value for key, value in model.named_parameters() if value.requires_grad}

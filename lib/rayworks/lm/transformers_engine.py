@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rayworks.core.errors import DataError
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.continuous_batching import ContinuousBatching
@@ -63,6 +64,7 @@ class TransformersEngine:
         keep_prefixes: bool = False,
         differentiable: bool = False,
     ) -> None:
+        self._keep_prefixes = keep_prefixes
         self.tokenizer, self._heads = tokenizer, dict[str, ScalarHead]()
         self.model = CausalModel(model, slots, prefix_gib, adapters, pack_layers=not differentiable)
         self.decoding = ContinuousBatching([self.model], tokenizer, SingleModel(), slots, keep_prefixes=keep_prefixes)
@@ -103,8 +105,13 @@ class TransformersEngine:
         """By how much other tokens would change targets: see :func:`~rayworks.lm.gradients.token_gradients`.
 
         Raises:
-            DataError: the engine is not ``differentiable``, or a request is longer than the model.
+            DataError: the engine is not ``differentiable``, a request is longer than the model or has ids that it does not
+                have, or rows are decoding.
         """
+        if not self.decoding.idle:
+            raise DataError("gradients: rows are decoding, whose slots they would take; finish these first")
+        if not self._keep_prefixes:
+            self.model.prefixes.clear()
         return token_gradients(self.model, requests)
 
 

@@ -9,7 +9,8 @@ import itertools
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
@@ -168,19 +169,25 @@ class VllmDecoding(Decoding):
         """Draw a token for every row that vLLM runs in this step; the rows that this finished."""
         from rayworks.lm.vllm_processors import change, take_drawn
 
-        for name, (row, told) in self._rows.items():
-            context = self._context(row)
-            if context != told:
-                self._engine.collective_rpc(change, args=(name, context))
-                self._rows[name] = row, context
+        finished = []
+        for name, (row, told) in list(self._rows.items()):
+            with self._failing(row):
+                context = self._context(row)
+                if context != told:
+                    self._engine.collective_rpc(change, args=(name, context))
+                    self._rows[name] = row, context
+            if row.error is not None:
+                finished.append(row)
+                self._leave(name)
         outputs = self._engine.step()
         drawn: dict[str, Drawn] = self._engine.collective_rpc(take_drawn)[0]
-        finished = []
         for output in outputs:
             if output.request_id in self._rows:
                 row = self._rows[output.request_id][0]
                 if output.outputs[0].token_ids:
-                    self._take(row, drawn[output.request_id])
+                    with self._failing(row):
+                        row.take(drawn[output.request_id], self._ends, self._tokenizer)
+                        self.tokens_drawn += 1
                 if row.finish_reason is not None or output.finished:
                     finished.append(row)
                     self._leave(output.request_id)
@@ -205,8 +212,8 @@ class VllmDecoding(Decoding):
                 )
         names = [next(self._names) for _ in responses]
         for name, response in zip(names, responses, strict=True):
-            self._scored[name] = None
             self._add(name, response.prompt + response.response, max_tokens=1, prompt_logprobs=0)
+            self._scored[name] = None
         while any(self._scored[name] is None for name in names):
             self.step()
         scores = []
@@ -226,9 +233,11 @@ class VllmDecoding(Decoding):
         params = SamplingParams(temperature=0.0, ignore_eos=True, detokenize=False, output_kind=kind, **options)
         self._engine.add_request(name, tokens_input(list(prompt)), params)
 
-    def _take(self, row: Row, drawn: Drawn) -> None:
+    @contextmanager
+    def _failing(self, row: Row) -> Iterator[None]:
+        """What is raised inside is the row's end, not the loop's."""
         try:
-            row.take(drawn, self._ends, self._tokenizer)
+            yield
         except Exception as error:
             row.error = error
             row.end("failed", self._tokenizer)
@@ -266,14 +275,24 @@ class VllmEngine:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Draw one continuation per request, in the order of the requests."""
+        require_plain(requests)
         rows = [Row(request, (encode_prompt(self.tokenizer, request.prompt),)) for request in requests]
         self.decoding.run(rows)
         return [as_generation(row) for row in rows]
 
     def score(self, requests: Sequence[ScoringRequest]) -> list[Score]:
         """Score one response per request, in the order of the requests."""
+        require_plain(requests)
         encoded = [encode(self.tokenizer, request.prompt, request.response, ends=request.ends) for request in requests]
         return self.decoding.score(encoded)
+
+
+def require_plain(requests: Sequence[GenerationRequest | ScoringRequest]) -> None:
+    """Raise :class:`ConfigError` where a request names what only the transformers engine does."""
+    for request in requests:
+        asked = [name for name in ("adapter", "heads", "answers") if getattr(request, name, None)]
+        if asked:
+            raise ConfigError(f"{asked[0]}: vLLM does not do that here; set engine: transformers")
 
 
 def sizes(engine: Any) -> tuple[int, int]:

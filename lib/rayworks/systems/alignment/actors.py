@@ -62,7 +62,10 @@ class RewardModelActor:
         section, device = self._config.model, device_of(self._config.compute)
         here = [self._start] if section.engine == "vllm" else [section.base, self._start]
         proofs = [CausalModel(load_model(name, section.dtype, device=device), 1).proof for name in dict.fromkeys(here)]
-        return f"{here[0]}: {proofs[0]}"
+        told = f"{here[0]}: {proofs[0]}"
+        return (
+            f"{section.base} runs on vLLM and was not compared with its own forward; {told}" if len(here) == 1 else told
+        )
 
     def restore(self, step: int) -> None:
         """Go back to the state kept at a step; step 0 is the untrained model."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from rayworks.core.errors import ConfigError
-from rayworks.lm.adapters import BASE, is_adapter
+from rayworks.lm.adapters import BASE
 from rayworks.lm.causal_model import CausalModel
-from rayworks.lm.checkpoints import load_model, load_tokenizer
+from rayworks.lm.checkpoints import is_adapter_of, load_model, load_tokenizer
 from rayworks.lm.continuous_batching import ContinuousBatching
 from rayworks.lm.decoding import Decoding
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
@@ -170,7 +170,7 @@ class GuidedEngine:
     ) -> None:
         self.tokenizer = load_tokenizer(base)
         self.objectives = list(rewards)
-        of_base = [name for name, model in rewards.items() if is_adapter(model)]
+        of_base = [name for name, model in rewards.items() if is_adapter_of(model, base)]
         whole = CausalModel(load_model(base, dtype, device=device), slots * (1 + len(of_base)), adapters=len(of_base))
         self.models, self._adapters = [whole], [BASE]
         for objective, name in rewards.items():
@@ -235,7 +235,7 @@ def common_ids(base: tuple[str, int], *rewards: tuple[str, int]) -> int:
     (name, width), sizes = base, [base[1]]
     vocabulary = describe(name, load_tokenizer(name), width)
     # An adapter has its base's ids.
-    own = [describe(name, load_tokenizer(name), width) for name, width in rewards if not is_adapter(name)]
+    own = [describe(name, load_tokenizer(name), width) for name, width in rewards if not is_adapter_of(name, base[0])]
     sizes += [common_id_range(vocabulary, reward) for reward in own]
     return min(sizes)
 

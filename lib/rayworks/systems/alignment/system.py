@@ -177,7 +177,7 @@ class AlignmentSystem(StagedSystem[Config]):
         if point.method != "best-of-n":
             return generations, drawn
         candidates = [
-            ScoringRequest(request.prompt, found.token_ids, ends=found.finish_reason == "stop")
+            ScoringRequest(request.prompt, found.token_ids, ends=len(found.logprobs) > len(found.token_ids))
             for request, found in zip(requests, generations, strict=True)
         ]
         calls = [(point.objective, batch) for batch in _batches(candidates, size)]

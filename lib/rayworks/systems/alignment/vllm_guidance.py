@@ -8,11 +8,11 @@ from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_config, load_generation_config, load_model, load_tokenizer
 from rayworks.lm.continuous_batching import end_ids
 from rayworks.lm.engine import Score, ScoringRequest
-from rayworks.lm.exactness import exact_length
 from rayworks.lm.hosted_rows import Hosted
+from rayworks.lm.positions import exact_length
 from rayworks.lm.rows import Row
 from rayworks.lm.scoring import encode, score_responses
-from rayworks.lm.vllm_engine import VllmDecoding, sizes, start
+from rayworks.lm.vllm_engine import VllmDecoding, require_plain, sizes, start
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedEngine, RewardMixer, RowGuidance, common_ids
 
@@ -48,6 +48,7 @@ class VllmGuidedEngine(GuidedEngine):
 
     def score(self, requests: Sequence[ScoringRequest], objective: str | None = None) -> list[Score]:
         """Score responses with the base, or with the reward model of an objective."""
+        require_plain(requests)
         if objective is None:
             encoded = [encode(self.tokenizer, asked.prompt, asked.response, ends=asked.ends) for asked in requests]
             return self._decoding.score(encoded)
