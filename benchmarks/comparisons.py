@@ -22,7 +22,8 @@ class Comparison:
 
 
 SYSTEMS: dict[str, tuple[str, ...]] = {
-    "alignment": ("guided_decoding", "vllm_decoding"),
+    "language models": ("shared_work", "vllm_decoding"),
+    "alignment": ("guided_decoding",),
     "difficulty": ("item_response", "rating_period"),
     "federation": ("federation_engine", "noise_images"),
     "marl": ("particle_world", "battle", "team_training"),
@@ -59,6 +60,50 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
         ),
         Comparison(
             "time of a guided step", "base and ARM alone", ratio="guided step over base + ARM alone (goal <= 1.15)"
+        ),
+    ),
+    "shared_work": (
+        Comparison(
+            "64 requests of one 400-token prefix, 16 new tokens each: s",
+            "each reading the prefix",
+            "prefix",
+            "prefix_apart",
+            "64 requests of one 400-token prefix, against each reading it (goal 3)",
+        ),
+        Comparison(
+            "a tree of 200 nodes, depth 6: s",
+            "reading every path",
+            "tree",
+            "tree_apart",
+            "tree of 200 nodes, depth 6, against reading every path (goal 2)",
+        ),
+        Comparison(
+            "a step of 16 rows with 8 adapters: s",
+            "8 merged models in turn",
+            "rows",
+            "merged",
+            "8 adapters, 16 rows, against 8 merged models in turn (goal 2)",
+        ),
+        Comparison(
+            "a step of 16 rows with 8 adapters: s",
+            "the base alone",
+            "rows",
+            "base",
+            "8 adapters, 16 rows, over the base alone (goal <= 1.35)",
+        ),
+        Comparison(
+            "gradients of 16 prompts at once: s",
+            "one-hots, a prompt at a time",
+            "gradients",
+            "one_hots",
+            "gradients of 16 prompts, against one-hots a prompt at a time (goal 4)",
+        ),
+        Comparison(
+            "gradients of 16 prompts at once: s",
+            "ours, a prompt at a time",
+            "gradients",
+            "gradients_apart",
+            "gradients of 16 prompts, against ours one at a time",
         ),
     ),
     "vllm_decoding": (

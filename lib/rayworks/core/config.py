@@ -78,6 +78,13 @@ class EngineSection(Section):
         json_schema_extra=RESUME_SAFE,
     )
 
+    prefix_gib: float = Field(
+        0.5,
+        ge=0,
+        description="transformers: GiB per model for beginnings that prompts share and that are read once; 0: none",
+        json_schema_extra=RESUME_SAFE,
+    )
+
     @model_validator(mode="after")
     def _only_vllm_spreads(self) -> Self:
         if self.tensor_parallel_size > 1 and self.engine != "vllm":

@@ -22,7 +22,7 @@ def open_engine(section: EngineSection, model: str, dtype: str, slots: int, devi
     if section.engine == "transformers":
         from rayworks.lm.transformers_engine import TransformersEngine
 
-        return TransformersEngine(model, dtype, slots, None, device)
+        return TransformersEngine(model, dtype, slots, None, device, prefix_gib=section.prefix_gib)
     from rayworks.lm.vllm_engine import VllmEngine
 
     return VllmEngine(model, dtype, slots, device, section)

@@ -16,7 +16,7 @@ def open_engine(
         DataError: a model cannot be loaded.
     """
     if section.engine == "transformers":
-        return GuidedEngine(base, rewards, dtype, slots, device)
+        return GuidedEngine(base, rewards, dtype, slots, device, section.prefix_gib)
     from rayworks.systems.alignment.vllm_guidance import VllmGuidedEngine
 
     return VllmGuidedEngine(base, rewards, dtype, slots, device, section)

@@ -159,6 +159,7 @@ class GuidedEngine:
         base: packaged name, local folder or ``hub:OWNER/NAME``.
         rewards: objective to the model of its ARM; those that are adapters of the base run as rows of it.
         dtype: of the base; reward models are float32 unless the base is not.
+        prefix_gib: most memory per model of beginnings that prompts share, in GiB.
 
     Raises:
         ConfigError: a reward model's tokenizer does not fit the base's.
@@ -166,19 +167,27 @@ class GuidedEngine:
     """
 
     def __init__(
-        self, base: str, rewards: Mapping[str, str], dtype: str = "float32", slots: int = 16, device: str = "cpu"
+        self,
+        base: str,
+        rewards: Mapping[str, str],
+        dtype: str = "float32",
+        slots: int = 16,
+        device: str = "cpu",
+        prefix_gib: float = 0.5,
     ) -> None:
         self.tokenizer = load_tokenizer(base)
         self.objectives = list(rewards)
         of_base = [name for name, model in rewards.items() if is_adapter_of(model, base)]
-        whole = CausalModel(load_model(base, dtype, device=device), slots * (1 + len(of_base)), adapters=len(of_base))
+        whole = CausalModel(
+            load_model(base, dtype, device=device), slots * (1 + len(of_base)), prefix_gib, len(of_base)
+        )
         self.models, self._adapters = [whole], [BASE]
         for objective, name in rewards.items():
             if objective in of_base:
                 self.models.append(whole)
                 self._adapters.append(whole.adapters.add(objective, name))
             else:
-                self.models.append(CausalModel(load_model(name, dtype, device=device), slots))
+                self.models.append(CausalModel(load_model(name, dtype, device=device), slots, prefix_gib))
                 self._adapters.append(BASE)
         names = (base, *rewards.values())
         self.id_range = common_ids(*((name, m.vocabulary_size) for name, m in zip(names, self.models, strict=True)))
