@@ -25,6 +25,7 @@ from tests.killed_runs import KILLED, killed_and_repeated
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = list(REGISTRY)
+SLOW = ("federation", "marl", "recommendation")
 PREPOSITIONS = frozenset(
     "about above across after against along among around as at before behind below beside between beyond by despite during "
     "for from in inside into like near of off on onto outside over per since through to toward towards under until upon via "
@@ -128,7 +129,9 @@ def test_serve_application_documents_keys_and_problems(spec: SystemSpec) -> None
             assert operation.get("description"), f"{said} is not described"
             assert (path == "/healthz") != bool(operation.get("security")), f"{said}: open, or needs a key?"
             expected = {"401", "403", "429"} if "security" in operation else set()
-            expected |= {"413", "422", "504"} if "requestBody" in operation else set()
+            # OpenAI's routes answer what is invalid as OpenAI does.
+            invalid = "400" if path in ("/v1/completions", "/v1/chat/completions") else "422"
+            expected |= {"413", invalid, "504"} if "requestBody" in operation else set()
             answers = operation["responses"]
             assert answers.keys() >= {"500", "503", *expected}, said
             for status in answers.keys() - {"200", "201", "202", "204"}:
@@ -178,8 +181,8 @@ def test_an_export_survives_being_read_and_written(
 
 @pytest.mark.parametrize(
     "spec",
-    # The slowest two are left to `pytest -m slow`, and the fault matrix kills their drivers too.
-    [pytest.param(name, marks=pytest.mark.slow if name in ("federation", "marl") else ()) for name in SYSTEMS],
+    # The slowest are left to `pytest -m slow`, and the fault matrix kills their drivers too.
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in SYSTEMS],
     indirect=True,
 )
 def test_a_killed_run_repeated_leaves_what_an_undisturbed_one_does(

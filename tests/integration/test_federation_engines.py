@@ -227,6 +227,7 @@ def app_that_always_dies(config: Config, seed: int) -> ClientApp:
     return client_app(config, seed, [deadly])
 
 
+@pytest.mark.slow
 def test_a_client_that_always_takes_its_actor_along_is_left_out(images: Path, cluster: dict[str, str]) -> None:
     config = small_config(images, balance={"level": 0.0}, strategy={"rounds": 2})
     _, records, replaced = trained(config, 2, app_that_always_dies)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import llvmlite.binding  # noqa: F401  # vLLM trips over it where it was imported before
 import numpy as np
 import pytest
 import torch
@@ -276,22 +277,13 @@ def test_rows_that_vllm_puts_back_are_guided_as_if_it_had_not(
     assert_same(found, GuidedEngine(small_model, {"r": arm}, slots=4).generate(requests))
 
 
-def test_a_reward_model_whose_logits_are_no_numbers_fails_the_rows_it_guides(small_model: str, tmp_path: Path) -> None:
+def test_a_reward_model_that_gives_no_numbers_is_refused_at_the_start(small_model: str, tmp_path: Path) -> None:
     broken = load_model(small_model)
     broken.base_model.norm.weight.data.fill_(math.nan)
     broken.save_pretrained(tmp_path)
     load_tokenizer(small_model).save_pretrained(tmp_path)
-    engine = VllmGuidedEngine(small_model, {"r": str(tmp_path)}, "float32", 2, "cpu", VLLM)
-    rows = [
-        engine.row(
-            GuidedRequest(prompt="a dress:", max_new_tokens=4, ignore_end=True, guidance=Guidance({"r": weight}))
-        )
-        for weight in (1.0, 0.0)
-    ]
-    with pytest.raises(DataError, match="no numbers"):
-        engine.decoding.run(rows)
-    assert not rows[0].tokens
-    assert len(rows[1].tokens) == 4
+    with pytest.raises(DataError, match="nan nats"):
+        VllmGuidedEngine(small_model, {"r": str(tmp_path)}, "float32", 2, "cpu", VLLM)
 
 
 def test_difficulty_asks_vllm_what_it_asks_transformers(small_model: str) -> None:

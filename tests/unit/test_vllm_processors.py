@@ -119,6 +119,27 @@ def test_forbidden_ids_stay_forbidden_and_foreign_ids_become_so(batch: BatchRows
     assert batch.rows.take_drawn() == {}
 
 
+def test_a_row_whose_guide_raises_or_gives_no_numbers_fails_alone(
+    batch: BatchRows, guide: CountingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = guide.read
+
+    def failing(slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        if any(9 in new for new in tokens):
+            raise torch.OutOfMemoryError("out of memory")
+        logits = read(slots, tokens)
+        return torch.where(torch.tensor([[8 in new] for new in tokens]), torch.nan, logits)
+
+    monkeypatch.setattr(guide, "read", failing)
+    added = [(0, params("a"), [7, 7], []), (1, params("b"), [9], []), (2, params("c"), [8], [])]
+    batch.update_state(update(added=added))
+    assert drawn(batch, 3)[0] == 2
+    found = batch.rows.take_drawn()
+    assert found["a"].error is None
+    assert isinstance(found["b"].error, torch.OutOfMemoryError)
+    assert "not numbers" in str(found["c"].error)
+
+
 def test_live_lists_of_tokens_are_followed(batch: BatchRows, guide: CountingModel) -> None:
     tokens: list[int] = []
     batch.update_state(update(added=[(0, params("a"), [7, 7], tokens)]))

@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,12 +103,24 @@ def start(
         config = arguments.create_engine_config()
         name = "SlotRows" if config.use_v2_model_runner else "BatchRows"
         config.model_config.logits_processors = [f"{PROCESSORS}:{name}"]
-        return LLMEngine.from_vllm_config(config, disable_log_stats=True)
+        with _hidden("llvmlite.binding.ffi"):
+            return LLMEngine.from_vllm_config(config, disable_log_stats=True)
     except ValueError as error:
         reason = str(error).strip().splitlines()[0].partition(". ")[0]
         if "memory" in reason.lower():
             raise ConfigError(f"model.memory_share: {section.memory_share} does not fit ({reason})") from None
         raise DataError(f"model {model!r}: vLLM cannot run it ({reason})") from None
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Without a module that was imported: vLLM looks through all of them and stumbles over this one's objects."""
+    module = sys.modules.pop(name, None)
+    try:
+        yield
+    finally:
+        if module is not None:
+            sys.modules[name] = module
 
 
 def plain(options: Mapping[str, Any], device: str, slots: int) -> Hosted:

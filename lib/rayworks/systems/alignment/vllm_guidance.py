@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayworks.core.config import EngineSection
+from rayworks.lm.adapters import BASE
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_config, load_generation_config, load_model, load_tokenizer
 from rayworks.lm.continuous_batching import end_ids
@@ -37,6 +38,7 @@ class VllmGuidedEngine(GuidedEngine):
         self.tokenizer = load_tokenizer(base)
         self.objectives = list(rewards)
         configs = {name: load_config(name) for name in (base, *rewards.values())}
+        self._adapters = [BASE] * (1 + len(rewards))
         self.id_range = common_ids(*((name, config.vocab_size) for name, config in configs.items()))
         options = {"rewards": dict(rewards), "dtype": dtype, "id_range": self.id_range}
         self._engine = start(base, dtype, slots, device, section, f"{__name__}:host_rewards", options)
