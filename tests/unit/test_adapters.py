@@ -99,7 +99,7 @@ def test_adapters_that_do_not_fit_are_refused(
     tmp_path: Path,
     random_llama: Callable[..., Any],
 ) -> None:
-    with pytest.raises(ConfigError, match="room for 4 adapters only"):
+    with pytest.raises(ConfigError, match="room for 4 adapters; make the engine with adapters=N"):
         engine.add_adapter("fifth", folders["plain"])
     with pytest.raises(ConfigError, match="'nobody': is not loaded; loaded: plain, wide"):
         engine.generate([GenerationRequest(prompt="a", adapter="nobody")])
@@ -140,6 +140,12 @@ def test_folders_that_hold_no_adapter_are_refused(tiny_model: str, folders: dict
     (tmp_path / CONFIG).write_text(json.dumps({"peft_type": "IA3"}))
     save_file(load_file(folders["plain"] / WEIGHTS), tmp_path / WEIGHTS)
     with pytest.raises(DataError, match="'IA3'"):
+        read_adapter("x", tmp_path)
+    (tmp_path / CONFIG).write_text((folders["plain"] / CONFIG).read_text())
+    weights = load_file(folders["plain"] / WEIGHTS)
+    next(iter(weights.values()))[0, 0] = torch.nan
+    save_file(weights, tmp_path / WEIGHTS)
+    with pytest.raises(DataError, match="holds what is no number"):
         read_adapter("x", tmp_path)
     (tmp_path / WEIGHTS).write_bytes(b"\x00" * 20)
     with pytest.raises(DataError, match="'x': cannot be read"):

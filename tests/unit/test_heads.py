@@ -67,10 +67,14 @@ def test_what_cannot_be_read_is_refused(tiny_model: str, tmp_path: Path) -> None
         (ScoringRequest("a", " b", heads=("value",)), ConfigError, "head 'value': is not loaded"),
         (ScoringRequest("a", " b", answers=("no such token",)), DataError, "'no such token' is .* must be one"),
         (ScoringRequest("a", "", ends=False), DataError, "nothing is to be read"),
+        (ScoringRequest((1, 9999), (2,)), DataError, "token id 9999, the model has 320 ids"),
         (ScoringRequest("a" * 600, " b"), DataError, "exceed the model's 256"),
     ):
         with pytest.raises(error, match=words):
             engine.score([request])
+    for options in ({"heads": "value"}, {"answers": " so"}):
+        with pytest.raises(DataError, match="must be a tuple of texts"):
+            ScoringRequest("a", " b", **options)
     random_head(32).save(tmp_path / "narrow")
     with pytest.raises(DataError, match=r"reads 32 numbers, the model's hidden state has 48"):
         engine.add_head("x", tmp_path / "narrow")

@@ -85,7 +85,8 @@ def test_slots_are_reused_and_no_row_is_left(engine: TransformersEngine) -> None
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_new_tokens": -1}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"stop": ("",)}]
+    "options",
+    [{"max_new_tokens": -1}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"stop": ("",)}, {"stop": "x"}],
 )
 def test_requests_outside_their_bounds_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(DataError, match=next(iter(options))):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import LlamaForCausalLM
 
-from rayworks.core.errors import DataError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.lm.fine_tuning import Example, FineTuner, negative_log_likelihood
 from rayworks.lm.pair_training import EncodedPair, PairObjective, PairTrainer, score_pairs
 from rayworks.lm.preference_losses import bradley_terry_loss, rewards
@@ -140,6 +140,32 @@ def test_hard_labels_are_soft_ones_of_all_mass(random_llama: Callable[..., Llama
 def test_examples_that_teach_nothing_are_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(DataError, match=words):
         Example(**{"text": EncodedResponse((1,), (2, 3)), **changes})
+
+
+def test_what_cannot_be_trained_is_refused(random_llama: Callable[..., LlamaForCausalLM]) -> None:
+    for wrong in ({"reward": "ipo"}, {"loss": "ipo"}, {"beta": 0.0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            PairObjective(**{"beta": 0.5, **wrong})
+    for options, words in (({"tuning": "qlora"}, "full, lora or none"), ({"total_steps": 0}, "at least 1")):
+        with pytest.raises(ConfigError, match=words):
+            TuningOptions(**{"learning_rate": 0.1, "total_steps": 1, **options})
+    model, text = random_llama(), PAIRS[0].chosen
+    with pytest.raises(ConfigError, match="nothing to train"):
+        FineTuner(
+            model, [Example(text)], TuningOptions(learning_rate=0.1, total_steps=1, tuning="none"), batch_size=1, seed=0
+        )
+    options = TuningOptions(learning_rate=0.1, total_steps=1)
+    with pytest.raises(DataError, match="batches of 0"):
+        FineTuner(model, [Example(text)], options, batch_size=0, seed=0)
+    for example in (Example(EncodedResponse((1,), (99,))), Example(text, soft=(((3, 1.0),), ((77, 1.0),)))):
+        with pytest.raises(DataError, match="token id"):
+            FineTuner(model, [example], options, batch_size=1, seed=0).train(1)
+    with pytest.raises(DataError, match="from 0 examples"):
+        PairTrainer(model, [], PairObjective(beta=1.0), options, pairs_per_step=1, pairs_per_pass=1, seed=0, name="x")
+    with pytest.raises(ConfigError, match="pairs_per_pass"):
+        trainer(model, PairObjective(beta=1.0), pairs_per_pass=0)
+    with pytest.raises(DataError, match="none to measure on"):
+        trainer(model, PairObjective(beta=1.0)).evaluate([])
 
 
 # several workers -----------------------------------------------------------------------------------------------------

@@ -154,7 +154,9 @@ class AdapterBank:
         if name in self._numbers:
             raise ConfigError(f"adapter {name!r}: is loaded already")
         if len(self._numbers) >= self._room:
-            raise ConfigError(f"adapter {name!r}: there is room for {self._room} adapters only; make room for more")
+            raise ConfigError(
+                f"adapter {name!r}: there is room for {self._room} adapters; make the engine with adapters=N for more"
+            )
         matrices = read_adapter(name, folder)
         layers = {path: self._layer(name, path, down, up) for path, (down, up) in matrices.items()}
         number = len(self._numbers) + 1
@@ -239,6 +241,8 @@ def read_adapter(name: str, folder: str | Path) -> dict[str, tuple[Tensor, Tenso
         down, up = weights[key], weights[key.replace(".lora_A.", ".lora_B.")]
         alpha = _of_layer(config.get("alpha_pattern"), layer, config["lora_alpha"])
         scale = alpha / (math.sqrt(len(down)) if config.get("use_rslora") else len(down))
+        if not (down.isfinite().all() and up.isfinite().all()):
+            raise DataError(f"adapter {name!r}: {layer} holds what is no number")
         matrices[layer] = down.T.contiguous(), (up.T * scale).contiguous()
     return matrices
 

@@ -41,6 +41,7 @@ class GenerationRequest:
             f"top_k: is {self.top_k}, must be at least 0": self.top_k >= 0,
             f"top_p: is {self.top_p}, must be in (0, 1]": 0 < self.top_p <= 1,
             "stop: a stop text must not be empty": all(self.stop),
+            f"stop: is the text {self.stop!r}, must be a tuple of texts": not isinstance(self.stop, str),
         }
         for message, holds in checks.items():
             if not holds:
@@ -65,7 +66,11 @@ class Generation:
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """A response to score after its prompt."""
+    """A response to score after its prompt.
+
+    Raises:
+        DataError: a text stands where a tuple of texts is wanted.
+    """
 
     prompt: str | tuple[int, ...]
     """A text, or token ids; so the response."""
@@ -77,7 +82,13 @@ class ScoringRequest:
     heads: tuple[str, ...] = ()
     """Names of heads to read at the last token."""
     answers: tuple[str, ...] = ()
-    """Texts of one token each, such as " True" and " False": how likely each is to follow."""
+    """Texts of one token each, such as " True" and " False": how likely each is to follow, the end token if that belongs to
+    the response."""
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "answers"):
+            if isinstance(getattr(self, name), str):
+                raise DataError(f"{name}: is the text {getattr(self, name)!r}, must be a tuple of texts")
 
 
 @dataclass(frozen=True)

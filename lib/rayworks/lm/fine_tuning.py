@@ -110,6 +110,8 @@ def negative_log_likelihood(model: PreTrainedModel, examples: Sequence[Example])
     hidden = hidden_states(model, [example.text for example in examples])
     labels = [(row, *label) for row, example in enumerate(examples) for label in example.labels()]
     rows, places, ids, weights = (torch.tensor(part, device=hidden.device) for part in zip(*labels, strict=True))
+    if int(ids.max()) >= model.get_output_embeddings().out_features:
+        raise DataError(f"examples: a label has the token id {int(ids.max())}, which the model does not have")
     states, which = torch.unique(rows * hidden.shape[1] + places, return_inverse=True)
     logits = output_logits(model, hidden.flatten(0, 1)[states])
     logprobs = logits[which, ids] - logits.logsumexp(dim=-1)[which]

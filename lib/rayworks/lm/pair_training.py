@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from rayworks.core import seeds
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.lm.exactness import shares_prompts
 from rayworks.lm.positions import exact_length
 from rayworks.lm.preference_losses import LossKind, Reward, bradley_terry_loss, rewards
@@ -27,7 +29,11 @@ class EncodedPair:
 
 @dataclass(frozen=True, kw_only=True)
 class PairObjective:
-    """What is learned of a pair: see :mod:`rayworks.lm.preference_losses`."""
+    """What is learned of a pair: see :mod:`rayworks.lm.preference_losses`.
+
+    Raises:
+        ConfigError: an unknown reward or loss, or a beta that is not above 0.
+    """
 
     beta: float
     reward: Reward = "arm"
@@ -36,6 +42,13 @@ class PairObjective:
     label_smoothing: float = 0.0
     language_weight: float = 0.0
     """Of the chosen responses' mean negative log-probability per token, beside the pair loss."""
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("reward", self.reward, get_args(Reward)), ("loss", self.loss, get_args(LossKind))):
+            if value not in known:
+                raise ConfigError(f"{name}: is {value!r}, must be one of {', '.join(known)}")
+        if not self.beta > 0:
+            raise ConfigError(f"beta: is {self.beta}, must be above 0")
 
 
 def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair], *, share_prompts: bool = True) -> Tensor:
@@ -57,7 +70,6 @@ class PairTrainer(Trainer):
     Args:
         model: the causal LM to start from; tuned in place. With ``dpo`` it is, as it comes, also the frozen reference.
         pairs: training pairs, in the order that batches are drawn from.
-        options: ``total_steps`` may be left 0 for ``epochs`` of all pairs.
         pairs_per_step: of an optimiser step.
         pairs_per_pass: of a forward; the rest of a step is accumulated.
         seed: of the run.
@@ -83,6 +95,8 @@ class PairTrainer(Trainer):
         order: Callable[[int], Sequence[int]] | None = None,
         shard: Shard = ALONE,
     ) -> None:
+        if pairs_per_pass < 1:
+            raise ConfigError(f"pairs_per_pass: is {pairs_per_pass}, must be at least 1")
         self.objective, self._pairs, self._pairs_per_pass = objective, pairs, pairs_per_pass
         self._seed, self._stream = seed, name
         self._batches = Batches(len(pairs), pairs_per_step, seed, "batches", name, order=order, across_epochs=False)
@@ -92,7 +106,13 @@ class PairTrainer(Trainer):
         super().__init__(model, options, adapters_seed=adapters_seed, name=f"objectives.{name}", shard=shard)
 
     def evaluate(self, pairs: Sequence[EncodedPair]) -> dict[str, float]:
-        """Accuracy and mean log-probabilities on pairs; ties count half."""
+        """Accuracy and mean log-probabilities on pairs; ties count half.
+
+        Raises:
+            DataError: there is no pair.
+        """
+        if not pairs:
+            raise DataError("pairs: there is none to measure on")
         scores = self._score_all(self.model, pairs)
         return {key: value / len(pairs) for key, value in _sums(scores).items()}
 

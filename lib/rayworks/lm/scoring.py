@@ -102,6 +102,12 @@ def hidden_states(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> T
         raise DataError("prompt: prompt and response must each have at least one token")
     longest = max(map(len, batch))
     require_room(model, longest)
+    ids_known, highest = (
+        model.get_input_embeddings().num_embeddings,
+        max(max(row.prompt + row.response) for row in batch),
+    )
+    if highest >= ids_known:
+        raise DataError(f"response: has the token id {highest}, the model has {ids_known} ids")
     ids, attended = (torch.zeros((len(batch), longest), dtype=torch.long) for _ in range(2))
     for index, row in enumerate(batch):
         ids[index, : len(row)] = torch.tensor(row.prompt + row.response)
@@ -238,6 +244,10 @@ def score_responses(
         with adapters.selected([numbers[index] for index in indices], model.device):
             hidden = hidden_states(model, batch)
         logprobs, mask = logprobs_of_states(model, hidden, batch)
+        if bool(logprobs.isnan().any()):
+            raise DataError(
+                "response: the model's log-probabilities are not numbers; look at its weights and the adapter's"
+            )
         last = last_states(hidden, batch)
         asked = {name for index in indices for name in requests[index].heads}
         read = {name: heads[name].read(last).tolist() for name in sorted(asked)}

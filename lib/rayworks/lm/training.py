@@ -29,7 +29,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class TuningOptions:
-    """What is tuned, and how: AdamW, linear warm-up, then a cosine to zero at the last step."""
+    """What is tuned, and how: AdamW, linear warm-up, then a cosine to zero at the last step.
+
+    Raises:
+        ConfigError: an unknown tuning, or no step.
+    """
 
     learning_rate: float
     total_steps: int
@@ -45,6 +49,12 @@ class TuningOptions:
     lora_dropout: float = 0.0
     lora_targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+    def __post_init__(self) -> None:
+        if self.tuning not in ("full", "lora", "none"):
+            raise ConfigError(f"tuning: is {self.tuning!r}, must be full, lora or none")
+        if self.total_steps < 1:
+            raise ConfigError(f"total_steps: is {self.total_steps}, must be at least 1")
+
 
 class Batches:
     """Which examples each step learns from.
@@ -55,6 +65,9 @@ class Batches:
         seed: of the run; the orders have a stream below it, named by ``path``.
         order: from an epoch to the order of its examples, for a curriculum; ``None`` shuffles.
         across_epochs: fill every batch, from the next epoch where one ends; else an epoch's last batch may be smaller.
+
+    Raises:
+        DataError: there is no example, or no room for one in a batch.
     """
 
     def __init__(
@@ -66,6 +79,8 @@ class Batches:
         order: Callable[[int], Sequence[int]] | None = None,
         across_epochs: bool = True,
     ) -> None:
+        if count < 1 or size < 1:
+            raise DataError(f"{path[0]}: batches of {size} from {count} examples; both must be at least 1")
         self._count, self._size, self._seed, self._path = count, size, seed, path
         self._given, self._across = order, across_epochs
         self._orders: dict[int, Sequence[int]] = {}
@@ -165,6 +180,8 @@ class Trainer(abc.ABC):
         self._trained = {key: value for key, value in model.named_parameters() if value.requires_grad}
         for name, module in beside.items():
             self._trained |= {f"{name}.{key}": value for key, value in module.named_parameters()}
+        if not self._trained:
+            raise ConfigError("tuning: none leaves nothing to train; set full or lora")
         self._optimizer = torch.optim.AdamW(
             self._trained.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         )

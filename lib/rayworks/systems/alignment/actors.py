@@ -63,9 +63,11 @@ class RewardModelActor:
         here = [self._start] if section.engine == "vllm" else [section.base, self._start]
         proofs = [CausalModel(load_model(name, section.dtype, device=device), 1).proof for name in dict.fromkeys(here)]
         told = f"{here[0]}: {proofs[0]}"
-        return (
-            f"{section.base} runs on vLLM and was not compared with its own forward; {told}" if len(here) == 1 else told
-        )
+        if section.engine == "vllm":
+            return (
+                f"The base ran on vLLM, and was not compared with its own forward. The start of reward models, {told}"
+            )
+        return told
 
     def restore(self, step: int) -> None:
         """Go back to the state kept at a step; step 0 is the untrained model."""
