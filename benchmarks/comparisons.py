@@ -5,6 +5,8 @@ A number is the name of a row, or a dotted path into the raw values of its resul
 
 from dataclasses import dataclass
 
+from rayworks.systems import REGISTRY
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -335,8 +337,7 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
             "bare at 25%: p50 ms",
             f"{system} at 25%: p50 over that of an empty route",
         )
-        for system in SYSTEMS
-        if system != "serving"
+        for system in REGISTRY
     ),
 }
 """Rows that no comparison names are lines of their own."""
