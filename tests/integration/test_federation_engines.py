@@ -194,6 +194,11 @@ signal.pause()
 """
 
 
+@ray.remote(num_cpus=0.1)
+def _nothing() -> None:
+    """Run where it is told."""
+
+
 @contextmanager
 def doomed_node(address: str, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """A fourth node of the cluster in processes of its own: its identity, and how to kill all of them."""
@@ -210,7 +215,10 @@ def doomed_node(address: str, folder: Path) -> Iterator[tuple[str, Callable[[], 
 
     try:
         until(new_nodes, 60)
-        yield new_nodes()[0], kill
+        node = new_nodes()[0]
+        # A preferred node is taken only once the scheduler knows it.
+        ray.get(_nothing.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote())
+        yield node, kill
     finally:
         if process.poll() is None:
             kill()

@@ -25,6 +25,7 @@ BASE = {
 }
 
 
+@pytest.mark.slow
 def test_a_grid_of_training_bins_leaves_the_heatmap(
     cluster: dict[str, str], tiny_model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

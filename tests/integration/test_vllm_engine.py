@@ -1,11 +1,11 @@
 """vLLM for real, on this machine's processors: the tokens, laws and reports are those of the transformers engine."""
 
+import importlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import llvmlite.binding  # noqa: F401  # vLLM trips over it where it was imported before
 import numpy as np
 import pytest
 import torch
@@ -30,6 +30,8 @@ from rayworks.systems.difficulty.answering_actors import Answering
 from rayworks.systems.difficulty.config import EvaluationSection
 from tests.tiny_models import VLLM_HEAD, save_tiny_model
 
+# vLLM trips over it where it was imported before.
+importlib.import_module("llvmlite.binding")
 PACKAGED = "smollm2-135m-instruct"
 VLLM = EngineSection(engine="vllm")
 WORDS = """the dress is warm and the colour of this shirt was lovely but its fabric felt thin after one wash""".split()
