@@ -45,19 +45,26 @@ def killing(batches: list[Any], actor: str, *, before: int) -> Iterator[Any]:
         yield batch
 
 
-def test_killed_model_actor_loses_no_finished_prompt(tiny_model: str, cluster: dict[str, str]) -> None:
-    requests = [GenerationRequest(prompt="a dress:", max_new_tokens=24, seed=seed, uid=str(seed)) for seed in range(40)]
-    expected = TransformersEngine(tiny_model, slots=4).generate(requests)
+def assert_nothing_is_lost(
+    engine: type[TransformersEngine | VllmEngine], model: str, requests: list[GenerationRequest]
+) -> None:
+    """One of two actors with the engine is killed on the way; all prompts are answered as by one that is not."""
+    expected = TransformersEngine(model, slots=4).generate(requests)
     pool: ActorPool[list[GenerationRequest], list[Generation]] = ActorPool(
-        TransformersEngine, tiny_model, "float32", 4, size=2, name="faults/base", options={"num_cpus": 1}
+        engine, model, "float32", 4, size=2, name="faults/engine", options={"num_cpus": 1}
     )
-    batches = [requests[start : start + 4] for start in range(0, 40, 4)]
+    batches = [requests[start : start + 4] for start in range(0, len(requests), 4)]
     pool.broadcast("generate", [])
-    results = pool.map("generate", killing(batches, "faults/base-0", before=5))
+    results = pool.map("generate", killing(batches, "faults/engine-0", before=5))
     found = [generation for batch in results for generation in batch]
     assert [(g.uid, g.token_ids) for g in found] == [(g.uid, g.token_ids) for g in expected]
     assert pool.replaced == 1
     pool.shutdown()
+
+
+def test_killed_model_actor_loses_no_finished_prompt(tiny_model: str, cluster: dict[str, str]) -> None:
+    requests = [GenerationRequest(prompt="a dress:", max_new_tokens=24, seed=seed, uid=str(seed)) for seed in range(40)]
+    assert_nothing_is_lost(TransformersEngine, tiny_model, requests)
 
 
 @pytest.mark.slow
@@ -68,17 +75,7 @@ def test_killed_vllm_actor_loses_no_finished_prompt(tmp_path: Path, cluster: dic
         GenerationRequest(prompt=f"a dress: {number}", max_new_tokens=24, temperature=0.0, uid=str(number))
         for number in range(40)
     ]
-    expected = TransformersEngine(model, slots=4).generate(requests)
-    pool: ActorPool[list[GenerationRequest], list[Generation]] = ActorPool(
-        VllmEngine, model, "float32", 4, size=2, name="faults/vllm", options={"num_cpus": 1}
-    )
-    batches = [requests[start : start + 4] for start in range(0, 40, 4)]
-    pool.broadcast("generate", [])
-    results = pool.map("generate", killing(batches, "faults/vllm-0", before=5))
-    found = [generation for batch in results for generation in batch]
-    assert [(g.uid, g.token_ids) for g in found] == [(g.uid, g.token_ids) for g in expected]
-    assert pool.replaced == 1
-    pool.shutdown()
+    assert_nothing_is_lost(VllmEngine, model, requests)
 
 
 def test_killed_guiding_actor_loses_no_finished_prompt(finished_runs: Callable[[str], FinishedRun]) -> None:

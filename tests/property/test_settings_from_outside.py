@@ -40,7 +40,7 @@ FIELDS = {
 }
 
 
-def is_read(spec: Any, **layers: Any) -> None:
+def assert_it_is_read(spec: Any, **layers: Any) -> None:
     try:
         config = configs.resolve(spec.config, **layers)
     except ConfigError:
@@ -63,7 +63,7 @@ def test_a_field_with_any_words(spec: Any) -> None:
             overrides = configs.parse_overrides(words)
         except ConfigError:
             return
-        is_read(spec, overrides=overrides)
+        assert_it_is_read(spec, overrides=overrides)
 
     read()
 
@@ -77,7 +77,7 @@ def test_a_file_with_any_values(spec: Any, tmp_path: Path) -> None:
             value = {part: value}
         file = tmp_path / "config.yaml"
         file.write_text(yaml.safe_dump(value))
-        is_read(spec, file=file)
+        assert_it_is_read(spec, file=file)
 
     read()
 
@@ -100,4 +100,4 @@ def test_a_file_with_any_values(spec: Any, tmp_path: Path) -> None:
 def test_a_file_of_any_bytes(tmp_path: Path, spec: Any, data: bytes) -> None:
     file = tmp_path / "config.yaml"
     file.write_bytes(data)
-    is_read(spec, file=file)
+    assert_it_is_read(spec, file=file)

@@ -29,8 +29,11 @@ def launched(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, run: Call
     return launch.launch(SPEC, configs.resolve(Config, overrides={"run.storage": directory.storage}))
 
 
-def test_a_run_that_asks_for_nothing_needs_no_cluster() -> None:
+def test_a_run_that_asks_for_nothing_needs_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(placement, "placement_group", lambda *arguments, **options: asked.append(arguments))
     placement.require([{}, {"CPU": 0.0}], 0.1)
+    assert asked == []
 
 
 def test_a_cluster_that_is_gone_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

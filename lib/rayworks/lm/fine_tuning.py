@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.lm.scoring import EncodedResponse, hidden_states, output_logits
-from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions
+from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions, backward
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,7 @@ class FineTuner(Trainer):
         if not own or not total:
             return {"loss": 0.0}
         loss = negative_log_likelihood(self.model, own) / total
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-        return {"loss": float(loss.detach())}
+        return {"loss": backward(loss)}
 
 
 def negative_log_likelihood(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:

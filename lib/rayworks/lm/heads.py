@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.lm.scoring import EncodedResponse, hidden_states, last_states
-from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions
+from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions, backward
 
 DESCRIPTION, WEIGHTS = "head.json", "head.safetensors"
 Link = Literal["identity", "sigmoid"]
@@ -137,5 +137,4 @@ class HeadTrainer(Trainer):
             loss = nn.functional.binary_cross_entropy_with_logits(found, wanted, reduction="sum") / len(whole)
         else:
             loss = 0.5 * nn.functional.mse_loss(found, wanted, reduction="sum") / len(whole)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-        return {"loss": float(loss.detach())}
+        return {"loss": backward(loss)}

@@ -14,7 +14,7 @@ from rayworks.lm.exactness import shares_prompts
 from rayworks.lm.positions import exact_length
 from rayworks.lm.preference_losses import LossKind, Reward, bradley_terry_loss, rewards
 from rayworks.lm.scoring import EncodedResponse, response_logprobs, shared_prompt_logprobs
-from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions
+from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions, backward
 
 PAIRS_PER_EVALUATION = 64
 
@@ -142,7 +142,7 @@ class PairTrainer(Trainer):
                 label_smoothing=objective.label_smoothing,
             ).sum() / len(whole)
             language_loss = -scores[:, 0].sum() / chosen_tokens
-            (pair_loss + objective.language_weight * language_loss).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            backward(pair_loss + objective.language_weight * language_loss)
             total += float(pair_loss.detach())
             found.append(scores.detach().cpu())
         return {"loss": total, **{key: value / len(whole) for key, value in _sums(torch.cat(found)).items()}}

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from rayworks.core import seeds
@@ -267,6 +267,12 @@ class Trainer(abc.ABC):
         self._schedule.step()
         self.step += 1
         return found
+
+
+def backward(loss: Tensor) -> float:
+    """Leave a loss's gradients in the weights; its value."""
+    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    return float(loss.detach())
 
 
 def keep_state(trainer: Trainer, directory: RunDirectory, folder: str) -> None:
