@@ -40,6 +40,8 @@ class PairObjective:
     loss: LossKind = "sigmoid"
     margin: float = 0.0
     label_smoothing: float = 0.0
+    pair_weight: float = 1.0
+    """Of the pair loss; at 0 the chosen responses alone are learned."""
     language_weight: float = 0.0
     """Of the chosen responses' mean negative log-probability per token, beside the pair loss."""
 
@@ -142,7 +144,7 @@ class PairTrainer(Trainer):
                 label_smoothing=objective.label_smoothing,
             ).sum() / len(whole)
             language_loss = -scores[:, 0].sum() / chosen_tokens
-            backward(pair_loss + objective.language_weight * language_loss)
+            backward(objective.pair_weight * pair_loss + objective.language_weight * language_loss)
             total += float(pair_loss.detach())
             found.append(scores.detach().cpu())
         return {"loss": total, **{key: value / len(whole) for key, value in _sums(torch.cat(found)).items()}}
