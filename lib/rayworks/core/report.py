@@ -39,6 +39,8 @@ class Report:
     figures: Mapping[str, tuple[bytes, str]] = field(default_factory=dict)
     """File name to PNG bytes and caption."""
     notes: Sequence[str] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Other pages of the run, by their path beside the report: what they show."""
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, directory: RunDirectory) -> str:
@@ -83,12 +85,16 @@ class Report:
             for png, caption in self.figures.values()
         )
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        links = "".join(
+            f'<p><a href="{html.escape(path)}">{html.escape(shown)}</a></p>' for path, shown in self.links.items()
+        )
         details = html.escape(json.dumps(dict(self.details), indent=2))
         return _PAGE.format(
             title=html.escape(self.title),
             subtitle=html.escape(f"{self.system} / {self.run}"),
             cards=cards,
             figures=figures,
+            links=links,
             tables="".join(_table(table) for table in self.tables),
             notes=f"<ul>{notes}</ul>" if notes else "",
             details=details,
@@ -128,7 +134,7 @@ th,td:first-child{{white-space:nowrap}} pre{{background:#f9fafb;padding:1rem;ove
 </style></head><body>
 <h1>{title}</h1><p class="sub">{subtitle}</p>
 <div class="cards">{cards}</div>
-{figures}{tables}{notes}
+{links}{figures}{tables}{notes}
 <details><summary>Details</summary><pre>{details}</pre></details>
 </body></html>
 """

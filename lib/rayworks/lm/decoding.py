@@ -68,6 +68,10 @@ class Engine(Protocol):
 
     tokenizer: PreTrainedTokenizerBase
 
+    @property
+    def decoding(self) -> Decoding:
+        """For callers that step themselves."""
+
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """One continuation per request, in the order of the requests."""
 

@@ -12,8 +12,13 @@ def check_engine(section: EngineSection, device: str) -> None:
         require_vllm(device)
 
 
-def open_engine(section: EngineSection, model: str, dtype: str, slots: int, device: str) -> Engine:
+def open_engine(
+    section: EngineSection, model: str, dtype: str, slots: int, device: str, *, keep_prefixes: bool = False
+) -> Engine:
     """An engine of one model.
+
+    Args:
+        keep_prefixes: as a tree search wants it: what finished rows have drawn stays known. vLLM does so anyway.
 
     Raises:
         ConfigError: vLLM is missing or does not fit the machine.
@@ -22,7 +27,8 @@ def open_engine(section: EngineSection, model: str, dtype: str, slots: int, devi
     if section.engine == "transformers":
         from rayworks.lm.transformers_engine import TransformersEngine
 
-        return TransformersEngine(model, dtype, slots, None, device, prefix_gib=section.prefix_gib)
+        options = {"prefix_gib": section.prefix_gib, "keep_prefixes": keep_prefixes}
+        return TransformersEngine(model, dtype, slots, None, device, **options)
     from rayworks.lm.vllm_engine import VllmEngine
 
     return VllmEngine(model, dtype, slots, device, section)

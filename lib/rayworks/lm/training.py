@@ -4,6 +4,7 @@ What a step learns from is a subclass's; the state that is saved holds all that 
 """
 
 import abc
+import copy
 import json
 import math
 import tempfile
@@ -237,6 +238,13 @@ class Trainer(abc.ABC):
     def tuned(self) -> PreTrainedModel:
         """The plain model, ready to generate; adapters are merged, after which training cannot continue."""
         model: PreTrainedModel = self.model if self._adapted is None else self._adapted.merge_and_unload()
+        return model.eval()
+
+    def snapshot(self) -> PreTrainedModel:
+        """A copy of the plain model as it is now, ready to generate; training can go on."""
+        if self._adapted is None:
+            return copy.deepcopy(self.model).eval()
+        model: PreTrainedModel = copy.deepcopy(self._adapted).merge_and_unload()
         return model.eval()
 
     def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase, *, adapters_of: str | None = None) -> None:

@@ -5,6 +5,7 @@ REGISTRY: dict[str, str] = {
     "difficulty": "rayworks.systems.difficulty:SPEC",
     "federation": "rayworks.systems.federation:SPEC",
     "marl": "rayworks.systems.marl:SPEC",
+    "reasoning": "rayworks.systems.reasoning:SPEC",
     "recommendation": "rayworks.systems.recommendation:SPEC",
     "regulation": "rayworks.systems.regulation:SPEC",
 }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ class CurriculumTrainer(PairTrainer):
         return self._batches.steps_per_epoch
 
     def prediction_gaps(self) -> np.ndarray:
-        """``[pairs]``: by how much the policy as it is prefers the chosen one, in nats; over tokens where the section says so."""
+        """``[pairs]``: by how much the policy as it is prefers the chosen one, in nats (per token with ``mean``)."""
         scores = self._score_all(self.model, self._pairs)
         if self._curriculum.prediction == "mean":
             lengths = [(len(pair.chosen.response), len(pair.rejected.response)) for pair in self._pairs]
@@ -87,19 +88,10 @@ class CurriculumTrainer(PairTrainer):
         gaps: np.ndarray = (scores[:, 0] - scores[:, 1]).double().numpy()
         return gaps
 
-    def drift(self) -> dict[str, float]:
-        """How the likelihoods have moved since the start: means over pairs, and the share that is preferred now."""
-        scores = self._score_all(self.model, self._pairs)
-        found = {"preferred": float((scores[:, 0] > scores[:, 1]).double().mean())}
-        if self._reference is not None:
-            moved = (scores - self._reference).double().mean(dim=0)
-            found |= {"chosen": float(moved[0]), "rejected": float(moved[1])}
-        return found
-
     def taus(self) -> list[float]:
         """Kendall's tau of each epoch's order and the one before."""
         known = [self.orders[epoch] for epoch in sorted(self.orders)]
-        return [kendall_tau(one, other) for one, other in zip(known, known[1:], strict=False)]
+        return [kendall_tau(one, other) for one, other in pairwise(known)]
 
     def accumulate(self, step: int) -> dict[str, float]:
         """The pairs' part, and the anchors'."""

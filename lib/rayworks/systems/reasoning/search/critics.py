@@ -1,4 +1,4 @@
-"""Critics: what a partial answer promises, whether a step is right, and whether an answer is (arXiv 2404.12253, section 4.4)."""
+"""Critics: what a beginning promises, whether a step is right, whether an answer is (arXiv 2404.12253, section 4.4)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,11 +43,8 @@ class Head:
 
     def score(self, batch: Sequence[Scored]) -> list[float]:
         """One number per text."""
-        # A text without a token of its own is scored by its prompt's last.
         requests = [
-            ScoringRequest(
-                *_apart(text), ends=text.ended and self.kind == "outcome" and bool(text.tokens), heads=(self.name,)
-            )
+            ScoringRequest(text.prompt, text.tokens, ends=text.ended and self.kind == "outcome", heads=(self.name,))
             for text in batch
         ]
         return [score.values[self.name] for score in self.engine.score(requests)]
@@ -108,10 +105,3 @@ class Given:
         """One number per text."""
         found: Any = self.function([text.question.prompt for text in batch], [text.text for text in batch])
         return [float(number) for number in found]
-
-
-def _apart(text: Scored) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Prompt and response, each with a token at least."""
-    if text.tokens or len(text.prompt) < 2:
-        return text.prompt, text.tokens
-    return text.prompt[:-1], text.prompt[-1:]

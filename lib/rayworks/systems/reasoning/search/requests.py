@@ -30,9 +30,13 @@ class Scored:
 class Critic(Protocol):
     """Gives texts numbers."""
 
-    kind: Kind
-    weight: float
-    """Of its number in the score of a node."""
+    @property
+    def kind(self) -> Kind:
+        """What it scores."""
+
+    @property
+    def weight(self) -> float:
+        """Of its number in the score of a node."""
 
     def score(self, batch: Sequence[Scored]) -> list[float]:
         """One number per text."""

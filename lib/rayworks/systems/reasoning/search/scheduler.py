@@ -8,7 +8,7 @@ in which they come back.
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
@@ -112,12 +112,16 @@ class Scheduler:
         self._replayed: deque[tuple[_Simulation, int, Completion]] = deque()
 
     def run(
-        self, questions: Iterable[Question], journals: Mapping[str, dict[str, Completion]] | None = None
+        self,
+        questions: Iterable[Question],
+        journals: Mapping[str, Mapping[str, Completion]] | None = None,
+        watch: Callable[[], None] = lambda: None,
     ) -> Iterator[Search]:
         """Search questions; each as it ends, in any order.
 
         Args:
             journals: by question, completions that an earlier attempt has seen; none of them is drawn again.
+            watch: called between any two steps.
         """
         waiting = deque(questions)
         room = 1 if self._section.mode == "serial" else self._section.open_trees
@@ -132,6 +136,7 @@ class Scheduler:
                 yield search
             if self._busy:
                 self._collect()
+            watch()
 
     @property
     def open(self) -> Sequence[Search]:
@@ -142,7 +147,7 @@ class Scheduler:
     def _busy(self) -> bool:
         return bool(self._tickets or self._scoring or self._replayed)
 
-    def _begin(self, question: Question, journals: Mapping[str, dict[str, Completion]]) -> None:
+    def _begin(self, question: Question, journals: Mapping[str, Mapping[str, Completion]]) -> None:
         prompt = encode_prompt(self._tokenizer, question.prompt)
         search = Search(question, prompt, Tree(self._section), began=time.perf_counter())
         search.journal = dict(journals.get(question.uid, {}))

@@ -56,7 +56,7 @@ class LocalScorer:
         self._waiting.append((ticket, request))
 
     def collect(self, seconds: float) -> list[tuple[int, Numbers | Exception]]:
-        """Score what waits. Where the whole fails each request is scored alone, so that only those fail of which it is true."""
+        """Score what waits. Where the whole fails each is scored alone, so that only those fail of which it is true."""
         waiting, self._waiting = self._waiting, []
         texts = [text for _, batch in waiting for text in batch]
         try:

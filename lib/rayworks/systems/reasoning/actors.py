@@ -1,0 +1,313 @@
+"""What runs on workers: searching a piece of the questions, answering without a search, learning an arm."""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rayworks.core.run_directory import RunDirectory
+from rayworks.lm.checkpoints import load_config, load_model, load_tokenizer
+from rayworks.lm.decoding import Engine
+from rayworks.lm.engine import ScoringRequest
+from rayworks.lm.engines import open_engine
+from rayworks.lm.heads import HeadTrainer, ScalarHead
+from rayworks.lm.positions import exact_length
+from rayworks.lm.scoring import EncodedResponse, encode
+from rayworks.lm.threads import limit_torch_threads
+from rayworks.lm.training import TuningOptions, keep_state, take_up_state
+from rayworks.lm.transformers_engine import TransformersEngine
+from rayworks.runtime.placement import device_of
+from rayworks.systems.reasoning import evaluation
+from rayworks.systems.reasoning.config import Arm, Config, CriticsSection, Method
+from rayworks.systems.reasoning.files import Files, Journal
+from rayworks.systems.reasoning.learning.arms import Material, Plan, drift, new_trainer, pair_logprobs
+from rayworks.systems.reasoning.learning.outcome_head import Labelled, area_under_curve, held_out, outcome_texts
+from rayworks.systems.reasoning.learning.pairs import audit, best_paths, extract
+from rayworks.systems.reasoning.learning.training import CurriculumTrainer
+from rayworks.systems.reasoning.policy.recipe import make_policy
+from rayworks.systems.reasoning.replicas import RemotePolicy
+from rayworks.systems.reasoning.search import records
+from rayworks.systems.reasoning.search.answers import RULES, Rule
+from rayworks.systems.reasoning.search.opening import HEAD, open_critics, without_verifier
+from rayworks.systems.reasoning.search.requests import Critic
+from rayworks.systems.reasoning.search.scheduler import Scheduler, Search
+from rayworks.systems.reasoning.search.services import LocalPolicy, LocalScorer
+from rayworks.systems.reasoning.tasks.opening import open_task
+from rayworks.systems.reasoning.tasks.questions import Question, Split, Task
+
+Found = dict[str, Any]
+
+
+class ReasoningActor:
+    """One worker. What it has done lies in the run directory; the engines that it holds can be made again."""
+
+    def __init__(self, config: Config, directory: RunDirectory) -> None:
+        limit_torch_threads()
+        self._config, self._directory = config, directory
+        self._files = Files(config, directory)
+        self._task = open_task(config.task, config.run.seed)
+        self._device = device_of(config.compute)
+        self._engines: dict[str, Engine] = {}
+
+    def make_policy(self, _: int) -> str:
+        """Make the policy that the run begins with, where the config names none."""
+        folder = make_policy(self._config.recipe, self._task, self._config.run.seed)
+        return self._directory.put_folder(folder, self._files.policy_folder(0))
+
+    def greedy(self, call: tuple[int, Split, int, int]) -> list[bool]:
+        """Which questions of a part of a split a round's policy answers: (round, split, start, stop)."""
+        number, split, start, stop = call
+        return self._greedy(self._engine(number), split, start, stop)
+
+    def search(self, call: tuple[int, int, Sequence[str]]) -> Found:
+        """Search a piece of the questions of a round: (round, piece, names of the policy's replicas).
+
+        What was drawn before a death is not drawn again.
+        """
+        number, piece, replicas = call
+        size = self._config.search.open_trees
+        questions = self._questions("search", piece * size, (piece + 1) * size)
+        head = self._files.head() if number else None
+        return self._searched(number, questions, self._config, head, f"round-{number}/{piece:05d}", replicas)
+
+    def answer_by_search(self, call: tuple[int, int]) -> Found:
+        """Search test questions without their answers: (round, piece)."""
+        number, piece = call
+        config = self._config
+        size, most = config.search.open_trees, config.evaluation.questions
+        questions = self._questions("test", piece * size, min((piece + 1) * size, most))
+        critics = without_verifier(config.critics)
+        blind = config.model_copy(update={"critics": critics})
+        return self._searched(number, questions, blind, self._files.head(), f"test-{number}/{piece:05d}")
+
+    def answer(self, call: tuple[int, Method, int, int, int]) -> list[list[object]]:
+        """Answers of a part of the test questions by a baseline: (round, method, completions, start, stop)."""
+        number, method, completions, start, stop = call
+        config, engine = self._config, self._engine(number)
+        questions = self._questions("test", start, stop)
+        critics = self._critics(without_verifier(config.critics), engine, number, self._files.head())
+        seed = config.run.seed
+        if method == "beam":
+            width = config.evaluation.beams
+            expansions = max(1, round(completions / width))
+            sizes = {"width": width, "expansions": expansions, "seed": seed}
+            found = evaluation.beams(engine, self._task, critics, questions, config.search, **sizes)
+        else:
+            more = {"completions": completions, "seed": seed}
+            found = evaluation.sampled(method, engine, self._task, critics, questions, config.search, **more)
+        return [one.as_list() for one in found]
+
+    def pairs(self, number: int) -> Found:
+        """Take the pairs out of a round's trees, and look at them."""
+        trees = self._files.trees(number)
+        pairs = extract(trees, self._config.pairs)
+        self._files.write_pairs(number, pairs)
+        tokenizer, solutions = self._engine(number).tokenizer, {}
+        for question in self._questions("search", 0, self._config.task.count_search):
+            solution = self._task.solution(question)
+            if solution is not None:
+                solutions[question.uid] = _whole(encode(tokenizer, question.prompt, solution))
+        return audit(pairs, solutions) | {"paths": len(best_paths(trees))}
+
+    def learn(self, call: tuple[int, Arm]) -> Found:
+        """One arm of a round, epoch by epoch; its policy is that of the epoch which is best on validation: (round, arm)."""
+        number, arm = call
+        if (found := self._files.arm(number, arm)) is not None:
+            return found
+        config = self._config
+        material = self._material(number)
+        seed = config.run.seed
+        model = load_model(self._files.policy(number), device=self._device)
+        encoded = [pair.encoded(material.end) for pair in material.pairs]
+        before = pair_logprobs(model, encoded)
+        trainer = new_trainer(arm, model, material, config.learning, seed)
+        plan, states = Plan.of(material, config.learning), self._files.states(number, arm)
+        epochs: list[Found] = self._files.epochs(number, arm)
+        take_up_state(trainer, self._directory, states, len(epochs) * plan.steps_per_epoch)
+        tokenizer = load_tokenizer(self._files.policy(number))
+        while len(epochs) < plan.epochs:
+            found = trainer.train(plan.steps_per_epoch)
+            model = trainer.snapshot()
+            found |= drift(model, encoded, before)
+            engine = TransformersEngine.holding(model, tokenizer, config.model.slots)
+            valid = self._greedy(engine, "validation", 0, config.task.count_validation)
+            found["validation"] = sum(valid) / len(valid)
+            if found["validation"] > max((epoch["validation"] for epoch in epochs), default=-1.0):
+                self._files.write_policy(number, arm, trainer.snapshot(), tokenizer)
+            epochs.append(found)
+            keep_state(trainer, self._directory, states)
+            self._files.write_epochs(number, arm, epochs)
+        best = max(range(len(epochs)), key=lambda place: epochs[place]["validation"])
+        engine = TransformersEngine(self._files.arm_policy(number, arm), slots=config.model.slots, device=self._device)
+        test = self._greedy(engine, "test", 0, config.task.count_test)
+        return self._files.write_arm(
+            number,
+            arm,
+            {
+                "arm": arm,
+                "epochs": epochs,
+                "best_epoch": best + 1,
+                "test": "".join("01"[right] for right in test),
+                "steps": trainer.total_steps,
+                "tokens_per_step": plan.tokens_per_step,
+                "taus": trainer.taus() if isinstance(trainer, CurriculumTrainer) else [],
+                "preferred_before": float((before[:, 0] > before[:, 1]).double().mean()),
+            },
+        )
+
+    def train_head(self, number: int) -> Found:
+        """Train the head that tells right answers from wrong ones on a round's trees, on a copy of its policy."""
+        config, section = self._config, self._config.head
+        name = self._files.policy(number)
+        tokenizer, model = load_tokenizer(name), load_model(name, device=self._device)
+        end = int(tokenizer.eos_token_id)
+        texts = outcome_texts(self._files.trees(number), end, section.texts, config.run.seed)
+        learned, kept = held_out(texts, section.held_out, config.run.seed)
+        head = ScalarHead(model.config.get_text_config().hidden_size, "sigmoid")
+        options = TuningOptions(
+            learning_rate=section.learning_rate,
+            total_steps=section.steps,
+            warmup_steps=min(20, section.steps - 1),
+            tuning=section.tuning,
+            train_embeddings=section.tuning == "full",
+        )
+        labels = [text.label for text in learned]
+        trainer = HeadTrainer(
+            model,
+            head,
+            [text.text for text in learned],
+            labels,
+            options,
+            batch_size=section.batch_size,
+            seed=config.run.seed,
+        )
+        loss = trainer.train(section.steps)["loss"]
+        with tempfile.TemporaryDirectory() as scratch:
+            trainer.export(Path(scratch), tokenizer)
+            head.save(Path(scratch) / HEAD)
+            self._directory.put_folder(Path(scratch), self._files.HEAD)
+        scores, whole = self._read_head(kept), [text for text in kept if text.whole]
+        return {
+            "texts": len(learned),
+            "held_out": len(kept),
+            "loss": loss,
+            "auc_beginnings": area_under_curve(
+                [score for score, text in zip(scores, kept, strict=True) if not text.whole],
+                [text.label for text in kept if not text.whole],
+            ),
+            "auc_answers": area_under_curve(
+                [score for score, text in zip(scores, kept, strict=True) if text.whole], [text.label for text in whole]
+            ),
+        }
+
+    def _read_head(self, texts: Sequence[Labelled]) -> list[float]:
+        folder = self._files.head()
+        assert folder is not None
+        engine = TransformersEngine(str(folder), slots=1, device=self._device)
+        engine.add_head(HEAD, folder / HEAD)
+        requests = [ScoringRequest(text.text.prompt, text.text.response, ends=False, heads=(HEAD,)) for text in texts]
+        return [score.values[HEAD] for score in engine.score(requests)]
+
+    def _searched(
+        self,
+        number: int,
+        questions: Sequence[Question],
+        config: Config,
+        head: Path | None,
+        name: str,
+        replicas: Sequence[str] = (),
+    ) -> Found:
+        """Search questions, and write their trees to a file of that name."""
+        engine = self._engine(number)
+        if isinstance(engine, TransformersEngine):
+            # A piece then draws the same whatever this worker has searched before.
+            engine.model.prefixes.clear()
+            asked, reused = engine.model.prefixes.asked_tokens, engine.model.prefixes.reused_tokens
+        critics = self._critics(config.critics, engine, number, head)
+        policy = RemotePolicy(replicas, config.model.slots) if replicas else LocalPolicy(engine.decoding)
+        longest = exact_length(load_config(self._files.policy(number)))[0]
+        scorer, seed = LocalScorer(critics), config.run.seed
+        scheduler = Scheduler(config.search, self._task, policy, scorer, critics, engine.tokenizer, longest, seed)
+        journal = Journal(self._directory, f"{name}.journal")
+        began, done = time.perf_counter(), list[Search]()
+        watch = partial(journal.keep, lambda: [*done, *scheduler.open])
+        for search in scheduler.run(questions, journal.read(), watch):
+            done.append(search)
+        found = {search.question.uid: records.as_record(search, engine.tokenizer, f"round-{number}") for search in done}
+        trees = [found[question.uid] for question in questions]
+        self._files.write_trees(name, trees)
+        journal.remove()
+        summary = _summary(trees, config.evaluation.rule)
+        if isinstance(engine, TransformersEngine):
+            prefixes = engine.model.prefixes
+            summary |= {"asked": prefixes.asked_tokens - asked, "reused": prefixes.reused_tokens - reused}
+        return summary | {"seconds": time.perf_counter() - began}
+
+    def _engine(self, number: int) -> Engine:
+        """The engine of a round's policy; one is held at a time."""
+        name = self._files.policy(number)
+        if name not in self._engines:
+            self._engines.clear()
+            section = self._config.model
+            engine = open_engine(section, name, section.dtype, section.slots, self._device, keep_prefixes=True)
+            self._engines[name] = engine
+        return self._engines[name]
+
+    def _critics(self, section: CriticsSection, engine: Engine, number: int, head: Path | None) -> list[Critic]:
+        return open_critics(
+            section, self._task, engine, self._files.policy(number), self._config.model, head, self._device
+        )
+
+    def _questions(self, split: Split, start: int, stop: int) -> list[Question]:
+        return questions_of(self._task, self._config, split)[start:stop]
+
+    def _greedy(self, engine: Engine, split: Split, start: int, stop: int) -> list[bool]:
+        questions = self._questions(split, start, stop)
+        answered = evaluation.greedy(engine, self._task, questions, self._config.search.response_tokens)
+        return [one.correct for one in answered]
+
+    def _material(self, number: int) -> Material:
+        """What the arms of a round learn from."""
+        config, tokenizer = self._config, load_tokenizer(self._files.policy(number))
+        end = int(tokenizer.eos_token_id)
+        paths = [
+            EncodedResponse(path.prompt, (*path.response, end)) for _, path in best_paths(self._files.trees(number))
+        ]
+        traces: list[EncodedResponse] = []
+        if "traces" in config.learning.arms and config.model.policy == "recipe":
+            questions = self._task.questions("supervision", config.recipe.traces)
+            traces = [encode(tokenizer, one.prompt, self._task.solution(one) or "") for one in questions]
+        return Material(self._files.pairs(number), paths, traces, end)
+
+
+def questions_of(task: Task, config: Config, split: Split) -> list[Question]:
+    """All questions of a split that the config asks for."""
+    return task.questions(split, getattr(config.task, f"count_{split}"))
+
+
+def _whole(text: EncodedResponse) -> tuple[int, ...]:
+    return text.prompt + text.response
+
+
+def _summary(trees: Sequence[records.Record], rule: Rule) -> Found:
+    """What the report needs of a piece, as JSON values."""
+    return {
+        "trees": len(trees),
+        "solved": [any(answer["correct"] for answer in tree["answers"]) for tree in trees],
+        "correct": [bool(tree["chosen"][rule] and tree["chosen"][rule]["correct"]) for tree in trees],
+        "by_rule": {
+            name: sum(bool(tree["chosen"][name] and tree["chosen"][name]["correct"]) for tree in trees)
+            for name in RULES
+        },
+        "tokens": [tree["drawn_tokens"] for tree in trees],
+        "answers": sum(len(tree["answers"]) for tree in trees),
+        "answer_tokens": sum(len(answer["tokens"]) + 1 for tree in trees for answer in tree["answers"]),
+        "simulations": sum(tree["simulations"] for tree in trees),
+        "completions": sum(tree["completions"] for tree in trees),
+        "stopped": dict(Counter(tree["stopped"] for tree in trees)),
+        "failed": [f"{tree['uid']}: {tree['failed']}" for tree in trees if tree["failed"]],
+        "hash": [records.tree_hash(tree) for tree in trees],
+    }

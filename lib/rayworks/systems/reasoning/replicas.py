@@ -1,0 +1,100 @@
+"""Policy engines beside the workers that search: each an actor, which the requests of a question stay with."""
+
+import asyncio
+import os
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from rayworks.core.errors import DataError, InfrastructureError
+from rayworks.lm.background_decoding import BackgroundDecoding
+from rayworks.lm.engines import open_engine
+from rayworks.lm.rows import Row
+from rayworks.lm.threads import limit_torch_threads
+from rayworks.lm.transformers_engine import as_generation
+from rayworks.runtime.failures import classify
+from rayworks.runtime.placement import device_of, worker_options
+from rayworks.systems.reasoning.config import Config, ModelSection
+from rayworks.systems.reasoning.search.requests import Completion, Draw
+
+RESTARTS = 3
+"""Of an engine that dies; what it was asked is asked again."""
+SPILL = 2.0
+"""Load of a question's own engine, over that of the idlest and in rows per slot, beyond which the idlest is asked."""
+
+
+@ray.remote
+class PolicyReplica:
+    """One engine of one policy, which draws for all searches at once."""
+
+    def __init__(self, section: ModelSection, policy: str, device: str) -> None:
+        limit_torch_threads()
+        self._engine = open_engine(section, policy, section.dtype, section.slots, device, keep_prefixes=True)
+        self._background = BackgroundDecoding(self._engine.decoding)
+
+    async def complete(self, draw: Draw) -> Completion | DataError:
+        """Draw one completion; a request that cannot be drawn comes back as its error."""
+        row = Row(draw.request, (draw.request.prompt,))  # type: ignore[arg-type]  # a search sends ids
+        try:
+            await asyncio.wrap_future(self._background.submit(row))
+        except DataError as error:
+            return error
+        return Completion.of(as_generation(row))
+
+
+class Replicas:
+    """The engines of one policy, named for the dashboard.
+
+    Args:
+        name: beginning of their names.
+    """
+
+    def __init__(self, config: Config, policy: str, name: str) -> None:
+        mark, options = os.urandom(2).hex(), worker_options(config.compute)
+        self.names = [f"{name}-{number}-{mark}" for number in range(config.model.replicas)]
+        self._handles = [
+            PolicyReplica.options(  # type: ignore[attr-defined]  # added by ray.remote
+                name=one, max_concurrency=4096, max_restarts=RESTARTS, max_task_retries=RESTARTS, **options
+            ).remote(config.model, policy, device_of(config.compute))
+            for one in self.names
+        ]
+
+    def shutdown(self) -> None:
+        """End them."""
+        for handle in self._handles:
+            ray.kill(handle)
+
+
+class RemotePolicy:
+    """A search's side of the replicas, found by their names."""
+
+    def __init__(self, names: Sequence[str], slots: int) -> None:
+        self._replicas, self._slots = [ray.get_actor(name) for name in names], slots
+        self._under_way: dict[ray.ObjectRef[Any], tuple[int, int]] = {}
+        self._loads = [0] * len(names)
+
+    def submit(self, ticket: int, uid: str, request: Draw) -> None:
+        """Send a completion to the engine that knows the question's prefixes; to the idlest where that has far more to do."""
+        home = zlib.crc32(uid.encode()) % len(self._replicas)
+        idlest = min(range(len(self._replicas)), key=self._loads.__getitem__)
+        if self._loads[home] - self._loads[idlest] > SPILL * self._slots:
+            home = idlest
+        self._loads[home] += 1
+        self._under_way[self._replicas[home].complete.remote(request)] = (ticket, home)
+
+    def collect(self, seconds: float) -> list[tuple[int, Completion | Exception]]:
+        """What has come back, after a wait of at most so long for the first."""
+        timeout = None if seconds == float("inf") else seconds
+        ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=timeout)
+        more, _ = ray.wait(list(self._under_way), num_returns=len(self._under_way), timeout=0)
+        found: list[tuple[int, Completion | Exception]] = []
+        for reference in dict.fromkeys([*ready, *more]):
+            ticket, home = self._under_way.pop(reference)
+            self._loads[home] -= 1
+            try:
+                found.append((ticket, ray.get(reference)))
+            except ray.exceptions.RayError as error:
+                raise InfrastructureError(f"an engine of the policy is lost: {classify(error).message}") from None
+        return found

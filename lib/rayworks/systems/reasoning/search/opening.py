@@ -1,0 +1,116 @@
+"""Critics by the words of a config."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rayworks.core.config import EngineSection
+from rayworks.core.errors import ConfigError
+from rayworks.core.registry import load
+from rayworks.lm.decoding import Engine
+from rayworks.lm.transformers_engine import TransformersEngine
+from rayworks.lm.vocabulary import common_id_range, read_vocabulary
+from rayworks.systems.reasoning.config import CriticsSection
+from rayworks.systems.reasoning.search.critics import Given, Head, Judgement, RewardModel, Verifier
+from rayworks.systems.reasoning.search.requests import Critic, Kind
+from rayworks.systems.reasoning.tasks.questions import Task
+
+HEAD, JUDGE, REWARD, VERIFIER = "head", "judge:", "reward:", "verifier"
+POLICY = "policy"
+"""As the model of a judge: the policy itself."""
+HEAD_SLOTS = 1
+"""Critics score and never decode."""
+
+
+def named_critics(section: CriticsSection) -> list[tuple[Kind, str, float]]:
+    """The critics that a config names: kind, word and weight."""
+    words: list[tuple[Kind, str | None, float]] = [
+        ("value", section.value, section.value_weight),
+        ("process", section.process, section.process_weight),
+        ("outcome", section.outcome, section.outcome_weight),
+    ]
+    return [(kind, word, weight) for kind, word, weight in words if word is not None]
+
+
+def check_critics(section: CriticsSection) -> None:
+    """Whether all words are known, without loading a model.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    allowed: dict[Kind, tuple[str, ...]] = {
+        "value": (HEAD,),
+        "process": (JUDGE, REWARD),
+        "outcome": (VERIFIER, HEAD, JUDGE),
+    }
+    for kind, word, _ in named_critics(section):
+        if word in allowed[kind] or (
+            word.startswith((JUDGE, REWARD)) and word.partition(":")[0] + ":" in allowed[kind]
+        ):
+            continue
+        if ":" not in word or word.startswith((JUDGE, REWARD)):
+            known = ", ".join(f"{one}MODEL" if one.endswith(":") else one for one in allowed[kind])
+            raise ConfigError(f"critics.{kind}: is {word!r}, must be {known} or your own module:function")
+        _function(kind, word)
+
+
+def open_critics(
+    section: CriticsSection,
+    task: Task,
+    policy: Engine,
+    policy_name: str,
+    engine: EngineSection,
+    head: Path | None,
+    device: str,
+) -> list[Critic]:
+    """The critics of a config.
+
+    Args:
+        policy: what draws; a judge may be it.
+        policy_name: its name or folder, whose ids a reward model must have.
+        head: folder of the head that was trained on outcomes, with its model, where there is one.
+
+    Raises:
+        ConfigError: a critic is unknown, or there is no head yet.
+        DataError: a model cannot be loaded.
+    """
+    found: list[Critic] = []
+    heads: list[TransformersEngine] = []
+    for kind, word, weight in named_critics(section):
+        if word == VERIFIER:
+            found.append(Verifier(task, weight))
+        elif word == HEAD:
+            if head is None:
+                raise ConfigError(f"critics.{kind}: no head is trained yet; the first round needs another critic")
+            if not heads:
+                heads.append(TransformersEngine(str(head), slots=HEAD_SLOTS, device=device))
+                heads[0].add_head(HEAD, head / HEAD)
+            found.append(Head(heads[0], HEAD, kind, weight))
+        elif word.startswith(JUDGE):
+            name = word.removeprefix(JUDGE)
+            found.append(Judgement(policy if name == POLICY else _engine(engine, name, device), kind, weight))
+        elif word.startswith(REWARD):
+            name = word.removeprefix(REWARD)
+            common_id_range(read_vocabulary(policy_name), read_vocabulary(name))
+            found.append(RewardModel(_engine(engine, name, device), weight))
+        else:
+            found.append(Given(_function(kind, word), kind, weight))
+    return found
+
+
+def without_verifier(section: CriticsSection) -> CriticsSection:
+    """The same for questions whose answers are not known: the trained head stands for the verifier."""
+    return section.model_copy(update={"outcome": HEAD}) if section.outcome == VERIFIER else section
+
+
+def _engine(section: EngineSection, name: str, device: str) -> Engine:
+    return TransformersEngine(name, slots=HEAD_SLOTS, device=device, prefix_gib=section.prefix_gib)
+
+
+def _function(kind: Kind, word: str) -> Callable[[Sequence[str], Sequence[str]], Sequence[float]]:
+    try:
+        function: Callable[[Sequence[str], Sequence[str]], Sequence[float]] = load(word)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"critics.{kind}: {word!r} cannot be imported ({error}); give module:function") from None
+    if not callable(function):
+        raise ConfigError(f"critics.{kind}: {word!r} is no function; give module:function")
+    return function

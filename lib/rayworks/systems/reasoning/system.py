@@ -1,0 +1,246 @@
+"""The run: search, take pairs, learn, and search again; at the end all that was measured without the answers."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+from rayworks.core.models import locate
+from rayworks.core.report import Report
+from rayworks.lm.engines import check_engine
+from rayworks.lm.threads import limit_torch_threads
+from rayworks.runtime.placement import device_of, worker_bundle
+from rayworks.runtime.stages import Stage, StagedSystem
+from rayworks.runtime.system import Metrics
+from rayworks.systems.reasoning import SPEC
+from rayworks.systems.reasoning.actors import ReasoningActor, questions_of
+from rayworks.systems.reasoning.config import Arm, Config, Method
+from rayworks.systems.reasoning.exported import ExportedPolicy, model_card, write_export
+from rayworks.systems.reasoning.files import RECIPE, Files
+from rayworks.systems.reasoning.replicas import Replicas
+from rayworks.systems.reasoning.reporting import TREES_PAGE, build_report
+from rayworks.systems.reasoning.search.opening import check_critics
+from rayworks.systems.reasoning.search.viewer import trees_page
+from rayworks.systems.reasoning.tasks.opening import open_task
+from rayworks.systems.reasoning.tasks.questions import Split
+
+QUESTIONS_PER_CALL = 256
+"""That a worker answers without a search in one call."""
+
+
+class ReasoningSystem(StagedSystem[Config]):
+    """Searches with a policy, and teaches it what the search found."""
+
+    spec = SPEC
+    in_flight_per_worker = 1
+    _replicas: Replicas | None = None
+
+    @classmethod
+    def bundles(cls, config: Config) -> list[dict[str, float]]:
+        """The run itself asks for nothing; its stages share the workers, and replicas of the policy stand beside them."""
+        return [{}, *[worker_bundle(config.compute)] * (config.compute.workers + config.model.replicas)]
+
+    @classmethod
+    def check_inputs(cls, config: Config) -> None:
+        """The engine, the policy by name, the critics by their words, and that the task has the questions asked for."""
+        check_engine(config.model, device_of(config.compute))
+        if config.model.policy != RECIPE:
+            locate(config.model.policy)
+        check_critics(config.critics)
+        task = open_task(config.task, config.run.seed)
+        splits: tuple[Split, ...] = ("search", "validation", "test")
+        for split in splits:
+            questions_of(task, config, split)
+
+    def start(self) -> None:
+        """Plan."""
+        limit_torch_threads()
+        super().start()
+
+    def plan(self) -> Sequence[Stage]:
+        """Round by round: search, pairs, arms; then the tests, in which nobody knows the answers."""
+        config, learning = self.settings, self.settings.learning
+        self.results |= {"greedy": {}, "search": {}, "pairs": {}, "arms": {}, "kept": [], "head": None, "answers": {}}
+        stages = [Stage("greedy before", partial(self._greedy, 0), share=0.5)]
+        if config.model.policy == RECIPE:
+            stages.insert(0, self.finding("policy", self._make_policy, share=2))
+        for number in range(learning.rounds):
+            label = f"round {number + 1}"
+            stages.append(Stage(f"{label}: search", partial(self._search, number), partial(self._searched, number), 2))
+            stages.append(Stage(f"{label}: pairs", partial(self._take_pairs, number), share=0.3))
+            if number == 0 and config.head.steps:
+                stages.append(Stage("head", self._train_head, share=1.5))
+            arms = len(self._arms(number))
+            if arms:
+                done = partial(self._share_of_arms, number, arms)
+                stages.append(Stage(f"{label}: learn", partial(self._learn, number), done, share=arms))
+                stages.append(Stage(f"{label}: keep", partial(self._keep, number), share=0.1))
+        if config.head.steps:
+            stages.append(Stage("search without answers", self._answer_by_search, self._answered, share=1))
+            stages += [Stage(method, partial(self._answer, method), share=0.5) for method in config.evaluation.methods]
+        return stages
+
+    def worker(self) -> tuple[Any, ...]:
+        """Workers of all stages."""
+        return ReasoningActor, self.settings, self.run_directory
+
+    def export(self) -> None:
+        """The last policy and the head, some trees as pages, and a card."""
+        last = self._files.policy(self._last)
+        exported = ExportedPolicy.of(self.settings, last, self._files.head(), self.run_directory)
+        write_export(exported, self.export_file)
+        self.export_file("README.md", model_card(self.settings, self.results))
+        page = trees_page(self._files.trees(0), f"Trees of run {self.settings.run.name}, first round")
+        self.run_directory.write(TREES_PAGE, page)
+
+    def report(self) -> Report:
+        """See :mod:`~.reporting`."""
+        return build_report(self.settings, self.results, SPEC.title)
+
+    def cleanup(self) -> None:
+        """End the actors."""
+        self._dismiss()
+        super().cleanup()
+
+    @cached_property
+    def _files(self) -> Files:
+        return Files(self.settings, self.run_directory)
+
+    @property
+    def _last(self) -> int:
+        """The round that the last policy is for: 0 where nothing was learned."""
+        return len(self.results["kept"])
+
+    def _arms(self, number: int) -> list[Arm]:
+        """All in the first round; later the one that is kept, or that was best on validation in the first."""
+        learning = self.settings.learning
+        if number == 0 or not learning.arms:
+            return list(learning.arms)
+        if learning.keep != "best":
+            return [learning.keep]
+        first = {arm: one for arm, one in self.results["arms"].get("0", {}).items() if one is not None}
+        return [max(first, key=lambda arm: _validation(first[arm]), default=learning.arms[0])]
+
+    def _make_policy(self) -> str:
+        return str(next(self.workers.map("make_policy", [0])))
+
+    def _greedy(self, number: int) -> Metrics:
+        """What a round's policy answers at once, on validation and test questions."""
+        found = {}
+        for split, count in (
+            ("validation", self.settings.task.count_validation),
+            ("test", self.settings.task.count_test),
+        ):
+            calls = [(number, split, start, stop) for start, stop in _parts(count)]
+            found[split] = "".join("01"[right] for part in self.workers.map("greedy", calls) for right in part)
+        self.results["greedy"][str(number)] = found
+        return {"greedy_accuracy": _share(found["test"])}
+
+    def _search(self, number: int) -> Metrics:
+        found = self.results["search"].setdefault(str(number), [])
+        names = self._replica_names(number)
+        first = len(found)
+        stop = min(self._pieces(self.settings.task.count_search), first + self.settings.compute.workers)
+        began = time.perf_counter()
+        pieces = list(self.workers.map("search", [(number, piece, names) for piece in range(first, stop)]))
+        found += [piece | {"wall": (time.perf_counter() - began) / len(pieces)} for piece in pieces]
+        if self._searched(number) >= 1.0:
+            self._dismiss()
+        solved = [one for piece in pieces for one in piece["solved"]]
+        return {"solved": sum(solved) / len(solved)}
+
+    def _searched(self, number: int) -> float:
+        return len(self.results["search"].get(str(number), [])) / self._pieces(self.settings.task.count_search)
+
+    def _take_pairs(self, number: int) -> Metrics:
+        self.results["pairs"][str(number)] = found = next(self.workers.map("pairs", [number]))
+        return {"pairs": found["pairs"]}
+
+    def _train_head(self) -> Metrics:
+        self.results["head"] = found = next(self.workers.map("train_head", [0]))
+        return {"head_loss": found["loss"]}
+
+    def _learn(self, number: int) -> Metrics:
+        """As many arms as there are workers."""
+        done = self.results["arms"].setdefault(str(number), {})
+        if not self.results["pairs"][str(number)]["pairs"]:
+            done |= dict.fromkeys(self._arms(number))
+            return {}
+        wave = [arm for arm in self._arms(number) if arm not in done][: self.settings.compute.workers]
+        for arm, found in zip(wave, self.workers.map("learn", [(number, arm) for arm in wave]), strict=True):
+            done[arm] = found
+        return {f"{arm}_accuracy": _share(done[arm]["test"]) for arm in wave}
+
+    def _share_of_arms(self, number: int, arms: int) -> float:
+        return len(self.results["arms"].get(str(number), {})) / arms
+
+    def _keep(self, number: int) -> Metrics:
+        """The policy of the best arm goes on; the one before it where no arm is better on validation."""
+        found = {arm: one for arm, one in self.results["arms"][str(number)].items() if one is not None}
+        wanted = self.settings.learning.keep
+        if wanted != "best":
+            found = {wanted: found[wanted]} if wanted in found else {}
+        before = _share(self.results["greedy"][str(number)]["validation"])
+        scores = {arm: _validation(one) for arm, one in found.items()}
+        best = max(scores, key=scores.__getitem__, default=None)
+        if best is not None and (scores[best] > before or wanted != "best"):
+            self._files.take_over(number, best)
+        else:
+            best = None
+            self._files.stay(number)
+        self.results["kept"].append(best)
+        return self._greedy(number + 1)
+
+    def _answer_by_search(self) -> Metrics:
+        found = self.results["answers"].setdefault("search", [])
+        first = len(found)
+        stop = min(self._pieces(self.settings.evaluation.questions), first + self.settings.compute.workers)
+        pieces = list(self.workers.map("answer_by_search", [(0, piece) for piece in range(first, stop)]))
+        found += pieces
+        correct = [one for piece in pieces for one in piece["correct"]]
+        return {"search_accuracy": sum(correct) / len(correct)}
+
+    def _answered(self) -> float:
+        return len(self.results["answers"].get("search", [])) / self._pieces(self.settings.evaluation.questions)
+
+    def _answer(self, method: Method) -> Metrics:
+        """A baseline, with as many completions as cost what the search did."""
+        pieces = self.results["answers"]["search"]
+        drawn = sum(sum(piece["tokens"]) for piece in pieces) / self.settings.evaluation.questions
+        whole = sum(piece["answer_tokens"] for piece in pieces) / max(1, sum(piece["answers"] for piece in pieces))
+        completions = max(1, round(drawn / max(1.0, whole)))
+        parts = _parts(self.settings.evaluation.questions)
+        began = time.perf_counter()
+        calls = [(0, method, completions, start, stop) for start, stop in parts]
+        answered = [one for part in self.workers.map("answer", calls) for one in part]
+        seconds = time.perf_counter() - began
+        self.results["answers"][method] = {"answers": answered, "completions": completions, "seconds": seconds}
+        return {f"{method}_accuracy": sum(one[0] for one in answered) / len(answered)}
+
+    def _pieces(self, count: int) -> int:
+        return math.ceil(count / self.settings.search.open_trees)
+
+    def _replica_names(self, number: int) -> list[str]:
+        if self.settings.model.replicas and self._replicas is None:
+            self._replicas = Replicas(self.settings, self._files.policy(number), self.actor_name("policy"))
+        return [] if self._replicas is None else self._replicas.names
+
+    def _dismiss(self) -> None:
+        if self._replicas is not None:
+            self._replicas.shutdown()
+            self._replicas = None
+
+
+def _parts(count: int) -> list[tuple[int, int]]:
+    """Starts and ends of parts that do not depend on the number of workers, so that neither do roundings."""
+    return [(start, min(start + QUESTIONS_PER_CALL, count)) for start in range(0, count, QUESTIONS_PER_CALL)]
+
+
+def _validation(arm: Mapping[str, Any]) -> float:
+    """Of its best epoch."""
+    return max(float(epoch["validation"]) for epoch in arm["epochs"])
+
+
+def _share(rights: str) -> float:
+    return rights.count("1") / max(1, len(rights))
