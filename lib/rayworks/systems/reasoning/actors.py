@@ -21,7 +21,7 @@ from rayworks.lm.training import TuningOptions, keep_state, take_up_state
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.placement import device_of
 from rayworks.systems.reasoning import evaluation
-from rayworks.systems.reasoning.config import Arm, Config, CriticsSection, Method
+from rayworks.systems.reasoning.config import CHAIN_SUM, Arm, Config, CriticsSection, Method, TaskSection
 from rayworks.systems.reasoning.files import Files, Journal
 from rayworks.systems.reasoning.learning.arms import Material, Plan, drift, new_trainer, pair_logprobs
 from rayworks.systems.reasoning.learning.outcome_head import Labelled, area_under_curve, held_out, outcome_texts
@@ -49,8 +49,10 @@ class ReasoningActor:
         self._config, self._directory = config, directory
         self._files = Files(config, directory)
         self._task = open_task(config.task, config.run.seed)
+        self._judge = open_task(judging(config.task), config.run.seed)
         self._device = device_of(config.compute)
         self._engines: dict[str, Engine] = {}
+        self._known_critics: dict[tuple[str, str], list[Critic]] = {}
 
     def make_policy(self, _: int) -> str:
         """Make the policy that the run begins with, where the config names none."""
@@ -79,9 +81,10 @@ class ReasoningActor:
         config = self._config
         size, most = config.search.open_trees, config.evaluation.questions
         questions = self._questions("test", piece * size, min((piece + 1) * size, most))
-        critics = without_verifier(config.critics)
-        blind = config.model_copy(update={"critics": critics})
-        return self._searched(number, questions, blind, self._files.head(), f"test-{number}/{piece:05d}")
+        search = config.search.model_copy(update={"temperature": config.evaluation.temperature})
+        blind = config.model_copy(update={"critics": without_verifier(config.critics), "search": search})
+        name = f"test-{number}/{piece:05d}"
+        return self._searched(number, questions, blind, self._files.head(), name, judge=self._judge)
 
     def answer(self, call: tuple[int, Method, int, int, int]) -> list[list[object]]:
         """Answers of a part of the test questions by a baseline: (round, method, completions, start, stop)."""
@@ -89,15 +92,16 @@ class ReasoningActor:
         config, engine = self._config, self._engine(number)
         questions = self._questions("test", start, stop)
         critics = self._critics(without_verifier(config.critics), engine, number, self._files.head())
+        search = config.search.model_copy(update={"temperature": config.evaluation.temperature})
         seed = config.run.seed
         if method == "beam":
             width = config.evaluation.beams
             expansions = max(1, round(completions / width))
             sizes = {"width": width, "expansions": expansions, "seed": seed}
-            found = evaluation.beams(engine, self._task, critics, questions, config.search, **sizes)
+            found = evaluation.beams(engine, self._judge, critics, questions, search, **sizes)
         else:
             more = {"completions": completions, "seed": seed}
-            found = evaluation.sampled(method, engine, self._task, critics, questions, config.search, **more)
+            found = evaluation.sampled(method, engine, self._judge, critics, questions, search, **more)
         return [one.as_list() for one in found]
 
     def pairs(self, number: int) -> Found:
@@ -219,6 +223,7 @@ class ReasoningActor:
         head: Path | None,
         name: str,
         replicas: Sequence[str] = (),
+        judge: Task | None = None,
     ) -> Found:
         """Search questions, and write their trees to a file of that name."""
         engine = self._engine(number)
@@ -230,7 +235,9 @@ class ReasoningActor:
         policy = RemotePolicy(replicas, config.model.slots) if replicas else LocalPolicy(engine.decoding)
         longest = exact_length(load_config(self._files.policy(number)))[0]
         scorer, seed = LocalScorer(critics), config.run.seed
-        scheduler = Scheduler(config.search, self._task, policy, scorer, critics, engine.tokenizer, longest, seed)
+        scheduler = Scheduler(
+            config.search, judge or self._task, policy, scorer, critics, engine.tokenizer, longest, seed
+        )
         journal = Journal(self._directory, f"{name}.journal")
         began, done = time.perf_counter(), list[Search]()
         watch = partial(journal.keep, lambda: [*done, *scheduler.open])
@@ -257,16 +264,19 @@ class ReasoningActor:
         return self._engines[name]
 
     def _critics(self, section: CriticsSection, engine: Engine, number: int, head: Path | None) -> list[Critic]:
-        return open_critics(
-            section, self._task, engine, self._files.policy(number), self._config.model, head, self._device
-        )
+        key = (self._files.policy(number), section.model_dump_json())
+        if key not in self._known_critics:
+            self._known_critics.clear()
+            found = open_critics(section, self._task, engine, key[0], self._config.model, head, self._device)
+            self._known_critics[key] = found
+        return self._known_critics[key]
 
     def _questions(self, split: Split, start: int, stop: int) -> list[Question]:
         return questions_of(self._task, self._config, split)[start:stop]
 
     def _greedy(self, engine: Engine, split: Split, start: int, stop: int) -> list[bool]:
         questions = self._questions(split, start, stop)
-        answered = evaluation.greedy(engine, self._task, questions, self._config.search.response_tokens)
+        answered = evaluation.greedy(engine, self._judge, questions, self._config.search.response_tokens)
         return [one.correct for one in answered]
 
     def _material(self, number: int) -> Material:
@@ -286,6 +296,12 @@ class ReasoningActor:
 def questions_of(task: Task, config: Config, split: Split) -> list[Question]:
     """All questions of a split that the config asks for."""
     return task.questions(split, getattr(config.task, f"count_{split}"))
+
+
+def judging(section: TaskSection) -> TaskSection:
+    """By what accuracies are counted: final answers, also where searches learn from those alone whose every line is right."""
+    lines = section.verifier == "lines" or (section.verifier is None and section.name == CHAIN_SUM)
+    return section.model_copy(update={"verifier": "number"}) if lines else section
 
 
 def _whole(text: EncodedResponse) -> tuple[int, ...]:

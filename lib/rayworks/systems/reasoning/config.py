@@ -302,6 +302,9 @@ class EvaluationSection(Section):
     methods: tuple[Method, ...] = Field(
         ("self-consistency", "best-of-n", "beam"), description="baselines of search at test time, beside greedy"
     )
+    temperature: float = Field(
+        0.7, gt=0, description="temperature of completions at test time, in search and baselines"
+    )
     beams: int = Field(4, ge=1, description="beginnings that beam search keeps")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples of the questions")
