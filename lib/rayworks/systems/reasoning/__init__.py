@@ -1,0 +1,1 @@
+"""Tree search with language models, and learning from its trees."""
