@@ -22,7 +22,9 @@ class TaskSection(Section):
     )
     options: dict[str, Any] = Field({}, description="settings that reasoning-gym has for the task, by its names")
     terms: tuple[int, int] = Field((4, 6), description="chain-sum: fewest and most terms of a sum")
-    digits: tuple[int, int] = Field((1, 1), description="chain-sum: fewest and most digits; all terms of a sum have as many")
+    digits: tuple[int, int] = Field(
+        (1, 1), description="chain-sum: fewest and most digits; all terms of a sum have as many"
+    )
     verifier: Verifier | None = Field(
         None,
         description="rule for right answers: lines (every written line of a chain-sum), number, symbolic, unit-tests (the "
@@ -53,7 +55,9 @@ class TaskSection(Section):
         except re.error as error:
             raise ValueError(f"is no regular expression ({error})") from None
         if groups != 1:
-            raise ValueError(f"has {groups} groups; put one around the answer, (?:...) around what else belongs together")
+            raise ValueError(
+                f"has {groups} groups; put one around the answer, (?:...) around what else belongs together"
+            )
         return value
 
     @field_validator("template")
@@ -71,7 +75,9 @@ class TaskSection(Section):
         if self.verifier == "task" and not of_gym:
             raise ValueError(f"task.verifier: task is for tasks of reasoning-gym, not {self.name}; choose number")
         if self.verifier == "unit-tests" and not self.name.endswith(".jsonl"):
-            raise ValueError("task.verifier: unit-tests needs a .jsonl file with inputs and outputs; set task.name to one")
+            raise ValueError(
+                "task.verifier: unit-tests needs a .jsonl file with inputs and outputs; set task.name to one"
+            )
         if self.options and not of_gym:
             raise ValueError(f"task.options: {self.name} has none, only tasks of reasoning-gym do; leave them out")
         return self
@@ -94,5 +100,7 @@ class RecipeSection(Section):
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
         if self.width % (2 * self.heads):
-            raise ValueError(f"policy.width: {self.width} is no multiple of twice the {self.heads} heads; change one of them")
+            raise ValueError(
+                f"policy.width: {self.width} is no multiple of twice the {self.heads} heads; change one of them"
+            )
         return self

@@ -1,0 +1,166 @@
+"""Word problems from packages and from the user's file, and solutions whose first wrong step is known."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayworks.core import datasets, seeds
+from rayworks.core.errors import DataError
+from rayworks.systems.reasoning.config import TaskSection
+from rayworks.systems.reasoning.tasks.questions import DrawnTask, Question, Split, Verify, uid_of
+from rayworks.systems.reasoning.tasks.verifiers import last_number
+
+ASDIV, GSM8K = "asdiv", "gsm8k"
+_USUAL = "Question: {question}\nAnswer:"
+
+
+@dataclass(frozen=True)
+class StepLabel:
+    """A solution in steps, and which of them is the first wrong one."""
+
+    prompt: str
+    steps: tuple[str, ...]
+    wrong_step: int | None
+    """Index into ``steps``; None where all are right."""
+
+
+def word_problems(section: TaskSection, seed: int, verify: Verify) -> DrawnTask:
+    """ASDiv, the items of GSM8K that ship in a package, or a .jsonl file, in an order that the seed decides.
+
+    Raises:
+        DataError: a file cannot be read, or a row of it used; the message names file, row and field.
+    """
+    numeric = section.verifier in (None, "number")
+    rows = [_as_question(section, place, row, numeric) for place, row in _rows(section.name)]
+
+    def draw(split: Split) -> Iterator[Question]:
+        order = seeds.stream(seed, "task", section.name, split).permutation(len(rows))
+        return (rows[at] for at in order.tolist())
+
+    return DrawnTask(section.name, draw, verify)
+
+
+def step_labels(name: str) -> list[StepLabel]:
+    """Labelled steps to train a process reward on.
+
+    Args:
+        name: ``champ`` (540 solutions of competition problems by language models, cut into lines) or ``error-recovery``
+            (1,436 problems of five kinds, whose last step is wrong).
+
+    Raises:
+        DataError: no such set, it is not to be had, or a row of it is broken.
+    """
+    readers = {"champ": _champ_labels, "error-recovery": _recovery_labels}
+    if name not in readers:
+        raise DataError(f"step labels {name!r}: unknown; choose one of {', '.join(readers)}")
+    return readers[name](datasets.fetch(name))
+
+
+def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a .jsonl file, each with its place, such as ``problems.jsonl row 3``; empty lines are none.
+
+    Raises:
+        DataError: it cannot be read, or a row is no JSON object.
+    """
+    try:
+        written = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"task.name {str(file)!r}: cannot be read ({error}); give the path of a .jsonl file") from None
+    for number, line in enumerate(written, 1):
+        place = f"{file.name} row {number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{place}: is not JSON ({error}); correct or drop it") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{place}: is no object with the fields prompt and answer; correct or drop it")
+        yield place, row
+
+
+def text_of(row: dict[str, Any], field: str, place: str) -> str:
+    """A field that must hold a text, or a number to write as one.
+
+    Raises:
+        DataError: it is missing, empty, or holds something else.
+    """
+    value = row.get(field)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{place}, field {field}: must be a text that is not empty; correct or drop the row")
+    return value
+
+
+def _rows(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows with the fields prompt and answer, each with its place."""
+    if name == ASDIV:
+        for place, row in read_rows(datasets.fetch("asdiv")):
+            asked = f"{text_of(row, 'passage', place)} {text_of(row, 'question', place).strip()}"
+            yield place, {"prompt": asked, "answer": row.get("answer")}
+    elif name == GSM8K:
+        for place, row in read_rows(datasets.fetch("gsm8k-256")):
+            solution, _, answer = text_of(row, "reference", place).rpartition("####")
+            yield (
+                place,
+                {"prompt": row.get("problem"), "answer": answer, "solution": f" {solution}#### {answer.strip()}"},
+            )
+    else:
+        yield from read_rows(Path(name).expanduser())
+
+
+def _as_question(section: TaskSection, place: str, row: dict[str, Any], numeric: bool) -> Question:
+    tested = section.verifier == "unit-tests"
+    prompt = (section.template or _USUAL).replace("{question}", text_of(row, "prompt", place))
+    answer = "" if tested else text_of(row, "answer", place).strip()
+    if numeric and last_number(answer) is None:
+        raise DataError(
+            f"{place}, field answer: {answer[:60]!r} has no number; drop the row, or set task.verifier to symbolic"
+        )
+    data = {"solution": text_of(row, "solution", place)} if row.get("solution") is not None else {}
+    return Question(uid_of(prompt), prompt, answer, data | (_tests(row, place) if tested else {}))
+
+
+def _tests(row: dict[str, Any], place: str) -> dict[str, list[str]]:
+    tests: dict[str, list[str]] = {}
+    for field in ("inputs", "outputs"):
+        texts = row.get(field)
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            raise DataError(
+                f"{place}, field {field}: must be a list of texts, one for each test; correct or drop the row"
+            )
+        tests[field] = texts
+    if len(tests["inputs"]) != len(tests["outputs"]):
+        raise DataError(f"{place}, field outputs: must have one text for each of inputs; correct or drop the row")
+    return tests
+
+
+def _champ_labels(file: Path) -> list[StepLabel]:
+    labels = []
+    for problem in json.loads(file.read_text())["problems"].values():
+        for annotation in problem["fws_annotations"].values():
+            steps: list[str] = []
+            wrong, start = None, 0
+            for line in annotation["text"].split("\n"):
+                end = start + len(line) + 1
+                if line.strip():
+                    if annotation["start_idx"] is not None and start <= annotation["start_idx"] < end:
+                        wrong = len(steps)
+                    steps.append(line.strip())
+                start = end
+            labels.append(StepLabel(problem["_text"], tuple(steps), wrong))
+    return labels
+
+
+def _recovery_labels(file: Path) -> list[StepLabel]:
+    labels = []
+    for place, row in read_rows(file):
+        right = row.get("correct_steps")
+        if not isinstance(right, list) or not all(isinstance(step, str) for step in right):
+            raise DataError(f"{place}, field correct_steps: must be a list of texts; drop the row")
+        steps = (*right, text_of(row, "incorrect_step", place))
+        labels.append(StepLabel(text_of(row, "question", place), steps, len(right)))
+    return labels
