@@ -91,7 +91,15 @@ class RecipeSection(Section):
     heads: int = Field(4, ge=1, le=64, description="attention heads, which share the width")
     positions: int = Field(160, ge=16, le=8192, description="most tokens of a question and its answer")
     traces: int = Field(6000, ge=1, description="written-out solutions to learn from")
-    steps: int = Field(600, ge=1, description="optimiser steps")
+    steps: int = Field(600, ge=1, description="optimiser steps, if the accuracy does not end it before")
+    accuracy: float = Field(
+        0.45,
+        gt=0,
+        le=1,
+        description="share of validation questions solved greedily, line by line, at which training ends",
+    )
+    validation: int = Field(256, ge=1, description="validation questions to measure that on")
+    steps_per_check: int = Field(10, ge=1, description="optimiser steps between measurements")
     batch_size: int = Field(32, ge=1, description="solutions per optimiser step")
     learning_rate: float = Field(4e-3, gt=0, lt=1, description="peak of the cosine schedule")
     warmup_steps: int = Field(30, ge=0, description="optimiser steps of linear warm-up")

@@ -101,3 +101,5 @@ def _open_packages(folder: Path) -> None:
         if name not in sys.modules:
             package = sys.modules[name] = ModuleType(name)
             package.__path__ = [str(path)]
+    # Its own order: factory, which every task imports, finds coaching half loaded otherwise.
+    importlib.import_module(f"{_ROOT}.coaching")

@@ -16,7 +16,8 @@ from rayworks.systems.reasoning.tasks.questions import Question, Verdict
 _LONGEST = 2000
 """Characters at the end of a response in which its answer is looked for."""
 _NUMBER = re.compile(
-    r"(?<![\w.)\]}])-?(?:\d{1,3}(?:,\d{3})+(?![,\d])|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,3}(?!\d)|\s?/\s?\d+(?![\d.]))?"
+    r"(?<![\w.)\]}])-?(?:\d{1,3}(?:,\d{3})++(?![,\d])|\d++)(?:\.\d++)?+"
+    r"(?:[eE][+-]?\d{1,3}(?!\d)|\s?/\s?\d++(?!\.\d))?+(?![eE][+-]?\d)"
     r"|(?<![\w.])-?\.\d+"
 )
 _LINE = re.compile(r"(-?\d+)([+-]\d+)=(-?\d+)")
@@ -30,13 +31,18 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] 
 }
 
 
-def last_number(text: str) -> Fraction | None:
-    """The last number written in digits, exactly: an integer, a decimal, a fraction ``3/4`` or ``1e3``.
+def written_numbers(text: str) -> list[str]:
+    """The numbers written in digits in the last 2,000 characters: integers, decimals, fractions ``3/4`` and ``1e3``.
 
-    Thousands commas, units, ``$`` and ``%`` are read over: 50% is 50. None where there is no number; words are none.
+    Thousands commas, units, ``$`` and ``%`` are read over: 50% is 50. Words are no numbers.
     """
-    plain = re.sub(r"[$€£]", "", text[-_LONGEST:].replace("−", "-"))
-    found = _NUMBER.findall(plain)
+    end = text if len(text) <= _LONGEST else re.sub(r"^\S+", "", text[-_LONGEST:])
+    return _NUMBER.findall(re.sub(r"[$€£]", "", end.replace("−", "-")))
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last of :func:`written_numbers`, exactly; None where there is none, or it divides by 0."""
+    found = written_numbers(text)
     try:
         return Fraction(re.sub(r"[,\s]", "", found[-1])) if found else None
     except (ValueError, ZeroDivisionError):

@@ -10,7 +10,8 @@ from rayworks.core import datasets, seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.reasoning.config import TaskSection
 from rayworks.systems.reasoning.tasks.questions import DrawnTask, Question, Split, Verify, uid_of
-from rayworks.systems.reasoning.tasks.verifiers import last_number
+from rayworks.systems.reasoning.tasks.symbolic_equality import readable
+from rayworks.systems.reasoning.tasks.verifiers import last_number, written_numbers
 
 ASDIV, GSM8K = "asdiv", "gsm8k"
 _USUAL = "Question: {question}\nAnswer:"
@@ -96,11 +97,13 @@ def text_of(row: dict[str, Any], field: str, place: str) -> str:
 
 
 def _rows(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows with the fields prompt and answer, each with its place."""
+    """Rows with the fields prompt and answer, each with its place; of ASDiv, those whose answer is one number."""
     if name == ASDIV:
         for place, row in read_rows(datasets.fetch("asdiv")):
-            asked = f"{text_of(row, 'passage', place)} {text_of(row, 'question', place).strip()}"
-            yield place, {"prompt": asked, "answer": row.get("answer")}
+            answer = text_of(row, "answer", place)
+            if len(written_numbers(answer)) == 1:
+                asked = f"{text_of(row, 'passage', place)} {text_of(row, 'question', place).strip()}"
+                yield place, {"prompt": asked, "answer": answer}
     elif name == GSM8K:
         for place, row in read_rows(datasets.fetch("gsm8k-256")):
             solution, _, answer = text_of(row, "reference", place).rpartition("####")
@@ -120,6 +123,8 @@ def _as_question(section: TaskSection, place: str, row: dict[str, Any], numeric:
         raise DataError(
             f"{place}, field answer: {answer[:60]!r} has no number; drop the row, or set task.verifier to symbolic"
         )
+    if section.verifier == "symbolic" and not readable(answer):
+        raise DataError(f"{place}, field answer: {answer[:60]!r} is no expression; correct or drop the row")
     data = {"solution": text_of(row, "solution", place)} if row.get("solution") is not None else {}
     return Question(uid_of(prompt), prompt, answer, data | (_tests(row, place) if tested else {}))
 
