@@ -114,7 +114,19 @@ def test_expressions_are_compared_by_algebra(first: str, second: str, same: bool
 
 
 @pytest.mark.parametrize(
-    "text", ["__import__('os').system('touch HERE')", "x.y", "lambda: 1", "'a'", "[1]", "((((", "x" * 10_000, "cosx", "1 2", ""]
+    "text",
+    [
+        "__import__('os').system('touch HERE')",
+        "x.y",
+        "lambda: 1",
+        "'a'",
+        "[1]",
+        "((((",
+        "x" * 10_000,
+        "cosx",
+        "1 2",
+        "",
+    ],
 )
 def test_what_is_no_expression_is_never_built(text: str, tmp_path: Path) -> None:
     assert not symbolic_equality.readable(text)

@@ -98,8 +98,8 @@ class RecipeSection(Section):
         le=1,
         description="share of validation questions solved greedily, line by line, at which training ends",
     )
-    validation: int = Field(256, ge=1, description="validation questions to measure that on")
-    steps_per_check: int = Field(10, ge=1, description="optimiser steps between measurements")
+    validation: int = Field(200, ge=1, description="validation questions to measure that on")
+    steps_per_check: int = Field(15, ge=1, description="optimiser steps between measurements")
     batch_size: int = Field(32, ge=1, description="solutions per optimiser step")
     learning_rate: float = Field(4e-3, gt=0, lt=1, description="peak of the cosine schedule")
     warmup_steps: int = Field(30, ge=0, description="optimiser steps of linear warm-up")
