@@ -56,7 +56,10 @@ def test_a_policy_is_made_once_and_the_same_seed_gives_the_same_bytes(
     others = [make_policy(SMALL, task, 1), make_policy(SMALL, open_task(EASY, 1), 0)]
     assert len({folder, *others}) == len({weights(made) for made in (folder, *others)}) == 3
     monkeypatch.setenv("RAYWORKS_CACHE", str(tmp_path / "elsewhere"))
+    torch.set_num_threads(2)
     again = make_policy(SMALL, task, 0)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
     assert again != folder and weights(again) == weights(folder)
 
 

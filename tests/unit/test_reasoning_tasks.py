@@ -54,7 +54,7 @@ def test_chain_sums_follow_the_law_they_name() -> None:
 @pytest.mark.parametrize("name", ["chain-sum", "gsm-symbolic", "countdown", "asdiv", "gsm8k", "gym:leg_counting"])
 def test_right_answers_are_right_and_others_are_not(name: str) -> None:
     task = open_task(TaskSection(name=name), 0)
-    for question in task.questions("validation", 20):
+    for question in task.questions("supervision", 12):
         right = task.solution(question) or question.answer
         verdict = task.verify(question, right)
         assert verdict.correct and verdict.answer is not None, (question, verdict)
@@ -121,6 +121,19 @@ def test_step_labels_are_read_whole() -> None:
 def test_tasks_that_are_none_are_refused(name: str, verifier: None, message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         open_task(TaskSection(name=name, verifier=verifier), 0)
+
+
+def test_a_rule_of_the_gym_that_fails_on_a_response_counts_it_as_wrong() -> None:
+    task = open_task(TaskSection(name="gym:leg_counting", answer_pattern="<(.*)>"), 0)
+    question = task.questions("test", 1)[0]
+    assert task.verify(question, f"<{question.answer}>") == Verdict(question.answer, True)
+    assert task.verify(question, question.answer) == Verdict(None, False, "has no answer")
+    for name in ("gym:sudoku", "gym:coin_flip", "gym:pool_matrix"):
+        task = open_task(TaskSection(name=name), 0)
+        question = task.questions("test", 1)[0]
+        assert task.verify(question, f"Let us see.\n\n{question.answer}\n").correct
+        for written in ("x" * 5_000, "__import__('os')", "1 " * 200, "1e99999999"):
+            assert not task.verify(question, written).correct
 
 
 def test_the_gym_takes_its_options_and_says_which_it_does_not_know() -> None:
@@ -213,6 +226,7 @@ def test_bad_rows_name_file_row_and_field(row: object, verifier: str | None, mes
         ({"name": "asdiv", "verifier": "lines"}, "task.verifier: lines checks chain-sum alone"),
         ({"name": "asdiv", "verifier": "task"}, "task.verifier: task is for tasks of reasoning-gym"),
         ({"name": "asdiv", "verifier": "unit-tests"}, "task.verifier: unit-tests needs a .jsonl file"),
+        ({"answer_pattern": "(a)"}, "task.answer_pattern: lines reads the whole response"),
         ({"options": {"size": 3}}, "task.options: chain-sum has none"),
     ],
 )
