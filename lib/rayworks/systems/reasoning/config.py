@@ -80,6 +80,11 @@ class TaskSection(Section):
             raise ValueError(
                 "task.verifier: unit-tests needs a .jsonl file with inputs and outputs; set task.name to one"
             )
+        rule = self.verifier or ("lines" if self.name == CHAIN_SUM else None)
+        if self.answer_pattern and rule in ("lines", "unit-tests"):
+            raise ValueError(
+                f"task.answer_pattern: {rule} reads the whole response; leave it out, or set another verifier"
+            )
         if self.options and not of_gym:
             raise ValueError(f"task.options: {self.name} has none, only tasks of reasoning-gym do; leave them out")
         return self

@@ -24,6 +24,8 @@ _WHOLE = ("coaching", "data")
 """Packages whose own code the tasks need."""
 _RUNS_ANSWERS = re.compile(r"(?:eval|parse_expr)\(answer")
 """How graders of this version run a response as code; sympy's parser evaluates too."""
+_HUGE = re.compile(r"[eE][+-]?\d{4,}")
+"""What a rule that reads exact fractions would take hours to write out."""
 _PER_DRAW = 500
 
 
@@ -48,16 +50,20 @@ def gym_task(section: TaskSection, seed: int, verify: Verify | None) -> DrawnTas
     def draw(split: Split) -> Iterator[Question]:
         at = 0
         while True:
-            # The gym draws item i with seed + i: seeds far apart keep the draws apart.
-            items = _data_set(section, name, seeds.derive_small(seed, "task", name, split, at) >> 16)
+            # The gym draws item i with seed + i, some of it through numpy, whose seeds have 32 bits.
+            items = _data_set(section, name, seeds.derive_small(seed, "task", name, split, at) >> 32)
             yield from (_question(items[index], section.template or "{question}\n") for index in range(_PER_DRAW))
             at += 1
 
     def by_the_gym(question: Question, response: str) -> Verdict:
-        given = answer_text(response, section.answer_pattern)
-        if given is None:
+        given = answer_text(response, section.answer_pattern, question.answer.count("\n") + 1)
+        if given is None or _HUGE.search(given):
             return Verdict(None, False, "has no answer")
-        score = first.score_answer(given, question.data["entry"])
+        try:
+            score = first.score_answer(given, question.data["entry"])
+        except Exception as error:
+            # Some rules raise whatever int() and the like do on what they did not expect.
+            return Verdict(given, False, f"cannot be scored ({type(error).__name__})")
         return Verdict(given, score == 1.0, "" if score == 1.0 else f"scores {score:g} of 1")
 
     return DrawnTask(section.name, draw, verify or by_the_gym)

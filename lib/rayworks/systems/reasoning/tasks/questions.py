@@ -76,7 +76,7 @@ class DrawnTask:
     name: str
     draw: Callable[[Split], Iterable[Question]]
     verify: Verify
-    patience: int = 200
+    patience: int = 50
 
     def questions(self, split: Split, count: int) -> list[Question]:
         """As :class:`Task` says."""

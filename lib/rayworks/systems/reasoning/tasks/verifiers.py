@@ -49,13 +49,12 @@ def last_number(text: str) -> Fraction | None:
         return None
 
 
-def answer_text(response: str, pattern: str | None) -> str | None:
-    """The group of the pattern's last match, or the last line that is not empty; None where there is none."""
+def answer_text(response: str, pattern: str | None, lines: int = 1) -> str | None:
+    """The group of the pattern's last match, or the last lines, from the last that is not empty; None where there is none."""
     if pattern is None:
-        lines = response.strip()[-_LONGEST:].splitlines()
-        return lines[-1].strip() if lines else None
+        return "\n".join(response.strip()[-_LONGEST:].splitlines()[-lines:]) or None
     matches = list(re.finditer(pattern, response))
-    return (matches[-1][1] or "").strip() or None if matches else None
+    return (matches[-1][1] or "").strip()[-_LONGEST:] or None if matches else None
 
 
 def number(question: Question, response: str, pattern: str | None = None) -> Verdict:
