@@ -1,0 +1,396 @@
+"""Trees, their statistics, and the search of many at once: the MCTS properties of the specification."""
+
+import math
+import random
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.latency_engine import Cost, LatencyEngine
+from rayworks.core.errors import DataError
+from rayworks.systems.reasoning.config import SearchSection, TreeSection
+from rayworks.systems.reasoning.search import records
+from rayworks.systems.reasoning.search.answers import choose, support
+from rayworks.systems.reasoning.search.requests import Completion, Draw
+from rayworks.systems.reasoning.search.scheduler import Scheduler, Search
+from rayworks.systems.reasoning.search.services import LocalScorer
+from rayworks.systems.reasoning.search.steps import StepEnds
+from rayworks.systems.reasoning.search.tree import Node, Tree, distance
+from tests.reasoning_policies import TOKENIZER, DigitPolicy, Digits, Reward, ids, search_all
+
+TASK = Digits()
+VERIFIER = Reward(lambda text: float(TASK.verify(text.question, text.text).correct))
+GRADED = Reward(lambda text: TASK.reward(text.text))
+
+
+def section(**changes: Any) -> SearchSection:
+    return SearchSection(**{"response_tokens": 16, "simulations": 30, **changes})
+
+
+def hashes(searches: list[Any]) -> list[str]:
+    return [records.tree_hash(records.as_record(search, TOKENIZER, "p")) for search in searches]
+
+
+def check_statistics(search: Search) -> None:
+    """Visits add up, nothing is on its way, and means lie between the outcomes of the answers that go through a node."""
+    for node in search.tree.root.below():
+        assert node.visits == node.looks + sum(child.visits for child in node.children)
+        assert node.pending == node.reserved == 0
+        through = [one.outcome for one in search.answers if one.tokens[: len(node.tokens())] == node.tokens()]
+        if node.visits and through:
+            assert min(through) - 1e-9 <= node.mean <= max(through) + 1e-9
+
+
+@pytest.mark.parametrize("rollouts", [1, 3])
+@pytest.mark.parametrize("leaves", [1, 4])
+def test_visits_add_up_and_means_lie_between_outcomes(rollouts: int, leaves: int) -> None:
+    chosen = section(rollouts=rollouts, leaves=leaves, importance=2.0)
+    for search in search_all(chosen, DigitPolicy(TASK), [GRADED], TASK.questions("test", 6), TASK):
+        assert search.failed is None
+        assert search.tree.root.visits == search.simulations
+        check_statistics(search)
+
+
+def test_steps_alone_are_drawn_where_a_critic_values_beginnings() -> None:
+    lengths: list[int] = []
+    value = Reward(lambda text: TASK.reward(text.text), "value")
+    policy = DigitPolicy(TASK, asked=lambda draw: lengths.append(len(draw.request.stop)))
+    chosen = section(rollouts=0, depth=3, simulations=200, exploration=0.3, terminals="revisit", merges=20)
+    [search] = search_all(chosen, policy, [value, GRADED], TASK.questions("test", 1), TASK)
+    assert set(lengths) == {0, 1}, "the last step of a full depth goes to the end"
+    assert all(answer.leaf is not None for answer in search.answers)
+    best = max((node for node in search.tree.root.children), key=lambda node: node.visits)
+    assert TOKENIZER.decode(best.step).strip() == "2"
+
+
+def test_value_is_conserved() -> None:
+    [search] = search_all(section(), DigitPolicy(TASK), [GRADED], TASK.questions("test", 1), TASK)
+    assert search.tree.root.total == pytest.approx(sum(answer.outcome for answer in search.answers))
+    for node in search.tree.root.below():
+        own = node.total - sum(child.total for child in node.children)
+        assert own >= -1e-9 if node.looks else own == pytest.approx(0.0, abs=1e-9)
+
+
+def test_without_exploration_the_best_mean_is_taken_and_with_much_all_in_turn() -> None:
+    for exploration, most in ((0.0, None), (1e6, 1)):
+        tree = Tree(TreeSection(exploration=exploration, root_width=4, width=1, depth=1, terminals="revisit"))
+        for number in range(4):
+            tree.reserve(tree.root)
+            tree.release(tree.root)
+            child = tree.add(tree.root, (number,), -1.0, terminal=True, cut=False)
+            child.score = number / 10
+            tree.back_up(child, child.score)
+        for _ in range(80):
+            chosen = tree.select()
+            assert chosen is not None and chosen.score is not None
+            if most is None:
+                assert chosen.mean == max(child.mean for child in tree.root.children)
+            tree.back_up(chosen, chosen.score)
+        visits = [child.visits for child in tree.root.children]
+        if most is not None:
+            assert max(visits) - min(visits) <= most
+
+
+def test_visits_gather_at_the_best_leaf_and_regret_falls() -> None:
+    chosen = section(
+        simulations=1500, terminals="revisit", exploration=0.1, width=3, root_width=3, depth=3, merges=100, rollouts=1
+    )
+    [search] = search_all(chosen, DigitPolicy(TASK), [GRADED], TASK.questions("test", 1), TASK)
+    leaves = [node for node in search.tree.root.below() if node.terminal]
+    best = max(leaves, key=lambda node: node.visits)
+    assert TOKENIZER.decode(best.tokens()).split() == ["2", "2", "2"]
+    assert best.visits / search.simulations > 0.5
+    outcomes = [answer.outcome for answer in search.answers]
+    assert np.mean(outcomes[-5:]) > np.mean(outcomes[:5])
+
+
+def test_puct_follows_the_prior_where_values_are_equal() -> None:
+    tree = Tree(TreeSection(rule="puct", root_width=2, width=1, terminals="revisit", depth=1))
+    for number, logprob in enumerate((math.log(0.8), math.log(0.2))):
+        tree.reserve(tree.root)
+        tree.release(tree.root)
+        child = tree.add(tree.root, (number,), logprob, terminal=True, cut=False)
+        child.score = 0.5
+        tree.back_up(child, 0.5)
+    for _ in range(100):
+        chosen = tree.select()
+        assert chosen is not None
+        tree.back_up(chosen, 0.5)
+    likely, unlikely = (child.visits for child in tree.root.children)
+    assert 3 < likely / unlikely < 5
+
+
+def test_virtual_loss_is_taken_back() -> None:
+    tree = Tree(TreeSection(root_width=3, width=2))
+    parents = []
+    for _ in range(3):
+        node = tree.select()
+        assert node is tree.root
+        tree.reserve(node)
+        parents.append(node)
+    assert tree.select() is None, "all that the root has room for is on its way"
+    for number, node in enumerate(parents):
+        tree.release(node)
+        tree.back_up(tree.add(node, (number,), -1.0, terminal=False, cut=False), number / 2)
+    check_visits = [(node.visits, node.total, node.pending) for node in tree.root.below()]
+    assert check_visits == [(3, 1.5, 0), (1, 0.0, 0), (1, 0.5, 0), (1, 1.0, 0)]
+    first = tree.select()
+    assert first is not None
+    tree.reserve(first)
+    assert tree.select() is not first, "the visit on its way counts as a loss"
+
+
+@pytest.mark.parametrize(
+    ("alpha", "values", "width"),
+    [(0.0, (0.0, 1.0), 2), (4.0, (0.5, 0.5), 2), (4.0, (0.0, 1.0), 3), (8.0, (0.0, 1.0), 5), (100.0, (0.0, 1.0), 6)],
+)
+def test_width_by_importance(alpha: float, values: tuple[float, float], width: int) -> None:
+    tree = Tree(TreeSection(root_width=2, importance=alpha, most_root_width=6))
+    for number, value in enumerate(values):
+        tree.reserve(tree.root)
+        tree.release(tree.root)
+        tree.back_up(tree.add(tree.root, (number,), -1.0, terminal=False, cut=False), value)
+    assert tree.root.width == width  # min(floor(alpha max|v - mean|) + 1, most), and never less than before
+
+
+def test_width_only_grows() -> None:
+    tree = Tree(TreeSection(root_width=1, importance=10.0, most_root_width=60))
+    widths = []
+    for number, value in enumerate((0.0, 1.0, 0.5, 0.5, 0.5)):
+        tree.back_up(tree.add(tree.root, (number,), -1.0, terminal=False, cut=False), value)
+        widths.append(tree.root.width)
+    assert widths == sorted(widths)
+
+
+@pytest.mark.parametrize("threshold", [1, 2, 4])
+def test_siblings_differ_by_the_merge_distance(threshold: int) -> None:
+    random.seed(threshold)
+    tree = Tree(TreeSection(root_width=50, merge_distance=threshold, merges=1000))
+    for _ in range(200):
+        step = tuple(random.choices(range(4), k=random.randint(1, 6)))
+        tree.back_up(tree.add(tree.root, step, -1.0, terminal=False, cut=False), 0.0)
+    steps = [child.step for child in tree.root.children]
+    pairs = [(one, other) for place, one in enumerate(steps) for other in steps[place + 1 :]]
+    assert len(steps) > 3
+    assert all(distance(one, other) >= threshold for one, other in pairs)
+    assert tree.root.visits == 200, "a repeated step is a visit of the one it repeats"
+
+
+def test_a_node_that_repeats_itself_is_asked_no_more() -> None:
+    tree = Tree(TreeSection(root_width=5, width=1, merges=3))
+    for _ in range(4):
+        assert tree.select() is tree.root
+        tree.back_up(tree.add(tree.root, (1,), -1.0, terminal=False, cut=False), 0.0)
+    assert tree.root.full and tree.select() is tree.root.children[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [((), (), 0), ((1,), (), 1), ((1, 2, 3), (1, 3), 1), ((1, 2), (2, 1), 2), ((1,) * 5, (2,) * 5, 5)],,
+)
+def test_edit_distance(one: tuple[int, ...], other: tuple[int, ...], expected: int) -> None:
+    assert distance(one, other) == distance(other, one) == expected
+
+
+def test_finished_subtrees_are_closed_and_the_budget_goes_elsewhere() -> None:
+    small = Digits(steps=2, width=2)
+    verifier = Reward(lambda text: float(small.verify(text.question, text.text).correct))
+    chosen = section(simulations=500, width=2, root_width=2, merges=100)
+    [search] = search_all(chosen, DigitPolicy(small), [verifier], small.questions("test", 1), small)
+    assert search.stopped == "solved" and search.simulations < 500
+    leaves = [node for node in search.tree.root.below() if node.terminal]
+    assert len(leaves) == 4 and all(node.closed for node in search.tree.root.below())
+
+
+@pytest.mark.parametrize("changes", [{"open_trees": 1}, {"open_trees": 7}, {"mode": "barrier"}, {"mode": "serial"}])
+def test_a_tree_with_one_completion_on_its_way_is_always_the_same(changes: dict[str, Any]) -> None:
+    questions = TASK.questions("test", 12)
+    expected = hashes(search_all(section(), DigitPolicy(TASK), [VERIFIER], questions, TASK))
+    shuffled = random.Random(1).sample(questions, len(questions))
+    found = dict(
+        zip(
+            [question.uid for question in shuffled],
+            hashes(search_all(section(**changes), DigitPolicy(TASK, reorder=True), [VERIFIER], shuffled, TASK)),
+            strict=True,
+        )
+    )
+    assert [found[question.uid] for question in questions] == expected
+    assert len(set(expected)) == len(expected)
+    other = hashes(search_all(section(), DigitPolicy(TASK), [VERIFIER], questions, TASK, seed=1))
+    assert other != expected
+
+
+@pytest.mark.parametrize("after", [0, 1, 17, 100])
+def test_a_search_that_was_killed_draws_nothing_twice(after: int) -> None:
+    questions = TASK.questions("test", 5)
+    expected = search_all(section(), DigitPolicy(TASK), [VERIFIER], questions, TASK)
+
+    class Killed(Exception):
+        pass
+
+    drawn: list[Draw] = []
+
+    def kill(draw: Draw) -> None:
+        drawn.append(draw)
+        if len(drawn) > after:
+            raise Killed
+
+    first = DigitPolicy(TASK, asked=kill)
+    journals: dict[str, dict[str, Completion]] = {}
+    scheduler_searches: list[Any] = []
+    scheduler = Scheduler(section(), TASK, first, LocalScorer([VERIFIER]), [VERIFIER], TOKENIZER, 160, 0)
+    try:
+        for search in scheduler.run(questions):
+            scheduler_searches.append(search)
+    except Killed:
+        pass
+    for search in [*scheduler_searches, *scheduler.open]:
+        journals[search.question.uid] = search.journal
+    second = DigitPolicy(TASK)
+    again = search_all(section(), second, [VERIFIER], questions, TASK, journals=journals)
+    assert hashes(again) == hashes(expected)
+    total = sum(search.completions for search in expected)
+    assert second.draws == total - sum(map(len, journals.values()))
+
+
+def test_all_results_back_parallel_statistics_are_a_sum_of_the_same_kind() -> None:
+    questions = TASK.questions("test", 40)
+    serial = search_all(section(simulations=24), DigitPolicy(TASK), [VERIFIER], questions, TASK)
+    parallel = search_all(section(simulations=24, leaves=4), DigitPolicy(TASK), [VERIFIER], questions, TASK)
+    solved = [np.mean([any(a.correct for a in search.answers) for search in found]) for found in (serial, parallel)]
+    assert abs(solved[0] - solved[1]) < 0.2
+    for search in parallel:
+        check_statistics(search)
+
+
+def test_a_failing_question_does_not_disturb_the_others() -> None:
+    class Failing(DigitPolicy):
+        def collect(self, seconds: float) -> list[tuple[int, Any]]:
+            return [
+                (ticket, DataError("too hot") if self.draws % 7 == 0 else found)
+                for ticket, found in super().collect(seconds)
+            ]
+
+    nan = Reward(lambda text: math.nan if text.question.uid == "q3" else 1.0)
+    questions = TASK.questions("test", 6)
+    searches = search_all(section(), DigitPolicy(TASK), [nan], questions, TASK)
+    assert [search.failed is None for search in searches] == [True, True, True, False, True, True]
+    assert searches[3].failed is not None and "outcome" in searches[3].failed and "nan" in searches[3].failed
+    failing = search_all(section(), Failing(TASK), [VERIFIER], questions, TASK)
+    assert all(search.stopped for search in failing) and any(search.failed == "too hot" for search in failing)
+
+
+def test_a_question_longer_than_the_model_is_refused_and_the_others_go_on() -> None:
+    questions = TASK.questions("test", 3)
+    long = questions[1].__class__("long", "?" + "1" * 200 + "\n", "1")
+    found = search_all(section(), DigitPolicy(TASK), [VERIFIER], [questions[0], long, questions[2]], TASK)
+    assert [search.failed is None for search in found] == [True, False, True]
+    assert "160" in (found[1].failed or "") and "response_tokens" in (found[1].failed or "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "bound"),
+    [({"most_tokens": 40}, 40 + 16), ({"simulations": 3}, None), ({"agreement": 0.6, "simulations": 200}, None)],
+)
+def test_budgets_and_early_stops(changes: dict[str, Any], bound: int | None) -> None:
+    [search] = search_all(section(**changes), DigitPolicy(TASK), [VERIFIER], TASK.questions("test", 1), TASK)
+    if bound is not None:
+        assert search.tokens <= bound and search.stopped == "budget"
+    if "simulations" in changes and "agreement" not in changes:
+        assert search.simulations == 3
+    if "agreement" in changes and search.stopped == "agreement":
+        counts = Counter(answer.said for answer in search.answers)
+        assert max(counts.values()) / len(search.answers) >= 0.6
+
+
+def test_goes_on_for_finished_answers() -> None:
+    questions = TASK.questions("test", 1)
+    changes = [{"simulations": 5, "width": 3, "min_terminals": wanted} for wanted in (0, 4)]
+    base, more = (search_all(section(**one), DigitPolicy(TASK), [GRADED], questions, TASK)[0] for one in changes)
+    assert base.simulations == 5
+    assert 5 < more.simulations <= 50 and sum(answer.leaf is not None for answer in more.answers) >= 4
+
+
+def test_a_step_that_never_ends_ends_an_answer_without_one() -> None:
+    class Endless(DigitPolicy):
+        def submit(self, ticket: int, uid: str, request: Draw) -> None:
+            count = request.request.max_new_tokens
+            self._waiting.append((ticket, Completion(ids("1" * count), (-1.0,) * count, ended=False)))
+
+    [search] = search_all(section(step_tokens=4), Endless(TASK), [VERIFIER], TASK.questions("test", 1), TASK)
+    leaves = [node for node in search.tree.root.below() if node.terminal]
+    assert search.failed is None and leaves and all(node.cut for node in leaves)
+    assert all(len(node.step) <= 4 for node in search.tree.root.below())
+    assert choose(search, "vote") is None and choose(search, "rerank") is not None
+
+
+def test_rules_of_the_answer() -> None:
+    [search] = search_all(section(simulations=60), DigitPolicy(TASK), [GRADED], TASK.questions("test", 1), TASK)
+    best = choose(search, "rerank")
+    assert best is not None and best.outcome == max(answer.outcome for answer in search.answers)
+    leaf = choose(search, "best-leaf")
+    assert leaf is not None and leaf.leaf is not None
+    walked = choose(search, "greedy")
+    node: Node = search.tree.root
+    while node.children:
+        node = max(node.children, key=lambda child: child.mean)
+    assert walked is not None and walked.tokens[: len(node.tokens())] == node.tokens()
+    mass: Counter[str | None] = Counter()
+    for answer in search.answers:
+        mass[answer.said] += answer.outcome  # type: ignore[assignment]  # a counter of floats
+    voted = choose(search, "vote")
+    assert voted is not None and voted.said == max(mass, key=mass.__getitem__)
+    assert support(search, voted) == np.mean([answer.said == voted.said for answer in search.answers])
+
+
+def test_steps_end_where_their_text_does() -> None:
+    ends = StepEnds(TOKENIZER, "\n", None, 100)
+    assert ends.first(ids("12+3\n45\n")) == 5
+    assert ends.first(ids("\n\n1\n2\n")) == 4, "blank lines are no step of their own"
+    assert ends.find(ids("123")) is None and ends.first(ids("123")) == 3
+    assert StepEnds(TOKENIZER, "\n", None, 2).first(ids("123\n")) == 2
+    assert StepEnds(TOKENIZER, "\n", "=", 100).first(ids("1\n2=2\n3\n")) == 6
+
+
+def test_trees_on_disk_are_read_back_and_damage_is_named() -> None:
+    [search] = search_all(section(), DigitPolicy(TASK), [VERIFIER], TASK.questions("test", 1), TASK)
+    record = records.as_record(search, TOKENIZER, "p")
+    text = records.written([record, record])
+    assert records.read(text, "f") == [record, record]
+    later = {**record, "timing": {"seconds": 9.0}}
+    assert records.tree_hash(later) == records.tree_hash(record) != records.tree_hash({**record, "uid": "x"})
+    for damaged, words in (
+        (text[:-20], "line 3 of 3 is cut off"),
+        ("", "cut off"),
+        (text.replace('"version": 1', '"version": 9'), "is of version 9"),
+        ('{"a": 1}\n', "holds no trees"),
+        (text.splitlines()[0] + '\n{"uid": 1}\n', "line 2 lacks prompt"),
+    ):
+        with pytest.raises(DataError, match=words):
+            records.read(damaged, "f")
+
+
+def test_the_scheduler_keeps_an_engine_as_busy_as_it_can_be() -> None:
+    graded = Reward(lambda text: 0.5)
+    busy = {}
+    for mode in ("asynchronous", "barrier", "serial"):
+        engine = LatencyEngine(Cost())
+        chosen = section(mode=mode, response_tokens=64, simulations=16, root_width=16)
+        searches = search_all(chosen, engine, [graded], TASK.questions("test", 256), TASK)
+        assert sum(search.simulations for search in searches) == 256 * 16
+        busy[mode] = engine.ideal_seconds() / engine.seconds
+    assert busy["asynchronous"] >= 0.9
+    assert busy["asynchronous"] > 1.2 * busy["barrier"] > 1.2 * busy["serial"]
+
+
+def test_trees_on_four_engines_are_no_slower_each() -> None:
+    graded = Reward(lambda text: 0.5)
+    seconds = []
+    questions = TASK.questions("test", 500)
+    for start in range(0, 500, 125):
+        engine = LatencyEngine(Cost())
+        search_all(section(response_tokens=64, simulations=8), engine, [graded], questions[start : start + 125], TASK)
+        seconds.append(engine.seconds)
+    assert max(seconds) / min(seconds) < 1.1
