@@ -188,7 +188,7 @@ def test_a_node_that_repeats_itself_is_asked_no_more() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
-    [((), (), 0), ((1,), (), 1), ((1, 2, 3), (1, 3), 1), ((1, 2), (2, 1), 2), ((1,) * 5, (2,) * 5, 5)],,
+    [((), (), 0), ((1,), (), 1), ((1, 2, 3), (1, 3), 1), ((1, 2), (2, 1), 2), ((1,) * 5, (2,) * 5, 5)],
 )
 def test_edit_distance(one: tuple[int, ...], other: tuple[int, ...], expected: int) -> None:
     assert distance(one, other) == distance(other, one) == expected
