@@ -99,6 +99,34 @@ def marl(folder: Path) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
+def reasoning(folder: Path) -> list[str]:
+    """Two dozen sums of two or three terms, a policy of one narrow layer, three arms, two rounds."""
+    settings = {
+        "compute.workers": 1,
+        "task.terms": "[2, 3]",
+        "task.count_search": 24,
+        "task.count_validation": 16,
+        "task.count_test": 24,
+        "recipe.layers": 1,
+        "recipe.width": 32,
+        "recipe.heads": 2,
+        "recipe.traces": 400,
+        "recipe.steps": 150,
+        "recipe.validation": 20,
+        "recipe.steps_per_check": 75,
+        "search.simulations": 8,
+        "search.open_trees": 8,
+        "learning.arms": "[paths, shuffled, both]",
+        "learning.pairs_per_step": 8,
+        "learning.anchors_per_step": 8,
+        "head.steps": 10,
+        "evaluation.questions": 8,
+        "evaluation.resamples": 100,
+        "evaluation.beams": 2,
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
 def recommendation(folder: Path) -> list[str]:
     """Eighty users of twelve recommendations each, tiny models, two impressions a row of a bandit log made in the folder."""
     settings = {
