@@ -18,7 +18,7 @@ from rayworks.systems.reasoning.tasks.opening import open_task
 from rayworks.systems.reasoning.tasks.questions import Task
 
 EASY = TaskSection(terms=(2, 2))
-SMALL = RecipeSection(layers=1, width=32, heads=2, traces=60, validation=10, steps=120, steps_per_check=40, accuracy=1)
+SMALL = RecipeSection(layers=1, width=32, heads=2, traces=60, validation=10, steps=150, steps_per_check=10, accuracy=1)
 
 
 @pytest.fixture
@@ -64,12 +64,14 @@ def test_a_policy_is_made_once_and_the_same_seed_gives_the_same_bytes(
 
 
 def test_training_ends_at_the_accuracy(task: Task) -> None:
-    early = make_policy(SMALL.model_copy(update={"accuracy": 1e-9, "steps_per_check": 1}), task, 0)
-    late = make_policy(SMALL, task, 0)
-    rows = [
-        encode(load_tokenizer(str(late)), q.prompt, task.solution(q) or "") for q in task.questions("supervision", 60)
-    ]
-    assert share_solved(load_model(str(late)), rows) > share_solved(load_model(str(early)), rows) > 0
+    copying = open_task(TaskSection(terms=(1, 1), digits=(1, 2)), 0)
+    section = SMALL.model_copy(update={"traces": 30, "validation": 8, "learning_rate": 0.01})
+    whole = make_policy(section, copying, 0)
+    early = make_policy(section.model_copy(update={"accuracy": 0.1}), copying, 0)
+    tokenizer = load_tokenizer(str(early))
+    rows = [encode(tokenizer, q.prompt, copying.solution(q) or "") for q in copying.questions("validation", 8)]
+    assert share_solved(load_model(str(early)), rows) >= 0.1
+    assert weights(early) != weights(whole)
 
 
 def test_the_engine_writes_what_was_measured(task: Task) -> None:

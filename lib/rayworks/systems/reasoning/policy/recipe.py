@@ -98,7 +98,9 @@ def _train(section: RecipeSection, learnt: Traces, held_out: Traces, seed: int, 
     while not tuner.finished:
         tuner.train(section.steps_per_check)
         model = tuner.tuned()
-        promising = share_solved(model, measured[::5]) >= section.accuracy / 2  # a fifth of the cost while there is none
+        promising = (
+            share_solved(model, measured[::5]) >= section.accuracy / 2
+        )  # a fifth of the cost while there is none
         if promising and share_solved(model, measured) >= section.accuracy:
             break
     tuner.export(folder, tokenizer)
