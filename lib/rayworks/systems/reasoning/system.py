@@ -7,7 +7,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from rayworks.core.models import locate
-from rayworks.core.report import Report
+from rayworks.core.report import Report, Table
+from rayworks.core.sweep import TrialResult
 from rayworks.lm.engines import check_engine
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.placement import device_of, worker_bundle
@@ -23,6 +24,7 @@ from rayworks.systems.reasoning.replicas import Replicas
 from rayworks.systems.reasoning.reporting import TREES_PAGE, build_report
 from rayworks.systems.reasoning.search.opening import VERIFIER, check_critics
 from rayworks.systems.reasoning.search.viewer import trees_page
+from rayworks.systems.reasoning.sweep_report import sweep_summary
 from rayworks.systems.reasoning.tasks.opening import open_task
 from rayworks.systems.reasoning.tasks.questions import Split
 
@@ -98,6 +100,11 @@ class ReasoningSystem(StagedSystem[Config]):
     def report(self) -> Report:
         """See :mod:`~.reporting`."""
         return build_report(self.settings, self.results, SPEC.title)
+
+    @classmethod
+    def summarise_sweep(cls, trials: Sequence[TrialResult]) -> tuple[Sequence[Table], Mapping[str, tuple[bytes, str]]]:
+        """The arms over seeds."""
+        return sweep_summary(trials)
 
     def cleanup(self) -> None:
         """End the actors."""
