@@ -291,7 +291,7 @@ class LearningSection(CurriculumSection):
         description="ways to learn that are compared in the first round, at equal optimiser steps and tokens",
     )
     keep: Arm | Literal["best"] = Field(
-        "best", description="arm whose policy goes on; best: on the validation questions"
+        "best", description="arm whose policy goes on; best: on the validation questions, traces aside"
     )
     epochs: int = Field(2, ge=1, description="times over the pairs")
     beta: float = Field(0.03, gt=0, description="scale of the preference reward in DPO, anchored")
@@ -351,6 +351,8 @@ class Config(SystemConfig):
             )
         if search.rollouts == 0 and critics.value is None and critics.process is None:
             raise ValueError("search.rollouts: is 0, so that steps need a critic; set critics.value or critics.process")
+        if self.learning.keep == "traces":
+            raise ValueError("learning.keep: traces learn nothing from a search; name another arm, or best")
         if self.learning.keep != "best" and self.learning.keep not in arms:
             raise ValueError(f"learning.keep: {self.learning.keep} is not among learning.arms; add it")
         if len(set(arms)) < len(arms):

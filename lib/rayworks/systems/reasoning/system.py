@@ -28,6 +28,7 @@ from rayworks.systems.reasoning.sweep_report import sweep_summary
 from rayworks.systems.reasoning.tasks.opening import open_task
 from rayworks.systems.reasoning.tasks.questions import Split
 
+CONTROLS = ("traces",)
 QUESTIONS_PER_CALL = 256
 """That a worker answers without a search in one call."""
 
@@ -127,8 +128,13 @@ class ReasoningSystem(StagedSystem[Config]):
             return list(learning.arms)
         if learning.keep != "best":
             return [learning.keep]
-        first = {arm: one for arm, one in self.results["arms"].get("0", {}).items() if one is not None}
+        first = self._searchers(0)
         return [max(first, key=lambda arm: _validation(first[arm]), default=learning.arms[0])]
+
+    def _searchers(self, number: int) -> dict[Arm, Any]:
+        """What a round's arms came to, without those that learned nothing from a search."""
+        found = self.results["arms"].get(str(number), {})
+        return {arm: one for arm, one in found.items() if one is not None and arm not in CONTROLS}
 
     def _make_policy(self) -> str:
         return str(next(self.workers.map("make_policy", [0])))
@@ -185,7 +191,7 @@ class ReasoningSystem(StagedSystem[Config]):
 
     def _keep(self, number: int) -> Metrics:
         """The policy of the best arm goes on; the one before it where no arm is better on validation."""
-        found = {arm: one for arm, one in self.results["arms"][str(number)].items() if one is not None}
+        found = self._searchers(number)
         wanted = self.settings.learning.keep
         if wanted != "best":
             found = {wanted: found[wanted]} if wanted in found else {}
