@@ -126,7 +126,7 @@ class RecipeSection(Section):
     def _heads_share_the_width(self) -> Self:
         if self.width % (2 * self.heads):
             raise ValueError(
-                f"policy.width: {self.width} is no multiple of twice the {self.heads} heads; change one of them"
+                f"recipe.width: {self.width} is no multiple of twice the {self.heads} heads; change one of them"
             )
         return self
 
@@ -175,7 +175,9 @@ class SearchSection(TreeSection):
         ge=0,
         description="completions that evaluate a step; the first is the one that it begins. 0: steps are drawn alone",
     )
-    temperature: float = Field(1.0, ge=0, description="of all completions of a node but the first, which is greedy")
+    temperature: float = Field(
+        1.0, ge=0, description="temperature of a node's completions after the first, which is greedy"
+    )
     step_end: str = Field("\n", min_length=1, description="text that ends a step")
     step_pattern: str | None = Field(None, description="regular expression that a step must contain to end; null: any")
     step_tokens: int = Field(256, ge=1, description="tokens of a step, at most")

@@ -20,7 +20,7 @@ from rayworks.systems.reasoning.config import Arm, Config
 from rayworks.systems.reasoning.exported import ExportedPolicy, model_card, write_export
 from rayworks.systems.reasoning.files import RECIPE, Files
 from rayworks.systems.reasoning.findings import Way, share
-from rayworks.systems.reasoning.replicas import Replicas
+from rayworks.systems.reasoning.replica_actors import Replicas
 from rayworks.systems.reasoning.reporting import TREES_PAGE, build_report
 from rayworks.systems.reasoning.search.opening import VERIFIER, check_critics
 from rayworks.systems.reasoning.search.viewer import trees_page
