@@ -1,7 +1,6 @@
 """What runs on workers: searching a piece of the questions, answering without a search, learning an arm."""
 
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -243,7 +242,7 @@ class ReasoningActor:
             config.search, judge or self._task, policy, scorer, critics, engine.tokenizer, longest, seed
         )
         journal = Journal(self._directory, f"{name}.journal")
-        began, done = time.perf_counter(), list[Search]()
+        done: list[Search] = []
         watch = partial(journal.keep, lambda: [*done, *scheduler.open])
         for search in scheduler.run(questions, journal.read(), watch):
             done.append(search)
@@ -255,7 +254,7 @@ class ReasoningActor:
         if isinstance(engine, TransformersEngine):
             prefixes = engine.model.prefixes
             summary |= {"asked": prefixes.asked_tokens - asked, "reused": prefixes.reused_tokens - reused}
-        return summary | {"seconds": time.perf_counter() - began}
+        return summary
 
     def _engine(self, number: int) -> Engine:
         """The engine of a round's policy; one is held at a time."""

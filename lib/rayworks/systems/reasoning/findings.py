@@ -55,7 +55,7 @@ def headline(config: Config, results: Results) -> dict[str, float | None]:
     shuffled = (results["arms"].get("0") or {}).get("shuffled")
     searched = results["answers"].get(Way("search", config.test_critics[0]).name) if config.test_critics else None
     pieces = [piece for number in results["search"].values() for piece in number]
-    wall = sum(piece["wall"] for piece in pieces)
+    wall = sum(piece["seconds"] for piece in pieces)
     asked = sum(piece.get("asked", 0) for piece in pieces)
     return {
         "greedy_before": share(before) if before else None,

@@ -121,7 +121,7 @@ def _search_table(config: Config, results: Results) -> Table:
                 *(sum(piece["by_rule"][rule] for piece in pieces) / count for rule in pieces[0]["by_rule"]),
                 *(sum(joined(pieces, "tokens")) / count, sum(piece["completions"] for piece in pieces) / count),
                 ", ".join(f"{reason} {times}" for reason, times in sorted(stopped.items())),
-                sum(piece["wall"] for piece in pieces),
+                sum(piece["seconds"] for piece in pieces),
             ]
         )
     rules = list(next(iter(results["search"].values()))[0]["by_rule"])

@@ -158,7 +158,7 @@ class ReasoningSystem(StagedSystem[Config]):
         stop = min(self._pieces(self.settings.task.count_search), first + self.settings.compute.workers)
         began = time.perf_counter()
         pieces = list(self.workers.map("search", [(number, piece, names) for piece in range(first, stop)]))
-        found += [piece | {"wall": (time.perf_counter() - began) / len(pieces)} for piece in pieces]
+        found += [piece | {"seconds": (time.perf_counter() - began) / len(pieces)} for piece in pieces]
         if self._searched(number) >= 1.0:
             self._dismiss()
         solved = [one for piece in pieces for one in piece["solved"]]

@@ -1,7 +1,7 @@
 """Finished trees on disk: one JSON object per line, versioned and open, readable without this library.
 
-The first line says format and version; each further line is one tree, its nodes parents first. Numbers that a clock made
-stand under ``timing`` alone, which :func:`tree_hash` leaves out.
+The first line says format and version; each further line is one tree, its nodes parents first. Seconds stand under
+``timing`` alone.
 """
 
 import hashlib
@@ -18,6 +18,9 @@ from rayworks.systems.reasoning.search.scheduler import Search
 FORMAT, VERSION = "rayworks-trees", 1
 DIGITS = 6
 """Decimals kept of values and log-probabilities: those beyond differ by the rounding of batched products."""
+
+ROUNDED = frozenset({"logprob", "value", "score", "parts", "outcome"})
+"""Numbers of models, which differ in their last digits between batches of other sizes."""
 
 Record = Mapping[str, Any]
 
@@ -80,8 +83,10 @@ def as_record(search: Search, tokenizer: PreTrainedTokenizerBase, policy: str) -
 
 
 def tree_hash(record: Record) -> str:
-    """A name for all of a tree but its timing."""
+    """A name for a tree: all that was drawn, decided and counted, without seconds and what rounding may touch."""
     kept = {name: value for name, value in record.items() if name != "timing"}
+    for part in ("nodes", "answers"):
+        kept[part] = [{name: one[name] for name in one if name not in ROUNDED} for one in record[part]]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
