@@ -270,7 +270,7 @@ class ReasoningActor:
         key = (self._files.policy(number), section.model_dump_json())
         if key not in self._known_critics:
             self._known_critics.clear()
-            found = open_critics(section, self._task, engine, key[0], self._config.model, head, self._device)
+            found = open_critics(section, self._task, engine, self._config.model, head, self._device)
             self._known_critics[key] = found
         return self._known_critics[key]
 

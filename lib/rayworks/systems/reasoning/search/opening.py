@@ -8,7 +8,6 @@ from rayworks.core.errors import ConfigError
 from rayworks.core.registry import load
 from rayworks.lm.decoding import Engine
 from rayworks.lm.transformers_engine import TransformersEngine
-from rayworks.lm.vocabulary import common_id_range, read_vocabulary
 from rayworks.systems.reasoning.config import CriticsSection
 from rayworks.systems.reasoning.search.critics import Given, Head, Judgement, RewardModel, Verifier
 from rayworks.systems.reasoning.search.requests import Critic, Kind
@@ -56,7 +55,6 @@ def open_critics(
     section: CriticsSection,
     task: Task,
     policy: Engine,
-    policy_name: str,
     engine: EngineSection,
     head: Path | None,
     device: str,
@@ -64,8 +62,7 @@ def open_critics(
     """The critics of a config.
 
     Args:
-        policy: what draws; a judge may be it.
-        policy_name: its name or folder, whose ids a reward model must have.
+        policy: what draws; a judge may be it, and a reward model must have its token ids.
         head: folder of the head that was trained on outcomes, with its model, where there is one.
 
     Raises:
@@ -91,8 +88,12 @@ def open_critics(
             found.append(Judgement(policy if name == POLICY else _engine(engine, name, device), kind, weight))
         elif word.startswith(REWARD):
             name = word.removeprefix(REWARD)
-            common_id_range(read_vocabulary(policy_name), read_vocabulary(name))
-            found.append(RewardModel(_engine(engine, name, device), weight))
+            model = _engine(engine, name, device)
+            if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+                raise ConfigError(
+                    f"critics.{kind}: {name!r} has other token ids than the policy; take one of its family"
+                )
+            found.append(RewardModel(model, weight))
         else:
             found.append(Given(_function(kind, word), kind, weight))
     return found
