@@ -14,7 +14,8 @@ from rayworks.systems.reasoning.tasks.symbolic_equality import readable
 from rayworks.systems.reasoning.tasks.verifiers import last_number, written_numbers
 
 ASDIV, GSM8K = "asdiv", "gsm8k"
-_USUAL = "Question: {question}\nAnswer:"
+TEMPLATE = "Question: {question}\nAnswer:"
+"""Prompt of a question, unless the config has another."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _rows(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _as_question(section: TaskSection, place: str, row: dict[str, Any], numeric: bool) -> Question:
     tested = section.verifier == "unit-tests"
-    prompt = (section.template or _USUAL).replace("{question}", text_of(row, "prompt", place))
+    prompt = (section.template or TEMPLATE).replace("{question}", text_of(row, "prompt", place))
     split = _split(row, place)
     unknown = split == "search" and "answer" in row and row["answer"] is None
     answer = "" if tested or unknown else text_of(row, "answer", place).strip()
