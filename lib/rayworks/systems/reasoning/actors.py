@@ -21,7 +21,7 @@ from rayworks.lm.training import TuningOptions, keep_state, take_up_state
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.placement import device_of
 from rayworks.systems.reasoning import evaluation
-from rayworks.systems.reasoning.config import CHAIN_SUM, Arm, Config, CriticsSection, Method, TaskSection
+from rayworks.systems.reasoning.config import Arm, Config, CriticsSection, Method, TaskSection
 from rayworks.systems.reasoning.files import Files, Journal
 from rayworks.systems.reasoning.learning.arms import Material, Plan, drift, new_trainer, pair_logprobs
 from rayworks.systems.reasoning.learning.outcome_head import Labelled, area_under_curve, held_out, outcome_texts
@@ -31,7 +31,7 @@ from rayworks.systems.reasoning.policy.recipe import make_policy
 from rayworks.systems.reasoning.replicas import RemotePolicy
 from rayworks.systems.reasoning.search import records
 from rayworks.systems.reasoning.search.answers import RULES, Rule
-from rayworks.systems.reasoning.search.opening import HEAD, open_critics, without_verifier
+from rayworks.systems.reasoning.search.opening import HEAD, open_critics
 from rayworks.systems.reasoning.search.requests import Critic
 from rayworks.systems.reasoning.search.scheduler import Scheduler, Search
 from rayworks.systems.reasoning.search.services import LocalPolicy, LocalScorer
@@ -75,23 +75,23 @@ class ReasoningActor:
         head = self._files.head() if number else None
         return self._searched(number, questions, self._config, head, f"round-{number}/{piece:05d}", replicas)
 
-    def answer_by_search(self, call: tuple[int, int]) -> Found:
-        """Search test questions without their answers: (round, piece)."""
-        number, piece = call
+    def answer_by_search(self, call: tuple[int, str]) -> Found:
+        """Search test questions with a critic that does not know their answers: (piece, critic)."""
+        piece, critic = call
         config = self._config
         size, most = config.search.open_trees, config.evaluation.questions
         questions = self._questions("test", piece * size, min((piece + 1) * size, most))
         search = config.search.model_copy(update={"temperature": config.evaluation.temperature})
-        blind = config.model_copy(update={"critics": without_verifier(config.critics), "search": search})
-        name = f"test-{number}/{piece:05d}"
-        return self._searched(number, questions, blind, self._files.head(), name, judge=self._judge)
+        blind = config.model_copy(update={"critics": self._blind(critic), "search": search})
+        name = f"test-{critic.replace('/', '-')}/{piece:05d}"
+        return self._searched(0, questions, blind, self._files.head(), name, judge=self._judge)
 
-    def answer(self, call: tuple[int, Method, int, int, int]) -> list[list[object]]:
-        """Answers of a part of the test questions by a baseline: (round, method, completions, start, stop)."""
-        number, method, completions, start, stop = call
-        config, engine = self._config, self._engine(number)
+    def answer(self, call: tuple[Method, str, int, int, int]) -> list[list[object]]:
+        """Answers of a part of the test questions by a baseline: (method, critic, completions, start, stop)."""
+        method, critic, completions, start, stop = call
+        config, engine = self._config, self._engine(0)
         questions = self._questions("test", start, stop)
-        critics = self._critics(without_verifier(config.critics), engine, number, self._files.head())
+        critics = self._critics(self._blind(critic), engine, 0, self._files.head())
         search = config.search.model_copy(update={"temperature": config.evaluation.temperature})
         seed = config.run.seed
         if method == "beam":
@@ -103,6 +103,10 @@ class ReasoningActor:
             more = {"completions": completions, "seed": seed}
             found = evaluation.sampled(method, engine, self._judge, critics, questions, search, **more)
         return [one.as_list() for one in found]
+
+    def _blind(self, critic: str) -> CriticsSection:
+        """The critics of a test: this one of answers alone."""
+        return self._config.critics.model_copy(update={"outcome": critic, "value": None, "process": None})
 
     def pairs(self, number: int) -> Found:
         """Take the pairs out of a round's trees, and look at them."""
@@ -300,8 +304,7 @@ def questions_of(task: Task, config: Config, split: Split) -> list[Question]:
 
 def judging(section: TaskSection) -> TaskSection:
     """By what accuracies are counted: final answers, also where searches learn from those alone whose every line is right."""
-    lines = section.verifier == "lines" or (section.verifier is None and section.name == CHAIN_SUM)
-    return section.model_copy(update={"verifier": "number"}) if lines else section
+    return section.model_copy(update={"verifier": "number"}) if section.checks_lines else section
 
 
 def _whole(text: EncodedResponse) -> tuple[int, ...]:

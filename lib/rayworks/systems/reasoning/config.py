@@ -39,8 +39,18 @@ class TaskSection(Section):
         None, description="prompt of a question, which stands where {question} is; null: the usual one of the task"
     )
     count_search: int = Field(600, ge=1, description="questions to search")
-    count_validation: int = Field(200, ge=1, description="questions that decide when training stops")
-    count_test: int = Field(1000, ge=1, description="questions to measure on")
+    count_validation: int = Field(200, ge=0, description="questions that decide when training stops; 0 where none does")
+    count_test: int = Field(1000, ge=0, description="questions to measure on; 0: nothing is measured")
+
+    @property
+    def checks_lines(self) -> bool:
+        """Whether an answer is right only if every written line is."""
+        return self.verifier == "lines" or (self.verifier is None and self.name == CHAIN_SUM)
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether the verifier looks at the answer; those of lines, of countdown and of programs look at the question."""
+        return not (self.checks_lines or self.verifier == "unit-tests" or self.name == COUNTDOWN)
 
     @field_validator("terms", "digits")
     @classmethod
@@ -205,12 +215,14 @@ class ModelSection(EngineSection):
 class CriticsSection(Section):
     """What scores partial and whole answers in a search."""
 
-    outcome: str | None = Field(
+    outcome: str = Field(
         "verifier",
         description="critic of whole answers: verifier (the task's, where answers are known), head (trained here), "
-        "judge:MODEL (asked for True or False), or your own module:function; null: none",
+        "head:FOLDER (of another run's export), judge:MODEL (asked for True or False), or your own module:function",
     )
-    value: str | None = Field(None, description="critic of beginnings: head, or your own module:function; null: none")
+    value: str | None = Field(
+        None, description="critic of beginnings: head:FOLDER (of another run's export), or module:function; null: none"
+    )
     process: str | None = Field(
         None,
         description="critic of last steps: judge:MODEL, reward:FOLDER (a reward model that alignment exported), or your own "
@@ -330,17 +342,28 @@ class Config(SystemConfig):
 
     @model_validator(mode="after")
     def _makes_sense_together(self) -> Self:
-        critics, search, arms = self.critics, self.search, self.learning.arms
-        if critics.outcome is None and critics.value is None:
-            raise ValueError("critics: nothing tells good answers from bad; set critics.outcome or critics.value")
-        if critics.outcome is None:
-            raise ValueError("critics.outcome: is null, so finished answers have no score; name a critic of answers")
+        critics, search, arms, task = self.critics, self.search, self.learning.arms, self.task
+        if arms and not (task.count_validation and task.count_test):
+            raise ValueError("learning.arms: need task.count_validation and task.count_test above 0 to be compared")
+        if task.count_test and self.evaluation.questions > task.count_test:
+            raise ValueError(
+                f"evaluation.questions: is {self.evaluation.questions}, task.count_test only {task.count_test}; lower it"
+            )
         if search.rollouts == 0 and critics.value is None and critics.process is None:
             raise ValueError("search.rollouts: is 0, so that steps need a critic; set critics.value or critics.process")
         if self.learning.keep != "best" and self.learning.keep not in arms:
             raise ValueError(f"learning.keep: {self.learning.keep} is not among learning.arms; add it")
         if len(set(arms)) < len(arms):
             raise ValueError("learning.arms: names an arm twice; name each once")
-        if "head" in (critics.outcome, critics.value) and not self.head.steps:
-            raise ValueError("critics: head needs one that is trained; set head.steps above 0")
+        if "head" in (critics.outcome, critics.value):
+            raise ValueError(
+                "critics: the head is trained on the first round's trees; name one of another run, head:FOLDER"
+            )
         return self
+
+    @property
+    def test_critics(self) -> tuple[str, ...]:
+        """Critics of answers that do without knowing them; the first makes the headline."""
+        if self.critics.outcome != "verifier":
+            return (self.critics.outcome,)
+        return (*(() if self.task.needs_answers else ("verifier",)), *(("head",) if self.head.steps else ()))

@@ -13,6 +13,19 @@ Results = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Way:
+    """A way to answer test questions: a method, and the critic that chooses."""
+
+    method: str
+    critic: str
+
+    @property
+    def name(self) -> str:
+        """As tables and results have it."""
+        return self.method if self.method == "self-consistency" else f"{self.method} ({self.critic})"
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A mean over questions, and the ends of its interval."""
 
@@ -38,19 +51,19 @@ def headline(config: Config, results: Results) -> dict[str, float | None]:
     """The numbers that a reader compares between runs."""
     greedy = results["greedy"]
     before, after = greedy["0"]["test"], greedy[str(len(results["kept"]))]["test"]
-    gained = gain(config, after, before, "headline")
+    gained = gain(config, after, before, "headline") if before else None
     shuffled = (results["arms"].get("0") or {}).get("shuffled")
-    searched = results["answers"].get("search")
+    searched = results["answers"].get(Way("search", config.test_critics[0]).name) if config.test_critics else None
     pieces = [piece for number in results["search"].values() for piece in number]
     wall = sum(piece["wall"] for piece in pieces)
     asked = sum(piece.get("asked", 0) for piece in pieces)
     return {
-        "greedy_before": _share(before),
+        "greedy_before": share(before) if before else None,
         "search_accuracy": float(np.mean(joined(searched, "correct"))) if searched else None,
-        "greedy_after": _share(after),
-        "gain": gained.mean,
-        "gain_low": gained.low,
-        "shuffled_dpo_after": _share(shuffled["test"]) if shuffled else None,
+        "greedy_after": share(after) if before else None,
+        "gain": gained.mean if gained else None,
+        "gain_low": gained.low if gained else None,
+        "shuffled_dpo_after": share(shuffled["test"]) if shuffled else None,
         "trees_per_second": sum(piece["trees"] for piece in pieces) / wall,
         "tokens_per_second": sum(sum(piece["tokens"]) for piece in pieces) / wall,
         "prefix_reuse_share": sum(piece["reused"] for piece in pieces) / asked if asked else None,
@@ -59,24 +72,25 @@ def headline(config: Config, results: Results) -> dict[str, float | None]:
 
 def methods(config: Config, results: Results) -> dict[str, dict[str, Any]]:
     """Each way to answer the same test questions without knowing the answers: its accuracy and what it costs per question."""
-    count, answers = config.evaluation.questions, results["answers"]
-    found: dict[str, dict[str, Any]] = {}
+    count = config.evaluation.questions
     before = results["greedy"]["0"]["test"][:count]
-    found["greedy"] = {"rights": [one == "1" for one in before], "tokens": None, "completions": 1.0}
-    if "search" in answers:
-        pieces = answers["search"]
-        found[f"search, {config.evaluation.rule}"] = {
-            "rights": joined(pieces, "correct"),
-            "tokens": float(np.mean(joined(pieces, "tokens"))),
-            "completions": sum(piece["completions"] for piece in pieces) / count,
-        }
-    for method in config.evaluation.methods:
-        if method in answers:
-            rows = answers[method]["answers"]
-            found[method] = {
-                "rights": [row[0] for row in rows],
-                "tokens": float(np.mean([row[2] for row in rows])),
-                "completions": float(np.mean([row[3] for row in rows])),
+    if not before:
+        return {}
+    found: dict[str, dict[str, Any]] = {
+        "greedy": {"rights": [one == "1" for one in before], "tokens": None, "completions": 1.0}
+    }
+    for name, answers in results["answers"].items():
+        if name.startswith("search"):
+            found[name] = {
+                "rights": joined(answers, "correct"),
+                "tokens": float(np.mean(joined(answers, "tokens"))),
+                "completions": sum(piece["completions"] for piece in answers) / count,
+            }
+        else:
+            found[name] = {
+                "rights": [row[0] for row in answers],
+                "tokens": float(np.mean([row[2] for row in answers])),
+                "completions": float(np.mean([row[3] for row in answers])),
             }
     return found
 
@@ -96,5 +110,6 @@ def _values(rights: Sequence[bool] | str) -> np.ndarray:
     return np.array([float(one == "1" or one is True) for one in rights])
 
 
-def _share(rights: str) -> float:
+def share(rights: str) -> float:
+    """Of the questions answered rightly, of a text of 1 and 0."""
     return rights.count("1") / max(1, len(rights))

@@ -17,17 +17,15 @@ NOTES = (
     "validation; test questions were read once.",
     "Drift: by how much the log-likelihood of the pairs' two sides has moved since the start. Where both sink, pair accuracy "
     "may rise while answers get worse.",
-    "Search in training knows the answers, through the critic of answers. Search at test time does not: the head that was "
-    "trained on the first round's trees stands for it.",
+    "Search in training knows the answers, through the critic of answers. At test time none does: the verifier stands there "
+    "only where it looks at the question alone (as at every line of a sum), else the head that learned from the first trees.",
 )
 
 
 def build_report(config: Config, results: Results, title: str) -> Report:
     """The report of a finished run."""
-    first = {arm: one for arm, one in (results["arms"].get("0") or {}).items() if one is not None}
     before = results["greedy"]["0"]["test"]
     ways = methods(config, results)
-    confidence = config.evaluation.confidence
     return Report(
         system="reasoning",
         run=config.run.name,
@@ -39,31 +37,37 @@ def build_report(config: Config, results: Results, title: str) -> Report:
             _methods_table(config, results, ways),
             _pairs_table(results),
         ],
-        figures={
-            "arms.png": (
-                figures.arms(
-                    accuracy(config, before, "before"),
-                    {arm: accuracy(config, one["test"], arm) for arm, one in first.items()},
-                    confidence,
-                ),
-                "Greedy accuracy after one round, by what was learned; the band is the start's interval",
-            ),
-            "drift.png": (
-                figures.drift({arm: one["epochs"] for arm, one in first.items()}),
-                "How likelihoods and validation accuracy move, epoch by epoch",
-            ),
-            "methods.png": (
-                figures.methods(
-                    {name: (way["tokens"], accuracy(config, way["rights"], name)) for name, way in ways.items()},
-                    confidence,
-                ),
-                "Ways to answer at equal tokens, without knowing the answers",
-            ),
-        },
+        figures=_figures(config, results, ways) if before else {},
         notes=[*NOTES, *_warnings(config, results)],
         links={TREES_PAGE: "Trees of the first round, step by step"},
         details={name: results[name] for name in ("pairs", "head", "kept")} | {"hashes": _hashes(results)},
     )
+
+
+def _figures(config: Config, results: Results, ways: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[bytes, str]]:
+    confidence, before = config.evaluation.confidence, results["greedy"]["0"]["test"]
+    first = _first_arms(results)
+    learned = {arm: accuracy(config, one["test"], arm) for arm, one in first.items()}
+    answered = {name: (way["tokens"], accuracy(config, way["rights"], name)) for name, way in ways.items()}
+    return {
+        "arms.png": (
+            figures.arms(accuracy(config, before, "before"), learned, confidence),
+            "Greedy accuracy after one round, by what was learned; the band is the start's interval",
+        ),
+        "drift.png": (
+            figures.drift({arm: one["epochs"] for arm, one in first.items()}),
+            "How likelihoods and validation accuracy move, epoch by epoch",
+        ),
+        "methods.png": (
+            figures.methods(answered, confidence),
+            "Ways to answer at equal tokens, without knowing the answers; the critic that chooses stands in brackets",
+        ),
+    }
+
+
+def _first_arms(results: Results) -> dict[str, Any]:
+    """What the arms of the first round came to."""
+    return {arm: one for arm, one in (results["arms"].get("0") or {}).items() if one is not None}
 
 
 def _arms_table(config: Config, results: Results) -> Table:
@@ -131,7 +135,7 @@ def _search_table(config: Config, results: Results) -> Table:
 
 def _methods_table(config: Config, results: Results, ways: Mapping[str, Mapping[str, Any]]) -> Table:
     rows: list[list[Cell]] = []
-    base = ways["greedy"]["rights"]
+    base = ways["greedy"]["rights"] if ways else []
     for name, way in ways.items():
         over = None if name == "greedy" else str(gain(config, way["rights"], base, name))
         rows.append([name, str(accuracy(config, way["rights"], name)), over, way["tokens"], way["completions"]])

@@ -15,12 +15,13 @@ from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.reasoning import SPEC
 from rayworks.systems.reasoning.actors import ReasoningActor, questions_of
-from rayworks.systems.reasoning.config import Arm, Config, Method
+from rayworks.systems.reasoning.config import Arm, Config
 from rayworks.systems.reasoning.exported import ExportedPolicy, model_card, write_export
 from rayworks.systems.reasoning.files import RECIPE, Files
+from rayworks.systems.reasoning.findings import Way, share
 from rayworks.systems.reasoning.replicas import Replicas
 from rayworks.systems.reasoning.reporting import TREES_PAGE, build_report
-from rayworks.systems.reasoning.search.opening import check_critics
+from rayworks.systems.reasoning.search.opening import VERIFIER, check_critics
 from rayworks.systems.reasoning.search.viewer import trees_page
 from rayworks.systems.reasoning.tasks.opening import open_task
 from rayworks.systems.reasoning.tasks.questions import Split
@@ -76,9 +77,9 @@ class ReasoningSystem(StagedSystem[Config]):
                 done = partial(self._share_of_arms, number, arms)
                 stages.append(Stage(f"{label}: learn", partial(self._learn, number), done, share=arms))
                 stages.append(Stage(f"{label}: keep", partial(self._keep, number), share=0.1))
-        if config.head.steps:
-            stages.append(Stage("search without answers", self._answer_by_search, self._answered, share=1))
-            stages += [Stage(method, partial(self._answer, method), share=0.5) for method in config.evaluation.methods]
+        for way in self._ways():
+            pieces = {"fraction": partial(self._answered, way)} if way.method == "search" else {}
+            stages.append(Stage(way.name, partial(self._answer, way), **pieces, share=0.5))
         return stages
 
     def worker(self) -> tuple[Any, ...]:
@@ -135,7 +136,7 @@ class ReasoningSystem(StagedSystem[Config]):
             calls = [(number, split, start, stop) for start, stop in _parts(count)]
             found[split] = "".join("01"[right] for part in self.workers.map("greedy", calls) for right in part)
         self.results["greedy"][str(number)] = found
-        return {"greedy_accuracy": _share(found["test"])}
+        return {"greedy_accuracy": share(found["test"])} if found["test"] else {}
 
     def _search(self, number: int) -> Metrics:
         found = self.results["search"].setdefault(str(number), [])
@@ -170,7 +171,7 @@ class ReasoningSystem(StagedSystem[Config]):
         wave = [arm for arm in self._arms(number) if arm not in done][: self.settings.compute.workers]
         for arm, found in zip(wave, self.workers.map("learn", [(number, arm) for arm in wave]), strict=True):
             done[arm] = found
-        return {f"{arm}_accuracy": _share(done[arm]["test"]) for arm in wave}
+        return {f"{arm}_accuracy": share(done[arm]["test"]) for arm in wave}
 
     def _share_of_arms(self, number: int, arms: int) -> float:
         return len(self.results["arms"].get(str(number), {})) / arms
@@ -181,7 +182,7 @@ class ReasoningSystem(StagedSystem[Config]):
         wanted = self.settings.learning.keep
         if wanted != "best":
             found = {wanted: found[wanted]} if wanted in found else {}
-        before = _share(self.results["greedy"][str(number)]["validation"])
+        before = share(self.results["greedy"][str(number)]["validation"])
         scores = {arm: _validation(one) for arm, one in found.items()}
         best = max(scores, key=scores.__getitem__, default=None)
         if best is not None and (scores[best] > before or wanted != "best"):
@@ -192,31 +193,37 @@ class ReasoningSystem(StagedSystem[Config]):
         self.results["kept"].append(best)
         return self._greedy(number + 1)
 
-    def _answer_by_search(self) -> Metrics:
-        found = self.results["answers"].setdefault("search", [])
-        first = len(found)
-        stop = min(self._pieces(self.settings.evaluation.questions), first + self.settings.compute.workers)
-        pieces = list(self.workers.map("answer_by_search", [(0, piece) for piece in range(first, stop)]))
-        found += pieces
-        correct = [one for piece in pieces for one in piece["correct"]]
-        return {"search_accuracy": sum(correct) / len(correct)}
+    def _ways(self) -> list[Way]:
+        """Ways to answer the test questions, searches first: baselines draw as much as these did."""
+        config = self.settings
+        critics = config.test_critics if config.task.count_test else ()
+        ways = [Way("search", critic) for critic in critics]
+        for method in config.evaluation.methods if critics else ():
+            fitting = {"self-consistency": critics[:1], "beam": [one for one in critics if one != VERIFIER]}
+            ways += [Way(method, critic) for critic in fitting.get(method, critics)]
+        return ways
 
-    def _answered(self) -> float:
-        return len(self.results["answers"].get("search", [])) / self._pieces(self.settings.evaluation.questions)
-
-    def _answer(self, method: Method) -> Metrics:
-        """A baseline, with as many completions as cost what the search did."""
-        pieces = self.results["answers"]["search"]
-        drawn = sum(sum(piece["tokens"]) for piece in pieces) / self.settings.evaluation.questions
+    def _answer(self, way: Way) -> Metrics:
+        """Some pieces of a search, or all of a baseline, with as many completions as cost what the search did."""
+        questions, answers = self.settings.evaluation.questions, self.results["answers"]
+        if way.method == "search":
+            found = answers.setdefault(way.name, [])
+            first = len(found)
+            stop = min(self._pieces(questions), first + self.settings.compute.workers)
+            found += list(self.workers.map("answer_by_search", [(piece, way.critic) for piece in range(first, stop)]))
+            correct = [one for piece in found for one in piece["correct"]]
+            return {f"{way.name}_accuracy": sum(correct) / len(correct)}
+        pieces = answers[Way("search", way.critic).name]
+        drawn = sum(sum(piece["tokens"]) for piece in pieces) / questions
         whole = sum(piece["answer_tokens"] for piece in pieces) / max(1, sum(piece["answers"] for piece in pieces))
         completions = max(1, round(drawn / max(1.0, whole)))
-        parts = _parts(self.settings.evaluation.questions)
-        began = time.perf_counter()
-        calls = [(0, method, completions, start, stop) for start, stop in parts]
+        calls = [(way.method, way.critic, completions, start, stop) for start, stop in _parts(questions)]
         answered = [one for part in self.workers.map("answer", calls) for one in part]
-        seconds = time.perf_counter() - began
-        self.results["answers"][method] = {"answers": answered, "completions": completions, "seconds": seconds}
-        return {f"{method}_accuracy": sum(one[0] for one in answered) / len(answered)}
+        answers[way.name] = answered
+        return {f"{way.name}_accuracy": sum(one[0] for one in answered) / len(answered)}
+
+    def _answered(self, way: Way) -> float:
+        return len(self.results["answers"].get(way.name, [])) / self._pieces(self.settings.evaluation.questions)
 
     def _pieces(self, count: int) -> int:
         return math.ceil(count / self.settings.search.open_trees)
@@ -240,7 +247,3 @@ def _parts(count: int) -> list[tuple[int, int]]:
 def _validation(arm: Mapping[str, Any]) -> float:
     """Of its best epoch."""
     return max(float(epoch["validation"]) for epoch in arm["epochs"])
-
-
-def _share(rights: str) -> float:
-    return rights.count("1") / max(1, len(rights))

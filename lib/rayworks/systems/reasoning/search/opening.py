@@ -14,9 +14,10 @@ from rayworks.systems.reasoning.search.critics import Given, Head, Judgement, Re
 from rayworks.systems.reasoning.search.requests import Critic, Kind
 from rayworks.systems.reasoning.tasks.questions import Task
 
-HEAD, JUDGE, REWARD, VERIFIER = "head", "judge:", "reward:", "verifier"
+HEAD, HEAD_OF, JUDGE, REWARD, VERIFIER = "head", "head:", "judge:", "reward:", "verifier"
 POLICY = "policy"
 """As the model of a judge: the policy itself."""
+MODELS = (HEAD_OF, JUDGE, REWARD)
 HEAD_SLOTS = 1
 """Critics score and never decode."""
 
@@ -38,16 +39,14 @@ def check_critics(section: CriticsSection) -> None:
         ConfigError: one is not.
     """
     allowed: dict[Kind, tuple[str, ...]] = {
-        "value": (HEAD,),
+        "value": (HEAD_OF,),
         "process": (JUDGE, REWARD),
-        "outcome": (VERIFIER, HEAD, JUDGE),
+        "outcome": (VERIFIER, HEAD_OF, JUDGE),
     }
     for kind, word, _ in named_critics(section):
-        if word in allowed[kind] or (
-            word.startswith((JUDGE, REWARD)) and word.partition(":")[0] + ":" in allowed[kind]
-        ):
+        if word in allowed[kind] or (word.startswith(MODELS) and word.partition(":")[0] + ":" in allowed[kind]):
             continue
-        if ":" not in word or word.startswith((JUDGE, REWARD)):
+        if ":" not in word or word.startswith(MODELS):
             known = ", ".join(f"{one}MODEL" if one.endswith(":") else one for one in allowed[kind])
             raise ConfigError(f"critics.{kind}: is {word!r}, must be {known} or your own module:function")
         _function(kind, word)
@@ -78,7 +77,9 @@ def open_critics(
     for kind, word, weight in named_critics(section):
         if word == VERIFIER:
             found.append(Verifier(task, weight))
-        elif word == HEAD:
+        elif word == HEAD or word.startswith(HEAD_OF):
+            if word != HEAD:
+                head = Path(word.removeprefix(HEAD_OF)).expanduser()
             if head is None:
                 raise ConfigError(f"critics.{kind}: no head is trained yet; the first round needs another critic")
             if not heads:
@@ -95,11 +96,6 @@ def open_critics(
         else:
             found.append(Given(_function(kind, word), kind, weight))
     return found
-
-
-def without_verifier(section: CriticsSection) -> CriticsSection:
-    """The same for questions whose answers are not known: the trained head stands for the verifier."""
-    return section.model_copy(update={"outcome": HEAD}) if section.outcome == VERIFIER else section
 
 
 def _engine(section: EngineSection, name: str, device: str) -> Engine:

@@ -1,0 +1,171 @@
+"""How fast is a search of many trees at once, against one question at a time, and against waiting for the slowest?
+
+The same policy, questions, budget and statistics on all sides, one completion per simulation, one thread, one process. The
+peer decodes as open search code does: a question at a time, a completion at a time, through transformers' ``generate``, reading
+its prompt anew. ``python -m benchmarks.tree_search [--repeats N]``.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.latency_engine import Cost, LatencyEngine
+from benchmarks.results import ratios, spread, store
+from rayworks.lm.checkpoints import load_model, load_tokenizer
+from rayworks.lm.transformers_engine import TransformersEngine
+from rayworks.systems.reasoning.config import Config, SearchSection
+from rayworks.systems.reasoning.policy.recipe import make_policy
+from rayworks.systems.reasoning.search.critics import Verifier
+from rayworks.systems.reasoning.search.requests import Completion, Draw
+from rayworks.systems.reasoning.search.scheduler import Scheduler, Search
+from rayworks.systems.reasoning.search.services import LocalPolicy, LocalScorer
+from rayworks.systems.reasoning.tasks.opening import open_task
+
+CONFIG = Config()
+TREES, ONE_BY_ONE = 64, 6
+TASK = open_task(CONFIG.task, 0)
+QUESTIONS = TASK.questions("search", 4 * TREES)
+
+
+class Generate:
+    """A policy as open code has it: ``generate``, one request after the other."""
+
+    def __init__(self, folder: str) -> None:
+        self._model, self._tokenizer = load_model(folder).eval(), load_tokenizer(folder)
+        self._waiting: list[tuple[int, Draw]] = []
+
+    def submit(self, ticket: int, uid: str, request: Draw) -> None:
+        """Queue a request."""
+        self._waiting.append((ticket, request))
+
+    def collect(self, seconds: float) -> list[tuple[int, Completion]]:
+        """Draw one."""
+        ticket, draw = self._waiting.pop(0)
+        prompt = torch.tensor([draw.request.prompt])
+        sampling = {"do_sample": True, "top_k": 0} if draw.request.temperature else {"do_sample": False}
+        torch.manual_seed(draw.request.seed)
+        with torch.inference_mode():
+            found = self._model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=draw.request.max_new_tokens,
+                pad_token_id=self._tokenizer.pad_token_id,
+                **sampling,
+            )
+        tokens = tuple(found[0, prompt.shape[1] :].tolist())
+        ended = tokens[-1:] == (self._tokenizer.eos_token_id,)
+        tokens = tokens[:-1] if ended else tokens
+        return [(ticket, Completion(tokens, (0.0,) * len(tokens), ended))]
+
+
+class Timed:
+    """A service, and how long it worked."""
+
+    def __init__(self, service: Any) -> None:
+        self._service, self.seconds, self.calls = service, 0.0, 0
+        self.submit = service.submit
+
+    def collect(self, seconds: float) -> Any:
+        """As the service does."""
+        began = time.perf_counter()
+        found = self._service.collect(seconds)
+        self.seconds += time.perf_counter() - began
+        self.calls += 1
+        return found
+
+
+def search(
+    section: SearchSection, policy: Any, questions: Sequence[Any], tokenizer: Any, seed: int = 0
+) -> tuple[list[Search], float]:
+    """Searches, and the seconds they took."""
+    critics = [Verifier(TASK)]
+    scheduler = Scheduler(
+        section, TASK, policy, LocalScorer(critics), critics, tokenizer, CONFIG.recipe.positions, seed
+    )
+    began = time.perf_counter()
+    found = list(scheduler.run(questions))
+    return found, time.perf_counter() - began
+
+
+def simulations(found: Sequence[Search]) -> int:
+    """That were made."""
+    return sum(one.simulations for one in found)
+
+
+def solved(found: Sequence[Search]) -> float:
+    """Share of the questions."""
+    return sum(any(answer.correct for answer in one.answers) for one in found) / len(found)
+
+
+def measure(folder: str, repeat: int) -> dict[str, float]:
+    """One repeat of everything: milliseconds of a simulation, and what else a search tells."""
+    tokenizer = load_tokenizer(folder)
+    some = QUESTIONS[repeat * TREES % len(QUESTIONS) :][:TREES]
+    values: dict[str, float] = {}
+    for name, mode, count, leaves in (
+        ("ours", "asynchronous", TREES, 1),
+        ("barrier", "barrier", TREES, 1),
+        ("width4", "asynchronous", TREES, 4),
+        ("sixteen", "asynchronous", 16, 1),
+        ("alone", "serial", ONE_BY_ONE, 1),
+    ):
+        engine = TransformersEngine(folder, slots=TREES, keep_prefixes=True)
+        section = CONFIG.search.model_copy(update={"mode": mode, "leaves": leaves, "open_trees": TREES})
+        policy = Timed(LocalPolicy(engine.decoding))
+        found, seconds = search(section, policy, some[:count], tokenizer)
+        values[name] = 1000 * seconds / simulations(found)
+        values[f"{name}_solved"] = solved(found)
+        values[f"{name}_reuse"] = engine.model.prefixes.reused_share
+        values[f"{name}_outside"] = (seconds - policy.seconds) / policy.seconds
+    section = CONFIG.search.model_copy(update={"mode": "serial"})
+    found, seconds = search(section, Generate(folder), some[:ONE_BY_ONE], tokenizer)
+    values["generate"] = 1000 * seconds / simulations(found)
+    return values
+
+
+def model_of_costs() -> dict[str, float]:
+    """Share of the ideal that each mode reaches with an engine that only counts: 256 questions, 64 slots."""
+    found = {}
+    for mode in ("asynchronous", "barrier", "serial"):
+        engine = LatencyEngine(Cost())
+        section = CONFIG.search.model_copy(update={"mode": mode, "root_width": 16, "open_trees": TREES})
+        search(section, engine, QUESTIONS, load_tokenizer(str(make_policy(CONFIG.recipe, TASK, 0))))
+        found[mode] = engine.ideal_seconds() / engine.seconds
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and store."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args(arguments).repeats
+    torch.set_num_threads(1)
+    folder = str(make_policy(CONFIG.recipe, TASK, 0))
+    measure(folder, 0)  # what is loaded on first use is loaded
+    found = [measure(folder, repeat) for repeat in range(repeats)]
+    columns = {name: [one[name] for one in found] for name in found[0]}
+    ideal = model_of_costs()
+    rows = {
+        "ms a simulation, 64 trees at once": columns["ours"],
+        "64 trees, against one question at a time by generate (goal 12)": ratios(columns["generate"], columns["ours"]),
+        "64 trees, against one question at a time on our engine": ratios(columns["alone"], columns["ours"]),
+        "64 trees, against waiting for the slowest": ratios(columns["barrier"], columns["ours"]),
+        "share of prompt tokens reused (goal .85)": columns["ours_reuse"],
+        "scheduler over engine at 16 rows (goal <= 0.05)": columns["sixteen_outside"],
+        "solved, one completion of a tree at a time": columns["ours_solved"],
+        "solved, four at a time": columns["width4_solved"],
+        "share of the ideal, engine that only counts (goal .9)": [ideal["asynchronous"]],
+        "share of the ideal, waiting for the slowest": [ideal["barrier"]],
+    }
+    store("tree_search", __doc__ or "", rows, columns)
+    for name, value in rows.items():
+        print(f"{name}: {spread(value)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
