@@ -52,7 +52,9 @@ KILLED = {
         changes=("--compute.workers", "2", "--sampling.runners", "1"),
         models="trainings/*/*.safetensors",
     ),
-    "reasoning": Killed(deaths=((checkpoint(3), "_Host"), (checkpoint(6), DRIVER)), models="policies/*/model.safetensors"),
+    "reasoning": Killed(
+        deaths=((checkpoint(3), "_Host"), (checkpoint(6), DRIVER)), models="policies/*/model.safetensors"
+    ),
     "recommendation": Killed(
         deaths=(("training/progress.json", "RayTrainWorker"), ("training/acceptance-0/done.json", DRIVER)),
     ),

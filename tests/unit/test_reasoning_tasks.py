@@ -206,7 +206,11 @@ def test_programs_come_with_their_tests(tmp_path: Path) -> None:
         ({"answer": 1}, None, "problems.jsonl row 2, field prompt: must be a text that is not empty"),
         ({"prompt": "a", "answer": None}, None, "problems.jsonl row 2, field answer: must be a text"),
         ({"prompt": "a", "answer": True}, None, "problems.jsonl row 2, field answer: must be a text"),
-        ({"prompt": "a", "answer": 1, "split": "dev"}, None, "problems.jsonl row 2, field split: is 'dev', must be one of"),
+        (
+            {"prompt": "a", "answer": 1, "split": "dev"},
+            None,
+            "problems.jsonl row 2, field split: is 'dev', must be one of",
+        ),
         ({"prompt": "a", "answer": "nine"}, None, "problems.jsonl row 2, field answer: 'nine' has no number"),
         ({"prompt": "a", "answer": 1, "solution": " "}, None, "problems.jsonl row 2, field solution: must be a text"),
         ({"prompt": "a", "answer": "$"}, "symbolic", "problems.jsonl row 2, field answer: '\\$' is no expression"),

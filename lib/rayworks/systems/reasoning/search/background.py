@@ -7,8 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from rayworks.core.errors import InfrastructureError
-from rayworks.systems.reasoning.search.scheduler import Budget, Scheduler, Search
-from rayworks.systems.reasoning.search.tree import Node
+from rayworks.systems.reasoning.search.scheduler import Budget, OnNode, Scheduler, Search
 from rayworks.systems.reasoning.tasks.questions import Question
 
 
@@ -37,7 +36,7 @@ class BackgroundSearch:
         return time.monotonic() - self._stepped_at
 
     def submit(
-        self, question: Question, budget: Budget, on_node: Callable[[Node], None] = lambda node: None
+        self, question: Question, budget: Budget, on_node: OnNode = lambda search, node: None
     ) -> "Future[Search]":
         """Begin a search.
 
@@ -90,9 +89,7 @@ class BackgroundSearch:
                     return
                 message()
 
-    def _start(
-        self, future: "Future[Search]", question: Question, budget: Budget, on_node: Callable[[Node], None]
-    ) -> None:
+    def _start(self, future: "Future[Search]", question: Question, budget: Budget, on_node: OnNode) -> None:
         self._under_way[future] = self._scheduler.start(question, budget, on_node=on_node)
 
     def _cancel(self, future: "Future[Search]") -> None:

@@ -63,8 +63,8 @@ class Search:
     prompt: tuple[int, ...]
     tree: Tree
     budget: Budget
-    on_node: Callable[[Node], None] = lambda node: None
-    """Called with the node that a simulation has just been counted at."""
+    on_node: "OnNode"
+    """Called with the search and the node that a simulation has just been counted at."""
     simulations: int = 0
     flying: int = 0
     tokens: int = 0
@@ -77,6 +77,9 @@ class Search:
     """Why it ended: ``budget``, ``solved`` where nothing was left to try, ``agreement``, ``failed`` or ``cancelled``."""
     began: float = 0.0
     seconds: float = 0.0
+
+
+OnNode = Callable[[Search, Node], None]
 
 
 @dataclass(eq=False)
@@ -155,7 +158,7 @@ class Scheduler:
         question: Question,
         budget: Budget | None = None,
         journal: Mapping[str, Completion] = {},
-        on_node: Callable[[Node], None] = lambda node: None,
+        on_node: OnNode = lambda search, node: None,
     ) -> Search:
         """Open a search, which :meth:`step` then works on beside all others.
 
@@ -236,7 +239,7 @@ class Scheduler:
             assert node.score is not None
             search.tree.back_up(node, node.score)
             search.simulations += 1
-            search.on_node(node)
+            search.on_node(search, node)
             return
         simulation = _Simulation(search, node, search.tree.reserve(node))
         search.flying += 1
@@ -374,7 +377,7 @@ class Scheduler:
         search.flying -= 1
         search.simulations += 1
         self._note_answers(search, wholes, outcomes, child.path if simulation.terminal else None)
-        search.on_node(child)
+        search.on_node(search, child)
 
     def _note_answers(
         self, search: Search, wholes: Sequence[Scored], outcomes: Sequence[float], leaf: tuple[int, ...] | None
