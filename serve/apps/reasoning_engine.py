@@ -58,7 +58,7 @@ class ServedPolicy:
         if prompt + room > self.longest:
             raise Problem(
                 422,
-                f"question: is {prompt} tokens, and an answer has {room}, together more than the model's {self.longest}; shorten it",
+                f"question: is {prompt} tokens, which with {room} of an answer exceed the model's {self.longest}; shorten it",
             )
         return question
 

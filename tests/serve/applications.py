@@ -144,7 +144,9 @@ def reasoning(folder: Path, finished_runs: Runs) -> Arguments:
     headless = folder / "headless"
     shutil.copytree(export / "policy", headless / "policy")
     exported = json.loads((export / "reasoning.json").read_text())
-    (headless / "reasoning.json").write_text(json.dumps({**exported, "head": False}))
+    # Its root always has room, so that a search ends with its budget alone.
+    search = {**exported["search"], "root_width": 10**6, "merges": 10**6}
+    (headless / "reasoning.json").write_text(json.dumps({**exported, "head": False, "search": search}))
     budgets = {"job_simulations": 64, "most_simulations": 64, "most_tokens": 4000}
     return {
         "reasoning": {"export": str(export), "spool": str(folder / "spool"), **budgets},
