@@ -1,8 +1,8 @@
 """How fast is a search of many trees at once, against one question at a time, and against waiting for the slowest?
 
-The same policy, questions, budget and statistics on all sides, one completion per simulation, one thread, one process. The
-peer decodes as open search code does: a question at a time, a completion at a time, through transformers' ``generate``, reading
-its prompt anew. ``python -m benchmarks.tree_search [--repeats N]``.
+The same policy, questions, budget and statistics on all sides, one completion per simulation, one thread, one process.
+The peer decodes as open search code does: one question, one completion at a time, by transformers' ``generate``, reading
+each prompt anew. ``python -m benchmarks.tree_search [--repeats N]``.
 """
 
 import argparse

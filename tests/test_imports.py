@@ -18,6 +18,7 @@ ACTORS = {
     "difficulty": (1800, {"pandas", "scipy"}),
     "federation": (2600, {"flwr", "pandas", "torch"}),
     "marl": (3300, {"gymnasium", "pandas", "ray.rllib", "scipy", "torch", *TUNE}),
+    "reasoning": (4100, {"scipy", *LANGUAGE_MODELS}),
     "recommendation": (2750, {"pandas", "ray.data", "ray.train", "scipy", "torch"}),
     "regulation": (1300, {"pandas", "scipy"}),
 }
@@ -27,6 +28,7 @@ TRIALS = {
     "difficulty": (2400, set[str]()),
     "federation": (3500, set[str]()),
     "marl": (3400, set[str]()),
+    "reasoning": (4900, {"pandas"}),
     "recommendation": (3400, set[str]()),
     "regulation": (2400, set[str]()),
 }

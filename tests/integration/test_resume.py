@@ -26,6 +26,7 @@ SMALLER = {
         **{"experiment.seeds": 1, "experiment.networks": ["e2gn2-last"], "training.steps": 32},
         "scope.stages": ["training", "generalisation"],
     },
+    "reasoning": {"learning.rounds": 1, "learning.arms": ["both"], "evaluation.methods": ["best-of-n"]},
     "regulation": {},
 }
 """Systems whose steps end at the same place every time, with fewer of them. Recommendation's end when its workers have

@@ -191,7 +191,9 @@ def explain(error: ValidationError, config_class: type[BaseModel]) -> str:
             known = f"known here: {', '.join(sorted(_fields_beside(config_class, item['loc'])))}"
             problems.append(f"{field}: is called {new_name} now" if new_name else f"{field}: unknown field; {known}")
         elif item["type"] == "value_error":
-            problems.append(item["msg"].removeprefix("Value error, "))
+            message = item["msg"].removeprefix("Value error, ")
+            # A check of several fields names them itself.
+            problems.append(message if field == "config" or message.startswith(field) else f"{field}: {message}")
         else:
             message = item["msg"]
             # A container may hold anything many times over.

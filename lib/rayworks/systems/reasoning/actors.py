@@ -28,7 +28,7 @@ from rayworks.systems.reasoning.learning.outcome_head import Labelled, area_unde
 from rayworks.systems.reasoning.learning.pairs import audit, best_paths, extract
 from rayworks.systems.reasoning.learning.training import CurriculumTrainer
 from rayworks.systems.reasoning.policy.recipe import make_policy
-from rayworks.systems.reasoning.replicas import RemotePolicy
+from rayworks.systems.reasoning.replica_actors import RemotePolicy
 from rayworks.systems.reasoning.search import records
 from rayworks.systems.reasoning.search.answers import RULES, Rule
 from rayworks.systems.reasoning.search.opening import HEAD, open_critics

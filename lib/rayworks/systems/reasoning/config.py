@@ -126,7 +126,7 @@ class RecipeSection(Section):
     def _heads_share_the_width(self) -> Self:
         if self.width % (2 * self.heads):
             raise ValueError(
-                f"policy.width: {self.width} is no multiple of twice the {self.heads} heads; change one of them"
+                f"recipe.width: {self.width} is no multiple of twice the {self.heads} heads; change one of them"
             )
         return self
 
@@ -175,7 +175,9 @@ class SearchSection(TreeSection):
         ge=0,
         description="completions that evaluate a step; the first is the one that it begins. 0: steps are drawn alone",
     )
-    temperature: float = Field(1.0, ge=0, description="of all completions of a node but the first, which is greedy")
+    temperature: float = Field(
+        1.0, ge=0, description="temperature of a node's completions after the first, which is greedy"
+    )
     step_end: str = Field("\n", min_length=1, description="text that ends a step")
     step_pattern: str | None = Field(None, description="regular expression that a step must contain to end; null: any")
     step_tokens: int = Field(256, ge=1, description="tokens of a step, at most")
@@ -291,7 +293,7 @@ class LearningSection(CurriculumSection):
         description="ways to learn that are compared in the first round, at equal optimiser steps and tokens",
     )
     keep: Arm | Literal["best"] = Field(
-        "best", description="arm whose policy goes on; best: on the validation questions"
+        "best", description="arm whose policy goes on; best: on the validation questions, traces aside"
     )
     epochs: int = Field(2, ge=1, description="times over the pairs")
     beta: float = Field(0.03, gt=0, description="scale of the preference reward in DPO, anchored")
@@ -351,6 +353,8 @@ class Config(SystemConfig):
             )
         if search.rollouts == 0 and critics.value is None and critics.process is None:
             raise ValueError("search.rollouts: is 0, so that steps need a critic; set critics.value or critics.process")
+        if self.learning.keep == "traces":
+            raise ValueError("learning.keep: traces learn nothing from a search; name another arm, or best")
         if self.learning.keep != "best" and self.learning.keep not in arms:
             raise ValueError(f"learning.keep: {self.learning.keep} is not among learning.arms; add it")
         if len(set(arms)) < len(arms):

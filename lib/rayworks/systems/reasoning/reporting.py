@@ -10,6 +10,7 @@ from rayworks.systems.reasoning.config import Config
 from rayworks.systems.reasoning.findings import Results, accuracy, gain, headline, joined, methods
 
 TREES_PAGE = "trees/index.html"
+ARMS_TABLE = "What was learned from the trees"
 NOTES = (
     "Gain: greedy accuracy after the last round less that before the first, on the same test questions, with a paired "
     "bootstrap interval over questions. It is one seed's; a sweep over seeds shows how much seeds differ.",
@@ -97,7 +98,7 @@ def _arms_table(config: Config, results: Results) -> Table:
                 ]
             )
     return Table(
-        "What was learned from the trees",
+        ARMS_TABLE,
         (
             *("round", "arm", "steps", "tokens a step", "best epoch", "validation", "test", "gain"),
             *("chosen drift", "rejected drift", "preferred before", "preferred after", "tau of orders"),

@@ -7,7 +7,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from rayworks.core.models import locate
-from rayworks.core.report import Report
+from rayworks.core.report import Report, Table
+from rayworks.core.sweep import TrialResult
 from rayworks.lm.engines import check_engine
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.placement import device_of, worker_bundle
@@ -19,13 +20,15 @@ from rayworks.systems.reasoning.config import Arm, Config
 from rayworks.systems.reasoning.exported import ExportedPolicy, model_card, write_export
 from rayworks.systems.reasoning.files import RECIPE, Files
 from rayworks.systems.reasoning.findings import Way, share
-from rayworks.systems.reasoning.replicas import Replicas
+from rayworks.systems.reasoning.replica_actors import Replicas
 from rayworks.systems.reasoning.reporting import TREES_PAGE, build_report
 from rayworks.systems.reasoning.search.opening import VERIFIER, check_critics
 from rayworks.systems.reasoning.search.viewer import trees_page
+from rayworks.systems.reasoning.sweep_report import sweep_summary
 from rayworks.systems.reasoning.tasks.opening import open_task
 from rayworks.systems.reasoning.tasks.questions import Split
 
+CONTROLS = ("traces",)
 QUESTIONS_PER_CALL = 256
 """That a worker answers without a search in one call."""
 
@@ -99,6 +102,11 @@ class ReasoningSystem(StagedSystem[Config]):
         """See :mod:`~.reporting`."""
         return build_report(self.settings, self.results, SPEC.title)
 
+    @classmethod
+    def summarise_sweep(cls, trials: Sequence[TrialResult]) -> tuple[Sequence[Table], Mapping[str, tuple[bytes, str]]]:
+        """The arms over seeds."""
+        return sweep_summary(trials)
+
     def cleanup(self) -> None:
         """End the actors."""
         self._dismiss()
@@ -120,8 +128,13 @@ class ReasoningSystem(StagedSystem[Config]):
             return list(learning.arms)
         if learning.keep != "best":
             return [learning.keep]
-        first = {arm: one for arm, one in self.results["arms"].get("0", {}).items() if one is not None}
+        first = self._searchers(0)
         return [max(first, key=lambda arm: _validation(first[arm]), default=learning.arms[0])]
+
+    def _searchers(self, number: int) -> dict[Arm, Any]:
+        """What a round's arms came to, without those that learned nothing from a search."""
+        found = self.results["arms"].get(str(number), {})
+        return {arm: one for arm, one in found.items() if one is not None and arm not in CONTROLS}
 
     def _make_policy(self) -> str:
         return str(next(self.workers.map("make_policy", [0])))
@@ -178,7 +191,7 @@ class ReasoningSystem(StagedSystem[Config]):
 
     def _keep(self, number: int) -> Metrics:
         """The policy of the best arm goes on; the one before it where no arm is better on validation."""
-        found = {arm: one for arm, one in self.results["arms"][str(number)].items() if one is not None}
+        found = self._searchers(number)
         wanted = self.settings.learning.keep
         if wanted != "best":
             found = {wanted: found[wanted]} if wanted in found else {}
