@@ -196,6 +196,7 @@ def finished(deployment: Deployment, job: str) -> dict[str, Any]:
         time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_a_long_search_is_a_job_that_answers_as_a_short_one_does(deployment: Deployment, solve: Solve) -> None:
     body = {"question": "2+6", "most_tokens": 200, "seed": 9}
     assert "stream" in solve(NARROW, **body, simulations=LONG + 1, stream=True).json()["detail"]

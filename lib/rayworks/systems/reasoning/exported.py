@@ -9,6 +9,7 @@ from typing import Any
 from rayworks.core.exports import Write, reading
 from rayworks.core.run_directory import EXPORT, RunDirectory
 from rayworks.systems.reasoning.config import Config, SearchSection, TaskSection
+from rayworks.systems.reasoning.findings import share
 
 REASONING, POLICY, HEAD = "reasoning.json", "policy", "head"
 
@@ -72,13 +73,13 @@ def model_card(config: Config, results: Mapping[str, Any]) -> str:
     """The README of the export."""
     greedy = results["greedy"]
     last = str(len(results["kept"]))
-    shares = [greedy[number]["test"].count("1") / len(greedy[number]["test"]) for number in ("0", last)]
+    before, after = (share(greedy[number]["test"]) for number in ("0", last))
+    accuracy = f"Greedy accuracy on {config.task.count_test} test questions: {before:.3f} before, {after:.3f} after."
     kept = ", ".join(one or "none" for one in results["kept"]) or "none"
     return (
         f"# Policy of run {config.run.name}\n\n"
         f"Searched and taught by AlphaLLM-CPL (arXiv 2410.06508) on {config.task.name}, from `{config.model.policy}`. Arms "
-        f"kept by round: {kept}. Greedy accuracy on {config.task.count_test} test questions: {shares[0]:.3f} before, "
-        f"{shares[1]:.3f} after.\n\n"
+        f"kept by round: {kept}. {accuracy if config.task.count_test else 'Nothing was measured.'}\n\n"
         "`policy/` loads with transformers; `head/` is a model of the same ids with a scalar head, `head.safetensors`, whose "
         "sigmoid is the chance that an answer is right. Neither knows anything but this task. Seed "
         f"{config.run.seed}.\n"
