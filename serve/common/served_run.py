@@ -68,7 +68,7 @@ class ServingArgs(BaseModel):
     )
     num_cpus: Processors = 0.5
     num_gpus: float = Field(
-        0.0, ge=0, description="of a replica; only alignment computes on them, others only hold them"
+        0.0, ge=0, description="of a replica; only alignment and reasoning compute on them, others only hold them"
     )
     replicas: Annotated[int, Field(ge=1)] | Scaling = Field(1, description="how many, or between what numbers")
 

@@ -1,5 +1,7 @@
 """For each system, the applications that the Serve tests talk to: name to arguments, with their exports made in a folder."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,25 @@ def export_policy(folder: Path, settings: dict[str, Any], kind: NetworkKind) -> 
     exported = marl_export.ExportedPolicy(kind, config.environment, config.network, teams, weights, found)
     marl_export.write_export(exported, _writer(folder))
     return str(folder)
+
+
+def reasoning(folder: Path, finished_runs: Runs) -> Arguments:
+    """The smallest run's policy and head; and one without a head and with a short queue, of which long searches are jobs."""
+    export = finished_runs("reasoning").directory / "export"
+    headless = folder / "headless"
+    shutil.copytree(export / "policy", headless / "policy")
+    exported = json.loads((export / "reasoning.json").read_text())
+    # Its root always has room, so that a search ends with its budget alone.
+    search = {**exported["search"], "root_width": 10**6, "merges": 10**6}
+    (headless / "reasoning.json").write_text(json.dumps({**exported, "head": False, "search": search}))
+    budgets = {"job_simulations": 64, "most_simulations": 64, "most_tokens": 4000}
+    return {
+        "reasoning": {"export": str(export), "spool": str(folder / "spool"), **budgets},
+        "reasoning-narrow": {
+            **{"export": str(headless), "spool": str(folder / "spool"), "job_simulations": 5000, "slots": 1},
+            **{"max_waiting": 1, "deadline_seconds": 3, "jobs_per_key": 1},
+        },
+    }
 
 
 def recommendation(folder: Path, finished_runs: Runs) -> Arguments:

@@ -16,6 +16,7 @@ import httpx
 
 from rayworks.core.run_directory import EXPORT, MANIFEST, REPORT_JSON, RunDirectory
 from rayworks.systems.difficulty.exported import CALIBRATION
+from rayworks.systems.reasoning.search import records
 from serve.apps.difficulty import RESPONSES
 from serve.apps.federation_schemas import DOT
 from serve.common.jobs import CARD
@@ -219,6 +220,23 @@ def marl(deployment: Deployment, name: str) -> Known:
             ],
             "Entity": [{"kind": {"enum": one["kinds"]}, "features": features}],
         }
+    )
+
+
+def reasoning(deployment: Deployment, name: str) -> Known:
+    """Sums that its policy reads, and a job that is done."""
+    job, spool = f"reasoning-{0:032x}", deployment.folder / "reasoning" / "spool"
+    (spool / job).mkdir(parents=True, exist_ok=True)
+    (spool / job / CARD).write_text(json.dumps({"owner": OWNER, "submitted": 0.0}))
+    directory = RunDirectory(str(spool / job), "reasoning", "run")
+    found = deployment.ask(name, "v1/reasoning/solve", question="1+2", simulations=4, tree=True).json()
+    directory.write("config.yaml", "{run: {seed: 3}, evaluation: {rule: rerank}}")
+    directory.write("trees/round-0/00000.jsonl", records.written([found["tree"]]))
+    directory.write(MANIFEST, json.dumps({"state": "done"}))
+    simulations = {"enum": [1, 5, None]}
+    return Known(
+        {"SolveBody": [{"question": {"enum": ["1+2", "9-9+4"]}, "simulations": simulations, "most_tokens": None}]},
+        {"job": [job]},
     )
 
 

@@ -176,6 +176,20 @@ def test_a_file_of_ones_own_is_read(tmp_path: Path) -> None:
     assert task.verify(question, task.solution(question) or "").correct
 
 
+def test_a_row_may_say_its_split_and_be_searched_without_an_answer(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}+1?", "answer": n, "split": SPLITS[n % 4]} for n in range(20)]
+    unknown = {"prompt": "0+0?", "answer": None, "split": "search"}
+    task = open_task(TaskSection(name=write(tmp_path, *rows, unknown), template="{question}"), 0)
+    for number, split in enumerate(SPLITS):
+        expected = {f"{n}+1?" for n in range(number, 20, 4)} | ({"0+0?"} if split == "search" else set())
+        assert {question.prompt for question in task.questions(split, len(expected))} == expected
+    [question] = [question for question in task.questions("search", 6) if question.prompt == "0+0?"]
+    assert task.verify(question, "0") == Verdict("0", False, "says 0, not ")
+    twice = [{**rows[0], "split": split} for split in ("test", "search")]
+    with pytest.raises(DataError, match="row 2, field split: puts in search what another row puts in test"):
+        open_task(TaskSection(name=write(tmp_path, *twice)), 0)
+
+
 def test_programs_come_with_their_tests(tmp_path: Path) -> None:
     rows = [{"prompt": f"print {n} times the input", "inputs": ["2"], "outputs": [str(2 * n)]} for n in range(40)]
     task = open_task(TaskSection(name=write(tmp_path, *rows), verifier="unit-tests"), 0)
@@ -192,6 +206,11 @@ def test_programs_come_with_their_tests(tmp_path: Path) -> None:
         ({"answer": 1}, None, "problems.jsonl row 2, field prompt: must be a text that is not empty"),
         ({"prompt": "a", "answer": None}, None, "problems.jsonl row 2, field answer: must be a text"),
         ({"prompt": "a", "answer": True}, None, "problems.jsonl row 2, field answer: must be a text"),
+        (
+            {"prompt": "a", "answer": 1, "split": "dev"},
+            None,
+            "problems.jsonl row 2, field split: is 'dev', must be one of",
+        ),
         ({"prompt": "a", "answer": "nine"}, None, "problems.jsonl row 2, field answer: 'nine' has no number"),
         ({"prompt": "a", "answer": 1, "solution": " "}, None, "problems.jsonl row 2, field solution: must be a text"),
         ({"prompt": "a", "answer": "$"}, "symbolic", "problems.jsonl row 2, field answer: '\\$' is no expression"),

@@ -93,6 +93,11 @@ class RewardModel:
         return [score.total / max(1, len(score.logprobs)) for score in self.engine.score(requests)]
 
 
+def alike(prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+    """One for every text: where nothing tells good answers from bad, so that a vote counts."""
+    return [1.0] * len(texts)
+
+
 @dataclass(frozen=True)
 class Given:
     """The user's own function, from questions' prompts and texts to numbers."""

@@ -45,6 +45,16 @@ class Answer:
     """Path of the node that it is, where it is no roll-out."""
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a search may cost, and the seed of its draws."""
+
+    simulations: int
+    most_tokens: int | None
+    """Drawn; ``None``: no bound."""
+    seed: int
+
+
 @dataclass(eq=False)
 class Search:
     """The state of one question's search."""
@@ -52,6 +62,9 @@ class Search:
     question: Question
     prompt: tuple[int, ...]
     tree: Tree
+    budget: Budget
+    on_node: "OnNode"
+    """Called with the search and the node that a simulation has just been counted at."""
     simulations: int = 0
     flying: int = 0
     tokens: int = 0
@@ -61,9 +74,12 @@ class Search:
     journal: dict[str, Completion] = field(default_factory=dict)
     failed: str | None = None
     stopped: str = ""
-    """Why it ended: ``budget``, ``solved`` where nothing was left to try, ``agreement`` or ``failed``."""
+    """Why it ended: ``budget``, ``solved`` where nothing was left to try, ``agreement``, ``failed`` or ``cancelled``."""
     began: float = 0.0
     seconds: float = 0.0
+
+
+OnNode = Callable[[Search, Node], None]
 
 
 @dataclass(eq=False)
@@ -127,15 +143,9 @@ class Scheduler:
         room = 1 if self._section.mode == "serial" else self._section.open_trees
         while waiting or self._open:
             while waiting and len(self._open) < room:
-                self._begin(waiting.popleft(), journals or {})
-            if self._section.mode != "barrier" or not self._busy:
-                self._fill()
-            for search in [search for search in self._open if self._has_ended(search)]:
-                self._open.remove(search)
-                search.seconds = time.perf_counter() - search.began
-                yield search
-            if self._busy:
-                self._collect()
+                question = waiting.popleft()
+                self.start(question, journal=(journals or {}).get(question.uid, {}))
+            yield from self.step()
             watch()
 
     @property
@@ -143,14 +153,24 @@ class Scheduler:
         """Searches under way."""
         return self._open
 
-    @property
-    def _busy(self) -> bool:
-        return bool(self._tickets or self._scoring or self._replayed)
+    def start(
+        self,
+        question: Question,
+        budget: Budget | None = None,
+        journal: Mapping[str, Completion] = {},
+        on_node: OnNode = lambda search, node: None,
+    ) -> Search:
+        """Open a search, which :meth:`step` then works on beside all others.
 
-    def _begin(self, question: Question, journals: Mapping[str, Mapping[str, Completion]]) -> None:
+        Args:
+            budget: ``None``: the section's, with the run's seed.
+            journal: completions that an earlier attempt has seen.
+            on_node: see :class:`Search`.
+        """
+        budget = budget or Budget(self._section.simulations, self._section.most_tokens, self._seed)
         prompt = encode_prompt(self._tokenizer, question.prompt)
-        search = Search(question, prompt, Tree(self._section), began=time.perf_counter())
-        search.journal = dict(journals.get(question.uid, {}))
+        search = Search(question, prompt, Tree(self._section), budget, on_node, began=time.perf_counter())
+        search.journal = dict(journal)
         self._open.append(search)
         if not prompt:
             search.failed = "question: is empty; give at least one token"
@@ -159,6 +179,27 @@ class Scheduler:
                 f"question: {len(prompt)} tokens and response_tokens {self._section.response_tokens} exceed the model's "
                 f"{self._longest}; shorten either"
             )
+        return search
+
+    def step(self) -> list[Search]:
+        """Take what comes back next, and ask for what the open searches want then; those that have ended."""
+        if self._busy:
+            self._collect()
+        if self._section.mode != "barrier" or not self._busy:
+            self._fill()
+        ended = [search for search in self._open if self._has_ended(search)]
+        for search in ended:
+            self._open.remove(search)
+            search.seconds = time.perf_counter() - search.began
+        return ended
+
+    def cancel(self, search: Search) -> None:
+        """Ask for nothing more; the search ends once what it has asked for is back."""
+        search.stopped = search.stopped or "cancelled"
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._tickets or self._scoring or self._replayed)
 
     def _fill(self) -> None:
         """Ask for completions, one tree after the other, so that none holds up the rest."""
@@ -168,14 +209,14 @@ class Scheduler:
                     self._simulate(search)
 
     def _goes_on(self, search: Search) -> bool:
-        section, under_way = self._section, search.simulations + search.flying
+        section, budget, under_way = self._section, search.budget, search.simulations + search.flying
         if search.failed is not None or search.stopped:
             return False
-        if section.most_tokens is not None and search.tokens >= section.most_tokens:
+        if budget.most_tokens is not None and search.tokens >= budget.most_tokens:
             return False
         leaves = sum(answer.leaf is not None for answer in search.answers) if section.min_terminals else 0
-        short = leaves < section.min_terminals and under_way < OVERTIME * section.simulations
-        return under_way < section.simulations or short
+        short = leaves < section.min_terminals and under_way < OVERTIME * budget.simulations
+        return under_way < budget.simulations or short
 
     def _has_ended(self, search: Search) -> bool:
         if search.flying:
@@ -198,6 +239,7 @@ class Scheduler:
             assert node.score is not None
             search.tree.back_up(node, node.score)
             search.simulations += 1
+            search.on_node(search, node)
             return
         simulation = _Simulation(search, node, search.tree.reserve(node))
         search.flying += 1
@@ -214,7 +256,7 @@ class Scheduler:
             max_new_tokens=min(room, section.step_tokens) if step_alone else room,
             temperature=0.0 if number == 0 and rollout == 0 else section.temperature,
             stop=(section.step_end,) if step_alone and section.step_pattern is None else (),
-            seed=seeds.derive_small(self._seed, search.question.uid, *path, "completion", number, rollout),
+            seed=seeds.derive_small(search.budget.seed, search.question.uid, *path, "completion", number, rollout),
         )
         draw = Draw(path, number, rollout, request)
         known = search.journal.get(draw.key)
@@ -335,6 +377,7 @@ class Scheduler:
         search.flying -= 1
         search.simulations += 1
         self._note_answers(search, wholes, outcomes, child.path if simulation.terminal else None)
+        search.on_node(search, child)
 
     def _note_answers(
         self, search: Search, wholes: Sequence[Scored], outcomes: Sequence[float], leaf: tuple[int, ...] | None

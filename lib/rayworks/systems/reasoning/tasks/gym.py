@@ -19,6 +19,8 @@ from rayworks.systems.reasoning.config import COUNTDOWN, GSM_SYMBOLIC, GYM, Task
 from rayworks.systems.reasoning.tasks.questions import DrawnTask, Question, Split, Verdict, Verify, uid_of
 from rayworks.systems.reasoning.tasks.verifiers import answer_text
 
+TEMPLATE = "{question}\n"
+"""Prompt of a question, unless the config has another."""
 _ROOT = "reasoning_gym"
 _WHOLE = ("coaching", "data")
 """Packages whose own code the tasks need."""
@@ -52,7 +54,7 @@ def gym_task(section: TaskSection, seed: int, verify: Verify | None) -> DrawnTas
         while True:
             # The gym draws item i with seed + i, some of it through numpy, whose seeds have 32 bits.
             items = _data_set(section, name, seeds.derive_small(seed, "task", name, split, at) >> 32)
-            yield from (_question(items[index], section.template or "{question}\n") for index in range(_PER_DRAW))
+            yield from (_question(items[index], section.template or TEMPLATE) for index in range(_PER_DRAW))
             at += 1
 
     def by_the_gym(question: Question, response: str) -> Verdict:

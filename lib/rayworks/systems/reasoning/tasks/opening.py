@@ -36,9 +36,13 @@ def open_task(section: TaskSection, seed: int) -> Task:
     return _of_the_user(section, seed)
 
 
+def rule_of(section: TaskSection) -> str:
+    """The verifier that the section names, or that is usual."""
+    return section.verifier or ("task" if section.name.startswith(GYM) else _USUAL.get(section.name, "number"))
+
+
 def _verify(section: TaskSection) -> Verify | None:
-    """The rule that the section names or that is usual; None: the task's own."""
-    usual = "task" if section.name.startswith(GYM) else _USUAL.get(section.name, "number")
+    """The rule as a function; None: the task's own."""
     rules: dict[str, Verify | None] = {
         "lines": verifiers.lines,
         "number": partial(verifiers.number, pattern=section.answer_pattern),
@@ -46,7 +50,7 @@ def _verify(section: TaskSection) -> Verify | None:
         "unit-tests": verifiers.unit_tests,
         "task": partial(verifiers.countdown, pattern=section.answer_pattern) if section.name == COUNTDOWN else None,
     }
-    return rules[section.verifier or usual]
+    return rules[rule_of(section)]
 
 
 def _of_the_user(section: TaskSection, seed: int) -> Task:

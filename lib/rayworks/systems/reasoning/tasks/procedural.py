@@ -7,6 +7,9 @@ from rayworks.core import seeds
 from rayworks.systems.reasoning.config import CHAIN_SUM, TaskSection
 from rayworks.systems.reasoning.tasks.questions import DrawnTask, Question, Split, Verify, uid_of
 
+TEMPLATE = "?{question}\n"
+"""Prompt of a question, unless the config has another."""
+
 
 def chain_sum(section: TaskSection, seed: int, verify: Verify) -> DrawnTask:
     """Sums such as ``3+4-7``, each step of whose solution is a line.
@@ -19,7 +22,7 @@ def chain_sum(section: TaskSection, seed: int, verify: Verify) -> DrawnTask:
     def draw(split: Split) -> Iterator[Question]:
         source = random.Random(seeds.derive(seed, "task", CHAIN_SUM, split))
         while True:
-            yield as_question(draw_terms(source, section.terms, section.digits), section.template or "?{question}\n")
+            yield as_question(draw_terms(source, section.terms, section.digits), section.template or TEMPLATE)
 
     return DrawnTask(CHAIN_SUM, draw, verify)
 

@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from rayworks.core.errors import DataError
 
 Split = Literal["supervision", "search", "validation", "test"]
+SPLIT = "split"
+"""Key of a question's data that says its split, where its source does."""
 _SHARES: dict[Split, float] = {"supervision": 0.4, "search": 0.3, "validation": 0.1, "test": 0.2}
 
 
@@ -64,8 +66,8 @@ class Task(Protocol):
 class DrawnTask:
     """A task that draws its questions from a stream.
 
-    Which split a question is in, its prompt alone decides: a policy that was made with one seed never learnt what it is
-    tested on with another.
+    Which split a question is in, its source says, or else its prompt alone decides: a policy that was made with one seed
+    never learnt what it is tested on with another.
 
     Args:
         name: as ``task.name`` has it.
@@ -84,7 +86,7 @@ class DrawnTask:
         for seen, question in enumerate(self.draw(split)):
             if len(found) == count or seen >= self.patience * (count + 10):
                 break
-            if split_of(question.prompt) == split:
+            if (question.data.get(SPLIT) or split_of(question.prompt)) == split:
                 found.setdefault(question.prompt, question)
         if len(found) < count:
             setting = "recipe.traces" if split == "supervision" else f"task.count_{split}"

@@ -82,12 +82,18 @@ def unit_tests(question: Question, response: str, limits: Limits | None = None) 
         ConfigError: this machine refuses a part of the sandbox.
         InfrastructureError: it has too little left just now.
     """
-    blocks = _FENCE.findall(response)
-    program = blocks[-1] if blocks else response
-    if not program.strip():
+    program = program_of(response)
+    if program is None:
         return Verdict(None, False, "has no program for an answer")
     passes = passes_tests(program, question.data["inputs"], question.data["outputs"], limits)
     return Verdict(program, passes, "" if passes else "fails a test")
+
+
+def program_of(response: str) -> str | None:
+    """The last fenced block, or where there is none all of the response; None where that is blank."""
+    blocks = _FENCE.findall(response)
+    program: str = blocks[-1] if blocks else response
+    return program if program.strip() else None
 
 
 def lines(question: Question, response: str) -> Verdict:

@@ -4,17 +4,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rayworks.core import datasets, seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.reasoning.config import TaskSection
-from rayworks.systems.reasoning.tasks.questions import DrawnTask, Question, Split, Verify, uid_of
+from rayworks.systems.reasoning.tasks.questions import SPLIT, DrawnTask, Question, Split, Verify, split_of, uid_of
 from rayworks.systems.reasoning.tasks.symbolic_equality import readable
 from rayworks.systems.reasoning.tasks.verifiers import last_number, written_numbers
 
 ASDIV, GSM8K = "asdiv", "gsm8k"
-_USUAL = "Question: {question}\nAnswer:"
+TEMPLATE = "Question: {question}\nAnswer:"
+"""Prompt of a question, unless the config has another."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,21 @@ class StepLabel:
 def word_problems(section: TaskSection, seed: int, verify: Verify) -> DrawnTask:
     """ASDiv, the items of GSM8K that ship in a package, or a .jsonl file, in an order that the seed decides.
 
+    A row of a file may name its ``split``. One that is to be searched may have null for an answer, which nobody knows then:
+    no response to it is right.
+
     Raises:
         DataError: a file cannot be read, or a row of it used; the message names file, row and field.
     """
     numeric = section.verifier in (None, "number")
-    rows = [_as_question(section, place, row, numeric) for place, row in _rows(section.name)]
+    rows, splits = list[Question](), dict[str, str]()
+    for place, row in _rows(section.name):
+        rows.append(question := _as_question(section, place, row, numeric))
+        split = question.data.get(SPLIT) or split_of(question.prompt)
+        if splits.setdefault(question.prompt, split) != split:
+            raise DataError(
+                f"{place}, field split: puts in {split} what another row puts in {splits[question.prompt]}; drop one of them"
+            )
 
     def draw(split: Split) -> Iterator[Question]:
         order = seeds.stream(seed, "task", section.name, split).permutation(len(rows))
@@ -117,16 +128,26 @@ def _rows(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _as_question(section: TaskSection, place: str, row: dict[str, Any], numeric: bool) -> Question:
     tested = section.verifier == "unit-tests"
-    prompt = (section.template or _USUAL).replace("{question}", text_of(row, "prompt", place))
-    answer = "" if tested else text_of(row, "answer", place).strip()
-    if numeric and last_number(answer) is None:
+    prompt = (section.template or TEMPLATE).replace("{question}", text_of(row, "prompt", place))
+    split = _split(row, place)
+    unknown = split == "search" and "answer" in row and row["answer"] is None
+    answer = "" if tested or unknown else text_of(row, "answer", place).strip()
+    if numeric and not unknown and last_number(answer) is None:
         raise DataError(
             f"{place}, field answer: {answer[:60]!r} has no number; drop the row, or set task.verifier to symbolic"
         )
-    if section.verifier == "symbolic" and not readable(answer):
+    if section.verifier == "symbolic" and not unknown and not readable(answer):
         raise DataError(f"{place}, field answer: {answer[:60]!r} is no expression; correct or drop the row")
-    data = {"solution": text_of(row, "solution", place)} if row.get("solution") is not None else {}
+    data: dict[str, Any] = {"solution": text_of(row, "solution", place)} if row.get("solution") is not None else {}
+    data |= {} if split is None else {SPLIT: split}
     return Question(uid_of(prompt), prompt, answer, data | (_tests(row, place) if tested else {}))
+
+
+def _split(row: dict[str, Any], place: str) -> str | None:
+    split = row.get("split")
+    if split is not None and split not in get_args(Split):
+        raise DataError(f"{place}, field split: is {str(split)[:60]!r}, must be one of {', '.join(get_args(Split))}")
+    return split
 
 
 def _tests(row: dict[str, Any], place: str) -> dict[str, list[str]]:
