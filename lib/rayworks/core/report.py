@@ -39,9 +39,9 @@ class Report:
     figures: Mapping[str, tuple[bytes, str]] = field(default_factory=dict)
     """File name to PNG bytes and caption."""
     notes: Sequence[str] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     """Other pages of the run, by their path beside the report: what they show."""
-    details: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, directory: RunDirectory) -> str:
         """Write figures, JSON and HTML and return the page's path.

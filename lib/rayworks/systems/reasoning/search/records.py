@@ -63,6 +63,7 @@ def as_record(search: Search, tokenizer: PreTrainedTokenizerBase, policy: str) -
                 "text": answer.text,
                 "said": answer.said,
                 "correct": answer.correct,
+                "ended": answer.ended,
                 "outcome": round(answer.outcome, DIGITS),
                 "leaf": None if answer.leaf is None else list(answer.leaf),
             }

@@ -39,6 +39,8 @@ class Answer:
     """What it says, as the task reads it; ``None`` where nobody can."""
     correct: bool
     """For reports; a search sees it only through a critic that verifies."""
+    ended: bool
+    """Whether by an end of its own, not for want of room."""
     outcome: float
     """By the outcome critics, weighted."""
     leaf: tuple[int, ...] | None
@@ -386,7 +388,7 @@ class Scheduler:
             verdict = self._task.verify(search.question, whole.text)
             said = verdict.answer if whole.ended else None
             correct = verdict.correct and whole.ended
-            search.answers.append(Answer(whole.tokens, whole.text, said, correct, outcome, leaf))
+            search.answers.append(Answer(whole.tokens, whole.text, said, correct, whole.ended, outcome, leaf))
         section = self._section
         if section.agreement is not None and len(search.answers) >= section.agreement_answers:
             counts = Counter(answer.said for answer in search.answers if answer.said is not None)
