@@ -141,7 +141,7 @@ def open_policy(export: str, section: EngineSection, slots: int, device: str) ->
     search = exported.search.model_copy(update=fixed)
     critics = CriticsSection(outcome=word)
     task = AskedTask(exported.task)
-    opened = open_critics(critics, task, engine, section, head, device)
+    opened = open_critics(critics, task, lambda: engine, engine.tokenizer, section, head, device)
     longest = exact_length(load_config(name))[0]
     scheduler = Scheduler(
         search,

@@ -1,5 +1,6 @@
 """What runs on workers: searching a piece of the questions, answering without a search, learning an arm."""
 
+import gc
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -7,22 +8,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rayworks.core.errors import ConfigError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.checkpoints import load_config, load_model, load_tokenizer
 from rayworks.lm.decoding import Engine
 from rayworks.lm.engine import ScoringRequest
 from rayworks.lm.engines import open_engine
 from rayworks.lm.heads import HeadTrainer, ScalarHead
+from rayworks.lm.pair_training import EncodedPair
 from rayworks.lm.positions import exact_length
 from rayworks.lm.scoring import EncodedResponse, encode
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.lm.training import TuningOptions, keep_state, take_up_state
+from rayworks.lm.training import Trainer, TuningOptions, keep_state, take_up_state
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.placement import device_of
 from rayworks.systems.reasoning import evaluation
 from rayworks.systems.reasoning.config import Arm, Config, CriticsSection, Method, TaskSection
 from rayworks.systems.reasoning.files import Files, Journal
-from rayworks.systems.reasoning.learning.arms import Material, Plan, drift, new_trainer, pair_logprobs
+from rayworks.systems.reasoning.findings import share
+from rayworks.systems.reasoning.learning.arms import Material, Plan, drift, new_trainer, pair_logprobs, tokens_read
 from rayworks.systems.reasoning.learning.outcome_head import Labelled, area_under_curve, held_out, outcome_texts
 from rayworks.systems.reasoning.learning.pairs import audit, best_paths, extract
 from rayworks.systems.reasoning.learning.training import CurriculumTrainer
@@ -58,10 +65,10 @@ class ReasoningActor:
         folder = make_policy(self._config.recipe, self._task, self._config.run.seed)
         return self._directory.put_folder(folder, self._files.policy_folder(0))
 
-    def greedy(self, call: tuple[int, Split, int, int]) -> list[bool]:
-        """Which questions of a part of a split a round's policy answers: (round, split, start, stop)."""
+    def greedy(self, call: tuple[int, Split, int, int]) -> str:
+        """Marks of a round's policy on a part of a split: (round, split, start, stop)."""
         number, split, start, stop = call
-        return self._greedy(self._engine(number), split, start, stop)
+        return self._greedy(self._engine(number), self._files.policy(number), split, start, stop)
 
     def search(self, call: tuple[int, int, Sequence[str]]) -> Found:
         """Search a piece of the questions of a round: (round, piece, names of the policy's replicas).
@@ -90,17 +97,18 @@ class ReasoningActor:
         method, critic, completions, start, stop = call
         config, engine = self._config, self._engine(0)
         questions = self._questions("test", start, stop)
-        critics = self._critics(self._blind(critic), engine, 0, self._files.head())
+        critics = self._critics(self._blind(critic), 0, self._files.head())
+        longest = self._longest(0)
         search = config.search.model_copy(update={"temperature": config.evaluation.temperature})
         seed = config.run.seed
         if method == "beam":
             width = config.evaluation.beams
             expansions = max(1, round(completions / width))
             sizes = {"width": width, "expansions": expansions, "seed": seed}
-            found = evaluation.beams(engine, self._judge, critics, questions, search, **sizes)
+            found = evaluation.beams(engine, self._judge, critics, questions, search, longest, **sizes)
         else:
             more = {"completions": completions, "seed": seed}
-            found = evaluation.sampled(method, engine, self._judge, critics, questions, search, **more)
+            found = evaluation.sampled(method, engine, self._judge, critics, questions, search, longest, **more)
         return [one.as_list() for one in found]
 
     def _blind(self, critic: str) -> CriticsSection:
@@ -112,44 +120,43 @@ class ReasoningActor:
         trees = self._files.trees(number)
         pairs = extract(trees, self._config.pairs)
         self._files.write_pairs(number, pairs)
-        tokenizer, solutions = self._engine(number).tokenizer, {}
+        tokenizer, solutions = self._tokenizer(number), {}
         for question in self._questions("search", 0, self._config.task.count_search):
             solution = self._task.solution(question)
             if solution is not None:
                 solutions[question.uid] = _whole(encode(tokenizer, question.prompt, solution))
         return audit(pairs, solutions) | {"paths": len(best_paths(trees))}
 
-    def learn(self, call: tuple[int, Arm]) -> Found:
-        """One arm of a round, epoch by epoch; its policy is that of the epoch which is best on validation: (round, arm)."""
+    def learn(self, call: tuple[int, Arm]) -> Found | None:
+        """One arm of a round, epoch by epoch; its policy is that of the epoch which is best on validation: (round, arm).
+
+        ``None`` where there is nothing for it to learn from.
+        """
         number, arm = call
         if (found := self._files.arm(number, arm)) is not None:
             return found
-        config = self._config
-        material = self._material(number)
+        config, material = self._config, self._material(number)
         seed = config.run.seed
+        if not material.suffices(arm):
+            return None
+        self._drop_engines()
         model = load_model(self._files.policy(number), device=self._device)
         encoded = [pair.encoded(material.end) for pair in material.pairs]
         before = pair_logprobs(model, encoded)
         trainer = new_trainer(arm, model, material, config.learning, seed)
-        plan, states = Plan.of(material, config.learning), self._files.states(number, arm)
+        plan, states = Plan.of(material, config.learning, seed), self._files.states(number, arm)
         epochs: list[Found] = self._files.epochs(number, arm)
         take_up_state(trainer, self._directory, states, len(epochs) * plan.steps_per_epoch)
-        tokenizer = load_tokenizer(self._files.policy(number))
         while len(epochs) < plan.epochs:
             found = trainer.train(plan.steps_per_epoch)
-            model = trainer.snapshot()
-            found |= drift(model, encoded, before)
-            engine = TransformersEngine.holding(model, tokenizer, config.model.slots)
-            valid = self._greedy(engine, "validation", 0, config.task.count_validation)
-            found["validation"] = sum(valid) / len(valid)
-            if found["validation"] > max((epoch["validation"] for epoch in epochs), default=-1.0):
-                self._files.write_policy(number, arm, trainer.snapshot(), tokenizer)
+            with tempfile.TemporaryDirectory() as scratch:
+                found |= self._looked_at(trainer, scratch, number, encoded, before)
+                if found["validation"] > max((epoch["validation"] for epoch in epochs), default=-1.0):
+                    self._files.write_policy(number, arm, Path(scratch))
             epochs.append(found)
             keep_state(trainer, self._directory, states)
             self._files.write_epochs(number, arm, epochs)
         best = max(range(len(epochs)), key=lambda place: epochs[place]["validation"])
-        engine = TransformersEngine(self._files.arm_policy(number, arm), slots=config.model.slots, device=self._device)
-        test = self._greedy(engine, "test", 0, config.task.count_test)
         return self._files.write_arm(
             number,
             arm,
@@ -157,22 +164,44 @@ class ReasoningActor:
                 "arm": arm,
                 "epochs": epochs,
                 "best_epoch": best + 1,
-                "test": "".join("01"[right] for right in test),
+                "test": self._measured(self._files.arm_policy(number, arm), "test"),
                 "steps": trainer.total_steps,
-                "tokens_per_step": plan.tokens_per_step,
+                "tokens": tokens_read(arm, material, config.learning, seed),
                 "taus": trainer.taus() if isinstance(trainer, CurriculumTrainer) else [],
                 "preferred_before": float((before[:, 0] > before[:, 1]).double().mean()),
             },
         )
 
-    def train_head(self, number: int) -> Found:
-        """Train the head that tells right answers from wrong ones on a round's trees, on a copy of its policy."""
+    def _looked_at(
+        self, trainer: Trainer, folder: str, number: int, pairs: Sequence[EncodedPair], before: Tensor
+    ) -> Found:
+        """What an epoch came to; its policy is left in a folder, and answers from there as every policy does."""
+        model = trainer.snapshot()
+        found: Found = dict(drift(model, pairs, before))
+        model.save_pretrained(folder)
+        self._tokenizer(number).save_pretrained(folder)
+        del model
+        return found | {"validation": share(self._measured(folder, "validation"))}
+
+    def _measured(self, folder: str, split: Split) -> str:
+        """Marks of the policy of a folder on all of a split, by an engine that is given up after."""
+        marks = self._greedy(self._opened(folder), folder, split, 0, getattr(self._config.task, f"count_{split}"))
+        gc.collect()
+        return marks
+
+    def train_head(self, number: int) -> Found | None:
+        """Train the head that tells right answers from wrong ones on a round's trees, on a copy of its policy.
+
+        ``None`` where the trees leave nothing to learn from.
+        """
         config, section = self._config, self._config.head
-        name = self._files.policy(number)
-        tokenizer, model = load_tokenizer(name), load_model(name, device=self._device)
-        end = int(tokenizer.eos_token_id)
-        texts = outcome_texts(self._files.trees(number), end, section.texts, config.run.seed)
+        name, tokenizer = self._files.policy(number), self._tokenizer(number)
+        texts = outcome_texts(self._files.trees(number), int(tokenizer.eos_token_id), section.texts, config.run.seed)
         learned, kept = held_out(texts, section.held_out, config.run.seed)
+        if not learned:
+            return None
+        self._drop_engines()
+        model = load_model(name, device=self._device)
         head = ScalarHead(model.config.get_text_config().hidden_size, "sigmoid")
         options = TuningOptions(
             learning_rate=section.learning_rate,
@@ -229,24 +258,23 @@ class ReasoningActor:
         judge: Task | None = None,
     ) -> Found:
         """Search questions, and write their trees to a file of that name."""
-        engine = self._engine(number)
+        engine = None if replicas else self._engine(number)
+        tokenizer = self._tokenizer(number)
         if isinstance(engine, TransformersEngine):
             # A piece then draws the same whatever this worker has searched before.
             engine.model.prefixes.clear()
             asked, reused = engine.model.prefixes.asked_tokens, engine.model.prefixes.reused_tokens
-        critics = self._critics(config.critics, engine, number, head)
-        policy = RemotePolicy(replicas, config.model.slots) if replicas else LocalPolicy(engine.decoding)
-        longest = exact_length(load_config(self._files.policy(number)))[0]
-        scorer, seed = LocalScorer(critics), config.run.seed
-        scheduler = Scheduler(
-            config.search, judge or self._task, policy, scorer, critics, engine.tokenizer, longest, seed
-        )
+        critics = self._critics(config.critics, number, head)
+        policy = RemotePolicy(replicas, config.model.slots) if engine is None else LocalPolicy(engine.decoding)
+        longest, seed = self._longest(number), config.run.seed
+        scorer, task = LocalScorer(critics), judge or self._task
+        scheduler = Scheduler(config.search, task, policy, scorer, critics, tokenizer, longest, seed)
         journal = Journal(self._directory, f"{name}.journal")
         done: list[Search] = []
         watch = partial(journal.keep, lambda: [*done, *scheduler.open])
         for search in scheduler.run(questions, journal.read(), watch):
             done.append(search)
-        found = {search.question.uid: records.as_record(search, engine.tokenizer, f"round-{number}") for search in done}
+        found = {search.question.uid: records.as_record(search, tokenizer, f"round-{number}") for search in done}
         trees = [found[question.uid] for question in questions]
         self._files.write_trees(name, trees)
         journal.remove()
@@ -260,37 +288,66 @@ class ReasoningActor:
         """The engine of a round's policy; one is held at a time."""
         name = self._files.policy(number)
         if name not in self._engines:
-            self._engines.clear()
-            section = self._config.model
-            engine = open_engine(section, name, section.dtype, section.slots, self._device, keep_prefixes=True)
-            self._engines[name] = engine
+            self._tokenizer(number)
+            self._drop_engines()
+            self._engines[name] = self._opened(name)
         return self._engines[name]
 
-    def _critics(self, section: CriticsSection, engine: Engine, number: int, head: Path | None) -> list[Critic]:
+    def _opened(self, name: str) -> Engine:
+        section = self._config.model
+        return open_engine(section, name, section.dtype, section.slots, self._device, keep_prefixes=True)
+
+    def _drop_engines(self) -> None:
+        """Make room for another model."""
+        self._engines.clear()
+        self._known_critics.clear()
+        gc.collect()
+
+    def _tokenizer(self, number: int) -> PreTrainedTokenizerBase:
+        """That of a round's policy.
+
+        Raises:
+            ConfigError: it has no end token, with which a policy says that an answer is whole.
+        """
+        tokenizer = load_tokenizer(self._files.policy(number))
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(
+                f"model.policy: the tokenizer of {self._config.model.policy} has no end token; set its eos_token, or choose "
+                "another policy"
+            )
+        return tokenizer
+
+    def _longest(self, number: int) -> int:
+        """Tokens that a round's policy reads."""
+        return exact_length(load_config(self._files.policy(number)))[0]
+
+    def _critics(self, section: CriticsSection, number: int, head: Path | None) -> list[Critic]:
         key = (self._files.policy(number), section.model_dump_json())
         if key not in self._known_critics:
             self._known_critics.clear()
-            found = open_critics(section, self._task, engine, self._config.model, head, self._device)
+            policy, tokenizer = partial(self._engine, number), self._tokenizer(number)
+            found = open_critics(section, self._task, policy, tokenizer, self._config.model, head, self._device)
             self._known_critics[key] = found
         return self._known_critics[key]
 
     def _questions(self, split: Split, start: int, stop: int) -> list[Question]:
         return questions_of(self._task, self._config, split)[start:stop]
 
-    def _greedy(self, engine: Engine, split: Split, start: int, stop: int) -> list[bool]:
-        questions = self._questions(split, start, stop)
-        answered = evaluation.greedy(engine, self._judge, questions, self._config.search.response_tokens)
-        return [one.correct for one in answered]
+    def _greedy(self, engine: Engine, name: str, split: Split, start: int, stop: int) -> str:
+        """Marks of a policy in an engine, by its name."""
+        questions, longest = self._questions(split, start, stop), exact_length(load_config(name))[0]
+        found = evaluation.greedy(engine, self._judge, questions, self._config.search.response_tokens, longest)
+        return "".join(one.mark for one in found)
 
     def _material(self, number: int) -> Material:
         """What the arms of a round learn from."""
-        config, tokenizer = self._config, load_tokenizer(self._files.policy(number))
+        config, tokenizer = self._config, self._tokenizer(number)
         end = int(tokenizer.eos_token_id)
         paths = [
             EncodedResponse(path.prompt, (*path.response, end)) for _, path in best_paths(self._files.trees(number))
         ]
         traces: list[EncodedResponse] = []
-        if "traces" in config.learning.arms and config.model.policy == "recipe":
+        if "traces" in config.learning.arms:
             questions = self._task.questions("supervision", config.recipe.traces)
             traces = [encode(tokenizer, one.prompt, self._task.solution(one) or "") for one in questions]
         return Material(self._files.pairs(number), paths, traces, end)

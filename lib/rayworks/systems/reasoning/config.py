@@ -7,6 +7,10 @@ from pydantic import Field, field_validator, model_validator
 
 from rayworks.core.config import RESUME_SAFE, EngineSection, Section, SystemConfig
 
+RECIPE = "recipe"
+"""As the name of a policy: made in the run."""
+VERIFIER = "verifier"
+"""As the critic of whole answers: the task's."""
 CHAIN_SUM, GSM_SYMBOLIC, COUNTDOWN, GYM = "chain-sum", "gsm-symbolic", "countdown", "gym:"
 Arm = Literal["traces", "paths", "paths-and-winners", "anchor", "shuffled", "both", "reward", "prediction", "plain"]
 Method = Literal["self-consistency", "best-of-n", "beam"]
@@ -201,7 +205,7 @@ class ModelSection(EngineSection):
     """The policy, and what decodes with it."""
 
     policy: str = Field(
-        "recipe", min_length=1, description="recipe: made here; else a packaged name, local folder or hub:OWNER/NAME"
+        RECIPE, min_length=1, description="recipe: made here; else a packaged name, local folder or hub:OWNER/NAME"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="weights of the policy in a search")
     slots: int = Field(64, ge=1, le=4096, description="completions decoded together in one worker")
@@ -347,6 +351,12 @@ class Config(SystemConfig):
         critics, search, arms, task = self.critics, self.search, self.learning.arms, self.task
         if arms and not (task.count_validation and task.count_test):
             raise ValueError("learning.arms: need task.count_validation and task.count_test above 0 to be compared")
+        if "traces" in arms and self.model.policy != RECIPE:
+            others = ", ".join(arm for arm in arms if arm != "traces")
+            raise ValueError(
+                f"learning.arms: model.policy {self.model.policy} comes without the traces that recipe is made from; leave "
+                f"traces out, as in --learning.arms [{others}]"
+            )
         if task.count_test and self.evaluation.questions > task.count_test:
             raise ValueError(
                 f"evaluation.questions: is {self.evaluation.questions}, task.count_test only {task.count_test}; lower it"
@@ -368,6 +378,6 @@ class Config(SystemConfig):
     @property
     def test_critics(self) -> tuple[str, ...]:
         """Critics of answers that do without knowing them; the first makes the headline."""
-        if self.critics.outcome != "verifier":
+        if self.critics.outcome != VERIFIER:
             return (self.critics.outcome,)
-        return (*(() if self.task.needs_answers else ("verifier",)), *(("head",) if self.head.steps else ()))
+        return (*(() if self.task.needs_answers else (VERIFIER,)), *(("head",) if self.head.steps else ()))

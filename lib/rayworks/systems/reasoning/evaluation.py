@@ -1,7 +1,10 @@
-"""What a policy answers without a search: greedily, by sampling, and by beams, all questions together."""
+"""What a policy answers without a search: greedily, by sampling, and by beams, all questions together.
+
+A question that leaves the policy no room for an answer is not asked, and counts as not answered.
+"""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +13,7 @@ from rayworks.lm.decoding import Engine
 from rayworks.lm.engine import Generation, GenerationRequest
 from rayworks.lm.scoring import encode_prompt
 from rayworks.systems.reasoning.config import Method, SearchSection
+from rayworks.systems.reasoning.findings import UNASKED
 from rayworks.systems.reasoning.search.requests import Completion, Critic, Scored
 from rayworks.systems.reasoning.search.steps import StepEnds
 from rayworks.systems.reasoning.tasks.questions import Question, Task
@@ -24,20 +28,35 @@ class Answered:
     tokens: int
     """Drawn."""
     completions: int
+    """0: the question was not asked."""
+
+    @property
+    def mark(self) -> str:
+        """``1`` right, ``0`` wrong, :data:`UNASKED` not asked."""
+        return "01"[self.correct] if self.completions else UNASKED
 
     def as_list(self) -> list[object]:
         """As JSON values."""
         return [self.correct, self.said, self.tokens, self.completions]
 
 
-def greedy(engine: Engine, task: Task, questions: Sequence[Question], response_tokens: int) -> list[Answered]:
-    """The likeliest token at every step."""
+def greedy(
+    engine: Engine, task: Task, questions: Sequence[Question], response_tokens: int, longest: int
+) -> list[Answered]:
+    """The likeliest token at every step.
+
+    Args:
+        longest: tokens that the policy reads, prompt and answer together.
+    """
+    prompts = _fitting(engine, questions, response_tokens, longest)
+    asked = [question for question in questions if question.uid in prompts]
     requests = [
-        GenerationRequest(prompt=question.prompt, max_new_tokens=response_tokens, temperature=0.0)
-        for question in questions
+        GenerationRequest(prompt=prompts[question.uid], max_new_tokens=response_tokens, temperature=0.0)
+        for question in asked
     ]
-    found = engine.generate(requests)
-    return [_judged(task, question, [one], 0) for question, one in zip(questions, found, strict=True)]
+    drawn = engine.generate(requests)
+    found = {question.uid: _judged(task, question, [one], 0) for question, one in zip(asked, drawn, strict=True)}
+    return _of_all(questions, found)
 
 
 def sampled(
@@ -47,6 +66,7 @@ def sampled(
     critics: Sequence[Critic],
     questions: Sequence[Question],
     section: SearchSection,
+    longest: int,
     *,
     completions: int,
     seed: int,
@@ -54,26 +74,30 @@ def sampled(
     """``completions`` of each question: the commonest answer (``self-consistency``), or the one that the critics of whole
     answers score highest (``best-of-n``). The first seen wins a tie.
     """
+    prompts = _fitting(engine, questions, section.response_tokens, longest)
+    asked = [question for question in questions if question.uid in prompts]
     requests = [
         GenerationRequest(
-            prompt=question.prompt,
+            prompt=prompts[question.uid],
             max_new_tokens=section.response_tokens,
             temperature=section.temperature,
             seed=seeds.derive_small(seed, method, question.uid, number),
         )
-        for question in questions
+        for question in asked
         for number in range(completions)
     ]
     drawn = engine.generate(requests)
     groups = [drawn[start : start + completions] for start in range(0, len(drawn), completions)]
     if method == "self-consistency":
-        chosen = [_commonest(task, question, group) for question, group in zip(questions, groups, strict=True)]
+        chosen = [_commonest(task, question, group) for question, group in zip(asked, groups, strict=True)]
     else:
-        outcomes = _outcomes(engine, critics, questions, groups)
+        outcomes = _outcomes(engine, critics, [(question, prompts[question.uid]) for question in asked], groups)
         chosen = [max(range(len(scores)), key=scores.__getitem__) for scores in outcomes]
-    return [
-        _judged(task, question, group, place) for question, group, place in zip(questions, groups, chosen, strict=True)
-    ]
+    found = {
+        question.uid: _judged(task, question, group, place)
+        for question, group, place in zip(asked, groups, chosen, strict=True)
+    }
+    return _of_all(questions, found)
 
 
 def beams(
@@ -82,6 +106,7 @@ def beams(
     critics: Sequence[Critic],
     questions: Sequence[Question],
     section: SearchSection,
+    longest: int,
     *,
     width: int,
     expansions: int,
@@ -92,13 +117,14 @@ def beams(
     Args:
         expansions: steps drawn of every beginning that is kept.
     """
-    prompts = {question.uid: encode_prompt(engine.tokenizer, question.prompt) for question in questions}
-    kept: dict[str, list[_Beam]] = {question.uid: [_Beam(())] for question in questions}
-    cost = {question.uid: [0, 0] for question in questions}
+    prompts = _fitting(engine, questions, section.response_tokens, longest)
+    fitting = [question for question in questions if question.uid in prompts]
+    kept: dict[str, list[_Beam]] = {uid: [_Beam(())] for uid in prompts}
+    cost = {uid: [0, 0] for uid in prompts}
     for depth in range(section.depth):
         asked = [
             (question, rank, number)
-            for question in questions
+            for question in fitting
             for rank, beam in enumerate(kept[question.uid])
             if not beam.finished
             for number in range(expansions)
@@ -121,14 +147,26 @@ def beams(
             cost[question.uid][1] += 1
         for uid, more in grown.items():
             kept[uid] = [*(beam for beam in kept[uid] if beam.finished), *more.values()]
-        _prune(engine, critics, questions, prompts, kept, width)
-    answered = []
-    for question in questions:
+        _prune(engine, critics, fitting, prompts, kept, width)
+    answered = {}
+    for question in fitting:
         best = next((beam for beam in kept[question.uid] if beam.finished), kept[question.uid][0])
         verdict = task.verify(question, engine.tokenizer.decode(best.tokens, skip_special_tokens=True))
         said = verdict.answer if best.ended else None
-        answered.append(Answered(verdict.correct and best.ended, said, *cost[question.uid]))
-    return answered
+        answered[question.uid] = Answered(verdict.correct and best.ended, said, *cost[question.uid])
+    return _of_all(questions, answered)
+
+
+def _fitting(
+    engine: Engine, questions: Sequence[Question], response_tokens: int, longest: int
+) -> dict[str, tuple[int, ...]]:
+    """By question, the ids of the prompts that leave room for an answer."""
+    prompts = {question.uid: encode_prompt(engine.tokenizer, question.prompt) for question in questions}
+    return {uid: prompt for uid, prompt in prompts.items() if 0 < len(prompt) <= longest - response_tokens}
+
+
+def _of_all(questions: Sequence[Question], found: Mapping[str, Answered]) -> list[Answered]:
+    return [found.get(question.uid, Answered(False, None, 0, 0)) for question in questions]
 
 
 @dataclass(frozen=True)
@@ -190,11 +228,13 @@ def _scores(critics: Sequence[Critic], texts: Sequence[Scored]) -> list[float]:
 
 
 def _outcomes(
-    engine: Engine, critics: Sequence[Critic], questions: Sequence[Question], groups: Sequence[Sequence[Generation]]
+    engine: Engine,
+    critics: Sequence[Critic],
+    asked: Sequence[tuple[Question, tuple[int, ...]]],
+    groups: Sequence[Sequence[Generation]],
 ) -> list[list[float]]:
     texts = []
-    for question, group in zip(questions, groups, strict=True):
-        prompt = encode_prompt(engine.tokenizer, question.prompt)
+    for (question, prompt), group in zip(asked, groups, strict=True):
         for found in group:
             done = Completion.of(found)
             texts.append(Scored(question, prompt, done.tokens, found.text, 0, done.ended))

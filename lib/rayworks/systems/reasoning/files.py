@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from rayworks.core.run_directory import RunDirectory
-from rayworks.systems.reasoning.config import Arm, Config
+from rayworks.systems.reasoning.config import RECIPE, Arm, Config
 from rayworks.systems.reasoning.learning.pairs import StepPair
 from rayworks.systems.reasoning.search import records
 from rayworks.systems.reasoning.search.requests import Completion
@@ -18,7 +16,6 @@ from rayworks.systems.reasoning.search.scheduler import Search
 
 JOURNAL_SECONDS = 20.0
 """Between two writings of what a piece has drawn: the work that a dead worker loses at most."""
-RECIPE = "recipe"
 
 
 class Files:
@@ -31,8 +28,11 @@ class Files:
         self._scratch = tempfile.TemporaryDirectory()
 
     def policy(self, number: int) -> str:
-        """The policy that a round searches with: a folder on this machine, or the name in the config."""
-        while number and self._directory.exists(self._same(number)):
+        """The policy that a round searches with: a folder on this machine, or the name in the config.
+
+        Where a round kept none, that is the policy it began with.
+        """
+        while number and not self._directory.exists(self.policy_folder(number)):
             number -= 1
         if number == 0 and self._config.model.policy != RECIPE:
             return self._config.model.policy
@@ -100,23 +100,13 @@ class Files:
         """The policy of an arm's best epoch, as a folder on this machine."""
         return self._local(f"{self._arm(number, arm)}/policy")
 
-    def write_policy(self, number: int, arm: Arm, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def write_policy(self, number: int, arm: Arm, folder: Path) -> None:
         """Keep a policy as that of an arm."""
-        with tempfile.TemporaryDirectory() as scratch:
-            model.save_pretrained(scratch)
-            tokenizer.save_pretrained(scratch)
-            self._directory.put_folder(Path(scratch), f"{self._arm(number, arm)}/policy")
+        self._directory.put_folder(folder, f"{self._arm(number, arm)}/policy")
 
     def take_over(self, number: int, arm: Arm) -> None:
         """Make an arm's policy that of the next round."""
         self._directory.put_folder(Path(self.arm_policy(number, arm)), self.policy_folder(number + 1))
-
-    def stay(self, number: int) -> None:
-        """Let the next round search with a round's own policy."""
-        self._directory.write(self._same(number + 1), "")
-
-    def _same(self, number: int) -> str:
-        return f"policies/round-{number}.same"
 
     def _arm(self, number: int, arm: Arm) -> str:
         return f"arms/round-{number}/{arm}"

@@ -10,6 +10,8 @@ from rayworks.core.bootstrap import mean_interval
 from rayworks.systems.reasoning.config import Config
 
 Results = Mapping[str, Any]
+UNASKED = "-"
+"""The mark, beside ``1`` and ``0``, of a question that was not asked, since it leaves the policy no room."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def methods(config: Config, results: Results) -> dict[str, dict[str, Any]]:
         "greedy": {"rights": [one == "1" for one in before], "tokens": None, "completions": 1.0}
     }
     for name, answers in results["answers"].items():
+        if answers is None:
+            continue
         if name.startswith("search"):
             found[name] = {
                 "rights": joined(answers, "correct"),
@@ -111,5 +115,5 @@ def _values(rights: Sequence[bool] | str) -> np.ndarray:
 
 
 def share(rights: str) -> float:
-    """Of the questions answered rightly, of a text of 1 and 0."""
+    """Of the questions answered rightly, of a text of marks."""
     return rights.count("1") / max(1, len(rights))

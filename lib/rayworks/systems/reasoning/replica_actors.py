@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from rayworks.core.errors import DataError, InfrastructureError
+from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.background_decoding import BackgroundDecoding
 from rayworks.lm.engines import open_engine
 from rayworks.lm.rows import Row
@@ -16,7 +17,8 @@ from rayworks.lm.threads import limit_torch_threads
 from rayworks.lm.transformers_engine import as_generation
 from rayworks.runtime.failures import classify
 from rayworks.runtime.placement import device_of, worker_options
-from rayworks.systems.reasoning.config import Config, ModelSection
+from rayworks.systems.reasoning.config import Config
+from rayworks.systems.reasoning.files import Files
 from rayworks.systems.reasoning.search.requests import Completion, Draw
 
 RESTARTS = 3
@@ -29,8 +31,11 @@ SPILL = 2.0
 class PolicyReplica:
     """One engine of one policy, which draws for all searches at once."""
 
-    def __init__(self, section: ModelSection, policy: str, device: str) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, number: int) -> None:
         limit_torch_threads()
+        # A run's folder need not lie on this machine.
+        self._files, section, device = Files(config, directory), config.model, device_of(config.compute)
+        policy = self._files.policy(number)
         self._engine = open_engine(section, policy, section.dtype, section.slots, device, keep_prefixes=True)
         self._background = BackgroundDecoding(self._engine.decoding)
 
@@ -45,19 +50,19 @@ class PolicyReplica:
 
 
 class Replicas:
-    """The engines of one policy, named for the dashboard.
+    """The engines of a round's policy, named for the dashboard.
 
     Args:
         name: beginning of their names.
     """
 
-    def __init__(self, config: Config, policy: str, name: str) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, number: int, name: str) -> None:
         mark, options = os.urandom(2).hex(), worker_options(config.compute)
         self.names = [f"{name}-{number}-{mark}" for number in range(config.model.replicas)]
         self._handles = [
             PolicyReplica.options(  # type: ignore[attr-defined]  # added by ray.remote
                 name=one, max_concurrency=4096, max_restarts=RESTARTS, max_task_retries=RESTARTS, **options
-            ).remote(config.model, policy, device_of(config.compute))
+            ).remote(config, directory, number)
             for one in self.names
         ]
 
@@ -68,10 +73,14 @@ class Replicas:
 
 
 class RemotePolicy:
-    """A search's side of the replicas, found by their names."""
+    """A search's side of the replicas, found by their names.
+
+    Raises:
+        InfrastructureError: one is lost for good.
+    """
 
     def __init__(self, names: Sequence[str], slots: int) -> None:
-        self._replicas, self._slots = [ray.get_actor(name) for name in names], slots
+        self._replicas, self._slots = [_found(name) for name in names], slots
         self._under_way: dict[ray.ObjectRef[Any], tuple[int, int]] = {}
         self._loads = [0] * len(names)
 
@@ -96,5 +105,15 @@ class RemotePolicy:
             try:
                 found.append((ticket, ray.get(reference)))
             except ray.exceptions.RayError as error:
-                raise InfrastructureError(f"an engine of the policy is lost: {classify(error).message}") from None
+                failure = classify(error)
+                if isinstance(error, ray.exceptions.RayTaskError) or not failure.retriable:
+                    raise failure.as_error() from None
+                raise InfrastructureError(f"an engine of the policy is lost: {failure.message}") from None
         return found
+
+
+def _found(name: str) -> Any:
+    try:
+        return ray.get_actor(name)
+    except ValueError:
+        raise InfrastructureError(f"an engine of the policy is lost: {name} is gone; repeat the command") from None

@@ -6,16 +6,19 @@ from typing import Any
 
 from rayworks.core.report import Cell, Report, Table
 from rayworks.systems.reasoning import figures
-from rayworks.systems.reasoning.config import Config
-from rayworks.systems.reasoning.findings import Results, accuracy, gain, headline, joined, methods
+from rayworks.systems.reasoning.config import VERIFIER, Config
+from rayworks.systems.reasoning.findings import UNASKED, Results, accuracy, gain, headline, joined, methods
 
 TREES_PAGE = "trees/index.html"
 ARMS_TABLE = "What was learned from the trees"
 NOTES = (
     "Gain: greedy accuracy after the last round less that before the first, on the same test questions, with a paired "
     "bootstrap interval over questions. It is one seed's; a sweep over seeds shows how much seeds differ.",
-    "Arms learn for equal optimiser steps, from as many tokens a step. Each policy is that of the epoch that was best on "
-    "validation; test questions were read once.",
+    "Arms learn for equal optimiser steps. Those that learn from texts read, to about a text a step, as many tokens as "
+    "the anchored ones. Prompts count, and so do both sides of every pair, also in the arm anchor, which learns from the "
+    "chosen one alone. The arm plain has no anchors to read and so reads less.",
+    "Each policy is that of the epoch that was best on validation. All arms are measured on the same test questions, which "
+    "chose neither epoch nor arm; which of several arms happens to be best there is partly chance.",
     "Drift: by how much the log-likelihood of the pairs' two sides has moved since the start. Where both sink, pair accuracy "
     "may rise while answers get worse.",
     "Search in training knows the answers, through the critic of answers. At test time none does: the verifier stands there "
@@ -39,7 +42,7 @@ def build_report(config: Config, results: Results, title: str) -> Report:
             _pairs_table(results),
         ],
         figures=_figures(config, results, ways) if before else {},
-        notes=[*NOTES, *_warnings(config, results)],
+        notes=[*NOTES, *_of_the_verifier(config), *_warnings(config, results)],
         links={TREES_PAGE: "Trees of the first round, step by step"},
         details={name: results[name] for name in ("pairs", "head", "kept")} | {"hashes": _hashes(results)},
     )
@@ -78,7 +81,7 @@ def _arms_table(config: Config, results: Results) -> Table:
         rows.append([int(number) + 1, "before", *[None] * 4, str(accuracy(config, before, "before")), *[None] * 6])
         for arm, one in found.items():
             if one is None:
-                rows.append([int(number) + 1, f"{arm}: no pairs", *[None] * 11])
+                rows.append([int(number) + 1, f"{arm}: nothing to learn from", *[None] * 11])
                 continue
             best = one["epochs"][one["best_epoch"] - 1]
             taus = ", ".join(f"{tau:.2f}" for tau in one["taus"]) or None
@@ -88,7 +91,7 @@ def _arms_table(config: Config, results: Results) -> Table:
                         int(number) + 1,
                         arm,
                         one["steps"],
-                        one["tokens_per_step"],
+                        one["tokens"],
                         one["best_epoch"],
                         best["validation"],
                     ),
@@ -100,13 +103,13 @@ def _arms_table(config: Config, results: Results) -> Table:
     return Table(
         ARMS_TABLE,
         (
-            *("round", "arm", "steps", "tokens a step", "best epoch", "validation", "test", "gain"),
+            *("round", "arm", "steps", "tokens", "best epoch", "validation", "test", "gain"),
             *("chosen drift", "rejected drift", "preferred before", "preferred after", "tau of orders"),
         ),
         rows,
         note=f"Test and gain with {config.evaluation.confidence:.0%} intervals over {config.task.count_test} questions. "
         "traces: more of the supervision; paths: best paths; anchor: paths and chosen steps without a pair loss; shuffled, "
-        "both, reward, prediction: anchored DPO in that order; plain: DPO without anchor.",
+        "both, reward, prediction: anchored DPO in that order; plain: DPO without anchor. Tokens: read over all steps.",
     )
 
 
@@ -163,11 +166,29 @@ def _pairs_table(results: Results) -> Table:
     )
 
 
+def _of_the_verifier(config: Config) -> list[str]:
+    """What the headline's accuracy of search rests on where the verifier may stand in tests."""
+    if not (config.task.checks_lines and VERIFIER in config.test_critics):
+        return []
+    return [
+        "search_accuracy is that of a policy with a calculator: at test time the verifier works out every written line of a "
+        "sum. Compare it with the search that the head guides, which has no such aid."
+    ]
+
+
 def _warnings(config: Config, results: Results) -> list[str]:
     found = []
     failed = [reason for pieces in results["search"].values() for piece in pieces for reason in piece["failed"]]
     if failed:
         found.append(f"{len(failed)} searches failed, the others went on. The first: {failed[0]}.")
+    unasked = results["greedy"]["0"]["test"].count(UNASKED)
+    if unasked:
+        found.append(
+            f"{unasked} test questions leave the policy no room for search.response_tokens and count as not answered."
+        )
+    skipped = [name for name, answers in results["answers"].items() if answers is None]
+    if skipped:
+        found.append(f"Left out, since the trees held nothing that a head could learn from: {', '.join(skipped)}.")
     if config.search.leaves > 1:
         found.append("With several completions of a tree on their way at a time, trees depend on the order of arrival.")
     for number, one in enumerate(results["kept"]):

@@ -42,13 +42,13 @@ def _by_gain(entry: tuple[tuple[int, int, str], list[float]]) -> tuple[int, int,
     return design, number, -float(np.mean(gains))
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean of a few values with the interval of Student's t; of one value it is that value."""
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float | None, float | None]:
+    """Mean of a few values with the interval of Student's t; one value has none."""
     from scipy.stats import t
 
     mean, count = float(np.mean(values)), len(values)
     if count < 2:
-        return mean, mean, mean
+        return mean, None, None
     half = float(t.ppf((1 + confidence) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
     return mean, mean - half, mean + half
 

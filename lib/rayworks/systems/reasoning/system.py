@@ -2,10 +2,12 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+from rayworks.core.errors import DataError
 from rayworks.core.models import locate
 from rayworks.core.report import Report, Table
 from rayworks.core.sweep import TrialResult
@@ -16,17 +18,17 @@ from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.reasoning import SPEC
 from rayworks.systems.reasoning.actors import ReasoningActor, questions_of
-from rayworks.systems.reasoning.config import Arm, Config
+from rayworks.systems.reasoning.config import RECIPE, VERIFIER, Arm, Config
 from rayworks.systems.reasoning.exported import ExportedPolicy, model_card, write_export
-from rayworks.systems.reasoning.files import RECIPE, Files
+from rayworks.systems.reasoning.files import Files
 from rayworks.systems.reasoning.findings import Way, share
 from rayworks.systems.reasoning.replica_actors import Replicas
 from rayworks.systems.reasoning.reporting import TREES_PAGE, build_report
-from rayworks.systems.reasoning.search.opening import VERIFIER, check_critics
+from rayworks.systems.reasoning.search.opening import HEAD, check_critics
 from rayworks.systems.reasoning.search.viewer import trees_page
 from rayworks.systems.reasoning.sweep_report import sweep_summary
 from rayworks.systems.reasoning.tasks.opening import open_task
-from rayworks.systems.reasoning.tasks.questions import Split
+from rayworks.systems.reasoning.tasks.questions import Question, Split
 
 CONTROLS = ("traces",)
 QUESTIONS_PER_CALL = 256
@@ -47,7 +49,11 @@ class ReasoningSystem(StagedSystem[Config]):
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
-        """The engine, the policy by name, the critics by their words, and that the task has the questions asked for."""
+        """The engine, the policy by name, the critics by their words, and that the task has the questions asked for.
+
+        Raises:
+            DataError: it gives fewer, or two by one name.
+        """
         check_engine(config.model, device_of(config.compute))
         if config.model.policy != RECIPE:
             locate(config.model.policy)
@@ -55,7 +61,7 @@ class ReasoningSystem(StagedSystem[Config]):
         task = open_task(config.task, config.run.seed)
         splits: tuple[Split, ...] = ("search", "validation", "test")
         for split in splits:
-            questions_of(task, config, split)
+            _check_questions(questions_of(task, config, split), config, split)
 
     def start(self) -> None:
         """Plan."""
@@ -122,14 +128,17 @@ class ReasoningSystem(StagedSystem[Config]):
         return len(self.results["kept"])
 
     def _arms(self, number: int) -> list[Arm]:
-        """All in the first round; later the one that is kept, or that was best on validation in the first."""
+        """All in the first round; later the one that is kept, or that was best on validation in the first.
+
+        How many depends on the settings alone.
+        """
         learning = self.settings.learning
-        if number == 0 or not learning.arms:
+        if number == 0:
             return list(learning.arms)
         if learning.keep != "best":
             return [learning.keep]
-        first = self._searchers(0)
-        return [max(first, key=lambda arm: _validation(first[arm]), default=learning.arms[0])]
+        first, able = self._searchers(0), [arm for arm in learning.arms if arm not in CONTROLS]
+        return [max(first, key=lambda arm: _validation(first[arm]))] if first else able[:1]
 
     def _searchers(self, number: int) -> dict[Arm, Any]:
         """What a round's arms came to, without those that learned nothing from a search."""
@@ -147,7 +156,7 @@ class ReasoningSystem(StagedSystem[Config]):
             ("test", self.settings.task.count_test),
         ):
             calls = [(number, split, start, stop) for start, stop in _parts(count)]
-            found[split] = "".join("01"[right] for part in self.workers.map("greedy", calls) for right in part)
+            found[split] = "".join(self.workers.map("greedy", calls))
         self.results["greedy"][str(number)] = found
         return {"greedy_accuracy": share(found["test"])} if found["test"] else {}
 
@@ -173,7 +182,7 @@ class ReasoningSystem(StagedSystem[Config]):
 
     def _train_head(self) -> Metrics:
         self.results["head"] = found = next(self.workers.map("train_head", [0]))
-        return {"head_loss": found["loss"]}
+        return {"head_loss": found["loss"]} if found else {}
 
     def _learn(self, number: int) -> Metrics:
         """As many arms as there are workers."""
@@ -184,7 +193,7 @@ class ReasoningSystem(StagedSystem[Config]):
         wave = [arm for arm in self._arms(number) if arm not in done][: self.settings.compute.workers]
         for arm, found in zip(wave, self.workers.map("learn", [(number, arm) for arm in wave]), strict=True):
             done[arm] = found
-        return {f"{arm}_accuracy": share(done[arm]["test"]) for arm in wave}
+        return {f"{arm}_accuracy": share(done[arm]["test"]) for arm in wave if done[arm] is not None}
 
     def _share_of_arms(self, number: int, arms: int) -> float:
         return len(self.results["arms"].get(str(number), {})) / arms
@@ -202,7 +211,6 @@ class ReasoningSystem(StagedSystem[Config]):
             self._files.take_over(number, best)
         else:
             best = None
-            self._files.stay(number)
         self.results["kept"].append(best)
         return self._greedy(number + 1)
 
@@ -217,8 +225,14 @@ class ReasoningSystem(StagedSystem[Config]):
         return ways
 
     def _answer(self, way: Way) -> Metrics:
-        """Some pieces of a search, or all of a baseline, with as many completions as cost what the search did."""
+        """Some pieces of a search, or all of a baseline, with as many completions as cost what the search did.
+
+        ``None`` where there was nothing that its critic could learn from.
+        """
         questions, answers = self.settings.evaluation.questions, self.results["answers"]
+        if way.critic == HEAD and self.results["head"] is None:
+            answers[way.name] = None
+            return {}
         if way.method == "search":
             found = answers.setdefault(way.name, [])
             first = len(found)
@@ -228,7 +242,10 @@ class ReasoningSystem(StagedSystem[Config]):
             return {f"{way.name}_accuracy": sum(correct) / len(correct)}
         pieces = answers[Way("search", way.critic).name]
         drawn = sum(sum(piece["tokens"]) for piece in pieces) / questions
-        whole = sum(piece["answer_tokens"] for piece in pieces) / max(1, sum(piece["answers"] for piece in pieces))
+        seen = sum(piece["answers"] for piece in pieces)
+        # Where no search came to an answer, none is shorter than it may be.
+        longest = self.settings.search.response_tokens
+        whole = sum(piece["answer_tokens"] for piece in pieces) / seen if seen else longest
         completions = max(1, round(drawn / max(1.0, whole)))
         calls = [(way.method, way.critic, completions, start, stop) for start, stop in _parts(questions)]
         answered = [one for part in self.workers.map("answer", calls) for one in part]
@@ -236,20 +253,33 @@ class ReasoningSystem(StagedSystem[Config]):
         return {f"{way.name}_accuracy": sum(one[0] for one in answered) / len(answered)}
 
     def _answered(self, way: Way) -> float:
-        return len(self.results["answers"].get(way.name, [])) / self._pieces(self.settings.evaluation.questions)
+        found = self.results["answers"].get(way.name, [])
+        return 1.0 if found is None else len(found) / self._pieces(self.settings.evaluation.questions)
 
     def _pieces(self, count: int) -> int:
         return math.ceil(count / self.settings.search.open_trees)
 
     def _replica_names(self, number: int) -> list[str]:
         if self.settings.model.replicas and self._replicas is None:
-            self._replicas = Replicas(self.settings, self._files.policy(number), self.actor_name("policy"))
+            self._replicas = Replicas(self.settings, self.run_directory, number, self.actor_name("policy"))
         return [] if self._replicas is None else self._replicas.names
 
     def _dismiss(self) -> None:
         if self._replicas is not None:
             self._replicas.shutdown()
             self._replicas = None
+
+
+def _check_questions(questions: Sequence[Question], config: Config, split: Split) -> None:
+    """Built-in tasks see to it themselves; a user's own may not."""
+    name, count = f"task.count_{split}", getattr(config.task, f"count_{split}")
+    if len(questions) != count:
+        raise DataError(f"{name}: is {count}, but {config.task.name} gave {len(questions)} questions; lower it to that")
+    [(uid, times), *_] = Counter(question.uid for question in questions).most_common(1) or [("", 0)]
+    if times > 1:
+        raise DataError(
+            f"{name}: {config.task.name} gave {times} questions of the uid {uid!r}; give each one of its own"
+        )
 
 
 def _parts(count: int) -> list[tuple[int, int]]:

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rayworks.core.errors import DataError
 from rayworks.lm.fine_tuning import Example, FineTuner
 from rayworks.lm.pair_training import EncodedPair, PairObjective, score_pairs
 from rayworks.lm.scoring import EncodedResponse
-from rayworks.lm.training import Trainer, TuningOptions
+from rayworks.lm.training import Batches, Trainer, TuningOptions
 from rayworks.systems.reasoning.config import Arm, CurriculumSection, LearningSection
 from rayworks.systems.reasoning.learning.pairs import StepPair
-from rayworks.systems.reasoning.learning.training import CurriculumTrainer
+from rayworks.systems.reasoning.learning.training import CurriculumTrainer, anchor_batches
 
 PAIRS_PER_PASS = 64
+TEXT_STREAM = ("fine-tuning", "batches")
+"""Of a :class:`FineTuner`'s batches."""
 
 
 @dataclass(frozen=True)
@@ -32,58 +33,76 @@ class Material:
     end: int
     """The end token's id."""
 
-    def winners(self) -> list[EncodedResponse]:
-        """The chosen steps, each after its context."""
-        return [pair.encoded(self.end).chosen for pair in self.pairs]
+    def texts(self, arm: Arm) -> Sequence[EncodedResponse] | None:
+        """What an arm learns without pairs; ``None`` where it learns from pairs."""
+        if arm == "paths-and-winners":
+            return [*self.paths, *(pair.encoded(self.end).chosen for pair in self.pairs)]
+        return {"traces": self.traces, "paths": self.paths}.get(arm)
+
+    def suffices(self, arm: Arm) -> bool:
+        """Whether there is anything for an arm to learn from; without pairs nobody knows for how long."""
+        texts = self.texts(arm)
+        return bool(self.pairs) and (texts is None or len(texts) > 0)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much an arm learns: the same for all."""
+    """How much the anchored arms learn, which others are measured by."""
 
     steps_per_epoch: int
     epochs: int
-    tokens_per_step: float
-    """Read by the anchored arms, contexts included: a pair's is counted for both sides."""
+    pair_tokens: int
+    """Read of pairs over all steps: both sides of each with the context, also by an arm that learns from one side alone."""
+    anchor_tokens: int
+    """Read of anchors over all steps."""
 
     @classmethod
-    def of(cls, material: Material, section: LearningSection) -> "Plan":
+    def of(cls, material: Material, section: LearningSection, seed: int) -> "Plan":
         """By the anchored arms."""
-        size = min(section.pairs_per_step, len(material.pairs))
         rows = [pair.encoded(material.end) for pair in material.pairs]
-        tokens = size * _mean([len(row.chosen) + len(row.rejected) for row in rows])
-        if section.anchor_weight:
-            tokens += section.anchors_per_step * _mean([len(path) for path in material.paths])
-        return cls(math.ceil(len(rows) / section.pairs_per_step), section.epochs, tokens)
+        per_epoch = math.ceil(len(rows) / section.pairs_per_step)
+        pair_tokens = section.epochs * sum(len(row.chosen) + len(row.rejected) for row in rows)
+        anchors = 0
+        if section.anchor_weight and material.paths:
+            batches = anchor_batches(len(material.paths), section.anchors_per_step, seed)
+            anchors = _tokens(batches, material.paths, per_epoch * section.epochs)
+        return cls(per_epoch, section.epochs, pair_tokens, anchors)
+
+    @property
+    def steps(self) -> int:
+        """Of all epochs."""
+        return self.steps_per_epoch * self.epochs
+
+    def texts_per_step(self, texts: Sequence[EncodedResponse]) -> int:
+        """How many texts read, over all steps, as many tokens as an anchored arm does, as nearly as whole texts can."""
+        mean = sum(map(len, texts)) / len(texts)
+        return max(1, round((self.pair_tokens + self.anchor_tokens) / self.steps / mean))
+
+
+def tokens_read(arm: Arm, material: Material, section: LearningSection, seed: int) -> int:
+    """By an arm over all its steps, prompts and contexts included."""
+    plan, texts = Plan.of(material, section, seed), material.texts(arm)
+    if texts is None:
+        return plan.pair_tokens + (0 if arm == "plain" else plan.anchor_tokens)
+    return _tokens(Batches(len(texts), plan.texts_per_step(texts), seed, *TEXT_STREAM), texts, plan.steps)
 
 
 def new_trainer(arm: Arm, model: PreTrainedModel, material: Material, section: LearningSection, seed: int) -> Trainer:
-    """The trainer of an arm, which tunes ``model`` in place.
-
-    Raises:
-        DataError: there is nothing for it to learn from.
-    """
-    plan = Plan.of(material, section)
+    """The trainer of an arm that the material suffices for, which tunes ``model`` in place."""
+    plan = Plan.of(material, section, seed)
     plain = arm == "plain"
     options = TuningOptions(
         learning_rate=section.plain_learning_rate if plain else section.learning_rate,
-        total_steps=plan.steps_per_epoch * plan.epochs,
-        warmup_steps=min(section.warmup_steps, plan.steps_per_epoch * plan.epochs - 1),
+        total_steps=plan.steps,
+        warmup_steps=min(section.warmup_steps, plan.steps - 1),
         tuning=section.tuning,
         train_embeddings=section.tuning == "full",
         lora_rank=section.lora_rank,
         lora_alpha=section.lora_alpha,
     )
-    texts = {
-        "traces": material.traces,
-        "paths": material.paths,
-        "paths-and-winners": [*material.paths, *material.winners()],
-    }.get(arm)
+    texts = material.texts(arm)
     if texts is not None:
-        if not texts:
-            raise DataError(f"learning.arms: there is nothing for {arm} to learn from; leave it out")
-        # As many tokens a step as the anchored arms read.
-        batch = max(1, round(plan.tokens_per_step / _mean([len(text) for text in texts])))
+        batch = plan.texts_per_step(texts)
         return FineTuner(model, [Example(text) for text in texts], options, batch_size=batch, seed=seed)
     objective = PairObjective(
         beta=section.plain_beta if plain else section.beta,
@@ -131,5 +150,5 @@ def drift(model: PreTrainedModel, pairs: Sequence[EncodedPair], before: Tensor) 
     return {"chosen": chosen, "rejected": rejected, "preferred": preferred}
 
 
-def _mean(lengths: Sequence[int]) -> float:
-    return sum(lengths) / len(lengths) if lengths else 0.0
+def _tokens(batches: Batches, texts: Sequence[EncodedResponse], steps: int) -> int:
+    return sum(len(texts[at]) for step in range(steps) for at in batches.at(step))

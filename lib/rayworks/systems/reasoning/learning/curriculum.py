@@ -3,8 +3,10 @@
 The paper's formulas of the prediction gap, of its normalisation and of the direction are not public: each is a switch.
 """
 
-from collections import deque
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 
@@ -82,25 +84,66 @@ def _rank(section: CurriculumSection, reward_gaps: np.ndarray, prediction_gaps: 
 
 
 def _spread(ranking: Sequence[int], questions: Sequence[str], batch: int, most: int | None) -> list[int]:
-    """The same order, but pairs beyond ``most`` of one question in a batch wait for the next one that has room for them."""
-    if most is None:
+    """The same order, but pairs beyond ``most`` of one question in a batch wait for the next one that has room for them.
+
+    Where the pairs that are left could then not be spread, the questions that most batches still need go first. A question
+    with more pairs than ``most`` in every batch is spread evenly.
+    """
+    if most is None or not ranking:
         return list(ranking)
+    batches = math.ceil(len(ranking) / batch)
+    counts = Counter(questions[place] for place in ranking)
+    caps = {question: max(most, math.ceil(count / batches)) for question, count in counts.items()}
+    while not _spreads(counts, caps, len(ranking), batch):
+        # The last batch is short of room for all that would have to stand in it.
+        caps = {question: cap + 1 for question, cap in caps.items()}
     found: list[int] = []
-    waiting, held = deque(ranking), deque[int]()
-    while waiting or held:
-        counts: dict[str, int] = {}
-        taken: list[int] = []
-        again: deque[int] = deque()
-        while len(taken) < batch and (held or waiting):
-            place = held.popleft() if held else waiting.popleft()
-            if counts.get(questions[place], 0) < most:
-                counts[questions[place]] = counts.get(questions[place], 0) + 1
-                taken.append(place)
-            else:
-                again.append(place)
-        held.extendleft(reversed(again))
-        if len(taken) < batch:
-            # The last pairs are all of few questions: nothing is left to wait for.
-            return [*found, *taken, *held]
+    waiting = list(ranking)
+    while waiting:
+        size = min(batch, len(waiting))
+        taken = _by_rank(waiting, questions, caps, size)
+        left = counts - Counter(questions[place] for place in taken)
+        if len(taken) < size or not _spreads(left, caps, len(waiting) - size, batch):
+            wanted = _by_need(counts, caps, size)
+            taken = _by_rank(waiting, questions, wanted, size)
+            left = counts - wanted
+        chosen, counts = set(taken), left
         found += taken
+        waiting = [place for place in waiting if place not in chosen]
     return found
+
+
+def _by_rank(waiting: Sequence[int], questions: Sequence[str], caps: Mapping[str, int], size: int) -> list[int]:
+    """The first pairs that fit a batch."""
+    used: Counter[str] = Counter()
+    taken: list[int] = []
+    for place in waiting:
+        if len(taken) < size and used[questions[place]] < caps[questions[place]]:
+            used[questions[place]] += 1
+            taken.append(place)
+    return taken
+
+
+def _by_need(counts: Counter[str], caps: Mapping[str, int], size: int) -> Counter[str]:
+    """How many of each question a batch takes when those go first that most batches still need."""
+    taken: Counter[str] = Counter()
+    needs = [(-count / caps[question], question) for question, count in counts.items()]
+    heapify(needs)
+    while needs and taken.total() < size:
+        need, question = heappop(needs)
+        taken[question] += 1
+        if taken[question] < min(caps[question], counts[question]):
+            heappush(needs, (need + 1 / caps[question], question))
+    return taken
+
+
+def _spreads(counts: Counter[str], caps: Mapping[str, int], total: int, batch: int) -> bool:
+    """Whether batches can be filled without more of a question than its cap in any."""
+    left = counts
+    while total:
+        size = min(batch, total)
+        taken = _by_need(left, caps, size)
+        if taken.total() < size:
+            return False
+        left, total = left - taken, total - size
+    return True

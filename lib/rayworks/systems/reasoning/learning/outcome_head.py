@@ -31,7 +31,7 @@ def outcome_texts(trees: Sequence[Record], end: int, most: int, seed: int) -> li
     found: list[Labelled] = []
     for tree in trees:
         prompt = tuple(tree["prompt"])
-        answers = {(tuple(one["tokens"]), one["said"] is not None): one["correct"] for one in tree["answers"]}
+        answers = {(tuple(one["tokens"]), one["ended"]): one["correct"] for one in tree["answers"]}
         for (tokens, ended), correct in answers.items():
             text = EncodedResponse(prompt, (*tokens, end) if ended else tokens)
             if text.response:
@@ -52,7 +52,7 @@ def outcome_texts(trees: Sequence[Record], end: int, most: int, seed: int) -> li
 
 
 def held_out(texts: Sequence[Labelled], share: float, seed: int) -> tuple[list[Labelled], list[Labelled]]:
-    """Those to learn from, and those of other questions to measure on."""
+    """Those to learn from, and those of other questions to measure on; of one question there are none to learn from."""
     questions = sorted({text.uid for text in texts})
     order = seeds.stream(seed, "head", "held out").permutation(len(questions))
     kept = {questions[place] for place in order[: max(1, round(share * len(questions)))]}

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any, Literal
 
 from rayworks.lm.pair_training import EncodedPair
@@ -149,29 +149,35 @@ def _selected(ranked: Sequence[Mapping[str, Any]], section: PairsSection) -> Ite
 
 
 def _path_pairs(tree: Record, section: PairsSection) -> Iterator[StepPair]:
-    """Whole answers: the best correct against the worst others, from the first token at which they differ."""
-    answers = [answer for answer in tree["answers"] if answer["tokens"]]
+    """Whole answers: the best correct against the worst others, each once, from where they differ."""
+    answers = tree["answers"]
     correct = max((one for one in answers if one["correct"]), key=lambda one: one["outcome"], default=None)
     wrong = sorted((one for one in answers if not one["correct"]), key=lambda one: one["outcome"])
     if correct is None:
         return
-    for loser in wrong[: section.paths_per_question]:
+    pairs: dict[tuple[Any, ...], StepPair] = {}
+    for loser in wrong:
         winning, losing = tuple(correct["tokens"]), tuple(loser["tokens"])
         shared = len(list(takewhile(lambda both: both[0] == both[1], zip(winning, losing, strict=False))))
-        yield StepPair(
+        pair = StepPair(
             uid=tree["uid"],
             kind="path",
             context=tuple(tree["prompt"]) + winning[:shared],
             chosen=winning[shared:],
             rejected=losing[shared:],
-            chosen_ends=True,
-            rejected_ends=loser["said"] is not None,
+            chosen_ends=correct["ended"],
+            rejected_ends=loser["ended"],
             score_chosen=correct["outcome"],
             score_rejected=loser["outcome"],
             visits_chosen=1,
             visits_rejected=1,
             depth=0,
         )
+        # A side without a token of its own teaches nothing.
+        both = all((pair.chosen or pair.chosen_ends, pair.rejected or pair.rejected_ends))
+        if both and pair.gap > 0 and pair.gap >= section.threshold:
+            pairs.setdefault((losing, loser["ended"]), pair)
+    yield from islice(pairs.values(), section.paths_per_question)
 
 
 def _score(node: Mapping[str, Any], section: PairsSection) -> Any:

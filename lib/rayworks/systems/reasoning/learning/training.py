@@ -19,6 +19,11 @@ from rayworks.systems.reasoning.learning.pairs import StepPair
 ORDERS = "orders.json"
 
 
+def anchor_batches(count: int, per_step: int, seed: int) -> Batches:
+    """Of the whole answers, the same in all arms, so that those that differ in the order of pairs differ in nothing else."""
+    return Batches(count, per_step, seed, "anchors")
+
+
 class CurriculumTrainer(PairTrainer):
     """DPO on step pairs, sorted anew before every epoch, without shuffling.
 
@@ -56,7 +61,7 @@ class CurriculumTrainer(PairTrainer):
         self._anchor_weight = anchor_weight
         self._anchors = [Example(anchor) for anchor in anchors] if anchor_weight else []
         if self._anchors:
-            self._anchor_batches = Batches(len(self._anchors), anchors_per_step, seed, "anchors", name)
+            self._anchor_batches = anchor_batches(len(self._anchors), anchors_per_step, seed)
         self.orders: dict[int, list[int]] = {}
         """By epoch, the order it was learned in."""
         super().__init__(

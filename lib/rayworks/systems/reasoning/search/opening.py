@@ -3,17 +3,19 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from rayworks.core.config import EngineSection
 from rayworks.core.errors import ConfigError
 from rayworks.core.registry import load
 from rayworks.lm.decoding import Engine
 from rayworks.lm.transformers_engine import TransformersEngine
-from rayworks.systems.reasoning.config import CriticsSection
+from rayworks.systems.reasoning.config import VERIFIER, CriticsSection
 from rayworks.systems.reasoning.search.critics import Given, Head, Judgement, RewardModel, Verifier
 from rayworks.systems.reasoning.search.requests import Critic, Kind
 from rayworks.systems.reasoning.tasks.questions import Task
 
-HEAD, HEAD_OF, JUDGE, REWARD, VERIFIER = "head", "head:", "judge:", "reward:", "verifier"
+HEAD, HEAD_OF, JUDGE, REWARD = "head", "head:", "judge:", "reward:"
 POLICY = "policy"
 """As the model of a judge: the policy itself."""
 MODELS = (HEAD_OF, JUDGE, REWARD)
@@ -54,7 +56,8 @@ def check_critics(section: CriticsSection) -> None:
 def open_critics(
     section: CriticsSection,
     task: Task,
-    policy: Engine,
+    policy: Callable[[], Engine],
+    tokenizer: PreTrainedTokenizerBase,
     engine: EngineSection,
     head: Path | None,
     device: str,
@@ -62,7 +65,8 @@ def open_critics(
     """The critics of a config.
 
     Args:
-        policy: what draws; a judge may be it, and a reward model must have its token ids.
+        policy: opens what draws, where a judge is to be it.
+        tokenizer: of the policy; a reward model must have its token ids.
         head: folder of the head that was trained on outcomes, with its model, where there is one.
 
     Raises:
@@ -85,11 +89,11 @@ def open_critics(
             found.append(Head(heads[0], HEAD, kind, weight))
         elif word.startswith(JUDGE):
             name = word.removeprefix(JUDGE)
-            found.append(Judgement(policy if name == POLICY else _engine(engine, name, device), kind, weight))
+            found.append(Judgement(policy() if name == POLICY else _engine(engine, name, device), kind, weight))
         elif word.startswith(REWARD):
             name = word.removeprefix(REWARD)
             model = _engine(engine, name, device)
-            if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+            if model.tokenizer.get_vocab() != tokenizer.get_vocab():
                 raise ConfigError(
                     f"critics.{kind}: {name!r} has other token ids than the policy; take one of its family"
                 )
