@@ -1,7 +1,8 @@
-"""Pairs out of trees, their order, and learning in it: the CPL properties of the specification."""
+"""Pairs out of trees, and learning from them in order: the CPL properties of the specification."""
 
 import copy
 import itertools
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from rayworks.core.errors import DataError
 from rayworks.lm.pair_training import EncodedPair, PairObjective, score_pairs
 from rayworks.lm.scoring import EncodedResponse
 from rayworks.lm.training import TuningOptions
 from rayworks.systems.reasoning.config import CurriculumSection, LearningSection, PairsSection, SearchSection
-from rayworks.systems.reasoning.learning.arms import Material, Plan, drift, new_trainer, pair_logprobs
-from rayworks.systems.reasoning.learning.curriculum import kendall_tau, normalised, order
+from rayworks.systems.reasoning.learning.arms import Material, Plan, drift, new_trainer, pair_logprobs, tokens_read
+from rayworks.systems.reasoning.learning.curriculum import kendall_tau, order
 from rayworks.systems.reasoning.learning.outcome_head import area_under_curve, held_out, outcome_texts
 from rayworks.systems.reasoning.learning.pairs import StepPair, audit, best_paths, extract
 from rayworks.systems.reasoning.learning.training import CurriculumTrainer
 from rayworks.systems.reasoning.search import records
-from tests.reasoning_policies import TOKENIZER, DigitPolicy, Digits, Reward, search_all
+from tests.reasoning_policies import TOKENIZER, DigitPolicy, Digits, Reward, ids, search_all
 
 TASK = Digits()
 VERIFIER = Reward(lambda text: float(TASK.verify(text.question, text.text).correct))
@@ -34,6 +34,15 @@ def trees() -> list[dict[str, Any]]:
     return [records.as_record(search, TOKENIZER, "p") for search in found]
 
 
+def prefixes(tree: dict[str, Any]) -> dict[int, tuple[int, ...]]:
+    """By node, the ids of question and answer up to its end."""
+    found: dict[int, tuple[int, ...]] = {}
+    for node in tree["nodes"]:
+        before = found[node["parent"]] if node["parent"] is not None else tuple(tree["prompt"])
+        found[node["id"]] = before + tuple(node["tokens"])
+    return found
+
+
 @pytest.mark.parametrize("selection", ["best-worst", "best-each", "all"])
 @pytest.mark.parametrize("changes", [{}, {"score": "visits", "threshold": 2}, {"per_parent": 50, "per_question": 50}])
 def test_pairs_are_siblings_that_differ_enough(
@@ -43,11 +52,16 @@ def test_pairs_are_siblings_that_differ_enough(
     pairs = extract(trees, section)
     assert pairs
     by_uid = {tree["uid"]: tree for tree in trees}
+    parents = Counter()
     for pair in pairs:
-        nodes = by_uid[pair.uid]["nodes"]
+        tree = by_uid[pair.uid]
         assert pair.gap >= section.threshold and pair.gap > 0 and pair.chosen != pair.rejected
-        siblings = {tuple(node["tokens"]) for node in nodes if node["depth"] == pair.depth}
-        assert {pair.chosen, pair.rejected} <= siblings
+        [parent] = [number for number, prefix in prefixes(tree).items() if prefix == pair.context]
+        assert {pair.chosen, pair.rejected} <= {
+            tuple(node["tokens"]) for node in tree["nodes"] if node["parent"] == parent
+        }
+        parents[pair.uid, parent] += 1
+    assert max(parents.values()) <= section.per_parent
     keys = [(pair.context, pair.chosen, pair.rejected) for pair in pairs]
     assert len(set(keys)) == len(keys)
     assert max(sum(pair.uid == uid for pair in pairs) for uid in by_uid) <= section.per_question
@@ -58,11 +72,7 @@ def test_all_pairs_are_those_that_brute_force_finds(trees: list[dict[str, Any]])
     found = {(pair.uid, pair.context, pair.chosen, pair.rejected) for pair in extract(trees, section)}
     expected = set()
     for tree in trees:
-        prefix: dict[int, tuple[int, ...]] = {}
-        for node in tree["nodes"]:
-            prefix[node["id"]] = (
-                prefix[node["parent"]] if node["parent"] is not None else tuple(tree["prompt"])
-            ) + tuple(node["tokens"])
+        prefix = prefixes(tree)
         for one, other in itertools.permutations(tree["nodes"], 2):
             same = one["parent"] is not None and one["parent"] == other["parent"]
             if same and min(one["visits"], other["visits"]) >= 2 and one["value"] - other["value"] >= 0.25:
@@ -85,12 +95,48 @@ def test_losers_that_a_right_answer_goes_through_can_be_left_out(trees: list[dic
 
 
 def test_whole_answers_are_paired_from_where_they_differ(trees: list[dict[str, Any]]) -> None:
-    pairs = extract(trees, PairsSection(paths_per_question=2, threshold=1e9))
+    pairs = [pair for pair in extract(trees, PairsSection(paths_per_question=2)) if pair.kind == "path"]
     assert pairs and all(pair.kind == "path" and pair.chosen[0] != pair.rejected[0] for pair in pairs)
     for pair in pairs:
         encoded = pair.encoded(END)
         assert encoded.chosen.response[-1] == END
         assert encoded.chosen.prompt == encoded.rejected.prompt == pair.context
+
+
+def answered(text: str, correct: bool, outcome: float, **more: Any) -> dict[str, Any]:
+    said = text if correct else None
+    return {"tokens": list(ids(text)), "said": said, "correct": correct, "ended": True, "outcome": outcome, **more}
+
+
+def tree_of(*answers: dict[str, Any]) -> dict[str, Any]:
+    return {"uid": "q", "prompt": list(ids("?")), "nodes": [], "answers": list(answers)}
+
+
+def test_whole_answers_are_paired_once_and_only_where_the_better_scores_higher() -> None:
+    same, higher, near = answered("8", False, 0.1), answered("9", False, 2.0), answered("7", False, 0.9)
+    tree = tree_of(answered("5", True, 1.0), same, same, answered("6", False, 0.2), higher, near)
+    section = PairsSection(paths_per_question=2)
+    assert [pair.rejected for pair in extract([tree], section)] == [ids("8"), ids("6")]
+    assert len(extract([tree], PairsSection(paths_per_question=9, threshold=0.0))) == 3
+    equal = tree_of(answered("5", True, 1.0), answered("6", False, 1.0))
+    assert extract([equal], PairsSection(paths_per_question=9, threshold=0.0)) == []
+
+
+def test_an_answer_that_nobody_can_read_has_ended_all_the_same() -> None:
+    tree = tree_of(answered("5", True, 1.0), answered("6", False, 0.0), answered("7", False, 0.0, ended=False))
+    read, cut = extract([tree], PairsSection(paths_per_question=2))
+    assert read.encoded(END).rejected.response == (*ids("6"), END) and cut.encoded(END).rejected.response == ids("7")
+    ends = {text.text.response[-1] == END for text in outcome_texts([tree], END, 10, 0) if text.label == 0}
+    assert ends == {True, False}
+
+
+def test_a_side_without_a_token_makes_no_pair() -> None:
+    cut = tree_of(answered("56", True, 1.0), answered("5", False, 0.0, ended=False))
+    assert extract([cut], PairsSection(paths_per_question=1)) == []
+    [whole] = extract(
+        [tree_of(answered("56", True, 1.0), answered("5", False, 0.0))], PairsSection(paths_per_question=1)
+    )
+    assert (whole.chosen, whole.encoded(END).rejected.response) == (ids("6"), (END,))
 
 
 def test_the_audit_finds_false_winners_and_ties() -> None:
@@ -107,83 +153,6 @@ def test_pairs_survive_being_written(trees: list[dict[str, Any]]) -> None:
 
     for pair in extract(trees, PairsSection()):
         assert StepPair.from_dict(json.loads(json.dumps(pair.as_dict()))) == pair
-
-
-QUESTIONS = [f"q{number // 3}" for number in range(60)]
-RNG = np.random.default_rng(0)
-GAPS, PREDICTIONS = RNG.choice([0.5, 0.75, 1.0], 60), RNG.normal(size=60)
-
-
-def ordered(
-    gaps: np.ndarray = GAPS, predictions: np.ndarray = PREDICTIONS, epoch: int = 0, **changes: Any
-) -> list[int]:
-    return order(CurriculumSection(**changes), gaps, predictions, QUESTIONS, batch=8, seed=3, epoch=epoch)
-
-
-@pytest.mark.parametrize("kind", ["both", "reward", "prediction", "shuffled"])
-@pytest.mark.parametrize("normalise", ["minmax", "zscore", "rank"])
-@pytest.mark.parametrize("per_batch", [None, 1])
-def test_an_order_is_a_permutation(kind: str, normalise: str, per_batch: int | None) -> None:
-    for direction, sign, combination in itertools.product(("ascending", "descending"), "+-", ("sum", "mean")):
-        found = ordered(
-            order=kind,
-            normalise=normalise,
-            per_batch=per_batch,
-            direction=direction,
-            sign=sign,
-            combination=combination,
-        )
-        assert sorted(found) == list(range(60))
-
-
-def test_without_weight_the_prediction_gap_does_not_matter() -> None:
-    reward = ordered(order="reward")
-    assert ordered(order="both", balance=0.0) == reward == ordered(predictions=-PREDICTIONS, order="reward", epoch=5)
-    assert np.all(np.diff(GAPS[reward]) <= 0)
-    assert ordered(order="both", balance=1.0, combination="mean") == ordered(order="prediction")
-
-
-@pytest.mark.parametrize("normalise", ["minmax", "zscore", "rank"])
-def test_scale_and_shift_of_the_reward_do_not_matter(normalise: str) -> None:
-    assert ordered(normalise=normalise) == ordered(gaps=3.0 * GAPS + 7.0, normalise=normalise)
-
-
-def test_directions_and_signs() -> None:
-    falling = ordered(order="prediction")
-    assert np.all(np.diff(PREDICTIONS[falling]) <= 0)
-    assert np.all(np.diff(PREDICTIONS[ordered(order="prediction", direction="ascending")]) >= 0)
-    assert np.all(np.diff(PREDICTIONS[ordered(order="prediction", sign="-")]) >= 0)
-    assert ordered(order="shuffled") != ordered(order="shuffled", epoch=1)
-
-
-def test_ties_are_broken_the_same_way_in_every_epoch() -> None:
-    tied = np.ones(60)
-    first = ordered(gaps=tied, order="reward")
-    assert first == ordered(gaps=tied, order="reward", epoch=4) != list(range(60))
-
-
-def test_few_pairs_of_a_question_stand_in_a_batch() -> None:
-    found = ordered(per_batch=1)
-    for start in range(0, 48, 8):
-        batch = [QUESTIONS[place] for place in found[start : start + 8]]
-        assert len(set(batch)) == len(batch)
-
-
-@pytest.mark.parametrize("values", [np.zeros(3), np.full(4, 0.1 + 0.2), np.array([1.0])])
-def test_equal_values_have_no_scale(values: np.ndarray) -> None:
-    assert all(np.all(np.isfinite(normalised(values, kind))) for kind in ("minmax", "zscore", "rank"))
-    assert np.ptp(normalised(values, "minmax")) == np.ptp(normalised(values, "zscore")) == 0
-
-
-def test_kendall_tau_by_counting_pairs() -> None:
-    one, other = RNG.permutation(30).tolist(), RNG.permutation(30).tolist()
-    place = [{item: at for at, item in enumerate(ranking)} for ranking in (one, other)]
-    signs = [
-        np.sign((place[0][a] - place[0][b]) * (place[1][a] - place[1][b]))
-        for a, b in itertools.combinations(range(30), 2)
-    ]
-    assert kendall_tau(one, other) == pytest.approx(np.mean(signs))
-    assert (kendall_tau(one, one), kendall_tau(one, one[::-1])) == (pytest.approx(1.0), pytest.approx(-1.0))
 
 
 @pytest.fixture
@@ -273,18 +242,67 @@ def test_dpo_on_a_step_is_dpo_on_the_answer_up_to_it(model: Any) -> None:
     assert abs(gaps[0] - gaps[1]) > 1e-3, "what both share does not cancel in means per token"
 
 
+SMALL_STEPS = LearningSection(pairs_per_step=8, anchors_per_step=8, learning_rate=1e-3, plain_learning_rate=1e-3)
+
+
+def material_of(trees: list[dict[str, Any]]) -> Material:
+    paths = [EncodedResponse(path.prompt, (*path.response, END)) for _, path in best_paths(trees)]
+    pairs = extract(trees, PairsSection())
+    assert len(pairs) % SMALL_STEPS.pairs_per_step, "an epoch of pairs ends with a smaller batch"
+    return Material(pairs, paths, [EncodedResponse(path.prompt * 5, path.response) for path in paths], END)
+
+
+def watch_tokens(trainer: Any) -> list[int]:
+    """What a trainer reads from now on: a list that grows."""
+    read: list[int] = []
+
+    def watch(batches: Any, lengths: list[int]) -> None:
+        at = batches.at
+
+        def watched(step: int) -> list[int]:
+            found: list[int] = at(step)
+            read.extend(lengths[place] for place in found)
+            return found
+
+        batches.at = watched
+
+    if isinstance(trainer, CurriculumTrainer):
+        watch(trainer._batches, [len(pair.chosen) + len(pair.rejected) for pair in trainer._pairs])
+        if trainer._anchors:
+            watch(trainer._anchor_batches, [len(anchor.text) for anchor in trainer._anchors])
+    else:
+        watch(trainer._batches, [len(example.text) for example in trainer._examples])
+    return read
+
+
+def test_all_anchored_arms_see_the_same_anchors(model: Any, trees: list[dict[str, Any]]) -> None:
+    material = material_of(trees)
+    drawn = [
+        [trainer._anchor_batches.at(step) for step in range(4)]
+        for arm in ("shuffled", "both", "reward", "anchor")
+        for trainer in [new_trainer(arm, copy.deepcopy(model), material, SMALL_STEPS, 0)]
+    ]
+    assert all(one == drawn[0] for one in drawn)
+
+
 @pytest.mark.parametrize("arm", LearningSection().arms)
 def test_every_arm_learns_for_as_many_steps_and_tokens(arm: Any, model: Any, trees: list[dict[str, Any]]) -> None:
-    paths = [EncodedResponse(path.prompt, (*path.response, END)) for _, path in best_paths(trees)]
-    material = Material(extract(trees, PairsSection()), paths, paths, END)
-    section = LearningSection(pairs_per_step=8, anchors_per_step=8, learning_rate=1e-3, plain_learning_rate=1e-3)
-    plan = Plan.of(material, section)
+    material, section = material_of(trees), SMALL_STEPS
+    plan = Plan.of(material, section, 0)
     encoded = [pair.encoded(END) for pair in material.pairs]
     before = pair_logprobs(model, encoded)
     trainer = new_trainer(arm, copy.deepcopy(model), material, section, 0)
     assert trainer.total_steps == plan.epochs * plan.steps_per_epoch
+    read = watch_tokens(trainer)
     found = trainer.train(trainer.total_steps)
     assert np.isfinite(found["loss"])
+    assert sum(read) == tokens_read(arm, material, section, 0)
+    anchored = tokens_read("both", material, section, 0)
+    text = max(map(len, [*material.paths, *material.traces]))
+    if arm == "plain":
+        assert sum(read) == section.epochs * sum(len(one.chosen) + len(one.rejected) for one in encoded) < anchored
+    else:
+        assert abs(sum(read) - anchored) <= trainer.total_steps * text
     moved = drift(trainer.snapshot(), encoded, before)
     if arm != "plain":
         assert moved["chosen"] > 0
@@ -292,10 +310,13 @@ def test_every_arm_learns_for_as_many_steps_and_tokens(arm: Any, model: Any, tre
         assert moved["chosen"] > moved["rejected"]
 
 
-def test_an_arm_without_material_is_refused(model: Any, trees: list[dict[str, Any]]) -> None:
-    material = Material(extract(trees, PairsSection()), (), (), END)
-    with pytest.raises(DataError, match=r"learning\.arms: there is nothing for traces"):
-        new_trainer("traces", model, material, LearningSection(), 0)
+def test_what_an_arm_needs_to_learn(trees: list[dict[str, Any]]) -> None:
+    pairs, path = extract(trees, PairsSection()), EncodedResponse((1,), (2,))
+    arms = LearningSection().arms
+    without_paths = {arm for arm in arms if Material(pairs, (), (path,), END).suffices(arm)}
+    assert without_paths == set(arms) - {"paths"}
+    assert not any(Material((), (path,), (path,), END).suffices(arm) for arm in arms)
+    assert not Material(pairs, (path,), (), END).suffices("traces")
 
 
 def test_the_head_learns_from_answers_and_what_leads_to_them(trees: list[dict[str, Any]]) -> None:
@@ -308,10 +329,13 @@ def test_the_head_learns_from_answers_and_what_leads_to_them(trees: list[dict[st
     learned, kept = held_out(texts, 0.2, 0)
     assert kept and not {text.uid for text in learned} & {text.uid for text in kept}
     assert len(learned) + len(kept) == len(texts)
+    alone = [text for text in texts if text.uid == texts[0].uid]
+    assert held_out(alone, 0.2, 0) == ([], alone) and held_out([], 0.2, 0) == ([], [])
 
 
 def test_area_under_the_curve_by_counting() -> None:
-    scores, labels = RNG.choice([0.1, 0.2, 0.3, 0.4], 40).tolist(), RNG.integers(0, 2, 40).tolist()
+    rng = np.random.default_rng(0)
+    scores, labels = rng.choice([0.1, 0.2, 0.3, 0.4], 40).tolist(), rng.integers(0, 2, 40).tolist()
     rights = [score for score, label in zip(scores, labels, strict=True) if label]
     wrongs = [score for score, label in zip(scores, labels, strict=True) if not label]
     expected = np.mean([(right > wrong) + 0.5 * (right == wrong) for right in rights for wrong in wrongs])
