@@ -1,6 +1,7 @@
 """Critics by the words of a config, with models and with the user's own functions; settings that make no sense."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,22 +9,24 @@ from typing import Any
 import pytest
 import torch
 
+from rayworks.core import seeds
 from rayworks.core.config import EngineSection, parse_overrides, resolve
 from rayworks.core.errors import ConfigError
 from rayworks.core.run_directory import RunDirectory
-from rayworks.lm.engine import ScoringRequest
+from rayworks.lm.engine import Generation, GenerationRequest, ScoringRequest
 from rayworks.lm.heads import ScalarHead
+from rayworks.lm.positions import exact_length
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.systems.reasoning import files
-from rayworks.systems.reasoning.config import Config, CriticsSection
-from rayworks.systems.reasoning.evaluation import beams, greedy, sampled
+from rayworks.systems.reasoning.config import Config, CriticsSection, SearchSection
+from rayworks.systems.reasoning.evaluation import Answered, beams, greedy, sampled
 from rayworks.systems.reasoning.files import Journal
 from rayworks.systems.reasoning.search.critics import OUTCOME_PROMPT
 from rayworks.systems.reasoning.search.opening import check_critics, open_critics
-from rayworks.systems.reasoning.search.requests import Completion, Scored
+from rayworks.systems.reasoning.search.requests import Completion, Draw, Scored
 from rayworks.systems.reasoning.search.viewer import trees_page
 from rayworks.systems.reasoning.tasks.questions import Question
-from tests.reasoning_policies import TOKENIZER, DigitPolicy, Digits, Reward, search_all
+from tests.reasoning_policies import TOKENIZER, DigitPolicy, Digits, Reward, ids, search_all
 from tests.tiny_models import make_tokenizer, save_tiny_model
 
 TASK = Digits()
@@ -60,7 +63,7 @@ def engine(folder: Path) -> TransformersEngine:
 
 def opened(engine: TransformersEngine, folder: Path, **words: Any) -> list[Any]:
     section = CriticsSection(**{"outcome": "tests.unit.test_reasoning_critics:lengths", **words})
-    return open_critics(section, TASK, engine, EngineSection(), None, "cpu")
+    return open_critics(section, TASK, lambda: engine, engine.tokenizer, EngineSection(), None, "cpu")
 
 
 def test_a_judge_says_how_likely_true_is(engine: TransformersEngine, folder: Path) -> None:
@@ -129,6 +132,11 @@ def test_a_reward_model_of_other_ids_is_refused(engine: TransformersEngine, fold
         (["--learning.arms", "[both, both]"], "learning.arms: names an arm twice"),
         (["--task.count_validation", "0"], "learning.arms: need task.count_validation"),
         (["--task.count_test", "100"], "evaluation.questions: is 200, task.count_test only 100"),
+        (
+            ["--model.policy", "smollm2-135m-instruct"],
+            "learning.arms: model.policy smollm2-135m-instruct comes without the traces that recipe is made from; leave "
+            "traces out, as in --learning.arms [paths, ",
+        ),
         (["--critics.outcome", "head"], "critics: the head is trained on the first round's trees"),
     ],
 )
@@ -154,8 +162,6 @@ def test_at_test_time_the_verifier_stands_only_where_it_needs_no_answer() -> Non
 
 
 def test_a_journal_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rayworks.systems.reasoning.config import SearchSection
-
     section = SearchSection(response_tokens=16, simulations=5)
     verifier = Reward(lambda text: 0.0)
     searches = search_all(section, DigitPolicy(TASK), [verifier], TASK.questions("test", 3), TASK)
@@ -178,24 +184,98 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
 
 
 def test_baselines_answer_and_count_what_they_draw(policy: TransformersEngine) -> None:
-    from rayworks.systems.reasoning.config import SearchSection
-
     section = SearchSection(response_tokens=12, depth=4, step_tokens=4)
     questions = TASK.questions("test", 4)
     graded = Reward(lambda text: float(len(text.tokens)))
-    first = greedy(policy, TASK, questions, 12)
+    first = greedy(policy, TASK, questions, 12, 64)
     assert len(first) == 4 and all(one.completions == 1 and 1 <= one.tokens <= 13 for one in first)
-    best = sampled("best-of-n", policy, TASK, [graded], questions, section, completions=5, seed=1)
-    voted = sampled("self-consistency", policy, TASK, [], questions, section, completions=5, seed=1)
+    best = sampled("best-of-n", policy, TASK, [graded], questions, section, 64, completions=5, seed=1)
+    voted = sampled("self-consistency", policy, TASK, [], questions, section, 64, completions=5, seed=1)
     assert [one.completions for one in [*best, *voted]] == [5] * 8
-    found = beams(policy, TASK, [graded], questions, section, width=2, expansions=3, seed=1)
+    found = beams(policy, TASK, [graded], questions, section, 64, width=2, expansions=3, seed=1)
     assert all(one.completions >= 3 for one in found)
-    alone = beams(policy, TASK, [graded], questions[2:3], section, width=2, expansions=3, seed=1)
+    alone = beams(policy, TASK, [graded], questions[2:3], section, 64, width=2, expansions=3, seed=1)
     assert alone[0] == found[2], "a question's beams do not depend on the questions beside it"
 
 
+class DigitEngine:
+    """Draws digits as :class:`DigitPolicy` does, all requests at once."""
+
+    tokenizer = TOKENIZER
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        policy = DigitPolicy(TASK)
+        for number, request in enumerate(requests):
+            policy.submit(number, "", Draw((), 0, 0, request))
+        return [
+            Generation(
+                uid="",
+                text=TOKENIZER.decode(drawn.tokens),
+                token_ids=drawn.tokens,
+                finish_reason="stop" if drawn.ended else "length",
+                logprobs=drawn.logprobs,
+                sampling_logprobs=drawn.logprobs,
+                prompt_tokens=1,
+            )
+            for _, drawn in policy.collect(0.0)
+        ]
+
+
+LARGEST = Reward(lambda text: TASK.reward(text.text))
+DIGITS = SearchSection(response_tokens=12, depth=3, step_tokens=4)
+
+
+def test_the_best_of_n_is_the_one_that_scores_highest_and_a_vote_takes_the_commonest() -> None:
+    engine: Any = DigitEngine()
+    questions, more = TASK.questions("test", 6), {"completions": 9, "seed": 1}
+    best = sampled("best-of-n", engine, TASK, [LARGEST], questions, DIGITS, 64, **more)
+    voted = sampled("self-consistency", engine, TASK, [], questions, DIGITS, 64, **more)
+    firsts = 0
+    for question, one, vote in zip(questions, best, voted, strict=True):
+
+        def drawn(method: str, question: Question = question) -> list[str]:
+            requests = [
+                GenerationRequest(prompt=ids(question.prompt), seed=seeds.derive_small(1, method, question.uid, number))
+                for number in range(9)
+            ]
+            return [found.text for found in engine.generate(requests)]
+
+        texts = drawn("best-of-n")
+        assert one.said == TASK.verify(question, max(texts, key=TASK.reward)).answer
+        firsts += one.said == TASK.verify(question, texts[0]).answer
+        counts = Counter(TASK.verify(question, text).answer for text in drawn("self-consistency"))
+        assert counts[vote.said] == max(counts.values())
+    assert firsts < len(questions)
+
+
+def test_beams_keep_what_scores_highest() -> None:
+    engine: Any = DigitEngine()
+    [largest] = beams(
+        engine, TASK, [LARGEST], TASK.questions("test", 7)[6:], DIGITS, 64, width=1, expansions=20, seed=1
+    )
+    assert (largest.said, largest.correct) == ("6", True)
+    smallest = Reward(lambda text: -TASK.reward(text.text))
+    [zeros] = beams(engine, TASK, [smallest], TASK.questions("test", 1), DIGITS, 64, width=2, expansions=20, seed=1)
+    assert (zeros.said, zeros.correct) == ("0", True)
+
+
+def test_a_question_without_room_is_not_asked_and_the_others_are(policy: TransformersEngine) -> None:
+    longest = exact_length(policy.model.model.config)[0]
+    long = Question("long", "1" * longest, "1")
+    graded = Reward(lambda text: float(len(text.tokens)))
+    questions = [long, TASK.questions("test", 1)[0], Question("empty", "", "1")]
+    for found in (
+        greedy(policy, TASK, questions, 12, longest),
+        sampled("best-of-n", policy, TASK, [graded], questions, DIGITS, longest, completions=2, seed=1),
+        sampled("self-consistency", policy, TASK, [], questions, DIGITS, longest, completions=2, seed=1),
+        beams(policy, TASK, [graded], questions, DIGITS, longest, width=1, expansions=2, seed=1),
+    ):
+        assert found[0] == found[2] == Answered(False, None, 0, 0) and found[1].completions >= 1
+        assert found[0].mark == "-" and found[1].mark in "01"
+    assert [one.mark for one in greedy(policy, TASK, [long], 12, longest)] == ["-"]
+
+
 def test_the_page_of_trees_shows_hostile_text_as_text() -> None:
-    from rayworks.systems.reasoning.config import SearchSection
     from rayworks.systems.reasoning.search import records
 
     section = SearchSection(response_tokens=16, simulations=6)
