@@ -53,20 +53,20 @@ def _figures(config: Config, results: Results, ways: Mapping[str, Mapping[str, A
     first = _first_arms(results)
     learned = {arm: accuracy(config, one["test"], arm) for arm, one in first.items()}
     answered = {name: (way["tokens"], accuracy(config, way["rights"], name)) for name, way in ways.items()}
-    return {
+    drawn = {
         "arms.png": (
             figures.arms(accuracy(config, before, "before"), learned, confidence),
             "Greedy accuracy after one round, by what was learned; the band is the start's interval",
-        ),
-        "drift.png": (
-            figures.drift({arm: one["epochs"] for arm, one in first.items()}),
-            "How likelihoods and validation accuracy move, epoch by epoch",
         ),
         "methods.png": (
             figures.methods(answered, confidence),
             "Ways to answer at equal tokens, without knowing the answers; the critic that chooses stands in brackets",
         ),
     }
+    if first:
+        drift = figures.drift({arm: one["epochs"] for arm, one in first.items()})
+        drawn["drift.png"] = (drift, "How likelihoods and validation accuracy move, epoch by epoch")
+    return drawn
 
 
 def _first_arms(results: Results) -> dict[str, Any]:
