@@ -145,6 +145,18 @@ def test_a_policy_without_an_end_token_is_refused_before_anything_is_searched(tm
             call()
 
 
+def test_a_round_that_kept_nothing_is_followed_by_one_with_the_same_policy(policy: str, tmp_path: Path) -> None:
+    files = Files(settings("recipe", learning__arms=[]), RunDirectory(str(tmp_path), "reasoning", "r"))
+    files.write_policy(1, "both", Path(policy))
+    for number in (0, 2):
+        files._directory.put_folder(Path(policy), files.policy_folder(number))
+    assert files.policy(1) == files.policy(0) != files.policy(2) == files.policy(3)
+    files.take_over(1, "both")
+    assert files.policy(2).endswith(files.policy_folder(2))
+    named = Files(settings(policy), RunDirectory(str(tmp_path), "reasoning", "other"))
+    assert named.policy(0) == named.policy(1) == policy
+
+
 class Few(Digits):
     """Never more than three questions."""
 
@@ -212,7 +224,7 @@ def test_later_rounds_never_fall_back_to_a_control() -> None:
 def test_a_round_goes_on_where_an_arm_learns_nothing(policy: str) -> None:
     system = system_of(settings(policy), lambda method, call: None if call[1] == "paths" else {"test": "11"})
     system.results["pairs"]["0"] = {"pairs": 3}
-    metrics = {}
+    metrics: dict[str, float] = {}
     while system._share_of_arms(0, 2) < 1:
         metrics |= system._learn(0)
     assert metrics == {"both_accuracy": 1.0} and system.results["arms"]["0"]["paths"] is None

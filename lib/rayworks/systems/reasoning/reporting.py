@@ -58,15 +58,12 @@ def _figures(config: Config, results: Results, ways: Mapping[str, Mapping[str, A
             figures.arms(accuracy(config, before, "before"), learned, confidence),
             "Greedy accuracy after one round, by what was learned; the band is the start's interval",
         ),
-        "methods.png": (
-            figures.methods(answered, confidence),
-            "Ways to answer at equal tokens, without knowing the answers; the critic that chooses stands in brackets",
-        ),
     }
     if first:
         drift = figures.drift({arm: one["epochs"] for arm, one in first.items()})
         drawn["drift.png"] = (drift, "How likelihoods and validation accuracy move, epoch by epoch")
-    return drawn
+    said = "Ways to answer at equal tokens, without knowing the answers; the critic that chooses stands in brackets"
+    return drawn | {"methods.png": (figures.methods(answered, confidence), said)}
 
 
 def _first_arms(results: Results) -> dict[str, Any]:

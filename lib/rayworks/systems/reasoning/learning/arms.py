@@ -1,4 +1,4 @@
-"""The arms that are compared: what each learns from the same trees, at equal optimiser steps and tokens."""
+"""The arms that are compared: what each learns from the same trees, at equal optimiser steps and nearly equal tokens."""
 
 import math
 from collections.abc import Sequence
