@@ -294,8 +294,8 @@ class LearningSection(CurriculumSection):
     rounds: int = Field(2, ge=1, description="times to search with the policy that the round before improved")
     arms: tuple[Arm, ...] = Field(
         ("traces", "paths", "paths-and-winners", "anchor", "shuffled", "both", "reward", "prediction", "plain"),
-        description="ways to learn that are compared in the first round, at equal optimiser steps; all but plain from about as "
-        "many tokens",
+        description="ways to learn that are compared in the first round, at equal optimiser steps; all but plain from about "
+        "as many tokens",
     )
     keep: Arm | Literal["best"] = Field(
         "best", description="arm whose policy goes on; best: on the validation questions, traces aside"
