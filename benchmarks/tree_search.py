@@ -127,13 +127,13 @@ def measure(folder: str, repeat: int) -> dict[str, float]:
     return values
 
 
-def model_of_costs() -> dict[str, float]:
+def model_of_costs(folder: str) -> dict[str, float]:
     """Share of the ideal that each mode reaches with an engine that only counts: 256 questions, 64 slots."""
-    found = {}
+    found, tokenizer = {}, load_tokenizer(folder)
     for mode in ("asynchronous", "barrier", "serial"):
-        engine = LatencyEngine(Cost())
-        section = CONFIG.search.model_copy(update={"mode": mode, "root_width": 16, "open_trees": TREES})
-        search(section, engine, QUESTIONS, load_tokenizer(str(make_policy(CONFIG.recipe, TASK, 0))))
+        engine = LatencyEngine(Cost(), tokenizer.convert_tokens_to_ids("\n"))
+        section = CONFIG.search.model_copy(update={"mode": mode, "open_trees": TREES})
+        search(section, engine, QUESTIONS, tokenizer)
         found[mode] = engine.ideal_seconds() / engine.seconds
     return found
 
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measure(folder, 0)  # what is loaded on first use is loaded
     found = [measure(folder, repeat) for repeat in range(repeats)]
     columns = {name: [one[name] for one in found] for name in found[0]}
-    ideal = model_of_costs()
+    ideal = model_of_costs(folder)
     rows = {
         "ms a simulation, 64 trees at once": columns["ours"],
         "64 trees, against one question at a time by generate (goal 12)": ratios(columns["generate"], columns["ours"]),
