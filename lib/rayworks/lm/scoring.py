@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rayworks.core.errors import ConfigError, DataError
@@ -15,6 +17,7 @@ from rayworks.lm.engine import Score, ScoringRequest
 from rayworks.lm.positions import batched_length
 
 PADDED_TOKENS_PER_BATCH = 4096
+EMPTY = "response: prompt and response must each have at least one token"
 
 
 class ReadableHead(Protocol):
@@ -74,21 +77,15 @@ def encode(
 
 
 def response_logprobs(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> tuple[Tensor, Tensor]:
-    """Log-probability of every response token; differentiable when gradients are on.
+    """Log-probability of every response token, ``[rows, longest response]``, 0 at padding, and the mask of tokens.
 
-    The output layer is evaluated at response positions only, which is most of the cost of a small model.
-
-    Args:
-        batch: rows, ragged; each has a prompt and a response of at least one token.
-
-    Returns:
-        ``[rows, longest response]`` log-probabilities, 0 at padding, and the mask of tokens.
+    Differentiable. Only the states before response tokens go through the output layer, which is most of a small model.
 
     Raises:
         DataError: a row has an empty prompt or response, or is longer than the model.
     """
-    if any(not row.response for row in batch):
-        raise DataError("response: prompt and response must each have at least one token")
+    if not all(row.response for row in batch):
+        raise DataError(EMPTY)
     return logprobs_of_states(model, hidden_states(model, batch), batch)
 
 
@@ -96,25 +93,23 @@ def hidden_states(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> T
     """The last layer's states of rows padded on the right, ``[rows, longest, width]``; differentiable.
 
     Raises:
-        DataError: a row has an empty prompt, or is longer than the model.
+        DataError: a row has an empty prompt, ids that the model does not have, or is longer than the model.
     """
-    if any(not row.prompt for row in batch):
-        raise DataError("prompt: prompt and response must each have at least one token")
-    longest = max(map(len, batch))
-    require_room(model, longest)
-    ids_known, highest = (
-        model.get_input_embeddings().num_embeddings,
-        max(max(row.prompt + row.response) for row in batch),
-    )
-    if highest >= ids_known:
-        raise DataError(f"response: has the token id {highest}, the model has {ids_known} ids")
-    ids, attended = (torch.zeros((len(batch), longest), dtype=torch.long) for _ in range(2))
-    for index, row in enumerate(batch):
-        ids[index, : len(row)] = torch.tensor(row.prompt + row.response)
-        attended[index, : len(row)] = 1
-    device = model.device
-    hidden: Tensor = model.base_model(input_ids=ids.to(device), attention_mask=attended.to(device), use_cache=False)[0]
+    if not all(row.prompt for row in batch):
+        raise DataError(EMPTY)
+    rows = [row.prompt + row.response for row in batch]
+    require_room(model, max(map(len, rows)))
+    known, highest = model.get_input_embeddings().num_embeddings, max(map(max, rows))
+    if highest >= known:
+        raise DataError(f"response: has the token id {highest}, the model has {known} ids")
+    ids, attended = padded(rows).to(model.device), padded([[1] * len(row) for row in rows]).to(model.device)
+    hidden: Tensor = model.base_model(input_ids=ids, attention_mask=attended, use_cache=False)[0]
     return hidden
+
+
+def padded(rows: Sequence[Sequence[int]], filling: int = 0) -> Tensor:
+    """Ragged rows as ``[rows, longest]``, filled on the right."""
+    return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], True, filling)
 
 
 def last_states(hidden: Tensor, batch: Sequence[EncodedResponse]) -> Tensor:
@@ -126,20 +121,21 @@ def logprobs_of_states(
     model: PreTrainedModel, hidden: Tensor, batch: Sequence[EncodedResponse]
 ) -> tuple[Tensor, Tensor]:
     """What :func:`response_logprobs` returns, from the states of its rows; a response may be empty."""
-    longest = max(len(row.response) for row in batch)
-    at, targets = (torch.zeros((len(batch), longest), dtype=torch.long) for _ in range(2))
-    mask = torch.zeros((len(batch), longest), dtype=torch.bool)
-    for index, row in enumerate(batch):
-        count = len(row.response)
-        at[index, :count] = torch.arange(len(row.prompt) - 1, len(row) - 1)
-        targets[index, :count] = torch.tensor(row.response)
-        mask[index, :count] = True
-    at, mask, targets = (part.to(hidden.device) for part in (at, mask, targets))
-    picked = hidden.gather(1, at[:, :, None].expand(-1, -1, hidden.shape[-1]))[mask]
-    logits = output_logits(model, picked)
-    values = logits.gather(-1, targets[mask][:, None])[:, 0] - logits.logsumexp(dim=-1)
-    logprobs = torch.zeros(mask.shape, dtype=values.dtype, device=hidden.device).masked_scatter(mask, values)
-    return logprobs, mask
+    places = [
+        (row, at, token)
+        for row, text in enumerate(batch)
+        for at, token in enumerate(text.response, len(text.prompt) - 1)
+    ]
+    values = token_logprobs(model, hidden, places)
+    mask = padded([[1] * len(row.response) for row in batch]).to(hidden.device).bool()
+    return values.new_zeros(mask.shape).masked_scatter(mask, values), mask
+
+
+def token_logprobs(model: PreTrainedModel, hidden: Tensor, places: Sequence[tuple[int, int, int]]) -> Tensor:
+    """Log-probabilities of tokens ``[places]``: row and position of the state that predicts each, and its id."""
+    rows, positions, ids = torch.tensor(places, dtype=torch.long, device=hidden.device).view(-1, 3).unbind(-1)
+    logits = output_logits(model, hidden[rows, positions])
+    return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(dim=-1)
 
 
 def require_room(model: PreTrainedModel, length: int) -> None:
@@ -167,54 +163,40 @@ def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 def shared_prompt_logprobs(
     model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], responses: Sequence[Sequence[tuple[int, ...]]]
 ) -> Tensor:
-    """Log-probability of several responses to each prompt, the prompt computed once; differentiable.
+    """Log-probability of several responses to each prompt, the prompt computed once: ``[prompts, responses]``, sums over
+    their tokens; differentiable.
 
     A row is a prompt and all its responses, one behind the other; a response sees the prompt and itself, at the positions
     it would have alone. Pairs of short responses cost little more than half of what two rows each would.
 
     Args:
         model: one of which :func:`~rayworks.lm.exactness.shares_prompts` holds.
-        prompts: ids, none empty.
-        responses: the same number of responses for every prompt, none empty.
-
-    Returns:
-        ``[rows, responses]``, sums over response tokens.
+        responses: as many for every prompt.
 
     Raises:
         DataError: an empty prompt or response.
     """
     if not all(prompts) or not all(response for group in responses for response in group):
-        raise DataError("response: prompt and response must each have at least one token")
-    longest = max(len(prompt) + sum(map(len, group)) for prompt, group in zip(prompts, responses, strict=True))
-    ids, positions, segment = (torch.zeros((len(prompts), longest), dtype=torch.long) for _ in range(3))
-    segment.fill_(-1)
-    rows, logit_positions, targets, owners = (list[int]() for _ in range(4))
+        raise DataError(EMPTY)
+    ids, at, segments, places = list[list[int]](), list[list[int]](), list[list[int]](), list[tuple[int, int, int]]()
     for row, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
         start = len(prompt)
-        ids[row, :start], positions[row, :start], segment[row, :start] = torch.tensor(prompt), torch.arange(start), 0
-        for owner, response in enumerate(group):
-            end = start + len(response)
-            ids[row, start:end] = torch.tensor(response)
-            positions[row, start:end] = torch.arange(len(prompt), len(prompt) + len(response))
-            segment[row, start:end] = owner + 1
-            rows += [row] * len(response)
-            logit_positions += [len(prompt) - 1, *range(start, end - 1)]
-            targets += response
-            owners += [owner] * len(response)
-            start = end
-    order = torch.arange(longest)
+        at.append([*range(start), *(start + index for response in group for index in range(len(response)))])
+        segments.append([0] * start + [owner for owner, response in enumerate(group, 1) for _ in response])
+        ids.append([*prompt, *chain(*group)])
+        for response in group:
+            before = (len(prompt) - 1, *range(start, start + len(response) - 1))
+            places += [(row, state, token) for state, token in zip(before, response, strict=True)]
+            start += len(response)
+    segment = padded(segments, -1)
+    order = torch.arange(segment.shape[1])
     seen = (segment[:, None, :] == 0) | (segment[:, :, None] == segment[:, None, :])
     allowed = (seen & (order[:, None] >= order))[:, None]
     mask = torch.zeros(allowed.shape, dtype=model.dtype).masked_fill_(~allowed, torch.finfo(model.dtype).min)
-    device = model.device
-    hidden = model.base_model(
-        input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), use_cache=False
-    )[0]
-    logits = output_logits(model, hidden[rows, logit_positions])
-    values = logits.gather(-1, torch.tensor(targets, device=device)[:, None])[:, 0] - logits.logsumexp(dim=-1)
-    totals = torch.zeros((len(prompts), len(responses[0])), dtype=values.dtype, device=device)
-    at = torch.tensor(rows, device=device), torch.tensor(owners, device=device)
-    return totals.index_put(at, values, accumulate=True)
+    inputs = {"input_ids": padded(ids), "attention_mask": mask, "position_ids": padded(at)}
+    hidden = model.base_model(**{name: part.to(model.device) for name, part in inputs.items()}, use_cache=False)[0]
+    values = token_logprobs(model, hidden, places).split([len(response) for group in responses for response in group])
+    return torch.stack([part.sum() for part in values]).view(len(prompts), -1)
 
 
 @torch.inference_mode()
