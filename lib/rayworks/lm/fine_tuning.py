@@ -39,36 +39,26 @@ class Example:
         if len(self.soft) not in (0, count):
             raise DataError(f"examples: {len(self.soft)} soft labels for {count} tokens; give one for each")
         for label in self.soft:
-            masses = [mass for _, mass in label]
-            if not all(mass >= 0 for mass in masses) or not abs(sum(masses) - 1) < 1e-3:
-                raise DataError(
-                    f"examples: the soft label {label} is no distribution; its probabilities must add up to 1"
-                )
+            if not all(mass >= 0 for _, mass in label) or not abs(sum(mass for _, mass in label) - 1) < 1e-3:
+                raise DataError(f"examples: the soft label {label} is no distribution: its masses must add up to 1")
 
     def labels(self) -> list[tuple[int, int, float]]:
         """Place in the row of the state that predicts, id, and weight of all labels."""
-        weights, first = self.weights or (1.0,) * len(self.text.response), len(self.text.prompt) - 1
+        weights = self.weights or (1.0,) * len(self.text.response)
         soft = self.soft or tuple(((token, 1.0),) for token in self.text.response)
-        return [
-            (first + at, token, weight * mass)
-            for at, (weight, label) in enumerate(zip(weights, soft, strict=True))
-            for token, mass in label
-        ]
+        weighted = enumerate(zip(weights, soft, strict=True), len(self.text.prompt) - 1)
+        return [(at, token, weight * mass) for at, (weight, label) in weighted for token, mass in label]
 
 
 class FineTuner(Trainer):
     """Tunes one model on examples.
 
     Args:
-        model: the causal LM to start from; tuned in place.
         examples: what to learn, in the order that batches are drawn from.
-        order: from an epoch to the order of the examples in it, for a curriculum; ``None`` shuffles.
-        seed: of the run; batches, dropout and adapters each have a stream of their own below it.
-        shard: this worker's part of every batch.
+        order: see :class:`~rayworks.lm.training.Batches`.
 
     Raises:
-        DataError: no example.
-        ConfigError: the model has none of the layers that adapters are asked for.
+        DataError: there is no example.
     """
 
     def __init__(
@@ -100,8 +90,7 @@ class FineTuner(Trainer):
         own = self.shard.of(whole)
         if not own or not total:
             return {"loss": 0.0}
-        loss = negative_log_likelihood(self.model, own) / total
-        return {"loss": backward(loss)}
+        return {"loss": backward(negative_log_likelihood(self.model, own) / total)}
 
 
 def negative_log_likelihood(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from rayworks.core.errors import DataError
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.packed_linear import PackedLinear
 from rayworks.lm.prefix_tree import agreeing
-from rayworks.lm.scoring import output_logits
+from rayworks.lm.scoring import padded, summed, token_logprobs
 
 
 @dataclass(frozen=True)
@@ -28,18 +27,15 @@ class GradientRequest:
     """
 
     tokens: tuple[int, ...]
-    """Prompt and target."""
     target_tokens: int
     """How many of the last are the target."""
     positions: tuple[int, ...]
-    """Where other tokens might stand; before the target."""
 
     def __post_init__(self) -> None:
-        start = len(self.tokens) - self.target_tokens
-        if self.target_tokens < 1 or start < 1:
-            raise DataError(
-                f"target_tokens: {self.target_tokens} of {len(self.tokens)}; give a prompt and a target behind it"
-            )
+        count = len(self.tokens)
+        start = count - self.target_tokens
+        if not 0 < self.target_tokens < count:
+            raise DataError(f"target_tokens: {self.target_tokens} of {count}; give a prompt and a target behind it")
         distinct = len(set(self.positions)) == len(self.positions)
         if not self.positions or not distinct or not all(0 <= position < start for position in self.positions):
             raise DataError(
@@ -64,12 +60,10 @@ def token_gradients(causal: CausalModel, requests: Sequence[GradientRequest]) ->
     knows it as a prefix. The model keeps its own embedding, scaled or not, and its weights get no gradient.
 
     Raises:
-        DataError: the model's layers are packed, or a request is longer than it.
+        DataError: the model's layers are packed, or a request is longer than it or has ids that it does not have.
     """
     if any(isinstance(module, PackedLinear) for module in causal.model.modules()):
-        raise DataError(
-            "model: its layers are packed, which have no gradients; load the engine with differentiable=True"
-        )
+        raise DataError("model: its packed layers have no gradients; load the engine with differentiable=True")
     for request in requests:
         if len(request.tokens) > causal.max_length:
             raise DataError(
@@ -87,35 +81,32 @@ def token_gradients(causal: CausalModel, requests: Sequence[GradientRequest]) ->
 
 
 def _gradients(causal: CausalModel, requests: Sequence[GradientRequest], table: Tensor) -> list[TokenGradient]:
-    model, starts = causal.model, [min(request.positions) for request in requests]
-    device, embed = model.device, model.get_input_embeddings()
+    model, device, embed = causal.model, causal.model.device, causal.model.get_input_embeddings()
+    starts = [min(request.positions) for request in requests]
     cache, read = _prefixes(causal, [request.tokens[:start] for request, start in zip(requests, starts, strict=True)])
-    width = max(len(request.tokens) - start for request, start in zip(requests, starts, strict=True))
-    ids, new = (torch.zeros((len(requests), width), dtype=torch.long) for _ in range(2))
-    for row, (request, start) in enumerate(zip(requests, starts, strict=True)):
-        count = len(request.tokens) - start
-        ids[row, :count], new[row, :count] = torch.tensor(request.tokens[start:]), 1
-    changed = [
-        (row, p - start)
-        for row, (request, start) in enumerate(zip(requests, starts, strict=True))
-        for p in request.positions
-    ]
-    at = tuple(torch.tensor(part, device=device) for part in zip(*changed, strict=True))
+    new = [request.tokens[start:] for request, start in zip(requests, starts, strict=True)]
+    ids, attended = padded(new), torch.cat([read, padded([[1] * len(row) for row in new])], dim=1)
+    changed = [(row, at - start) for row, start in enumerate(starts) for at in requests[row].positions]
+    rows, columns = torch.tensor(changed, device=device).unbind(-1)
     with torch.enable_grad():
         embedded = embed(ids.to(device)).detach()
-        chosen = embedded[at].clone().requires_grad_()
+        chosen = embedded[rows, columns].requires_grad_()
         hidden = model.base_model(
-            inputs_embeds=embedded.index_put(at, chosen),
-            attention_mask=torch.cat([read, new], dim=1).to(device),
-            position_ids=(torch.tensor(starts)[:, None] + torch.arange(width)).to(device),
+            inputs_embeds=embedded.index_put((rows, columns), chosen),
+            attention_mask=attended.to(device),
+            position_ids=(torch.tensor(starts)[:, None] + torch.arange(ids.shape[1])).to(device),
             past_key_values=cache,
             use_cache=True,
         )[0]
-        totals = _target_logprobs(model, hidden, requests, starts)
-        (by_embedding,) = torch.autograd.grad(totals.sum(), chosen)
-    by_token = by_embedding.float() @ table.T
-    counts = [len(request.positions) for request in requests]
-    return [TokenGradient(total, part) for total, part in zip(totals.tolist(), by_token.split(counts), strict=True)]
+        targets = [len(row) - request.target_tokens for row, request in zip(new, requests, strict=True)]
+        places = [
+            (row, at - 1, new[row][at]) for row, first in enumerate(targets) for at in range(first, len(new[row]))
+        ]
+        logprobs = token_logprobs(model, hidden, places)
+        (by_embedding,) = torch.autograd.grad(logprobs.sum(), chosen)
+    totals = summed(logprobs.detach(), [request.target_tokens for request in requests]).tolist()
+    by_token = torch.split(by_embedding.float() @ table.T, [len(request.positions) for request in requests])
+    return [TokenGradient(total, part) for total, part in zip(totals, by_token, strict=True)]
 
 
 def _prefixes(causal: CausalModel, prefixes: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor]:
@@ -125,18 +116,16 @@ def _prefixes(causal: CausalModel, prefixes: Sequence[Sequence[int]]) -> tuple[D
     if common and len(slots) > 1:
         _read(causal, [0], [prefixes[0][:common]])
     _read(causal, slots, [prefixes[slot] for slot in slots])
-    longest = max(map(len, prefixes))
-    read = torch.tensor([[int(at < len(prefix)) for at in range(longest)] for prefix in prefixes], dtype=torch.long)
+    read = padded([[1] * len(prefix) for prefix in prefixes])
     cache = DynamicCache(config=causal.model.config)
-    if longest:
+    if longest := read.shape[1]:
         held = [causal.cache.copied(slot, 0, longest) for slot in range(len(prefixes))]
-        for layer in range(len(held[0])):
+        for layer, parts in enumerate(zip(*held, strict=True)):
             # What an engine computes in inference mode cannot be part of a graph before it is copied.
-            keys, values = (torch.stack([part[layer][kind] for part in held]).clone() for kind in (0, 1))
-            cache.update(keys, values, layer)
+            cache.update(*(torch.stack(kind).clone() for kind in zip(*parts, strict=True)), layer)
     for slot in slots:
         causal.release(slot)
-    return cache, read.view(len(prefixes), longest)
+    return cache, read
 
 
 def _read(causal: CausalModel, slots: Sequence[int], prefixes: Sequence[Sequence[int]]) -> None:
@@ -145,23 +134,7 @@ def _read(causal: CausalModel, slots: Sequence[int], prefixes: Sequence[Sequence
         causal.release(slot)
         causal.take_up(slot, prefix)
     unread = {slot: prefix[causal.held(slot) :] for slot, prefix in zip(slots, prefixes, strict=True)}
-    behind = [slot for slot in slots if unread[slot]]
-    if behind:
-        causal.feed(behind, [unread[slot] for slot in behind])
+    if behind := {slot: new for slot, new in unread.items() if new}:
+        causal.feed(list(behind), list(behind.values()))
     for slot in slots:
         causal.keep(slot)
-
-
-def _target_logprobs(
-    model: PreTrainedModel, hidden: Tensor, requests: Sequence[GradientRequest], starts: Sequence[int]
-) -> Tensor:
-    """``[requests]``: sums over the tokens of each target."""
-    places = [
-        (row, at - 1 - start, request.tokens[at])
-        for row, (request, start) in enumerate(zip(requests, starts, strict=True))
-        for at in range(len(request.tokens) - request.target_tokens, len(request.tokens))
-    ]
-    rows, columns, targets = (torch.tensor(part, device=hidden.device) for part in zip(*places, strict=True))
-    logits = output_logits(model, hidden[rows, columns])
-    logprobs = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(dim=-1)
-    return logprobs.new_zeros(len(requests)).index_add(0, rows, logprobs)

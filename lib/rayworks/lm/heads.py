@@ -21,15 +21,7 @@ Link = Literal["identity", "sigmoid"]
 
 
 class ScalarHead(nn.Module):
-    """A linear function of a hidden state, through a sigmoid where it is a probability.
-
-    Args:
-        width: of the hidden state.
-        link: ``identity`` for values without bounds, ``sigmoid`` for those between 0 and 1.
-
-    Raises:
-        ValueError: another link.
-    """
+    """A linear function of a hidden state: ``identity`` for values without bounds, ``sigmoid`` for those from 0 to 1."""
 
     def __init__(self, width: int, link: Link = "identity") -> None:
         super().__init__()
@@ -58,11 +50,7 @@ class ScalarHead(nn.Module):
 
 
 def load_head(folder: str | Path, model: PreTrainedModel) -> ScalarHead:
-    """A head that was saved, on the model's device.
-
-    Raises:
-        DataError: it cannot be read, or is made for hidden states of another width.
-    """
+    """A head that was saved, on the model's device; :class:`DataError` where it cannot be read or reads another width."""
     path, width = Path(folder).expanduser(), model.config.get_text_config().hidden_size
     try:
         head = ScalarHead(**json.loads((path / DESCRIPTION).read_text()))
@@ -84,7 +72,6 @@ class HeadTrainer(Trainer):
     Args:
         examples: texts; the label belongs to the last token of prompt and response.
         labels: one number per text, between 0 and 1 for a ``sigmoid`` head.
-        seed: of the run; batches, dropout and adapters each have a stream of their own below it.
 
     Raises:
         DataError: there is no example, or a label is missing, no number or out of bounds.
@@ -105,13 +92,11 @@ class HeadTrainer(Trainer):
         if not examples or len(labels) != len(examples):
             raise DataError(f"labels: {len(labels)} for {len(examples)} examples; give one per example")
         self._labels = torch.tensor(labels, dtype=torch.float32)
-        bad = ~self._labels.isfinite()
-        if head.link == "sigmoid":
-            bad |= (self._labels < 0) | (self._labels > 1)
-        if bool(bad.any()):
-            at = int(bad.nonzero()[0])
-            wanted = "a number from 0 to 1" if head.link == "sigmoid" else "a finite number"
-            raise DataError(f"labels: number {at} is {labels[at]}, must be {wanted}")
+        sigmoid = head.link == "sigmoid"
+        good = (self._labels >= 0) & (self._labels <= 1) if sigmoid else self._labels.isfinite()
+        for at in (~good).nonzero()[:1]:
+            wanted = "a number from 0 to 1" if sigmoid else "a finite number"
+            raise DataError(f"labels: number {int(at)} is {labels[at]}, must be {wanted}")
         self.head = head.to(model.device).train().requires_grad_(True)
         self._examples, self._seed = examples, seed
         self._batches = Batches(len(examples), batch_size, seed, "head", "batches")
@@ -127,14 +112,14 @@ class HeadTrainer(Trainer):
     def accumulate(self, step: int) -> dict[str, float]:
         """``loss`` per example."""
         whole = self._batches.at(step)
-        chosen = list(self.shard.of(whole))
+        chosen = self.shard.of(whole)
         if not chosen:
             return {"loss": 0.0}
         batch = [self._examples[at] for at in chosen]
         found = self.head(last_states(hidden_states(self.model, batch), batch))
         wanted = self._labels[chosen].to(found.device)
         if self.head.link == "sigmoid":
-            loss = nn.functional.binary_cross_entropy_with_logits(found, wanted, reduction="sum") / len(whole)
+            loss = nn.functional.binary_cross_entropy_with_logits(found, wanted, reduction="sum")
         else:
-            loss = 0.5 * nn.functional.mse_loss(found, wanted, reduction="sum") / len(whole)
-        return {"loss": backward(loss)}
+            loss = 0.5 * nn.functional.mse_loss(found, wanted, reduction="sum")
+        return {"loss": backward(loss / len(whole))}

@@ -54,8 +54,8 @@ class PairObjective:
 def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair], *, share_prompts: bool = True) -> Tensor:
     """Log-probability of the chosen and the rejected response of every pair, in one forward: ``[pairs, 2]``.
 
-    The responses share the computation of their prompt where the model can do that
-    (:func:`~rayworks.lm.exactness.shares_prompts`) and the prompts of a pair are the same.
+    They share the computation of their prompt where it is the same and the model can
+    (:func:`~rayworks.lm.exactness.shares_prompts`).
     """
     if not share_prompts or any(pair.chosen.prompt != pair.rejected.prompt for pair in pairs):
         rows = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
@@ -65,20 +65,18 @@ def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair], *, share_p
 
 
 class PairTrainer(Trainer):
-    """Tunes one model on pairs; resumes bit for bit from its saved state.
+    """Tunes one model on pairs.
 
     Args:
-        model: the causal LM to start from; tuned in place. With ``dpo`` it is, as it comes, also the frozen reference.
+        model: with ``dpo`` it is, as it comes, also the frozen reference.
         pairs: training pairs, in the order that batches are drawn from.
         pairs_per_step: of an optimiser step.
         pairs_per_pass: of a forward; the rest of a step is accumulated.
-        seed: of the run.
         name: its random streams and its messages carry it.
-        order: from an epoch to the order of the pairs in it, for a curriculum; ``None`` shuffles.
-        shard: this worker's part of every batch.
+        order: see :class:`~rayworks.lm.training.Batches`.
 
     Raises:
-        DataError: the log-probabilities here would not be the model's own, or there is no pair.
+        DataError: there is no pair.
     """
 
     def __init__(
@@ -106,15 +104,10 @@ class PairTrainer(Trainer):
         super().__init__(model, options, adapters_seed=adapters_seed, name=f"objectives.{name}", shard=shard)
 
     def evaluate(self, pairs: Sequence[EncodedPair]) -> dict[str, float]:
-        """Accuracy and mean log-probabilities on pairs; ties count half.
-
-        Raises:
-            DataError: there is no pair.
-        """
+        """Accuracy and mean log-probabilities on pairs; ties count half. :class:`DataError` where there is no pair."""
         if not pairs:
             raise DataError("pairs: there is none to measure on")
-        scores = self._score_all(self.model, pairs)
-        return {key: value / len(pairs) for key, value in _sums(scores).items()}
+        return {key: value / len(pairs) for key, value in _sums(self._score_all(self.model, pairs)).items()}
 
     def dropout_seed(self, step: int) -> int:
         """A stream by name and step."""

@@ -1,10 +1,9 @@
 """Log-probabilities of responses after prompts, batched and padded on the right."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,15 +15,10 @@ from rayworks.lm.adapters import AdapterBank
 from rayworks.lm.engine import Score, ScoringRequest
 from rayworks.lm.positions import batched_length
 
+Reader = Callable[[Tensor], Tensor]
+"""Of a head: last states ``[rows, width]`` to numbers ``[rows]``."""
 PADDED_TOKENS_PER_BATCH = 4096
 EMPTY = "response: prompt and response must each have at least one token"
-
-
-class ReadableHead(Protocol):
-    """What :class:`~rayworks.lm.heads.ScalarHead` is to scoring."""
-
-    def read(self, hidden: Tensor) -> Tensor:
-        """Hidden states ``[rows, width]`` to numbers ``[rows]``."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +56,9 @@ def encode(
     ends: bool = True,
     response_tokens: int | None = None,
 ) -> EncodedResponse:
-    """Tokenise both apart, so that the prompt's ids are those of generation.
+    """Tokenise both apart, so that the prompt's ids are those of generation; ids are taken as they are.
 
     Args:
-        prompt: special tokens are added as the tokenizer does for a prompt; ids are taken as they are.
-        response: nothing is added but the end token.
         ends: append the end token, but not to a response that was cut: it does not end there.
         response_tokens: cut the response to this many tokens before the end token.
     """
@@ -138,6 +130,12 @@ def token_logprobs(model: PreTrainedModel, hidden: Tensor, places: Sequence[tupl
     return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(dim=-1)
 
 
+def summed(values: Tensor, counts: Sequence[int]) -> Tensor:
+    """Sums over runs of values, as many as there are counts."""
+    owners = torch.repeat_interleave(torch.tensor(counts, device=values.device))
+    return values.new_zeros(len(counts)).index_add(0, owners, values)
+
+
 def require_room(model: PreTrainedModel, length: int) -> None:
     """Raise :class:`DataError` when a row of ``length`` tokens is more than the model can take in a batch."""
     bound, reason = batched_length(model.config)
@@ -195,8 +193,8 @@ def shared_prompt_logprobs(
     mask = torch.zeros(allowed.shape, dtype=model.dtype).masked_fill_(~allowed, torch.finfo(model.dtype).min)
     inputs = {"input_ids": padded(ids), "attention_mask": mask, "position_ids": padded(at)}
     hidden = model.base_model(**{name: part.to(model.device) for name, part in inputs.items()}, use_cache=False)[0]
-    values = token_logprobs(model, hidden, places).split([len(response) for group in responses for response in group])
-    return torch.stack([part.sum() for part in values]).view(len(prompts), -1)
+    counts = [len(response) for group in responses for response in group]
+    return summed(token_logprobs(model, hidden, places), counts).view(len(prompts), -1)
 
 
 @torch.inference_mode()
@@ -205,16 +203,16 @@ def score_responses(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[ScoringRequest],
     adapters: AdapterBank,
-    heads: Mapping[str, ReadableHead] = MappingProxyType({}),
+    heads: Mapping[str, Reader] = MappingProxyType({}),
 ) -> list[Score]:
-    """Score one response per request, in their order, and read heads and answers behind it, all in one forward per batch.
+    """Score one response per request, in their order, and read heads and answers behind it, in one forward per batch.
 
     Rows of like length share a batch, whatever adapters and heads they name.
 
     Raises:
         ConfigError: an adapter or a head is not loaded.
-        DataError: a prompt is empty, a response is though nothing is to be read behind it, both are longer than the model, or
-            an answer is not one token.
+        DataError: a prompt is empty, or a response with nothing to read behind it; they exceed the model; an answer is not
+            one token; what the model says is no number.
     """
     numbers = [adapters.number(request.adapter) for request in requests]
     _require_heads(requests, heads)
@@ -227,12 +225,10 @@ def score_responses(
             hidden = hidden_states(model, batch)
         logprobs, mask = logprobs_of_states(model, hidden, batch)
         if bool(logprobs.isnan().any()):
-            raise DataError(
-                "response: the model's log-probabilities are not numbers; look at its weights and the adapter's"
-            )
+            raise DataError("response: its log-probabilities are not numbers; look at the weights of model and adapter")
         last = last_states(hidden, batch)
         asked = {name for index in indices for name in requests[index].heads}
-        read = {name: heads[name].read(last).tolist() for name in sorted(asked)}
+        read = {name: heads[name](last).tolist() for name in sorted(asked)}
         behind = output_logits(model, last).log_softmax(-1) if any(answers[index] for index in indices) else None
         for row, index in enumerate(indices):
             scores[index] = Score(
@@ -245,11 +241,7 @@ def score_responses(
 
 
 def answer_id(tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
-    """The one token of an answer.
-
-    Raises:
-        DataError: it is not one token.
-    """
+    """The one token of an answer; :class:`DataError` where it is not one."""
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         raise DataError(
@@ -258,7 +250,7 @@ def answer_id(tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
     return int(ids[0])
 
 
-def _require_heads(requests: Sequence[ScoringRequest], heads: Mapping[str, ReadableHead]) -> None:
+def _require_heads(requests: Sequence[ScoringRequest], heads: Mapping[str, Reader]) -> None:
     for request in requests:
         unknown = [name for name in request.heads if name not in heads]
         if unknown:

@@ -1,7 +1,4 @@
-"""The core of every training of a causal LM here: AdamW with warm-up and a cosine schedule, resumable bit for bit.
-
-What a step learns from is a subclass's; the state that is saved holds all that later steps depend on.
-"""
+"""The core of every training of a causal LM here: AdamW with warm-up and a cosine schedule, resumable bit for bit."""
 
 import abc
 import json
@@ -57,17 +54,12 @@ class TuningOptions:
 
 
 class Batches:
-    """Which examples each step learns from.
+    """Which of ``count`` examples each step learns from; :class:`DataError` where there is none, or no room for it.
 
     Args:
-        count: of examples.
-        size: of a batch.
-        seed: of the run; the orders have a stream below it, named by ``path``.
+        path: of the stream that shuffles, below the seed of the run.
         order: from an epoch to the order of its examples, for a curriculum; ``None`` shuffles.
         across_epochs: fill every batch, from the next epoch where one ends; else an epoch's last batch may be smaller.
-
-    Raises:
-        DataError: there is no example, or no room for one in a batch.
     """
 
     def __init__(
@@ -85,21 +77,12 @@ class Batches:
         self._given, self._across = order, across_epochs
         self._orders: dict[int, Sequence[int]] = {}
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Of batches that end with their epoch."""
-        return math.ceil(self._count / self._size)
-
     def at(self, step: int) -> list[int]:
-        """Indices of the examples of a step.
-
-        Raises:
-            DataError: a given order does not hold every example once.
-        """
+        """Indices of a step's examples; :class:`DataError` where a given order does not hold every example once."""
         if self._across:
             positions = range(step * self._size, (step + 1) * self._size)
             return [int(self._order(position // self._count)[position % self._count]) for position in positions]
-        epoch, index = divmod(step, self.steps_per_epoch)
+        epoch, index = divmod(step, math.ceil(self._count / self._size))
         return list(self._order(epoch)[index * self._size : (index + 1) * self._size])
 
     def _order(self, epoch: int) -> Sequence[int]:
@@ -127,7 +110,7 @@ class Shard:
     rank: int = 0
     workers: int = 1
 
-    def of(self, batch: Sequence[T]) -> Sequence[T]:
+    def of(self, batch: list[T]) -> list[T]:
         """This worker's examples; maybe none."""
         return batch[self.rank :: self.workers]
 
@@ -148,17 +131,16 @@ ALONE = Shard()
 
 
 class Trainer(abc.ABC):
-    """Tunes one model.
+    """Tunes one model, in place, and resumes bit for bit from what it saves.
 
     Args:
-        model: the causal LM to start from; tuned in place.
         adapters_seed: of the adapters' start.
         name: begins the message of a training that diverged.
         beside: modules that are trained with it, by name.
         shard: this worker's part of every batch.
 
     Raises:
-        ConfigError: the model has none of the layers that adapters are asked for.
+        ConfigError: the model has none of the layers that adapters are asked for, or nothing is left to train.
         DataError: the log-probabilities here would not be the model's own.
     """
 
@@ -193,10 +175,8 @@ class Trainer(abc.ABC):
 
     @abc.abstractmethod
     def accumulate(self, step: int) -> dict[str, float]:
-        """Leave the gradients of this worker's part of a step in the model.
-
-        Returns:
-            its part of the step's ``loss``, and of what else is to be averaged over steps: all workers' add up.
+        """Leave the gradients of this worker's part of a step in the model; its part of the step's ``loss`` and of what else
+        is averaged over steps, which add up over all workers.
         """
 
     @property
@@ -205,10 +185,8 @@ class Trainer(abc.ABC):
         return self.step >= self.total_steps
 
     def train(self, steps: int) -> dict[str, float]:
-        """Take up to ``steps`` optimiser steps; means of what they found, empty when none was left.
-
-        Raises:
-            DataError: the loss or its gradient is not finite; the weights are those before that step.
+        """Take up to ``steps`` optimiser steps; means of what they found, empty when none was left. :class:`DataError` where
+        a loss or its gradient is not finite, with the weights before that step.
         """
         self.model.train()
         taken = [self._take_step() for _ in range(min(steps, self.total_steps - self.step))]
@@ -240,10 +218,8 @@ class Trainer(abc.ABC):
         return model.eval()
 
     def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase, *, adapters_of: str | None = None) -> None:
-        """Write :meth:`tuned` and its tokenizer for transformers to load.
-
-        With ``adapters_of``, the name of the whole model that training started from, adapters are written alone, as PEFT
-        does; where there are none it changes nothing.
+        """Write :meth:`tuned` and its tokenizer for transformers to load; with ``adapters_of``, the name of the whole model
+        that training started from, the adapters alone, if there are any, as PEFT does.
         """
         if adapters_of is not None and self._adapted is not None:
             self._adapted.peft_config["default"].base_model_name_or_path = adapters_of

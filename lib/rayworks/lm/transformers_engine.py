@@ -99,7 +99,8 @@ class TransformersEngine:
 
     def score(self, requests: Sequence[ScoringRequest]) -> list[Score]:
         """Score one response per request and read heads and answers behind it; rows of like length share a batch."""
-        return score_responses(self.model.model, self.tokenizer, requests, self.model.adapters, self._heads)
+        readers = {name: head.read for name, head in self._heads.items()}
+        return score_responses(self.model.model, self.tokenizer, requests, self.model.adapters, readers)
 
     def gradients(self, requests: Sequence[GradientRequest]) -> list[TokenGradient]:
         """By how much other tokens would change targets: see :func:`~rayworks.lm.gradients.token_gradients`.
