@@ -7,7 +7,6 @@ all a little at a time; what rows have in common from their start is read once.
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -101,15 +100,19 @@ class ContinuousBatching(Decoding):
         for row in before:
             with self._failing(row):
                 row.guides = self._mixer.guides(row)
-        behind = [entry for entry in self._entries(self._active) if len(self._unread(entry)) > STEP]
+        alive = [row for row in before if row.error is None]
+        behind = [entry for entry in self._entries(alive) if len(self._unread(entry)) > STEP]
         lagging = {id(row) for _, row in behind}
-        ready = [row for row in self._active if id(row) not in lagging]
+        ready = [row for row in alive if id(row) not in lagging]
         for causal, entries in self._by_model(behind):
             # With nobody to hold up, larger pieces are read at less cost.
             self._catch_up(causal, entries, self._chunk if ready else READ_AHEAD * self._chunk)
         if ready:
             self._draw(sorted(ready, key=lambda row: row.slot))
-        return [row for row in before if row.finish_reason is not None]
+        finished = [row for row in before if row.finish_reason is not None]
+        for row in finished:
+            self._leave(row)
+        return finished
 
     def _admit(self) -> None:
         while self._waiting and self._free:
@@ -180,8 +183,6 @@ class ContinuousBatching(Decoding):
             with self._failing(row):
                 row.take(drawn, self._end_ids, self._tokenizer)
                 self.tokens_drawn += 1
-            if row.finish_reason is not None and row.error is None:
-                self._leave(row)
 
     def _logits(self, causal: CausalModel, entries: list[Entry]) -> Fed:
         """Logits of the next token, of those that did not fail."""
@@ -198,25 +199,14 @@ class ContinuousBatching(Decoding):
             return entries, causal.feed(slots, [takes[slot] for slot in slots])
         except Exception as error:
             if len(entries) == 1:
-                self._fail(entries[0][1], error)
+                with self._failing(entries[0][1]):
+                    raise error
                 return [], torch.empty((0, causal.vocabulary_size))
         return _joined([self._fed(causal, [entry], takes) for entry in entries])
 
-    @contextmanager
-    def _failing(self, row: Row) -> Iterator[None]:
-        """What is raised inside is the row's end, not the loop's."""
-        try:
-            yield
-        except Exception as error:
-            self._fail(row, error)
-
-    def _fail(self, row: Row, error: Exception) -> None:
-        row.error = error
-        if row in self._active:
-            row.end("failed", self._tokenizer)
-            self._leave(row)
-
     def _leave(self, row: Row) -> None:
+        if row not in self._active:
+            return
         self._active.remove(row)
         self._free.append(row.slot)
         self._free.sort()

@@ -1,7 +1,8 @@
 """What an engine offers: whole batches, or rows that are decoded step by step."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -15,6 +16,7 @@ class Decoding(abc.ABC):
 
     tokens_drawn = 0
     """Since the start, by all rows."""
+    _tokenizer: PreTrainedTokenizerBase
 
     @property
     @abc.abstractmethod
@@ -23,12 +25,7 @@ class Decoding(abc.ABC):
 
     @abc.abstractmethod
     def submit(self, row: Row) -> Row:
-        """Queue a row.
-
-        Raises:
-            DataError: an empty prompt, one with ids that a model does not have, or one that does not leave room for the
-                tokens asked for.
-        """
+        """Queue a row; :class:`DataError` where a model cannot read it (:func:`~rayworks.lm.rows.check_prompt`)."""
 
     @abc.abstractmethod
     def cancel(self, row: Row) -> None:
@@ -61,6 +58,15 @@ class Decoding(abc.ABC):
         """Step until nothing is left."""
         while not self.idle:
             self.step()
+
+    @contextmanager
+    def _failing(self, row: Row) -> Iterator[None]:
+        """What is raised inside is the row's end, not the loop's."""
+        try:
+            yield
+        except Exception as error:
+            row.error = error
+            row.end("failed", self._tokenizer)
 
 
 class Engine(Protocol):

@@ -1,7 +1,6 @@
-"""Rows of a batch that another engine runs: its logits come in, the tokens that our mixing and sampling draw go out.
+"""The worker's side of the vLLM engine: its logits come in, the tokens that our mixing and sampling draw go out.
 
-This is the worker's side of the vLLM engine. vLLM schedules, runs the base and keeps its cache; a row draws and reports what
-:class:`~rayworks.lm.continuous_batching.ContinuousBatching` would draw and report from the same logits.
+A row draws and reports what :class:`~rayworks.lm.continuous_batching.ContinuousBatching` would from the same logits.
 """
 
 import json
@@ -88,11 +87,8 @@ class HostedRows:
             self._rows[source] = other
 
     def follow(self, place: int, length: int, last: int, prompt_length: int, read: Callable[[], list[int]]) -> None:
-        """Bring a row up to the ``length`` ids that its next token follows.
-
-        Args:
-            last: the last of them.
-            read: gives all of them, which is only asked for when more than the last is new.
+        """Bring a row up to the ``length`` ids, ``last`` at their end, that its next token follows; ``read`` gives all of
+        them, and is only asked when more than the last is new.
         """
         row = self._rows.get(place)
         if row is None:
@@ -118,14 +114,10 @@ class HostedRows:
             logits: ``[rows, vocabulary]``; changed in place.
             places: of each of them; those without a row keep their logits.
         """
-        rows, at = [], []
-        for place, index in sorted(
-            ((place, i) for i, place in enumerate(places) if place in self._rows), key=self._slot
-        ):
-            rows.append(self._rows[place])
-            at.append(index)
-        if not rows:
+        here = [(self._rows[place], index) for index, place in enumerate(places) if place in self._rows]
+        if not here:
             return logits
+        rows, at = (list(part) for part in zip(*sorted(here, key=lambda one: one[0].slot), strict=True))
         which = torch.tensor(at, device=logits.device)
         base = (logits if at == list(range(len(logits))) else logits[which]).float()
         number = {id(row): index for index, row in enumerate(rows)}
@@ -143,9 +135,6 @@ class HostedRows:
         """What was drawn since the last call, by the rows' names; a row that was still in its prefill drew in vain."""
         drawn, self._drawn = self._drawn, {}
         return drawn
-
-    def _slot(self, placed: tuple[int, int]) -> int:
-        return self._rows[placed[0]].slot
 
     def _mix(self, base: Tensor, rows: Sequence[Row]) -> Mixed:
         asking: dict[int, list[int]] = {}

@@ -25,7 +25,7 @@ from rayworks.lm.decoding import Decoding
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
 from rayworks.lm.hosted_rows import Hosted, tell
 from rayworks.lm.rows import Drawn, Row, check_prompt
-from rayworks.lm.scoring import EncodedResponse, encode, encode_prompt
+from rayworks.lm.scoring import EMPTY, EncodedResponse, encode, encode_prompt
 from rayworks.lm.transformers_engine import as_generation
 
 INTERFACES = ("vllm.v1.sample.logits_processor", "vllm.v1.worker.gpu.sample.logits_processor")
@@ -52,12 +52,8 @@ def start(
     hosts: str = f"{__name__}:plain",
     options: Mapping[str, Any] = {},
 ) -> Any:
-    """The ``LLMEngine`` of a model, whose workers draw as ``hosts`` says.
-
-    Args:
-        hosts: ``MODULE:FUNCTION``; the function makes a worker's :class:`~rayworks.lm.hosted_rows.Hosted` of ``options``, the
-            device and the slots.
-        options: of ``hosts``, as JSON has them.
+    """The ``LLMEngine`` of a model, whose workers draw as ``hosts`` says: ``MODULE:FUNCTION``, which makes a worker's
+    :class:`~rayworks.lm.hosted_rows.Hosted` of ``options`` (as JSON has them), the device and the slots.
 
     Raises:
         ConfigError: vLLM is missing, too old, or for another device; the memory share does not fit.
@@ -74,13 +70,10 @@ def start(
 
     if current_platform.is_cpu() != (device == "cpu"):
         raise ConfigError(f"model.engine: vllm finds no {device} on this machine; see docs/environment.md")
-    parallel = section.tensor_parallel_size
-    if device == "cpu":
-        share = {"gpu_memory_utilization": section.memory_share} if section.memory_share else {}
-        memory: dict[str, Any] = share or {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
-        backend = "mp"
-    else:
-        memory, backend = {"gpu_memory_utilization": section.memory_share or GPU_SHARE}, "ray"
+    parallel, on_cpu = section.tensor_parallel_size, device == "cpu"
+    memory: dict[str, Any] = {"gpu_memory_utilization": section.memory_share or GPU_SHARE}
+    if on_cpu and not section.memory_share:
+        memory = {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
     arguments = EngineArgs(
         model=prepare(model),
         runner="generate",
@@ -88,14 +81,14 @@ def start(
         max_num_seqs=slots,
         max_model_len=-1,
         enable_prefix_caching=True,
-        enforce_eager=device == "cpu",
+        enforce_eager=on_cpu,
         async_scheduling=False,
         skip_tokenizer_init=True,
         generation_config="vllm",
         disable_log_stats=True,
         use_tqdm_on_load=False,
         tensor_parallel_size=parallel,
-        distributed_executor_backend=backend if parallel > 1 else "uni",
+        distributed_executor_backend="uni" if parallel == 1 else "mp" if on_cpu else "ray",
         additional_config={"rayworks": {"hosts": hosts, "options": dict(options)}},
         **memory,
     )
@@ -129,7 +122,7 @@ def plain(options: Mapping[str, Any], device: str, slots: int) -> Hosted:
 
 
 class VllmDecoding(Decoding):
-    """Decodes rows on a vLLM engine, a token of each running row per step. Not thread-safe: one thread submits and steps.
+    """Decodes rows on a vLLM engine, a token of each running row per step.
 
     Args:
         engine: made by :func:`start`.
@@ -173,55 +166,47 @@ class VllmDecoding(Decoding):
 
     def cancel(self, row: Row) -> None:
         """End a row now; what was drawn stays in it."""
-        for name, (known, _) in list(self._rows.items()):
-            if known is row:
-                row.end("cancelled", self._tokenizer)
-                self._leave(name)
+        if any(known is row for known, _ in self._rows.values()):
+            row.end("cancelled", self._tokenizer)
+            self._settle()
 
     def step(self) -> list[Row]:
         """Draw a token for every row that vLLM runs in this step; the rows that this finished."""
         from rayworks.lm.vllm_processors import change, take_drawn
 
-        finished = []
-        for name, (row, told) in list(self._rows.items()):
+        for name, (row, told) in self._rows.items():
             with self._failing(row):
                 context = self._context(row)
                 if context != told:
                     self._engine.collective_rpc(change, args=(name, context))
                     self._rows[name] = row, context
-            if row.error is not None:
-                finished.append(row)
-                self._leave(name)
+        finished = self._settle()
         outputs = self._engine.step()
         drawn: dict[str, Drawn] = self._engine.collective_rpc(take_drawn)[0]
         for output in outputs:
-            if output.request_id in self._rows:
-                row = self._rows[output.request_id][0]
+            name = output.request_id
+            if name in self._rows:
+                row = self._rows[name][0]
                 if output.outputs[0].token_ids:
                     with self._failing(row):
-                        row.take(drawn[output.request_id], self._ends, self._tokenizer)
+                        row.take(drawn[name], self._ends, self._tokenizer)
                         self.tokens_drawn += 1
-                if row.finish_reason is not None or output.finished:
-                    finished.append(row)
-                    self._leave(output.request_id)
-            elif output.finished and output.request_id in self._scored:
-                self._scored[output.request_id] = output.prompt_logprobs
-        return finished
+                if output.finished and row.finish_reason is None:
+                    row.end("length", self._tokenizer)
+            elif output.finished and name in self._scored:
+                self._scored[name] = output.prompt_logprobs
+        return finished + self._settle()
 
     def score(self, responses: Sequence[EncodedResponse]) -> list[Score]:
-        """Log-probabilities of responses after their prompts, under the base.
-
-        Raises:
-            DataError: one is empty or exceeds the model.
-        """
-        longest = self._models[0][0]
+        """Log-probabilities of responses under the base; :class:`DataError` where one is empty or exceeds the model."""
+        # vLLM scores while it prepares to draw one more token.
+        longest = self._models[0][0] - 1
         for response in responses:
             if not response.prompt or not response.response:
-                raise DataError("response: prompt and response must each have at least one token")
-            # vLLM scores while it prepares to draw one more token.
-            if len(response) >= longest:
+                raise DataError(EMPTY)
+            if len(response) > longest:
                 raise DataError(
-                    f"response: {len(response)} tokens with its prompt; the model takes {longest - 1}, shorten it"
+                    f"response: {len(response)} tokens with its prompt; the model takes {longest}, shorten it"
                 )
         names = [next(self._names) for _ in responses]
         for name, response in zip(names, responses, strict=True):
@@ -246,40 +231,26 @@ class VllmDecoding(Decoding):
         params = SamplingParams(temperature=0.0, ignore_eos=True, detokenize=False, output_kind=kind, **options)
         self._engine.add_request(name, tokens_input(list(prompt)), params)
 
-    @contextmanager
-    def _failing(self, row: Row) -> Iterator[None]:
-        """What is raised inside is the row's end, not the loop's."""
-        try:
-            yield
-        except Exception as error:
-            row.error = error
-            row.end("failed", self._tokenizer)
-
-    def _leave(self, name: str) -> None:
-        del self._rows[name]
-        self._engine.abort_request([name])
+    def _settle(self) -> list[Row]:
+        """Have rows that finished leave; these."""
+        finished = {name: row for name, (row, _) in self._rows.items() if row.finish_reason is not None}
+        for name in finished:
+            del self._rows[name]
+        self._engine.abort_request(list(finished))
+        return list(finished.values())
 
 
 class VllmEngine:
-    """Generates and scores with one model on vLLM.
+    """Generates and scores with one model on vLLM; errors are those of :func:`start`.
 
     Args:
         model: packaged name, local folder or ``hub:OWNER/NAME``.
         slots: most rows decoded together.
         section: over how many GPUs, and with what share of their memory.
-
-    Raises:
-        ConfigError: see :func:`start`.
-        DataError: the model cannot be loaded.
     """
 
     def __init__(
-        self,
-        model: str,
-        dtype: str = "float32",
-        slots: int = 16,
-        device: str = "cpu",
-        section: EngineSection = ALONE,
+        self, model: str, dtype: str = "float32", slots: int = 16, device: str = "cpu", section: EngineSection = ALONE
     ) -> None:
         self.tokenizer = load_tokenizer(model)
         engine = start(model, dtype, slots, device, section)
