@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from rayworks.core.errors import ConfigError, DataError
@@ -40,20 +41,21 @@ class AdaptedLinear(nn.Module):
 
     def __init__(self, layer: nn.Module, bank: "AdapterBank") -> None:
         super().__init__()
-        self.layer = layer
-        self._bank = [bank]  # in a list, lest the bank become a part of each layer
-        self.down, self.up = list[Tensor](), list[Tensor]()
+        self.layer, self._bank = layer, bank
+        inner: Any = layer
+        self.features: tuple[int, int] = inner.in_features, inner.out_features
+        like = next(layer.parameters(), torch.empty(0))
+        self.down, self.up = like.new_zeros((0, self.features[0], 0)), like.new_zeros((0, 0, self.features[1]))
         """By number of adapter less one: ``[in_features, rank]`` and, with the scale in it, ``[rank, out_features]``."""
-        self._stacked: tuple[Tensor, Tensor] | None = None
 
     def forward(self, rows: Tensor) -> Tensor:
         """``[rows, tokens, in_features]`` to ``[rows, tokens, out_features]``."""
         product: Tensor = self.layer(rows)
-        groups = self._bank[0].groups
+        groups = self._bank.groups
         if groups is None:
             return product
-        down, up = self._chosen(groups)
-        members = groups.members
+        whole, members = groups.all_of == len(self.down), groups.members
+        down, up = (self.down, self.up) if whole else (self.down[groups.adapters], self.up[groups.adapters])
         if rows.dim() != 3 or len(rows) != groups.count:
             raise DataError("adapters: the model takes the rows of a batch apart before an adapted layer")
         grouped = rows[members].view(len(members), -1, rows.shape[-1])
@@ -62,32 +64,18 @@ class AdaptedLinear(nn.Module):
 
     def put(self, number: int, down: Tensor | None, up: Tensor | None) -> None:
         """Set an adapter's matrices; ``None`` where it leaves this layer alone."""
-        inner: Any = self.layer
-        like = next(iter(inner.parameters()), torch.empty(0))
-        while len(self.down) < number:
-            self.down.append(like.new_zeros((inner.in_features, 0)))
-            self.up.append(like.new_zeros((0, inner.out_features)))
-        if down is not None and up is not None:
-            self.down[number - 1], self.up[number - 1] = down.to(like), up.to(like)
-        rank = max(part.shape[1] for part in self.down)
-        pad = nn.functional.pad
-        self._stacked = (
-            torch.stack([pad(part, (0, rank - part.shape[1])) for part in self.down]),
-            torch.stack([pad(part, (0, 0, 0, rank - part.shape[0])) for part in self.up]),
+        rank = 0 if down is None else down.shape[1]
+        room = max(self.down.shape[2], rank)
+        self.down, self.up = (
+            pad(self.down, (0, room - self.down.shape[2], 0, 0, 0, number - len(self.down))),
+            pad(self.up, (0, 0, 0, room - self.up.shape[1], 0, number - len(self.up))),
         )
-
-    def _chosen(self, groups: "Groups") -> tuple[Tensor, Tensor]:
-        assert self._stacked is not None
-        down, up = self._stacked
-        return (down, up) if groups.all_of == len(down) else (down[groups.adapters], up[groups.adapters])
+        if down is not None and up is not None:
+            self.down[number - 1, :, :rank], self.up[number - 1, :rank] = down.to(self.down), up.to(self.up)
 
 
 class Groups:
-    """Rows of a batch by adapter, all groups filled up to the size of the largest with its first row again.
-
-    Args:
-        numbers: the adapter of each row, at least one of them not the base.
-    """
+    """Rows of a batch by the adapters that they name, each group filled up to the largest with its first row again."""
 
     def __init__(self, numbers: Sequence[int], device: torch.device) -> None:
         self.count = len(numbers)
@@ -106,15 +94,7 @@ class Groups:
 
 
 class AdapterBank:
-    """The adapters of one model, whose layers are wrapped in place as adapters need them.
-
-    Args:
-        model: the base.
-        room: most adapters.
-
-    Raises:
-        ConfigError: more room than 64 adapters.
-    """
+    """Up to ``room`` adapters of one model (64 at most), whose layers are wrapped in place as adapters need them."""
 
     def __init__(self, model: PreTrainedModel, room: int) -> None:
         if not 0 <= room <= MOST:
@@ -133,11 +113,7 @@ class AdapterBank:
             self.groups = None
 
     def number(self, name: str | None) -> int:
-        """The number by which rows name an adapter; ``None`` is the base.
-
-        Raises:
-            ConfigError: there is none of that name.
-        """
+        """The number by which rows name an adapter; ``None`` is the base. :class:`ConfigError` where there is none."""
         if name is None:
             return BASE
         if name not in self._numbers:
@@ -155,34 +131,34 @@ class AdapterBank:
             raise ConfigError(f"adapter {name!r}: is loaded already")
         if len(self._numbers) >= self._room:
             raise ConfigError(
-                f"adapter {name!r}: there is room for {self._room} adapters; make the engine with adapters=N for more"
+                f"adapter {name!r}: there is room for {self._room}; make the engine with adapters=N for more"
             )
         matrices = read_adapter(name, folder)
         layers = {path: self._layer(name, path, down, up) for path, (down, up) in matrices.items()}
         number = len(self._numbers) + 1
         for path, layer in layers.items():
-            if not isinstance(layer, AdaptedLinear):
-                parent, _, child = path.rpartition(".")
-                layers[path] = AdaptedLinear(layer, self)
-                setattr(self._model.get_submodule(parent), child, layers[path])
+            self._model.set_submodule(path, layer)
         for path, module in self._model.named_modules():
             if isinstance(module, AdaptedLinear):
                 module.put(number, *matrices.get(path, (None, None)))
         self._numbers[name] = number
         return number
 
-    def _layer(self, name: str, path: str, down: Tensor, up: Tensor) -> nn.Module:
+    def _layer(self, name: str, path: str, down: Tensor, up: Tensor) -> AdaptedLinear:
+        """The layer of a path, wrapped, where the matrices fit it."""
         try:
-            layer: nn.Module = self._model.get_submodule(path)
+            layer = self._model.get_submodule(path)
         except AttributeError:
             raise DataError(
                 f"adapter {name!r}: the base has no layer {path}; it is an adapter of another base"
             ) from None
-        inner: Any = layer.layer if isinstance(layer, AdaptedLinear) else layer
-        if not hasattr(inner, "in_features") or inner is self._model.get_output_embeddings():
-            what = "the output layer" if hasattr(inner, "in_features") else f"a {type(inner).__name__}"
-            raise DataError(f"adapter {name!r}: {path} is {what}; only linear layers before that are adapted")
-        found, expected = (down.shape[0], up.shape[1]), (inner.in_features, inner.out_features)
+        if not isinstance(layer, AdaptedLinear):
+            linear = hasattr(layer, "in_features")
+            if not linear or layer is self._model.get_output_embeddings():
+                what = "the output layer" if linear else f"a {type(layer).__name__}"
+                raise DataError(f"adapter {name!r}: {path} is {what}; only linear layers before that are adapted")
+            layer = AdaptedLinear(layer, self)
+        found, expected = (down.shape[0], up.shape[1]), layer.features
         if found != expected:
             raise DataError(
                 f"adapter {name!r}: {path} takes {found[0]} features to {found[1]}, the base's {expected[0]} to "
@@ -197,11 +173,7 @@ def is_adapter(name: str | Path) -> bool:
 
 
 def base_of_adapter(folder: str | Path) -> str:
-    """The model that an adapter says it belongs to.
-
-    Raises:
-        DataError: it does not say.
-    """
+    """The model that an adapter says it belongs to; :class:`DataError` where it does not say."""
     try:
         return str(json.loads((Path(folder).expanduser() / CONFIG).read_text())["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -209,10 +181,8 @@ def base_of_adapter(folder: str | Path) -> str:
 
 
 def read_adapter(name: str, folder: str | Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Layer to ``[in_features, rank]`` and, scaled, ``[rank, out_features]``, of a folder that PEFT wrote.
-
-    Raises:
-        DataError: it cannot be read or is no plain LoRA adapter.
+    """Layer to ``[in_features, rank]`` and, scaled, ``[rank, out_features]``, of a folder that PEFT wrote; :class:`DataError`
+    where it cannot be read or is no plain LoRA adapter.
     """
     from peft import LoraConfig
 

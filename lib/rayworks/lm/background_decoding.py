@@ -35,11 +35,7 @@ class BackgroundDecoding:
         return time.monotonic() - self._stepped_at
 
     def submit(self, row: Row) -> "Future[Row]":
-        """Queue a row.
-
-        Returns:
-            resolves to the row once it has finished, with its ``on_token`` called on the way; it cannot be cancelled
-            itself, use :meth:`cancel`.
+        """Queue a row: the future, which cannot itself be cancelled, resolves to it once it has finished.
 
         Raises:
             InfrastructureError: the thread has ended.

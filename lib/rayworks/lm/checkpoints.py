@@ -40,21 +40,13 @@ def prepare(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model.
-
-    Raises:
-        DataError: it cannot be loaded.
-    """
+    """The tokenizer of a model; :class:`DataError` where it cannot be loaded."""
     tokenizer: PreTrainedTokenizerBase = _loaded(AutoTokenizer, name, "its tokenizer ")
     return tokenizer
 
 
 def load_config(name: str) -> PretrainedConfig:
-    """The config of a model's text part.
-
-    Raises:
-        DataError: it cannot be loaded.
-    """
+    """The config of a model's text part; :class:`DataError` where it cannot be loaded."""
     if is_adapter(name):
         return load_config(base_of_adapter(name))
     config: PretrainedConfig = _loaded(AutoConfig, name, "its config ").get_text_config()
@@ -62,11 +54,7 @@ def load_config(name: str) -> PretrainedConfig:
 
 
 def load_generation_config(name: str) -> GenerationConfig:
-    """How a model wants to generate, as a loaded model has it.
-
-    Raises:
-        DataError: its config cannot be loaded.
-    """
+    """How a model wants to generate, as a loaded model has it; :class:`DataError` where its config cannot be loaded."""
     try:
         return _loaded(GenerationConfig, name)
     except DataError:
@@ -80,13 +68,13 @@ def load_model(name: str, dtype: str = "float32", layers: int | None = None, dev
         name: packaged name, local folder or ``hub:OWNER/NAME``; an adapter's folder is merged into its base.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         layers: keep only the first ``layers`` layers.
-        device: ``cpu`` or ``cuda``.
 
     Raises:
         DataError: it cannot be loaded, or has fewer layers.
     """
+    adapted = is_adapter(name)
     model: PreTrainedModel = (
-        _merged(name, dtype) if is_adapter(name) else _loaded(AutoModelForCausalLM, name, dtype=DTYPES[dtype])
+        _merged(name, dtype) if adapted else _loaded(AutoModelForCausalLM, name, dtype=DTYPES[dtype])
     )
     if layers is not None:
         truncate(model, layers, name)
@@ -94,10 +82,8 @@ def load_model(name: str, dtype: str = "float32", layers: int | None = None, dev
 
 
 def truncate(model: PreTrainedModel, layers: int, name: str = "model") -> PreTrainedModel:
-    """Keep the first ``layers`` layers, with the final norm and the output embeddings: a small model of the same ids.
-
-    Raises:
-        DataError: the model has fewer layers, or keeps them elsewhere than in ``base_model.layers``.
+    """Keep the first ``layers`` layers, with the final norm and the output embeddings; :class:`DataError` where the model has
+    fewer, or keeps them elsewhere than in ``base_model.layers``.
     """
     decoder: Any = model.base_model
     if not hasattr(decoder, "layers"):
@@ -113,11 +99,7 @@ def truncate(model: PreTrainedModel, layers: int, name: str = "model") -> PreTra
 
 
 def is_adapter_of(folder: str, base: str) -> bool:
-    """Whether a folder holds an adapter of this very base, by whatever name it calls it.
-
-    Raises:
-        DataError: an adapter names no base.
-    """
+    """Whether a folder holds an adapter of this very base, by whatever name; :class:`DataError` where it names none."""
     if not is_adapter(folder):
         return False
     named = base_of_adapter(folder)

@@ -13,11 +13,8 @@ def check_engine(section: EngineSection, device: str) -> None:
 
 
 def open_engine(section: EngineSection, model: str, dtype: str, slots: int, device: str) -> Engine:
-    """An engine of one model.
-
-    Raises:
-        ConfigError: vLLM is missing or does not fit the machine.
-        DataError: the model cannot be loaded.
+    """An engine of one model; :class:`ConfigError` where vLLM does not fit the machine, :class:`DataError` where the model
+    cannot be loaded.
     """
     if section.engine == "transformers":
         from rayworks.lm.transformers_engine import TransformersEngine

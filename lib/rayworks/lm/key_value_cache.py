@@ -67,13 +67,8 @@ class SlotCache(Cache):
         super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
 
     def prepare(self, read: Tensor | slice, rows: Tensor, slots: Tensor, positions: Tensor) -> None:
-        """Say what the next forward reads and writes.
-
-        Args:
-            read: the slots of its rows.
-            rows: which of its rows are written, ``[n]``; the others only fill gaps between slots.
-            slots: theirs, ``[n]``.
-            positions: of their tokens, ``[n, tokens]``.
+        """Say what the next forward reads and writes: the slots that its rows ``read``, which of its ``rows`` are written
+        (``[n]``; the others fill gaps), their ``slots`` (``[n]``) and the ``positions`` of their tokens (``[n, tokens]``).
         """
         self.read, self.rows_written, self.slots_written, self.positions = read, rows, slots[:, None], positions
         self.longest = int(positions.max()) + 1
@@ -81,10 +76,7 @@ class SlotCache(Cache):
 
     def copied(self, slot: int, start: int, end: int) -> KeysAndValues:
         """A copy of what a slot holds from one position up to another."""
-        return [
-            (layer.keys[slot, :, start:end].clone(), layer.values[slot, :, start:end].clone())
-            for layer in self._filled()
-        ]
+        return [(k[slot, :, start:end].clone(), v[slot, :, start:end].clone()) for k, v in self._filled()]
 
     def paste(self, slot: int, start: int, parts: KeysAndValues) -> None:
         """Write what :meth:`copied` gave into a slot, from a position on."""
@@ -100,8 +92,8 @@ class SlotCache(Cache):
     @torch.inference_mode()
     def wipe(self, slot: int) -> None:
         """Forget what a slot holds so that no trace is left."""
-        for layer in self._filled():
-            layer.keys[slot], layer.values[slot] = 0, 0
+        for keys, values in self._filled():
+            keys[slot], values[slot] = 0, 0
 
     def token_nbytes(self) -> int:
         """Bytes of a token, 0 before the first."""
@@ -109,11 +101,12 @@ class SlotCache(Cache):
 
     def nbytes(self) -> int:
         """Bytes held."""
-        tensors = [tensor for layer in self._filled() for tensor in (layer.keys, layer.values)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(tensor.nbytes for layer in self._filled() for tensor in layer)
 
-    def _filled(self) -> list[Any]:
-        return [layer for layer in self.layers if layer.keys is not None]
+    def _filled(self) -> KeysAndValues:
+        return [
+            (layer.keys, layer.values) for layer in self.layers if layer.keys is not None and layer.values is not None
+        ]
 
     def _reserve(self, length: int) -> None:
         if length > self.allocated:

@@ -16,10 +16,8 @@ Bound = tuple[int, str]
 
 
 def exact_length(config: PretrainedConfig) -> Bound:
-    """The longest sequence of which a cache of slots holds all that a model would look at.
-
-    Raises:
-        DataError: the config does not say how many positions there are.
+    """The longest sequence of which a cache of slots holds all that a model would look at; :class:`DataError` where the
+    config does not say how many positions there are.
     """
     config = config.get_text_config()
     bounds = _bounds(config)

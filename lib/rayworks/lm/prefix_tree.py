@@ -20,16 +20,12 @@ class _Node:
         self.branches: dict[int, _Node] = {}
 
     def nbytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for part in self.parts for tensor in part)
+        return sum(tensor.nbytes for part in self.parts for tensor in part)
 
 
 class PrefixTree:
-    """Known prefixes of one model, those of least recent use dropped beyond a bound.
-
-    Prefixes that different adapters computed are kept apart: every call may name the adapter.
-
-    Args:
-        gib: most memory of keys and values, in GiB; 0 keeps nothing.
+    """Known prefixes of one model, those of each adapter apart; of least recent use dropped beyond ``gib`` GiB of keys and
+    values, of which 0 keeps nothing.
     """
 
     def __init__(self, gib: float) -> None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from rayworks.core.errors import DataError
 from rayworks.lm.adapters import BASE
 from rayworks.lm.engine import FinishReason, GenerationRequest
-from rayworks.lm.sampling import SamplingParameters, sample
+from rayworks.lm.sampling import sample
 
 
 @dataclass(eq=False)
@@ -44,11 +44,7 @@ class Row:
         return [*self.prompts[model], *self.tokens]
 
     def take(self, drawn: "Drawn", ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> None:
-        """Add a drawn token or end with it, and tell ``on_token``.
-
-        Raises:
-            Exception: why there is none.
-        """
+        """Add a drawn token or end with it, and tell ``on_token``; raises why there is none."""
         if drawn.error is not None:
             raise drawn.error
         self.sampling_logprobs.append(drawn.logprob)
@@ -80,15 +76,10 @@ class Row:
 
 
 def check_prompt(prompt: Sequence[int], new_tokens: int, longest: int, ids: int, reason: str) -> None:
-    """Whether a model can read a row.
-
-    Args:
-        longest: sequence that the model holds, and the reason for that bound.
-        ids: how many ids it can read.
+    """Whether a model can read a row: it holds ``longest`` tokens, for that ``reason``, and has ``ids``.
 
     Raises:
-        DataError: an empty prompt, one with ids that the model does not have, or one that does not leave room for the new
-            tokens.
+        DataError: an empty prompt, one with ids that the model does not have, or no room for the new tokens behind it.
     """
     if not prompt:
         raise DataError("prompt: is empty; give at least one token")
@@ -130,10 +121,8 @@ class LogitMixer(Protocol):
         """Models beside the base that this row needs for its next token."""
 
     def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
-        """One distribution per row.
-
-        ``base`` is ``[rows, vocabulary]``; ``guides`` maps a model to the indices of the rows that asked for it and their
-        logits ``[those rows, vocabulary]``.
+        """One distribution per row, from the base's logits ``[rows, vocabulary]`` and, by model, the indices of the rows that
+        asked for it and their logits ``[those rows, vocabulary]``.
         """
 
 
@@ -151,11 +140,7 @@ class SingleModel:
 
 
 def draw(mix: Callable[[Sequence[Row]], Mixed], rows: Sequence[Row]) -> list[Drawn]:
-    """A token for each row, by its own uniform number.
-
-    Args:
-        mix: the distributions of some of the rows. Where it fails for all, each row is drawn alone.
-    """
+    """A token for each row, by its own uniform number; where ``mix`` fails for all of them, each is mixed alone."""
     try:
         return _drawn(mix(rows), rows)
     except Exception as error:
@@ -168,21 +153,14 @@ def _drawn(mixed: Mixed, rows: Sequence[Row]) -> list[Drawn]:
     device = mixed.logits.device
     uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in rows])
     names = ("temperature", "top_k", "top_p")
-    parameters = SamplingParameters(
-        **{name: torch.tensor([getattr(row.request, name) for row in rows], device=device) for name in names}
-    )
-    tokens, logprobs = sample(mixed.logits, parameters, uniforms)
+    parameters = {name: torch.tensor([getattr(row.request, name) for row in rows], device=device) for name in names}
+    tokens, logprobs = sample(mixed.logits, uniforms, **parameters)
     reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
     # The largest logit is no number if any is none, and is infinite if all are forbidden.
     sound = mixed.logits.amax(dim=-1).isfinite().tolist()
-    return [
-        Drawn(
-            token,
-            logprob,
-            {name: values[index] for name, values in reports.items()},
-            None if good else DataError(f"the model's logits after {len(row.tokens)} tokens are not numbers; check it"),
-        )
-        for index, (row, token, logprob, good) in enumerate(
-            zip(rows, tokens.tolist(), logprobs.tolist(), sound, strict=True)
-        )
-    ]
+    drawn = []
+    for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
+        wrong = f"the model's logits after {len(row.tokens)} tokens are not numbers; check it"
+        report = {name: values[index] for name, values in reports.items()}
+        drawn.append(Drawn(token, logprob, report, None if sound[index] else DataError(wrong)))
+    return drawn

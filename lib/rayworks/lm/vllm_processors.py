@@ -1,10 +1,9 @@
 """The two classes by which vLLM hands its logits to :class:`~rayworks.lm.hosted_rows.HostedRows`: one per model runner.
 
-vLLM loads them by name in its workers; what these host stands in its ``additional_config``, as :func:`.vllm_engine.start` says.
+vLLM loads them by name in its workers; what these host is told by :func:`~rayworks.lm.vllm_engine.start`.
 """
 
 import importlib
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -79,7 +78,7 @@ class SlotRows(SlotInterface):
 def rows_of(worker: Any) -> HostedRows:
     """The rows that a vLLM worker hosts."""
     runner = worker.model_runner
-    sampler = getattr(runner, "sampler", None)
+    sampler: Any = getattr(runner, "sampler", None)
     processors = (
         sampler.logits_processors if hasattr(sampler, "logits_processors") else runner.input_batch.logitsprocs.all
     )
