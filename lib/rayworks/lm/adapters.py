@@ -131,7 +131,7 @@ class AdapterBank:
             raise ConfigError(f"adapter {name!r}: is loaded already")
         if len(self._numbers) >= self._room:
             raise ConfigError(
-                f"adapter {name!r}: there is room for {self._room}; make the engine with adapters=N for more"
+                f"adapter {name!r}: there is room for {self._room} adapters; make the engine with adapters=N for more"
             )
         matrices = read_adapter(name, folder)
         layers = {path: self._layer(name, path, down, up) for path, (down, up) in matrices.items()}

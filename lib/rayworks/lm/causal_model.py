@@ -37,20 +37,9 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attention whose key-value heads are shared by groups of query heads without being copied for each.
 
-    What it does not know of is found by :func:`~rayworks.lm.exactness.prove_decoding`.
-
-    Args:
-        query: ``[rows, heads, queries, size]``.
-        key: ``[rows, groups, keys, size]``; ``heads`` is a multiple of ``groups``.
-        value: as ``key``.
-        attention_mask: additive, ``[rows, 1, queries, keys]``.
-        scaling: factor on the scores; ``size ** -0.5`` when ``None``.
-
-    Returns:
-        ``[rows, queries, heads, size]`` and no weights.
-
-    Raises:
-        DataError: the model caps its scores or attends to a sink.
+    Queries ``[rows, heads, queries, size]``, keys and values ``[rows, groups, keys, size]`` and the additive mask
+    ``[rows, 1, queries, keys]`` give ``[rows, queries, heads, size]`` and no weights. Capped scores and sinks are refused here;
+    what else it does not know of is found by :func:`~rayworks.lm.exactness.prove_decoding`.
     """
     if softcap is not None or s_aux is not None:
         raise DataError(f"it {'caps its attention scores' if softcap is not None else 'has attention sinks'}")
@@ -67,11 +56,11 @@ class CausalModel:
     """A frozen causal LM with a cache of slots, proved at the start to compute what the model itself does.
 
     Args:
-        model: a decoder of transformers; frozen in place, and on a CPU in float32 its linear layers are packed.
+        model: a decoder of transformers; frozen in place.
         slots: most sequences held at once.
-        pack_layers: make the linear layers faster on a CPU; they have no gradients then.
-        adapters: most adapters that rows may name.
         prefix_gib: most memory of shared prefixes, in GiB (see :class:`~rayworks.lm.prefix_tree.PrefixTree`).
+        adapters: most adapters that rows may name.
+        pack_layers: make linear layers on a CPU in float32 faster; they have no gradients then.
 
     Raises:
         DataError: it computes something else than the model does by itself, or the model cannot run in it.
@@ -109,14 +98,8 @@ class CausalModel:
 
     @torch.inference_mode()
     def feed(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Add tokens behind what slots hold.
-
-        Args:
-            slots: ascending.
-            tokens: those of each slot, ragged, at least one.
-
-        Returns:
-            the logits after the last of each, ``[rows, vocabulary]`` in float32.
+        """Add tokens behind what slots, ascending, hold: ragged, at least one each. The logits after the last of each,
+        ``[rows, vocabulary]`` in float32.
         """
         width = max(map(len, tokens))
         # A short row repeats its last token at its last position, which changes nothing.
@@ -126,7 +109,8 @@ class CausalModel:
         positions = starts + torch.arange(width).minimum(lasts)
         read, rows, ids, read_positions = self._with_gaps(slots, ids, positions)
         device = self.model.device
-        self.cache.prepare(read, rows.to(device), torch.tensor(slots, device=device), positions.to(device))
+        rows = rows.to(device)
+        self.cache.prepare(read, rows, torch.tensor(slots, device=device), positions.to(device))
         seen = torch.arange(self.cache.longest) <= read_positions[:, None, :, None]
         mask = torch.zeros(seen.shape, dtype=self.model.dtype).masked_fill_(~seen, torch.finfo(self.model.dtype).min)
         numbers = [BASE] * len(ids)
@@ -146,7 +130,7 @@ class CausalModel:
         for slot, new in zip(slots, tokens, strict=True):
             self._held[slot] += new
         logits: Tensor = output.logits[:, 0].float()
-        logits = logits if len(logits) == len(slots) else logits[rows.to(device)]
+        logits = logits if len(logits) == len(slots) else logits[rows]
         sound = logits.amax(dim=-1).isfinite().tolist()
         self._unsound |= {slot for slot, good in zip(slots, sound, strict=True) if not good}
         return logits
@@ -173,7 +157,7 @@ class CausalModel:
         if slot in self._unsound:
             # A shorter row would multiply what is no number by 0.
             self.cache.wipe(slot)
-            self._unsound.discard(slot)
+            self._unsound.remove(slot)
 
     def known(self, slot: int, tokens: Sequence[int]) -> int:
         """How many of the first ``tokens`` :meth:`take_up` would find."""
@@ -201,7 +185,7 @@ class CausalModel:
 
     def nbytes(self) -> int:
         """Bytes of weights, cache and known prefixes."""
-        weights = {p.data_ptr(): p.numel() * p.element_size() for p in self.model.parameters()}
+        weights = {parameter.data_ptr(): parameter.nbytes for parameter in self.model.parameters()}
         packed = sum(module.nbytes() for module in self.model.modules() if isinstance(module, PackedLinear))
         return int(sum(weights.values())) + packed + self.cache.nbytes() + self.prefixes.nbytes()
 
@@ -214,15 +198,10 @@ class CausalModel:
         one row more, so gaps are filled as long as no more rows fill than count.
         """
         first, count, span = slots[0], len(slots), slots[-1] - slots[0] + 1
-        if span == count:
-            return slice(first, first + span), torch.arange(count), ids, positions
-        if ids.shape[1] > 1 or span > 2 * count:
+        if count < span and (ids.shape[1] > 1 or span > 2 * count):
             return torch.tensor(slots, device=self.model.device), torch.arange(count), ids, positions
-        rows = torch.tensor(slots) - first
-        all_ids, all_positions = (
-            torch.zeros((span, 1), dtype=torch.long).index_copy(0, rows, part) for part in (ids, positions)
-        )
-        return slice(first, first + span), rows, all_ids, all_positions
+        rows, gaps = torch.tensor(slots) - first, torch.zeros((span, ids.shape[1]), dtype=torch.long)
+        return slice(first, first + span), rows, gaps.index_copy(0, rows, ids), gaps.index_copy(0, rows, positions)
 
 
 def alike(lengths: Sequence[int]) -> list[list[int]]:

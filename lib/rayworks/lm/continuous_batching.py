@@ -40,8 +40,7 @@ class ContinuousBatching(Decoding):
             read with adapters of their own; it has that many times the slots.
         chunk: tokens that all rows together catch up with between two steps, per model.
         keep_prefixes: whether what finished rows have drawn stays known too, and to all later ones, as a tree search wants
-            it. Otherwise every :meth:`run` begins with no known prefix, so that its numbers depend on no earlier one; rows
-            that are submitted one by one share the prompts that lie in memory.
+            it. Otherwise every :meth:`run` forgets all prefixes first, so that its numbers depend on no earlier one.
     """
 
     def __init__(
@@ -70,9 +69,8 @@ class ContinuousBatching(Decoding):
     def submit(self, row: Row) -> Row:
         """Queue a row."""
         for model, prompt in zip(self._models, row.prompts, strict=True):
-            check_prompt(
-                prompt, row.request.max_new_tokens, model.max_length, model.readable_ids, model.max_length_reason
-            )
+            new, reason = row.request.max_new_tokens, model.max_length_reason
+            check_prompt(prompt, new, model.max_length, model.readable_ids, reason)
         row.uniforms = torch.from_numpy(seeds.uniforms(row.request.seed, row.request.max_new_tokens, "sampling"))
         self._waiting.append(row)
         return row
@@ -228,13 +226,11 @@ def _by_lane(found: Sequence[Fed], at: Mapping[int, int]) -> Iterator[tuple[int,
     for entries, logits in found:
         for lane in sorted({lane for lane, _ in entries}):
             picked = sorted(
-                (at[id(row)], index) for index, (other, row) in enumerate(entries) if other == lane and id(row) in at
+                (at[id(row)], n) for n, (other, row) in enumerate(entries) if other == lane and id(row) in at
             )
             if picked:
                 where, order = (list(part) for part in zip(*picked, strict=True))
-                whole = order == list(range(len(entries)))
-                picked_logits = logits if whole else logits[torch.tensor(order, device=logits.device)]
-                yield lane, (torch.tensor(where), picked_logits)
+                yield lane, (torch.tensor(where), logits if order == list(range(len(logits))) else logits[order])
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> frozenset[int]:

@@ -26,8 +26,8 @@ class TransformersEngine:
         layers: use only the first layers.
         adapters: most adapters that :meth:`add_adapter` can load.
         prefix_gib: most memory of prefixes that rows share, in GiB.
-        differentiable: leave the layers as :meth:`gradients` needs them, which is slower on a CPU.
         keep_prefixes: share them between calls too; numbers then depend on earlier calls, within rounding.
+        differentiable: leave the layers as :meth:`gradients` needs them, which is slower on a CPU.
 
     Raises:
         DataError: the model cannot be loaded, or not be decoded exactly.
@@ -70,20 +70,11 @@ class TransformersEngine:
         self.decoding = ContinuousBatching([self.model], tokenizer, SingleModel(), slots, keep_prefixes=keep_prefixes)
 
     def add_adapter(self, name: str, folder: str | Path) -> None:
-        """Load a low-rank adapter of the model, as PEFT saved it, for requests to name.
-
-        Raises:
-            ConfigError: there is no room for it.
-            DataError: it cannot be read, or is that of another model.
-        """
+        """Load a low-rank adapter for requests to name: see :meth:`~rayworks.lm.adapters.AdapterBank.add`."""
         self.model.adapters.add(name, folder)
 
     def add_head(self, name: str, folder: str | Path) -> None:
-        """Load a head that :meth:`~rayworks.lm.heads.ScalarHead.save` wrote, for scoring requests to name.
-
-        Raises:
-            DataError: it cannot be read, or is made for a model of another width.
-        """
+        """Load a head for scoring requests to name: see :func:`~rayworks.lm.heads.load_head`."""
         self._heads[name] = load_head(folder, self.model.model)
 
     def row(self, request: GenerationRequest) -> Row:
@@ -105,9 +96,7 @@ class TransformersEngine:
     def gradients(self, requests: Sequence[GradientRequest]) -> list[TokenGradient]:
         """By how much other tokens would change targets: see :func:`~rayworks.lm.gradients.token_gradients`.
 
-        Raises:
-            DataError: the engine is not ``differentiable``, a request is longer than the model or has ids that it does not
-                have, or rows are decoding.
+        :class:`DataError` also where the engine is not ``differentiable``, or rows are decoding.
         """
         if not self.decoding.idle:
             raise DataError("gradients: rows are decoding, whose slots they would take; finish these first")
