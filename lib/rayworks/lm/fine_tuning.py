@@ -74,14 +74,16 @@ class FineTuner(Trainer):
     ) -> None:
         if not examples:
             raise DataError("examples: there is none to learn from")
-        self._examples, self._seed = examples, seed
+        self._examples = examples
         self._batches = Batches(len(examples), batch_size, seed, "fine-tuning", "batches", order=order)
-        adapters_seed = seeds.derive_small(seed, "fine-tuning", "adapters")
-        super().__init__(model, options, adapters_seed=adapters_seed, name="fine-tuning", shard=shard)
-
-    def dropout_seed(self, step: int) -> int:
-        """A stream by step."""
-        return seeds.derive_small(self._seed, "fine-tuning", "dropout", step)
+        super().__init__(
+            model,
+            options,
+            adapters_seed=seeds.derive_small(seed, "fine-tuning", "adapters"),
+            name="fine-tuning",
+            shard=shard,
+            settings={"batch_size": batch_size, "examples": len(examples)},
+        )
 
     def accumulate(self, step: int) -> dict[str, float]:
         """``loss`` in nats per answer token, weighted."""

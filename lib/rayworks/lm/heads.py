@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
@@ -42,8 +42,9 @@ class ScalarHead(nn.Module):
         value: Tensor = self(hidden)
         return value.sigmoid() if self.link == "sigmoid" else value
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write it for :func:`load_head`."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / DESCRIPTION).write_text(json.dumps({"width": self.linear.in_features, "link": self.link}))
         save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
@@ -98,16 +99,21 @@ class HeadTrainer(Trainer):
             wanted = "a number from 0 to 1" if sigmoid else "a finite number"
             raise DataError(f"labels: number {int(at)} is {labels[at]}, must be {wanted}")
         self.head = head.to(model.device).train().requires_grad_(True)
-        self._examples, self._seed = examples, seed
-        self._batches = Batches(len(examples), batch_size, seed, "head", "batches")
-        adapters_seed = seeds.derive_small(seed, "head", "adapters")
+        self._examples, self._batches = examples, Batches(len(examples), batch_size, seed, "head", "batches")
         super().__init__(
-            model, options, adapters_seed=adapters_seed, name="head", beside={"head": self.head}, shard=shard
+            model,
+            options,
+            adapters_seed=seeds.derive_small(seed, "head", "adapters"),
+            name="head",
+            beside={"head": self.head},
+            shard=shard,
+            settings={"batch_size": batch_size, "examples": len(examples), "link": head.link},
         )
 
-    def dropout_seed(self, step: int) -> int:
-        """A stream by step."""
-        return seeds.derive_small(self._seed, "head", "dropout", step)
+    def export(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase, *, adapters_of: str | None = None) -> None:
+        """Write the model as every trainer does, and the head beside it, for :func:`load_head`."""
+        super().export(folder, tokenizer, adapters_of=adapters_of)
+        self.head.save(folder)
 
     def accumulate(self, step: int) -> dict[str, float]:
         """``loss`` per example."""

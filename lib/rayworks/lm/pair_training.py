@@ -72,7 +72,8 @@ class PairTrainer(Trainer):
         pairs: training pairs, in the order that batches are drawn from.
         pairs_per_step: of an optimiser step.
         pairs_per_pass: of a forward; the rest of a step is accumulated.
-        name: its random streams and its messages carry it.
+        name: its random streams carry it.
+        label: begins the message of a training that diverged, ``name`` by default.
         order: see :class:`~rayworks.lm.training.Batches`.
 
     Raises:
@@ -90,28 +91,30 @@ class PairTrainer(Trainer):
         pairs_per_pass: int,
         seed: int,
         name: str,
+        label: str = "",
         order: Callable[[int], Sequence[int]] | None = None,
         shard: Shard = ALONE,
     ) -> None:
         if pairs_per_pass < 1:
             raise ConfigError(f"pairs_per_pass: is {pairs_per_pass}, must be at least 1")
         self.objective, self._pairs, self._pairs_per_pass = objective, pairs, pairs_per_pass
-        self._seed, self._stream = seed, name
         self._batches = Batches(len(pairs), pairs_per_step, seed, "batches", name, order=order, across_epochs=False)
         self._shared_length = exact_length(model.config)[0] if shares_prompts(model) else 0
         self._reference = self._score_all(model, pairs) if objective.reward == "dpo" else None
-        adapters_seed = seeds.derive_small(seed, "adapters", name)
-        super().__init__(model, options, adapters_seed=adapters_seed, name=f"objectives.{name}", shard=shard)
+        super().__init__(
+            model,
+            options,
+            adapters_seed=seeds.derive_small(seed, "adapters", name),
+            name=label or name,
+            shard=shard,
+            settings={**vars(objective), "pairs_per_step": pairs_per_step, "pairs": len(pairs)},
+        )
 
     def evaluate(self, pairs: Sequence[EncodedPair]) -> dict[str, float]:
         """Accuracy and mean log-probabilities on pairs; ties count half. :class:`DataError` where there is no pair."""
         if not pairs:
             raise DataError("pairs: there is none to measure on")
         return {key: value / len(pairs) for key, value in _sums(self._score_all(self.model, pairs)).items()}
-
-    def dropout_seed(self, step: int) -> int:
-        """A stream by name and step."""
-        return seeds.derive_small(self._seed, "dropout", self._stream, step)
 
     def accumulate(self, step: int) -> dict[str, float]:
         """``loss`` of the pairs, and how far the chosen responses lead."""

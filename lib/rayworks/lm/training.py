@@ -1,8 +1,8 @@
 """The core of every training of a causal LM here: AdamW with warm-up and a cosine schedule, resumable bit for bit."""
 
 import abc
-import json
 import math
+import pickle
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.exactness import prove_scoring
 
-STATE, POSITION = "state.pt", "position.json"
+STATE = "state.pt"
 STATES_KEPT = 3
 T = TypeVar("T")
 
@@ -134,10 +134,11 @@ class Trainer(abc.ABC):
     """Tunes one model, in place, and resumes bit for bit from what it saves.
 
     Args:
-        adapters_seed: of the adapters' start.
+        adapters_seed: of the adapters' start, and of a stream of dropout below it.
         name: begins the message of a training that diverged.
         beside: modules that are trained with it, by name.
         shard: this worker's part of every batch.
+        settings: what else a state must agree in to be taken up.
 
     Raises:
         ConfigError: the model has none of the layers that adapters are asked for, or nothing is left to train.
@@ -153,9 +154,16 @@ class Trainer(abc.ABC):
         name: str,
         beside: Mapping[str, nn.Module] = MappingProxyType({}),
         shard: Shard = ALONE,
+        settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.model, self.total_steps, self.step, self.shard = model, options.total_steps, 0, shard
-        self._name, self._max_grad_norm = name, options.max_grad_norm
+        self._name, self._seed, self._max_grad_norm = name, adapters_seed, options.max_grad_norm
+        self._settings = {
+            **vars(options),
+            "lora_targets": list(options.lora_targets),
+            **settings,
+            "seed": adapters_seed,
+        }
         prove_scoring(model)
         torch.manual_seed(adapters_seed)
         self._adapted = _prepare(model, options)
@@ -169,9 +177,9 @@ class Trainer(abc.ABC):
         )
         self._schedule = get_cosine_schedule_with_warmup(self._optimizer, options.warmup_steps, options.total_steps)
 
-    @abc.abstractmethod
     def dropout_seed(self, step: int) -> int:
         """Seed of the process-wide generator, which dropout draws from, in one step."""
+        return seeds.derive_small(self._seed, "dropout", step)
 
     @abc.abstractmethod
     def accumulate(self, step: int) -> dict[str, float]:
@@ -192,32 +200,54 @@ class Trainer(abc.ABC):
         taken = [self._take_step() for _ in range(min(steps, self.total_steps - self.step))]
         return {key: sum(entry[key] for entry in taken) / len(taken) for key in taken[0]} if taken else {}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write trained weights, optimiser, schedule and position."""
         state = {
+            "settings": self._settings,
+            "step": self.step,
             "weights": {key: value.detach() for key, value in self._trained.items()},
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
         }
-        torch.save(state, folder / STATE)
-        (folder / POSITION).write_text(json.dumps({"step": self.step}))
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        torch.save(state, Path(folder) / STATE)
 
-    def load(self, folder: Path) -> None:
-        """Go back to where :meth:`save` was called."""
-        state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
+    def load(self, folder: str | Path) -> None:
+        """Go back to where :meth:`save` was called.
+
+        Raises:
+            ConfigError: the state is that of other settings.
+            DataError: it cannot be read, or is that of another model.
+        """
+        try:
+            state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
+            saved, weights = state["settings"], state["weights"]
+        except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            raise DataError(f"state {str(folder)!r}: cannot be read ({str(error).splitlines()[0]})") from None
+        for name, value in self._settings.items():
+            if saved.get(name) != value:
+                raise ConfigError(
+                    f"{name}: is {value!r}, the state was saved with {saved.get(name)!r}; train with that"
+                )
+        shapes, own = ({key: tuple(one.shape) for key, one in part.items()} for part in (weights, self._trained))
+        for key in sorted(shapes.keys() ^ own.keys()) + [key for key in own if own[key] != shapes.get(key)]:
+            raise DataError(
+                f"state {str(folder)!r}: is that of another model; {key} is {shapes.get(key, 'not')} in it, "
+                f"{own.get(key, 'not')} here"
+            )
         with torch.no_grad():
             for key, value in self._trained.items():
-                value.copy_(state["weights"][key])
+                value.copy_(weights[key])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
-        self.step = json.loads((folder / POSITION).read_text())["step"]
+        self.step = state["step"]
 
     def tuned(self) -> PreTrainedModel:
         """The plain model, ready to generate; adapters are merged, after which training cannot continue."""
         model: PreTrainedModel = self.model if self._adapted is None else self._adapted.merge_and_unload()
         return model.eval()
 
-    def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase, *, adapters_of: str | None = None) -> None:
+    def export(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase, *, adapters_of: str | None = None) -> None:
         """Write :meth:`tuned` and its tokenizer for transformers to load; with ``adapters_of``, the name of the whole model
         that training started from, the adapters alone, if there are any, as PEFT does.
         """
