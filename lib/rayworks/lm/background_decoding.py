@@ -18,7 +18,7 @@ class BackgroundDecoding:
         self._decoding = decoding
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._rows: dict[int, tuple[Row, Future[Row]]] = {}
+        self._rows: dict[Row, Future[Row]] = {}
         self._ended: Exception | None = None
         self._stepped_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
@@ -45,7 +45,7 @@ class BackgroundDecoding:
         with self._lock:
             if self._ended is not None:
                 raise InfrastructureError(f"the decoding thread has ended: {self._ended}") from self._ended
-            self._rows[id(row)] = (row, future)
+            self._rows[row] = future
         self._inbox.put(lambda: self._admit(row))
         return future
 
@@ -87,7 +87,7 @@ class BackgroundDecoding:
             self._take(row).set_exception(error)
 
     def _settle(self) -> None:
-        for row, _ in list(self._rows.values()):
+        for row in list(self._rows):
             if row.error is not None:
                 self._take(row).set_exception(row.error)
             elif row.finish_reason is not None:
@@ -95,12 +95,11 @@ class BackgroundDecoding:
 
     def _take(self, row: Row) -> "Future[Row]":
         with self._lock:
-            return self._rows.pop(id(row))[1]
+            return self._rows.pop(row)
 
     def _end(self, error: Exception) -> None:
         with self._lock:
-            self._ended = error
-            futures = [future for _, future in self._rows.values()]
-            self._rows.clear()
-        for future in futures:
+            self._ended, left = error, self._rows
+            self._rows = {}
+        for future in left.values():
             future.set_exception(error)

@@ -38,7 +38,7 @@ def attention(
     """Attention whose key-value heads are shared by groups of query heads without being copied for each.
 
     Queries ``[rows, heads, queries, size]``, keys and values ``[rows, groups, keys, size]`` and the additive mask
-    ``[rows, 1, queries, keys]`` give ``[rows, queries, heads, size]`` and no weights. Capped scores and sinks are refused here;
+    ``[rows, 1, queries, keys]`` give ``[rows, queries, heads, size]`` and no weights. It refuses capped scores and sinks;
     what else it does not know of is found by :func:`~rayworks.lm.exactness.prove_decoding`.
     """
     if softcap is not None or s_aux is not None:

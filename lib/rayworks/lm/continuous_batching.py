@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from rayworks.core import seeds
 from rayworks.lm.causal_model import CausalModel, alike
 from rayworks.lm.decoding import Decoding
 from rayworks.lm.prefix_tree import agreeing
@@ -71,7 +70,6 @@ class ContinuousBatching(Decoding):
         for model, prompt in zip(self._models, row.prompts, strict=True):
             new, reason = row.request.max_new_tokens, model.max_length_reason
             check_prompt(prompt, new, model.max_length, model.readable_ids, reason)
-        row.uniforms = torch.from_numpy(seeds.uniforms(row.request.seed, row.request.max_new_tokens, "sampling"))
         self._waiting.append(row)
         return row
 

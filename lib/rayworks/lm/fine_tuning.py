@@ -3,7 +3,7 @@
 The loss is the mean negative log-likelihood of the answers' tokens and their end token; prompts are read, not learned.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.lm.scoring import EncodedResponse, hidden_states, output_logits
-from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions, backward
+from rayworks.lm.training import ALONE, Batches, Order, Shard, Trainer, TuningOptions, backward
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class FineTuner(Trainer):
 
     Args:
         examples: what to learn, in the order that batches are drawn from.
-        order: see :class:`~rayworks.lm.training.Batches`.
+        order: of each epoch; ``None`` shuffles.
 
     Raises:
         DataError: there is no example.
@@ -69,7 +69,7 @@ class FineTuner(Trainer):
         *,
         batch_size: int,
         seed: int,
-        order: Callable[[int], Sequence[int]] | None = None,
+        order: Order | None = None,
         shard: Shard = ALONE,
     ) -> None:
         if not examples:

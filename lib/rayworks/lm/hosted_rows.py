@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rayworks.core import seeds
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.engine import GenerationRequest
 from rayworks.lm.rows import Drawn, LogitMixer, Mixed, Row, SingleModel, draw
@@ -64,9 +63,8 @@ class HostedRows:
         fields = json.loads(told)
         request = GenerationRequest(prompt="", uid=fields["name"], **fields["sampling"])
         prompts = (tuple(prompt), *(tuple(own or prompt) for own in fields["prompts"]))
-        row = Row(request, prompts, self.hosted.context(fields["context"]), tokens=tokens, slot=self._free.pop(0))
-        row.uniforms = torch.from_numpy(seeds.uniforms(request.seed, request.max_new_tokens, "sampling"))
-        self._rows[place] = row
+        context, slot = self.hosted.context(fields["context"]), self._free.pop(0)
+        self._rows[place] = Row(request, prompts, context, tokens=tokens, slot=slot)
 
     def leave(self, place: int) -> None:
         """Empty a place."""
@@ -79,12 +77,9 @@ class HostedRows:
 
     def move(self, source: int, target: int, *, swap: bool) -> None:
         """The row of one place goes to another, whose row takes its place or leaves."""
-        moving, other = self._rows.pop(source, None), self._rows.pop(target, None) if swap else None
+        rows = {target: self._rows.pop(source, None), source: self._rows.pop(target, None) if swap else None}
         self.leave(target)
-        if moving is not None:
-            self._rows[target] = moving
-        if other is not None:
-            self._rows[source] = other
+        self._rows |= {place: row for place, row in rows.items() if row is not None}
 
     def follow(self, place: int, length: int, last: int, prompt_length: int, read: Callable[[], list[int]]) -> None:
         """Bring a row up to the ``length`` ids, ``last`` at their end, that its next token follows; ``read`` gives all of

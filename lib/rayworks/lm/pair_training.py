@@ -1,6 +1,6 @@
 """Training on preferred and rejected responses: autoregressive reward models, DPO and SimPO."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -14,7 +14,7 @@ from rayworks.lm.exactness import shares_prompts
 from rayworks.lm.positions import exact_length
 from rayworks.lm.preference_losses import LossKind, Reward, bradley_terry_loss, rewards
 from rayworks.lm.scoring import EncodedResponse, response_logprobs, shared_prompt_logprobs
-from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions, backward
+from rayworks.lm.training import ALONE, Batches, Order, Shard, Trainer, TuningOptions, backward
 
 PAIRS_PER_EVALUATION = 64
 
@@ -29,11 +29,7 @@ class EncodedPair:
 
 @dataclass(frozen=True, kw_only=True)
 class PairObjective:
-    """What is learned of a pair: see :mod:`rayworks.lm.preference_losses`.
-
-    Raises:
-        ConfigError: an unknown reward or loss, or a beta that is not above 0.
-    """
+    """What is learned of a pair: see :mod:`rayworks.lm.preference_losses`."""
 
     beta: float
     reward: Reward = "arm"
@@ -74,7 +70,7 @@ class PairTrainer(Trainer):
         pairs_per_pass: of a forward; the rest of a step is accumulated.
         name: its random streams carry it.
         label: begins the message of a training that diverged, ``name`` by default.
-        order: see :class:`~rayworks.lm.training.Batches`.
+        order: of each epoch; ``None`` shuffles.
 
     Raises:
         DataError: there is no pair.
@@ -92,7 +88,7 @@ class PairTrainer(Trainer):
         seed: int,
         name: str,
         label: str = "",
-        order: Callable[[int], Sequence[int]] | None = None,
+        order: Order | None = None,
         shard: Shard = ALONE,
     ) -> None:
         if pairs_per_pass < 1:

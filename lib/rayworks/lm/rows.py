@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.lm.adapters import BASE
 from rayworks.lm.engine import FinishReason, GenerationRequest
@@ -37,7 +39,11 @@ class Row:
     slot: int = -1
     guides: Sequence[int] = ()
     """Models beside the base that its next token needs."""
-    uniforms: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @cached_property
+    def uniforms(self) -> Tensor:
+        """The number by which each of its tokens is drawn."""
+        return torch.from_numpy(seeds.uniforms(self.request.seed, self.request.max_new_tokens, "sampling"))
 
     def sequence(self, model: int) -> list[int]:
         """All ids that ``model`` has seen or must see."""

@@ -22,15 +22,13 @@ from rayworks.lm.exactness import prove_scoring
 STATE = "state.pt"
 STATES_KEPT = 3
 T = TypeVar("T")
+Order = Callable[[int], Sequence[int]]
+"""From an epoch to the order of its examples, for a curriculum."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningOptions:
-    """What is tuned, and how: AdamW, linear warm-up, then a cosine to zero at the last step.
-
-    Raises:
-        ConfigError: an unknown tuning, or no step.
-    """
+    """What is tuned, and how: AdamW, linear warm-up, then a cosine to zero at the last step."""
 
     learning_rate: float
     total_steps: int
@@ -57,19 +55,12 @@ class Batches:
     """Which of ``count`` examples each step learns from; :class:`DataError` where there is none, or no room for it.
 
     Args:
-        path: of the stream that shuffles, below the seed of the run.
-        order: from an epoch to the order of its examples, for a curriculum; ``None`` shuffles.
+        path: of the stream, below the seed of the run, that shuffles where no ``order`` is given.
         across_epochs: fill every batch, from the next epoch where one ends; else an epoch's last batch may be smaller.
     """
 
     def __init__(
-        self,
-        count: int,
-        size: int,
-        seed: int,
-        *path: str,
-        order: Callable[[int], Sequence[int]] | None = None,
-        across_epochs: bool = True,
+        self, count: int, size: int, seed: int, *path: str, order: Order | None = None, across_epochs: bool = True
     ) -> None:
         if count < 1 or size < 1:
             raise DataError(f"{path[0]}: batches of {size} from {count} examples; both must be at least 1")
@@ -90,11 +81,12 @@ class Batches:
             if self._given is None:
                 order = seeds.stream(self._seed, *self._path, epoch).permutation(self._count).tolist()
             else:
-                order = list(self._given(epoch))
+                order, name = list(self._given(epoch)), self._path[0]
                 if sorted(order) != list(range(self._count)):
                     raise DataError(
-                        f"{self._path[0]}: the order of epoch {epoch} does not hold each of {self._count} examples once"
+                        f"{name}: the order of epoch {epoch} does not hold each of {self._count} examples once"
                     )
+            # A batch may begin in the epoch before.
             self._orders = {kept: self._orders[kept] for kept in self._orders if kept == epoch - 1} | {epoch: order}
         return self._orders[epoch]
 
@@ -230,14 +222,12 @@ class Trainer(abc.ABC):
                     f"{name}: is {value!r}, the state was saved with {saved.get(name)!r}; train with that"
                 )
         shapes, own = ({key: tuple(one.shape) for key, one in part.items()} for part in (weights, self._trained))
-        for key in sorted(shapes.keys() ^ own.keys()) + [key for key in own if own[key] != shapes.get(key)]:
-            raise DataError(
-                f"state {str(folder)!r}: is that of another model; {key} is {shapes.get(key, 'not')} in it, "
-                f"{own.get(key, 'not')} here"
-            )
-        with torch.no_grad():
-            for key, value in self._trained.items():
-                value.copy_(weights[key])
+        for key in sorted(shapes.keys() | own.keys()):
+            found, here = (part.get(key, "not there") for part in (shapes, own))
+            if found != here:
+                raise DataError(f"state {str(folder)!r}: is another model's; its {key} is {found}, here it is {here}")
+        for key, value in self._trained.items():
+            value.data.copy_(weights[key])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self.step = state["step"]

@@ -172,17 +172,17 @@ class VllmDecoding(Decoding):
 
     def step(self) -> list[Row]:
         """Draw a token for every row that vLLM runs in this step; the rows that this finished."""
-        from rayworks.lm.vllm_processors import change, take_drawn
+        from rayworks.lm.vllm_processors import ask
 
         for name, (row, told) in self._rows.items():
             with self._failing(row):
                 context = self._context(row)
                 if context != told:
-                    self._engine.collective_rpc(change, args=(name, context))
+                    self._engine.collective_rpc(ask, args=("change", name, context))
                     self._rows[name] = row, context
         finished = self._settle()
         outputs = self._engine.step()
-        drawn: dict[str, Drawn] = self._engine.collective_rpc(take_drawn)[0]
+        drawn: dict[str, Drawn] = self._engine.collective_rpc(ask, args=("take_drawn",))[0]
         for output in outputs:
             name = output.request_id
             if name in self._rows:

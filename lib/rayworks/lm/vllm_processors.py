@@ -14,7 +14,6 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotIn
 
 from rayworks.core.errors import ConfigError
 from rayworks.lm.hosted_rows import HostedRows
-from rayworks.lm.rows import Drawn
 
 KEY = "rayworks"
 
@@ -86,14 +85,9 @@ def rows_of(worker: Any) -> HostedRows:
     return rows
 
 
-def take_drawn(worker: Any) -> dict[str, Drawn]:
-    """See :meth:`~rayworks.lm.hosted_rows.HostedRows.take_drawn`; called in the worker."""
-    return rows_of(worker).take_drawn()
-
-
-def change(worker: Any, name: str, context: Any) -> None:
-    """See :meth:`~rayworks.lm.hosted_rows.HostedRows.change`; called in the worker."""
-    rows_of(worker).change(name, context)
+def ask(worker: Any, method: str, *arguments: Any) -> Any:
+    """Call a method of the rows that a vLLM worker hosts, there."""
+    return getattr(rows_of(worker), method)(*arguments)
 
 
 def _host(vllm_config: Any, device: Any) -> HostedRows:
