@@ -6,7 +6,7 @@ all a little at a time; what rows have in common from their start is read once.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ READ_AHEAD = 8
 
 Entry = tuple[int, Row]
 """A row as one of the models reads it."""
-Fed = tuple[list[Entry], Tensor]
-"""Entries, and the logits after each, ``[entries, vocabulary]``."""
+Fed = dict[Entry, Tensor]
+"""The logits after each, ``[vocabulary]``."""
 
 
 class ContinuousBatching(Decoding):
@@ -151,7 +151,7 @@ class ContinuousBatching(Decoding):
         share = max(budget // max(len(leaders), 1), STEP)
         takes = {self._slot(entry): self._unread(entry)[:-1][:share] for entry in leaders}
         for batch in alike([len(takes[self._slot(entry)]) for entry in leaders]):
-            for entry in self._fed(causal, [leaders[index] for index in batch], takes)[0]:
+            for entry in self._fed(causal, [leaders[index] for index in batch], takes):
                 # At once, for those who wait for a part of it.
                 causal.keep(self._slot(entry))
 
@@ -166,13 +166,23 @@ class ContinuousBatching(Decoding):
         )
 
     def _draw(self, rows: list[Row]) -> None:
-        found = [self._logits(causal, entries) for causal, entries in self._by_model(self._entries(rows))]
+        found: Fed = {}
+        for causal, entries in self._by_model(self._entries(rows)):
+            unread = {self._slot(entry): self._unread(entry) for entry in entries}
+            stepping = [entry for entry in entries if len(unread[self._slot(entry)]) == 1]
+            # Rows that read one token would wait for those that read several.
+            for part in (stepping, [entry for entry in entries if entry not in stepping]):
+                found |= self._fed(causal, part, unread) if part else {}
         rows = [row for row in rows if row.error is None]
         if not rows:
             return
 
         def mix(some: Sequence[Row]) -> Mixed:
-            lanes = dict(_by_lane(found, {id(row): index for index, row in enumerate(some)}))
+            lanes = dict[int, tuple[Tensor, Tensor]]()
+            for lane in range(len(self._models)):
+                places = [place for place, row in enumerate(some) if (lane, row) in found]
+                if places:
+                    lanes[lane] = torch.tensor(places), torch.stack([found[lane, some[place]] for place in places])
             return self._mixer.mix(lanes.pop(0)[1], lanes, some)
 
         for row, drawn in zip(rows, draw(mix, rows), strict=True):
@@ -180,25 +190,18 @@ class ContinuousBatching(Decoding):
                 row.take(drawn, self._end_ids, self._tokenizer)
                 self.tokens_drawn += 1
 
-    def _logits(self, causal: CausalModel, entries: list[Entry]) -> Fed:
-        """Logits of the next token, of those that did not fail."""
-        unread = {self._slot(entry): self._unread(entry) for entry in entries}
-        stepping = [entry for entry in entries if len(unread[self._slot(entry)]) == 1]
-        others = [entry for entry in entries if len(unread[self._slot(entry)]) > 1]
-        return _joined([self._fed(causal, part, unread) for part in (stepping, others) if part])
-
-    def _fed(self, causal: CausalModel, entries: list[Entry], takes: Mapping[int, list[int]]) -> Fed:
+    def _fed(self, causal: CausalModel, entries: Sequence[Entry], takes: Mapping[int, list[int]]) -> Fed:
         """Feed rows together; where that fails each alone, so that only those fail of which it is true."""
         entries = sorted(entries, key=self._slot)
         slots = [self._slot(entry) for entry in entries]
         try:
-            return entries, causal.feed(slots, [takes[slot] for slot in slots])
+            return dict(zip(entries, causal.feed(slots, [takes[slot] for slot in slots]), strict=True))
         except Exception as error:
             if len(entries) == 1:
                 with self._failing(entries[0][1]):
                     raise error
-                return [], torch.empty((0, causal.vocabulary_size))
-        return _joined([self._fed(causal, [entry], takes) for entry in entries])
+                return {}
+        return {entry: logits for one in entries for entry, logits in self._fed(causal, [one], takes).items()}
 
     def _leave(self, row: Row) -> None:
         if row not in self._active:
@@ -211,24 +214,6 @@ class ContinuousBatching(Decoding):
             if self._keep_prefixes and row.error is None:
                 causal.keep(slot)
             causal.release(slot)
-
-
-def _joined(parts: Sequence[Fed]) -> Fed:
-    if len(parts) == 1:
-        return parts[0]
-    return [entry for entries, _ in parts for entry in entries], torch.cat([logits for _, logits in parts])
-
-
-def _by_lane(found: Sequence[Fed], at: Mapping[int, int]) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-    """Model by place, with the places of its rows in ascending order and their logits; of the rows that have a place."""
-    for entries, logits in found:
-        for lane in sorted({lane for lane, _ in entries}):
-            picked = sorted(
-                (at[id(row)], n) for n, (other, row) in enumerate(entries) if other == lane and id(row) in at
-            )
-            if picked:
-                where, order = (list(part) for part in zip(*picked, strict=True))
-                yield lane, (torch.tensor(where), logits if order == list(range(len(logits))) else logits[order])
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> frozenset[int]:

@@ -11,11 +11,7 @@ FinishReason = Literal["stop", "length", "cancelled", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """One continuation to draw.
-
-    Raises:
-        DataError: a value is outside its bounds.
-    """
+    """One continuation to draw; :class:`DataError` where a value is outside its bounds."""
 
     prompt: str | tuple[int, ...]
     """A text, or token ids."""
@@ -66,11 +62,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """A response to score after its prompt.
-
-    Raises:
-        DataError: a text stands where a tuple of texts is wanted.
-    """
+    """A response to score after its prompt; :class:`DataError` where a text stands for a tuple of texts."""
 
     prompt: str | tuple[int, ...]
     """A text, or token ids; so the response."""

@@ -90,7 +90,11 @@ def hidden_states(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> T
     if not all(row.prompt for row in batch):
         raise DataError(EMPTY)
     rows = [row.prompt + row.response for row in batch]
-    require_room(model, max(map(len, rows)))
+    longest, (bound, reason) = max(map(len, rows)), batched_length(model.config)
+    if longest > bound:
+        raise DataError(
+            f"response: {longest} tokens with its prompt exceed the model's {bound} ({reason}); shorten either"
+        )
     known, highest = model.get_input_embeddings().num_embeddings, max(map(max, rows))
     if highest >= known:
         raise DataError(f"response: has the token id {highest}, the model has {known} ids")
@@ -134,15 +138,6 @@ def summed(values: Tensor, counts: Sequence[int]) -> Tensor:
     """Sums over runs of values, as many as there are counts."""
     owners = torch.repeat_interleave(torch.tensor(counts, device=values.device))
     return values.new_zeros(len(counts)).index_add(0, owners, values)
-
-
-def require_room(model: PreTrainedModel, length: int) -> None:
-    """Raise :class:`DataError` when a row of ``length`` tokens is more than the model can take in a batch."""
-    bound, reason = batched_length(model.config)
-    if length > bound:
-        raise DataError(
-            f"response: {length} tokens with its prompt exceed the model's {bound} ({reason}); shorten either"
-        )
 
 
 def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -138,8 +138,13 @@ class VllmDecoding(Decoding):
         models: Sequence[tuple[int, int]],
         context: Callable[[Row], Any] = lambda row: None,
     ) -> None:
-        self._engine, self._tokenizer, self._ends, self._models = engine, tokenizer, ends, models
-        self._context = context
+        self._engine, self._tokenizer, self._ends, self._models, self._context = (
+            engine,
+            tokenizer,
+            ends,
+            models,
+            context,
+        )
         self._rows: dict[str, tuple[Row, Any]] = {}
         self._scored: dict[str, Any] = {}
         self._names = map(str, itertools.count())
@@ -151,16 +156,12 @@ class VllmDecoding(Decoding):
 
     def submit(self, row: Row) -> Row:
         """Queue a row."""
+        new = row.request.max_new_tokens
         for (longest, ids), prompt in zip(self._models, row.prompts, strict=True):
-            check_prompt(prompt, row.request.max_new_tokens, longest, ids, "what vLLM was started for")
+            check_prompt(prompt, new, longest, ids, "what vLLM was started for")
         name, context = next(self._names), self._context(row)
-        self._add(
-            name,
-            row.prompts[0],
-            max_tokens=row.request.max_new_tokens,
-            stop_token_ids=[] if row.request.ignore_end else sorted(self._ends),
-            extra_args={"rayworks": tell(row, name, context)},
-        )
+        told, ends = {"rayworks": tell(row, name, context)}, [] if row.request.ignore_end else sorted(self._ends)
+        self._add(name, row.prompts[0], max_tokens=new, stop_token_ids=ends, extra_args=told)
         self._rows[name] = row, context
         return row
 
