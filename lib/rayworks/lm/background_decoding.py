@@ -35,10 +35,8 @@ class BackgroundDecoding:
         return time.monotonic() - self._stepped_at
 
     def submit(self, row: Row) -> "Future[Row]":
-        """Queue a row: the future, which cannot itself be cancelled, resolves to it once it has finished.
-
-        Raises:
-            InfrastructureError: the thread has ended.
+        """Queue a row: the future, which cannot itself be cancelled, resolves to it once it has finished;
+        :class:`InfrastructureError` where the thread has ended.
         """
         future: Future[Row] = Future()
         future.set_running_or_notify_cancel()

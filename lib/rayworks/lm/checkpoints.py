@@ -25,10 +25,8 @@ transformers_logging.disable_progress_bar()
 
 
 def prepare(name: str) -> str:
-    """What transformers can load for ``name``: a folder, or a hub id. A packaged GGUF is converted at the first call.
-
-    Raises:
-        DataError: the model does not exist.
+    """What transformers can load for ``name``: a folder, or a hub id. A packaged GGUF is converted at the first call;
+    :class:`DataError` where the model does not exist.
     """
     if is_adapter(name):
         return str(Path(name).expanduser())

@@ -36,11 +36,9 @@ class Decoding(abc.ABC):
         """Draw a token for every row that has its turn; the rows that finished."""
 
     def run(self, rows: Sequence[Row]) -> None:
-        """Decode rows to their end, those that may become longest first, so that few slots idle at the end.
-
-        Raises:
-            DataError: a row does not fit; none is left behind in a slot.
-            Exception: what the first row that failed raised, after the others have finished.
+        """Decode rows to their end, those that may become longest first, so that few slots idle at the end. Raises
+        :class:`DataError` where a row does not fit, with none left behind in a slot, and what the first row that failed
+        raised, once the others have finished.
         """
         try:
             for row in sorted(rows, key=lambda row: -row.request.max_new_tokens):

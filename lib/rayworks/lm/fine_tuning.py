@@ -18,10 +18,8 @@ from rayworks.lm.training import ALONE, Batches, Order, Shard, Trainer, TuningOp
 
 @dataclass(frozen=True)
 class Example:
-    """A text to learn, token by token of its response.
-
-    Raises:
-        DataError: there is nothing to learn, or weights and soft labels do not fit the response.
+    """A text to learn, token by token of its response; :class:`DataError` where there is nothing to learn, or weights and
+    soft labels do not fit the response.
     """
 
     text: EncodedResponse

@@ -20,10 +20,8 @@ from rayworks.lm.scoring import padded, summed, token_logprobs
 
 @dataclass(frozen=True)
 class GradientRequest:
-    """Tokens whose last are the target, and the positions to change.
-
-    Raises:
-        DataError: the target is empty or all there is, or a position is outside what stands before it.
+    """Tokens whose last are the target, and the positions to change; :class:`DataError` where the target is empty or all
+    there is, or a position is outside what stands before it.
     """
 
     tokens: tuple[int, ...]
@@ -58,9 +56,7 @@ def token_gradients(causal: CausalModel, requests: Sequence[GradientRequest]) ->
 
     What stands before a request's first position is read without gradients, and not again by a later call where the model
     knows it as a prefix. The model keeps its own embedding, scaled or not, and its weights get no gradient.
-
-    Raises:
-        DataError: the model's layers are packed, or a request is longer than it or has ids that it does not have.
+    :class:`DataError` where the model's layers are packed, or a request is longer than it or has other ids.
     """
     if any(isinstance(module, PackedLinear) for module in causal.model.modules()):
         raise DataError("model: its packed layers have no gradients; load the engine with differentiable=True")

@@ -82,10 +82,8 @@ class Row:
 
 
 def check_prompt(prompt: Sequence[int], new_tokens: int, longest: int, ids: int, reason: str) -> None:
-    """Whether a model can read a row: it holds ``longest`` tokens, for that ``reason``, and has ``ids``.
-
-    Raises:
-        DataError: an empty prompt, one with ids that the model does not have, or no room for the new tokens behind it.
+    """Raise :class:`DataError` where a model, which holds ``longest`` tokens for that ``reason`` and has ``ids``, cannot read
+    a row: the prompt is empty, has other ids or leaves no room for the new tokens.
     """
     if not prompt:
         raise DataError("prompt: is empty; give at least one token")

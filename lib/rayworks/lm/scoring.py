@@ -72,9 +72,7 @@ def response_logprobs(model: PreTrainedModel, batch: Sequence[EncodedResponse]) 
     """Log-probability of every response token, ``[rows, longest response]``, 0 at padding, and the mask of tokens.
 
     Differentiable. Only the states before response tokens go through the output layer, which is most of a small model.
-
-    Raises:
-        DataError: a row has an empty prompt or response, or is longer than the model.
+    :class:`DataError` where a row has an empty prompt or response, or is longer than the model.
     """
     if not all(row.response for row in batch):
         raise DataError(EMPTY)
@@ -82,10 +80,8 @@ def response_logprobs(model: PreTrainedModel, batch: Sequence[EncodedResponse]) 
 
 
 def hidden_states(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> Tensor:
-    """The last layer's states of rows padded on the right, ``[rows, longest, width]``; differentiable.
-
-    Raises:
-        DataError: a row has an empty prompt, ids that the model does not have, or is longer than the model.
+    """The last layer's states of rows padded on the right, ``[rows, longest, width]``; differentiable; :class:`DataError`
+    where a row has an empty prompt, ids that the model does not have, or is longer than the model.
     """
     if not all(row.prompt for row in batch):
         raise DataError(EMPTY)

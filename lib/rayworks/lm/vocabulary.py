@@ -57,9 +57,7 @@ def common_id_range(base: Vocabulary, guide: Vocabulary) -> int:
     """Ids ``0 .. n-1`` that mean the same token in both models.
 
     Trained ids must agree; tokens added beyond them (padding, mostly) are kept only where both added the same.
-
-    Raises:
-        ConfigError: other merges, another end token, or an end token outside the common range.
+    :class:`ConfigError` where merges or end token differ, or the end token is outside the common range.
     """
     if base.merges_hash != guide.merges_hash:
         raise ConfigError(
