@@ -14,7 +14,7 @@ from rayworks.lm.checkpoints import load_tokenizer
 from rayworks.lm.engine import ScoringRequest
 from rayworks.lm.engines import check_engine
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.lm.vocabulary import common_id_range, read_vocabulary
+from rayworks.systems.alignment.vocabulary import common_id_range, read_vocabulary
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import device_of, engine_bundles, engine_options, worker_options
 from rayworks.runtime.stages import Stage, StagedSystem
