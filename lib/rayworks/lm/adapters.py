@@ -121,17 +121,14 @@ class AdapterBank:
         return self._numbers[name]
 
     def add(self, name: str, folder: str | Path) -> int:
-        """Load an adapter as PEFT saved it; its number.
-
-        Raises:
-            ConfigError: no room is left, or the name is taken.
-            DataError: the folder cannot be read, is no plain LoRA adapter, or is that of another base.
+        """Load an adapter as PEFT saved it; its number. :class:`ConfigError` where no room is left or the name is taken,
+        :class:`DataError` where the folder cannot be read, or is no plain LoRA adapter or that of another base.
         """
         if name in self._numbers:
             raise ConfigError(f"adapter {name!r}: is loaded already")
         if len(self._numbers) >= self._room:
             raise ConfigError(
-                f"adapter {name!r}: there is room for {self._room} adapters; make the engine with adapters=N for more"
+                f"adapter {name!r}: room for {self._room} adapters; make the engine with adapters=N for more"
             )
         matrices = read_adapter(name, folder)
         layers = {path: self._layer(name, path, down, up) for path, (down, up) in matrices.items()}
@@ -149,21 +146,17 @@ class AdapterBank:
         try:
             layer = self._model.get_submodule(path)
         except AttributeError:
-            raise DataError(
-                f"adapter {name!r}: the base has no layer {path}; it is an adapter of another base"
-            ) from None
+            raise DataError(f"adapter {name!r}: the base has no layer {path}; it is of another base") from None
         if not isinstance(layer, AdaptedLinear):
             linear = hasattr(layer, "in_features")
             if not linear or layer is self._model.get_output_embeddings():
                 what = "the output layer" if linear else f"a {type(layer).__name__}"
                 raise DataError(f"adapter {name!r}: {path} is {what}; only linear layers before that are adapted")
             layer = AdaptedLinear(layer, self)
-        found, expected = (down.shape[0], up.shape[1]), layer.features
-        if found != expected:
-            raise DataError(
-                f"adapter {name!r}: {path} takes {found[0]} features to {found[1]}, the base's {expected[0]} to "
-                f"{expected[1]}; it is an adapter of another base"
-            )
+        found, own = (down.shape[0], up.shape[1]), layer.features
+        if found != own:
+            what = f"takes {found[0]} features to {found[1]}, the base's {own[0]} to {own[1]}"
+            raise DataError(f"adapter {name!r}: {path} {what}; it is an adapter of another base")
         return layer
 
 

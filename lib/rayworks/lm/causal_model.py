@@ -17,6 +17,7 @@ from rayworks.lm.key_value_cache import SlotCache
 from rayworks.lm.packed_linear import PackedLinear, pack
 from rayworks.lm.positions import exact_length
 from rayworks.lm.prefix_tree import PrefixTree
+from rayworks.lm.scoring import gathered
 
 ATTENTION = "rayworks"
 PIECE = 512
@@ -206,10 +207,5 @@ class CausalModel:
 
 def alike(lengths: Sequence[int]) -> list[list[int]]:
     """Indices of rows in batches of which the longest is at most twice the shortest."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if batches and lengths[index] <= 2 * lengths[batches[-1][0]]:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    return gathered(order, lambda batch, index: lengths[index] <= 2 * lengths[batch[0]])

@@ -60,20 +60,14 @@ def load_generation_config(name: str) -> GenerationConfig:
 
 
 def load_model(name: str, dtype: str = "float32", layers: int | None = None, device: str = "cpu") -> PreTrainedModel:
-    """The causal LM.
+    """A causal LM, or the first ``layers`` of it; :class:`DataError` where it cannot be loaded or has fewer.
 
     Args:
         name: packaged name, local folder or ``hub:OWNER/NAME``; an adapter's folder is merged into its base.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
-        layers: keep only the first ``layers`` layers.
-
-    Raises:
-        DataError: it cannot be loaded, or has fewer layers.
     """
-    adapted = is_adapter(name)
-    model: PreTrainedModel = (
-        _merged(name, dtype) if adapted else _loaded(AutoModelForCausalLM, name, dtype=DTYPES[dtype])
-    )
+    model: PreTrainedModel
+    model = _merged(name, dtype) if is_adapter(name) else _loaded(AutoModelForCausalLM, name, dtype=DTYPES[dtype])
     if layers is not None:
         truncate(model, layers, name)
     return model.to(device)

@@ -91,7 +91,12 @@ class ContinuousBatching(Decoding):
 
     def step(self) -> list[Row]:
         """Draw one token for every row that has a slot and has been read; the rows that finished."""
-        self._admit()
+        while self._waiting and self._free:
+            row = self._waiting.popleft()
+            row.slot = self._free.pop(0)
+            for lane, causal in enumerate(self._models):
+                causal.release(self._slot((lane, row)), row.adapter(lane))
+            self._active.append(row)
         before = list(self._active)
         for row in before:
             with self._failing(row):
@@ -109,14 +114,6 @@ class ContinuousBatching(Decoding):
         for row in finished:
             self._leave(row)
         return finished
-
-    def _admit(self) -> None:
-        while self._waiting and self._free:
-            row = self._waiting.popleft()
-            row.slot = self._free.pop(0)
-            for lane, causal in enumerate(self._models):
-                causal.release(self._slot((lane, row)), row.adapter(lane))
-            self._active.append(row)
 
     def _entries(self, rows: Sequence[Row]) -> list[Entry]:
         """What rows need for their next tokens."""
@@ -159,11 +156,8 @@ class ContinuousBatching(Decoding):
         """Whether it pays to wait for what another row is reading."""
         adapter, causal = entry[1].adapter(entry[0]), self._models[entry[0]]
         room = causal.prefixes.room(causal.cache) if causal.cache.nbytes() else len(tokens)
-        return any(
-            min(agreeing(tokens, other.sequence(lane)[:-1]), room) > known + STEP
-            for lane, other in leaders
-            if other.adapter(lane) == adapter
-        )
+        others = [other.sequence(lane)[:-1] for lane, other in leaders if other.adapter(lane) == adapter]
+        return any(min(agreeing(tokens, other), room) > known + STEP for other in others)
 
     def _draw(self, rows: list[Row]) -> None:
         found: Fed = {}

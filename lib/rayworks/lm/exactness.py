@@ -58,24 +58,19 @@ def prove_decoding(causal: SlotModel) -> Iterator[None]:
     model = causal.model
     rows = trial_rows(model, [max(held.get(slot, 0) for held in TRIAL) for slot in range(3)])
     if causal.max_length <= max(map(len, rows)):
-        raise DataError(
-            f"model {model.config.model_type}: holds {causal.max_length} tokens ({causal.max_length_reason}), too few to try"
-        )
+        bound = f"{causal.max_length} tokens ({causal.max_length_reason})"
+        raise DataError(f"model {model.config.model_type}: holds {bound}, too few to try")
     with _refusing(model, "be decoded in a cache of slots"):
         expected = plain_logprobs(model, rows)
         yield
         differences = list[float]()
         for held in TRIAL:
             logits = causal.feed(list(held), [rows[slot][causal.held(slot) : end] for slot, end in held.items()])
-            differences += map(
-                _difference, logits.log_softmax(-1), [expected[slot][end - 1] for slot, end in held.items()]
-            )
-        # Of torch, whose maximum of numbers and NaN is NaN.
-        worst = float(torch.tensor(differences).max())
-        _require_small(model, worst)
+            expectation = [expected[slot][end - 1] for slot, end in held.items()]
+            differences += map(_difference, logits.log_softmax(-1), expectation)
+        worst = _small(model, *differences)
     with _refusing(model, "be scored"):
-        worst = max(worst, _scoring_difference(model, rows, expected))
-        _require_small(model, worst)
+        worst = max(worst, _small(model, _scoring_difference(model, rows, expected)))
     causal.proof = (
         f"proved on this model at load: {len(differences)} next-token distributions of ragged rows, and the scores of "
         f"responses, are those of its own forward within {worst:.1e} nats"
@@ -86,7 +81,7 @@ def prove_scoring(model: PreTrainedModel) -> None:
     """Compare what training and scoring use alike; :class:`DataError` where it fails or differs by more than rounding."""
     with _refusing(model, "be scored"), _evaluated(model):
         rows = trial_rows(model, (9, 4, 6))
-        _require_small(model, _scoring_difference(model, rows, plain_logprobs(model, rows)))
+        _small(model, _scoring_difference(model, rows, plain_logprobs(model, rows)))
 
 
 def shares_prompts(model: PreTrainedModel) -> bool:
@@ -120,9 +115,12 @@ def _difference(found: Tensor, expected: Tensor) -> float:
     return float(difference.max()) if bool(difference.isfinite().all()) else float("nan")
 
 
-def _require_small(model: PreTrainedModel, worst: float) -> None:
-    if not worst <= TOLERANCES[model.dtype]:
-        raise DataError(f"log-probabilities would differ from the model's own by up to {worst:.2g} nats")
+def _small(model: PreTrainedModel, *differences: float) -> float:
+    """The largest, where all are rounding."""
+    for difference in differences:
+        if not difference <= TOLERANCES[model.dtype]:
+            raise DataError(f"log-probabilities would differ from the model's own by up to {max(differences):.2g} nats")
+    return max(differences)
 
 
 @contextmanager

@@ -49,15 +49,7 @@ class Example:
 
 
 class FineTuner(Trainer):
-    """Tunes one model on examples.
-
-    Args:
-        examples: what to learn, in the order that batches are drawn from.
-        order: of each epoch; ``None`` shuffles.
-
-    Raises:
-        DataError: there is no example.
-    """
+    """Tunes one model on examples, in the ``order`` given for each epoch, or shuffled; :class:`DataError` without any."""
 
     def __init__(
         self,
@@ -74,14 +66,9 @@ class FineTuner(Trainer):
             raise DataError("examples: there is none to learn from")
         self._examples = examples
         self._batches = Batches(len(examples), batch_size, seed, "fine-tuning", "batches", order=order)
-        super().__init__(
-            model,
-            options,
-            adapters_seed=seeds.derive_small(seed, "fine-tuning", "adapters"),
-            name="fine-tuning",
-            shard=shard,
-            settings={"batch_size": batch_size, "examples": len(examples)},
-        )
+        own = seeds.derive_small(seed, "fine-tuning", "adapters")
+        settings = {"batch_size": batch_size, "examples": len(examples)}
+        super().__init__(model, options, adapters_seed=own, name="fine-tuning", shard=shard, settings=settings)
 
     def accumulate(self, step: int) -> dict[str, float]:
         """``loss`` in nats per answer token, weighted."""

@@ -36,9 +36,8 @@ class GradientRequest:
             raise DataError(f"target_tokens: {self.target_tokens} of {count}; give a prompt and a target behind it")
         distinct = len(set(self.positions)) == len(self.positions)
         if not self.positions or not distinct or not all(0 <= position < start for position in self.positions):
-            raise DataError(
-                f"positions: {list(self.positions)}; give different ones from 0 to {start - 1}, before the target"
-            )
+            places = list(self.positions)
+            raise DataError(f"positions: {places}; give different ones from 0 to {start - 1}, before the target")
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,8 @@ def token_gradients(causal: CausalModel, requests: Sequence[GradientRequest]) ->
         raise DataError("model: its packed layers have no gradients; load the engine with differentiable=True")
     for request in requests:
         if len(request.tokens) > causal.max_length:
-            raise DataError(
-                f"tokens: {len(request.tokens)} exceed the model's {causal.max_length} ({causal.max_length_reason}); "
-                "shorten them"
-            )
+            bound = f"{causal.max_length} ({causal.max_length_reason})"
+            raise DataError(f"tokens: {len(request.tokens)} exceed the model's {bound}; shorten them")
         if not 0 <= min(request.tokens) <= max(request.tokens) < causal.readable_ids:
             raise DataError(f"tokens: hold ids that the model does not have; it has {causal.readable_ids}")
     embed = causal.model.get_input_embeddings()
@@ -94,9 +91,9 @@ def _gradients(causal: CausalModel, requests: Sequence[GradientRequest], table: 
             past_key_values=cache,
             use_cache=True,
         )[0]
-        targets = [len(row) - request.target_tokens for row, request in zip(new, requests, strict=True)]
+        firsts = [len(row) - request.target_tokens for row, request in zip(new, requests, strict=True)]
         places = [
-            (row, at - 1, new[row][at]) for row, first in enumerate(targets) for at in range(first, len(new[row]))
+            (n, at, token) for n, first in enumerate(firsts) for at, token in enumerate(new[n][first:], first - 1)
         ]
         logprobs = token_logprobs(model, hidden, places)
         (by_embedding,) = torch.autograd.grad(logprobs.sum(), chosen)

@@ -59,23 +59,16 @@ def load_head(folder: str | Path, model: PreTrainedModel) -> ScalarHead:
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataError(f"head {str(folder)!r}: cannot be read ({str(error).splitlines()[0]})") from None
     if head.linear.in_features != width:
-        raise DataError(
-            f"head {str(folder)!r}: reads {head.linear.in_features} numbers, the model's hidden state has {width}"
-        )
+        own = head.linear.in_features
+        raise DataError(f"head {str(folder)!r}: reads {own} numbers, the model's hidden state has {width}")
     return head.to(model.device).eval().requires_grad_(False)
 
 
 class HeadTrainer(Trainer):
-    """Fits a head on texts with labels, and the model below it where the options tune it.
+    """Fits a head on texts, and the model below it where the options tune it: to one number for each at its last token.
 
-    The loss is half the squared error of an ``identity`` head, and the cross-entropy of a ``sigmoid`` head.
-
-    Args:
-        examples: texts; the label belongs to the last token of prompt and response.
-        labels: one number per text, between 0 and 1 for a ``sigmoid`` head.
-
-    Raises:
-        DataError: there is no example, or a label is missing, no number or out of bounds.
+    The loss is half the squared error of an ``identity`` head, and the cross-entropy of a ``sigmoid`` head, whose labels are
+    between 0 and 1. :class:`DataError` where there is no example, or a label is missing, no number or out of bounds.
     """
 
     def __init__(
@@ -100,15 +93,9 @@ class HeadTrainer(Trainer):
             raise DataError(f"labels: number {int(at)} is {labels[at]}, must be {wanted}")
         self.head = head.to(model.device).train().requires_grad_(True)
         self._examples, self._batches = examples, Batches(len(examples), batch_size, seed, "head", "batches")
-        super().__init__(
-            model,
-            options,
-            adapters_seed=seeds.derive_small(seed, "head", "adapters"),
-            name="head",
-            beside={"head": self.head},
-            shard=shard,
-            settings={"batch_size": batch_size, "examples": len(examples), "link": head.link},
-        )
+        own, beside = seeds.derive_small(seed, "head", "adapters"), {"head": self.head}
+        settings = {"batch_size": batch_size, "examples": len(examples)}
+        super().__init__(model, options, adapters_seed=own, name="head", beside=beside, shard=shard, settings=settings)
 
     def export(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase, *, adapters_of: str | None = None) -> None:
         """Write the model as every trainer does, and the head beside it, for :func:`load_head`."""

@@ -61,19 +61,14 @@ def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair], *, share_p
 
 
 class PairTrainer(Trainer):
-    """Tunes one model on pairs.
+    """Tunes one model, which with ``dpo`` is, as it comes, also the frozen reference; :class:`DataError` without pairs.
 
     Args:
-        model: with ``dpo`` it is, as it comes, also the frozen reference.
-        pairs: training pairs, in the order that batches are drawn from.
         pairs_per_step: of an optimiser step.
         pairs_per_pass: of a forward; the rest of a step is accumulated.
         name: its random streams carry it.
         label: begins the message of a training that diverged, ``name`` by default.
         order: of each epoch; ``None`` shuffles.
-
-    Raises:
-        DataError: there is no pair.
     """
 
     def __init__(
@@ -97,14 +92,9 @@ class PairTrainer(Trainer):
         self._batches = Batches(len(pairs), pairs_per_step, seed, "batches", name, order=order, across_epochs=False)
         self._shared_length = exact_length(model.config)[0] if shares_prompts(model) else 0
         self._reference = self._score_all(model, pairs) if objective.reward == "dpo" else None
-        super().__init__(
-            model,
-            options,
-            adapters_seed=seeds.derive_small(seed, "adapters", name),
-            name=label or name,
-            shard=shard,
-            settings={**vars(objective), "pairs_per_step": pairs_per_step, "pairs": len(pairs)},
-        )
+        own = seeds.derive_small(seed, "adapters", name)
+        settings = {**vars(objective), "pairs_per_step": pairs_per_step, "pairs": len(pairs)}
+        super().__init__(model, options, adapters_seed=own, name=label or name, shard=shard, settings=settings)
 
     def evaluate(self, pairs: Sequence[EncodedPair]) -> dict[str, float]:
         """Accuracy and mean log-probabilities on pairs; ties count half. :class:`DataError` where there is no pair."""

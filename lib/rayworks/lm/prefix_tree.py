@@ -90,7 +90,11 @@ class PrefixTree:
             parent.branches[tokens[at]] = node
             self._nbytes += node.nbytes()
             self._used([node])
-            self._evict()
+        while self._nbytes > self._bound:
+            node, _ = self._by_use.popitem(last=False)
+            assert node.parent is not None and not node.branches
+            del node.parent.branches[node.tokens[0]]
+            self._nbytes -= node.nbytes()
 
     def _path(self, tokens: tuple[int, ...], adapter: int) -> list[tuple[_Node, int]]:
         """Nodes along the tokens, from the root on, and how much of each agrees: all of it but for the last."""
@@ -124,20 +128,12 @@ class PrefixTree:
             self._by_use.move_to_end(node)
             node = node.parent
 
-    def _evict(self) -> None:
-        while self._nbytes > self._bound:
-            node, _ = self._by_use.popitem(last=False)
-            assert node.parent is not None and not node.branches
-            del node.parent.branches[node.tokens[0]]
-            self._nbytes -= node.nbytes()
-
 
 def agreeing(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens two sequences have in common from their start."""
-    limit = min(len(first), len(second))
-    if first[:limit] == second[:limit]:
-        return limit
-    low, high = 0, limit
+    low = high = min(len(first), len(second))
+    if first[:high] != second[:high]:
+        low = 0
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if first[:middle] == second[:middle] else (low, middle - 1)

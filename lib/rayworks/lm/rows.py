@@ -22,7 +22,7 @@ class Row:
 
     request: GenerationRequest
     prompts: tuple[tuple[int, ...], ...]
-    """Prompt ids, one entry per model: templates may differ."""
+    """Of each model: templates may differ."""
     context: Any = None
     """What the mixer keeps for the row."""
     adapters: tuple[int, ...] = ()
@@ -91,10 +91,8 @@ def check_prompt(prompt: Sequence[int], new_tokens: int, longest: int, ids: int,
         wrong = min(prompt) if min(prompt) < 0 else max(prompt)
         raise DataError(f"prompt: has the token id {wrong}, a model that reads it has {ids} ids")
     if len(prompt) + new_tokens > longest:
-        raise DataError(
-            f"prompt: {len(prompt)} tokens and max_new_tokens {new_tokens} exceed the model's {longest} ({reason}); "
-            "shorten either"
-        )
+        asked, bound = f"{len(prompt)} tokens and max_new_tokens {new_tokens}", f"{longest} ({reason})"
+        raise DataError(f"prompt: {asked} exceed the model's {bound}; shorten either")
 
 
 @dataclass(frozen=True)

