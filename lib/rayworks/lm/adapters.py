@@ -130,7 +130,11 @@ class AdapterBank:
             raise ConfigError(
                 f"adapter {name!r}: room for {self._room} adapters; make the engine with adapters=N for more"
             )
-        matrices = read_adapter(name, folder)
+        matrices, targets = read_adapter(name, folder)
+        modules = [path for path, _ in self._model.named_modules() if path.rpartition(".")[2] in targets]
+        own, base = (len(set(re.findall(r"\.(\d+)\.", " ".join(paths)))) for paths in (matrices, modules))
+        if targets and own < base:
+            raise DataError(f"adapter {name!r}: is made for a model of {own} layers, the base has {base}")
         layers = {path: self._layer(name, path, down, up) for path, (down, up) in matrices.items()}
         number = len(self._numbers) + 1
         for path, layer in layers.items():
@@ -173,9 +177,9 @@ def base_of_adapter(folder: str | Path) -> str:
         raise DataError(f"model {str(folder)!r}: its {CONFIG} names no base ({error})") from None
 
 
-def read_adapter(name: str, folder: str | Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Layer to ``[in_features, rank]`` and, scaled, ``[rank, out_features]``, of a folder that PEFT wrote; :class:`DataError`
-    where it cannot be read or is no plain LoRA adapter.
+def read_adapter(name: str, folder: str | Path) -> tuple[dict[str, tuple[Tensor, Tensor]], Sequence[str]]:
+    """Layer to ``[in_features, rank]`` and, scaled, ``[rank, out_features]``, of a folder that PEFT wrote, and the names of
+    layers that it changes in every block; :class:`DataError` where it cannot be read or is no plain LoRA adapter.
     """
     from peft import LoraConfig
 
@@ -202,12 +206,18 @@ def read_adapter(name: str, folder: str | Path) -> dict[str, tuple[Tensor, Tenso
                 raise DataError(f"adapter {name!r}: holds {key}, which is no low-rank matrix")
             continue
         down, up = weights[key], weights[key.replace(".lora_A.", ".lora_B.")]
+        rank = _of_layer(config.get("rank_pattern"), layer, config["r"])
+        if len(down) != rank:
+            raise DataError(f"adapter {name!r}: {layer} has rank {len(down)}, its {CONFIG} says {rank}")
         alpha = _of_layer(config.get("alpha_pattern"), layer, config["lora_alpha"])
         scale = alpha / (math.sqrt(len(down)) if config.get("use_rslora") else len(down))
         if not (down.isfinite().all() and up.isfinite().all()):
             raise DataError(f"adapter {name!r}: {layer} holds what is no number")
         matrices[layer] = down.T.contiguous(), (up.T * scale).contiguous()
-    return matrices
+    chosen = [config.get(key) for key in ("layers_to_transform", "exclude_modules")]
+    targets = config.get("target_modules")
+    # A regular expression may choose blocks, too.
+    return matrices, targets if isinstance(targets, list) and not any(chosen) else ()
 
 
 def _of_layer(pattern: dict[str, float] | None, layer: str, default: float) -> float:

@@ -1,5 +1,6 @@
 """A causal LM that computes the next-token logits of many sequences, each in its slot of a cache."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,6 +76,14 @@ class CausalModel:
         self.vocabulary_size: int = output.out_features
         self.readable_ids: int = model.get_input_embeddings().num_embeddings
         """Ids from this on cannot be fed."""
+        takes = inspect.signature(type(model).forward).parameters
+        if "past_key_values" not in takes:
+            raise DataError(f"model {model.config.model_type}: has no attention whose keys and values could be kept")
+        counted = getattr(model.config.get_text_config(), "max_position_embeddings", None) is not None
+        if not counted and "position_ids" not in takes:
+            raise DataError(
+                f"model {model.config.model_type}: does not let itself be told where a token stands (ALiBi)"
+            )
         self.max_length, self.max_length_reason = exact_length(model.config)
         self.prefixes = PrefixTree(prefix_gib)
         self.proof = ""

@@ -43,6 +43,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def require_fitting(tokenizer: PreTrainedTokenizerBase, ids: int) -> None:
+    """Raise :class:`DataError` where a tokenizer has ids beyond those of a model's embedding."""
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= ids:
+        raise DataError(
+            f"model: its tokenizer has ids up to {highest}, its embedding {ids}; load the one that belongs to it"
+        )
+
+
 def load_config(name: str) -> PretrainedConfig:
     """The config of a model's text part; :class:`DataError` where it cannot be loaded."""
     if is_adapter(name):
@@ -132,8 +141,10 @@ def _loaded(loader: Any, name: str, what: str = "", **options: Any) -> Any:
     except (ConnectionError, TimeoutError):
         raise
     except (OSError, ValueError) as error:
-        reason = str(error).strip() or type(error).__name__
-        raise DataError(f"model {name!r}: {what}cannot be loaded ({reason.splitlines()[0]})") from None
+        first, *rest = map(str.strip, (str(error).strip() or type(error).__name__).splitlines())
+        # Some say in the first line that a list follows.
+        reason = " ".join([first, *rest]) if first.endswith(":") else first
+        raise DataError(f"model {name!r}: {what}cannot be loaded ({reason})") from None
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicCache
 
 from rayworks.core.errors import DataError
 from rayworks.lm.causal_model import CausalModel
+from rayworks.lm.engine import require_list, token_ids
 from rayworks.lm.packed_linear import PackedLinear
 from rayworks.lm.prefix_tree import agreeing
 from rayworks.lm.scoring import padded, summed, token_logprobs
@@ -30,6 +31,8 @@ class GradientRequest:
     positions: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        for name in ("tokens", "positions"):
+            object.__setattr__(self, name, token_ids(name, getattr(self, name)))
         count = len(self.tokens)
         start = count - self.target_tokens
         if not 0 < self.target_tokens < count:
@@ -57,6 +60,7 @@ def token_gradients(causal: CausalModel, requests: Sequence[GradientRequest]) ->
     knows it as a prefix. The model keeps its own embedding, scaled or not, and its weights get no gradient.
     :class:`DataError` where the model's layers are packed, or a request is longer than it or has other ids.
     """
+    require_list(requests)
     if any(isinstance(module, PackedLinear) for module in causal.model.modules()):
         raise DataError("model: its packed layers have no gradients; load the engine with differentiable=True")
     for request in requests:

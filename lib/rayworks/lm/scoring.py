@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.lm.adapters import AdapterBank
-from rayworks.lm.engine import Score, ScoringRequest
+from rayworks.lm.engine import Score, ScoringRequest, require_list
 from rayworks.lm.positions import batched_length
 
 Reader = Callable[[Tensor], Tensor]
@@ -149,7 +149,7 @@ def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 def shared_prompt_logprobs(
     model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], responses: Sequence[Sequence[tuple[int, ...]]]
 ) -> Tensor:
-    """Log-probability of several responses to each prompt, as many for each: sums over their tokens, ``[prompts, responses]``,
+    """Log-probability of several responses to each prompt, as many for each: sums over tokens, ``[prompts, responses]``,
     differentiable. :func:`~rayworks.lm.exactness.shares_prompts` must hold; :class:`DataError` where one is empty.
 
     A row is a prompt and all its responses, one behind the other; a response sees the prompt and itself, at the positions
@@ -194,6 +194,7 @@ def score_responses(
         DataError: a prompt is empty, or a response with nothing to read behind it; they exceed the model; an answer is not
             one token; what the model says is no number.
     """
+    require_list(requests)
     numbers = [adapters.number(request.adapter) for request in requests]
     for request in requests:
         for name in request.heads:

@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rayworks.core.errors import DataError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.lm.causal_model import CausalModel
-from rayworks.lm.checkpoints import load_model, load_tokenizer
+from rayworks.lm.checkpoints import load_model, load_tokenizer, require_fitting
 from rayworks.lm.continuous_batching import ContinuousBatching
-from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
+from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest, require_list
 from rayworks.lm.gradients import GradientRequest, TokenGradient, token_gradients
 from rayworks.lm.heads import ScalarHead, load_head
 from rayworks.lm.rows import Row, SingleModel
@@ -64,6 +64,7 @@ class TransformersEngine:
         keep_prefixes: bool = False,
         differentiable: bool = False,
     ) -> None:
+        require_fitting(tokenizer, model.get_input_embeddings().num_embeddings)
         self._keep_prefixes = keep_prefixes
         self.tokenizer, self._heads = tokenizer, dict[str, ScalarHead]()
         self.model = CausalModel(model, slots, prefix_gib, adapters, pack_layers=not differentiable)
@@ -75,6 +76,8 @@ class TransformersEngine:
 
     def add_head(self, name: str, folder: str | Path) -> None:
         """Load a head for scoring requests to name: see :func:`~rayworks.lm.heads.load_head`."""
+        if name in self._heads:
+            raise ConfigError(f"head {name!r}: is loaded already")
         self._heads[name] = load_head(folder, self.model.model)
 
     def row(self, request: GenerationRequest) -> Row:
@@ -84,6 +87,7 @@ class TransformersEngine:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Draw one continuation per request, in the order of the requests."""
+        require_list(requests)
         rows = [self.row(request) for request in requests]
         self.decoding.run(rows)
         return [as_generation(row) for row in rows]

@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rayworks.core.config import EngineSection
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.lm.checkpoints import load_generation_config, load_tokenizer, prepare
+from rayworks.lm.checkpoints import load_generation_config, load_tokenizer, prepare, require_fitting
 from rayworks.lm.continuous_batching import end_ids
 from rayworks.lm.decoding import Decoding
-from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
+from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest, require_list
 from rayworks.lm.hosted_rows import Hosted, tell
 from rayworks.lm.rows import Drawn, Row, check_prompt
 from rayworks.lm.scoring import EMPTY, EncodedResponse, encode, encode_prompt
@@ -247,6 +247,7 @@ class VllmEngine:
     ) -> None:
         self.tokenizer = load_tokenizer(model)
         engine = start(model, dtype, slots, device, section)
+        require_fitting(self.tokenizer, sizes(engine)[1])
         ends = end_ids(self.tokenizer, load_generation_config(model))
         self.decoding = VllmDecoding(engine, self.tokenizer, ends, [sizes(engine)])
 
@@ -266,6 +267,7 @@ class VllmEngine:
 
 def require_plain(requests: Sequence[GenerationRequest | ScoringRequest]) -> None:
     """Raise :class:`ConfigError` where a request names what only the transformers engine does."""
+    require_list(requests)
     for request in requests:
         asked = [name for name in ("adapter", "heads", "answers") if getattr(request, name, None)]
         if asked:
