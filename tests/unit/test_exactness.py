@@ -39,7 +39,10 @@ RUN = {
     "Gemma3TextConfig": {"head_dim": 8, "sliding_window": 32, "final_logit_softcapping": 2.0},
 }
 REFUSED = {
-    "BloomConfig": ({"n_layer": 2, "n_head": 4}, "be told where a token stands .ALiBi."),
+    "BloomConfig": (
+        {"n_layer": 2, "n_head": 4, "max_position_embeddings": None},
+        "be told where a token stands .ALiBi.",
+    ),
     "MambaConfig": ({}, "has no attention whose keys and values"),
     "Gemma2Config": ({"head_dim": 8, "sliding_window": 32}, "caps its attention scores"),
     "GptOssConfig": ({"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}, "attention sinks"),
