@@ -1,7 +1,6 @@
 """Many low-rank adapters of one base in one forward, each row of the batch with its own.
 
-Nothing is merged: the rows of an adapter go through its two thin matrices together, beside the base's product, so that the
-base is read once for all rows, whichever adapters they name.
+Nothing is merged: the rows of an adapter go through its two thin matrices together, beside the base's one product for all.
 """
 
 import json

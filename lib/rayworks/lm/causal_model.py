@@ -64,8 +64,7 @@ class CausalModel:
         adapters: most adapters that rows may name.
         pack_layers: make linear layers on a CPU in float32 faster; they have no gradients then.
 
-    Raises:
-        DataError: it computes something else than the model does by itself, or the model cannot run in it.
+    :class:`DataError` where it would compute something else than the model does by itself, or the model cannot run in it.
     """
 
     def __init__(

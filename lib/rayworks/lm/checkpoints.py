@@ -25,9 +25,7 @@ transformers_logging.disable_progress_bar()
 
 
 def prepare(name: str) -> str:
-    """What transformers can load for ``name``: a folder, or a hub id. A packaged GGUF is converted at the first call;
-    :class:`DataError` where the model does not exist.
-    """
+    """The folder or hub id that transformers can load; :class:`DataError` where there is none. Packaged GGUF is converted."""
     if is_adapter(name):
         return str(Path(name).expanduser())
     source = models.locate(name)

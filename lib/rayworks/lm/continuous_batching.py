@@ -35,8 +35,8 @@ class ContinuousBatching(Decoding):
     (its models, its mixer, its ``on_token``) ends no other.
 
     Args:
-        models: the base, then its guides, all made for that many slots. One model may stand in several places, which rows
-            read with adapters of their own; it has that many times the slots.
+        models: the base, then its guides, all made for that many slots; one that stands in several places, which rows read
+            with adapters of their own, for that many times the slots.
         chunk: tokens that all rows together catch up with between two steps, per model.
         keep_prefixes: whether what finished rows have drawn stays known too, and to all later ones, as a tree search wants
             it. Otherwise every :meth:`run` forgets all prefixes first, so that its numbers depend on no earlier one.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,22 +16,7 @@ TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.05, tor
 TRIAL: tuple[dict[int, int], ...] = ({0: 3, 1: 2, 2: 5}, {0: 9, 1: 3, 2: 6}, {0: 10, 1: 4, 2: 7}, {0: 11, 2: 8})
 """Forwards of the trial: what each slot holds after it. Ragged rows, one that catches up, steps, a gap between slots."""
 UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
-"""What a model raises that does not fit; running out of memory, though a RuntimeError, is no fault of it."""
-
-
-class SlotModel(Protocol):
-    """What is tried of a :class:`~rayworks.lm.causal_model.CausalModel`."""
-
-    model: PreTrainedModel
-    max_length: int
-    max_length_reason: str
-    proof: str
-
-    def held(self, slot: int) -> int:
-        """How many tokens a slot holds."""
-
-    def feed(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Logits after the last token of each slot."""
+"""What a model raises that does not fit. Running out of memory is a RuntimeError too, but no fault of the model."""
 
 
 @torch.inference_mode()
@@ -51,9 +36,10 @@ def trial_rows(model: PreTrainedModel, lengths: Sequence[int]) -> list[list[int]
 
 
 @contextmanager
-def prove_decoding(causal: SlotModel) -> Iterator[None]:
+def prove_decoding(causal: Any) -> Iterator[None]:
     """Compare ragged rows, steps, several tokens at once, and scoring with the model's own forwards; :class:`DataError` where
-    something fails or differs by more than rounding. Inside, the caller makes the model ready to decode in three slots.
+    something fails or differs by more than rounding. Inside, the caller, a :class:`~rayworks.lm.causal_model.CausalModel`,
+    makes itself ready to decode in three slots.
     """
     model = causal.model
     rows = trial_rows(model, [max(held.get(slot, 0) for held in TRIAL) for slot in range(3)])

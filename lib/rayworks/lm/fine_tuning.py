@@ -1,7 +1,4 @@
-"""Supervised fine-tuning of a causal LM on prompts and answers, with weights and soft labels where they are given.
-
-The loss is the mean negative log-likelihood of the answers' tokens and their end token; prompts are read, not learned.
-"""
+"""Supervised fine-tuning on prompts, which are read but not learned, and answers, with weights and soft labels if given."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

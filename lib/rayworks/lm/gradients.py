@@ -1,7 +1,5 @@
-"""Gradients of a target's log-probability with respect to which tokens stand at chosen positions.
-
-The one-hot of a token is what an embedding layer multiplies; its gradient says, to first order, by how much the target's
-log-probability would change if another token stood there (HotFlip, arXiv 1712.06751; GCG, arXiv 2307.15043).
+"""Gradients of a target's log-probability by the one-hot of tokens: to first order, by how much it would change if another
+token stood at a position (HotFlip, arXiv 1712.06751; GCG, arXiv 2307.15043).
 """
 
 from collections.abc import Sequence
@@ -45,12 +43,12 @@ class GradientRequest:
 
 @dataclass(frozen=True)
 class TokenGradient:
-    """Of one request."""
+    """Of one request: log p(target | what stands before it), in nats, and its derivative by the one-hot of each token at
+    each position, ``[positions, vocabulary]``.
+    """
 
     logprob: float
-    """log p(target | what stands before it), in nats."""
     gradient: Tensor
-    """``[positions, vocabulary]``: its derivative by the one-hot of each token at each position."""
 
 
 def token_gradients(causal: CausalModel, requests: Sequence[GradientRequest]) -> list[TokenGradient]:

@@ -25,7 +25,7 @@ class Hosted:
 
     mixer: LogitMixer = field(default_factory=SingleModel)
     guides: Sequence[CausalModel] = ()
-    """The models after the base."""
+    """Those after the base."""
     context: Callable[[Any], Any] = lambda told: None
     """What the mixer keeps for a row, from what :func:`tell` was given of it."""
 
@@ -50,12 +50,8 @@ class HostedRows:
         self._drawn: dict[str, Drawn] = {}
 
     def enter(self, place: int, told: str | None, prompt: Sequence[int], tokens: list[int]) -> None:
-        """Put a row into a place, whoever was there.
-
-        Args:
-            told: what :func:`tell` wrote; ``None`` for a request that draws nothing.
-            prompt: the base's prompt ids, empty where :meth:`follow` brings them.
-            tokens: drawn before, and a list to which the engine adds what is drawn, unless :meth:`follow` does.
+        """Put a row into a place, whoever was there: what :func:`tell` wrote, or ``None`` for a request that draws nothing;
+        the base's prompt ids; the list of what was drawn, to which the engine adds. :meth:`follow` brings both otherwise.
         """
         self.leave(place)
         if told is None:
@@ -103,11 +99,8 @@ class HostedRows:
                 row.context = self.hosted.context(context)
 
     def draw(self, logits: Tensor, places: Sequence[int]) -> Tensor:
-        """Draw a token for each row, and leave it the only possible one.
-
-        Args:
-            logits: ``[rows, vocabulary]``; changed in place.
-            places: of each of them; those without a row keep their logits.
+        """Draw a token for each row of ``[rows, vocabulary]``, and leave it the only possible one, in place; where there is
+        no row in a place, the logits stay.
         """
         here = [(self._rows[place], index) for index, place in enumerate(places) if place in self._rows]
         if not here:

@@ -1,7 +1,6 @@
 """Sampling of whole batches, each row with its own temperature, truncation and random numbers.
 
-A row is drawn by inverting the distribution function at one uniform number, so a draw depends on nothing but the row's
-own distribution and its own seed: not on the batch it is in, nor on the rows beside it.
+A row is drawn by inverting its distribution function at one uniform number, whatever rows are beside it.
 """
 
 import torch
@@ -13,12 +12,8 @@ GREEDY = 1e-6
 
 def sampling_logits(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Logits of the sampling distribution ``[rows, vocabulary]``, -inf where a token is forbidden or cut: temperature first,
-    then top-k, then top-p. Greedy rows keep theirs.
-
-    Args:
-        temperature: ``[rows]``; 0 (up to ``GREEDY``) takes the most likely token.
-        top_k: ``[rows]``; 0 keeps all.
-        top_p: ``[rows]``; the smallest set of most likely tokens that reaches this mass; 1 keeps all.
+    then top-k (0 keeps all), then top-p, the smallest set of most likely tokens that reaches this mass; all are ``[rows]``.
+    Greedy rows keep theirs.
     """
     temperature = torch.where(temperature > GREEDY, temperature, 1.0)
     if bool((temperature != 1.0).any()):

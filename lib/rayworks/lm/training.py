@@ -93,10 +93,8 @@ class Batches:
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of every batch that one of several workers in step computes; their gradients are added up.
-
-    ``torch.distributed`` connects them, as Ray Train sets it up. Results are those of one worker within rounding, but for
-    dropout, which every worker draws by itself.
+    """The part of every batch that one of several workers in step computes; ``torch.distributed``, as Ray Train sets it up,
+    adds their gradients up. Results are those of one worker within rounding, but for dropout, which each draws by itself.
     """
 
     rank: int = 0

@@ -21,7 +21,7 @@ class TransformersEngine:
     """Generates and scores with one model and adapters of it.
 
     Args:
-        model: packaged name, local folder or ``hub:OWNER/NAME``.
+        model: packaged name, local folder or ``hub:OWNER/NAME``; :meth:`holding` takes one in memory, with its tokenizer.
         slots: most rows decoded together. On a CPU a step of 16 rows costs little more than one of 8.
         layers: use only the first layers.
         adapters: most adapters that :meth:`add_adapter` can load.
@@ -29,46 +29,37 @@ class TransformersEngine:
         keep_prefixes: share them between calls too; numbers then depend on earlier calls, within rounding.
         differentiable: leave the layers as :meth:`gradients` needs them, which is slower on a CPU.
 
-    Raises:
-        DataError: the model cannot be loaded, or not be decoded exactly.
+    :class:`DataError` where the model cannot be loaded, or not be decoded exactly.
     """
 
     def __init__(
         self,
-        model: str,
+        model: str | PreTrainedModel,
         dtype: str = "float32",
         slots: int = 16,
         layers: int | None = None,
         device: str = "cpu",
-        **options: Any,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        adapters: int = 0,
+        prefix_gib: float = 0.5,
+        keep_prefixes: bool = False,
+        differentiable: bool = False,
     ) -> None:
-        self._hold(load_model(model, dtype, layers, device), load_tokenizer(model), slots, **options)
+        whole = load_model(model, dtype, layers, device) if isinstance(model, str) else model
+        self.tokenizer = load_tokenizer(str(model)) if tokenizer is None else tokenizer
+        require_fitting(self.tokenizer, whole.get_input_embeddings().num_embeddings)
+        self._keep_prefixes, self._heads = keep_prefixes, dict[str, ScalarHead]()
+        self.model = CausalModel(whole, slots, prefix_gib, adapters, pack_layers=not differentiable)
+        one = [self.model]
+        self.decoding = ContinuousBatching(one, self.tokenizer, SingleModel(), slots, keep_prefixes=keep_prefixes)
 
     @classmethod
     def holding(
         cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, slots: int = 16, **options: Any
     ) -> "TransformersEngine":
         """An engine of a model that is in memory already, which cannot be trained further after it."""
-        engine = cls.__new__(cls)
-        engine._hold(model, tokenizer, slots, **options)
-        return engine
-
-    def _hold(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        slots: int,
-        *,
-        adapters: int = 0,
-        prefix_gib: float = 0.5,
-        keep_prefixes: bool = False,
-        differentiable: bool = False,
-    ) -> None:
-        require_fitting(tokenizer, model.get_input_embeddings().num_embeddings)
-        self._keep_prefixes = keep_prefixes
-        self.tokenizer, self._heads = tokenizer, dict[str, ScalarHead]()
-        self.model = CausalModel(model, slots, prefix_gib, adapters, pack_layers=not differentiable)
-        self.decoding = ContinuousBatching([self.model], tokenizer, SingleModel(), slots, keep_prefixes=keep_prefixes)
+        return cls(model, slots=slots, tokenizer=tokenizer, **options)
 
     def add_adapter(self, name: str, folder: str | Path) -> None:
         """Load a low-rank adapter for requests to name: see :meth:`~rayworks.lm.adapters.AdapterBank.add`."""

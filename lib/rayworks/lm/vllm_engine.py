@@ -1,7 +1,7 @@
 """The vLLM engine: its scheduler, kernels and paged prefix cache under our own drawing, one process or several GPUs.
 
-vLLM is imported when an engine is made. Tokens are drawn in its workers by :mod:`rayworks.lm.hosted_rows`, so that a request
-means here what it means to the transformers engine: the same seed draws the same tokens, as far as both models' logits agree.
+Tokens are drawn in vLLM's workers by :mod:`rayworks.lm.hosted_rows`, so that a request means here what it means to the
+transformers engine: the same seed draws the same tokens, as far as both models' logits agree.
 """
 
 import importlib.util
@@ -10,8 +10,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
@@ -92,28 +91,20 @@ def start(
         additional_config={"rayworks": {"hosts": hosts, "options": dict(options)}},
         **memory,
     )
+    # vLLM looks through all imported modules and stumbles over this one's objects.
+    hidden = {name: sys.modules.pop(name) for name in ("llvmlite.binding.ffi",) if name in sys.modules}
     try:
         config = arguments.create_engine_config()
         name = "SlotRows" if config.use_v2_model_runner else "BatchRows"
         config.model_config.logits_processors = [f"{PROCESSORS}:{name}"]
-        with _hidden("llvmlite.binding.ffi"):
-            return LLMEngine.from_vllm_config(config, disable_log_stats=True)
+        return LLMEngine.from_vllm_config(config, disable_log_stats=True)
     except ValueError as error:
         reason = str(error).strip().splitlines()[0].partition(". ")[0]
         if "memory" in reason.lower():
             raise ConfigError(f"model.memory_share: {section.memory_share} does not fit ({reason})") from None
         raise DataError(f"model {model!r}: vLLM cannot run it ({reason})") from None
-
-
-@contextmanager
-def _hidden(name: str) -> Iterator[None]:
-    """Without a module that was imported: vLLM looks through all of them and stumbles over this one's objects."""
-    module = sys.modules.pop(name, None)
-    try:
-        yield
     finally:
-        if module is not None:
-            sys.modules[name] = module
+        sys.modules.update(hidden)
 
 
 def plain(options: Mapping[str, Any], device: str, slots: int) -> Hosted:
@@ -122,10 +113,9 @@ def plain(options: Mapping[str, Any], device: str, slots: int) -> Hosted:
 
 
 class VllmDecoding(Decoding):
-    """Decodes rows on a vLLM engine, a token of each running row per step.
+    """Decodes rows on an engine that :func:`start` made, a token of each running row per step.
 
     Args:
-        engine: made by :func:`start`.
         models: longest sequence and number of ids of each model that reads a row's prompts, the base first.
         context: what a worker must know of a row, as JSON has it; asked before every step and sent again when it changed.
     """
