@@ -58,25 +58,25 @@ class BackgroundDecoding:
 
     def _run(self) -> None:
         try:
-            self._loop()
+            while self._turn():
+                self._settle()
             self._end(InfrastructureError("it was stopped"))
         except Exception as error:
             self._end(error)
 
-    def _loop(self) -> None:
-        while True:
-            try:
-                message = self._inbox.get(block=self._decoding.idle)
-            except queue.Empty:
-                before = self._decoding.tokens_drawn
-                self._decoding.step()
-                if self._decoding.tokens_drawn > before:
-                    self._stepped_at = time.monotonic()
-            else:
-                if message is None:
-                    return
-                message()
-            self._settle()
+    def _turn(self) -> bool:
+        """Do what was asked for, or else a step; whether to go on."""
+        try:
+            message = self._inbox.get(block=self._decoding.idle)
+        except queue.Empty:
+            before = self._decoding.tokens_drawn
+            self._decoding.step()
+            if self._decoding.tokens_drawn > before:
+                self._stepped_at = time.monotonic()
+            return True
+        if message is not None:
+            message()
+        return message is not None
 
     def _admit(self, row: Row) -> None:
         try:

@@ -16,7 +16,6 @@ from rayworks.lm.engine import GenerationRequest
 from rayworks.lm.rows import Drawn, LogitMixer, Mixed, Row, SingleModel, draw
 
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
-"""Fields of a request that its drawing depends on."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -40,9 +41,8 @@ class _SlotLayer(CacheLayerMixin):
 
     def grow(self, length: int) -> None:
         if self.keys is not None and self.values is not None:
-            extra = length - self.keys.shape[2]
-            self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))
-            self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
+            more = (0, 0, 0, length - self.keys.shape[2])
+            self.keys, self.values = pad(self.keys, more), pad(self.values, more)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._owner.longest, 0

@@ -120,7 +120,8 @@ class LogitMixer(Protocol):
     """Turns the logits of several models into one distribution per row."""
 
     def guides(self, row: Row) -> Sequence[int]:
-        """Models beside the base that this row needs for its next token."""
+        """Models beside the base that this row needs for its next token; none unless overridden."""
+        return ()
 
     def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
         """One distribution per row, from the base's logits ``[rows, vocabulary]`` and, by model, the indices of the rows that
@@ -128,12 +129,8 @@ class LogitMixer(Protocol):
         """
 
 
-class SingleModel:
+class SingleModel(LogitMixer):
     """The mixer of one model alone: its own distribution."""
-
-    def guides(self, row: Row) -> Sequence[int]:
-        """None."""
-        return ()
 
     def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
         """The base's logits, reporting each token's log-probability."""

@@ -70,11 +70,9 @@ class Batches:
 
     def at(self, step: int) -> list[int]:
         """Indices of a step's examples; :class:`DataError` where a given order does not hold every example once."""
-        if self._across:
-            positions = range(step * self._size, (step + 1) * self._size)
-            return [int(self._order(position // self._count)[position % self._count]) for position in positions]
-        epoch, index = divmod(step, math.ceil(self._count / self._size))
-        return list(self._order(epoch)[index * self._size : (index + 1) * self._size])
+        length = self._count if self._across else math.ceil(self._count / self._size) * self._size
+        places = [divmod(at, length) for at in range(step * self._size, (step + 1) * self._size)]
+        return [int(self._order(epoch)[place]) for epoch, place in places if place < self._count]
 
     def _order(self, epoch: int) -> Sequence[int]:
         if epoch not in self._orders:

@@ -197,14 +197,14 @@ class VllmDecoding(Decoding):
                 raise DataError(EMPTY)
             if (count := len(response)) > longest:
                 raise DataError(f"response: {count} tokens with its prompt; the model takes {longest}, shorten it")
-        names = [next(self._names) for _ in responses]
-        for name, response in zip(names, responses, strict=True):
+        asked = {next(self._names): response for response in responses}
+        for name, response in asked.items():
             self._add(name, response.prompt + response.response, max_tokens=1, prompt_logprobs=0)
             self._scored[name] = None
-        while any(self._scored[name] is None for name in names):
+        while any(self._scored[name] is None for name in asked):
             self.step()
         scores = []
-        for name, response in zip(names, responses, strict=True):
+        for name, response in asked.items():
             found = self._scored.pop(name)[len(response.prompt) :]
             values = (entry[token].logprob for entry, token in zip(found, response.response, strict=True))
             scores.append(Score(response.response, tuple(values)))
