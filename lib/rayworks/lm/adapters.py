@@ -64,11 +64,8 @@ class AdaptedLinear(nn.Module):
     def put(self, number: int, down: Tensor | None, up: Tensor | None) -> None:
         """Set an adapter's matrices; ``None`` where it leaves this layer alone."""
         rank = 0 if down is None else down.shape[1]
-        room = max(self.down.shape[2], rank)
-        self.down, self.up = (
-            pad(self.down, (0, room - self.down.shape[2], 0, 0, 0, number - len(self.down))),
-            pad(self.up, (0, 0, 0, room - self.up.shape[1], 0, number - len(self.up))),
-        )
+        more, wider = number - len(self.down), max(rank - self.down.shape[2], 0)
+        self.down, self.up = pad(self.down, (0, wider, 0, 0, 0, more)), pad(self.up, (0, 0, 0, wider, 0, more))
         if down is not None and up is not None:
             self.down[number - 1, :, :rank], self.up[number - 1, :rank] = down.to(self.down), up.to(self.up)
 
@@ -126,9 +123,7 @@ class AdapterBank:
         if name in self._numbers:
             raise ConfigError(f"adapter {name!r}: is loaded already")
         if len(self._numbers) >= self._room:
-            raise ConfigError(
-                f"adapter {name!r}: room for {self._room} adapters; make the engine with adapters=N for more"
-            )
+            raise ConfigError(f"adapter {name!r}: room for {self._room} adapters; make the engine with adapters=N")
         matrices, targets = read_adapter(name, folder)
         modules = [path for path, _ in self._model.named_modules() if path.rpartition(".")[2] in targets]
         own, base = (len(set(re.findall(r"\.(\d+)\.", " ".join(paths)))) for paths in (matrices, modules))
@@ -189,9 +184,8 @@ def read_adapter(name: str, folder: str | Path) -> tuple[dict[str, tuple[Tensor,
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"adapter {name!r}: cannot be read ({str(error).splitlines()[0]})") from None
     plain = LoraConfig().to_dict()
-    changed = [
-        key for key in sorted(config.keys() - READ) if config[key] not in (plain.get(key), None, False) and config[key]
-    ]
+    kept = {key: (plain.get(key), None, False, "", 0, [], {}) for key in sorted(config.keys() - READ)}
+    changed = [key for key, values in kept.items() if config[key] not in values]
     if config.get("init_lora_weights", True) not in PLAIN_STARTS:
         changed.append("init_lora_weights")
     if config.get("peft_type") != "LORA" or changed:

@@ -80,9 +80,7 @@ class CausalModel:
             raise DataError(f"model {model.config.model_type}: has no attention whose keys and values could be kept")
         counted = getattr(model.config.get_text_config(), "max_position_embeddings", None) is not None
         if not counted and "position_ids" not in takes:
-            raise DataError(
-                f"model {model.config.model_type}: does not let itself be told where a token stands (ALiBi)"
-            )
+            raise DataError(f"model {model.config.model_type}: cannot be told where a token stands (ALiBi)")
         self.max_length, self.max_length_reason = exact_length(model.config)
         self.prefixes = PrefixTree(prefix_gib)
         self.proof = ""
@@ -116,15 +114,14 @@ class CausalModel:
         starts = torch.tensor([self.held(slot) for slot in slots])[:, None]
         lasts = torch.tensor([len(new) for new in tokens])[:, None] - 1
         positions = starts + torch.arange(width).minimum(lasts)
-        read, rows, ids, read_positions = self._with_gaps(slots, ids, positions)
+        read, rows, (ids, read_positions) = self._with_gaps(slots, ids, positions)
         device = self.model.device
         rows = rows.to(device)
         self.cache.prepare(read, rows, torch.tensor(slots, device=device), positions.to(device))
         seen = torch.arange(self.cache.longest) <= read_positions[:, None, :, None]
         mask = torch.zeros(seen.shape, dtype=self.model.dtype).masked_fill_(~seen, torch.finfo(self.model.dtype).min)
-        numbers = [BASE] * len(ids)
-        for row, slot in zip(rows.tolist(), slots, strict=True):
-            numbers[row] = self._adapter[slot]
+        adapters = dict(zip(rows.tolist(), (self._adapter[slot] for slot in slots), strict=True))
+        numbers = [adapters.get(row, BASE) for row in range(len(ids))]
         self.forwards += 1
         self.tokens_fed += sum(map(len, tokens))
         with self.adapters.selected(numbers, device):
@@ -198,19 +195,18 @@ class CausalModel:
         packed = sum(module.nbytes() for module in self.model.modules() if isinstance(module, PackedLinear))
         return int(sum(weights.values())) + packed + self.cache.nbytes() + self.prefixes.nbytes()
 
-    def _with_gaps(
-        self, slots: Sequence[int], ids: Tensor, positions: Tensor
-    ) -> tuple[Tensor | slice, Tensor, Tensor, Tensor]:
-        """The slots that the forward reads, and its rows that count; ids and positions of all its rows.
+    def _with_gaps(self, slots: Sequence[int], *parts: Tensor) -> tuple[Tensor | slice, Tensor, Sequence[Tensor]]:
+        """The slots that the forward reads, and its rows that count; ids and positions, the ``parts``, of all its rows.
 
         Neighbouring slots are read in place, where others are copied first. A step of one token each costs little more for
         one row more, so gaps are filled as long as no more rows fill than count.
         """
         first, count, span = slots[0], len(slots), slots[-1] - slots[0] + 1
-        if count < span and (ids.shape[1] > 1 or span > 2 * count):
-            return torch.tensor(slots, device=self.model.device), torch.arange(count), ids, positions
-        rows, gaps = torch.tensor(slots) - first, torch.zeros((span, ids.shape[1]), dtype=torch.long)
-        return slice(first, first + span), rows, gaps.index_copy(0, rows, ids), gaps.index_copy(0, rows, positions)
+        width = parts[0].shape[1]
+        if count < span and (width > 1 or span > 2 * count):
+            return torch.tensor(slots, device=self.model.device), torch.arange(count), parts
+        rows, gaps = torch.tensor(slots) - first, torch.zeros((span, width), dtype=torch.long)
+        return slice(first, first + span), rows, [gaps.index_copy(0, rows, part) for part in parts]
 
 
 def alike(lengths: Sequence[int]) -> list[list[int]]:

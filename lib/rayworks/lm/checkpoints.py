@@ -45,9 +45,7 @@ def require_fitting(tokenizer: PreTrainedTokenizerBase, ids: int) -> None:
     """Raise :class:`DataError` where a tokenizer has ids beyond those of a model's embedding."""
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= ids:
-        raise DataError(
-            f"model: its tokenizer has ids up to {highest}, its embedding {ids}; load the one that belongs to it"
-        )
+        raise DataError(f"model: its tokenizer has ids up to {highest}, its embedding {ids}; load the model's own")
 
 
 def load_config(name: str) -> PretrainedConfig:
@@ -124,9 +122,8 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     from transformers import GgufConfig
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
+    source = {"gguf_file": gguf.name, "dtype": torch.float32, "quantization_config": GgufConfig(dequantize=True)}
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, **source)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -22,10 +22,8 @@ UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyErr
 @torch.inference_mode()
 def plain_logprobs(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[Tensor]:
     """The model's own answer: one forward per row, without cache or padding. ``[tokens, vocabulary]`` each, float32."""
-    return [
-        model(input_ids=torch.tensor([row], device=model.device), use_cache=False).logits[0].float().log_softmax(-1)
-        for row in map(list, rows)
-    ]
+    inputs = (torch.tensor([list(row)], device=model.device) for row in rows)
+    return [model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1) for ids in inputs]
 
 
 def trial_rows(model: PreTrainedModel, lengths: Sequence[int]) -> list[list[int]]:

@@ -93,13 +93,14 @@ def _gradients(causal: CausalModel, requests: Sequence[GradientRequest], table: 
             past_key_values=cache,
             use_cache=True,
         )[0]
-        firsts = [len(row) - request.target_tokens for row, request in zip(new, requests, strict=True)]
+        counts = [request.target_tokens for request in requests]
+        targets = [(len(row) - count - 1, row[-count:]) for row, count in zip(new, counts, strict=True)]
         places = [
-            (n, at, token) for n, first in enumerate(firsts) for at, token in enumerate(new[n][first:], first - 1)
+            (n, at, token) for n, (before, target) in enumerate(targets) for at, token in enumerate(target, before)
         ]
         logprobs = token_logprobs(model, hidden, places)
         (by_embedding,) = torch.autograd.grad(logprobs.sum(), chosen)
-    totals = summed(logprobs.detach(), [request.target_tokens for request in requests]).tolist()
+    totals = summed(logprobs.detach(), counts).tolist()
     by_token = torch.split(by_embedding.float() @ table.T, [len(request.positions) for request in requests])
     return [TokenGradient(total, part) for total, part in zip(totals, by_token, strict=True)]
 

@@ -1,7 +1,4 @@
-"""The worker's side of the vLLM engine: its logits come in, the tokens that our mixing and sampling draw go out.
-
-A row draws and reports what :class:`~rayworks.lm.continuous_batching.ContinuousBatching` would from the same logits.
-"""
+"""The worker's side of the vLLM engine: its logits come in, the tokens that our mixing and sampling draw go out."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -37,9 +34,8 @@ def tell(row: Row, name: str, context: Any) -> str:
 
 
 class HostedRows:
-    """The rows in the places of another engine's batch, with a slot of the guides' caches each.
-
-    A row that enters, be it again after preemption, gets an empty slot: its caches are made anew from its tokens.
+    """The rows in the places of another engine's batch, with a slot of the guides' caches each: an empty one when they enter,
+    be it again after preemption, whose caches are made anew from their tokens.
     """
 
     def __init__(self, hosted: Hosted, slots: int) -> None:

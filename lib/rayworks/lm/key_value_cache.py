@@ -1,7 +1,4 @@
-"""A key-value cache of slots: a row holds its tokens at positions 0..length-1 of its own slot.
-
-Rows are not padded on the left, so a row can leave and another can take its slot while the rest go on.
-"""
+"""A key-value cache of slots: a row holds its tokens at positions 0..length-1 of its own slot, whatever the others do."""
 
 from typing import Any
 
@@ -104,9 +101,8 @@ class SlotCache(Cache):
         return sum(tensor.nbytes for layer in self._filled() for tensor in layer)
 
     def _filled(self) -> KeysAndValues:
-        return [
-            (layer.keys, layer.values) for layer in self.layers if layer.keys is not None and layer.values is not None
-        ]
+        layers = ((layer.keys, layer.values) for layer in self.layers)
+        return [(keys, values) for keys, values in layers if keys is not None and values is not None]
 
     def _reserve(self, length: int) -> None:
         if length > self.allocated:

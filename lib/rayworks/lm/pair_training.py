@@ -144,9 +144,6 @@ class PairTrainer(Trainer):
 def _sums(scores: Tensor) -> dict[str, float]:
     chosen, rejected = scores.T.contiguous()
     lead = chosen - rejected
-    return {
-        "accuracy": float(((lead > 0).double() + 0.5 * (lead == 0).double()).sum()),
-        "lead": float(lead.sum()),
-        "logprob_chosen": float(chosen.sum()),
-        "logprob_rejected": float(rejected.sum()),
-    }
+    accuracy = ((lead > 0).double() + 0.5 * (lead == 0).double()).sum()
+    sums = {"lead": lead.sum(), "logprob_chosen": chosen.sum(), "logprob_rejected": rejected.sum()}
+    return {"accuracy": float(accuracy), **{name: float(value) for name, value in sums.items()}}

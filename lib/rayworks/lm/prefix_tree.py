@@ -1,7 +1,6 @@
 """Token prefixes whose keys and values are computed once, as a tree: a branch may leave at any token.
 
-A prompt that a system asks many times, or a search tree of reasoning steps, shares most of its tokens. A slot gets a copy of
-the longest prefix that is known, so what is evicted was never in use, and a node that has branches outlives them.
+A slot gets a copy of the longest known prefix, so what is evicted was never in use; a node that has branches outlives them.
 """
 
 from collections import OrderedDict
@@ -111,9 +110,8 @@ class PrefixTree:
         """Cut a node in two; the upper part, which keeps the node's place."""
         parent = node.parent
         assert parent is not None
-        upper = _Node(
-            node.tokens[:count], [(k[:, :count].clone(), v[:, :count].clone()) for k, v in node.parts], parent
-        )
+        first = [(keys[:, :count].clone(), values[:, :count].clone()) for keys, values in node.parts]
+        upper = _Node(node.tokens[:count], first, parent)
         parent.branches[upper.tokens[0]] = upper
         node.tokens, node.parent = node.tokens[count:], upper
         node.parts = [(keys[:, count:].clone(), values[:, count:].clone()) for keys, values in node.parts]

@@ -85,9 +85,8 @@ def hidden_states(model: PreTrainedModel, batch: Sequence[EncodedResponse]) -> T
     rows = [row.prompt + row.response for row in batch]
     longest, (bound, reason) = max(map(len, rows)), batched_length(model.config)
     if longest > bound:
-        raise DataError(
-            f"response: {longest} tokens with its prompt exceed the model's {bound} ({reason}); shorten either"
-        )
+        sizes = f"{longest} tokens with its prompt exceed the model's {bound} ({reason})"
+        raise DataError(f"response: {sizes}; shorten either")
     known, highest = model.get_input_embeddings().num_embeddings, max(map(max, rows))
     if highest >= known:
         raise DataError(f"response: has the token id {highest}, the model has {known} ids")
@@ -110,11 +109,8 @@ def logprobs_of_states(
     model: PreTrainedModel, hidden: Tensor, batch: Sequence[EncodedResponse]
 ) -> tuple[Tensor, Tensor]:
     """What :func:`response_logprobs` returns, from the states of its rows; a response may be empty."""
-    places = [
-        (row, at, token)
-        for row, text in enumerate(batch)
-        for at, token in enumerate(text.response, len(text.prompt) - 1)
-    ]
+    starts = [len(text.prompt) - 1 for text in batch]
+    places = [(row, at, one) for row, text in enumerate(batch) for at, one in enumerate(text.response, starts[row])]
     values = token_logprobs(model, hidden, places)
     mask = padded([[1] * len(row.response) for row in batch]).to(hidden.device).bool()
     return values.new_zeros(mask.shape).masked_scatter(mask, values), mask
@@ -217,12 +213,10 @@ def score_responses(
         read = {name: heads[name](last).tolist() for name in sorted(asked)}
         behind = output_logits(model, last).log_softmax(-1) if any(answers[index] for index in indices) else None
         for row, index in enumerate(indices):
-            scores[index] = Score(
-                encoded[index].response,
-                tuple(logprobs[row][mask[row]].tolist()),
-                {name: read[name][row] for name in requests[index].heads},
-                tuple(behind[row][list(answers[index])].tolist()) if behind is not None else (),
-            )
+            values = {name: read[name][row] for name in requests[index].heads}
+            found = () if behind is None else tuple(behind[row][list(answers[index])].tolist())
+            own = tuple(logprobs[row][mask[row]].tolist())
+            scores[index] = Score(encoded[index].response, own, values, found)
     return [scores[index] for index in range(len(encoded))]
 
 
@@ -230,9 +224,7 @@ def answer_id(tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
     """The one token of an answer; :class:`DataError` where it is not one."""
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
-        raise DataError(
-            f"answers: {answer!r} is {len(ids)} tokens, must be one; a leading space often makes the difference"
-        )
+        raise DataError(f"answers: {answer!r} is {len(ids)} tokens, must be one; often a leading space is missing")
     return int(ids[0])
 
 

@@ -79,11 +79,10 @@ class Batches:
             if self._given is None:
                 order = seeds.stream(self._seed, *self._path, epoch).permutation(self._count).tolist()
             else:
-                order, name = list(self._given(epoch)), self._path[0]
+                order = list(self._given(epoch))
                 if sorted(order) != list(range(self._count)):
-                    raise DataError(
-                        f"{name}: the order of epoch {epoch} does not hold each of {self._count} examples once"
-                    )
+                    each = f"does not hold each of {self._count} examples once"
+                    raise DataError(f"{self._path[0]}: the order of epoch {epoch} {each}")
             # A batch may begin in the epoch before.
             self._orders = {kept: self._orders[kept] for kept in self._orders if kept == epoch - 1} | {epoch: order}
         return self._orders[epoch]

@@ -1,7 +1,4 @@
-"""The two classes by which vLLM hands its logits to :class:`~rayworks.lm.hosted_rows.HostedRows`: one per model runner.
-
-vLLM loads them by name in its workers; what these host is told by :func:`~rayworks.lm.vllm_engine.start`.
-"""
+"""The classes, one per model runner, by which vLLM hands its logits to :class:`~rayworks.lm.hosted_rows.HostedRows`."""
 
 import importlib
 from typing import Any
@@ -78,9 +75,8 @@ def rows_of(worker: Any) -> HostedRows:
     """The rows that a vLLM worker hosts."""
     runner = worker.model_runner
     sampler: Any = getattr(runner, "sampler", None)
-    processors = (
-        sampler.logits_processors if hasattr(sampler, "logits_processors") else runner.input_batch.logitsprocs.all
-    )
+    ours = hasattr(sampler, "logits_processors")
+    processors = sampler.logits_processors if ours else runner.input_batch.logitsprocs.all
     rows: HostedRows = next(entry.rows for entry in processors if isinstance(entry, BatchRows | SlotRows))
     return rows
 
@@ -104,9 +100,8 @@ def _host(vllm_config: Any, device: Any) -> HostedRows:
     settings = vllm_config.additional_config[KEY]
     module, function = settings["hosts"].split(":")
     slots = vllm_config.scheduler_config.max_num_seqs
-    return HostedRows(
-        getattr(importlib.import_module(module), function)(settings["options"], str(device), slots), slots
-    )
+    host = getattr(importlib.import_module(module), function)
+    return HostedRows(host(settings["options"], str(device), slots), slots)
 
 
 def _told(params: Any) -> str | None:
