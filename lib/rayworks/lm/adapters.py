@@ -80,9 +80,8 @@ class Groups:
         size = max(map(len, rows))
         self.adapters = torch.tensor(present, device=device) - 1
         self.all_of = len(present) if present == list(range(1, len(present) + 1)) else -1
-        """How many adapters these are when they are all up to some number."""
+        """How many adapters these are when they are all up to some number. Below: ``[adapters, size]``."""
         self.members = torch.tensor([[*group, *[group[0]] * (size - len(group))] for group in rows], device=device)
-        """``[adapters, size]``."""
         self.rows = torch.tensor([row for group in rows for row in group], device=device)
         real = [at < len(group) for group in rows for at in range(size)]
         self.real: Tensor | slice = slice(None) if all(real) else torch.tensor(real, device=device)
@@ -184,8 +183,7 @@ def read_adapter(name: str, folder: str | Path) -> tuple[dict[str, tuple[Tensor,
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"adapter {name!r}: cannot be read ({str(error).splitlines()[0]})") from None
     plain = LoraConfig().to_dict()
-    kept = {key: (plain.get(key), None, False, "", 0, [], {}) for key in sorted(config.keys() - READ)}
-    changed = [key for key, values in kept.items() if config[key] not in values]
+    changed = [key for key in sorted(config.keys() - READ) if config[key] and config[key] != plain.get(key)]
     if config.get("init_lora_weights", True) not in PLAIN_STARTS:
         changed.append("init_lora_weights")
     if config.get("peft_type") != "LORA" or changed:

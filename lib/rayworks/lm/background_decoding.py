@@ -35,9 +35,7 @@ class BackgroundDecoding:
         return time.monotonic() - self._stepped_at
 
     def submit(self, row: Row) -> "Future[Row]":
-        """Queue a row: the future, which cannot itself be cancelled, resolves to it once it has finished;
-        :class:`InfrastructureError` where the thread has ended.
-        """
+        """Queue a row, to which the future resolves once it is finished; :class:`InfrastructureError` after the end."""
         future: Future[Row] = Future()
         future.set_running_or_notify_cancel()
         with self._lock:

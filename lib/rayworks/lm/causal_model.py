@@ -105,9 +105,7 @@ class CausalModel:
 
     @torch.inference_mode()
     def feed(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Add tokens behind what slots, ascending, hold: ragged, at least one each. The logits after the last of each,
-        ``[rows, vocabulary]`` in float32.
-        """
+        """Add tokens, ragged, behind what ascending slots hold; float32 logits after the last of each, ``[rows, ids]``."""
         width = max(map(len, tokens))
         # A short row repeats its last token at its last position, which changes nothing.
         ids = torch.tensor([[*new, *[new[-1]] * (width - len(new))] for new in tokens])

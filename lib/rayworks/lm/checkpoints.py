@@ -79,9 +79,7 @@ def load_model(name: str, dtype: str = "float32", layers: int | None = None, dev
 
 
 def truncate(model: PreTrainedModel, layers: int, name: str = "model") -> PreTrainedModel:
-    """Keep the first ``layers`` layers, with the final norm and the output embeddings; :class:`DataError` where the model has
-    fewer, or keeps them elsewhere than in ``base_model.layers``.
-    """
+    """Keep the first ``layers`` layers, with all around them; :class:`DataError` where there are fewer or none to cut."""
     decoder: Any = model.base_model
     if not hasattr(decoder, "layers"):
         raise DataError(f"model {name!r}: a {type(decoder).__name__} keeps no list of layers that could be cut")

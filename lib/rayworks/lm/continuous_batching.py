@@ -1,8 +1,7 @@
 """The decode loop: rows of any length, finished rows leave at once, waiting rows take their slots.
 
-One loop serves a single model and a base with guides: a :class:`LogitMixer` says which models a row needs at this token
-and how their logits become one distribution. Rows that a model has much to read of catch up between the steps of the others,
-all a little at a time; what rows have in common from their start is read once.
+A :class:`LogitMixer` says which models a row needs at this token and how their logits become one distribution. Long rows
+are read between the steps of the others, all a little at a time; what rows have in common from their start is read once.
 """
 
 from collections import deque
@@ -29,17 +28,15 @@ Fed = dict[Entry, Tensor]
 
 
 class ContinuousBatching(Decoding):
-    """Decodes submitted rows, up to ``slots`` at a time. Not thread-safe: one thread submits and steps.
-
-    A row's result does not depend on the rows beside it, up to the rounding of batched products, and what one row raises
-    (its models, its mixer, its ``on_token``) ends no other.
+    """Decodes submitted rows, up to ``slots`` at a time. A row's result does not depend on the rows beside it, up to the
+    rounding of batched products, and what one row raises (its models, its mixer, its ``on_token``) ends no other.
 
     Args:
         models: the base, then its guides, all made for that many slots; one that stands in several places, which rows read
             with adapters of their own, for that many times the slots.
         chunk: tokens that all rows together catch up with between two steps, per model.
-        keep_prefixes: whether what finished rows have drawn stays known too, and to all later ones, as a tree search wants
-            it. Otherwise every :meth:`run` forgets all prefixes first, so that its numbers depend on no earlier one.
+        keep_prefixes: whether what finished rows have drawn stays known, as a tree search wants it; otherwise every
+            :meth:`run` forgets all prefixes first, so that its numbers depend on no earlier one.
     """
 
     def __init__(

@@ -13,9 +13,7 @@ def check_engine(section: EngineSection, device: str) -> None:
 
 
 def open_engine(section: EngineSection, model: str, dtype: str, slots: int, device: str) -> Engine:
-    """An engine of one model; :class:`ConfigError` where vLLM does not fit the machine, :class:`DataError` where the model
-    cannot be loaded.
-    """
+    """An engine of one model; errors are those of :class:`TransformersEngine` and :class:`VllmEngine`."""
     if section.engine == "transformers":
         from rayworks.lm.transformers_engine import TransformersEngine
 

@@ -36,8 +36,7 @@ def trial_rows(model: PreTrainedModel, lengths: Sequence[int]) -> list[list[int]
 @contextmanager
 def prove_decoding(causal: Any) -> Iterator[None]:
     """Compare ragged rows, steps, several tokens at once, and scoring with the model's own forwards; :class:`DataError` where
-    something fails or differs by more than rounding. Inside, the caller, a :class:`~rayworks.lm.causal_model.CausalModel`,
-    makes itself ready to decode in three slots.
+    something fails or differs by more than rounding. Inside, the caller makes itself ready to decode in three slots.
     """
     model = causal.model
     rows = trial_rows(model, [max(held.get(slot, 0) for held in TRIAL) for slot in range(3)])

@@ -15,9 +15,7 @@ from rayworks.lm.training import ALONE, Batches, Order, Shard, Trainer, TuningOp
 
 @dataclass(frozen=True)
 class Example:
-    """A text to learn, token by token of its response; :class:`DataError` where there is nothing to learn, or weights and
-    soft labels do not fit the response.
-    """
+    """A text to learn, token by token of its response; :class:`DataError` where weights or soft labels do not fit that."""
 
     text: EncodedResponse
     weights: tuple[float, ...] = ()
@@ -72,9 +70,7 @@ class FineTuner(Trainer):
         whole = [self._examples[at] for at in self._batches.at(step)]
         total = sum(weight for example in whole for _, _, weight in example.labels())
         own = self.shard.of(whole)
-        if not own or not total:
-            return {"loss": 0.0}
-        return {"loss": backward(negative_log_likelihood(self.model, own) / total)}
+        return {"loss": backward(negative_log_likelihood(self.model, own) / total) if own and total else 0.0}
 
 
 def negative_log_likelihood(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:

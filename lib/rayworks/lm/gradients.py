@@ -19,9 +19,7 @@ from rayworks.lm.scoring import padded, summed, token_logprobs
 
 @dataclass(frozen=True)
 class GradientRequest:
-    """Tokens whose last are the target, and the positions to change; :class:`DataError` where the target is empty or all
-    there is, or a position is outside what stands before it.
-    """
+    """Tokens whose last are the target, and the positions before it to change; :class:`DataError` where that cannot be."""
 
     tokens: tuple[int, ...]
     target_tokens: int

@@ -23,9 +23,7 @@ class _Node:
 
 
 class PrefixTree:
-    """Known prefixes of one model, those of each adapter apart; of least recent use dropped beyond ``gib`` GiB of keys and
-    values, of which 0 keeps nothing.
-    """
+    """Known prefixes of one model, of each adapter apart: up to ``gib`` GiB, the least recently used dropped; 0 keeps none."""
 
     def __init__(self, gib: float) -> None:
         self.keeps = gib > 0

@@ -97,13 +97,12 @@ def check_prompt(prompt: Sequence[int], new_tokens: int, longest: int, ids: int,
 
 @dataclass(frozen=True)
 class Drawn:
-    """One row's token: its log-probability under the sampling distribution, and what the mixer reports of it."""
+    """One row's token, its log-probability under the sampling distribution and the mixer's report of it, or why not."""
 
     token: int
     logprob: float
     report: Mapping[str, float]
     error: Exception | None = None
-    """Why there is no token."""
 
 
 @dataclass

@@ -32,17 +32,15 @@ def sampling_logits(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: T
     return logits.masked_fill(~torch.zeros_like(keep).scatter(-1, order, keep), -torch.inf)
 
 
-def sample(
-    logits: Tensor, uniforms: Tensor, *, temperature: Tensor, top_k: Tensor, top_p: Tensor
-) -> tuple[Tensor, Tensor]:
+def sample(logits: Tensor, uniforms: Tensor, **law: Tensor) -> tuple[Tensor, Tensor]:
     """Draw one token per row by uniforms ``[rows]`` float64 in [0, 1): ids ``[rows]`` and their log-probability under the
-    sampling distribution (:func:`sampling_logits`), 0 for greedy rows.
+    sampling distribution, 0 for greedy rows; what :func:`sampling_logits` takes is the ``law``.
     """
-    greedy = temperature <= GREEDY
+    greedy = law["temperature"] <= GREEDY
     best = logits.argmax(dim=-1)
     if bool(greedy.all()):
         return best, torch.zeros(len(best), device=logits.device)
-    log_probs = sampling_logits(logits, temperature, top_k, top_p).log_softmax(dim=-1)
+    log_probs = sampling_logits(logits, **law).log_softmax(dim=-1)
     cumulative = log_probs.exp().double().cumsum_(dim=-1)
     target = uniforms.to(cumulative.device) * cumulative[:, -1]
     drawn = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)

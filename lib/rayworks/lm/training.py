@@ -52,11 +52,8 @@ class TuningOptions:
 
 
 class Batches:
-    """Which of ``count`` examples each step learns from; :class:`DataError` where there is none, or no room for it.
-
-    Args:
-        path: of the stream, below the seed of the run, that shuffles where no ``order`` is given.
-        across_epochs: fill every batch, from the next epoch where one ends; else an epoch's last batch may be smaller.
+    """Which of ``count`` examples each step learns from, in the order given for an epoch, or shuffled by the stream of ``path``
+    below the seed; ``across_epochs``, a batch is filled up from the next epoch, else an epoch's last may be smaller.
     """
 
     def __init__(
@@ -165,9 +162,7 @@ class Trainer(abc.ABC):
 
     @abc.abstractmethod
     def accumulate(self, step: int) -> dict[str, float]:
-        """Leave the gradients of this worker's part of a step in the model; its part of the step's ``loss`` and of what else
-        is averaged over steps, which add up over all workers.
-        """
+        """Leave this worker's part of a step's gradients; its part of the ``loss`` and what else is averaged over steps."""
 
     @property
     def finished(self) -> bool:
@@ -175,8 +170,8 @@ class Trainer(abc.ABC):
         return self.step >= self.total_steps
 
     def train(self, steps: int) -> dict[str, float]:
-        """Take up to ``steps`` optimiser steps; means of what they found, empty when none was left. :class:`DataError` where
-        a loss or its gradient is not finite, with the weights before that step.
+        """Take up to ``steps`` optimiser steps; means of what they found, empty when none was left. :class:`DataError`, with
+        the weights before that step, where a loss or its gradient is not finite.
         """
         self.model.train()
         taken = [self._take_step() for _ in range(min(steps, self.total_steps - self.step))]

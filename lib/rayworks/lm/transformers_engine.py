@@ -23,8 +23,8 @@ class TransformersEngine:
     Args:
         model: packaged name, local folder or ``hub:OWNER/NAME``; :meth:`holding` takes one in memory, with its tokenizer.
         slots: most rows decoded together. On a CPU a step of 16 rows costs little more than one of 8.
-        layers: use only the first layers.
-        adapters: most adapters that :meth:`add_adapter` can load.
+        layers: use only the first of them.
+        adapters: most that :meth:`add_adapter` can load.
         prefix_gib: most memory of prefixes that rows share, in GiB.
         keep_prefixes: share them between calls too; numbers then depend on earlier calls, within rounding.
         differentiable: leave the layers as :meth:`gradients` needs them, which is slower on a CPU.
@@ -89,10 +89,7 @@ class TransformersEngine:
         return score_responses(self.model.model, self.tokenizer, requests, self.model.adapters, readers)
 
     def gradients(self, requests: Sequence[GradientRequest]) -> list[TokenGradient]:
-        """By how much other tokens would change targets: see :func:`~rayworks.lm.gradients.token_gradients`.
-
-        :class:`DataError` also where the engine is not ``differentiable``, or rows are decoding.
-        """
+        """See :func:`~rayworks.lm.gradients.token_gradients`; :class:`DataError` also while rows are decoding."""
         if not self.decoding.idle:
             raise DataError("gradients: rows are decoding, whose slots they would take; finish these first")
         if not self._keep_prefixes:

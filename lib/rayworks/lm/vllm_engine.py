@@ -115,9 +115,8 @@ def plain(options: Mapping[str, Any], device: str, slots: int) -> Hosted:
 class VllmDecoding(Decoding):
     """Decodes rows on an engine that :func:`start` made, a token of each running row per step.
 
-    Args:
-        models: longest sequence and number of ids of each model that reads a row's prompts, the base first.
-        context: what a worker must know of a row, as JSON has it; asked before every step and sent again when it changed.
+    ``models`` gives longest sequence and number of ids of each model that reads prompts, the base first; ``context`` what a
+    worker must know of a row, as JSON has it: asked before every step, and sent again when it changed.
     """
 
     def __init__(
