@@ -23,7 +23,7 @@ class _Node:
 
 
 class PrefixTree:
-    """Known prefixes of one model, of each adapter apart: up to ``gib`` GiB, the least recently used dropped; 0 keeps none."""
+    """Known prefixes of one model, each adapter's apart: up to ``gib`` GiB, the least recently used dropped; 0 keeps none."""
 
     def __init__(self, gib: float) -> None:
         self.keeps = gib > 0

@@ -52,7 +52,7 @@ class TuningOptions:
 
 
 class Batches:
-    """Which of ``count`` examples each step learns from, in the order given for an epoch, or shuffled by the stream of ``path``
+    """Which of ``count`` examples each step learns from, in the order given for an epoch, or shuffled by the stream ``path``
     below the seed; ``across_epochs``, a batch is filled up from the next epoch, else an epoch's last may be smaller.
     """
 

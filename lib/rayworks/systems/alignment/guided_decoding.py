@@ -19,7 +19,7 @@ from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import is_adapter_of, load_model, load_tokenizer
 from rayworks.lm.continuous_batching import ContinuousBatching
 from rayworks.lm.decoding import Decoding
-from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
+from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest, require_list
 from rayworks.lm.rows import Mixed, Row
 from rayworks.lm.scoring import encode_prompt, score_responses
 from rayworks.lm.transformers_engine import as_generation
@@ -222,6 +222,7 @@ class GuidedEngine:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[GuidedGeneration]:
         """Draw one continuation per request, in the order of the requests."""
+        require_list(requests)
         rows = [self.row(request) for request in requests]
         self.decoding.run(rows)
         return [as_guided_generation(row, self.objectives) for row in rows]
