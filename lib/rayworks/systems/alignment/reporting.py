@@ -53,7 +53,7 @@ def build_report(
             "Reward gain low is the lower end of the gain's interval; above 0 the reward model did it, not sharpening.",
             "Sharpened: the base mixed with a copy of itself at the same weight. Reward gain is over this control.",
             "Perplexity is that of the drawn texts under the unguided base: reward bought with broken text shows here.",
-            "Dropped pairs were too long. Cut responses: of those trained on, the share that response_tokens cut; no end is learnt.",
+            "Dropped pairs were too long. Cut responses: the share that response_tokens cut, which teach no end.",
             f"{facts['proof']}.",
             "KL of guided rows is exact per step and averaged over samples; of best-of-n it is the bound log n - (n-1)/n.",
         ],
