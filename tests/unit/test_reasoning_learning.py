@@ -285,7 +285,7 @@ def test_every_arm_learns_for_as_many_steps_and_tokens(arm: Any, model: Any, tre
     assert trainer.total_steps == plan.epochs * plan.steps_per_epoch
     found = trainer.train(trainer.total_steps)
     assert np.isfinite(found["loss"])
-    moved = drift(trainer.snapshot(), encoded, before)
+    moved = drift(trainer.tuned(copied=True), encoded, before)
     if arm != "plain":
         assert moved["chosen"] > 0
     if arm != "traces":

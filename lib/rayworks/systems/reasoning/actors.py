@@ -137,13 +137,13 @@ class ReasoningActor:
         tokenizer = load_tokenizer(self._files.policy(number))
         while len(epochs) < plan.epochs:
             found = trainer.train(plan.steps_per_epoch)
-            model = trainer.snapshot()
+            model = trainer.tuned(copied=True)
             found |= drift(model, encoded, before)
             engine = TransformersEngine.holding(model, tokenizer, config.model.slots)
             valid = self._greedy(engine, "validation", 0, config.task.count_validation)
             found["validation"] = sum(valid) / len(valid)
             if found["validation"] > max((epoch["validation"] for epoch in epochs), default=-1.0):
-                self._files.write_policy(number, arm, trainer.snapshot(), tokenizer)
+                self._files.write_policy(number, arm, trainer.tuned(copied=True), tokenizer)
             epochs.append(found)
             keep_state(trainer, self._directory, states)
             self._files.write_epochs(number, arm, epochs)
