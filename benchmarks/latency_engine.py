@@ -21,18 +21,21 @@ class Cost:
     """Seconds more for each row in it."""
     tokens: tuple[int, int] = (8, 40)
     """Fewest and most tokens of a completion."""
+    step_tokens: float = 6.0
+    """Mean tokens of a step."""
 
 
 class LatencyEngine:
     """Takes the place of a policy's service; ``seconds`` is how long it has worked.
 
     Args:
-        answer: text of a completion, from a request and its length in tokens; one token each character.
+        step_end: id of the token that ends a step, one token in ``Cost.step_tokens``.
+        vocabulary: other ids are drawn below this one.
     """
 
-    def __init__(self, cost: Cost, vocabulary: int = 10) -> None:
+    def __init__(self, cost: Cost, step_end: int, vocabulary: int = 10) -> None:
         self.cost, self.seconds, self.tokens, self.steps = cost, 0.0, 0, 0
-        self._vocabulary = vocabulary
+        self._step_end, self._vocabulary = step_end, vocabulary
         self._waiting: deque[tuple[int, Completion]] = deque()
         self._running: list[tuple[int, Completion, int]] = []
 
@@ -41,8 +44,10 @@ class LatencyEngine:
         stream = seeds.stream(request.request.seed, "latency")
         low, high = self.cost.tokens
         count = min(int(stream.integers(low, high + 1)), request.request.max_new_tokens)
-        drawn = tuple(int(token) for token in stream.integers(0, self._vocabulary, count))
-        self._waiting.append((ticket, Completion(drawn, (-1.0,) * count, ended=True)))
+        drawn = stream.integers(0, self._vocabulary, count)
+        drawn[stream.random(count) < 1 / self.cost.step_tokens] = self._step_end
+        tokens = tuple(int(token) for token in drawn)
+        self._waiting.append((ticket, Completion(tokens, (-1.0,) * count, ended=True)))
 
     def collect(self, seconds: float) -> list[tuple[int, Completion]]:
         """One step of the batch; what ended with it."""

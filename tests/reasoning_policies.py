@@ -73,7 +73,7 @@ class DigitPolicy:
         if request.request.stop:
             digits = digits[:1]
         text = "".join(f"{digit}\n" for digit in digits)
-        ended = len(digits) == left or bool(request.request.stop)
+        ended = len(digits) == left and not request.request.stop
         self._waiting.append((ticket, Completion(ids(text), (-1.0,) * len(ids(text)), ended)))
 
     def collect(self, seconds: float) -> list[tuple[int, Completion]]:

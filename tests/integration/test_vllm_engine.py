@@ -20,7 +20,7 @@ from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.engine import Generation, GenerationRequest, ScoringRequest
 from rayworks.lm.hosted_rows import HostedRows
 from rayworks.lm.rows import Row
-from rayworks.lm.sampling import SamplingParameters, sampling_logits
+from rayworks.lm.sampling import sampling_logits
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.lm.vllm_engine import VllmEngine
 from rayworks.systems.alignment.guidance import Guidance
@@ -175,8 +175,8 @@ def test_the_law_of_a_draw_is_that_of_the_model(small: VllmEngine, small_model: 
     counts = Counter(found.token_ids[0] for found in small.generate(requests))
     ids = torch.tensor([small.tokenizer("a dress:")["input_ids"]])
     logits = load_model(small_model)(ids).logits[:, -1].detach().float()
-    parameters = SamplingParameters(*(torch.tensor([value]) for value in shape.values()))
-    law = sampling_logits(logits, parameters).softmax(dim=-1)[0]
+    parameters = {name: torch.tensor([value]) for name, value in shape.items()}
+    law = sampling_logits(logits, **parameters).softmax(dim=-1)[0]
     possible = law.nonzero()[:, 0].tolist()
     assert set(counts) <= set(possible)
     assert len(possible) > 3

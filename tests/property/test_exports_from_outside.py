@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from rayworks.core.errors import DataError
 from rayworks.systems import REGISTRY
 from rayworks.systems.alignment.exported import ExportedModels, reward_folder, write_export
+from rayworks.systems.reasoning.config import SearchSection, TaskSection
+from rayworks.systems.reasoning.exported import ExportedPolicy
+from rayworks.systems.reasoning.exported import write_export as write_policy
 from tests.conftest import FinishedRun
 from tests.serve import applications
 
@@ -38,6 +41,11 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (found["alignment"] / reward_folder("sentiment")).mkdir(parents=True)
     models = ExportedModels("base", "float32", ["sentiment"], {"sentiment": 0.75}, {"suite": ["a prompt"]})
     write_export(models, lambda name, data: (found["alignment"] / name).write_bytes(data))
+    found["reasoning"] = tmp_path_factory.mktemp("reasoning")
+    for name in ("policy", "head"):
+        (found["reasoning"] / name).mkdir()
+    policy = ExportedPolicy("policy", True, "float32", TaskSection(), SearchSection(), 0)
+    write_policy(policy, lambda name, data: (found["reasoning"] / name).write_bytes(data))
     for system in set(REGISTRY) - found.keys():
         arguments: Any = getattr(applications, system)(tmp_path_factory.mktemp(system), no_run)
         found[system] = Path(next(iter(arguments.values()))["export"])

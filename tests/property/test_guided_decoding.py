@@ -18,7 +18,7 @@ from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.continuous_batching import ContinuousBatching
 from rayworks.lm.engine import GenerationRequest, ScoringRequest
 from rayworks.lm.rows import Row
-from rayworks.lm.sampling import SamplingParameters, sampling_logits
+from rayworks.lm.sampling import sampling_logits
 from rayworks.systems.alignment.baselines import sharpened_temperature
 from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import (
@@ -111,7 +111,7 @@ def test_5_dividing_by_one_plus_a_is_a_change_of_temperature(seed: int, strength
 
     def drawn_from(values: Tensor, at: float) -> Tensor:
         keep_all = torch.zeros(ROWS, dtype=torch.long), torch.ones(ROWS)
-        return sampling_logits(values, SamplingParameters(torch.full((ROWS,), at), *keep_all)).softmax(-1)
+        return sampling_logits(values, torch.full((ROWS,), at), *keep_all).softmax(-1)
 
     theirs = drawn_from(mixed / (1 + strength), sharpened_temperature(temperature, strength))
     assert torch.allclose(theirs, drawn_from(mixed, temperature), atol=1e-5)

@@ -117,6 +117,25 @@ def test_adapters_that_do_not_fit_are_refused(
     assert other.generate([GenerationRequest(prompt="a", max_new_tokens=3, adapter="plain")])
 
 
+def test_an_adapter_of_a_cut_model_is_not_one_of_the_whole(tiny_model: str, tmp_path: Path) -> None:
+    engine = TransformersEngine(tiny_model, adapters=2)
+    cut = save_adapter(tmp_path / "cut", load_model(tiny_model, layers=1), 0)
+    with pytest.raises(DataError, match="is made for a model of 1 layers, the base has 2"):
+        engine.add_adapter("cut", cut)
+    TransformersEngine(tiny_model, layers=1, adapters=1).add_adapter("cut", cut)
+    engine.add_adapter("first", save_adapter(tmp_path / "first", load_model(tiny_model), 0, layers_to_transform=[0]))
+
+
+def test_a_rank_that_is_not_that_of_the_matrices_is_refused(
+    tiny_model: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = save_adapter(tmp_path, load_model(tiny_model), 0)
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, "r": 8}))
+    with pytest.raises(DataError, match=f"has rank 4, its {CONFIG} says 8"):
+        read_adapter("x", folder)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -21,6 +21,7 @@ from rayworks.systems.alignment.guidance import Guidance
 from rayworks.systems.alignment.guided_decoding import GuidedGeneration
 from rayworks.systems.alignment.judges import load_judge
 from rayworks.systems.alignment.pairs import Pair, bodies_by_rating, build, encode_pair, shorter_title, titles_by_rating
+from rayworks.systems.alignment.reporting import _pairs_table
 from tests.tiny_models import save_pairs
 
 
@@ -273,3 +274,10 @@ def test_judges_rank_what_anyone_would(tiny_tokenizer: PreTrainedTokenizerFast) 
 def test_contradictions_in_the_config_are_named(overrides: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         configs.resolve(Config, overrides=overrides)
+
+
+def test_the_share_of_cut_responses_is_told_as_such() -> None:
+    scores = {"accuracy": 0.75, "lead": 1.0, "logprob_chosen": -3.0, "logprob_rejected": -4.0}
+    counts = {"training": 8, "held_out": 2, "dropped": 1, "cut": 0.25}
+    table = _pairs_table({"brevity": scores}, {"pairs": {"brevity": counts}})
+    assert dict(zip(table.columns, table.rows[0], strict=True))["cut responses"] == "25.0%"

@@ -39,8 +39,11 @@ RUN = {
     "Gemma3TextConfig": {"head_dim": 8, "sliding_window": 32, "final_logit_softcapping": 2.0},
 }
 REFUSED = {
-    "BloomConfig": ({"n_layer": 2, "n_head": 4}, "positions|cannot be decoded"),
-    "MambaConfig": ({}, "positions|cannot be decoded"),
+    "BloomConfig": (
+        {"n_layer": 2, "n_head": 4, "max_position_embeddings": None},
+        "be told where a token stands .ALiBi.",
+    ),
+    "MambaConfig": ({}, "has no attention whose keys and values"),
     "Gemma2Config": ({"head_dim": 8, "sliding_window": 32}, "caps its attention scores"),
     "GptOssConfig": ({"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}, "attention sinks"),
     "MistralConfig": ({"sliding_window": 8}, "holds 8 tokens .its attention window"),

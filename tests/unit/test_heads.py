@@ -125,6 +125,21 @@ def test_a_saved_head_is_the_same_head(tiny_model: str, tmp_path: Path) -> None:
     assert torch.equal(again.read(states), head.read(states))
 
 
+def test_a_trained_head_is_exported_beside_its_model(tiny_model: str, tmp_path: Path) -> None:
+    options = TuningOptions(learning_rate=1e-3, total_steps=3)
+    trainer = HeadTrainer(load_model(tiny_model), ScalarHead(48), TEXTS, LABELS, options, batch_size=8, seed=1)
+    trainer.train(3)
+    with torch.inference_mode():
+        expected = trainer.head.read(last_states(hidden_states(trainer.model.eval(), TEXTS), TEXTS))
+    trainer.export(str(tmp_path), load_tokenizer(tiny_model))
+    engine = TransformersEngine(str(tmp_path))
+    engine.add_head("value", str(tmp_path))
+    found = engine.score([ScoringRequest(text.prompt, text.response, ends=False, heads=("value",)) for text in TEXTS])
+    assert [score.values["value"] for score in found] == pytest.approx(expected.tolist(), abs=1e-4)
+    with pytest.raises(ConfigError, match="head 'value': is loaded already"):
+        engine.add_head("value", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("labels", "link", "words"),
     [

@@ -1,6 +1,7 @@
 import asyncio
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -98,6 +99,40 @@ def test_prompts_that_do_not_fit_are_refused(engine: TransformersEngine) -> None
         engine.generate([GenerationRequest(prompt="a", max_new_tokens=256)])
     with pytest.raises(DataError, match="empty"):
         engine.generate([GenerationRequest(prompt="")])
+
+
+def test_ids_may_come_as_lists_and_arrays(engine: TransformersEngine) -> None:
+    ids = engine.tokenizer("a dress:")["input_ids"]
+    for given in (ids, np.array(ids), torch.tensor(ids)):
+        assert engine.generate([GenerationRequest(prompt=given, seed=1)]) == engine.generate(
+            [GenerationRequest(prompt="a dress:", seed=1)]
+        )
+        assert engine.score([ScoringRequest(given, given)]) == engine.score([ScoringRequest(tuple(ids), tuple(ids))])
+    for wrong in ([1.5], 7, ["a"]):
+        with pytest.raises(DataError, match=r"prompt: is .*, must be a text or token ids"):
+            GenerationRequest(prompt=wrong)
+    with pytest.raises(DataError, match=r"response: is .*, must be a text or token ids"):
+        ScoringRequest("a", None)
+
+
+def test_one_request_is_no_list_of_them(engine: TransformersEngine) -> None:
+    with pytest.raises(DataError, match="requests: is a GenerationRequest, must be a list"):
+        engine.generate(GenerationRequest(prompt="a"))
+    with pytest.raises(DataError, match="requests: is a ScoringRequest, must be a list"):
+        engine.score(ScoringRequest("a", "b"))
+
+
+def test_a_tokenizer_that_is_larger_than_the_model_is_refused(tiny_model: str) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.add_tokens(["<more>"])
+    with pytest.raises(DataError, match="its tokenizer has ids up to 320, its embedding 320"):
+        TransformersEngine.holding(load_model(tiny_model), tokenizer)
+
+
+def test_a_folder_without_a_tokenizer_says_what_is_missing(tiny_model: str, tmp_path: Path) -> None:
+    load_model(tiny_model).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=r"its tokenizer cannot be loaded \(.*[a-z]\.?\)$"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_scores_are_those_of_single_rows(engine: TransformersEngine) -> None:

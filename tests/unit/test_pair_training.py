@@ -92,6 +92,37 @@ def test_dpo_resumes_bit_for_bit(random_llama: Callable[..., LlamaForCausalLM], 
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
+def test_a_state_of_other_settings_or_another_model_is_refused(
+    random_llama: Callable[..., LlamaForCausalLM], tmp_path: Path
+) -> None:
+    saved = trainer(random_llama(seed=4), PairObjective(beta=0.3))
+    saved.train(2)
+    saved.save(str(tmp_path))
+    for objective, changes, words in (
+        (PairObjective(beta=0.5), {}, "beta: is 0.5, the state in .* is of 0.3; train with that"),
+        (PairObjective(beta=0.3), {"seed": 4}, "seed: is "),
+        (PairObjective(beta=0.3), {"pairs_per_step": 2}, "pairs_per_step: is 2, the state in .* is of 4"),
+        (PairObjective(beta=0.3), {"steps": 7}, "total_steps: is 7, the state in .* is of 6"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            trainer(random_llama(seed=4), objective, **changes).load(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"shape of model.layers.2\..*: is \[.*\], the state in .* is of not there"):
+        trainer(random_llama(seed=4, layers=3), PairObjective(beta=0.3)).load(tmp_path)
+    with pytest.raises(DataError, match=r"state '.*': cannot be read"):
+        saved.load(tmp_path / "nowhere")
+    (tmp_path / "state.pt").write_bytes(b"no state")
+    with pytest.raises(DataError, match=r"state '.*': cannot be read"):
+        saved.load(tmp_path)
+
+
+def test_a_training_that_diverges_names_itself(random_llama: Callable[..., LlamaForCausalLM]) -> None:
+    for changes, words in (({}, "^toy: loss is nan"), ({"label": "critics.toy"}, r"^critics\.toy: loss is nan")):
+        learning = trainer(random_llama(seed=4), PairObjective(beta=0.3), **changes)
+        learning.model.model.norm.weight.data.fill_(torch.nan)
+        with pytest.raises(DataError, match=words):
+            learning.train(1)
+
+
 def test_pairs_of_different_prompts_are_scored_apart(random_llama: Callable[..., LlamaForCausalLM]) -> None:
     model = random_llama(seed=5)
     mixed = EncodedPair(EncodedResponse((1, 2), (3,)), EncodedResponse((4,), (5, 6)))

@@ -206,18 +206,18 @@ class DigitEngine:
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         policy = DigitPolicy(TASK)
         for number, request in enumerate(requests):
-            policy.submit(number, "", Draw((), 0, 0, request))
+            policy.submit(number, "", Draw("", request))
         return [
             Generation(
                 uid="",
                 text=TOKENIZER.decode(drawn.tokens),
                 token_ids=drawn.tokens,
-                finish_reason="stop" if drawn.ended else "length",
-                logprobs=drawn.logprobs,
+                finish_reason="stop" if drawn.ended or request.stop else "length",
+                logprobs=(*drawn.logprobs, -1.0) if drawn.ended else drawn.logprobs,
                 sampling_logprobs=drawn.logprobs,
                 prompt_tokens=1,
             )
-            for _, drawn in policy.collect(0.0)
+            for request, (_, drawn) in zip(requests, policy.collect(0.0), strict=True)
         ]
 
 

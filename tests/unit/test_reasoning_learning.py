@@ -303,7 +303,7 @@ def test_every_arm_learns_for_as_many_steps_and_tokens(arm: Any, model: Any, tre
         assert sum(read) == section.epochs * sum(len(one.chosen) + len(one.rejected) for one in encoded) < anchored
     else:
         assert abs(sum(read) - anchored) <= trainer.total_steps * text
-    moved = drift(trainer.snapshot(), encoded, before)
+    moved = drift(trainer.tuned(copied=True), encoded, before)
     if arm != "plain":
         assert moved["chosen"] > 0
     if arm != "traces":

@@ -84,19 +84,19 @@ def test_an_arm_is_measured_as_its_policy_will_be_used(
     actor = worker(trees, model__dtype="bfloat16")
     opened: list[tuple[str, str]] = []
     snapshots: list[int] = []
-    open_engine, snapshot = actors.open_engine, Trainer.snapshot
+    open_engine, tuned = actors.open_engine, Trainer.tuned
 
     def watched(section: Any, name: str, dtype: str, *more: Any, **options: Any) -> Any:
         opened.append((name, dtype))
         return open_engine(section, name, dtype, *more, **options)
 
-    def counted(trainer: Trainer) -> Any:
+    def counted(trainer: Trainer, **options: Any) -> Any:
         assert not actor._engines and not actor._known_critics, "nothing stands beside what trains"
         snapshots.append(trainer.step)
-        return snapshot(trainer)
+        return tuned(trainer, **options)
 
     monkeypatch.setattr(actors, "open_engine", watched)
-    monkeypatch.setattr(Trainer, "snapshot", counted)
+    monkeypatch.setattr(Trainer, "tuned", counted)
     before = actor.greedy((0, "test", 0, 6))
     found = actor.learn((0, "both"))
     assert found is not None and len(before) == len(found["test"]) == 6
@@ -281,9 +281,9 @@ def test_a_replica_fetches_its_policy_from_where_the_run_lies(policy: str) -> No
     config = settings("recipe", learning__arms=[])
     directory.put_folder(Path(policy), Files(config, directory).policy_folder(0))
     replica = replica_actors.PolicyReplica.__ray_actor_class__(config, directory, 0)  # type: ignore[attr-defined]
-    draw = Draw((), 0, 0, GenerationRequest(prompt=ids("?1\n"), max_new_tokens=4, temperature=0.0))
+    draw = Draw("", GenerationRequest(prompt=ids("?1\n"), max_new_tokens=4, temperature=0.0))
     assert 0 < len(asyncio.run(replica.complete(draw)).tokens) <= 4
-    long = Draw((), 0, 0, GenerationRequest(prompt=ids("1" * 400), max_new_tokens=4))
+    long = Draw("", GenerationRequest(prompt=ids("1" * 400), max_new_tokens=4))
     assert isinstance(asyncio.run(replica.complete(long)), DataError)
 
 
@@ -308,7 +308,7 @@ def test_a_replica_that_is_gone_is_infrastructure_and_a_failed_task_is_what_it_i
 
         monkeypatch.setattr(ray, "get", get)
         remote = replica_actors.RemotePolicy(["a-0"], 4)
-        remote.submit(0, "q", Draw((), 0, 0, GenerationRequest(prompt=(1,), max_new_tokens=4)))
+        remote.submit(0, "q", Draw("", GenerationRequest(prompt=(1,), max_new_tokens=4)))
         remote.collect(1.0)
 
     with pytest.raises(DataError, match="its weights are broken"):

@@ -3,12 +3,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from rayworks.lm.sampling import SamplingParameters, sample, sampling_logits
+from rayworks.lm.sampling import sample, sampling_logits
 
 
-def parameters(rows: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> SamplingParameters:
-    return SamplingParameters(torch.full((rows,), temperature), torch.full((rows,), top_k), torch.full((rows,), top_p))
+def parameters(rows: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> dict[str, Tensor]:
+    return {
+        "temperature": torch.full((rows,), temperature),
+        "top_k": torch.full((rows,), top_k),
+        "top_p": torch.full((rows,), top_p),
+    }
 
 
 def reference(logits: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
@@ -34,7 +39,7 @@ def reference(logits: np.ndarray, temperature: float, top_k: int, top_p: float) 
 )
 def test_distribution_is_the_reference_law(seed: int, temperature: float, top_k: int, top_p: float) -> None:
     logits = torch.randn(3, 10, generator=torch.Generator().manual_seed(seed)) * 3
-    found = sampling_logits(logits, parameters(3, temperature, top_k, top_p)).softmax(dim=-1)
+    found = sampling_logits(logits, **parameters(3, temperature, top_k, top_p)).softmax(dim=-1)
     for row in range(3):
         expected = reference(logits[row].numpy(), temperature, top_k, top_p)
         assert np.allclose(found[row].numpy(), expected, atol=1e-5)
@@ -43,7 +48,7 @@ def test_distribution_is_the_reference_law(seed: int, temperature: float, top_k:
 def test_draws_follow_the_distribution() -> None:
     logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]])
     uniforms = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    tokens, logprobs = sample(logits.expand(20_000, 4), parameters(20_000), uniforms)
+    tokens, logprobs = sample(logits.expand(20_000, 4), uniforms, **parameters(20_000))
     expected = logits.softmax(-1)[0].double().numpy() * 20_000
     counts = np.bincount(tokens.numpy(), minlength=4)
     assert ((counts - expected) ** 2 / expected).sum() < 16.27  # chi-square, 3 degrees of freedom, p = .001
@@ -53,13 +58,15 @@ def test_draws_follow_the_distribution() -> None:
 def test_rows_are_drawn_alone() -> None:
     logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(1))
     uniforms = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    mixed = SamplingParameters(
-        torch.tensor([1.0, 0.0, 0.5, 2.0, 1.0]), torch.tensor([0, 0, 5, 0, 1]), torch.tensor([1.0, 1.0, 1.0, 0.3, 0.9])
-    )
-    together, _ = sample(logits, mixed, uniforms)
+    mixed = {
+        "temperature": torch.tensor([1.0, 0.0, 0.5, 2.0, 1.0]),
+        "top_k": torch.tensor([0, 0, 5, 0, 1]),
+        "top_p": torch.tensor([1.0, 1.0, 1.0, 0.3, 0.9]),
+    }
+    together, _ = sample(logits, uniforms, **mixed)
     for row in range(5):
-        own = SamplingParameters(*(getattr(mixed, name)[row : row + 1] for name in ("temperature", "top_k", "top_p")))
-        assert sample(logits[row : row + 1], own, uniforms[row : row + 1])[0] == together[row]
+        own = {name: values[row : row + 1] for name, values in mixed.items()}
+        assert sample(logits[row : row + 1], uniforms[row : row + 1], **own)[0] == together[row]
     assert together[1] == logits[1].argmax()
     assert together[4] == logits[4].argmax()
 
@@ -67,6 +74,6 @@ def test_rows_are_drawn_alone() -> None:
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-53])
 def test_forbidden_tokens_are_never_drawn(uniform: float) -> None:
     logits = torch.tensor([[-torch.inf, 1.0, 2.0, -torch.inf]])
-    tokens, logprobs = sample(logits, parameters(1), torch.tensor([uniform], dtype=torch.float64))
+    tokens, logprobs = sample(logits, torch.tensor([uniform], dtype=torch.float64), **parameters(1))
     assert int(tokens) in (1, 2)
     assert torch.isfinite(logprobs).all()

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from rayworks.core.errors import ConfigError
-from rayworks.lm.vocabulary import Vocabulary, common_id_range, describe
+from rayworks.systems.alignment.vocabulary import Vocabulary, common_id_range, describe
 from tests.tiny_models import make_tokenizer
 
 BASE = Vocabulary("base", "hash", 32000, (), "</s>", 32000)

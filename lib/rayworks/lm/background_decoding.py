@@ -18,7 +18,7 @@ class BackgroundDecoding:
         self._decoding = decoding
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._rows: dict[int, tuple[Row, Future[Row]]] = {}
+        self._rows: dict[Row, Future[Row]] = {}
         self._ended: Exception | None = None
         self._stepped_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
@@ -35,21 +35,13 @@ class BackgroundDecoding:
         return time.monotonic() - self._stepped_at
 
     def submit(self, row: Row) -> "Future[Row]":
-        """Queue a row.
-
-        Returns:
-            resolves to the row once it has finished, with its ``on_token`` called on the way; it cannot be cancelled
-            itself, use :meth:`cancel`.
-
-        Raises:
-            InfrastructureError: the thread has ended.
-        """
+        """Queue a row, to which the future resolves once it is finished; :class:`InfrastructureError` after the end."""
         future: Future[Row] = Future()
         future.set_running_or_notify_cancel()
         with self._lock:
             if self._ended is not None:
                 raise InfrastructureError(f"the decoding thread has ended: {self._ended}") from self._ended
-            self._rows[id(row)] = (row, future)
+            self._rows[row] = future
         self._inbox.put(lambda: self._admit(row))
         return future
 
@@ -64,25 +56,25 @@ class BackgroundDecoding:
 
     def _run(self) -> None:
         try:
-            self._loop()
+            while self._turn():
+                self._settle()
             self._end(InfrastructureError("it was stopped"))
         except Exception as error:
             self._end(error)
 
-    def _loop(self) -> None:
-        while True:
-            try:
-                message = self._inbox.get(block=self._decoding.idle)
-            except queue.Empty:
-                before = self._decoding.tokens_drawn
-                self._decoding.step()
-                if self._decoding.tokens_drawn > before:
-                    self._stepped_at = time.monotonic()
-            else:
-                if message is None:
-                    return
-                message()
-            self._settle()
+    def _turn(self) -> bool:
+        """Do what was asked for, or else a step; whether to go on."""
+        try:
+            message = self._inbox.get(block=self._decoding.idle)
+        except queue.Empty:
+            before = self._decoding.tokens_drawn
+            self._decoding.step()
+            if self._decoding.tokens_drawn > before:
+                self._stepped_at = time.monotonic()
+            return True
+        if message is not None:
+            message()
+        return message is not None
 
     def _admit(self, row: Row) -> None:
         try:
@@ -91,7 +83,7 @@ class BackgroundDecoding:
             self._take(row).set_exception(error)
 
     def _settle(self) -> None:
-        for row, _ in list(self._rows.values()):
+        for row in list(self._rows):
             if row.error is not None:
                 self._take(row).set_exception(row.error)
             elif row.finish_reason is not None:
@@ -99,12 +91,11 @@ class BackgroundDecoding:
 
     def _take(self, row: Row) -> "Future[Row]":
         with self._lock:
-            return self._rows.pop(id(row))[1]
+            return self._rows.pop(row)
 
     def _end(self, error: Exception) -> None:
         with self._lock:
-            self._ended = error
-            futures = [future for _, future in self._rows.values()]
-            self._rows.clear()
-        for future in futures:
+            self._ended, left = error, self._rows
+            self._rows = {}
+        for future in left.values():
             future.set_exception(error)

@@ -1,5 +1,6 @@
 """A causal LM that computes the next-token logits of many sequences, each in its slot of a cache."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from rayworks.lm.key_value_cache import SlotCache
 from rayworks.lm.packed_linear import PackedLinear, pack
 from rayworks.lm.positions import exact_length
 from rayworks.lm.prefix_tree import PrefixTree
+from rayworks.lm.scoring import gathered
 
 ATTENTION = "rayworks"
 PIECE = 512
@@ -37,20 +39,9 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attention whose key-value heads are shared by groups of query heads without being copied for each.
 
-    What it does not know of is found by :func:`~rayworks.lm.exactness.prove_decoding`.
-
-    Args:
-        query: ``[rows, heads, queries, size]``.
-        key: ``[rows, groups, keys, size]``; ``heads`` is a multiple of ``groups``.
-        value: as ``key``.
-        attention_mask: additive, ``[rows, 1, queries, keys]``.
-        scaling: factor on the scores; ``size ** -0.5`` when ``None``.
-
-    Returns:
-        ``[rows, queries, heads, size]`` and no weights.
-
-    Raises:
-        DataError: the model caps its scores or attends to a sink.
+    Queries ``[rows, heads, queries, size]``, keys and values ``[rows, groups, keys, size]`` and the additive mask
+    ``[rows, 1, queries, keys]`` give ``[rows, queries, heads, size]`` and no weights. It refuses capped scores and sinks;
+    what else it does not know of is found by :func:`~rayworks.lm.exactness.prove_decoding`.
     """
     if softcap is not None or s_aux is not None:
         raise DataError(f"it {'caps its attention scores' if softcap is not None else 'has attention sinks'}")
@@ -67,14 +58,13 @@ class CausalModel:
     """A frozen causal LM with a cache of slots, proved at the start to compute what the model itself does.
 
     Args:
-        model: a decoder of transformers; frozen in place, and on a CPU in float32 its linear layers are packed.
+        model: a decoder of transformers; frozen in place.
         slots: most sequences held at once.
-        pack_layers: make the linear layers faster on a CPU; they have no gradients then.
-        adapters: most adapters that rows may name.
         prefix_gib: most memory of shared prefixes, in GiB (see :class:`~rayworks.lm.prefix_tree.PrefixTree`).
+        adapters: most adapters that rows may name.
+        pack_layers: make linear layers on a CPU in float32 faster; they have no gradients then.
 
-    Raises:
-        DataError: it computes something else than the model does by itself, or the model cannot run in it.
+    :class:`DataError` where it would compute something else than the model does by itself, or the model cannot run in it.
     """
 
     def __init__(
@@ -85,6 +75,12 @@ class CausalModel:
         self.vocabulary_size: int = output.out_features
         self.readable_ids: int = model.get_input_embeddings().num_embeddings
         """Ids from this on cannot be fed."""
+        takes = inspect.signature(type(model).forward).parameters
+        if "past_key_values" not in takes:
+            raise DataError(f"model {model.config.model_type}: has no attention whose keys and values could be kept")
+        counted = getattr(model.config.get_text_config(), "max_position_embeddings", None) is not None
+        if not counted and "position_ids" not in takes:
+            raise DataError(f"model {model.config.model_type}: cannot be told where a token stands (ALiBi)")
         self.max_length, self.max_length_reason = exact_length(model.config)
         self.prefixes = PrefixTree(prefix_gib)
         self.proof = ""
@@ -109,29 +105,21 @@ class CausalModel:
 
     @torch.inference_mode()
     def feed(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Add tokens behind what slots hold.
-
-        Args:
-            slots: ascending.
-            tokens: those of each slot, ragged, at least one.
-
-        Returns:
-            the logits after the last of each, ``[rows, vocabulary]`` in float32.
-        """
+        """Add tokens, ragged, behind what ascending slots hold; float32 logits after the last of each, ``[rows, ids]``."""
         width = max(map(len, tokens))
         # A short row repeats its last token at its last position, which changes nothing.
         ids = torch.tensor([[*new, *[new[-1]] * (width - len(new))] for new in tokens])
         starts = torch.tensor([self.held(slot) for slot in slots])[:, None]
         lasts = torch.tensor([len(new) for new in tokens])[:, None] - 1
         positions = starts + torch.arange(width).minimum(lasts)
-        read, rows, ids, read_positions = self._with_gaps(slots, ids, positions)
+        read, rows, (ids, read_positions) = self._with_gaps(slots, ids, positions)
         device = self.model.device
-        self.cache.prepare(read, rows.to(device), torch.tensor(slots, device=device), positions.to(device))
+        rows = rows.to(device)
+        self.cache.prepare(read, rows, torch.tensor(slots, device=device), positions.to(device))
         seen = torch.arange(self.cache.longest) <= read_positions[:, None, :, None]
         mask = torch.zeros(seen.shape, dtype=self.model.dtype).masked_fill_(~seen, torch.finfo(self.model.dtype).min)
-        numbers = [BASE] * len(ids)
-        for row, slot in zip(rows.tolist(), slots, strict=True):
-            numbers[row] = self._adapter[slot]
+        adapters = dict(zip(rows.tolist(), (self._adapter[slot] for slot in slots), strict=True))
+        numbers = [adapters.get(row, BASE) for row in range(len(ids))]
         self.forwards += 1
         self.tokens_fed += sum(map(len, tokens))
         with self.adapters.selected(numbers, device):
@@ -146,7 +134,7 @@ class CausalModel:
         for slot, new in zip(slots, tokens, strict=True):
             self._held[slot] += new
         logits: Tensor = output.logits[:, 0].float()
-        logits = logits if len(logits) == len(slots) else logits[rows.to(device)]
+        logits = logits if len(logits) == len(slots) else logits[rows]
         sound = logits.amax(dim=-1).isfinite().tolist()
         self._unsound |= {slot for slot, good in zip(slots, sound, strict=True) if not good}
         return logits
@@ -173,7 +161,7 @@ class CausalModel:
         if slot in self._unsound:
             # A shorter row would multiply what is no number by 0.
             self.cache.wipe(slot)
-            self._unsound.discard(slot)
+            self._unsound.remove(slot)
 
     def known(self, slot: int, tokens: Sequence[int]) -> int:
         """How many of the first ``tokens`` :meth:`take_up` would find."""
@@ -201,36 +189,25 @@ class CausalModel:
 
     def nbytes(self) -> int:
         """Bytes of weights, cache and known prefixes."""
-        weights = {p.data_ptr(): p.numel() * p.element_size() for p in self.model.parameters()}
+        weights = {parameter.data_ptr(): parameter.nbytes for parameter in self.model.parameters()}
         packed = sum(module.nbytes() for module in self.model.modules() if isinstance(module, PackedLinear))
         return int(sum(weights.values())) + packed + self.cache.nbytes() + self.prefixes.nbytes()
 
-    def _with_gaps(
-        self, slots: Sequence[int], ids: Tensor, positions: Tensor
-    ) -> tuple[Tensor | slice, Tensor, Tensor, Tensor]:
-        """The slots that the forward reads, and its rows that count; ids and positions of all its rows.
+    def _with_gaps(self, slots: Sequence[int], *parts: Tensor) -> tuple[Tensor | slice, Tensor, Sequence[Tensor]]:
+        """The slots that the forward reads, and its rows that count; ids and positions, the ``parts``, of all its rows.
 
         Neighbouring slots are read in place, where others are copied first. A step of one token each costs little more for
         one row more, so gaps are filled as long as no more rows fill than count.
         """
         first, count, span = slots[0], len(slots), slots[-1] - slots[0] + 1
-        if span == count:
-            return slice(first, first + span), torch.arange(count), ids, positions
-        if ids.shape[1] > 1 or span > 2 * count:
-            return torch.tensor(slots, device=self.model.device), torch.arange(count), ids, positions
-        rows = torch.tensor(slots) - first
-        all_ids, all_positions = (
-            torch.zeros((span, 1), dtype=torch.long).index_copy(0, rows, part) for part in (ids, positions)
-        )
-        return slice(first, first + span), rows, all_ids, all_positions
+        width = parts[0].shape[1]
+        if count < span and (width > 1 or span > 2 * count):
+            return torch.tensor(slots, device=self.model.device), torch.arange(count), parts
+        rows, gaps = torch.tensor(slots) - first, torch.zeros((span, width), dtype=torch.long)
+        return slice(first, first + span), rows, [gaps.index_copy(0, rows, part) for part in parts]
 
 
 def alike(lengths: Sequence[int]) -> list[list[int]]:
     """Indices of rows in batches of which the longest is at most twice the shortest."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if batches and lengths[index] <= 2 * lengths[batches[-1][0]]:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    return gathered(order, lambda batch, index: lengths[index] <= 2 * lengths[batch[0]])

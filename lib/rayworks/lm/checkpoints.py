@@ -25,11 +25,7 @@ transformers_logging.disable_progress_bar()
 
 
 def prepare(name: str) -> str:
-    """What transformers can load for ``name``: a folder, or a hub id. A packaged GGUF is converted at the first call.
-
-    Raises:
-        DataError: the model does not exist.
-    """
+    """The folder or hub id that transformers can load; :class:`DataError` where there is none. Packaged GGUF is converted."""
     if is_adapter(name):
         return str(Path(name).expanduser())
     source = models.locate(name)
@@ -40,21 +36,20 @@ def prepare(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model.
-
-    Raises:
-        DataError: it cannot be loaded.
-    """
+    """The tokenizer of a model; :class:`DataError` where it cannot be loaded."""
     tokenizer: PreTrainedTokenizerBase = _loaded(AutoTokenizer, name, "its tokenizer ")
     return tokenizer
 
 
-def load_config(name: str) -> PretrainedConfig:
-    """The config of a model's text part.
+def require_fitting(tokenizer: PreTrainedTokenizerBase, ids: int) -> None:
+    """Raise :class:`DataError` where a tokenizer has ids beyond those of a model's embedding."""
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= ids:
+        raise DataError(f"model: its tokenizer has ids up to {highest}, its embedding {ids}; load the model's own")
 
-    Raises:
-        DataError: it cannot be loaded.
-    """
+
+def load_config(name: str) -> PretrainedConfig:
+    """The config of a model's text part; :class:`DataError` where it cannot be loaded."""
     if is_adapter(name):
         return load_config(base_of_adapter(name))
     config: PretrainedConfig = _loaded(AutoConfig, name, "its config ").get_text_config()
@@ -62,11 +57,7 @@ def load_config(name: str) -> PretrainedConfig:
 
 
 def load_generation_config(name: str) -> GenerationConfig:
-    """How a model wants to generate, as a loaded model has it.
-
-    Raises:
-        DataError: its config cannot be loaded.
-    """
+    """How a model wants to generate, as a loaded model has it; :class:`DataError` where its config cannot be loaded."""
     try:
         return _loaded(GenerationConfig, name)
     except DataError:
@@ -74,31 +65,21 @@ def load_generation_config(name: str) -> GenerationConfig:
 
 
 def load_model(name: str, dtype: str = "float32", layers: int | None = None, device: str = "cpu") -> PreTrainedModel:
-    """The causal LM.
+    """A causal LM, or the first ``layers`` of it; :class:`DataError` where it cannot be loaded or has fewer.
 
     Args:
         name: packaged name, local folder or ``hub:OWNER/NAME``; an adapter's folder is merged into its base.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
-        layers: keep only the first ``layers`` layers.
-        device: ``cpu`` or ``cuda``.
-
-    Raises:
-        DataError: it cannot be loaded, or has fewer layers.
     """
-    model: PreTrainedModel = (
-        _merged(name, dtype) if is_adapter(name) else _loaded(AutoModelForCausalLM, name, dtype=DTYPES[dtype])
-    )
+    model: PreTrainedModel
+    model = _merged(name, dtype) if is_adapter(name) else _loaded(AutoModelForCausalLM, name, dtype=DTYPES[dtype])
     if layers is not None:
         truncate(model, layers, name)
     return model.to(device)
 
 
 def truncate(model: PreTrainedModel, layers: int, name: str = "model") -> PreTrainedModel:
-    """Keep the first ``layers`` layers, with the final norm and the output embeddings: a small model of the same ids.
-
-    Raises:
-        DataError: the model has fewer layers, or keeps them elsewhere than in ``base_model.layers``.
-    """
+    """Keep the first ``layers`` layers, with all around them; :class:`DataError` where there are fewer or none to cut."""
     decoder: Any = model.base_model
     if not hasattr(decoder, "layers"):
         raise DataError(f"model {name!r}: a {type(decoder).__name__} keeps no list of layers that could be cut")
@@ -110,21 +91,6 @@ def truncate(model: PreTrainedModel, layers: int, name: str = "model") -> PreTra
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
     return model
-
-
-def is_adapter_of(folder: str, base: str) -> bool:
-    """Whether a folder holds an adapter of this very base, by whatever name it calls it.
-
-    Raises:
-        DataError: an adapter names no base.
-    """
-    if not is_adapter(folder):
-        return False
-    named = base_of_adapter(folder)
-    try:
-        return named == base or prepare(named) == prepare(base)
-    except DataError:
-        return False
 
 
 def _merged(folder: str, dtype: str) -> PreTrainedModel:
@@ -143,9 +109,8 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     from transformers import GgufConfig
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
+    source = {"gguf_file": gguf.name, "dtype": torch.float32, "quantization_config": GgufConfig(dequantize=True)}
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, **source)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -158,8 +123,10 @@ def _loaded(loader: Any, name: str, what: str = "", **options: Any) -> Any:
     except (ConnectionError, TimeoutError):
         raise
     except (OSError, ValueError) as error:
-        reason = str(error).strip() or type(error).__name__
-        raise DataError(f"model {name!r}: {what}cannot be loaded ({reason.splitlines()[0]})") from None
+        first, *rest = map(str.strip, (str(error).strip() or type(error).__name__).splitlines())
+        # Some say in the first line that a list follows.
+        reason = " ".join([first, *rest]) if first.endswith(":") else first
+        raise DataError(f"model {name!r}: {what}cannot be loaded ({reason})") from None
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
 """The decode loop: rows of any length, finished rows leave at once, waiting rows take their slots.
 
-One loop serves a single model and a base with guides: a :class:`LogitMixer` says which models a row needs at this token
-and how their logits become one distribution. Rows that a model has much to read of catch up between the steps of the others,
-all a little at a time; what rows have in common from their start is read once.
+A :class:`LogitMixer` says which models a row needs at this token and how their logits become one distribution. Long rows
+are read between the steps of the others, all a little at a time; what rows have in common from their start is read once.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from rayworks.core import seeds
 from rayworks.lm.causal_model import CausalModel, alike
 from rayworks.lm.decoding import Decoding
 from rayworks.lm.prefix_tree import agreeing
@@ -26,23 +23,20 @@ READ_AHEAD = 8
 
 Entry = tuple[int, Row]
 """A row as one of the models reads it."""
-Fed = tuple[list[Entry], Tensor]
-"""Entries, and the logits after each, ``[entries, vocabulary]``."""
+Fed = dict[Entry, Tensor]
+"""The logits after each, ``[vocabulary]``."""
 
 
 class ContinuousBatching(Decoding):
-    """Decodes submitted rows, up to ``slots`` at a time. Not thread-safe: one thread submits and steps.
-
-    A row's result does not depend on the rows beside it, up to the rounding of batched products, and what one row raises
-    (its models, its mixer, its ``on_token``) ends no other.
+    """Decodes submitted rows, up to ``slots`` at a time. A row's result does not depend on the rows beside it, up to the
+    rounding of batched products, and what one row raises (its models, its mixer, its ``on_token``) ends no other.
 
     Args:
-        models: the base, then its guides, all made for that many slots. One model may stand in several places, which rows
-            read with adapters of their own; it has that many times the slots.
+        models: the base, then its guides, all made for that many slots; one that stands in several places, which rows read
+            with adapters of their own, for that many times the slots.
         chunk: tokens that all rows together catch up with between two steps, per model.
-        keep_prefixes: whether what finished rows have drawn stays known too, and to all later ones, as a tree search wants
-            it. Otherwise every :meth:`run` begins with no known prefix, so that its numbers depend on no earlier one; rows
-            that are submitted one by one share the prompts that lie in memory.
+        keep_prefixes: whether what finished rows have drawn stays known, as a tree search wants it; otherwise every
+            :meth:`run` forgets all prefixes first, so that its numbers depend on no earlier one.
     """
 
     def __init__(
@@ -71,10 +65,8 @@ class ContinuousBatching(Decoding):
     def submit(self, row: Row) -> Row:
         """Queue a row."""
         for model, prompt in zip(self._models, row.prompts, strict=True):
-            check_prompt(
-                prompt, row.request.max_new_tokens, model.max_length, model.readable_ids, model.max_length_reason
-            )
-        row.uniforms = torch.from_numpy(seeds.uniforms(row.request.seed, row.request.max_new_tokens, "sampling"))
+            new, reason = row.request.max_new_tokens, model.max_length_reason
+            check_prompt(prompt, new, model.max_length, model.readable_ids, reason)
         self._waiting.append(row)
         return row
 
@@ -96,28 +88,29 @@ class ContinuousBatching(Decoding):
 
     def step(self) -> list[Row]:
         """Draw one token for every row that has a slot and has been read; the rows that finished."""
-        self._admit()
-        before = list(self._active)
-        for row in before:
-            with self._failing(row):
-                row.guides = self._mixer.guides(row)
-        behind = [entry for entry in self._entries(self._active) if len(self._unread(entry)) > STEP]
-        lagging = {id(row) for _, row in behind}
-        ready = [row for row in self._active if id(row) not in lagging]
-        for causal, entries in self._by_model(behind):
-            # With nobody to hold up, larger pieces are read at less cost.
-            self._catch_up(causal, entries, self._chunk if ready else READ_AHEAD * self._chunk)
-        if ready:
-            self._draw(sorted(ready, key=lambda row: row.slot))
-        return [row for row in before if row.finish_reason is not None]
-
-    def _admit(self) -> None:
         while self._waiting and self._free:
             row = self._waiting.popleft()
             row.slot = self._free.pop(0)
             for lane, causal in enumerate(self._models):
                 causal.release(self._slot((lane, row)), row.adapter(lane))
             self._active.append(row)
+        before = list(self._active)
+        for row in before:
+            with self._failing(row):
+                row.guides = self._mixer.guides(row)
+        alive = [row for row in before if row.error is None]
+        behind = [entry for entry in self._entries(alive) if len(self._unread(entry)) > STEP]
+        lagging = {id(row) for _, row in behind}
+        ready = [row for row in alive if id(row) not in lagging]
+        for causal, entries in self._by_model(behind):
+            # With nobody to hold up, larger pieces are read at less cost.
+            self._catch_up(causal, entries, self._chunk if ready else READ_AHEAD * self._chunk)
+        if ready:
+            self._draw(sorted(ready, key=lambda row: row.slot))
+        finished = [row for row in before if row.finish_reason is not None]
+        for row in finished:
+            self._leave(row)
+        return finished
 
     def _entries(self, rows: Sequence[Row]) -> list[Entry]:
         """What rows need for their next tokens."""
@@ -152,7 +145,7 @@ class ContinuousBatching(Decoding):
         share = max(budget // max(len(leaders), 1), STEP)
         takes = {self._slot(entry): self._unread(entry)[:-1][:share] for entry in leaders}
         for batch in alike([len(takes[self._slot(entry)]) for entry in leaders]):
-            for entry in self._fed(causal, [leaders[index] for index in batch], takes)[0]:
+            for entry in self._fed(causal, [leaders[index] for index in batch], takes):
                 # At once, for those who wait for a part of it.
                 causal.keep(self._slot(entry))
 
@@ -160,63 +153,50 @@ class ContinuousBatching(Decoding):
         """Whether it pays to wait for what another row is reading."""
         adapter, causal = entry[1].adapter(entry[0]), self._models[entry[0]]
         room = causal.prefixes.room(causal.cache) if causal.cache.nbytes() else len(tokens)
-        return any(
-            min(agreeing(tokens, other.sequence(lane)[:-1]), room) > known + STEP
-            for lane, other in leaders
-            if other.adapter(lane) == adapter
-        )
+        others = [other.sequence(lane)[:-1] for lane, other in leaders if other.adapter(lane) == adapter]
+        return any(min(agreeing(tokens, other), room) > known + STEP for other in others)
 
     def _draw(self, rows: list[Row]) -> None:
-        found = [self._logits(causal, entries) for causal, entries in self._by_model(self._entries(rows))]
+        found: Fed = {}
+        for causal, entries in self._by_model(self._entries(rows)):
+            unread = {self._slot(entry): self._unread(entry) for entry in entries}
+            stepping = [entry for entry in entries if len(unread[self._slot(entry)]) == 1]
+            # Rows that read one token would wait for those that read several.
+            for part in (stepping, [entry for entry in entries if entry not in stepping]):
+                found |= self._fed(causal, part, unread) if part else {}
         rows = [row for row in rows if row.error is None]
         if not rows:
             return
 
         def mix(some: Sequence[Row]) -> Mixed:
-            lanes = dict(_by_lane(found, {id(row): index for index, row in enumerate(some)}))
+            lanes = dict[int, tuple[Tensor, Tensor]]()
+            for lane in range(len(self._models)):
+                places = [place for place, row in enumerate(some) if (lane, row) in found]
+                if places:
+                    lanes[lane] = torch.tensor(places), torch.stack([found[lane, some[place]] for place in places])
             return self._mixer.mix(lanes.pop(0)[1], lanes, some)
 
         for row, drawn in zip(rows, draw(mix, rows), strict=True):
             with self._failing(row):
                 row.take(drawn, self._end_ids, self._tokenizer)
                 self.tokens_drawn += 1
-            if row.finish_reason is not None and row.error is None:
-                self._leave(row)
 
-    def _logits(self, causal: CausalModel, entries: list[Entry]) -> Fed:
-        """Logits of the next token, of those that did not fail."""
-        unread = {self._slot(entry): self._unread(entry) for entry in entries}
-        stepping = [entry for entry in entries if len(unread[self._slot(entry)]) == 1]
-        others = [entry for entry in entries if len(unread[self._slot(entry)]) > 1]
-        return _joined([self._fed(causal, part, unread) for part in (stepping, others) if part])
-
-    def _fed(self, causal: CausalModel, entries: list[Entry], takes: Mapping[int, list[int]]) -> Fed:
+    def _fed(self, causal: CausalModel, entries: Sequence[Entry], takes: Mapping[int, list[int]]) -> Fed:
         """Feed rows together; where that fails each alone, so that only those fail of which it is true."""
         entries = sorted(entries, key=self._slot)
         slots = [self._slot(entry) for entry in entries]
         try:
-            return entries, causal.feed(slots, [takes[slot] for slot in slots])
+            return dict(zip(entries, causal.feed(slots, [takes[slot] for slot in slots]), strict=True))
         except Exception as error:
             if len(entries) == 1:
-                self._fail(entries[0][1], error)
-                return [], torch.empty((0, causal.vocabulary_size))
-        return _joined([self._fed(causal, [entry], takes) for entry in entries])
-
-    @contextmanager
-    def _failing(self, row: Row) -> Iterator[None]:
-        """What is raised inside is the row's end, not the loop's."""
-        try:
-            yield
-        except Exception as error:
-            self._fail(row, error)
-
-    def _fail(self, row: Row, error: Exception) -> None:
-        row.error = error
-        if row in self._active:
-            row.end("failed", self._tokenizer)
-            self._leave(row)
+                with self._failing(entries[0][1]):
+                    raise error
+                return {}
+        return {entry: logits for one in entries for entry, logits in self._fed(causal, [one], takes).items()}
 
     def _leave(self, row: Row) -> None:
+        if row not in self._active:
+            return
         self._active.remove(row)
         self._free.append(row.slot)
         self._free.sort()
@@ -225,26 +205,6 @@ class ContinuousBatching(Decoding):
             if self._keep_prefixes and row.error is None:
                 causal.keep(slot)
             causal.release(slot)
-
-
-def _joined(parts: Sequence[Fed]) -> Fed:
-    if len(parts) == 1:
-        return parts[0]
-    return [entry for entries, _ in parts for entry in entries], torch.cat([logits for _, logits in parts])
-
-
-def _by_lane(found: Sequence[Fed], at: Mapping[int, int]) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-    """Model by place, with the places of its rows in ascending order and their logits; of the rows that have a place."""
-    for entries, logits in found:
-        for lane in sorted({lane for lane, _ in entries}):
-            picked = sorted(
-                (at[id(row)], index) for index, (other, row) in enumerate(entries) if other == lane and id(row) in at
-            )
-            if picked:
-                where, order = (list(part) for part in zip(*picked, strict=True))
-                whole = order == list(range(len(entries)))
-                picked_logits = logits if whole else logits[torch.tensor(order, device=logits.device)]
-                yield lane, (torch.tensor(where), picked_logits)
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> frozenset[int]:

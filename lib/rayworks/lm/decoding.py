@@ -1,7 +1,8 @@
 """What an engine offers: whole batches, or rows that are decoded step by step."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -15,6 +16,7 @@ class Decoding(abc.ABC):
 
     tokens_drawn = 0
     """Since the start, by all rows."""
+    _tokenizer: PreTrainedTokenizerBase
 
     @property
     @abc.abstractmethod
@@ -23,12 +25,7 @@ class Decoding(abc.ABC):
 
     @abc.abstractmethod
     def submit(self, row: Row) -> Row:
-        """Queue a row.
-
-        Raises:
-            DataError: an empty prompt, one with ids that a model does not have, or one that does not leave room for the
-                tokens asked for.
-        """
+        """Queue a row; :class:`DataError` where a model cannot read it (:func:`~rayworks.lm.rows.check_prompt`)."""
 
     @abc.abstractmethod
     def cancel(self, row: Row) -> None:
@@ -39,11 +36,9 @@ class Decoding(abc.ABC):
         """Draw a token for every row that has its turn; the rows that finished."""
 
     def run(self, rows: Sequence[Row]) -> None:
-        """Decode rows to their end, those that may become longest first, so that few slots idle at the end.
-
-        Raises:
-            DataError: a row does not fit; none is left behind in a slot.
-            Exception: what the first row that failed raised, after the others have finished.
+        """Decode rows to their end, those that may become longest first, so that few slots idle at the end. Raises
+        :class:`DataError` where a row does not fit, with none left behind in a slot, and what the first row that failed
+        raised, once the others have finished.
         """
         try:
             for row in sorted(rows, key=lambda row: -row.request.max_new_tokens):
@@ -62,15 +57,21 @@ class Decoding(abc.ABC):
         while not self.idle:
             self.step()
 
+    @contextmanager
+    def _failing(self, row: Row) -> Iterator[None]:
+        """What is raised inside is the row's end, not the loop's."""
+        try:
+            yield
+        except Exception as error:
+            row.error = error
+            row.end("failed", self._tokenizer)
+
 
 class Engine(Protocol):
     """One model that continues prompts and scores responses."""
 
     tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def decoding(self) -> Decoding:
-        """For callers that step themselves."""
+    decoding: Decoding
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """One continuation per request, in the order of the requests."""

@@ -1,21 +1,32 @@
 """What language-model engines are asked, and answer."""
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from rayworks.core.errors import DataError
 
 FinishReason = Literal["stop", "length", "cancelled", "failed"]
 
 
+def token_ids(name: str, value: Any) -> tuple[int, ...]:
+    """Ids of any kind, a list or an array, as a tuple; :class:`DataError` for what holds no ids."""
+    try:
+        return tuple(map(operator.index, value))
+    except TypeError:
+        raise DataError(f"{name}: is {value!r}, must be a text or token ids") from None
+
+
+def require_list(requests: Any) -> None:
+    """Raise :class:`DataError` for one request where several are wanted."""
+    if not isinstance(requests, Sequence):
+        raise DataError(f"requests: is a {type(requests).__name__}, must be a list of requests")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """One continuation to draw.
-
-    Raises:
-        DataError: a value is outside its bounds.
-    """
+    """One continuation to draw; :class:`DataError` where a value is outside its bounds."""
 
     prompt: str | tuple[int, ...]
     """A text, or token ids."""
@@ -46,6 +57,8 @@ class GenerationRequest:
         for message, holds in checks.items():
             if not holds:
                 raise DataError(message)
+        if not isinstance(self.prompt, str):
+            object.__setattr__(self, "prompt", token_ids("prompt", self.prompt))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +79,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """A response to score after its prompt.
-
-    Raises:
-        DataError: a text stands where a tuple of texts is wanted.
-    """
+    """A response to score after its prompt; :class:`DataError` where a text stands for a tuple of texts."""
 
     prompt: str | tuple[int, ...]
     """A text, or token ids; so the response."""
@@ -89,6 +98,9 @@ class ScoringRequest:
         for name in ("heads", "answers"):
             if isinstance(getattr(self, name), str):
                 raise DataError(f"{name}: is the text {getattr(self, name)!r}, must be a tuple of texts")
+        for name in ("prompt", "response"):
+            if not isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, token_ids(name, value))
 
 
 @dataclass(frozen=True)

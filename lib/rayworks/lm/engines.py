@@ -15,20 +15,14 @@ def check_engine(section: EngineSection, device: str) -> None:
 def open_engine(
     section: EngineSection, model: str, dtype: str, slots: int, device: str, *, keep_prefixes: bool = False
 ) -> Engine:
-    """An engine of one model.
-
-    Args:
-        keep_prefixes: as a tree search wants it: what finished rows have drawn stays known. vLLM does so anyway.
-
-    Raises:
-        ConfigError: vLLM is missing or does not fit the machine.
-        DataError: the model cannot be loaded.
+    """An engine of one model; errors are those of :class:`TransformersEngine` and :class:`VllmEngine`. The latter always
+    does what ``keep_prefixes`` asks for.
     """
     if section.engine == "transformers":
         from rayworks.lm.transformers_engine import TransformersEngine
 
-        options = {"prefix_gib": section.prefix_gib, "keep_prefixes": keep_prefixes}
-        return TransformersEngine(model, dtype, slots, None, device, **options)
+        kept = {"keep_prefixes": keep_prefixes}
+        return TransformersEngine(model, dtype, slots, None, device, prefix_gib=section.prefix_gib, **kept)
     from rayworks.lm.vllm_engine import VllmEngine
 
     return VllmEngine(model, dtype, slots, device, section)

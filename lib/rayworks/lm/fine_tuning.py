@@ -1,9 +1,6 @@
-"""Supervised fine-tuning of a causal LM on prompts and answers, with weights and soft labels where they are given.
+"""Supervised fine-tuning on prompts, which are read but not learned, and answers, with weights and soft labels if given."""
 
-The loss is the mean negative log-likelihood of the answers' tokens and their end token; prompts are read, not learned.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,16 +10,12 @@ from transformers import PreTrainedModel
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.lm.scoring import EncodedResponse, hidden_states, output_logits
-from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions, backward
+from rayworks.lm.training import ALONE, Batches, Order, Shard, Trainer, TuningOptions, backward
 
 
 @dataclass(frozen=True)
 class Example:
-    """A text to learn, token by token of its response.
-
-    Raises:
-        DataError: there is nothing to learn, or weights and soft labels do not fit the response.
-    """
+    """A text to learn, token by token of its response; :class:`DataError` where weights or soft labels do not fit that."""
 
     text: EncodedResponse
     weights: tuple[float, ...] = ()
@@ -39,37 +32,19 @@ class Example:
         if len(self.soft) not in (0, count):
             raise DataError(f"examples: {len(self.soft)} soft labels for {count} tokens; give one for each")
         for label in self.soft:
-            masses = [mass for _, mass in label]
-            if not all(mass >= 0 for mass in masses) or not abs(sum(masses) - 1) < 1e-3:
-                raise DataError(
-                    f"examples: the soft label {label} is no distribution; its probabilities must add up to 1"
-                )
+            if not all(mass >= 0 for _, mass in label) or not abs(sum(mass for _, mass in label) - 1) < 1e-3:
+                raise DataError(f"examples: the soft label {label} is no distribution: its masses must add up to 1")
 
     def labels(self) -> list[tuple[int, int, float]]:
         """Place in the row of the state that predicts, id, and weight of all labels."""
-        weights, first = self.weights or (1.0,) * len(self.text.response), len(self.text.prompt) - 1
+        weights = self.weights or (1.0,) * len(self.text.response)
         soft = self.soft or tuple(((token, 1.0),) for token in self.text.response)
-        return [
-            (first + at, token, weight * mass)
-            for at, (weight, label) in enumerate(zip(weights, soft, strict=True))
-            for token, mass in label
-        ]
+        weighted = enumerate(zip(weights, soft, strict=True), len(self.text.prompt) - 1)
+        return [(at, token, weight * mass) for at, (weight, label) in weighted for token, mass in label]
 
 
 class FineTuner(Trainer):
-    """Tunes one model on examples.
-
-    Args:
-        model: the causal LM to start from; tuned in place.
-        examples: what to learn, in the order that batches are drawn from.
-        order: from an epoch to the order of the examples in it, for a curriculum; ``None`` shuffles.
-        seed: of the run; batches, dropout and adapters each have a stream of their own below it.
-        shard: this worker's part of every batch.
-
-    Raises:
-        DataError: no example.
-        ConfigError: the model has none of the layers that adapters are asked for.
-    """
+    """Tunes one model on examples, in the ``order`` given for each epoch, or shuffled; :class:`DataError` without any."""
 
     def __init__(
         self,
@@ -79,29 +54,23 @@ class FineTuner(Trainer):
         *,
         batch_size: int,
         seed: int,
-        order: Callable[[int], Sequence[int]] | None = None,
+        order: Order | None = None,
         shard: Shard = ALONE,
     ) -> None:
         if not examples:
             raise DataError("examples: there is none to learn from")
-        self._examples, self._seed = examples, seed
+        self._examples = examples
         self._batches = Batches(len(examples), batch_size, seed, "fine-tuning", "batches", order=order)
-        adapters_seed = seeds.derive_small(seed, "fine-tuning", "adapters")
-        super().__init__(model, options, adapters_seed=adapters_seed, name="fine-tuning", shard=shard)
-
-    def dropout_seed(self, step: int) -> int:
-        """A stream by step."""
-        return seeds.derive_small(self._seed, "fine-tuning", "dropout", step)
+        own = seeds.derive_small(seed, "fine-tuning", "adapters")
+        settings = {"batch_size": batch_size, "examples": len(examples)}
+        super().__init__(model, options, adapters_seed=own, name="fine-tuning", shard=shard, settings=settings)
 
     def accumulate(self, step: int) -> dict[str, float]:
         """``loss`` in nats per answer token, weighted."""
         whole = [self._examples[at] for at in self._batches.at(step)]
         total = sum(weight for example in whole for _, _, weight in example.labels())
         own = self.shard.of(whole)
-        if not own or not total:
-            return {"loss": 0.0}
-        loss = negative_log_likelihood(self.model, own) / total
-        return {"loss": backward(loss)}
+        return {"loss": backward(negative_log_likelihood(self.model, own) / total) if own and total else 0.0}
 
 
 def negative_log_likelihood(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:

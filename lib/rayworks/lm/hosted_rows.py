@@ -1,8 +1,4 @@
-"""Rows of a batch that another engine runs: its logits come in, the tokens that our mixing and sampling draw go out.
-
-This is the worker's side of the vLLM engine. vLLM schedules, runs the base and keeps its cache; a row draws and reports what
-:class:`~rayworks.lm.continuous_batching.ContinuousBatching` would draw and report from the same logits.
-"""
+"""The worker's side of the vLLM engine: its logits come in, the tokens that our mixing and sampling draw go out."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,13 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rayworks.core import seeds
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.engine import GenerationRequest
 from rayworks.lm.rows import Drawn, LogitMixer, Mixed, Row, SingleModel, draw
 
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
-"""Fields of a request that its drawing depends on."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +21,7 @@ class Hosted:
 
     mixer: LogitMixer = field(default_factory=SingleModel)
     guides: Sequence[CausalModel] = ()
-    """The models after the base."""
+    """Those after the base."""
     context: Callable[[Any], Any] = lambda told: None
     """What the mixer keeps for a row, from what :func:`tell` was given of it."""
 
@@ -40,9 +34,8 @@ def tell(row: Row, name: str, context: Any) -> str:
 
 
 class HostedRows:
-    """The rows in the places of another engine's batch, with a slot of the guides' caches each.
-
-    A row that enters, be it again after preemption, gets an empty slot: its caches are made anew from its tokens.
+    """The rows in the places of another engine's batch, with a slot of the guides' caches each: an empty one when they enter,
+    be it again after preemption, whose caches are made anew from their tokens.
     """
 
     def __init__(self, hosted: Hosted, slots: int) -> None:
@@ -52,12 +45,8 @@ class HostedRows:
         self._drawn: dict[str, Drawn] = {}
 
     def enter(self, place: int, told: str | None, prompt: Sequence[int], tokens: list[int]) -> None:
-        """Put a row into a place, whoever was there.
-
-        Args:
-            told: what :func:`tell` wrote; ``None`` for a request that draws nothing.
-            prompt: the base's prompt ids, empty where :meth:`follow` brings them.
-            tokens: drawn before, and a list to which the engine adds what is drawn, unless :meth:`follow` does.
+        """Put a row into a place, whoever was there: what :func:`tell` wrote, or ``None`` for a request that draws nothing;
+        the base's prompt ids; the list of what was drawn, to which the engine adds. :meth:`follow` brings both otherwise.
         """
         self.leave(place)
         if told is None:
@@ -65,9 +54,8 @@ class HostedRows:
         fields = json.loads(told)
         request = GenerationRequest(prompt="", uid=fields["name"], **fields["sampling"])
         prompts = (tuple(prompt), *(tuple(own or prompt) for own in fields["prompts"]))
-        row = Row(request, prompts, self.hosted.context(fields["context"]), tokens=tokens, slot=self._free.pop(0))
-        row.uniforms = torch.from_numpy(seeds.uniforms(request.seed, request.max_new_tokens, "sampling"))
-        self._rows[place] = row
+        context, slot = self.hosted.context(fields["context"]), self._free.pop(0)
+        self._rows[place] = Row(request, prompts, context, tokens=tokens, slot=slot)
 
     def leave(self, place: int) -> None:
         """Empty a place."""
@@ -80,19 +68,13 @@ class HostedRows:
 
     def move(self, source: int, target: int, *, swap: bool) -> None:
         """The row of one place goes to another, whose row takes its place or leaves."""
-        moving, other = self._rows.pop(source, None), self._rows.pop(target, None) if swap else None
+        rows = {target: self._rows.pop(source, None), source: self._rows.pop(target, None) if swap else None}
         self.leave(target)
-        if moving is not None:
-            self._rows[target] = moving
-        if other is not None:
-            self._rows[source] = other
+        self._rows |= {place: row for place, row in rows.items() if row is not None}
 
     def follow(self, place: int, length: int, last: int, prompt_length: int, read: Callable[[], list[int]]) -> None:
-        """Bring a row up to the ``length`` ids that its next token follows.
-
-        Args:
-            last: the last of them.
-            read: gives all of them, which is only asked for when more than the last is new.
+        """Bring a row up to the ``length`` ids, ``last`` at their end, that its next token follows; ``read`` gives all of
+        them, and is only asked when more than the last is new.
         """
         row = self._rows.get(place)
         if row is None:
@@ -112,20 +94,13 @@ class HostedRows:
                 row.context = self.hosted.context(context)
 
     def draw(self, logits: Tensor, places: Sequence[int]) -> Tensor:
-        """Draw a token for each row, and leave it the only possible one.
-
-        Args:
-            logits: ``[rows, vocabulary]``; changed in place.
-            places: of each of them; those without a row keep their logits.
+        """Draw a token for each row of ``[rows, vocabulary]``, and leave it the only possible one, in place; where there is
+        no row in a place, the logits stay.
         """
-        rows, at = [], []
-        for place, index in sorted(
-            ((place, i) for i, place in enumerate(places) if place in self._rows), key=self._slot
-        ):
-            rows.append(self._rows[place])
-            at.append(index)
-        if not rows:
+        here = [(self._rows[place], index) for index, place in enumerate(places) if place in self._rows]
+        if not here:
             return logits
+        rows, at = (list(part) for part in zip(*sorted(here, key=lambda one: one[0].slot), strict=True))
         which = torch.tensor(at, device=logits.device)
         base = (logits if at == list(range(len(logits))) else logits[which]).float()
         number = {id(row): index for index, row in enumerate(rows)}
@@ -143,9 +118,6 @@ class HostedRows:
         """What was drawn since the last call, by the rows' names; a row that was still in its prefill drew in vain."""
         drawn, self._drawn = self._drawn, {}
         return drawn
-
-    def _slot(self, placed: tuple[int, int]) -> int:
-        return self._rows[placed[0]].slot
 
     def _mix(self, base: Tensor, rows: Sequence[Row]) -> Mixed:
         asking: dict[int, list[int]] = {}

@@ -1,12 +1,10 @@
-"""A key-value cache of slots: a row holds its tokens at positions 0..length-1 of its own slot.
-
-Rows are not padded on the left, so a row can leave and another can take its slot while the rest go on.
-"""
+"""A key-value cache of slots: a row holds its tokens at positions 0..length-1 of its own slot, whatever the others do."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -40,9 +38,8 @@ class _SlotLayer(CacheLayerMixin):
 
     def grow(self, length: int) -> None:
         if self.keys is not None and self.values is not None:
-            extra = length - self.keys.shape[2]
-            self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))
-            self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
+            more = (0, 0, 0, length - self.keys.shape[2])
+            self.keys, self.values = pad(self.keys, more), pad(self.values, more)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._owner.longest, 0
@@ -67,13 +64,8 @@ class SlotCache(Cache):
         super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
 
     def prepare(self, read: Tensor | slice, rows: Tensor, slots: Tensor, positions: Tensor) -> None:
-        """Say what the next forward reads and writes.
-
-        Args:
-            read: the slots of its rows.
-            rows: which of its rows are written, ``[n]``; the others only fill gaps between slots.
-            slots: theirs, ``[n]``.
-            positions: of their tokens, ``[n, tokens]``.
+        """Say what the next forward reads and writes: the slots that its rows ``read``, which of its ``rows`` are written
+        (``[n]``; the others fill gaps), their ``slots`` (``[n]``) and the ``positions`` of their tokens (``[n, tokens]``).
         """
         self.read, self.rows_written, self.slots_written, self.positions = read, rows, slots[:, None], positions
         self.longest = int(positions.max()) + 1
@@ -81,10 +73,7 @@ class SlotCache(Cache):
 
     def copied(self, slot: int, start: int, end: int) -> KeysAndValues:
         """A copy of what a slot holds from one position up to another."""
-        return [
-            (layer.keys[slot, :, start:end].clone(), layer.values[slot, :, start:end].clone())
-            for layer in self._filled()
-        ]
+        return [(k[slot, :, start:end].clone(), v[slot, :, start:end].clone()) for k, v in self._filled()]
 
     def paste(self, slot: int, start: int, parts: KeysAndValues) -> None:
         """Write what :meth:`copied` gave into a slot, from a position on."""
@@ -100,8 +89,8 @@ class SlotCache(Cache):
     @torch.inference_mode()
     def wipe(self, slot: int) -> None:
         """Forget what a slot holds so that no trace is left."""
-        for layer in self._filled():
-            layer.keys[slot], layer.values[slot] = 0, 0
+        for keys, values in self._filled():
+            keys[slot], values[slot] = 0, 0
 
     def token_nbytes(self) -> int:
         """Bytes of a token, 0 before the first."""
@@ -109,11 +98,11 @@ class SlotCache(Cache):
 
     def nbytes(self) -> int:
         """Bytes held."""
-        tensors = [tensor for layer in self._filled() for tensor in (layer.keys, layer.values)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(tensor.nbytes for layer in self._filled() for tensor in layer)
 
-    def _filled(self) -> list[Any]:
-        return [layer for layer in self.layers if layer.keys is not None]
+    def _filled(self) -> KeysAndValues:
+        layers = ((layer.keys, layer.values) for layer in self.layers)
+        return [(keys, values) for keys, values in layers if keys is not None and values is not None]
 
     def _reserve(self, length: int) -> None:
         if length > self.allocated:

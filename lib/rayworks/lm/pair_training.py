@@ -1,6 +1,6 @@
 """Training on preferred and rejected responses: autoregressive reward models, DPO and SimPO."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -14,7 +14,7 @@ from rayworks.lm.exactness import shares_prompts
 from rayworks.lm.positions import exact_length
 from rayworks.lm.preference_losses import LossKind, Reward, bradley_terry_loss, rewards
 from rayworks.lm.scoring import EncodedResponse, response_logprobs, shared_prompt_logprobs
-from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions, backward
+from rayworks.lm.training import ALONE, Batches, Order, Shard, Trainer, TuningOptions, backward
 
 PAIRS_PER_EVALUATION = 64
 
@@ -29,11 +29,7 @@ class EncodedPair:
 
 @dataclass(frozen=True, kw_only=True)
 class PairObjective:
-    """What is learned of a pair: see :mod:`rayworks.lm.preference_losses`.
-
-    Raises:
-        ConfigError: an unknown reward or loss, or a beta that is not above 0.
-    """
+    """What is learned of a pair: see :mod:`rayworks.lm.preference_losses`."""
 
     beta: float
     reward: Reward = "arm"
@@ -41,7 +37,6 @@ class PairObjective:
     margin: float = 0.0
     label_smoothing: float = 0.0
     pair_weight: float = 1.0
-    """Of the pair loss; at 0 the chosen responses alone are learned."""
     language_weight: float = 0.0
     """Of the chosen responses' mean negative log-probability per token, beside the pair loss."""
 
@@ -56,8 +51,8 @@ class PairObjective:
 def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair], *, share_prompts: bool = True) -> Tensor:
     """Log-probability of the chosen and the rejected response of every pair, in one forward: ``[pairs, 2]``.
 
-    The responses share the computation of their prompt where the model can do that
-    (:func:`~rayworks.lm.exactness.shares_prompts`) and the prompts of a pair are the same.
+    They share the computation of their prompt where it is the same and the model can
+    (:func:`~rayworks.lm.exactness.shares_prompts`).
     """
     if not share_prompts or any(pair.chosen.prompt != pair.rejected.prompt for pair in pairs):
         rows = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
@@ -67,20 +62,14 @@ def score_pairs(model: PreTrainedModel, pairs: Sequence[EncodedPair], *, share_p
 
 
 class PairTrainer(Trainer):
-    """Tunes one model on pairs; resumes bit for bit from its saved state.
+    """Tunes one model, which with ``dpo`` is, as it comes, also the frozen reference; :class:`DataError` without pairs.
 
     Args:
-        model: the causal LM to start from; tuned in place. With ``dpo`` it is, as it comes, also the frozen reference.
-        pairs: training pairs, in the order that batches are drawn from.
         pairs_per_step: of an optimiser step.
         pairs_per_pass: of a forward; the rest of a step is accumulated.
-        seed: of the run.
-        name: its random streams and its messages carry it.
-        order: from an epoch to the order of the pairs in it, for a curriculum; ``None`` shuffles.
-        shard: this worker's part of every batch.
-
-    Raises:
-        DataError: the log-probabilities here would not be the model's own, or there is no pair.
+        name: its random streams carry it.
+        label: begins the message of a training that diverged, ``name`` by default.
+        order: of each epoch; ``None`` shuffles.
     """
 
     def __init__(
@@ -94,33 +83,25 @@ class PairTrainer(Trainer):
         pairs_per_pass: int,
         seed: int,
         name: str,
-        order: Callable[[int], Sequence[int]] | None = None,
+        label: str = "",
+        order: Order | None = None,
         shard: Shard = ALONE,
     ) -> None:
         if pairs_per_pass < 1:
             raise ConfigError(f"pairs_per_pass: is {pairs_per_pass}, must be at least 1")
         self.objective, self._pairs, self._pairs_per_pass = objective, pairs, pairs_per_pass
-        self._seed, self._stream = seed, name
         self._batches = Batches(len(pairs), pairs_per_step, seed, "batches", name, order=order, across_epochs=False)
         self._shared_length = exact_length(model.config)[0] if shares_prompts(model) else 0
         self._reference = self._score_all(model, pairs) if objective.reward == "dpo" else None
-        adapters_seed = seeds.derive_small(seed, "adapters", name)
-        super().__init__(model, options, adapters_seed=adapters_seed, name=f"objectives.{name}", shard=shard)
+        own = seeds.derive_small(seed, "adapters", name)
+        settings = {**vars(objective), "pairs_per_step": pairs_per_step, "pairs": len(pairs)}
+        super().__init__(model, options, adapters_seed=own, name=label or name, shard=shard, settings=settings)
 
     def evaluate(self, pairs: Sequence[EncodedPair]) -> dict[str, float]:
-        """Accuracy and mean log-probabilities on pairs; ties count half.
-
-        Raises:
-            DataError: there is no pair.
-        """
+        """Accuracy and mean log-probabilities on pairs; ties count half. :class:`DataError` where there is no pair."""
         if not pairs:
             raise DataError("pairs: there is none to measure on")
-        scores = self._score_all(self.model, pairs)
-        return {key: value / len(pairs) for key, value in _sums(scores).items()}
-
-    def dropout_seed(self, step: int) -> int:
-        """A stream by name and step."""
-        return seeds.derive_small(self._seed, "dropout", self._stream, step)
+        return {key: value / len(pairs) for key, value in _sums(self._score_all(self.model, pairs)).items()}
 
     def accumulate(self, step: int) -> dict[str, float]:
         """``loss`` of the pairs, and how far the chosen responses lead."""
@@ -164,9 +145,6 @@ class PairTrainer(Trainer):
 def _sums(scores: Tensor) -> dict[str, float]:
     chosen, rejected = scores.T.contiguous()
     lead = chosen - rejected
-    return {
-        "accuracy": float(((lead > 0).double() + 0.5 * (lead == 0).double()).sum()),
-        "lead": float(lead.sum()),
-        "logprob_chosen": float(chosen.sum()),
-        "logprob_rejected": float(rejected.sum()),
-    }
+    accuracy = ((lead > 0).double() + 0.5 * (lead == 0).double()).sum()
+    sums = {"lead": lead.sum(), "logprob_chosen": chosen.sum(), "logprob_rejected": rejected.sum()}
+    return {"accuracy": float(accuracy), **{name: float(value) for name, value in sums.items()}}

@@ -16,11 +16,7 @@ Bound = tuple[int, str]
 
 
 def exact_length(config: PretrainedConfig) -> Bound:
-    """The longest sequence of which a cache of slots holds all that a model would look at.
-
-    Raises:
-        DataError: the config does not say how many positions there are.
-    """
+    """The longest sequence of which a cache of slots holds all that a model would look at; :class:`DataError` if unknown."""
     config = config.get_text_config()
     bounds = _bounds(config)
     if not bounds:
@@ -44,8 +40,7 @@ def _bounds(config: Any) -> list[Bound]:
     parameters = getattr(config, "rope_parameters", None) or {}
     for rope in (parameters, *parameters.values()):
         if isinstance(rope, dict) and rope.get("rope_type") in ROPE_BY_LENGTH:
-            trained = rope.get("original_max_position_embeddings") or getattr(
-                config, "original_max_position_embeddings", None
-            )
+            own = getattr(config, "original_max_position_embeddings", None)
+            trained = rope.get("original_max_position_embeddings") or own
             bounds.append((int(trained or positions), f"what its {rope['rope_type']} rope was trained with"))
     return bounds

@@ -1,7 +1,6 @@
 """Token prefixes whose keys and values are computed once, as a tree: a branch may leave at any token.
 
-A prompt that a system asks many times, or a search tree of reasoning steps, shares most of its tokens. A slot gets a copy of
-the longest prefix that is known, so what is evicted was never in use, and a node that has branches outlives them.
+A slot gets a copy of the longest known prefix, so what is evicted was never in use; a node that has branches outlives them.
 """
 
 from collections import OrderedDict
@@ -20,17 +19,11 @@ class _Node:
         self.branches: dict[int, _Node] = {}
 
     def nbytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for part in self.parts for tensor in part)
+        return sum(tensor.nbytes for part in self.parts for tensor in part)
 
 
 class PrefixTree:
-    """Known prefixes of one model, those of least recent use dropped beyond a bound.
-
-    Prefixes that different adapters computed are kept apart: every call may name the adapter.
-
-    Args:
-        gib: most memory of keys and values, in GiB; 0 keeps nothing.
-    """
+    """Known prefixes of one model, each adapter's apart: up to ``gib`` GiB, the least recently used dropped; 0 keeps none."""
 
     def __init__(self, gib: float) -> None:
         self.keeps = gib > 0
@@ -94,7 +87,11 @@ class PrefixTree:
             parent.branches[tokens[at]] = node
             self._nbytes += node.nbytes()
             self._used([node])
-            self._evict()
+        while self._nbytes > self._bound:
+            node, _ = self._by_use.popitem(last=False)
+            assert node.parent is not None and not node.branches
+            del node.parent.branches[node.tokens[0]]
+            self._nbytes -= node.nbytes()
 
     def _path(self, tokens: tuple[int, ...], adapter: int) -> list[tuple[_Node, int]]:
         """Nodes along the tokens, from the root on, and how much of each agrees: all of it but for the last."""
@@ -111,9 +108,8 @@ class PrefixTree:
         """Cut a node in two; the upper part, which keeps the node's place."""
         parent = node.parent
         assert parent is not None
-        upper = _Node(
-            node.tokens[:count], [(k[:, :count].clone(), v[:, :count].clone()) for k, v in node.parts], parent
-        )
+        first = [(keys[:, :count].clone(), values[:, :count].clone()) for keys, values in node.parts]
+        upper = _Node(node.tokens[:count], first, parent)
         parent.branches[upper.tokens[0]] = upper
         node.tokens, node.parent = node.tokens[count:], upper
         node.parts = [(keys[:, count:].clone(), values[:, count:].clone()) for keys, values in node.parts]
@@ -128,20 +124,12 @@ class PrefixTree:
             self._by_use.move_to_end(node)
             node = node.parent
 
-    def _evict(self) -> None:
-        while self._nbytes > self._bound:
-            node, _ = self._by_use.popitem(last=False)
-            assert node.parent is not None and not node.branches
-            del node.parent.branches[node.tokens[0]]
-            self._nbytes -= node.nbytes()
-
 
 def agreeing(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens two sequences have in common from their start."""
-    limit = min(len(first), len(second))
-    if first[:limit] == second[:limit]:
-        return limit
-    low, high = 0, limit
+    low = high = min(len(first), len(second))
+    if first[:high] != second[:high]:
+        low = 0
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if first[:middle] == second[:middle] else (low, middle - 1)

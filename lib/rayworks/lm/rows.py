@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.lm.adapters import BASE
 from rayworks.lm.engine import FinishReason, GenerationRequest
-from rayworks.lm.sampling import SamplingParameters, sample
+from rayworks.lm.sampling import sample
 
 
 @dataclass(eq=False)
@@ -20,7 +22,7 @@ class Row:
 
     request: GenerationRequest
     prompts: tuple[tuple[int, ...], ...]
-    """Prompt ids, one entry per model: templates may differ."""
+    """Of each model: templates may differ."""
     context: Any = None
     """What the mixer keeps for the row."""
     adapters: tuple[int, ...] = ()
@@ -37,18 +39,18 @@ class Row:
     slot: int = -1
     guides: Sequence[int] = ()
     """Models beside the base that its next token needs."""
-    uniforms: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @cached_property
+    def uniforms(self) -> Tensor:
+        """The number by which each of its tokens is drawn."""
+        return torch.from_numpy(seeds.uniforms(self.request.seed, self.request.max_new_tokens, "sampling"))
 
     def sequence(self, model: int) -> list[int]:
         """All ids that ``model`` has seen or must see."""
         return [*self.prompts[model], *self.tokens]
 
     def take(self, drawn: "Drawn", ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> None:
-        """Add a drawn token or end with it, and tell ``on_token``.
-
-        Raises:
-            Exception: why there is none.
-        """
+        """Add a drawn token or end with it, and tell ``on_token``; raises why there is none."""
         if drawn.error is not None:
             raise drawn.error
         self.sampling_logprobs.append(drawn.logprob)
@@ -80,15 +82,8 @@ class Row:
 
 
 def check_prompt(prompt: Sequence[int], new_tokens: int, longest: int, ids: int, reason: str) -> None:
-    """Whether a model can read a row.
-
-    Args:
-        longest: sequence that the model holds, and the reason for that bound.
-        ids: how many ids it can read.
-
-    Raises:
-        DataError: an empty prompt, one with ids that the model does not have, or one that does not leave room for the new
-            tokens.
+    """Raise :class:`DataError` where a model, which holds ``longest`` tokens for that ``reason`` and has ``ids``, cannot read
+    a row: the prompt is empty, has other ids or leaves no room for the new tokens.
     """
     if not prompt:
         raise DataError("prompt: is empty; give at least one token")
@@ -96,21 +91,18 @@ def check_prompt(prompt: Sequence[int], new_tokens: int, longest: int, ids: int,
         wrong = min(prompt) if min(prompt) < 0 else max(prompt)
         raise DataError(f"prompt: has the token id {wrong}, a model that reads it has {ids} ids")
     if len(prompt) + new_tokens > longest:
-        raise DataError(
-            f"prompt: {len(prompt)} tokens and max_new_tokens {new_tokens} exceed the model's {longest} ({reason}); "
-            "shorten either"
-        )
+        asked, bound = f"{len(prompt)} tokens and max_new_tokens {new_tokens}", f"{longest} ({reason})"
+        raise DataError(f"prompt: {asked} exceed the model's {bound}; shorten either")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One row's token: its log-probability under the sampling distribution, and what the mixer reports of it."""
+    """One row's token, its log-probability under the sampling distribution and the mixer's report of it, or why not."""
 
     token: int
     logprob: float
     report: Mapping[str, float]
     error: Exception | None = None
-    """Why there is no token."""
 
 
 @dataclass
@@ -127,22 +119,17 @@ class LogitMixer(Protocol):
     """Turns the logits of several models into one distribution per row."""
 
     def guides(self, row: Row) -> Sequence[int]:
-        """Models beside the base that this row needs for its next token."""
+        """Models beside the base that this row needs for its next token; none unless overridden."""
+        return ()
 
     def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
-        """One distribution per row.
-
-        ``base`` is ``[rows, vocabulary]``; ``guides`` maps a model to the indices of the rows that asked for it and their
-        logits ``[those rows, vocabulary]``.
+        """One distribution per row, from the base's logits ``[rows, vocabulary]`` and, by model, the indices of the rows that
+        asked for it and their logits ``[those rows, vocabulary]``.
         """
 
 
-class SingleModel:
+class SingleModel(LogitMixer):
     """The mixer of one model alone: its own distribution."""
-
-    def guides(self, row: Row) -> Sequence[int]:
-        """None."""
-        return ()
 
     def mix(self, base: Tensor, guides: dict[int, tuple[Tensor, Tensor]], rows: Sequence[Row]) -> Mixed:
         """The base's logits, reporting each token's log-probability."""
@@ -151,11 +138,7 @@ class SingleModel:
 
 
 def draw(mix: Callable[[Sequence[Row]], Mixed], rows: Sequence[Row]) -> list[Drawn]:
-    """A token for each row, by its own uniform number.
-
-    Args:
-        mix: the distributions of some of the rows. Where it fails for all, each row is drawn alone.
-    """
+    """A token for each row, by its own uniform number; where ``mix`` fails for all of them, each is mixed alone."""
     try:
         return _drawn(mix(rows), rows)
     except Exception as error:
@@ -168,21 +151,14 @@ def _drawn(mixed: Mixed, rows: Sequence[Row]) -> list[Drawn]:
     device = mixed.logits.device
     uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in rows])
     names = ("temperature", "top_k", "top_p")
-    parameters = SamplingParameters(
-        **{name: torch.tensor([getattr(row.request, name) for row in rows], device=device) for name in names}
-    )
-    tokens, logprobs = sample(mixed.logits, parameters, uniforms)
+    parameters = {name: torch.tensor([getattr(row.request, name) for row in rows], device=device) for name in names}
+    tokens, logprobs = sample(mixed.logits, uniforms, **parameters)
     reports = {name: values.tolist() for name, values in mixed.report(tokens).items()}
     # The largest logit is no number if any is none, and is infinite if all are forbidden.
     sound = mixed.logits.amax(dim=-1).isfinite().tolist()
-    return [
-        Drawn(
-            token,
-            logprob,
-            {name: values[index] for name, values in reports.items()},
-            None if good else DataError(f"the model's logits after {len(row.tokens)} tokens are not numbers; check it"),
-        )
-        for index, (row, token, logprob, good) in enumerate(
-            zip(rows, tokens.tolist(), logprobs.tolist(), sound, strict=True)
-        )
-    ]
+    drawn = []
+    for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
+        wrong = f"the model's logits after {len(row.tokens)} tokens are not numbers; check it"
+        report = {name: values[index] for name, values in reports.items()}
+        drawn.append(Drawn(token, logprob, report, None if sound[index] else DataError(wrong)))
+    return drawn

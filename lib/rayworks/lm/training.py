@@ -1,12 +1,9 @@
-"""The core of every training of a causal LM here: AdamW with warm-up and a cosine schedule, resumable bit for bit.
-
-What a step learns from is a subclass's; the state that is saved holds all that later steps depend on.
-"""
+"""The core of every training of a causal LM here: AdamW with warm-up and a cosine schedule, resumable bit for bit."""
 
 import abc
 import copy
-import json
 import math
+import pickle
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,18 +20,16 @@ from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.exactness import prove_scoring
 
-STATE, POSITION = "state.pt", "position.json"
+STATE = "state.pt"
 STATES_KEPT = 3
 T = TypeVar("T")
+Order = Callable[[int], Sequence[int]]
+"""From an epoch to the order of its examples, for a curriculum."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningOptions:
-    """What is tuned, and how: AdamW, linear warm-up, then a cosine to zero at the last step.
-
-    Raises:
-        ConfigError: an unknown tuning, or no step.
-    """
+    """What is tuned, and how: AdamW, linear warm-up, then a cosine to zero at the last step."""
 
     learning_rate: float
     total_steps: int
@@ -58,27 +53,12 @@ class TuningOptions:
 
 
 class Batches:
-    """Which examples each step learns from.
-
-    Args:
-        count: of examples.
-        size: of a batch.
-        seed: of the run; the orders have a stream below it, named by ``path``.
-        order: from an epoch to the order of its examples, for a curriculum; ``None`` shuffles.
-        across_epochs: fill every batch, from the next epoch where one ends; else an epoch's last batch may be smaller.
-
-    Raises:
-        DataError: there is no example, or no room for one in a batch.
+    """Which of ``count`` examples each step learns from, in the order given for an epoch, or shuffled by the stream ``path``
+    below the seed; ``across_epochs``, a batch is filled up from the next epoch, else an epoch's last may be smaller.
     """
 
     def __init__(
-        self,
-        count: int,
-        size: int,
-        seed: int,
-        *path: str,
-        order: Callable[[int], Sequence[int]] | None = None,
-        across_epochs: bool = True,
+        self, count: int, size: int, seed: int, *path: str, order: Order | None = None, across_epochs: bool = True
     ) -> None:
         if count < 1 or size < 1:
             raise DataError(f"{path[0]}: batches of {size} from {count} examples; both must be at least 1")
@@ -86,22 +66,11 @@ class Batches:
         self._given, self._across = order, across_epochs
         self._orders: dict[int, Sequence[int]] = {}
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Of batches that end with their epoch."""
-        return math.ceil(self._count / self._size)
-
     def at(self, step: int) -> list[int]:
-        """Indices of the examples of a step.
-
-        Raises:
-            DataError: a given order does not hold every example once.
-        """
-        if self._across:
-            positions = range(step * self._size, (step + 1) * self._size)
-            return [int(self._order(position // self._count)[position % self._count]) for position in positions]
-        epoch, index = divmod(step, self.steps_per_epoch)
-        return list(self._order(epoch)[index * self._size : (index + 1) * self._size])
+        """Indices of a step's examples; :class:`DataError` where a given order does not hold every example once."""
+        length = self._count if self._across else math.ceil(self._count / self._size) * self._size
+        places = [divmod(at, length) for at in range(step * self._size, (step + 1) * self._size)]
+        return [int(self._order(epoch)[place]) for epoch, place in places if place < self._count]
 
     def _order(self, epoch: int) -> Sequence[int]:
         if epoch not in self._orders:
@@ -110,25 +79,23 @@ class Batches:
             else:
                 order = list(self._given(epoch))
                 if sorted(order) != list(range(self._count)):
-                    raise DataError(
-                        f"{self._path[0]}: the order of epoch {epoch} does not hold each of {self._count} examples once"
-                    )
+                    each = f"does not hold each of {self._count} examples once"
+                    raise DataError(f"{self._path[0]}: the order of epoch {epoch} {each}")
+            # A batch may begin in the epoch before.
             self._orders = {kept: self._orders[kept] for kept in self._orders if kept == epoch - 1} | {epoch: order}
         return self._orders[epoch]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of every batch that one of several workers in step computes; their gradients are added up.
-
-    ``torch.distributed`` connects them, as Ray Train sets it up. Results are those of one worker within rounding, but for
-    dropout, which every worker draws by itself.
+    """The part of every batch that one of several workers in step computes; ``torch.distributed``, as Ray Train sets it up,
+    adds their gradients up. Results are those of one worker within rounding, but for dropout, which each draws by itself.
     """
 
     rank: int = 0
     workers: int = 1
 
-    def of(self, batch: Sequence[T]) -> Sequence[T]:
+    def of(self, batch: list[T]) -> list[T]:
         """This worker's examples; maybe none."""
         return batch[self.rank :: self.workers]
 
@@ -149,17 +116,16 @@ ALONE = Shard()
 
 
 class Trainer(abc.ABC):
-    """Tunes one model.
+    """Tunes one model, in place, and resumes bit for bit from what it saves.
 
     Args:
-        model: the causal LM to start from; tuned in place.
-        adapters_seed: of the adapters' start.
+        adapters_seed: of the adapters' start, and of a stream of dropout below it.
         name: begins the message of a training that diverged.
         beside: modules that are trained with it, by name.
-        shard: this worker's part of every batch.
+        settings: what else must agree for a state to be loaded.
 
     Raises:
-        ConfigError: the model has none of the layers that adapters are asked for.
+        ConfigError: the model has none of the layers that adapters are asked for, or nothing is left to train.
         DataError: the log-probabilities here would not be the model's own.
     """
 
@@ -172,9 +138,10 @@ class Trainer(abc.ABC):
         name: str,
         beside: Mapping[str, nn.Module] = MappingProxyType({}),
         shard: Shard = ALONE,
+        settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.model, self.total_steps, self.step, self.shard = model, options.total_steps, 0, shard
-        self._name, self._max_grad_norm = name, options.max_grad_norm
+        self._name, self._seed, self._max_grad_norm = name, adapters_seed, options.max_grad_norm
         prove_scoring(model)
         torch.manual_seed(adapters_seed)
         self._adapted = _prepare(model, options)
@@ -183,22 +150,20 @@ class Trainer(abc.ABC):
             self._trained |= {f"{name}.{key}": value for key, value in module.named_parameters()}
         if not self._trained:
             raise ConfigError("tuning: none leaves nothing to train; set full or lora")
-        self._optimizer = torch.optim.AdamW(
-            self._trained.values(), lr=options.learning_rate, weight_decay=options.weight_decay
-        )
+        rate, decay = options.learning_rate, options.weight_decay
+        self._optimizer = torch.optim.AdamW(self._trained.values(), lr=rate, weight_decay=decay)
+        shapes = {f"shape of {key}": list(value.shape) for key, value in self._trained.items()}
+        own = {**vars(options), "lora_targets": [*options.lora_targets], "seed": adapters_seed}
+        self._settings = {**own, **settings, **shapes}
         self._schedule = get_cosine_schedule_with_warmup(self._optimizer, options.warmup_steps, options.total_steps)
 
-    @abc.abstractmethod
     def dropout_seed(self, step: int) -> int:
         """Seed of the process-wide generator, which dropout draws from, in one step."""
+        return seeds.derive_small(self._seed, "dropout", step)
 
     @abc.abstractmethod
     def accumulate(self, step: int) -> dict[str, float]:
-        """Leave the gradients of this worker's part of a step in the model.
-
-        Returns:
-            its part of the step's ``loss``, and of what else is to be averaged over steps: all workers' add up.
-        """
+        """Leave this worker's part of a step's gradients; its part of the ``loss`` and what else is averaged over steps."""
 
     @property
     def finished(self) -> bool:
@@ -206,52 +171,53 @@ class Trainer(abc.ABC):
         return self.step >= self.total_steps
 
     def train(self, steps: int) -> dict[str, float]:
-        """Take up to ``steps`` optimiser steps; means of what they found, empty when none was left.
-
-        Raises:
-            DataError: the loss or its gradient is not finite; the weights are those before that step.
+        """Take up to ``steps`` optimiser steps; means of what they found, empty when none was left. :class:`DataError`, with
+        the weights before that step, where a loss or its gradient is not finite.
         """
         self.model.train()
         taken = [self._take_step() for _ in range(min(steps, self.total_steps - self.step))]
         return {key: sum(entry[key] for entry in taken) / len(taken) for key in taken[0]} if taken else {}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write trained weights, optimiser, schedule and position."""
         state = {
+            "settings": self._settings,
+            "step": self.step,
             "weights": {key: value.detach() for key, value in self._trained.items()},
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
         }
-        torch.save(state, folder / STATE)
-        (folder / POSITION).write_text(json.dumps({"step": self.step}))
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        torch.save(state, Path(folder) / STATE)
 
-    def load(self, folder: Path) -> None:
-        """Go back to where :meth:`save` was called."""
-        state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
-        with torch.no_grad():
-            for key, value in self._trained.items():
-                value.copy_(state["weights"][key])
+    def load(self, folder: str | Path) -> None:
+        """Go back to where :meth:`save` was called; :class:`DataError` where that cannot be read, :class:`ConfigError` where
+        it is the state of other settings or another model.
+        """
+        try:
+            state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
+            saved, weights = state["settings"], state["weights"]
+        except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            raise DataError(f"state {str(folder)!r}: cannot be read ({str(error).splitlines()[0]})") from None
+        for name in sorted(saved.keys() | self._settings.keys()):
+            was, now = saved.get(name, "not there"), self._settings.get(name, "not there")
+            if was != now:
+                raise ConfigError(f"{name}: is {now}, the state in {str(folder)!r} is of {was}; train with that")
+        for key, value in self._trained.items():
+            value.data.copy_(weights[key])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
-        self.step = json.loads((folder / POSITION).read_text())["step"]
+        self.step = state["step"]
 
-    def tuned(self) -> PreTrainedModel:
-        """The plain model, ready to generate; adapters are merged, after which training cannot continue."""
-        model: PreTrainedModel = self.model if self._adapted is None else self._adapted.merge_and_unload()
+    def tuned(self, *, copied: bool = False) -> PreTrainedModel:
+        """The plain model, ready to generate, with adapters merged; only after a copy can training go on then."""
+        whole = copy.deepcopy(self._adapted or self.model) if copied else self._adapted or self.model
+        model: PreTrainedModel = whole if self._adapted is None else whole.merge_and_unload()
         return model.eval()
 
-    def snapshot(self) -> PreTrainedModel:
-        """A copy of the plain model as it is now, ready to generate; training can go on."""
-        if self._adapted is None:
-            return copy.deepcopy(self.model).eval()
-        model: PreTrainedModel = copy.deepcopy(self._adapted).merge_and_unload()
-        return model.eval()
-
-    def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase, *, adapters_of: str | None = None) -> None:
-        """Write :meth:`tuned` and its tokenizer for transformers to load.
-
-        With ``adapters_of``, the name of the whole model that training started from, adapters are written alone, as PEFT
-        does; where there are none it changes nothing.
+    def export(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase, *, adapters_of: str | None = None) -> None:
+        """Write :meth:`tuned` and its tokenizer for transformers to load; with ``adapters_of``, the name of the whole model
+        that training started from, the adapters alone, if there are any, as PEFT does.
         """
         if adapters_of is not None and self._adapted is not None:
             self._adapted.peft_config["default"].base_model_name_or_path = adapters_of
@@ -266,11 +232,9 @@ class Trainer(abc.ABC):
         self._optimizer.zero_grad(set_to_none=True)
         found = self.shard.add_up(list(self._trained.values()), self.accumulate(self.step))
         norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self._max_grad_norm)
-        if not (math.isfinite(found["loss"]) and bool(torch.isfinite(norm))):
-            raise DataError(
-                f"{self._name}: loss is {found['loss']} with gradient norm {float(norm)} at step {self.step}; "
-                "lower the learning_rate or look for broken examples"
-            )
+        if not (math.isfinite(loss := found["loss"]) and bool(torch.isfinite(norm))):
+            what = f"loss is {loss} with gradient norm {float(norm)} at step {self.step}"
+            raise DataError(f"{self._name}: {what}; lower the learning_rate or look for broken examples")
         self._optimizer.step()
         self._schedule.step()
         self.step += 1

@@ -1,12 +1,6 @@
-"""The two classes by which vLLM hands its logits to :class:`~rayworks.lm.hosted_rows.HostedRows`: one per model runner.
-
-vLLM loads them by name in its workers (``logits_processors=[...]``); nothing else imports this module. What a worker hosts is
-named in vLLM's ``additional_config``: ``{"rayworks": {"hosts": "MODULE:FUNCTION", "options": {...}}}``, of which the function
-gets the options, the device and the slots.
-"""
+"""The classes, one per model runner, by which vLLM hands its logits to :class:`~rayworks.lm.hosted_rows.HostedRows`."""
 
 import importlib
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +11,6 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotIn
 
 from rayworks.core.errors import ConfigError
 from rayworks.lm.hosted_rows import HostedRows
-from rayworks.lm.rows import Drawn
 
 KEY = "rayworks"
 
@@ -81,43 +74,34 @@ class SlotRows(SlotInterface):
 def rows_of(worker: Any) -> HostedRows:
     """The rows that a vLLM worker hosts."""
     runner = worker.model_runner
-    version_2 = hasattr(runner, "sampler") and hasattr(runner.sampler, "logits_processors")
-    processors: Sequence[Any] = (
-        runner.sampler.logits_processors if version_2 else list(runner.input_batch.logitsprocs.all)
-    )
+    sampler: Any = getattr(runner, "sampler", None)
+    ours = hasattr(sampler, "logits_processors")
+    processors = sampler.logits_processors if ours else runner.input_batch.logitsprocs.all
     rows: HostedRows = next(entry.rows for entry in processors if isinstance(entry, BatchRows | SlotRows))
     return rows
 
 
-def take_drawn(worker: Any) -> dict[str, Drawn]:
-    """See :meth:`~rayworks.lm.hosted_rows.HostedRows.take_drawn`; called in the worker."""
-    return rows_of(worker).take_drawn()
-
-
-def change(worker: Any, name: str, context: Any) -> None:
-    """See :meth:`~rayworks.lm.hosted_rows.HostedRows.change`; called in the worker."""
-    rows_of(worker).change(name, context)
+def ask(worker: Any, method: str, *arguments: Any) -> Any:
+    """Call a method of the rows that a vLLM worker hosts, there."""
+    return getattr(rows_of(worker), method)(*arguments)
 
 
 def _host(vllm_config: Any, device: Any) -> HostedRows:
-    for setting, is_set in _unfit(vllm_config).items():
-        if is_set:
-            raise ConfigError(f"model.engine: vLLM draws our way without {setting} only; leave it out")
-    settings = vllm_config.additional_config[KEY]
-    module, function = settings["hosts"].split(":")
-    slots = vllm_config.scheduler_config.max_num_seqs
-    hosted = getattr(importlib.import_module(module), function)(settings["options"], str(device), slots)
-    return HostedRows(hosted, slots)
-
-
-def _unfit(vllm_config: Any) -> dict[str, bool]:
-    return {
+    unfit = {
         "speculative decoding": vllm_config.speculative_config is not None,
         "pooling": vllm_config.model_config.runner_type == "pooling",
         "pipeline parallelism": vllm_config.parallel_config.pipeline_parallel_size > 1,
         # With it the lists of drawn tokens hold placeholders.
         "asynchronous scheduling": bool(vllm_config.scheduler_config.async_scheduling),
     }
+    for setting, is_set in unfit.items():
+        if is_set:
+            raise ConfigError(f"model.engine: vLLM draws our way without {setting} only; leave it out")
+    settings = vllm_config.additional_config[KEY]
+    module, function = settings["hosts"].split(":")
+    slots = vllm_config.scheduler_config.max_num_seqs
+    host = getattr(importlib.import_module(module), function)
+    return HostedRows(host(settings["options"], str(device), slots), slots)
 
 
 def _told(params: Any) -> str | None:

@@ -49,4 +49,5 @@ def reward_model_trainer(
         pairs_per_pass=settings.pairs_per_pass,
         seed=seed,
         name=name,
+        label=f"objectives.{name}",
     )

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from rayworks.core.errors import ConfigError
-from rayworks.lm.adapters import BASE
+from rayworks.core.errors import ConfigError, DataError
+from rayworks.lm.adapters import BASE, base_of_adapter, is_adapter
 from rayworks.lm.causal_model import CausalModel
-from rayworks.lm.checkpoints import is_adapter_of, load_model, load_tokenizer
+from rayworks.lm.checkpoints import load_model, load_tokenizer, prepare
 from rayworks.lm.continuous_batching import ContinuousBatching
 from rayworks.lm.decoding import Decoding
-from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
+from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest, require_list
 from rayworks.lm.rows import Mixed, Row
 from rayworks.lm.scoring import encode_prompt, score_responses
 from rayworks.lm.transformers_engine import as_generation
-from rayworks.lm.vocabulary import common_id_range, describe
 from rayworks.systems.alignment.guidance import Guidance
+from rayworks.systems.alignment.vocabulary import common_id_range, describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +222,7 @@ class GuidedEngine:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[GuidedGeneration]:
         """Draw one continuation per request, in the order of the requests."""
+        require_list(requests)
         rows = [self.row(request) for request in requests]
         self.decoding.run(rows)
         return [as_guided_generation(row, self.objectives) for row in rows]
@@ -263,3 +264,14 @@ def as_guided_generation(row: Row, objectives: Sequence[str]) -> GuidedGeneratio
         log_z=sum(values("log_z")),
         kl_to_base=sum(values("kl")),
     )
+
+
+def is_adapter_of(folder: str, base: str) -> bool:
+    """Whether a folder holds an adapter of this very base, by whatever name; :class:`DataError` where it names none."""
+    if not is_adapter(folder):
+        return False
+    named = base_of_adapter(folder)
+    try:
+        return named == base or prepare(named) == prepare(base)
+    except DataError:
+        return False

@@ -53,7 +53,7 @@ def build_report(
             "Reward gain low is the lower end of the gain's interval; above 0 the reward model did it, not sharpening.",
             "Sharpened: the base mixed with a copy of itself at the same weight. Reward gain is over this control.",
             "Perplexity is that of the drawn texts under the unguided base: reward bought with broken text shows here.",
-            "Dropped pairs were too long. Cut: the share of trained responses cut to response_tokens, which teach no end.",
+            "Dropped pairs were too long. Cut responses: the share that response_tokens cut, which teach no end.",
             f"{facts['proof']}.",
             "KL of guided rows is exact per step and averaged over samples; of best-of-n it is the bound log n - (n-1)/n.",
         ],
@@ -114,17 +114,15 @@ def _examples_table(measurements: Sequence[Measurement]) -> Table:
 
 def _pairs_table(held_out: Mapping[str, Mapping[str, float]], facts: Mapping[str, Any]) -> Table:
     columns = (
-        *("objective", "training pairs", "held-out pairs", "dropped", "cut"),
+        *("objective", "training pairs", "held-out pairs", "dropped pairs", "cut responses"),
         *("accuracy", "lead", "log p chosen", "log p rejected"),
     )
-    counted, scored = (
-        ("training", "held_out", "dropped", "cut"),
-        ("accuracy", "lead", "logprob_chosen", "logprob_rejected"),
-    )
-    rows = [
-        [name, *(facts["pairs"][name][count] for count in counted), *(scores[score] for score in scored)]
-        for name, scores in held_out.items()
-    ]
+    rows = []
+    for name, scores in held_out.items():
+        found = facts["pairs"][name]
+        counts = [found[count] for count in ("training", "held_out", "dropped")]
+        means = [scores[score] for score in ("accuracy", "lead", "logprob_chosen", "logprob_rejected")]
+        rows.append([name, *counts, f"{found['cut']:.1%}", *means])
     note = "No response of a held-out pair, whatever its case and punctuation, was trained on."
     return Table("Reward models on held-out pairs", columns, rows, note)
 

@@ -14,7 +14,6 @@ from rayworks.lm.checkpoints import load_tokenizer
 from rayworks.lm.engine import ScoringRequest
 from rayworks.lm.engines import check_engine
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.lm.vocabulary import common_id_range, read_vocabulary
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import device_of, engine_bundles, engine_options, worker_options
 from rayworks.runtime.stages import Stage, StagedSystem
@@ -30,6 +29,7 @@ from rayworks.systems.alignment.guided_decoding import GuidedGeneration, GuidedR
 from rayworks.systems.alignment.judges import load_judge
 from rayworks.systems.alignment.pairs import check_source
 from rayworks.systems.alignment.reporting import build_report
+from rayworks.systems.alignment.vocabulary import common_id_range, read_vocabulary
 
 TRAINING_SHARE = 1.5
 """Of the time, per point of the evaluation: for want of a better guess."""

@@ -176,7 +176,7 @@ class ReasoningActor:
         self, trainer: Trainer, folder: str, number: int, pairs: Sequence[EncodedPair], before: Tensor
     ) -> Found:
         """What an epoch came to; its policy is left in a folder, and answers from there as every policy does."""
-        model = trainer.snapshot()
+        model = trainer.tuned(copied=True)
         found: Found = dict(drift(model, pairs, before))
         model.save_pretrained(folder)
         self._tokenizer(number).save_pretrained(folder)

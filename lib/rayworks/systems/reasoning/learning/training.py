@@ -1,6 +1,7 @@
 """Preference learning in the order of a curriculum, anchored by whole answers (AlphaLLM-CPL, arXiv 2410.06508)."""
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -80,7 +81,7 @@ class CurriculumTrainer(PairTrainer):
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps over all pairs."""
-        return self._batches.steps_per_epoch
+        return math.ceil(len(self._pairs) / self._step_size)
 
     def prediction_gaps(self) -> np.ndarray:
         """``[pairs]``: by how much the policy as it is prefers the chosen one, in nats (per token with ``mean``)."""
@@ -109,15 +110,17 @@ class CurriculumTrainer(PairTrainer):
                 found["anchor_loss"] = backward(self._anchor_weight * negative_log_likelihood(self.model, own) / tokens)
         return found
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Also the orders, which later weights would not give again."""
         super().save(folder)
-        (folder / ORDERS).write_text(json.dumps(self.orders))
+        (Path(folder) / ORDERS).write_text(json.dumps(self.orders))
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: str | Path) -> None:
         """Go back to where :meth:`save` was called."""
         super().load(folder)
-        self.orders = {int(epoch): ranking for epoch, ranking in json.loads((folder / ORDERS).read_text()).items()}
+        self.orders = {
+            int(epoch): ranking for epoch, ranking in json.loads((Path(folder) / ORDERS).read_text()).items()
+        }
 
     def _order(self, epoch: int) -> Sequence[int]:
         if epoch not in self.orders:

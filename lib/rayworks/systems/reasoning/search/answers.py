@@ -18,8 +18,8 @@ def choose(search: Search, rule: Rule) -> Answer | None:
       best answer that goes on from there.
     * ``best-leaf``: the finished leaf of the highest score.
     * ``rerank``: of all answers, roll-outs too, the one of the highest outcome.
-    * ``vote``: of all that an answer can be read from, what is said with the highest sum of outcomes; where all sums are 0,
-      most often.
+    * ``vote``: of all that an answer can be read from, what is said with the highest sum of outcomes (counted from the lowest
+      where some are below 0); where all sums are 0, most often. Greedy completions that only repeat do not vote.
 
     The first seen wins a tie.
     """
@@ -45,9 +45,16 @@ def _greedy(search: Search) -> Answer | None:
     node: Node = search.tree.root
     while live := [child for child in node.children if child.visits]:
         node = max(live, key=lambda child: child.mean)
-    path, tokens = node.path, node.tokens()
+    path = node.path
     exact = [answer for answer in search.answers if answer.leaf == path]
-    return _highest(exact or [answer for answer in search.answers if answer.tokens[: len(tokens)] == tokens])
+    if exact:
+        return _highest(exact)
+    for passed in reversed(node.line()):
+        tokens = passed.tokens()
+        through = [answer for answer in search.answers if answer.tokens[: len(tokens)] == tokens]
+        if through:
+            return _highest(through)
+    return None
 
 
 def _best_leaf(search: Search) -> Answer | None:
@@ -55,10 +62,12 @@ def _best_leaf(search: Search) -> Answer | None:
 
 
 def _vote(search: Search) -> Answer | None:
-    read = [answer for answer in search.answers if answer.said is not None]
+    read = [answer for answer in search.answers if answer.said is not None and not answer.repeated]
+    # A critic may score below 0; a vote counts for what is said all the same.
+    low = min((answer.outcome for answer in read if answer.outcome < 0), default=0.0)
     mass: dict[str | None, float] = defaultdict(float)
     for answer in read:
-        mass[answer.said] += answer.outcome
+        mass[answer.said] += answer.outcome - low
     if not any(mass.values()):
         for answer in read:
             mass[answer.said] += 1

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from rayworks.core.errors import DataError
 from rayworks.lm.decoding import Engine
 from rayworks.lm.engine import ScoringRequest
 from rayworks.systems.reasoning.search.requests import Kind, Scored
-from rayworks.systems.reasoning.tasks.questions import Task
+from rayworks.systems.reasoning.tasks.questions import Question, Task, Verdict
 
 PROCESS_PROMPT = (
     "Question: {question}\nSolution so far:\n{before}Last step: {step}\nIs the last step True or False? Answer:"
@@ -17,6 +17,19 @@ OUTCOME_PROMPT = (
     "correct? Answer True or False:"
 )
 TRUE, FALSE = " True", " False"
+
+
+def judged(task: Task, question: Question, text: str) -> Verdict:
+    """What a task says of a text.
+
+    Raises:
+        DataError: the task's own code failed.
+    """
+    try:
+        return task.verify(question, text)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"task: judging an answer to {question.uid} failed ({reason}); mend its verify") from error
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,7 @@ class Verifier:
 
     def score(self, batch: Sequence[Scored]) -> list[float]:
         """One number per text; 0 for what has not ended."""
-        return [float(text.ended and self.task.verify(text.question, text.text).correct) for text in batch]
+        return [float(text.ended and judged(self.task, text.question, text.text).correct) for text in batch]
 
 
 @dataclass(frozen=True)
@@ -108,5 +121,12 @@ class Given:
 
     def score(self, batch: Sequence[Scored]) -> list[float]:
         """One number per text."""
-        found: Any = self.function([text.question.prompt for text in batch], [text.text for text in batch])
-        return [float(number) for number in found]
+        try:
+            found = self.function([text.question.prompt for text in batch], [text.text for text in batch])
+            return [float(number) for number in found]
+        except Exception as error:
+            # What it raises is about texts: those alone of which it is true must fail.
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(
+                f"critics.{self.kind}: your function failed ({reason}); it takes questions and texts"
+            ) from error

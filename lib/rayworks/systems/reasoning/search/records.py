@@ -64,6 +64,7 @@ def as_record(search: Search, tokenizer: PreTrainedTokenizerBase, policy: str) -
                 "said": answer.said,
                 "correct": answer.correct,
                 "ended": answer.ended,
+                "repeated": answer.repeated,
                 "outcome": round(answer.outcome, DIGITS),
                 "leaf": None if answer.leaf is None else list(answer.leaf),
             }

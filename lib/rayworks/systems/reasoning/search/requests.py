@@ -1,5 +1,6 @@
 """What a search asks of others, and what comes back: completions of a policy, and scores of critics."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -9,6 +10,20 @@ from rayworks.systems.reasoning.tasks.questions import Question
 
 Kind = Literal["value", "process", "outcome"]
 """Of a partial answer's prospects, of its last step, of a whole answer."""
+
+
+@dataclass(frozen=True)
+class ToScore:
+    """The texts of one simulation."""
+
+    steps: tuple["Scored", ...]
+    """Beginnings, for critics of values and of processes."""
+    wholes: tuple["Scored", ...]
+    """Answers, for critics of outcomes."""
+
+    def of(self, kind: Kind) -> tuple["Scored", ...]:
+        """Those that a kind of critic scores."""
+        return self.wholes if kind == "outcome" else self.steps
 
 
 @dataclass(frozen=True)
@@ -59,24 +74,28 @@ class Completion:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     ended: bool
-    """Whether by an end of its own, not for want of room."""
+    """Whether by the end token: neither for want of room, nor at a text that ends a step."""
 
     @classmethod
     def of(cls, found: Generation) -> "Completion":
         """Of a generation, without the end token's log-probability."""
-        return cls(found.token_ids, found.logprobs[: len(found.token_ids)], found.finish_reason == "stop")
+        count = len(found.token_ids)
+        return cls(found.token_ids, found.logprobs[:count], ended=len(found.logprobs) > count)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A completion to draw, and which one it is: the ``rollout``-th from the ``number``-th step asked of a node."""
+    """A completion to draw."""
 
-    path: tuple[int, ...]
-    number: int
-    rollout: int
+    key: str
+    """Its name within its question; see :func:`draw_key`."""
     request: GenerationRequest
 
-    @property
-    def key(self) -> str:
-        """Its name in a journal, within its question."""
-        return f"{'.'.join(map(str, self.path))}:{self.number}:{self.rollout}"
+
+def draw_key(answer: Sequence[int], number: int, rollout: int) -> str:
+    """The name of a completion: what it continues, the how-manieth step it begins there, and which of its roll-outs it is.
+
+    It says nothing of the order in which nodes were made, so that a completion is known again wherever it belongs.
+    """
+    digest = hashlib.blake2b(",".join(map(str, answer)).encode(), digest_size=8).hexdigest()
+    return f"{digest}:{number}:{rollout}"

@@ -18,7 +18,8 @@ from rayworks.core.errors import DataError
 from rayworks.lm.engine import GenerationRequest
 from rayworks.lm.scoring import encode_prompt
 from rayworks.systems.reasoning.config import SearchSection
-from rayworks.systems.reasoning.search.requests import Completion, Critic, Draw, Scored, Service
+from rayworks.systems.reasoning.search.critics import judged
+from rayworks.systems.reasoning.search.requests import Completion, Critic, Draw, Scored, Service, ToScore, draw_key
 from rayworks.systems.reasoning.search.steps import StepEnds
 from rayworks.systems.reasoning.search.tree import Node, Tree
 from rayworks.systems.reasoning.tasks.questions import Question, Task
@@ -45,6 +46,8 @@ class Answer:
     """By the outcome critics, weighted."""
     leaf: tuple[int, ...] | None
     """Path of the node that it is, where it is no roll-out."""
+    repeated: bool = False
+    """Whether it is the greedy completion of a node and was seen before."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class _Simulation:
     step: tuple[int, ...] = ()
     terminal: bool = False
     cut: bool = False
+    dead: bool = False
+    """Whether it has failed; what still comes back of it is nobody's."""
 
 
 class Scheduler:
@@ -123,8 +128,8 @@ class Scheduler:
         self._section, self._task, self._policy, self._scorer, self._critics = section, task, policy, scorer, critics
         self._tokenizer, self._longest, self._seed = policy_tokenizer, longest, seed
         self._ends = StepEnds(policy_tokenizer, section.step_end, section.step_pattern, section.step_tokens)
-        self._tickets: dict[int, tuple[_Simulation, int]] = {}
-        self._scoring: dict[int, tuple[_Simulation, list[Scored], list[Scored]]] = {}
+        self._tickets: dict[int, tuple[_Simulation, int, str]] = {}
+        self._scoring: dict[int, tuple[_Simulation, ToScore]] = {}
         self._next = 0
         self._open: list[Search] = []
         self._replayed: deque[tuple[_Simulation, int, Completion]] = deque()
@@ -249,8 +254,8 @@ class Scheduler:
 
     def _draw(self, simulation: _Simulation, rollout: int, answer: tuple[int, ...], depth: int) -> None:
         """Ask for a completion of a partial answer, or take it from the journal."""
-        section, search = self._section, simulation.search
-        path, number = simulation.node.path, simulation.number
+        section, search, number = self._section, simulation.search, simulation.number
+        key = draw_key(answer, number, rollout)
         step_alone = section.rollouts == 0 and depth + 1 < section.depth
         room = section.response_tokens - len(answer)
         request = GenerationRequest(
@@ -258,16 +263,15 @@ class Scheduler:
             max_new_tokens=min(room, section.step_tokens) if step_alone else room,
             temperature=0.0 if number == 0 and rollout == 0 else section.temperature,
             stop=(section.step_end,) if step_alone and section.step_pattern is None else (),
-            seed=seeds.derive_small(search.budget.seed, search.question.uid, *path, "completion", number, rollout),
+            seed=seeds.derive_small(search.budget.seed, search.question.uid, "completion", key),
         )
-        draw = Draw(path, number, rollout, request)
-        known = search.journal.get(draw.key)
+        known = search.journal.get(key)
         if known is not None:
             self._replayed.append((simulation, rollout, known))
             return
         self._next += 1
-        self._tickets[self._next] = (simulation, rollout)
-        self._policy.submit(self._next, search.question.uid, draw)
+        self._tickets[self._next] = (simulation, rollout, key)
+        self._policy.submit(self._next, search.question.uid, Draw(key, request))
 
     def _collect(self) -> None:
         while self._replayed:
@@ -275,25 +279,23 @@ class Scheduler:
             self._arrived(simulation, rollout, completion)
         if self._tickets:
             for ticket, found in self._policy.collect(PATIENCE if self._scoring else math.inf):
-                simulation, rollout = self._tickets.pop(ticket)
-                self._settle(simulation, rollout, found)
+                self._settle(*self._tickets.pop(ticket), found)
         if self._scoring:
             for ticket, found in self._scorer.collect(PATIENCE if self._tickets else math.inf):
                 self._scored(*self._scoring.pop(ticket), found)
 
-    def _settle(self, simulation: _Simulation, rollout: int, found: Completion | Exception) -> None:
+    def _settle(self, simulation: _Simulation, rollout: int, key: str, found: Completion | Exception) -> None:
         if isinstance(found, DataError):
             self._fail(simulation, str(found))
         elif isinstance(found, Exception):
             raise found
         else:
-            number = simulation.number
-            search = simulation.search
-            key = Draw(simulation.node.path, number, rollout, GenerationRequest(prompt=(0,))).key
-            search.journal[key] = found
+            simulation.search.journal[key] = found
             self._arrived(simulation, rollout, found)
 
     def _arrived(self, simulation: _Simulation, rollout: int, found: Completion) -> None:
+        if simulation.dead:
+            return
         search, section = simulation.search, self._section
         search.tokens += len(found.tokens) + found.ended
         search.completions += 1
@@ -314,20 +316,17 @@ class Scheduler:
         length = len(found.tokens) if last else self._ends.first(found.tokens)
         simulation.step = found.tokens[:length]
         whole = length == len(found.tokens)
-        # A step drawn alone stops at the text that ends it, which is no end of the answer.
-        ended = found.ended and not (section.rollouts == 0 and not last and self._ends.find(found.tokens) is not None)
         full = len(node.tokens()) + length >= section.response_tokens
-        simulation.terminal = whole and (ended or last or full)
-        simulation.cut = simulation.terminal and not ended
+        simulation.terminal = whole and (found.ended or last or full)
+        simulation.cut = simulation.terminal and not found.ended
 
     def _ask_for_scores(self, simulation: _Simulation) -> None:
         search, kinds = simulation.search, {critic.kind for critic in self._critics}
         before = simulation.node.tokens()
         beginning = before + simulation.step
-        steps: list[Scored] = []
+        steps, wholes = list[Scored](), list[Scored]()
         if kinds & {"value", "process"} and not simulation.terminal:
             steps = [self._text(search, beginning, len(before), ended=False)]
-        wholes: list[Scored] = []
         if simulation.terminal:
             wholes = [self._text(search, beginning, len(before), ended=not simulation.cut)]
         elif self._section.rollouts:
@@ -335,68 +334,75 @@ class Scheduler:
                 tokens = (before if rollout == 0 else beginning) + found.tokens
                 wholes.append(self._text(search, tokens, len(before), ended=found.ended))
         self._next += 1
-        self._scoring[self._next] = (simulation, steps, wholes)
-        self._scorer.submit(self._next, search.question.uid, [*steps, *wholes])
+        asked = ToScore(tuple(steps), tuple(wholes))
+        self._scoring[self._next] = (simulation, asked)
+        self._scorer.submit(self._next, search.question.uid, asked)
 
     def _text(self, search: Search, tokens: tuple[int, ...], step: int, *, ended: bool) -> Scored:
         text = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return Scored(search.question, search.prompt, tokens, text, step, ended)
 
-    def _scored(
-        self,
-        simulation: _Simulation,
-        steps: list[Scored],
-        wholes: list[Scored],
-        found: Mapping[int, Sequence[float]] | Exception,
-    ) -> None:
+    def _scored(self, simulation: _Simulation, asked: ToScore, found: Sequence[Sequence[float]] | Exception) -> None:
         """Back up what the critics say: a weighted sum of means (arXiv 2404.12253, equation of section 4.4)."""
-        if isinstance(found, Exception):
-            if not isinstance(found, DataError):
+        try:
+            if isinstance(found, Exception):
                 raise found
-            self._fail(simulation, str(found))
+            parts, outcomes = self._weighed(found, len(asked.wholes))
+            verdicts = [judged(self._task, simulation.search.question, whole.text) for whole in asked.wholes]
+        except DataError as error:
+            self._fail(simulation, str(error))
             return
-        search, parts, outcomes = simulation.search, dict[str, float](), [0.0] * len(wholes)
-        value = 0.0
-        for number, critic in enumerate(self._critics):
-            numbers = found[number][len(steps) :] if critic.kind == "outcome" else found[number][: len(steps)]
+        search, node, first = simulation.search, simulation.node, simulation.drawn[0]
+        search.tree.release(node)
+        logprob, value = sum(first.logprobs[: len(simulation.step)]), sum(parts.values())
+        child = search.tree.add(node, simulation.step, logprob, terminal=simulation.terminal, cut=simulation.cut)
+        if child.score is None:
+            child.score, child.parts = value, parts
+        search.tree.back_up(child, value)
+        search.flying -= 1
+        search.simulations += 1
+        known = {answer.tokens for answer in search.answers}
+        leaf = child.path if simulation.terminal else None
+        for place, (whole, verdict, outcome) in enumerate(zip(asked.wholes, verdicts, outcomes, strict=True)):
+            said, correct = (verdict.answer, verdict.correct) if whole.ended else (None, False)
+            # The likeliest completion of a node is often that of its parent once more, which is no further vote.
+            repeated = simulation.number == 0 and place == 0 and whole.tokens in known
+            answer = Answer(whole.tokens, whole.text, said, correct, whole.ended, outcome, leaf, repeated)
+            search.answers.append(answer)
+        if self._agree(search):
+            search.stopped = search.stopped or "agreement"
+        search.on_node(search, child)
+
+    def _weighed(self, found: Sequence[Sequence[float]], wholes: int) -> tuple[dict[str, float], list[float]]:
+        """Weighted means by kind of critic, and the weighted outcome of each answer.
+
+        Raises:
+            DataError: a critic's number is none.
+        """
+        parts, outcomes = dict[str, float](), [0.0] * wholes
+        for critic, numbers in zip(self._critics, found, strict=True):
             if not all(map(math.isfinite, numbers)):
-                self._fail(simulation, f"critics: the {critic.kind} of a text is {list(numbers)}; check that critic")
-                return
+                raise DataError(f"critics: the {critic.kind} of a text is {list(numbers)}; check that critic")
             if numbers:
                 mean = sum(numbers) / len(numbers)
                 parts[critic.kind] = parts.get(critic.kind, 0.0) + critic.weight * mean
-                value += critic.weight * mean
             if critic.kind == "outcome":
                 outcomes = [total + critic.weight * one for total, one in zip(outcomes, numbers, strict=True)]
-        tree, node = search.tree, simulation.node
-        first = simulation.drawn[0]
-        tree.release(node)
-        logprob = sum(first.logprobs[: len(simulation.step)])
-        child = tree.add(node, simulation.step, logprob, terminal=simulation.terminal, cut=simulation.cut)
-        if child.score is None:
-            child.score, child.parts = value, parts
-        tree.back_up(child, value)
-        search.flying -= 1
-        search.simulations += 1
-        self._note_answers(search, wholes, outcomes, child.path if simulation.terminal else None)
-        search.on_node(search, child)
+        return parts, outcomes
 
-    def _note_answers(
-        self, search: Search, wholes: Sequence[Scored], outcomes: Sequence[float], leaf: tuple[int, ...] | None
-    ) -> None:
-        for whole, outcome in zip(wholes, outcomes, strict=True):
-            verdict = self._task.verify(search.question, whole.text)
-            said = verdict.answer if whole.ended else None
-            correct = verdict.correct and whole.ended
-            search.answers.append(Answer(whole.tokens, whole.text, said, correct, whole.ended, outcome, leaf))
-        section = self._section
-        if section.agreement is not None and len(search.answers) >= section.agreement_answers:
-            counts = Counter(answer.said for answer in search.answers if answer.said is not None)
-            if counts and max(counts.values()) >= section.agreement * len(search.answers):
-                search.stopped = "agreement"
+    def _agree(self, search: Search) -> bool:
+        """Whether enough answers say the same to stop early."""
+        section, votes = self._section, [answer.said for answer in search.answers if not answer.repeated]
+        if section.agreement is None or len(votes) < section.agreement_answers:
+            return False
+        counts = Counter(said for said in votes if said is not None)
+        return max(counts.values(), default=0) >= section.agreement * len(votes)
 
     def _fail(self, simulation: _Simulation, reason: str) -> None:
-        """End one question's search; the other trees go on."""
+        """End one question's search, once whatever of a simulation fails first; the other trees go on."""
+        if simulation.dead:
+            return
+        simulation.dead = True
         simulation.search.tree.release(simulation.node)
         simulation.search.flying -= 1
         simulation.search.failed = simulation.search.failed or reason

@@ -1,15 +1,16 @@
 """Policy and critics in the process of the search: one batched call across all trees."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 from rayworks.core.errors import DataError
 from rayworks.lm.decoding import Decoding
 from rayworks.lm.rows import Row
 from rayworks.lm.transformers_engine import as_generation
-from rayworks.systems.reasoning.search.requests import Completion, Critic, Draw, Scored
+from rayworks.systems.reasoning.search.requests import Completion, Critic, Draw, ToScore
 
 Numbers = list[list[float]]
-"""By critic, one number per text."""
+"""By critic, one number per text of its kind."""
 
 
 class LocalPolicy:
@@ -49,29 +50,37 @@ class LocalScorer:
 
     def __init__(self, critics: Sequence[Critic]) -> None:
         self._critics = critics
-        self._waiting: list[tuple[int, Sequence[Scored]]] = []
+        self._waiting: list[tuple[int, ToScore]] = []
 
-    def submit(self, ticket: int, uid: str, request: Sequence[Scored]) -> None:
+    def submit(self, ticket: int, uid: str, request: ToScore) -> None:
         """Queue texts."""
         self._waiting.append((ticket, request))
 
     def collect(self, seconds: float) -> list[tuple[int, Numbers | Exception]]:
         """Score what waits. Where the whole fails each is scored alone, so that only those fail of which it is true."""
         waiting, self._waiting = self._waiting, []
-        texts = [text for _, batch in waiting for text in batch]
         try:
-            numbers = [critic.score(texts) for critic in self._critics]
+            return self._together(waiting)
         except DataError:
-            return [(ticket, self._alone(batch)) for ticket, batch in waiting]
-        found: list[tuple[int, Numbers | Exception]] = []
-        start = 0
-        for ticket, batch in waiting:
-            found.append((ticket, [row[start : start + len(batch)] for row in numbers]))
-            start += len(batch)
-        return found
+            return [self._alone(ticket, request) for ticket, request in waiting]
 
-    def _alone(self, batch: Sequence[Scored]) -> Numbers | Exception:
+    def _together(self, waiting: Sequence[tuple[int, ToScore]]) -> list[tuple[int, Numbers | Exception]]:
+        rows = []
+        for critic in self._critics:
+            texts = [text for _, request in waiting for text in request.of(critic.kind)]
+            numbers = critic.score(texts) if texts else []
+            if len(numbers) != len(texts):
+                raise DataError(
+                    f"critics.{critic.kind}: gave {len(numbers)} numbers for {len(texts)} texts; one for each"
+                )
+            rows.append(iter(numbers))
+        return [
+            (ticket, [list(islice(row, len(request.of(c.kind)))) for row, c in zip(rows, self._critics, strict=True)])
+            for ticket, request in waiting
+        ]
+
+    def _alone(self, ticket: int, request: ToScore) -> tuple[int, Numbers | Exception]:
         try:
-            return [critic.score(batch) for critic in self._critics]
+            return self._together([(ticket, request)])[0]
         except DataError as error:
-            return error
+            return ticket, error

@@ -76,10 +76,12 @@ class Node:
         return tuple(token for node in self.line() for token in node.step)
 
     def below(self) -> Iterator["Node"]:
-        """This node and all below it, parents before children, in the order made."""
-        yield self
-        for child in self.children:
-            yield from child.below()
+        """This node and all below it, parents before children, siblings in the order made."""
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += reversed(node.children)
 
 
 class Tree:
@@ -123,8 +125,10 @@ class Tree:
 
     def add(self, node: Node, step: tuple[int, ...], logprob: float, *, terminal: bool, cut: bool) -> Node:
         """The child of a node for a step: a new one, or the sibling that it repeats."""
-        twin = min(node.children, key=lambda child: distance(child.step, step), default=None)
-        if twin is not None and distance(twin.step, step) < self.section.merge_distance:
+        # What ends here is no step that goes on, and two endings that differ at all are two answers.
+        alike = [child for child in node.children if (child.terminal, child.cut) == (terminal, cut)]
+        twin = min(alike, key=lambda child: distance(child.step, step), default=None)
+        if twin is not None and distance(twin.step, step) < (1 if terminal else self.section.merge_distance):
             node.merges += 1
             node.full = node.merges >= self.section.merges
             return twin

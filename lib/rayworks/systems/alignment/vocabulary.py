@@ -29,11 +29,7 @@ class Vocabulary:
 
 
 def describe(name: str, tokenizer: PreTrainedTokenizerBase, logits_size: int) -> Vocabulary:
-    """The vocabulary of a model.
-
-    Raises:
-        ConfigError: the tokenizer has no fast implementation to read the merges from.
-    """
+    """The vocabulary of a model; :class:`ConfigError` where its tokenizer has no fast implementation to read merges from."""
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ConfigError(f"model {name}: its tokenizer has no tokenizer.json; convert it to a fast tokenizer")
     trained: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
@@ -53,12 +49,7 @@ def describe(name: str, tokenizer: PreTrainedTokenizerBase, logits_size: int) ->
 
 
 def read_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a model that is not loaded.
-
-    Raises:
-        ConfigError: the tokenizer has no fast implementation to read the merges from.
-        DataError: the model cannot be read.
-    """
+    """The vocabulary of a model that is not loaded: :func:`describe` of what it keeps on disk."""
     return describe(name, load_tokenizer(name), load_config(name).get_text_config().vocab_size)
 
 
@@ -66,9 +57,7 @@ def common_id_range(base: Vocabulary, guide: Vocabulary) -> int:
     """Ids ``0 .. n-1`` that mean the same token in both models.
 
     Trained ids must agree; tokens added beyond them (padding, mostly) are kept only where both added the same.
-
-    Raises:
-        ConfigError: other merges, another end token, or an end token outside the common range.
+    :class:`ConfigError` where merges or end token differ, or the end token is outside the common range.
     """
     if base.merges_hash != guide.merges_hash:
         raise ConfigError(
