@@ -285,3 +285,27 @@ def test_the_page_of_trees_shows_hostile_text_as_text() -> None:
     page = trees_page([record], "a <b> title")
     assert "<script" not in page and "&lt;script&gt;" in page and "http" not in page
     assert page.count("<li") >= len(record["nodes"])
+
+
+@pytest.mark.parametrize(
+    ("text", "end", "finished"), [("\n", False, False), ("1\n", False, False), ("1\n", True, True)]
+)
+def test_a_beam_is_finished_by_the_end_token_alone(
+    policy: TransformersEngine, text: str, end: bool, finished: bool
+) -> None:
+    from rayworks.lm.engine import Generation
+    from rayworks.systems.reasoning.config import SearchSection
+    from rayworks.systems.reasoning.evaluation import _Beam, _grown
+
+    tokens = ids(text)
+    logprobs = (-1.0,) * (len(tokens) + end)
+    found = Generation(
+        uid="",
+        text=text,
+        token_ids=tokens,
+        finish_reason="stop",
+        logprobs=logprobs,
+        sampling_logprobs=logprobs,
+        prompt_tokens=3,
+    )
+    assert _grown(_Beam(()), found, SearchSection(), 0, policy).finished == finished

@@ -192,9 +192,8 @@ def _grown(beam: _Beam, found: Generation, section: SearchSection, depth: int, e
     last = depth + 1 == section.depth
     ends = StepEnds(engine.tokenizer, section.step_end, section.step_pattern, section.step_tokens)
     length = len(found.token_ids) if last else ends.first(found.token_ids)
-    stepped = not last and ends.find(found.token_ids) is not None
     tokens = beam.tokens + found.token_ids[:length]
-    ended = found.finish_reason == "stop" and not stepped
+    ended = Completion.of(found).ended and length == len(found.token_ids)
     return _Beam(tokens, ended or last or len(tokens) >= section.response_tokens, ended)
 
 
