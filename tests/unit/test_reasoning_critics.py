@@ -104,8 +104,9 @@ def test_a_users_function_is_a_critic(engine: TransformersEngine, folder: Path) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"outcome": "magic"}, r"critics\.outcome: is 'magic', must be verifier, head:MODEL, judge:MODEL or your own"),
+        ({"outcome": "magic"}, r"critics\.outcome: is 'magic', must be verifier, head:FOLDER, judge:MODEL or your own"),
         ({"value": "judge:policy"}, r"critics\.value: is 'judge:policy'"),
+        ({"value": "head:/nowhere"}, r"critics\.value: 'head:/nowhere' names no folder"),
         ({"process": "nowhere:function"}, r"critics\.process: 'nowhere:function' cannot be imported"),
         ({"outcome": "tests.unit.test_reasoning_critics:QUESTION"}, "is no function"),
     ],

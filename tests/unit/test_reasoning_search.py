@@ -388,3 +388,18 @@ def test_votes_count_answers_that_score_below_zero_and_repeats_do_not_vote() -> 
     search.answers += [Answer((9, n), "", "7", False, True, 0.3, None) for n in range(2)]
     voted = choose(search, "vote")
     assert voted is not None and voted.said == "7"
+
+
+def test_a_critic_that_gives_all_the_same_changes_no_preference() -> None:
+    questions = TASK.questions("test", 4)
+    plain = search_all(section(rollouts=1), DigitPolicy(TASK), [VERIFIER], questions, TASK)
+    same = [VERIFIER, Reward(lambda text: 0.5, "value"), Reward(lambda text: 0.5, "process")]
+    for one, other in zip(
+        plain, search_all(section(rollouts=1), DigitPolicy(TASK), same, questions, TASK), strict=True
+    ):
+        pairs = zip(one.tree.root.below(), other.tree.root.below(), strict=True)
+        assert all(
+            node.step == twin.step and twin.mean == pytest.approx(node.mean + 1.0)
+            for node, twin in pairs
+            if node.parent
+        )

@@ -62,7 +62,7 @@ def _figures(config: Config, results: Results, ways: Mapping[str, Mapping[str, A
     if first:
         drift = figures.drift({arm: one["epochs"] for arm, one in first.items()})
         drawn["drift.png"] = (drift, "How likelihoods and validation accuracy move, epoch by epoch")
-    said = "Ways to answer at equal tokens, without knowing the answers; the critic that chooses stands in brackets"
+    said = "Ways to answer, without knowing the answers, at about as many tokens; the critic that chooses in brackets"
     return drawn | {"methods.png": (figures.methods(answered, confidence), said)}
 
 
@@ -189,8 +189,10 @@ def _warnings(config: Config, results: Results) -> list[str]:
     if config.search.leaves > 1:
         found.append("With several completions of a tree on their way at a time, trees depend on the order of arrival.")
     for number, one in enumerate(results["kept"]):
-        kept = f"the policy of arm {one}" if one else "the policy before, since no arm was better on validation"
-        found.append(f"After round {number + 1}, {kept} went on.")
+        arms = [arm for arm in (results["arms"].get(str(number)) or {}).values() if arm is not None]
+        why = "no arm was better on validation" if arms else "there was nothing to learn from"
+        kept = f"the policy of arm {one} went on." if one else f"the policy before went on: {why}."
+        found.append(f"After round {number + 1} {kept}")
     return found
 
 

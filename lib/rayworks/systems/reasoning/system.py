@@ -170,6 +170,9 @@ class ReasoningSystem(StagedSystem[Config]):
         found += [piece | {"seconds": (time.perf_counter() - began) / len(pieces)} for piece in pieces]
         if self._searched(number) >= 1.0:
             self._dismiss()
+            failed = [reason for piece in found for reason in piece["failed"]]
+            if len(failed) == self.settings.task.count_search:
+                raise DataError(f"search: all {len(failed)} questions failed; the first, {failed[0]}")
         solved = [one for piece in pieces for one in piece["solved"]]
         return {"solved": sum(solved) / len(solved)}
 

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rayworks.core.config import EngineSection
 from rayworks.core.errors import ConfigError
+from rayworks.core.models import locate
 from rayworks.core.registry import load
 from rayworks.lm.decoding import Engine
 from rayworks.lm.transformers_engine import TransformersEngine
@@ -46,11 +47,21 @@ def check_critics(section: CriticsSection) -> None:
     }
     for kind, word, _ in named_critics(section):
         if word in allowed[kind] or (word.startswith(MODELS) and word.partition(":")[0] + ":" in allowed[kind]):
+            _require_there(kind, word)
             continue
         if ":" not in word or word.startswith(MODELS):
-            known = ", ".join(f"{one}MODEL" if one.endswith(":") else one for one in allowed[kind])
+            of = {HEAD_OF: "FOLDER", JUDGE: "MODEL", REWARD: "FOLDER"}
+            known = ", ".join(f"{one}{of.get(one, '')}" for one in allowed[kind])
             raise ConfigError(f"critics.{kind}: is {word!r}, must be {known} or your own module:function")
         _function(kind, word)
+
+
+def _require_there(kind: Kind, word: str) -> None:
+    name = word.partition(":")[2]
+    if word.startswith((HEAD_OF, REWARD)) and not Path(name).expanduser().is_dir():
+        raise ConfigError(f"critics.{kind}: {word!r} names no folder; give that of a finished run's export")
+    if word.startswith(JUDGE) and name != POLICY:
+        locate(name)
 
 
 def open_critics(

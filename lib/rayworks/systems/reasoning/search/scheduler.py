@@ -325,7 +325,8 @@ class Scheduler:
         before = simulation.node.tokens()
         beginning = before + simulation.step
         steps, wholes = list[Scored](), list[Scored]()
-        if kinds & {"value", "process"} and not simulation.terminal:
+        if kinds & {"value", "process"}:
+            # Ends too, so that siblings have the same parts and none is preferred for going on.
             steps = [self._text(search, beginning, len(before), ended=False)]
         if simulation.terminal:
             wholes = [self._text(search, beginning, len(before), ended=not simulation.cut)]

@@ -17,13 +17,15 @@ def trees_page(trees: Sequence[Record], title: str) -> str:
 
     Of every node its text, visits, mean value and its own scores; the steps of the answer chosen by vote are marked.
     """
-    chosen = sorted(trees, key=_interest)[:SHOWN]
+    ranked = sorted(trees, key=_interest)
+    never = [tree for tree in trees if not any(answer["correct"] for answer in tree["answers"])][: SHOWN // 3]
+    chosen = [*ranked[: SHOWN - len(never)], *(tree for tree in never if tree not in ranked[: SHOWN - len(never)])]
     index = "".join(
         f'<li><a href="#t{number}">{html.escape(_short(tree["question"]))}</a> {_verdict(tree)}</li>'
         for number, tree in enumerate(chosen)
     )
     sections = "".join(_section(number, tree) for number, tree in enumerate(chosen))
-    shown = f"{len(chosen)} of {len(trees)} trees"
+    shown = f"{len(chosen)} of {len(trees)} trees: those first that were right about half the time, then some that never were"
     return _PAGE.format(title=html.escape(title), shown=shown, index=index, sections=sections)
 
 
