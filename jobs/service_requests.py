@@ -82,11 +82,16 @@ def _quote(export: Path) -> dict[str, Any]:
     return {"value": CENTS, "share": str(share)}
 
 
+def _solve(export: Path) -> dict[str, Any]:
+    return {"question": "3+4-2+5", "simulations": 4}
+
+
 QUESTIONS: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
     "alignment": ("/v1/completions", _completion),
     "difficulty": ("/v1/difficulty/score", _score),
     "federation": ("/v1/federation/classify", _classify),
     "marl": ("/v1/marl/act", _act),
+    "reasoning": ("/v1/reasoning/solve", _solve),
     "recommendation": ("/v1/recommendation/rank", _rank),
     "regulation": ("/v1/regulation/quote", _quote),
 }

@@ -36,6 +36,17 @@ SMALL: dict[str, dict[str, Any]] = {
         "experiment.networks": "[e2gn2-last, mlp]",
         "experiment.evaluation_episodes": 10,
     },
+    "reasoning": {
+        "task.count_search": 48,
+        "task.count_validation": 32,
+        "task.count_test": 64,
+        "recipe.traces": 1000,
+        "recipe.steps": 100,
+        "search.open_trees": 8,
+        "learning.arms": "[paths, both]",
+        "head.steps": 20,
+        "evaluation.questions": 16,
+    },
     "recommendation": {
         "training.microbatches": 4,
         "training.epochs": 10,
