@@ -100,7 +100,7 @@ def marl(folder: Path) -> list[str]:
 
 
 def reasoning(folder: Path) -> list[str]:
-    """Two dozen sums of two or three terms, a policy of one narrow layer, three arms, two rounds."""
+    """Two dozen sums of two or three terms, a policy of one layer, three arms, two rounds."""
     settings = {
         "compute.workers": 1,
         "task.terms": "[2, 3]",
@@ -108,13 +108,12 @@ def reasoning(folder: Path) -> list[str]:
         "task.count_validation": 16,
         "task.count_test": 24,
         "recipe.layers": 1,
-        "recipe.width": 32,
-        "recipe.heads": 2,
-        "recipe.traces": 400,
-        "recipe.steps": 150,
+        "recipe.traces": 1000,
+        "recipe.steps": 300,
+        "recipe.learning_rate": 0.008,
         "recipe.validation": 20,
         "recipe.steps_per_check": 75,
-        "search.simulations": 8,
+        "search.simulations": 12,
         "search.open_trees": 8,
         "learning.arms": "[paths, shuffled, both]",
         "learning.pairs_per_step": 8,

@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from rayworks.systems.reasoning.search import records
 from tests import smallest
 from tests.conftest import FinishedRun
@@ -17,6 +19,7 @@ SEARCH_ALONE = {
 }
 
 
+@pytest.mark.slow  # a run of its own, with engines of its own
 def test_trees_do_not_depend_on_the_engines_that_draw_them(
     finished_runs: Callable[[str], FinishedRun], run_job: Callable[..., object], tmp_path: Path
 ) -> None:

@@ -63,7 +63,7 @@ def test_an_answer_says_how_it_is_supported_and_brings_its_tree(solve: Solve) ->
     assert sum(shares) == pytest.approx(1)
     mass: dict[str, float] = {}
     for answer in tree["answers"]:
-        if answer["said"] is not None:
+        if answer["said"] is not None and not answer["repeated"]:
             mass[answer["said"]] = mass.get(answer["said"], 0) + answer["outcome"]
     assert mass[found["answer"]] == max(mass.values())
     assert found["confidence"] == max(a["outcome"] for a in tree["answers"] if a["said"] == found["answer"])
