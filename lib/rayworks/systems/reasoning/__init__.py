@@ -16,12 +16,12 @@ SPEC = SystemSpec(
     system="rayworks.systems.reasoning.system:ReasoningSystem",
     smoke={
         "run.name": "smoke",
-        "task.count_search": 256,
+        "task.count_search": 192,
         "task.count_validation": 128,
         "task.count_test": 400,
-        "learning.arms": ["paths", "shuffled", "both"],
-        "evaluation.questions": 128,
-        "head.steps": 200,
+        "learning.arms": ["traces", "paths", "shuffled", "both"],
+        "evaluation.questions": 64,
+        "head.steps": 100,
     },
     headline=(
         "greedy_before",
