@@ -190,11 +190,13 @@ def trainer_of(
     )
 
 
-def test_pairs_are_learned_in_the_given_order(model: Any, trees: list[dict[str, Any]]) -> None:
+def test_pairs_are_learned_in_the_given_order(
+    model: Any, trees: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = trainer_of(model, trees, CurriculumSection())
     taken: list[int] = []
     at = trainer._batches.at
-    trainer._batches.at = lambda step: (taken.extend(found := at(step)), found)[1]  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer._batches, "at", lambda step: (taken.extend(found := at(step)), found)[1])
     before = trainer.prediction_gaps()
     gaps = np.array([pair.gap for pair in trainer._sources])
     uids = [pair.uid for pair in trainer._sources]

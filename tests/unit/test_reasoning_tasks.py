@@ -162,7 +162,7 @@ class OneSum:
 
 def test_a_task_of_ones_own_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("my_tasks")
-    module.one_sum = lambda section, seed: OneSum()  # type: ignore[attr-defined]  # put there here
+    monkeypatch.setattr(module, "one_sum", lambda section, seed: OneSum(), raising=False)
     monkeypatch.setitem(sys.modules, "my_tasks", module)
     assert open_task(TaskSection(name="my_tasks:one_sum"), 0).questions("test", 1)[0].answer == "2"
 
@@ -258,3 +258,9 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], messa
 def test_heads_must_share_the_width() -> None:
     with pytest.raises(ValidationError, match="is no multiple of twice the 5 heads"):
         RecipeSection(heads=5)
+
+
+def test_one_prompt_with_two_answers_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": "1 + 1?", "answer": 2}, {"prompt": "2 + 2?", "answer": 4}, {"prompt": "1 + 1?", "answer": 3}]
+    with pytest.raises(DataError, match=r"field answer: another row answers this prompt with '2'; drop one of them"):
+        open_task(TaskSection(name=write(tmp_path, *rows)), 0)

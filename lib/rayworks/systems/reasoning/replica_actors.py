@@ -41,7 +41,8 @@ class PolicyReplica:
 
     async def complete(self, draw: Draw) -> Completion | DataError:
         """Draw one completion; a request that cannot be drawn comes back as its error."""
-        row = Row(draw.request, (draw.request.prompt,))  # type: ignore[arg-type]  # a search sends ids
+        assert not isinstance(draw.request.prompt, str)
+        row = Row(draw.request, (draw.request.prompt,))
         try:
             await asyncio.wrap_future(self._background.submit(row))
         except DataError as error:

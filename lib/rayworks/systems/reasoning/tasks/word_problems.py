@@ -38,7 +38,7 @@ def word_problems(section: TaskSection, seed: int, verify: Verify) -> DrawnTask:
         DataError: a file cannot be read, or a row of it used; the message names file, row and field.
     """
     numeric = section.verifier in (None, "number")
-    rows, splits = list[Question](), dict[str, str]()
+    rows, splits, answers = list[Question](), dict[str, str](), dict[str, str]()
     for place, row in _rows(section.name):
         rows.append(question := _as_question(section, place, row, numeric))
         split = question.data.get(SPLIT) or split_of(question.prompt)
@@ -46,6 +46,10 @@ def word_problems(section: TaskSection, seed: int, verify: Verify) -> DrawnTask:
             raise DataError(
                 f"{place}, field split: puts in {split} what another row puts in {splits[question.prompt]}; drop one of them"
             )
+        # Which of two answers counts would depend on the seed.
+        if section.name.endswith(".jsonl") and answers.setdefault(question.prompt, question.answer) != question.answer:
+            other = answers[question.prompt][:60]
+            raise DataError(f"{place}, field answer: another row answers this prompt with {other!r}; drop one of them")
 
     def draw(split: Split) -> Iterator[Question]:
         order = seeds.stream(seed, "task", section.name, split).permutation(len(rows))
