@@ -77,7 +77,7 @@ class DataParallel:
         self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True, name=f"train {folder}")
         self._thread.start()
 
-    def wait(self, arrived: Callable[[], bool]) -> bool:
+    def wait(self, arrived: Callable[[], bool] = lambda: False) -> bool:
         """Wait until ``arrived`` says so (True) or the training is over (False).
 
         Raises:

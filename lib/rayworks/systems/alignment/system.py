@@ -160,7 +160,7 @@ class AlignmentSystem(StagedSystem[Config]):
     def _finish_training(self) -> None:
         """Measure and export all reward models, then give their workers to generation."""
         if self._in_step is not None:
-            self._in_step.wait(lambda: False)
+            self._in_step.wait()
             self._in_step = None
         steps = self.results["steps"]
         calls = {name: trainer.submit("finish", steps[name]) for name, trainer in self._trainers.items()}
