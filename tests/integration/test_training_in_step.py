@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,105 +13,96 @@ import torch
 
 from jobs import run
 from rayworks.core import config as configs
-from rayworks.core.config import ComputeSection
+from rayworks.core import manifest
+from rayworks.core.registry import find
 from rayworks.core.run_directory import RunDirectory
-from rayworks.runtime.data_parallel import DataParallel, Loop
-from rayworks.systems import alignment, difficulty
-from rayworks.systems.alignment.actors import RewardModelActor
-from rayworks.systems.alignment.actors import training_loop as train_reward_models
-from rayworks.systems.difficulty.answering.generalisation_items import binned_items
-from rayworks.systems.difficulty.answering_actors import RECORDS, GeneralisationActor
-from rayworks.systems.difficulty.answering_actors import training_loop as tune
+from rayworks.systems import REGISTRY, alignment
 from tests import smallest
 from tests.conftest import ROOT, FinishedRun
 from tests.killed_runs import DRIVER, Killed, killed_and_repeated
 from tests.observing import actor_processes
+from tests.pool_here import PoolHere
 from tests.test_contract import untimed
+from tests.tiny_models import save_tiny_model
 
-WORKERS = 2
+WORKERS = {"alignment": "training.workers", "difficulty": "generalisation.workers"}
+"""What says how many train in step."""
+TOTAL = {"alignment": 56, "difficulty": 28}
+"""Steps of all trainings."""
 PIECE = 4
 
 
-@dataclass(frozen=True)
-class Training:
-    """One that can be done both ways."""
-
-    loop: Loop
-    arguments: Mapping[str, Any]
-    compute: ComputeSection
-    folder: str
-    records: str
-    states: str
-    total: int
-    alone: Callable[[RunDirectory, int], Mapping[str, float]]
-    """One more piece by a single worker, from a step."""
-
-
-def of_alignment(folder: Path) -> Training:
-    given = configs.parse_overrides(smallest.alignment(folder))
-    more = {"training.workers": WORKERS, "training.steps_per_checkpoint": PIECE, "training.learning_rate": 1e-3}
-    config = configs.resolve(alignment.Config, overrides={**given, **more})
-    made: list[RewardModelActor] = []
-
-    def alone(directory: RunDirectory, start: int) -> Mapping[str, float]:
-        made[:] = made or [RewardModelActor(config, directory, "sentiment")]
-        return made[0].train(start, PIECE)
-
-    total = 28
-    arguments = {"config": config, "steps": {"sentiment": total}}
-    places = ("training", "training/sentiment", "states/sentiment")
-    return Training(train_reward_models, arguments, config.training_compute, *places, total, alone)
-
-
-def of_difficulty(folder: Path) -> Training:
-    section = {
-        "bins": 2,
-        "train_items": 24,
-        "eval_items": 2,
-        "steps": 28,
-        "steps_per_checkpoint": PIECE,
+def settings(system: str, folder: Path) -> dict[str, Any]:
+    """Of trainings in several pieces, slow enough to learn that roundings stay roundings."""
+    if system == "alignment":
+        given = configs.parse_overrides(smallest.alignment(folder))
+        return {**given, "training.learning_rate": 1e-3, "training.steps_per_checkpoint": PIECE}
+    section = {"steps": 28, "steps_per_checkpoint": PIECE, "bins": 2, "train_items": 24, "eval_items": 4}
+    section |= {
+        "enabled": True,
+        "model": save_tiny_model(folder / "model", seed=0),
         "batch_size": 7,
+        "max_new_tokens": 3,
     }
-    given = {f"generalisation.{name}": value for name, value in section.items()}
-    model = smallest.save_tiny_model(folder / "model", seed=0)
-    more = {"generalisation.enabled": True, "generalisation.model": model, "generalisation.workers": WORKERS}
-    config = configs.resolve(difficulty.Config, overrides={**given, **more})
-    items = binned_items(config.generalisation, 0)
-    made: list[GeneralisationActor] = []
-
-    def alone(directory: RunDirectory, start: int) -> Mapping[str, float]:
-        made[:] = made or [GeneralisationActor(config, directory, items)]
-        return made[0].train((start, PIECE))
-
-    arguments = {"config": config, "items": items}
-    return Training(tune, arguments, config.training_compute, "training", RECORDS, "states", 28, alone)
+    return {f"generalisation.{name}": value for name, value in section.items()}
 
 
-@pytest.mark.parametrize("made", [of_alignment, of_difficulty])
+def begun(system: str, given: Mapping[str, Any], workers: int) -> Any:
+    """A run in this process, but for the workers in step."""
+    spec = find(REGISTRY, system)
+    config = configs.resolve(spec.config, overrides={**given, WORKERS[system]: workers, "run.name": f"by-{workers}"})
+    directory = RunDirectory(config.run.storage, system, config.run.name)
+    manifest.begin_attempt(directory, system, config)
+    return spec.load_system()({"storage": directory.storage, "run": directory.run})
+
+
+def steps(run: Any) -> int:
+    """Taken so far."""
+    return sum(run.results["steps"].values()) if "steps" in run.results else run.results["fine-tune"]["step"]
+
+
+def train_to(run: Any, step: int) -> None:
+    while steps(run) < step:
+        run.train()
+
+
+def learned(run: Any) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    """What each piece came to, and what all weights are in the end."""
+    found = run.results
+    curves = [record for curve in found["curves"].values() for record in curve] if "curves" in found else []
+    curves += [{"loss": loss} for loss in found.get("fine-tune", {}).get("losses", [])]
+    states = Path(run.run_directory.path("states"))
+    weights = {}
+    for file in states.glob("**/00000028/state.pt"):
+        saved = torch.load(file, weights_only=True)["weights"]
+        weights |= {f"{file.relative_to(states)} {name}": value for name, value in saved.items()}
+    return curves, weights
+
+
+@pytest.mark.parametrize("system", WORKERS)
 def test_two_workers_learn_what_one_does_though_one_of_them_is_killed(
-    made: Callable[[Path], Training], cluster: dict[str, str], tmp_path: Path
+    system: str, cluster: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = made(tmp_path)
-    alone, together = (RunDirectory(str(tmp_path), "in-step", name) for name in ("alone", "together"))
-    expected = [training.alone(alone, start) for start in range(0, training.total, PIECE)]
-    group = DataParallel(training.loop, training.arguments, together, training.folder, training.compute)
-    found = [group.next_record(training.records, 0)]
-    first = actor_processes("RayTrainWorker")
-    os.kill(first[0], signal.SIGKILL)
-    assert not together.exists(f"{training.records}/{training.total:08d}.json"), "it was over before the death"
-    while found[-1]["step"] < training.total:
-        found.append(group.next_record(training.records, int(found[-1]["step"])))
-    assert not group.wait()
-    assert len(first) == WORKERS
+    monkeypatch.setattr("rayworks.runtime.stages.ActorPool", PoolHere)
+    monkeypatch.setattr("rayworks.systems.alignment.system.ActorPool", PoolHere)
+    given = {**settings(system, tmp_path), "run.storage": str(tmp_path / "runs")}
+    alone, together = begun(system, given, 1), begun(system, given, 2)
+    train_to(alone, TOTAL[system])
+    train_to(together, 1)
+    workers = actor_processes("RayTrainWorker")
+    os.kill(workers[0], signal.SIGKILL)
+    told = list(Path(together.run_directory.path("training")).glob("**/0*.json"))
+    assert len(told) < TOTAL[system] / PIECE, "it was over before the death"
+    train_to(together, TOTAL[system])
+    (expected, weights), (found, others) = learned(alone), learned(together)
+    assert len(workers) == 2 and len(expected) == TOTAL[system] / PIECE
     for one, two in zip(expected, found, strict=True):
         assert two == pytest.approx(one, rel=1e-5, abs=1e-5)
-    weights = [
-        torch.load(directory.path(f"{training.states}/{training.total:08d}/state.pt"), weights_only=True)["weights"]
-        for directory in (alone, together)
-    ]
-    assert weights[0].keys() == weights[1].keys()
-    for name, value in weights[0].items():
-        assert torch.allclose(weights[1][name], value, atol=1e-5), name
+    assert others.keys() == weights.keys() and weights
+    for name, value in weights.items():
+        assert torch.allclose(others[name], value, atol=1e-5), name
+    for one in (alone, together):
+        one.cleanup()
 
 
 @pytest.mark.slow
@@ -120,8 +110,8 @@ def test_two_workers_learn_what_one_does_though_one_of_them_is_killed(
 def test_a_run_of_two_in_step_whose_driver_is_killed_leaves_what_an_undisturbed_one_does(
     cluster: dict[str, str], tmp_path: Path
 ) -> None:
-    settings = [*smallest.alignment(tmp_path), "--training.workers", str(WORKERS)]
-    arguments = ["alignment", *settings, "--run.storage", str(tmp_path / "runs"), "--run.name", "straight"]
+    words = [*smallest.alignment(tmp_path), "--training.workers", "2"]
+    arguments = ["alignment", *words, "--run.storage", str(tmp_path / "runs"), "--run.name", "straight"]
     command = [sys.executable, "-m", "jobs.run", *arguments]
     environment = {**os.environ, **cluster}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
