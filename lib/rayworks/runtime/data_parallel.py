@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -30,6 +30,7 @@ _STOPPING: set[tuple[str, str]] = set()
 PRIVATE = "RAYWORKS_PRIVATE_RAY"
 """Environment variable that is set in all processes of a Ray that lives as long as a command."""
 
+Word = TypeVar("Word", bool, int)
 Loop = Callable[[Mapping[str, Any], RunDirectory, str], None]
 """A training loop: its arguments, the run directory, and the folder there that is its own.
 
@@ -139,6 +140,14 @@ def place() -> tuple[int, int]:
     return context.get_world_rank(), context.get_world_size()
 
 
+def agreed(value: Word) -> Word:
+    """What the first worker says, once all have come here; one that looked earlier than it may have seen less of the run."""
+    from ray.train.collective import broadcast_from_rank_zero
+
+    said: Word = broadcast_from_rank_zero(value)
+    return said
+
+
 def train_in_step(
     train: Callable[[int], Mapping[str, float]], total: int, directory: RunDirectory, folder: str
 ) -> None:
@@ -151,11 +160,8 @@ def train_in_step(
         directory: of the run.
         folder: of the records, inside it.
     """
-    from ray.train.collective import broadcast_from_rank_zero
-
     told = [int(Path(name).stem) for name in _records(directory, folder)]
-    # A worker that looks earlier than the first one may have seen less.
-    step = broadcast_from_rank_zero(max(told, default=0))
+    step = agreed(max(told, default=0))
     while step < total:
         found = train(step)
         step = int(found["step"])
