@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from jobs import run
 from rayworks.core import config as configs
@@ -20,12 +22,16 @@ from rayworks.systems import REGISTRY, alignment
 from tests import smallest
 from tests.conftest import ROOT, FinishedRun
 from tests.killed_runs import DRIVER, Killed, killed_and_repeated
-from tests.observing import actor_processes
+from tests.observing import actor_processes, until
 from tests.pool_here import PoolHere
 from tests.test_contract import untimed
 from tests.tiny_models import save_tiny_model
 
-WORKERS = {"alignment": "training.workers", "difficulty": "generalisation.workers"}
+WORKERS = {
+    "alignment": "training.workers",
+    "difficulty": "generalisation.workers",
+    "reasoning": "learning.workers",
+}
 """What says how many train in step."""
 TOTAL = {"alignment": 56, "difficulty": 28}
 """Steps of all trainings."""
@@ -79,7 +85,7 @@ def learned(run: Any) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     return curves, weights
 
 
-@pytest.mark.parametrize("system", WORKERS)
+@pytest.mark.parametrize("system", TOTAL)
 def test_two_workers_learn_what_one_does_though_one_of_them_is_killed(
     system: str, cluster: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +109,44 @@ def test_two_workers_learn_what_one_does_though_one_of_them_is_killed(
         assert torch.allclose(others[name], value, atol=1e-5), name
     for one in (alone, together):
         one.cleanup()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_workers_learn_the_arms_that_one_does_though_one_of_them_is_killed(
+    cluster: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayworks.runtime.stages.ActorPool", PoolHere)
+    words = [*smallest.reasoning(tmp_path), "--learning.arms", "[both, paths]", "--learning.rounds", "1"]
+    given = {**configs.parse_overrides(words), "run.storage": str(tmp_path / "runs"), "learning.epochs": 6}
+    found = []
+    for workers in (1, 2):
+        one = begun("reasoning", given, workers)
+        directory = Path(one.run_directory.path("arms/round-0"))
+        killer = threading.Thread(target=kill_one, args=(directory / "both/epochs.json", directory / "paths"))
+        if workers == 2:
+            killer.start()
+        while len(one.results["arms"].get("0", {})) < 2:
+            one.train()
+        if workers == 2:
+            killer.join()
+        policies = {arm: load_file(directory / arm / "policy/model.safetensors") for arm in ("both", "paths")}
+        found.append((one.results["arms"]["0"], policies))
+        one.cleanup()
+    (alone, policies), (together, others) = found
+    for arm, result in alone.items():
+        for epoch, other in zip(result["epochs"], together[arm]["epochs"], strict=True):
+            assert other == pytest.approx(epoch, rel=1e-5, abs=1e-5)
+        assert {**together[arm], "epochs": 0} == {**result, "epochs": 0}
+        for name, value in policies[arm].items():
+            assert torch.allclose(others[arm][name], value, atol=1e-5), f"{arm} {name}"
+
+
+def kill_one(when: Path, before: Path) -> None:
+    """Kill a worker in step once a file is there, which is not the last."""
+    until(when.exists)
+    os.kill(actor_processes("RayTrainWorker")[0], signal.SIGKILL)
+    assert not before.exists(), "it was over before the death"
 
 
 @pytest.mark.slow
@@ -138,6 +182,7 @@ def test_a_run_of_two_in_step_whose_driver_is_killed_leaves_what_an_undisturbed_
             ("--generalisation.workers", "3", "--generalisation.batch_size", "2"),
             "generalisation.workers: 3 cannot share the 2 items of a step",
         ),
+        ("reasoning", ("--learning.workers", "33"), "learning.workers: 33 cannot share the 32 pairs of a step"),
     ],
 )
 def test_more_workers_than_a_step_has_examples_are_refused(
