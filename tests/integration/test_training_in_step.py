@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -171,6 +172,27 @@ def test_a_run_of_two_in_step_whose_driver_is_killed_leaves_what_an_undisturbed_
         assert found[part] == expected[part], part
     for file in straight.directory.glob("export/arms/*/model.safetensors"):
         assert file.read_bytes() == (directory / file.relative_to(straight.directory)).read_bytes(), file
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_in_a_ray_of_its_own_has_room_again_when_its_actor_was_killed(tmp_path: Path) -> None:
+    words = [*smallest.alignment(tmp_path), "--training.workers", "2", "--training.epochs", "20"]
+    command = [sys.executable, "-m", "jobs.run", "alignment", *words, "--run.storage", str(tmp_path / "runs")]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RAY_ADDRESS", "RAY_AUTH"))
+    }
+    first = tmp_path / "runs/alignment/default/training/sentiment/00000006.json"
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as driver:
+        until(first.exists)
+        below = psutil.Process(driver.pid).children(recursive=True)
+        (actor,) = [process for process in below if "AlignmentSystemRun" in "".join(process.cmdline())]
+        actor.kill()
+        _, errors = driver.communicate(timeout=240)
+    assert driver.returncode == 0, errors[-2000:]
+    assert "going on from the last checkpoint" in errors
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 
@@ -30,7 +30,6 @@ _STOPPING: set[tuple[str, str]] = set()
 PRIVATE = "RAYWORKS_PRIVATE_RAY"
 """Environment variable that is set in all processes of a Ray that lives as long as a command."""
 
-Word = TypeVar("Word", bool, int)
 Loop = Callable[[Mapping[str, Any], RunDirectory, str], None]
 """A training loop: its arguments, the run directory, and the folder there that is its own.
 
@@ -140,11 +139,11 @@ def place() -> tuple[int, int]:
     return context.get_world_rank(), context.get_world_size()
 
 
-def agreed(value: Word) -> Word:
+def agreed(value: int) -> int:
     """What the first worker says, once all have come here; one that looked earlier than it may have seen less of the run."""
     from ray.train.collective import broadcast_from_rank_zero
 
-    said: Word = broadcast_from_rank_zero(value)
+    said: int = broadcast_from_rank_zero(value)
     return said
 
 
