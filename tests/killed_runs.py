@@ -62,12 +62,14 @@ KILLED = {
 }
 
 
-def killed_and_repeated(system: str, straight: FinishedRun, cluster: dict[str, str]) -> Path:
+def killed_and_repeated(
+    system: str, straight: FinishedRun, cluster: dict[str, str], killed: Killed | None = None
+) -> Path:
     """Run the straight run's command under another name until all deaths have happened, repeat it, and return its folder.
 
     On a machine that stands still for seconds a run may be over before its driver is killed; then another one is.
     """
-    killed, environment = KILLED[system], {**os.environ, **cluster}
+    killed, environment = killed or KILLED[system], {**os.environ, **cluster}
     for attempt in range(TRIES):
         name = f"killed-{attempt}"
         directory = straight.directory.parent / name

@@ -149,9 +149,13 @@ def test_a_trial_that_falls_behind_is_stopped_early_and_stays_so(
     assert attempts_of(tmp_path) == [1, 1]
 
 
-@pytest.mark.parametrize(("reusable", "concurrent", "processes"), [(True, 1, 1), (False, 4, 4)])
+@pytest.mark.parametrize(
+    ("reusable", "beside", "concurrent", "processes"),
+    [(True, [], 1, 1), (False, [], 4, 4), (True, [{"CPU": 1.0}], 1, 4)],
+)
 def test_a_process_runs_one_trial_after_the_other_without_a_trace(
     reusable: bool,
+    beside: list[dict[str, float]],
     concurrent: int,
     processes: int,
     cluster: dict[str, str],
@@ -160,6 +164,7 @@ def test_a_process_runs_one_trial_after_the_other_without_a_trace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Counting, "reusable", reusable)
+    monkeypatch.setattr(Counting, "train_bundles", lambda config: beside)
     file = sweep_file({"counting.to": [2, 1]})
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "seeds": [0, 1], "concurrent": concurrent}))
     assert run_sweep(read_sweep(SPEC, file)) == 0

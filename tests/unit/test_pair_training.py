@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import LlamaForCausalLM
 
-from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 from rayworks.lm.fine_tuning import Example, FineTuner, negative_log_likelihood
 from rayworks.lm.pair_training import EncodedPair, PairObjective, PairTrainer, score_pairs
 from rayworks.lm.preference_losses import bradley_terry_loss, rewards
 from rayworks.lm.scoring import EncodedResponse
-from rayworks.lm.training import TuningOptions
+from rayworks.lm.training import ALONE, Shard, TuningOptions
 from tests.conftest import ROOT
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
@@ -245,3 +245,28 @@ def test_two_workers_learn_what_one_does(tiny_model: str, tmp_path: Path) -> Non
         for (measures, weights), (others, found) in zip(alone, other, strict=True):
             assert others == pytest.approx(measures, abs=1e-5)
             assert all(torch.allclose(found[name], value, atol=1e-5) for name, value in weights.items())
+
+
+def test_workers_draw_their_dropout_by_themselves(
+    random_llama: Callable[..., LlamaForCausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda part: None)
+    drawn: dict[Shard, list[int]] = {ALONE: [], Shard(0, 2): [], Shard(1, 2): []}
+    for shard, seeds in drawn.items():
+        one = trainer(random_llama(14), PairObjective(beta=1.0), shard=shard)
+        while len(seeds) < 4:
+            one.train(1)
+            seeds.append(torch.initial_seed())
+    assert not set(drawn[Shard(0, 2)]) & set(drawn[Shard(1, 2)])
+    assert all(len(set(seeds)) == 4 for seeds in drawn.values())
+
+
+def test_a_worker_that_is_gone_is_no_fault_of_the_data(
+    random_llama: Callable[..., LlamaForCausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(part: torch.Tensor) -> None:
+        raise RuntimeError("Connection closed by peer\nand more")
+
+    monkeypatch.setattr("torch.distributed.all_reduce", gone)
+    with pytest.raises(InfrastructureError, match=r"another worker is gone \(Connection closed by peer\)"):
+        trainer(random_llama(14), PairObjective(beta=1.0), shard=Shard(1, 2)).train(1)

@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from rayworks.core import seeds
-from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.exactness import prove_scoring
 
@@ -100,15 +100,17 @@ class Shard:
         return batch[self.rank :: self.workers]
 
     def add_up(self, parameters: Sequence[nn.Parameter], found: dict[str, float]) -> dict[str, float]:
-        """Sum gradients, in place, and measures over all workers."""
+        """Sum gradients, in place, and measures over all workers; :class:`InfrastructureError` where one of them is gone."""
         if self.workers == 1:
             return found
         for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            distributed.all_reduce(parameter.grad)
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         values = torch.tensor(list(found.values()), dtype=torch.float64, device=parameters[0].device)
-        distributed.all_reduce(values)
+        try:
+            for part in (*(parameter.grad for parameter in parameters), values):
+                distributed.all_reduce(part)
+        except RuntimeError as error:
+            raise InfrastructureError(f"another worker is gone ({str(error).splitlines()[0]})") from error
         return dict(zip(found, values.tolist(), strict=True))
 
 
@@ -156,10 +158,6 @@ class Trainer(abc.ABC):
         own = {**vars(options), "lora_targets": [*options.lora_targets], "seed": adapters_seed}
         self._settings = {**own, **settings, **shapes}
         self._schedule = get_cosine_schedule_with_warmup(self._optimizer, options.warmup_steps, options.total_steps)
-
-    def dropout_seed(self, step: int) -> int:
-        """Seed of the process-wide generator, which dropout draws from, in one step."""
-        return seeds.derive_small(self._seed, "dropout", step)
 
     @abc.abstractmethod
     def accumulate(self, step: int) -> dict[str, float]:
@@ -227,8 +225,8 @@ class Trainer(abc.ABC):
         tokenizer.save_pretrained(folder)
 
     def _take_step(self) -> dict[str, float]:
-        # Seeding by step makes a resumed step the same step.
-        torch.manual_seed(self.dropout_seed(self.step))
+        # Dropout's draws: a resumed step has the same ones, and workers have different ones.
+        torch.manual_seed(seeds.derive_small(self._seed, "dropout", self.step * self.shard.workers + self.shard.rank))
         self._optimizer.zero_grad(set_to_none=True)
         found = self.shard.add_up(list(self._trained.values()), self.accumulate(self.step))
         norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self._max_grad_norm)

@@ -9,6 +9,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,6 +23,7 @@ from rayworks.runtime.placement import Bundle, worker_bundle
 WAITING = {"CPU": 0.01}
 """What a run holds itself while workers that Ray Train reserves do its work."""
 FAILURE = "failure.json"
+RECORD = ".json"
 POLL_SECONDS = 0.2
 STOP_SECONDS = 30.0
 _STOPPING: set[tuple[str, str]] = set()
@@ -75,7 +77,7 @@ class DataParallel:
         self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True, name=f"train {folder}")
         self._thread.start()
 
-    def wait(self, arrived: Callable[[], bool]) -> bool:
+    def wait(self, arrived: Callable[[], bool] = lambda: False) -> bool:
         """Wait until ``arrived`` says so (True) or the training is over (False).
 
         Raises:
@@ -89,6 +91,23 @@ class DataParallel:
                 self._raise()
                 return False
             self._thread.join(POLL_SECONDS)
+
+    def next_record(self, folder: str, step: int) -> dict[str, float]:
+        """What :func:`train_in_step` has told, in a folder, of the first piece that ends beyond a step; waits for it.
+
+        Raises:
+            RayworksError: the training failed.
+        """
+        beyond: list[str] = []
+
+        def arrived() -> bool:
+            beyond[:] = [name for name in _records(self._directory, folder) if int(Path(name).stem) > step]
+            return bool(beyond)
+
+        if not self.wait(arrived):
+            raise InfrastructureError(f"{folder}: training ended at step {step}, before its time")
+        record: dict[str, float] = self._directory.read_json(f"{folder}/{beyond[0]}")
+        return record
 
     def stop(self) -> None:
         """End it before it is over. One worker ends at its next epoch; several end with the process of the run."""
@@ -112,6 +131,45 @@ class DataParallel:
             raise Failure(**stored).as_error()
         if self._failure is not None:
             raise InfrastructureError(f"{self._folder}: workers died ({_head(self._failure)})") from None
+
+
+def place() -> tuple[int, int]:
+    """Rank of this worker, and how many there are."""
+    context = ray.train.get_context()
+    return context.get_world_rank(), context.get_world_size()
+
+
+def agreed(value: int) -> int:
+    """What the first worker says, once all have come here; one that looked earlier than it may have seen less of the run."""
+    from ray.train.collective import broadcast_from_rank_zero
+
+    said: int = broadcast_from_rank_zero(value)
+    return said
+
+
+def train_in_step(
+    train: Callable[[int], Mapping[str, float]], total: int, directory: RunDirectory, folder: str
+) -> None:
+    """Train, in a loop of several workers, from the last record to the end; what is kept of each piece is told by a record.
+
+    Args:
+        train: from a step some way on, starting with the state kept there; the first worker keeps the state reached. What
+            the piece came to, with ``step``, which is the same on all workers.
+        total: steps.
+        directory: of the run.
+        folder: of the records, inside it.
+    """
+    told = [int(Path(name).stem) for name in _records(directory, folder)]
+    step = agreed(max(told, default=0))
+    while step < total:
+        found = train(step)
+        step = int(found["step"])
+        if place()[0] == 0:
+            directory.write_json(f"{folder}/{step:08d}{RECORD}", dict(found))
+
+
+def _records(directory: RunDirectory, folder: str) -> list[str]:
+    return [name for name in directory.list(folder) if name.endswith(RECORD)]
 
 
 def stopping(directory: RunDirectory, folder: str) -> bool:
@@ -140,7 +198,7 @@ def _trainer(
     retries: int,
 ) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     # Which of its two classes this is depends on a switch that type checkers do not see.
     base: Any = TorchTrainer
@@ -184,6 +242,8 @@ def _trainer(
     return Trainer(
         classed,
         train_loop_config=dict(arguments),
+        # Workers that share a GPU can not talk through NCCL.
+        torch_config=TorchConfig(backend="nccl" if compute.gpus_per_worker >= 1 else "gloo"),
         scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(**options),
     )

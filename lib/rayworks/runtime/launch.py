@@ -195,6 +195,9 @@ def _run(
         pause = min(BACKOFF_SECONDS * 2**attempt, 60.0)
         print(f"infrastructure: {failure.message}; going on from the last checkpoint in {pause:g} s", file=sys.stderr)
         time.sleep(pause)
+        if PRIVATE in os.environ:
+            # Elsewhere Ray Train lets go of what its workers had, with the help of the dashboard.
+            placement.let_go_of_all()
         try:
             placement.require(reserved, config.compute.placement_timeout_seconds)
         except ConfigError as error:

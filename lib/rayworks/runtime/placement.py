@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 from ray.util import get_current_placement_group
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rayworks.core.config import ComputeSection, EngineSection
@@ -93,6 +93,15 @@ def require(bundles: Sequence[Bundle], timeout_seconds: float) -> None:
     finally:
         remove_placement_group(group)
         _wait_until_removed(group)
+
+
+def let_go_of_all() -> None:
+    """Remove every placement group, in a Ray where all are leftovers: what an actor that died had reserved stays so."""
+    for key, facts in ray.util.placement_group_table().items():
+        if facts["state"] != "REMOVED":
+            group = PlacementGroup(ray.PlacementGroupID.from_hex(key))
+            remove_placement_group(group)
+            _wait_until_removed(group)
 
 
 def describe(bundles: Sequence[Bundle]) -> str:

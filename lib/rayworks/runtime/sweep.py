@@ -175,7 +175,8 @@ def _fit(sweep: Sweep[Any], directory: RunDirectory) -> None:
         experiment.placed(trial_class(system), "Trial", bundles, directory.run),
         where,
         tune.TuneConfig(
-            reuse_actors=system.reusable,
+            # Workers that Ray Train has started end with the process of their run.
+            reuse_actors=system.reusable and not system.train_bundles(sweep.base),
             trial_name_creator=_name,
             trial_dirname_creator=_name,
             max_concurrent_trials=_most_at_once(sweep),

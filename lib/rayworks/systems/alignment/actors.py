@@ -1,8 +1,10 @@
-"""The system's two kinds of actor: one trains a reward model, the other decodes under guidance."""
+"""The system's two kinds of actor: one trains a reward model, alone or in step with others; one decodes under guidance."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,7 +14,8 @@ from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.engine import Score, ScoringRequest
 from rayworks.lm.pair_training import EncodedPair, PairTrainer
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.lm.training import keep_state, take_up_state
+from rayworks.lm.training import ALONE, Shard, keep_state, take_up_state
+from rayworks.runtime.data_parallel import place, train_in_step
 from rayworks.runtime.placement import device_of
 from rayworks.systems.alignment import pairs as preference_pairs
 from rayworks.systems.alignment.autoregressive_reward import reward_model_trainer
@@ -22,14 +25,15 @@ from rayworks.systems.alignment.exported import reward_folder
 from rayworks.systems.alignment.guided_decoding import GuidedGeneration, GuidedRequest
 
 STATES = "states"
+TRAINING = "training"
 
 
 class RewardModelActor:
-    """Trains one objective's reward model. Its state lives in the run directory, never in the actor alone."""
+    """Trains one objective's reward model, or its part of it. The state lives in the run directory, never here alone."""
 
-    def __init__(self, config: Config, directory: RunDirectory, objective: str) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, objective: str, shard: Shard = ALONE) -> None:
         limit_torch_threads()
-        self._config, self._objective, self._directory = config, objective, directory
+        self._config, self._objective, self._directory, self._shard = config, objective, directory, shard
         self._states = f"{STATES}/{objective}"
         section = config.objectives[objective]
         self._start = config.model.reward or config.model.base
@@ -76,11 +80,12 @@ class RewardModelActor:
         take_up_state(self._trainer, self._directory, self._states, step)
 
     def train(self, start: int, steps: int) -> dict[str, float]:
-        """Take steps and keep the state reached. Repeating a call that is behind the trainer first goes back."""
+        """Take steps, after going back where the trainer is ahead; the first worker keeps the state reached."""
         if self._trainer.step != start:
             self.restore(start)
         metrics = self._trainer.train(steps)
-        keep_state(self._trainer, self._directory, self._states)
+        if self._shard.rank == 0:
+            keep_state(self._trainer, self._directory, self._states)
         return {**metrics, "step": float(self._trainer.step)}
 
     def finish(self, step: int) -> dict[str, float]:
@@ -99,7 +104,24 @@ class RewardModelActor:
         config, name = self._config, self._objective
         model = load_model(self._start, "float32", config.model.reward_layers, device_of(config.compute))
         beta, seed = config.objectives[name].beta, config.run.seed
-        return reward_model_trainer(model, self._training, config.training, beta=beta, seed=seed, name=name)
+        shard = self._shard
+        return reward_model_trainer(
+            model, self._training, config.training, beta=beta, seed=seed, name=name, shard=shard
+        )
+
+
+def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder: str) -> None:
+    """Train the reward models one after the other, each by all workers; see :class:`~.data_parallel.DataParallel`.
+
+    Args:
+        arguments: ``config``; ``steps``, how many each objective takes.
+        folder: with one folder of records per objective.
+    """
+    config: Config = arguments["config"]
+    for objective, steps in arguments["steps"].items():
+        worker = RewardModelActor(config, directory, objective, Shard(*place()))
+        train = partial(worker.train, steps=config.training.steps_per_checkpoint)
+        train_in_step(train, steps, directory, f"{folder}/{objective}")
 
 
 class GuidedActor:

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from rayworks.lm.pair_training import EncodedPair, PairObjective, PairTrainer
-from rayworks.lm.training import TuningOptions
+from rayworks.lm.training import ALONE, Shard, TuningOptions
 from rayworks.systems.alignment.config import TrainingSection
 
 
@@ -24,6 +24,7 @@ def reward_model_trainer(
     beta: float,
     seed: int,
     name: str,
+    shard: Shard = ALONE,
 ) -> PairTrainer:
     """Fits one reward model.
 
@@ -31,6 +32,7 @@ def reward_model_trainer(
         model: the causal LM to start from; tuned in place.
         pairs: training pairs, in the order that batches are drawn from.
         name: of the objective; its random streams carry it.
+        shard: this worker's part of every step.
 
     Raises:
         DataError: the log-probabilities here would not be the model's own.
@@ -50,4 +52,5 @@ def reward_model_trainer(
         seed=seed,
         name=name,
         label=f"objectives.{name}",
+        shard=shard,
     )

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import RESUME_SAFE, EngineSection, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, ComputeSection, EngineSection, Section, SystemConfig
 
 Judge = Literal["vader", "imdb", "brevity"]
 
@@ -79,11 +79,28 @@ class TrainingSection(Section):
     pairs_per_step: int = Field(8, ge=1, description="pairs per optimiser step")
     pairs_per_pass: int = Field(8, ge=1, description="pairs per forward; the rest of a step is accumulated")
     steps_per_checkpoint: int = Field(20, ge=1, description="optimiser steps between checkpoints")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="processes that train one reward model after the other in step through Ray Train, beside "
+        "compute.workers; with 1, all are trained side by side. Results are equal within rounding but for dropout, which "
+        "each draws by itself",
+    )
 
     @model_validator(mode="after")
     def _smoothing_needs_sigmoid(self) -> Self:
         if self.label_smoothing and self.loss == "hinge":
             raise ValueError("training.label_smoothing: only the sigmoid loss has it; set training.loss=sigmoid")
+        return self
+
+    @model_validator(mode="after")
+    def _each_worker_has_pairs(self) -> Self:
+        if self.workers > self.pairs_per_step:
+            raise ValueError(
+                f"training.workers: {self.workers} cannot share the {self.pairs_per_step} pairs of a step; lower it, or "
+                "raise training.pairs_per_step"
+            )
         return self
 
 
@@ -153,6 +170,11 @@ class Config(SystemConfig):
     def judges(self) -> list[str]:
         """The judges of all objectives, each once."""
         return list(dict.fromkeys(judge for section in self.objectives.values() for judge in section.judges))
+
+    @property
+    def training_compute(self) -> ComputeSection:
+        """What those processes ask for that train in step."""
+        return self.compute.model_copy(update={"workers": self.training.workers})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

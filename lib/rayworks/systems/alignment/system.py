@@ -15,11 +15,12 @@ from rayworks.lm.engine import ScoringRequest
 from rayworks.lm.engines import check_engine
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.actor_pool import ActorPool
+from rayworks.runtime.data_parallel import DataParallel, worker_bundles
 from rayworks.runtime.placement import device_of, engine_bundles, engine_options, worker_options
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.alignment import SPEC
-from rayworks.systems.alignment.actors import GuidedActor, RewardModelActor
+from rayworks.systems.alignment.actors import TRAINING, GuidedActor, RewardModelActor, training_loop
 from rayworks.systems.alignment.baselines import keep_best, sharpened_temperature
 from rayworks.systems.alignment.config import Config
 from rayworks.systems.alignment.evaluation import Measurement, Point, measure, points, suites
@@ -47,6 +48,11 @@ class AlignmentSystem(StagedSystem[Config]):
         one = engine_bundles(config.compute, config.model, trainers)
         return [{}, *(one if len(one) > 1 else one * max(trainers, workers))]
 
+    @classmethod
+    def train_bundles(cls, config: Config) -> list[dict[str, float]]:
+        """See :func:`~.data_parallel.worker_bundles`."""
+        return worker_bundles(config.training_compute)
+
     def worker_options(self) -> dict[str, Any]:
         """See :func:`~rayworks.runtime.placement.engine_options`."""
         return engine_options(self.settings.compute, self.settings.model)
@@ -66,6 +72,7 @@ class AlignmentSystem(StagedSystem[Config]):
         """Plan, with no trainers yet."""
         limit_torch_threads()
         self._trainers: dict[str, ActorPool[Any, Any]] = {}
+        self._in_step: DataParallel | None = None
         super().start()
 
     def plan(self) -> Sequence[Stage]:
@@ -108,18 +115,13 @@ class AlignmentSystem(StagedSystem[Config]):
         return 1.0 if self.results["held_out"] else min(sum(self.results["steps"].values()) / total, 0.99)
 
     def _train(self) -> Metrics:
-        """A few optimiser steps of every reward model."""
+        """A few optimiser steps: of every reward model or, with several workers in step, of the one that they are at."""
         self._ensure_trainers()
         facts, steps = self.results["facts"], self.results["steps"]
-        wanted = self.settings.training.steps_per_checkpoint
-        calls = {
-            name: trainer.submit("train", steps[name], wanted)
-            for name, trainer in self._trainers.items()
-            if steps[name] < facts[name]["steps"]
-        }
+        behind = [name for name in facts if steps[name] < facts[name]["steps"]]
+        found = self._side_by_side(behind) if self.settings.training.workers == 1 else self._told_of(behind[0])
         metrics: Metrics = {}
-        for name, call in calls.items():
-            result = call.result()
+        for name, result in found.items():
             steps[name] = int(result["step"])
             self.results["curves"][name].append(result)
             metrics |= {f"{name}_{key}": result[key] for key in ("loss", "accuracy")}
@@ -128,6 +130,20 @@ class AlignmentSystem(StagedSystem[Config]):
             held_out = self.results["held_out"]
             metrics |= {f"{name}_held_out_accuracy": scores["accuracy"] for name, scores in held_out.items()}
         return metrics
+
+    def _side_by_side(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        wanted, steps = self.settings.training.steps_per_checkpoint, self.results["steps"]
+        calls = {name: self._trainers[name].submit("train", steps[name], wanted) for name in names}
+        return {name: call.result() for name, call in calls.items()}
+
+    def _told_of(self, name: str) -> dict[str, dict[str, float]]:
+        """What the workers in step tell next."""
+        if self._in_step is None:
+            steps = {name: facts["steps"] for name, facts in self.results["facts"].items()}
+            arguments = {"config": self.settings, "steps": steps}
+            compute = self.settings.training_compute
+            self._in_step = DataParallel(training_loop, arguments, self.run_directory, TRAINING, compute)
+        return {name: self._in_step.next_record(f"{TRAINING}/{name}", self.results["steps"][name])}
 
     def _ensure_trainers(self) -> None:
         if self._trainers:
@@ -143,6 +159,9 @@ class AlignmentSystem(StagedSystem[Config]):
 
     def _finish_training(self) -> None:
         """Measure and export all reward models, then give their workers to generation."""
+        if self._in_step is not None:
+            self._in_step.wait()
+            self._in_step = None
         steps = self.results["steps"]
         calls = {name: trainer.submit("finish", steps[name]) for name, trainer in self._trainers.items()}
         self.results["held_out"] = {name: call.result() for name, call in calls.items()}

@@ -1,6 +1,7 @@
 """Actors with language models: one answers behind Ray Data, one is tuned bin by bin."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from rayworks.lm.engines import open_engine
 from rayworks.lm.fine_tuning import Example, FineTuner
 from rayworks.lm.scoring import chat_prompt, encode
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.lm.training import TuningOptions, keep_state, take_up_state
+from rayworks.lm.training import ALONE, Shard, TuningOptions, keep_state, take_up_state
 from rayworks.lm.transformers_engine import TransformersEngine
+from rayworks.runtime.data_parallel import place, train_in_step
 from rayworks.runtime.failures import Failure, classify
 from rayworks.runtime.placement import device_of, engine_options, keep_ray_data_in_the_placement_group
 from rayworks.systems.difficulty.answering.generalisation_items import BinnedItems, Item
@@ -25,7 +27,7 @@ from rayworks.systems.difficulty.answering.generalisation_report import BASE
 from rayworks.systems.difficulty.config import Config, EvaluationSection
 from rayworks.systems.difficulty.evaluation import Row, score_answer
 
-STATES = "states"
+STATES, TRAINING, RECORDS = "states", "training", "training/records"
 WARMUP_SHARE = 0.1
 
 
@@ -76,26 +78,27 @@ class Answering:
 
 
 class GeneralisationActor:
-    """Tunes a model on the items of a bin, and answers items with the untuned or the tuned one.
+    """Tunes a model on the items of a bin, or its part of it, and answers items with the untuned or the tuned one.
 
     The state of training lives in the run directory, so that any actor can take it up or answer with it.
     """
 
-    def __init__(self, config: Config, directory: RunDirectory, items: BinnedItems) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, items: BinnedItems, shard: Shard = ALONE) -> None:
         limit_torch_threads()
         self._section, self._seed, self._device = config.generalisation, config.run.seed, device_of(config.compute)
-        self._directory, self._items = directory, items
+        self._directory, self._items, self._shard = directory, items, shard
         self._asked = [item for bin_items in items.evaluation for item in bin_items]
         self._tokenizer = load_tokenizer(self._section.model)
         self._tuner: FineTuner | None = None
         self._engine: tuple[str, TransformersEngine] | None = None
 
     def train(self, call: tuple[int, int]) -> dict[str, float]:
-        """Go from step ``start`` up to ``steps`` further and keep the state reached; loss and step."""
+        """Go from step ``start`` up to ``steps`` further; the first worker keeps the state reached. Loss and step."""
         start, steps = call
         tuner = self._tuner_at(start)
         metrics = tuner.train(steps)
-        keep_state(tuner, self._directory, STATES)
+        if self._shard.rank == 0:
+            keep_state(tuner, self._directory, STATES)
         return {**metrics, "step": tuner.step}
 
     def answer(self, call: tuple[str, int, int]) -> list[str]:
@@ -131,7 +134,9 @@ class GeneralisationActor:
             texts = [encode(self._tokenizer, self._prompt(item), item.answer) for item in self._items.training]
             examples = [Example(text) for text in texts]
             self._engine = None
-            self._tuner = FineTuner(self._load(), examples, options, batch_size=section.batch_size, seed=self._seed)
+            self._tuner = FineTuner(
+                self._load(), examples, options, batch_size=section.batch_size, seed=self._seed, shard=self._shard
+            )
             take_up_state(self._tuner, self._directory, STATES, step)
         return self._tuner
 
@@ -140,6 +145,19 @@ class GeneralisationActor:
 
     def _prompt(self, item: Item) -> str:
         return chat_prompt(self._tokenizer, item.prompt) if self._section.chat else item.prompt
+
+
+def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder: str) -> None:
+    """Tune the model by all workers in step; see :class:`~.data_parallel.DataParallel`.
+
+    Args:
+        arguments: ``config`` and ``items``.
+        folder: of the training; its records are in :data:`RECORDS`.
+    """
+    config: Config = arguments["config"]
+    section = config.generalisation
+    worker = GeneralisationActor(config, directory, arguments["items"], Shard(*place()))
+    train_in_step(lambda start: worker.train((start, section.steps_per_checkpoint)), section.steps, directory, RECORDS)
 
 
 def answer(model: str, rows: list[Row], config: Config) -> list[Row]:

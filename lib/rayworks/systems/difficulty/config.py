@@ -174,6 +174,13 @@ class GeneralisationSection(Section):
         50, ge=1, description="steps between two checkpoints", json_schema_extra=RESUME_SAFE
     )
     batch_size: int = Field(16, ge=1, description="items per step")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="processes that tune the model in step through Ray Train, beside compute.workers; with 1, one of those "
+        "does it. Results are equal within rounding",
+    )
     learning_rate: float = Field(5e-4, gt=0, description="peak AdamW learning rate")
     max_new_tokens: int = Field(16, ge=1, description="length of an answer")
     slots: int = Field(
@@ -196,6 +203,11 @@ class GeneralisationSection(Section):
                 f"generalisation.bins: {self.digits} digits carry 0 to {self.digits} times; "
                 f"set bins to at most {self.digits + 1}"
             )
+        if self.workers > self.batch_size:
+            raise ValueError(
+                f"generalisation.workers: {self.workers} cannot share the {self.batch_size} items of a step; lower it, or "
+                "raise generalisation.batch_size"
+            )
         return self
 
 
@@ -217,6 +229,12 @@ class Config(SystemConfig):
     adaptive_tests: AdaptiveTestSection = AdaptiveTestSection()
     evaluation: EvaluationSection = EvaluationSection()
     generalisation: GeneralisationSection = GeneralisationSection()
+
+    @property
+    def training_compute(self) -> ComputeSection:
+        """What those processes ask for that tune the answering model in step; one, where none is tuned."""
+        section = self.generalisation
+        return self.compute.model_copy(update={"workers": section.workers if section.enabled else 1})
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":

@@ -11,6 +11,7 @@ from rayworks.core import sandbox
 from rayworks.core.models import locate
 from rayworks.core.report import Report, Table
 from rayworks.core.sweep import TrialResult
+from rayworks.runtime.data_parallel import DataParallel, worker_bundles
 from rayworks.runtime.placement import device_of, engine_bundles
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
@@ -36,6 +37,7 @@ class DifficultySystem(StagedSystem[Config]):
 
     spec = SPEC
     _items: BinnedItems | None = None
+    _in_step: DataParallel | None = None
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
@@ -62,6 +64,11 @@ class DifficultySystem(StagedSystem[Config]):
     def bundles(cls, config: Config) -> list[dict[str, float]]:
         """The run itself asks for nothing; the workers, and the model that answers, one after the other."""
         return [{}, *engine_bundles(config.compute, config.evaluation) * config.compute.workers]
+
+    @classmethod
+    def train_bundles(cls, config: Config) -> list[dict[str, float]]:
+        """See :func:`~.data_parallel.worker_bundles`."""
+        return worker_bundles(config.training_compute)
 
     def plan(self) -> Sequence[Stage]:
         """Sets, then what is known of each; or how an answering model generalises from bin to bin."""
@@ -98,10 +105,11 @@ class DifficultySystem(StagedSystem[Config]):
     def export(self) -> None:
         """Per set: the calibration that Serve scores new subjects with, and the labels as Parquet; a card for people."""
         if self._items is not None:
-            from rayworks.systems.difficulty.answering_actors import STATES
+            from rayworks.systems.difficulty.answering_actors import STATES, TRAINING
 
             self.export_file("README.md", generalisation_report.generalisation_card(self.settings))
-            self.run_directory.remove_folder(STATES)
+            for folder in (STATES, TRAINING):
+                self.run_directory.remove_folder(folder)
             return
         write_export(exported_sets(self.results["calibrate"]), self.export_file)
         write_tables(self.results, self.export_file)
@@ -204,13 +212,29 @@ class DifficultySystem(StagedSystem[Config]):
         return {"accuracy": found["accuracy"]}
 
     def _tune(self) -> Metrics:
-        """A piece of training; one worker does it, whose state any other could take up."""
-        found = self.results["fine-tune"]
-        call = (found["step"], self.settings.generalisation.steps_per_checkpoint)
-        reached: dict[str, float] = self.workers.submit("train", call).result()
+        """A piece of training, whose state any worker can take up: by one of them, or by those in step."""
+        found, section = self.results["fine-tune"], self.settings.generalisation
+        if section.workers == 1:
+            call = (found["step"], section.steps_per_checkpoint)
+            reached: dict[str, float] = self.workers.submit("train", call).result()
+        else:
+            reached = self._told_after(found["step"])
         losses = [*found["losses"], reached["loss"]]
         self.results["fine-tune"] = {"step": int(reached["step"]), "losses": losses}
         return {"loss": reached["loss"]}
+
+    def _told_after(self, step: int) -> dict[str, float]:
+        """What the workers in step tell next; the last piece ends them."""
+        from rayworks.systems.difficulty.answering_actors import RECORDS, TRAINING, training_loop
+
+        if self._in_step is None:
+            arguments = {"config": self.settings, "items": self._items}
+            compute = self.settings.training_compute
+            self._in_step = DataParallel(training_loop, arguments, self.run_directory, TRAINING, compute)
+        record = self._in_step.next_record(RECORDS, step)
+        if record["step"] >= self.settings.generalisation.steps:
+            self._in_step.wait()
+        return record
 
     def _answer(self, model: str) -> Metrics:
         """Which evaluation items a model gets right; calls are of a fixed size, whatever the number of workers."""

@@ -3,7 +3,7 @@
 import gc
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from rayworks.lm.pair_training import EncodedPair
 from rayworks.lm.positions import exact_length
 from rayworks.lm.scoring import EncodedResponse, encode
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.lm.training import Trainer, TuningOptions, keep_state, take_up_state
+from rayworks.lm.training import ALONE, Shard, Trainer, TuningOptions, keep_state, take_up_state
 from rayworks.lm.transformers_engine import TransformersEngine
+from rayworks.runtime.data_parallel import agreed, place
 from rayworks.runtime.placement import device_of
 from rayworks.systems.reasoning import evaluation
 from rayworks.systems.reasoning.config import Arm, Config, CriticsSection, Method, TaskSection
@@ -50,9 +51,9 @@ Found = dict[str, Any]
 class ReasoningActor:
     """One worker. What it has done lies in the run directory; the engines that it holds can be made again."""
 
-    def __init__(self, config: Config, directory: RunDirectory) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, shard: Shard = ALONE) -> None:
         limit_torch_threads()
-        self._config, self._directory = config, directory
+        self._config, self._directory, self._shard = config, directory, shard
         self._files = Files(config, directory)
         self._task = open_task(config.task, config.run.seed)
         self._judge = open_task(judging(config.task), config.run.seed)
@@ -130,32 +131,39 @@ class ReasoningActor:
     def learn(self, call: tuple[int, Arm]) -> Found | None:
         """One arm of a round, epoch by epoch; its policy is that of the epoch which is best on validation: (round, arm).
 
-        ``None`` where there is nothing for it to learn from.
+        ``None`` where there is nothing for it to learn from, and for all but the first of several workers in step.
         """
         number, arm = call
-        if (found := self._files.arm(number, arm)) is not None:
+        found = self._files.arm(number, arm)
+        if self._agreed(found is not None):
             return found
         config, material = self._config, self._material(number)
-        seed = config.run.seed
+        seed, leads = config.run.seed, self._shard.rank == 0
         if not material.suffices(arm):
             return None
         self._drop_engines()
         model = load_model(self._files.policy(number), device=self._device)
         encoded = [pair.encoded(material.end) for pair in material.pairs]
         before = pair_logprobs(model, encoded)
-        trainer = new_trainer(arm, model, material, config.learning, seed)
+        trainer = new_trainer(arm, model, material, config.learning, seed, self._shard)
         plan, states = Plan.of(material, config.learning, seed), self._files.states(number, arm)
         epochs: list[Found] = self._files.epochs(number, arm)
-        take_up_state(trainer, self._directory, states, len(epochs) * plan.steps_per_epoch)
-        while len(epochs) < plan.epochs:
+        begun = self._agreed(len(epochs))
+        take_up_state(trainer, self._directory, states, begun * plan.steps_per_epoch)
+        for _ in range(begun, plan.epochs):
             found = trainer.train(plan.steps_per_epoch)
-            with tempfile.TemporaryDirectory() as scratch:
-                found |= self._looked_at(trainer, scratch, number, encoded, before)
-                if found["validation"] > max((epoch["validation"] for epoch in epochs), default=-1.0):
-                    self._files.write_policy(number, arm, Path(scratch))
-            epochs.append(found)
-            keep_state(trainer, self._directory, states)
-            self._files.write_epochs(number, arm, epochs)
+            if leads:
+                with tempfile.TemporaryDirectory() as scratch:
+                    found |= self._looked_at(trainer, scratch, number, encoded, before)
+                    if found["validation"] > max((epoch["validation"] for epoch in epochs), default=-1.0):
+                        self._files.write_policy(number, arm, Path(scratch))
+                epochs.append(found)
+                keep_state(trainer, self._directory, states)
+                self._files.write_epochs(number, arm, epochs)
+            # However long the first one looks, the others do not wait for it within a step.
+            self._agreed(begun)
+        if not leads:
+            return None
         best = max(range(len(epochs)), key=lambda place: epochs[place]["validation"])
         return self._files.write_arm(
             number,
@@ -182,6 +190,9 @@ class ReasoningActor:
         self._tokenizer(number).save_pretrained(folder)
         del model
         return found | {"validation": share(self._measured(folder, "validation"))}
+
+    def _agreed(self, value: int) -> int:
+        return value if self._shard.workers == 1 else agreed(value)
 
     def _measured(self, folder: str, split: Split) -> str:
         """Marks of the policy of a folder on all of a split, by an engine that is given up after."""
@@ -351,6 +362,17 @@ class ReasoningActor:
             questions = self._task.questions("supervision", config.recipe.traces)
             traces = [encode(tokenizer, one.prompt, self._task.solution(one) or "") for one in questions]
         return Material(self._files.pairs(number), paths, traces, end)
+
+
+def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder: str) -> None:
+    """Learn a round's arms one after the other, each by all workers; see :class:`~.data_parallel.DataParallel`.
+
+    Args:
+        arguments: ``config``, the number of the ``round``, and its ``arms``.
+    """
+    worker = ReasoningActor(arguments["config"], directory, Shard(*place()))
+    for arm in arguments["arms"]:
+        worker.learn((arguments["round"], arm))
 
 
 def questions_of(task: Task, config: Config, split: Split) -> list[Question]:

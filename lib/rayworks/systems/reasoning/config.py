@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rayworks.core.config import RESUME_SAFE, EngineSection, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, ComputeSection, EngineSection, Section, SystemConfig
 
 RECIPE = "recipe"
 """As the name of a policy: made in the run."""
@@ -314,6 +314,22 @@ class LearningSection(CurriculumSection):
     tuning: Literal["full", "lora"] = Field("full", description="train all weights, or low-rank adapters")
     lora_rank: int = Field(16, ge=1, description="rank of the adapters")
     lora_alpha: float = Field(32.0, gt=0, description="scale of the adapters")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="processes that learn one arm after the other in step through Ray Train, beside compute.workers; with 1, "
+        "arms are learned side by side. Results are equal within rounding",
+    )
+
+    @model_validator(mode="after")
+    def _each_worker_has_pairs(self) -> Self:
+        if self.workers > self.pairs_per_step:
+            raise ValueError(
+                f"learning.workers: {self.workers} cannot share the {self.pairs_per_step} pairs of a step; lower it, or "
+                "raise learning.pairs_per_step"
+            )
+        return self
 
 
 class EvaluationSection(Section):
@@ -346,6 +362,11 @@ class Config(SystemConfig):
     pairs: PairsSection = PairsSection()
     learning: LearningSection = LearningSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @property
+    def training_compute(self) -> ComputeSection:
+        """What those processes ask for that learn in step."""
+        return self.compute.model_copy(update={"workers": self.learning.workers})
 
     @model_validator(mode="after")
     def _makes_sense_together(self) -> Self:

@@ -13,11 +13,12 @@ from rayworks.core.report import Report, Table
 from rayworks.core.sweep import TrialResult
 from rayworks.lm.engines import check_engine
 from rayworks.lm.threads import limit_torch_threads
+from rayworks.runtime.data_parallel import DataParallel, worker_bundles
 from rayworks.runtime.placement import device_of, worker_bundle
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.reasoning import SPEC
-from rayworks.systems.reasoning.actors import ReasoningActor, questions_of
+from rayworks.systems.reasoning.actors import ReasoningActor, questions_of, training_loop
 from rayworks.systems.reasoning.config import RECIPE, VERIFIER, Arm, Config
 from rayworks.systems.reasoning.exported import ExportedPolicy, model_card, write_export
 from rayworks.systems.reasoning.files import Files
@@ -41,11 +42,17 @@ class ReasoningSystem(StagedSystem[Config]):
     spec = SPEC
     in_flight_per_worker = 1
     _replicas: Replicas | None = None
+    _in_step: DataParallel | None = None
 
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
         """The run itself asks for nothing; its stages share the workers, and replicas of the policy stand beside them."""
         return [{}, *[worker_bundle(config.compute)] * (config.compute.workers + config.model.replicas)]
+
+    @classmethod
+    def train_bundles(cls, config: Config) -> list[dict[str, float]]:
+        """See :func:`~.data_parallel.worker_bundles`."""
+        return worker_bundles(config.training_compute)
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
@@ -188,15 +195,31 @@ class ReasoningSystem(StagedSystem[Config]):
         return {"head_loss": found["loss"]} if found else {}
 
     def _learn(self, number: int) -> Metrics:
-        """As many arms as there are workers."""
+        """As many arms as there are workers or, with several in step, the one that they are at."""
         done = self.results["arms"].setdefault(str(number), {})
         if not self.results["pairs"][str(number)]["pairs"]:
             done |= dict.fromkeys(self._arms(number))
             return {}
-        wave = [arm for arm in self._arms(number) if arm not in done][: self.settings.compute.workers]
-        for arm, found in zip(wave, self.workers.map("learn", [(number, arm) for arm in wave]), strict=True):
-            done[arm] = found
-        return {f"{arm}_accuracy": share(done[arm]["test"]) for arm in wave if done[arm] is not None}
+        left = [arm for arm in self._arms(number) if arm not in done]
+        if self.settings.learning.workers > 1:
+            wave = {left[0]: self._learned_in_step(number, left)}
+        else:
+            calls = [(number, arm) for arm in left[: self.settings.compute.workers]]
+            wave = {arm: found for (_, arm), found in zip(calls, self.workers.map("learn", calls), strict=True)}
+        done |= wave
+        return {f"{arm}_accuracy": share(found["test"]) for arm, found in wave.items() if found is not None}
+
+    def _learned_in_step(self, number: int, left: Sequence[Arm]) -> dict[str, Any] | None:
+        """What the first of the arms came to that are left; the last ends those who learn."""
+        if self._in_step is None:
+            arguments = {"config": self.settings, "round": number, "arms": left}
+            folder, compute = f"training/round-{number}", self.settings.training_compute
+            self._in_step = DataParallel(training_loop, arguments, self.run_directory, folder, compute)
+        self._in_step.wait(lambda: self._files.arm(number, left[0]) is not None)
+        if len(left) == 1:
+            self._in_step.wait()
+            self._in_step = None
+        return self._files.arm(number, left[0])
 
     def _share_of_arms(self, number: int, arms: int) -> float:
         return len(self.results["arms"].get(str(number), {})) / arms

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from rayworks.lm.fine_tuning import Example, FineTuner
 from rayworks.lm.pair_training import EncodedPair, PairObjective, score_pairs
 from rayworks.lm.scoring import EncodedResponse
-from rayworks.lm.training import Batches, Trainer, TuningOptions
+from rayworks.lm.training import ALONE, Batches, Shard, Trainer, TuningOptions
 from rayworks.systems.reasoning.config import Arm, CurriculumSection, LearningSection
 from rayworks.systems.reasoning.learning.pairs import StepPair
 from rayworks.systems.reasoning.learning.training import CurriculumTrainer, anchor_batches
@@ -87,7 +87,9 @@ def tokens_read(arm: Arm, material: Material, section: LearningSection, seed: in
     return _tokens(Batches(len(texts), plan.texts_per_step(texts), seed, *TEXT_STREAM), texts, plan.steps)
 
 
-def new_trainer(arm: Arm, model: PreTrainedModel, material: Material, section: LearningSection, seed: int) -> Trainer:
+def new_trainer(
+    arm: Arm, model: PreTrainedModel, material: Material, section: LearningSection, seed: int, shard: Shard = ALONE
+) -> Trainer:
     """The trainer of an arm that the material suffices for, which tunes ``model`` in place."""
     plan = Plan.of(material, section, seed)
     plain = arm == "plain"
@@ -103,7 +105,7 @@ def new_trainer(arm: Arm, model: PreTrainedModel, material: Material, section: L
     texts = material.texts(arm)
     if texts is not None:
         batch = plan.texts_per_step(texts)
-        return FineTuner(model, [Example(text) for text in texts], options, batch_size=batch, seed=seed)
+        return FineTuner(model, [Example(text) for text in texts], options, batch_size=batch, seed=seed, shard=shard)
     objective = PairObjective(
         beta=section.plain_beta if plain else section.beta,
         reward="dpo",
@@ -126,6 +128,7 @@ def new_trainer(arm: Arm, model: PreTrainedModel, material: Material, section: L
         anchor_weight=0.0 if plain else section.anchor_weight,
         seed=seed,
         name=arm,
+        shard=shard,
     )
 
 

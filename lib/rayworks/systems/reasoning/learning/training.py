@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from torch import distributed
 from transformers import PreTrainedModel
 
 from rayworks.lm.fine_tuning import Example, negative_log_likelihood
@@ -34,7 +35,7 @@ class CurriculumTrainer(PairTrainer):
         anchors: whole answers whose likelihood is learned beside the pairs, ``anchors_per_step`` at a time; may be empty.
         end: the end token's id.
         seed: of the run.
-        shard: this worker's part of every batch; all workers sort alike.
+        shard: this worker's part of every batch; the first worker sorts for all.
 
     Raises:
         DataError: the log-probabilities here would not be the model's own, or there is no pair.
@@ -126,13 +127,19 @@ class CurriculumTrainer(PairTrainer):
         if epoch not in self.orders:
             gaps = self.prediction_gaps()
             self.model.train()
-            self.orders[epoch] = order(
-                self._curriculum,
-                np.array([pair.gap for pair in self._sources]),
-                gaps,
-                [pair.uid for pair in self._sources],
-                batch=self._step_size,
-                seed=self._seed,
-                epoch=epoch,
-            )
+            found = [
+                order(
+                    self._curriculum,
+                    np.array([pair.gap for pair in self._sources]),
+                    gaps,
+                    [pair.uid for pair in self._sources],
+                    batch=self._step_size,
+                    seed=self._seed,
+                    epoch=epoch,
+                )
+            ]
+            if self.shard.workers > 1:
+                # Gaps that are equal within rounding may sort otherwise on another machine.
+                distributed.broadcast_object_list(found)
+            self.orders[epoch] = found[0]
         return self.orders[epoch]
