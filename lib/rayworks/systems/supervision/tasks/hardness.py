@@ -1,0 +1,101 @@
+"""How hard each example is: by a reference model out of fold, by an export of difficulty, or by a column of the user's."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rayworks.core.errors import DataError
+from rayworks.systems.supervision.config import EXPORT
+
+COLUMN, LENGTH = "column:", "length"
+FOLDS = 5
+SETS, CALIBRATION = "sets.json", "calibration.json"
+
+
+def hardness_of(
+    name: str,
+    uids: Sequence[str],
+    texts: Sequence[str],
+    labels: np.ndarray,
+    columns: pd.DataFrame,
+    features: Callable[[str], Any],
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Hardness ``[examples]``, more is harder, and whether a reference model was right, where one was asked.
+
+    Args:
+        name: as in ``task.hardness``.
+        labels: ``[examples]``, classes.
+        features: from a name to features of all examples.
+
+    Raises:
+        DataError: an export or a column is missing or does not fit the examples.
+    """
+    if name.startswith(EXPORT):
+        return _exported(name.removeprefix(EXPORT), uids, texts), None
+    if name.startswith(COLUMN):
+        return _column(name.removeprefix(COLUMN), columns), None
+    if name == LENGTH:
+        return np.array([float(len(text)) for text in texts]), None
+    return reference(features(name), labels)
+
+
+def reference(features: Any, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By a logistic regression out of fold: 1 - p(true class), and whether it was right.
+
+    A class with fewer examples than folds is predicted by models that never saw it where it must be.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import KFold
+
+    classes = int(labels.max()) + 1
+    probabilities = np.zeros((len(labels), classes))
+    for inner, outer in KFold(FOLDS, shuffle=True, random_state=0).split(labels):
+        present = np.unique(labels[inner])
+        if len(present) < 2:
+            probabilities[np.ix_(outer, present)] = 1.0
+            continue
+        model = LogisticRegression(C=1.0, max_iter=100).fit(_scaled(features)[inner], labels[inner])
+        probabilities[np.ix_(outer, model.classes_)] = model.predict_proba(_scaled(features)[outer])
+    return 1 - probabilities[np.arange(len(labels)), labels], probabilities.argmax(1) == labels
+
+
+def _scaled(features: Any) -> Any:
+    """Dense features in units of their spread, sparse ones as they are."""
+    if not isinstance(features, np.ndarray):
+        return features
+    return features / (float(features.std()) or 1.0)
+
+
+def _exported(folder: str, uids: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    """Difficulty of the items of an export, which are found by their names or their texts."""
+    path = Path(folder).expanduser()
+    known: dict[str, float] = {}
+    try:
+        for name in json.loads((path / SETS).read_text()):
+            one = json.loads((path / name / CALIBRATION).read_text())
+            difficulty = [float(value) for value in one["parameters"]["difficulty"]]
+            known |= dict(zip(one["texts"], difficulty, strict=True)) | dict(zip(one["items"], difficulty, strict=True))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"task.hardness {folder!r}: is no export of difficulty ({error}); finish a run of it") from None
+    found = [known.get(uid, known.get(text)) for uid, text in zip(uids, texts, strict=True)]
+    missing = [uid for uid, value in zip(uids, found, strict=True) if value is None]
+    if missing:
+        raise DataError(
+            f"task.hardness {folder!r}: names other items than the task: {len(missing)} of {len(uids)} are not in it, the "
+            f"first is {missing[0]!r}; its items must have the uids or the texts of the examples"
+        )
+    return np.array(found, float)
+
+
+def _column(name: str, columns: pd.DataFrame) -> np.ndarray:
+    if name not in columns:
+        raise DataError(f"task.hardness: there is no column {name}; there are {', '.join(map(str, columns.columns)) or 'none'}")
+    values = pd.to_numeric(columns[name], errors="coerce").to_numpy(float)
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise DataError(f"task.hardness: column {name} holds no number for an example ({columns[name].iloc[row]!r})")
+    return values
