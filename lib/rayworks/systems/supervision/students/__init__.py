@@ -1,0 +1,1 @@
+"""Students: the stronger models, which learn from what weak experts say."""

@@ -1,0 +1,1 @@
+"""Tasks: where examples come from, and which of them are hard."""

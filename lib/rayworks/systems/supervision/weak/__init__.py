@@ -1,0 +1,1 @@
+"""Weak experts of classes."""
