@@ -122,8 +122,8 @@ def model_card(config: Config, results: Mapping[str, Any]) -> str:
     accuracy = [float(marks.mean()) for marks in students(results, "single")]
     return (
         f"# Weak experts of run {config.run.name}\n\n"
-        f"{taught['rounds']} of up to {config.boosting.rounds} experts ({config.weak.learner} on {config.weak.features}), boosted "
-        f"(EnsemW2S, arXiv 2410.04571) on {config.task.count_labelled} easy examples of {config.task.name}, first of "
+        f"{taught['rounds']} of up to {config.boosting.rounds} experts ({config.weak.learner} on {config.weak.features}), "
+        f"boosted (EnsemW2S, arXiv 2410.04571) on {config.task.count_labelled} easy examples of {config.task.name}, first of "
         f"{config.experiment.seeds} seeds; their number was chosen on validation, their vote is {taught['vote']}. "
         f"The student that one expert alone taught answered {np.mean(accuracy):.3f} of the hard test examples rightly.\n\n"
         "`ensemble.json` holds weights and vote, `experts/` the experts as arrays, `features.json` what they see of a text. "

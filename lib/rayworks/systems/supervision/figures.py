@@ -36,7 +36,8 @@ def rounds(
         axes.set_xscale("log")
         axes.set_xticks(numbers, [str(number) for number in numbers])
         axes.minorticks_off()
-        describe(axes, "experts", "accuracy on hard test examples", "Accuracy against rounds", legend=7)
+        describe(axes, "experts", "accuracy on hard test examples", "Accuracy against rounds")
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
     return drawing.png
 
 
@@ -49,7 +50,7 @@ def students(found: Mapping[str, Gain], confidence: float) -> bytes:
         axes.axvline(0.0, color=COLOURS[7], linewidth=1.2, label="single-taught student")
         for place, (_, one) in enumerate(ranked):
             spread = [[one.mean - one.low], [one.high - one.mean]]
-            axes.plot(one.by_seed, [place] * len(one.by_seed), ".", color=COLOURS[3], markersize=4)
+            axes.plot(one.by_seed, [place - 0.22] * len(one.by_seed), ".", color=COLOURS[3], markersize=4)
             axes.errorbar(one.mean, place, xerr=spread, fmt="o", color=COLOURS[0], capsize=3)
         axes.set_yticks(range(len(ranked)), [name for name, _ in ranked])
         describe(
@@ -64,7 +65,8 @@ def correlation(matrices: Mapping[str, Sequence[Sequence[float | None]]]) -> byt
         panels = drawing.axes if len(matrices) > 1 else [drawing.ax]
         for axes, (name, matrix) in zip(panels, matrices.items(), strict=True):
             values = np.array([[np.nan if one is None else one for one in row] for row in matrix], float)
-            shown = axes.imshow(values, vmin=-1, vmax=1, cmap="RdBu_r")
+            ends = (0.5, len(values) + 0.5)
+            shown = axes.imshow(values, vmin=-1, vmax=1, cmap="RdBu_r", extent=(*ends, *ends[::-1]))
             axes.grid(visible=False)
             axes.set(xlabel="expert", ylabel="expert", title=name)
         drawing.figure.colorbar(shown, ax=list(panels), label="correlation of errors", shrink=0.85)

@@ -21,14 +21,14 @@ from rayworks.systems.supervision.pupils import CHOSEN, EASY_TRUTH, TRUTH, arms,
 
 STUDENTS_TABLE = "Students, by their teachers"
 NOTES = (
-    "Gain: accuracy on the hard test examples less that of the student whom a single weak expert taught with the same kind of "
+    "Gain: accuracy on the hard test examples less that of the student whom one weak expert taught with the same kind of "
     "labels, example by example. Its interval is the wider of Student's t over seeds and of a bootstrap over test examples; "
     "seeds share the pool of examples, so their tests overlap.",
-    "The number of experts and their vote are chosen on easy validation examples. The test's labels are read once, at the end; "
-    "the figure against rounds shows them for every number, which chose nothing.",
+    "The number of experts and their vote are chosen on easy validation examples. The test's labels are read once, at the "
+    "end; the figure against rounds shows them for every number, which chose nothing.",
     "single: one expert's probabilities; ensemble: boosting; bagging: experts of resampled rows; uniform: other seeds alone; "
-    "evidential: Dirichlet mean of bagging's votes; logconf, product: other losses on the single expert's labels; easy-truth: the "
-    "student on the labelled easy examples themselves; ceiling: on the true labels of the hard ones.",
+    "evidential: Dirichlet mean of bagging's votes; logconf, product: other losses on the single expert's labels; "
+    "easy-truth: the student on the labelled easy examples themselves; ceiling: on the true labels of the hard ones.",
 )
 
 
@@ -89,7 +89,7 @@ def _students_table(config: Config, results: Results, found: dict[str, Gain]) ->
         ),
         rows,
         note=f"{config.experiment.confidence:.0%} intervals. Labels of ARM@N: the first N experts, or as many as validation "
-        "chose. Recovered share: of the gap between the single weak expert and the ceiling; none where that gap is within two "
+        "chose. Recovered share: of the gap between the single weak expert and the ceiling; none where that is within two "
         f"standard errors. {config.student.labels.capitalize()} labels.",
     )
 
@@ -111,8 +111,8 @@ def _teachers_table(config: Config, results: Results) -> Table:
         "Teachers",
         ("experts", "accuracy on hard test", "right labels", "chosen, by seed", "error correlation"),
         rows,
-        note="Right labels: of the unlabelled examples that students learn from. Error correlation: mean over pairs of experts, "
-        "on validation.",
+        note="Right labels: of the unlabelled examples that students learn from. Error correlation: mean over pairs of "
+        "experts, on validation.",
     )
 
 
@@ -129,8 +129,8 @@ def _rounds_table(config: Config, results: Results) -> Table:
         "Boosting of the first seed, round by round",
         ("round", "error", "alpha", "effective share", "kept", *(f"validation, {vote}" for vote in curves)),
         rows,
-        note="Error and effective share under the weights that the expert learned from. Validation: accuracy of the experts so "
-        f"far, by vote. {chain['ended'].capitalize() + '.' if chain['ended'] else ''}".strip(),
+        note="Error and effective share under the weights that the expert learned from. Validation: accuracy of the experts "
+        f"so far, by vote. {chain['ended'].capitalize() + '.' if chain['ended'] else ''}".strip(),
     )
 
 
