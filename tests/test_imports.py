@@ -21,6 +21,7 @@ ACTORS = {
     "reasoning": (4100, {"scipy", *LANGUAGE_MODELS}),
     "recommendation": (2750, {"pandas", "ray.data", "ray.train", "scipy", "torch"}),
     "regulation": (1300, {"pandas", "scipy"}),
+    "supervision": (4400, {"pandas", "scipy", *LANGUAGE_MODELS}),
 }
 """System to the most modules that its workers load before they are asked for anything, and the heavy ones among them."""
 TRIALS = {
@@ -31,6 +32,7 @@ TRIALS = {
     "reasoning": (4900, {"pandas"}),
     "recommendation": (3400, set[str]()),
     "regulation": (2400, set[str]()),
+    "supervision": (4900, set[str]()),
 }
 """The same of the process of the run, beside what its workers and Tune load."""
 

@@ -98,7 +98,8 @@ class ClassTrack:
 
     def truth(self, split: Split) -> np.ndarray:
         """See :class:`~.tracks.Track`."""
-        return np.eye(self.classes)[self._labels(split)]
+        truth: np.ndarray = np.eye(self.classes)[self._labels(split)]
+        return truth
 
     def rights(self, labels: np.ndarray, split: Split) -> np.ndarray:
         """See :class:`~.tracks.Track`."""
@@ -166,7 +167,8 @@ class RowLearner:
 
     def misses(self, expert: Expert) -> np.ndarray:
         """See :class:`~.boosting.chain.Learner`."""
-        return (expert.probabilities(self._features).argmax(axis=1) != self._labels).astype(float)
+        wrong: np.ndarray = expert.probabilities(self._features).argmax(axis=1) != self._labels
+        return wrong.astype(float)
 
 
 def surest(labels: np.ndarray, share: float) -> np.ndarray:

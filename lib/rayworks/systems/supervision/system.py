@@ -1,11 +1,14 @@
 """The run: experts, round after round, what they teach, who learns it, and one test at the end."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rayworks.core.models import locate
 from rayworks.core.report import Report, Table
+from rayworks.core.run_directory import EXPORT
 from rayworks.core.sweep import TrialResult
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.placement import worker_bundle
@@ -15,7 +18,7 @@ from rayworks.systems.supervision import SPEC
 from rayworks.systems.supervision.actors import SupervisionActor
 from rayworks.systems.supervision.boosting.chain import Arm
 from rayworks.systems.supervision.config import Config
-from rayworks.systems.supervision.exported import model_card, write_export
+from rayworks.systems.supervision.exported import ensemble_of, model_card, write_export
 from rayworks.systems.supervision.files import Files
 from rayworks.systems.supervision.opening import Tracks, pool_of
 from rayworks.systems.supervision.pupils import Pupil, arms, pupils
@@ -71,7 +74,10 @@ class SupervisionSystem(StagedSystem[Config]):
 
     def export(self) -> None:
         """The ensemble of the first seed that labels, with what it sees of a text, and a card."""
-        write_export(self.settings, self.results, Tracks(self.settings), Files(self.run_directory), self.run_directory)
+        ensemble = ensemble_of(self.settings, self.results, Tracks(self.settings), Files(self.run_directory))
+        with tempfile.TemporaryDirectory() as scratch:
+            write_export(ensemble, Path(scratch))
+            self.run_directory.put_folder(Path(scratch), EXPORT)
         self.export_file("README.md", model_card(self.settings, self.results))
 
     def report(self) -> Report:

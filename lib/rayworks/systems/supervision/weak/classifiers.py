@@ -24,6 +24,19 @@ class TreeExpert:
     values: np.ndarray
     """``[nodes, classes]``."""
 
+    def check(self, width: int, classes: int) -> None:
+        """Raise :class:`ValueError` where this is no tree over so many features and classes."""
+        nodes, inner = len(self.features), self.features >= 0
+        shapes = {len(part) for part in (self.thresholds, self.left, self.right, self.values)}
+        if shapes != {nodes} or self.values.shape != (nodes, classes) or not np.isfinite(self.values).all():
+            raise ValueError("its nodes do not fit each other")
+        for child in (self.left[inner], self.right[inner]):
+            # Further down and further on: a walk ends.
+            if not ((child > np.flatnonzero(inner)) & (child < nodes)).all():
+                raise ValueError("its nodes are no tree")
+        if (self.features >= width).any():
+            raise ValueError(f"it asks for more than {width} features")
+
     def probabilities(self, features: Any) -> np.ndarray:
         """``[rows, classes]`` of features ``[rows, features]``, dense or sparse."""
         asked = np.unique(self.features[self.features >= 0])
@@ -49,14 +62,22 @@ class LinearExpert:
     """``[classes]``."""
     link: Literal["softmax", "identity"] = "softmax"
 
+    def check(self, width: int, classes: int) -> None:
+        """Raise :class:`ValueError` where this is no map of so many features to so many classes."""
+        if self.weights.shape != (width, classes) or self.bias.shape != (classes,):
+            raise ValueError(f"its weights are {list(self.weights.shape)}, not {[width, classes]}")
+        if not (np.isfinite(self.weights).all() and np.isfinite(self.bias).all()):
+            raise ValueError("its weights are no numbers")
+
     def probabilities(self, features: Any) -> np.ndarray:
         """``[rows, classes]`` of features ``[rows, features]``, dense or sparse."""
         scores = np.asarray(features @ self.weights + self.bias, float)
         if self.link == "identity":
-            cut = np.clip(scores, 1e-6, 1.0)
-            return cut / cut.sum(axis=1, keepdims=True)
-        grown = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return grown / grown.sum(axis=1, keepdims=True)
+            masses = np.clip(scores, 1e-6, 1.0)
+        else:
+            masses = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares: np.ndarray = masses / masses.sum(axis=1, keepdims=True)
+        return shares
 
 
 Expert = TreeExpert | LinearExpert
@@ -97,7 +118,7 @@ def logistic(features: Any, labels: np.ndarray, weights: np.ndarray, classes: in
 
 def save_arrays(expert: Expert, folder: Path) -> None:
     """Write an expert into a folder."""
-    arrays = {name: np.asarray(value) for name, value in vars(expert).items()}
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(expert).items()}
     np.savez(folder / FILE, **arrays)
 
 
