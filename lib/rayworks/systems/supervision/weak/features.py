@@ -151,7 +151,9 @@ def _of_the_user(name: str, texts: Sequence[str]) -> np.ndarray:
         ) from error
     if found.ndim != 2 or len(found) != len(texts) or not np.isfinite(found).all():
         shape = f"the shape {list(found.shape)}" if found.ndim != 2 or len(found) != len(texts) else "what is no number"
-        raise DataError(f"features: {name} gave {shape} for {len(texts)} texts; it must give a finite number per feature")
+        raise DataError(
+            f"features: {name} gave {shape} for {len(texts)} texts; it must give a finite number per feature"
+        )
     return found
 
 
