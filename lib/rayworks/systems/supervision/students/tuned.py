@@ -23,6 +23,7 @@ from rayworks.systems.supervision.weak.class_words import (
     class_logprobs,
     class_probabilities,
     class_prompts,
+    parameters,
 )
 
 OFFSETS = "offsets.npy"
@@ -155,13 +156,6 @@ def tune_on_texts(
     tuner = FineTuner(model, [Example(text) for text in texts], options, batch_size=section.batch_size, seed=seed)
     tuner.train(tuner.total_steps)
     return TunedModel(tuner.tuned(), tokenizer, flops)
-
-
-def parameters(model: PreTrainedModel) -> int:
-    """Weights that every token is multiplied by: an embedding that is not the output layer too is only looked up."""
-    looked_up, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    every = sum(value.numel() for value in model.parameters())
-    return every if looked_up is output else every - int(looked_up.numel())
 
 
 def _loaded(section: StudentSection, features: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

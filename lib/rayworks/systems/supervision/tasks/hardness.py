@@ -93,7 +93,9 @@ def _exported(folder: str, uids: Sequence[str], texts: Sequence[str]) -> np.ndar
 
 def _column(name: str, columns: pd.DataFrame) -> np.ndarray:
     if name not in columns:
-        raise DataError(f"task.hardness: there is no column {name}; there are {', '.join(map(str, columns.columns)) or 'none'}")
+        raise DataError(
+            f"task.hardness: there is no column {name}; there are {', '.join(map(str, columns.columns)) or 'none'}"
+        )
     values = pd.to_numeric(columns[name], errors="coerce").to_numpy(float)
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values))[0])

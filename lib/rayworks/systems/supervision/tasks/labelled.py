@@ -49,7 +49,9 @@ def labelled(
         raise DataError(f"task.name: gave {len(texts)} texts and {len(names)} labels; give as many of both")
     classes = tuple(sorted(set(names)))
     if len(classes) < 2:
-        raise DataError(f"task.name: all labels are {classes[0] if classes else 'missing'}; give examples of two classes")
+        raise DataError(
+            f"task.name: all labels are {classes[0] if classes else 'missing'}; give examples of two classes"
+        )
     if len(classes) > MOST_CLASSES:
         raise DataError(
             f"task.name: {len(classes)} labels, more than {MOST_CLASSES} classes; set task.kind: texts if these are texts"
@@ -94,9 +96,11 @@ def read_labelled(name: str) -> LabelledExamples:
     uids = [str(uid) for uid in table["uid"]] if "uid" in table else None
     texts = texts_of(table, "text", name)
     # Booleans are names of classes, too.
-    table = table.assign(label=[str(value) if isinstance(value, bool | np.bool_) else value for value in table["label"]]) if (
-        "label" in table
-    ) else table
+    table = (
+        table.assign(label=[str(value) if isinstance(value, bool | np.bool_) else value for value in table["label"]])
+        if ("label" in table)
+        else table
+    )
     return labelled(texts, texts_of(table, "label", name), uids, table)
 
 

@@ -22,7 +22,7 @@ from rayworks.lm.fine_tuning import Example, FineTuner
 from rayworks.lm.scoring import EncodedResponse
 from rayworks.lm.training import TuningOptions
 from rayworks.systems.supervision.config import WeakSection
-from rayworks.systems.supervision.weak.class_words import class_ids, class_probabilities, class_prompts
+from rayworks.systems.supervision.weak.class_words import class_ids, class_probabilities, class_prompts, parameters
 
 MISSED = "missed.bin"
 
@@ -102,6 +102,11 @@ class AdapterBase:
             tuner.export(scratch, self.tokenizer, adapters_of=self.section.model)
             files = {name: (Path(scratch) / name).read_bytes() for name in (CONFIG, WEIGHTS)}
         return Adapter(files | ({MISSED: missed} if missed else {}))
+
+    @property
+    def parameters(self) -> int:
+        """See :func:`~.class_words.parameters`."""
+        return parameters(self._model)
 
     def beside(self, experts: Sequence[Adapter]) -> tuple[CausalModel, list[int]]:
         """Load experts beside the base, where they are not yet: it, and their numbers as rows of it.

@@ -57,3 +57,10 @@ def class_probabilities(
             logprobs = class_logprobs(model, [prompts[row] for row in rows], ids)
         found[rows] = logprobs.double().exp().cpu().numpy()
     return found
+
+
+def parameters(model: PreTrainedModel) -> int:
+    """Weights that every token is multiplied by: an embedding that is not the output layer too is only looked up."""
+    looked_up, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    every = sum(value.numel() for value in model.parameters())
+    return int(every if looked_up is output else every - looked_up.numel())
