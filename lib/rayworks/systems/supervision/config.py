@@ -42,9 +42,13 @@ class TaskSection(Section):
     )
     count: int = Field(10_000, ge=8, description="examples to take, drawn by seed, near-duplicates left out")
     count_labelled: int = Field(2000, ge=2, description="easy examples whose labels the weak experts learn from")
-    count_validation: int = Field(500, ge=2, description="easy examples that choose the rounds, whose labels are known too")
+    count_validation: int = Field(
+        500, ge=2, description="easy examples that choose the rounds, whose labels are known too"
+    )
     count_unlabelled: int = Field(3000, ge=2, description="hard examples that the weak experts label for the student")
-    count_test: int = Field(2000, ge=2, description="hard examples to measure on; their labels are read once, at the end")
+    count_test: int = Field(
+        2000, ge=2, description="hard examples to measure on; their labels are read once, at the end"
+    )
     split: Literal["easy-to-hard", "random"] = Field(
         "easy-to-hard", description="easy-to-hard: labels are known of the easier half alone; random: of any"
     )
@@ -53,7 +57,7 @@ class TaskSection(Section):
         min_length=1,
         description="measure of what is hard: the features on which a reference model is fitted out of fold, of another "
         "family than teachers and student (minilm, tfidf, or what student.features can be); or export:FOLDER, of "
-        "difficulty, whose items are these examples; or a column of your file as column:NAME",
+        "difficulty, whose items are these examples; length (of the text); or a column of your file as column:NAME",
     )
     answered_by: Literal["choosing", "writing"] = Field(
         "choosing",
@@ -90,9 +94,7 @@ class BoostingSection(Section):
     """How experts are weighed, and what they learn from."""
 
     rounds: int = Field(40, ge=1, le=1000, description="experts, at most; validation chooses how many of them teach")
-    rounds_per_call: int = Field(
-        10, ge=1, description="rounds between checkpoints", json_schema_extra=RESUME_SAFE
-    )
+    rounds_per_call: int = Field(10, ge=1, description="rounds between checkpoints", json_schema_extra=RESUME_SAFE)
     rule: Literal["adaboost", "samme", "m1", "prior"] | None = Field(
         None,
         description="rule that weighs an expert: adaboost (two classes), samme (ln(K-1) added), m1 (any number of classes, "
@@ -120,10 +122,15 @@ class BoostingSection(Section):
         description="prior: the error that counts as chance; null: measured, of the predictor that knows the place in the "
         "answer and the token before alone",
     )
+    fallback: bool = Field(
+        True,
+        description="whether one expert teaches alone where the verdict after a few rounds says that more do not help",
+    )
     vote: Vote | Literal["validation"] = Field(
-        "share",
+        "validation",
         description="what experts say together: share (of the weight that has a class as its likeliest), linear (mean "
-        "probability), log-linear, or the best of them on validation",
+        "probability), log-linear, or validation: of share and linear the one whose student is better there (of tuned "
+        "students: that is itself better there)",
     )
 
 
@@ -135,13 +142,20 @@ class StudentSection(Section):
         "linear",
         description="kind of the student: linear (logistic on words, ridge on dense features), or a tuned language model",
     )
-    penalty: float = Field(1.0, gt=0, description="linear: inverse strength of the penalty on words; strength on dense features")
+    penalty: float = Field(
+        1.0, gt=0, description="linear: inverse strength of the penalty on words; strength on dense features"
+    )
+    loss: Loss = Field(
+        "cross-entropy",
+        description="loss of all students but those named by one: cross-entropy, logconf (confidence in its own answers "
+        "grows) or product (of its own and the weak probability)",
+    )
     labels: Literal["soft", "hard"] = Field("soft", description="labels of all students: distributions, or classes")
     taught: tuple[Student, ...] = Field(
         STUDENTS[:-1],
         min_length=1,
         description="students: single and ensemble (by boosting), bagging, uniform (other seeds alone), evidential "
-        "(Dirichlet mean of uniform votes), logconf and product (other losses on the single teacher's labels), ladder",
+        "(Dirichlet mean of bagging's votes), logconf and product (other losses on the single teacher's labels), ladder",
     )
     ladder: tuple[str, ...] = Field(
         (), description="features of the students in between, each taught by the one before (bootstrapping)"
@@ -150,7 +164,9 @@ class StudentSection(Section):
         1.0, gt=0, le=1, description="share of the unlabelled examples to learn from, the surest of each label first"
     )
     logconf_weight: float = Field(0.5, ge=0, le=1, description="logconf: weight of the student's own answer at the end")
-    logconf_warmup: float = Field(0.1, ge=0, lt=1, description="logconf: share of the steps over which that weight grows")
+    logconf_warmup: float = Field(
+        0.1, ge=0, lt=1, description="logconf: share of the steps over which that weight grows"
+    )
     product_powers: tuple[float, float] = Field(
         (1.0, 1.0), description="product: powers of the student's own probability and of the weak label"
     )

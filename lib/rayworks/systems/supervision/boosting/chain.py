@@ -127,9 +127,7 @@ def grow(
         _add(chain, learner, options, seed, keep)
 
 
-def _add(
-    chain: Chain, learner: Learner, options: ChainOptions, seed: int, keep: Callable[[int, Any], None]
-) -> None:
+def _add(chain: Chain, learner: Learner, options: ChainOptions, seed: int, keep: Callable[[int, Any], None]) -> None:
     number, units = len(chain.rounds), len(chain.distribution)
     own = seeds.derive_small(seed, "experts", number)
     drawn = seeds.stream(seed, "draws", chain.arm, number)
@@ -167,9 +165,7 @@ def _weights(chain: Chain, options: ChainOptions, drawn: np.random.Generator) ->
     return np.minimum(counts, 1.0) if options.multiplicity == "mask" else counts
 
 
-def _crossed(
-    learner: Learner, weights: np.ndarray, seed: int, folds: int, drawn: np.random.Generator
-) -> np.ndarray:
+def _crossed(learner: Learner, weights: np.ndarray, seed: int, folds: int, drawn: np.random.Generator) -> np.ndarray:
     """Misses of every unit by an expert that did not learn from its sample."""
     owners = np.unique(learner.owners, return_inverse=True)[1]
     samples = int(owners.max()) + 1

@@ -43,5 +43,7 @@ def verdict(chain: Chain, correlation: float | None, single: float, ensemble: fl
         if correlation > ALIKE:
             return Verdict(False, f"experts err alike ({seen})")
     if ensemble < single:
-        return Verdict(False, f"together they are worse than the first on validation, {ensemble:.3f} against {single:.3f} ({seen})")
+        return Verdict(
+            False, f"together they are worse than the first on validation, {ensemble:.3f} against {single:.3f} ({seen})"
+        )
     return Verdict(True, seen)

@@ -42,14 +42,14 @@ def hardened(probabilities: np.ndarray) -> np.ndarray:
 
 
 def evidential(probabilities: np.ndarray) -> np.ndarray:
-    """Mean of the Dirichlet posterior that equal votes leave of a flat prior, ``[rows, classes]``: ``(votes + 1) / (T + K)``."""
+    """Mean of the Dirichlet posterior of equal votes and a flat prior, ``[rows, classes]``: ``(votes + 1) / (T + K)``."""
     experts, _, classes = probabilities.shape
     mean: np.ndarray = (hardened(probabilities).sum(axis=0) + 1) / (experts + classes)
     return mean
 
 
 def error_correlations(wrong: np.ndarray) -> np.ndarray:
-    """Correlation of errors, ``[experts, experts]``, of ``wrong`` ``[experts, rows]``; NaN for one that is always or never wrong."""
+    """Correlation of errors ``[experts, experts]`` of ``wrong`` ``[experts, rows]``; NaN for one always or never wrong."""
     centred = wrong - wrong.mean(axis=1, keepdims=True)
     spread = np.sqrt(np.square(centred).sum(axis=1))
     spread[spread == 0] = np.nan

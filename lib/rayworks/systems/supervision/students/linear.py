@@ -5,16 +5,14 @@ from typing import Any
 import numpy as np
 
 from rayworks.systems.supervision.config import Loss, StudentSection
-from rayworks.systems.supervision.students.losses import LossOptions, targets
+from rayworks.systems.supervision.students.losses import class_offsets, targets
 from rayworks.systems.supervision.weak.classifiers import LinearExpert, logistic
 
 REFITS = 5
 """Of a loss whose targets depend on the student's own answers: after each, the targets are made anew."""
 
 
-def fit_student(
-    features: Any, labels: np.ndarray, section: StudentSection, loss: Loss, options: LossOptions
-) -> LinearExpert:
+def fit_student(features: Any, labels: np.ndarray, section: StudentSection, loss: Loss) -> LinearExpert:
     """A student of labels.
 
     Losses that look at the student's own answers are reached by refitting to targets made anew, each fit to its end, as if
@@ -28,7 +26,8 @@ def fit_student(
     if loss != "cross-entropy":
         for stage in range(1, REFITS + 1):
             own = model.probabilities(features)
-            model = _fit(features, targets(loss, labels, own, stage / REFITS, options), section.penalty)
+            drawn_to = targets(loss, labels, own, stage / REFITS, section, class_offsets(labels, own))
+            model = _fit(features, drawn_to, section.penalty)
     return model
 
 

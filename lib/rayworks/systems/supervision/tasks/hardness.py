@@ -10,6 +10,7 @@ import pandas as pd
 
 from rayworks.core.errors import DataError
 from rayworks.systems.supervision.config import EXPORT
+from rayworks.systems.supervision.weak.features import check_features
 
 COLUMN, LENGTH = "column:", "length"
 FOLDS = 5
@@ -41,6 +42,16 @@ def hardness_of(
     if name == LENGTH:
         return np.array([float(len(text)) for text in texts]), None
     return reference(features(name), labels)
+
+
+def check_hardness(name: str) -> None:
+    """Raise what :func:`hardness_of` would of a name, without reading an example."""
+    if name.startswith(EXPORT):
+        folder = name.removeprefix(EXPORT)
+        if not (Path(folder).expanduser() / SETS).is_file():
+            raise DataError(f"task.hardness {folder!r}: is no export of difficulty; finish a run of it")
+    elif not name.startswith(COLUMN) and name != LENGTH:
+        check_features(name)
 
 
 def reference(features: Any, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

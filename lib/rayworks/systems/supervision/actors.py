@@ -1,0 +1,130 @@
+"""The workers of a run: each does a piece of one seed, and hands on through files of the run."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from rayworks.core import seeds
+from rayworks.core.run_directory import RunDirectory
+from rayworks.lm.threads import limit_torch_threads
+from rayworks.systems.supervision.boosting.chain import Arm, Chain, ChainOptions, grow
+from rayworks.systems.supervision.boosting.votes import mean_correlation
+from rayworks.systems.supervision.boosting.weighting import rule_of
+from rayworks.systems.supervision.config import Config
+from rayworks.systems.supervision.files import Files
+from rayworks.systems.supervision.opening import Tracks
+from rayworks.systems.supervision.pupils import CHOSEN, EASY_TRUTH, TRUTH, Pupil, arms, pupils, shown_rounds
+from rayworks.systems.supervision.teaching import choose
+from rayworks.systems.supervision.tracks import Lesson, Split, Track
+
+READ: tuple[Split, ...] = ("unlabelled", "test")
+"""What experts label."""
+
+
+class SupervisionActor:
+    """Fits experts, lets them label, teaches students, and at the end tests all of them."""
+
+    def __init__(self, config: Config, directory: RunDirectory) -> None:
+        limit_torch_threads()
+        self._config, self._files, self._tracks = config, Files(directory), Tracks(config)
+
+    def prepare(self, seed: int) -> dict[str, Any]:
+        """Read the examples, measure what is hard, part them; what is known of them without the test's labels."""
+        track = self._tracks[seed]
+        return {**track.facts(), "prior_error": track.prior_error(), "units": len(track.learner().owners)}
+
+    def grow(self, call: tuple[int, Arm, int]) -> dict[str, Any]:
+        """Fit up to so many further experts of a chain, and keep them; how far it is, and its rounds."""
+        number, arm, more = call
+        began, track = time.perf_counter(), self._tracks[number]
+        learner = track.learner()
+        chain = self._files.chain(number, arm) or Chain.begin(arm, len(learner.owners))
+        section, fitted = self._config.boosting, dict[int, Any]()
+        aim = min(section.rounds, len(chain.kept) + more)
+        options = self._options(track)
+        grow(chain, learner, options, rounds=aim, seed=self._seed(number), keep=fitted.__setitem__)
+        self._files.keep_chain(number, chain, fitted, track.save_expert)
+        return {
+            "kept": len(chain.kept),
+            "ended": chain.ended,
+            "rounds": [vars(one) for one in chain.rounds],
+            "seconds": time.perf_counter() - began,
+        }
+
+    def teach(self, call: tuple[int, Arm]) -> dict[str, Any]:
+        """Choose how an arm teaches, and keep what it says of the unlabelled and of the test examples."""
+        number, arm = call
+        began, track = time.perf_counter(), self._tracks[number]
+        chain, experts = self._files.chain(number, arm), self._files.experts(number, arm, track)
+        assert chain is not None
+        choice = choose(track, chain, experts, self._config, self._seed(number))
+        numbers = {choice.rounds, *(shown_rounds(self._config) if arm == "boosting" else ())}
+        alphas = chain.alphas if len(chain.alphas) else np.ones(1)
+        for split in READ:
+            labels = track.label(experts, alphas, split, choice.vote, sorted(numbers))
+            for rounds, said in labels.items():
+                self._keep(track, number, f"{arm}@{rounds}", split, said)
+            self._keep(track, number, f"{arm}@{CHOSEN}", split, labels[choice.rounds])
+            if arm == "bagging":
+                self._keep(track, number, "evidential", split, track.evidential(experts, split))
+        return {**vars(choice), "seconds": time.perf_counter() - began, "cost": track.cost(len(experts))}
+
+    def learn(self, call: tuple[int, Pupil]) -> dict[str, Any]:
+        """Teach a student, and keep what it says of the test examples, and of the unlabelled ones if it teaches another."""
+        number, pupil = call
+        began, track = time.perf_counter(), self._tracks[number]
+        lesson = self._lesson(track, number, pupil)
+        seed = self._seed(number)
+        said, cost = track.learn(lesson, "test", seed)
+        self._keep(track, number, pupil.name, "test", said)
+        if any(other.teacher == pupil.name for other in pupils(self._config)):
+            self._keep(track, number, pupil.name, "unlabelled", track.learn(lesson, "unlabelled", seed)[0])
+        return {"seconds": time.perf_counter() - began, **cost}
+
+    def test(self, number: int) -> dict[str, Any]:
+        """Read the test's labels, for the only time, and mark everybody: ``1`` and ``0``, one per test example."""
+        track = self._tracks[number]
+
+        def marks(name: str, split: Split) -> str:
+            said = track.unpack(self._files.labels(number, _file(name, split)))
+            return "".join("1" if right else "0" for right in track.rights(said, split))
+
+        shown = [f"boosting@{rounds}" for rounds in shown_rounds(self._config)]
+        teachers = [*shown, *(f"{arm}@{CHOSEN}" for arm in arms(self._config))]
+        return {
+            "teachers": {name: marks(name, "test") for name in teachers},
+            "taught": {name: marks(name, "unlabelled").count("1") for name in teachers},
+            "students": {pupil.name: marks(pupil.name, "test") for pupil in pupils(self._config)},
+            "correlation": self._correlation(track, number),
+        }
+
+    def _correlation(self, track: Track, number: int) -> float | None:
+        return mean_correlation(track.wrong(self._files.experts(number, "boosting", track), "test"))
+
+    def _lesson(self, track: Track, number: int, pupil: Pupil) -> Lesson:
+        if pupil.teacher == EASY_TRUTH:
+            return Lesson(track.known("labelled"), "labelled")
+        if pupil.teacher == TRUTH:
+            return Lesson(track.truth("unlabelled"))
+        labels = track.unpack(self._files.labels(number, _file(pupil.teacher, "unlabelled")))
+        if self._config.student.labels == "hard":
+            labels = track.hard(labels)
+        return Lesson(labels, "unlabelled", pupil.loss, pupil.features)
+
+    def _keep(self, track: Track, number: int, name: str, split: Split, labels: Any) -> None:
+        self._files.keep_labels(number, _file(name, split), track.pack(labels))
+
+    def _options(self, track: Track) -> ChainOptions:
+        section = self._config.boosting
+        name = section.rule or ("prior" if self._config.of_texts else "adaboost" if track.classes == 2 else "samme")
+        prior = (section.prior_error or track.prior_error()) if name == "prior" else None
+        rule = rule_of(name, track.classes, prior, section.most_alpha)
+        return ChainOptions(rule, section.mode, section.multiplicity, section.folds, section.retries)
+
+    def _seed(self, number: int) -> int:
+        return seeds.derive_small(self._config.run.seed, "supervision", number)
+
+
+def _file(name: str, split: Split) -> str:
+    return f"{name.replace('@', '-')}.{split}"
