@@ -9,10 +9,10 @@ from rayworks.systems.supervision.boosting.chain import Chain, ChainOptions, gro
 from rayworks.systems.supervision.boosting.votes import VOTES
 from rayworks.systems.supervision.boosting.weighting import rule_of
 from rayworks.systems.supervision.config import Config
+from rayworks.systems.supervision.generation.text_track import TextPool, TextTrack, surest
 from rayworks.systems.supervision.generation.tokens import CLIP, Tokens, Written, packed, prior_error, unpacked
 from rayworks.systems.supervision.tasks.examples import TextExample
-from rayworks.systems.supervision.tasks.texts import TextExamples, read_texts, text_examples
-from rayworks.systems.supervision.text_track import TextTrack, surest
+from rayworks.systems.supervision.tasks.texts import checked, read_texts
 from rayworks.systems.supervision.tracks import Lesson
 
 THINGS = ("dress", "shirt", "coat", "sock")
@@ -20,7 +20,7 @@ WORDS = ("warm", "lovely", "torn", "thin")
 OPTIONS = tuple(f" {thing} {word}" for thing in ("wool", "silk") for word in ("soft", "stiff"))
 
 
-def pool(count: int = 160, options: bool = False) -> TextExamples:
+def pool(count: int = 160, options: bool = False) -> list[TextExample]:
     """What a garment is made of depends on its name, how it feels on a word."""
     examples = []
     for number in range(count):
@@ -28,7 +28,7 @@ def pool(count: int = 160, options: bool = False) -> TextExamples:
         answer = OPTIONS[2 * (number % 4 > 1) + (number // 4 % 4 > 1)]
         prompt = f"a {thing} that is {word} number {number}:"
         examples.append(TextExample(f"n{number}", prompt, answer, OPTIONS if options else ()))
-    return text_examples(examples)
+    return examples
 
 
 ADAPTERS = {
@@ -51,6 +51,10 @@ def config(model: str = "", **changes: dict[str, object]) -> Config:
     return Config.model_validate(
         {name: settings.get(name, {}) | changes.get(name, {}) for name in {*settings, *changes}}
     )
+
+
+def track_of(settings: Config, examples: list[TextExample], seed: int = 0) -> TextTrack:
+    return TextTrack(settings, TextPool(settings, examples), seed)
 
 
 def grown(track: TextTrack, rounds: int = 4, window: int | None = 1) -> tuple[Chain, list[object]]:
@@ -103,7 +107,7 @@ def test_misses_travel_as_bits(count: int) -> None:
 )
 def test_examples_that_cannot_be_used_are_refused(example: TextExample, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
-        text_examples([TextExample("b", "what?", "no"), example])
+        checked([TextExample("b", "what?", "no"), example])
 
 
 def test_a_file_of_texts_is_read(tmp_path: Path) -> None:
@@ -116,8 +120,8 @@ def test_a_file_of_texts_is_read(tmp_path: Path) -> None:
         json.dumps(rows[0]) + "\n" + json.dumps(rows[1] | {"answer": "b", "options": ["b", "c"], "hard": 3})
     )
     found = read_texts(str(path))
-    assert found.examples[0] == TextExample("x", "one?", "a", ("a", "b"))
-    assert found.take(np.array([1])).columns["hard"].tolist() == [3]
+    assert found[0] == TextExample("x", "one?", "a", ("a", "b"))
+    assert found[1].columns["hard"] == 3
     path.write_text(json.dumps(rows[1] | {"answer": ""}) + "\n")
     with pytest.raises(DataError, match="row 1, column answer"):
         read_texts(str(path))
@@ -125,12 +129,12 @@ def test_a_file_of_texts_is_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="5 is no list of texts"):
         read_texts(str(path))
     with pytest.raises(DataError, match="no examples"):
-        text_examples([])
+        checked([])
 
 
 # words ---------------------------------------------------------------------------------------------------------------
 def test_trees_write_together_what_none_of_them_can() -> None:
-    track = TextTrack(config(), pool(), 0)
+    track = track_of(config(), pool())
     chain, experts = grown(track, rounds=8)
     assert len(experts) > 3
     labels = track.label(experts, chain.alphas, "unlabelled", "linear", [1, len(experts), 99])
@@ -143,7 +147,7 @@ def test_trees_write_together_what_none_of_them_can() -> None:
 
 @pytest.mark.parametrize("vote", VOTES)
 def test_one_round_is_the_single_expert_whatever_the_vote(vote: str) -> None:
-    track = TextTrack(config(), pool(), 0)
+    track = track_of(config(), pool())
     chain, experts = grown(track)
     alone = track.label(experts[:1], np.ones(1), "unlabelled", "linear", [1])[1]
     found = track.label(experts, chain.alphas, "unlabelled", vote, [1])[1]
@@ -153,7 +157,7 @@ def test_one_round_is_the_single_expert_whatever_the_vote(vote: str) -> None:
 
 
 def test_the_error_of_an_expert_is_the_prior_under_the_next_weights() -> None:
-    track = TextTrack(config(), pool(), 0)
+    track = track_of(config(), pool())
     learner = track.learner()
     chain, experts = Chain.begin("boosting", len(learner.owners)), list[object]()
     options = ChainOptions(rule_of("prior", track.classes, track.prior_error()))
@@ -163,7 +167,7 @@ def test_the_error_of_an_expert_is_the_prior_under_the_next_weights() -> None:
 
 def test_tokens_of_a_window_are_weighed_as_one() -> None:
     for window, units in ((1, 3), (2, 2), (None, 1)):
-        track = TextTrack(config(boosting={"window": window}), pool(), 0)
+        track = track_of(config(boosting={"window": window}), pool())
         chain, _ = grown(track, rounds=2)
         by_answer = chain.distribution.reshape(-1, 3)
         assert max(len(np.unique(row.round(12))) for row in by_answer) <= units
@@ -171,7 +175,7 @@ def test_tokens_of_a_window_are_weighed_as_one() -> None:
 
 
 def test_what_has_no_weight_is_not_learned_from() -> None:
-    track = TextTrack(config(), pool(), 0)
+    track = track_of(config(), pool())
     learner = track.learner()
     wool = np.array([" wool" in answer for answer in track.known("labelled").texts])[learner.owners]
     expert = learner.fit(np.where(wool, 1.0, 0.0), 0)
@@ -181,11 +185,11 @@ def test_what_has_no_weight_is_not_learned_from() -> None:
 
 @pytest.mark.parametrize("vote", VOTES)
 def test_options_are_chosen_from_where_there_are_some(vote: str) -> None:
-    track = TextTrack(config(), pool(options=True), 0)
+    track = track_of(config(), pool(options=True))
     chain, experts = grown(track)
     chosen = track.label(experts, chain.alphas, "test", vote, [len(experts)])[len(experts)]
     assert set(chosen.texts) <= set(OPTIONS)
-    written = TextTrack(config(task={"answered_by": "writing"}), pool(options=True), 0)
+    written = track_of(config(task={"answered_by": "writing"}), pool(options=True))
     answers = written.label(experts, chain.alphas, "test", vote, [len(experts)])[len(experts)]
     assert not set(answers.texts) & set(OPTIONS)
     # Answers are compared word for word: a space before the first does not count.
@@ -193,7 +197,7 @@ def test_options_are_chosen_from_where_there_are_some(vote: str) -> None:
 
 
 def test_labels_pass_through_a_file_and_the_surest_are_learned_from() -> None:
-    track = TextTrack(config(), pool(), 0)
+    track = track_of(config(), pool())
     labels = Written(("é a", "", "b"), np.array([-0.5, -3.0, 0.0]))
     again = track.unpack(track.pack(labels))
     assert again.texts == labels.texts
@@ -203,13 +207,13 @@ def test_labels_pass_through_a_file_and_the_surest_are_learned_from() -> None:
     # Where the doubtful half is wrong, a student of the sure half alone is right.
     truth = track.truth("unlabelled").texts
     mixed = Written(tuple(truth[:30]) + tuple(truth[:30]), np.repeat([-0.1, -5.0], 30))
-    filtered = TextTrack(config(student={"confidence": 0.5}), pool(), 0)
+    filtered = track_of(config(student={"confidence": 0.5}), pool())
     gains = [t.rights(t.learn(Lesson(mixed), "test", 0)[0], "test").mean() for t in (track, filtered)]
     assert gains[1] > gains[0] + 0.2
 
 
 def test_noise_changes_known_answers_alone() -> None:
-    track = TextTrack(config(task={"label_noise": 0.4}), pool(options=True), 0)
+    track = track_of(config(task={"label_noise": 0.4}), pool(options=True))
     told, true = track.known("labelled").texts, track.truth("labelled").texts
     assert 0.2 < np.mean([one != other for one, other in zip(told, true, strict=True)]) < 0.6
     assert set(told) <= set(OPTIONS)
@@ -217,18 +221,18 @@ def test_noise_changes_known_answers_alone() -> None:
 
 
 def test_what_does_not_fit_texts_is_refused() -> None:
-    track = TextTrack(config(), pool(), 0)
+    track = track_of(config(), pool())
     with pytest.raises(ConfigError, match=r"student.taught: logconf is a loss of classes"):
         track.learn(Lesson(track.truth("unlabelled"), loss="logconf"), "test", 0)
-    many = text_examples([TextExample(str(n), f"what is {n}?", f"{n}") for n in range(160)])
+    many = checked([TextExample(str(n), f"what is {n}?", f"{n}") for n in range(160)])
     with pytest.raises(DataError, match="160 different ones, more than 100"):
-        TextTrack(config(task={"hardness": "tfidf"}), many, 0).facts()
+        track_of(config(task={"hardness": "tfidf"}), many).facts()
 
 
 # language models -----------------------------------------------------------------------------------------------------
 def test_adapters_are_boosted_and_write_together(tiny_model: str, tmp_path: Path) -> None:
     changes = {"learner": "tuned", "model": tiny_model, "layers": 2, "tuning": "full", "epochs": 12, "batch_size": 8}
-    track = TextTrack(config(tiny_model, student=changes | {"learning_rate": 5e-3}), pool(options=True), 0)
+    track = track_of(config(tiny_model, student=changes | {"learning_rate": 5e-3}), pool(options=True))
     assert track.classes == 320
     chain, experts = grown(track, rounds=2)
     labels = track.label(experts, chain.alphas, "test", "linear", [1, 2])
@@ -243,7 +247,7 @@ def test_adapters_are_boosted_and_write_together(tiny_model: str, tmp_path: Path
     student, spent = track.learn(Lesson(track.truth("unlabelled")), "test", 0)
     assert track.rights(student, "test").mean() > 0.6
     assert spent["flops"] > 0
-    written = TextTrack(config(tiny_model, task={"answered_by": "writing"}), pool(options=True), 0)
+    written = track_of(config(tiny_model, task={"answered_by": "writing"}), pool(options=True))
     free = written.label(experts, chain.alphas, "test", "linear", [2])[2]
     assert written.rights(free, "test").mean() > 0.3
     assert (free.confidence <= 0).all()

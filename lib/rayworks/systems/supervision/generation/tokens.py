@@ -1,10 +1,13 @@
 """Answers as tokens, the units that are boosted, and what can be missed of them without knowing the question."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from rayworks.systems.supervision.boosting.votes import Vote
 
 CLIP = (0.05, 0.95)
 """Between which a prior error counts: outside it one expert would decide alone, or none could be better."""
@@ -102,37 +105,25 @@ def unpacked(bits: bytes, count: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Team:
+    """Experts who speak together: the first so many of them, for each number of ``rounds``."""
+
+    experts: Sequence[Any]
+    alphas: np.ndarray
+    """Their weights, above 0; only proportions matter."""
+    vote: Vote
+    rounds: Sequence[int]
+
+    @classmethod
+    def alone(cls, expert: Any) -> "Team":
+        """One expert, who says what it says, whatever the vote."""
+        return cls([expert], np.ones(1), "linear", [1])
+
+
+@dataclass(frozen=True)
 class Written:
     """Answers that were written or chosen."""
 
     texts: tuple[str, ...]
     confidence: np.ndarray
     """``[answers]``: mean log-probability of the chosen tokens; 0 for what is known."""
-
-
-def greedy(
-    rows: int, longest: int, end: int, step: Callable[[np.ndarray, int, np.ndarray], tuple[np.ndarray, np.ndarray]]
-) -> tuple[list[list[int]], np.ndarray]:
-    """Answers token by token, all rows at once, until each has ended or is ``longest`` tokens long.
-
-    Args:
-        step: of rows that go on, the place and the token before of each: the next tokens and their probabilities.
-
-    Returns:
-        Ids without the end token, and the mean log-probability of all that were chosen, the end token included.
-    """
-    answers: list[list[int]] = [[] for _ in range(rows)]
-    alive, previous = np.arange(rows), np.full(rows, -1)
-    total, counts = np.zeros(rows), np.zeros(rows)
-    for place in range(longest):
-        if not len(alive):
-            break
-        chosen, probability = step(alive, place, previous[alive])
-        total[alive] += np.log(np.maximum(probability, 1e-9))
-        counts[alive] += 1
-        for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
-            if token != end:
-                answers[row].append(token)
-        previous[alive] = chosen
-        alive = alive[chosen != end]
-    return answers, total / np.maximum(counts, 1)

@@ -4,14 +4,14 @@ Each is a classifier of the next word by the features of the prompt, the place i
 are found under teacher forcing and answers are written greedily, as a language model does both.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rayworks.systems.supervision.boosting.votes import FLOOR, Vote, ensembles
-from rayworks.systems.supervision.generation.tokens import Tokens, Written, greedy
+from rayworks.systems.supervision.boosting.votes import FLOOR, ensembles
+from rayworks.systems.supervision.generation.tokens import Team, Tokens, Written
 from rayworks.systems.supervision.weak.classifiers import Expert, load_arrays, save_arrays
 
 Fit = Callable[[Any, np.ndarray, np.ndarray, int, int], Expert]
@@ -34,11 +34,11 @@ class WordWriters:
         self._words = [*sorted({word for answer in answers for word in answer.split()}), ""]
         self._number = {word: number for number, word in enumerate(self._words)}
         self._longest = max(len(answer.split()) for answer in answers) + 1
-        self.vocabulary, self.end = len(self._words), len(self._words) - 1
+        self.vocabulary, self._end = len(self._words), len(self._words) - 1
 
     def tokens(self, answers: Sequence[str]) -> Tokens:
         """Ids of answers, -1 for a word that is not known."""
-        return Tokens.of([[*(self._number.get(word, -1) for word in one.split()), self.end] for one in answers])
+        return Tokens.of([[*(self._number.get(word, -1) for word in one.split()), self._end] for one in answers])
 
     def fit(self, rows: np.ndarray, tokens: Tokens, weights: np.ndarray, seed: int) -> Expert:
         """An expert of the answers to the prompts ``rows``, with weights ``[tokens]``; of weight 0 it learns nothing."""
@@ -52,27 +52,42 @@ class WordWriters:
         missed: np.ndarray = expert.probabilities(contexts).argmax(axis=1) != tokens.values
         return missed.astype(float)
 
-    def write(self, experts: Sequence[Expert], alphas: np.ndarray, vote: Vote, rows: np.ndarray) -> Written:
-        """Greedy answers; all experts go on from the words that they chose together."""
+    def write(self, team: Team, rows: np.ndarray) -> list[Written]:
+        """Greedy answers; all experts go on from the words that they chose together.
 
-        def step(alive: np.ndarray, place: int, previous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            contexts = self._contexts(rows[alive], np.full(len(alive), place), previous)
-            said = self._together(experts, alphas, vote, contexts)
-            chosen = said.argmax(axis=1)
-            return chosen, said[np.arange(len(chosen)), chosen]
+        All numbers of rounds are written at once: what two of them have in common is asked once.
+        """
+        which, row = (grid.ravel() for grid in np.meshgrid(np.arange(len(team.rounds)), rows, indexing="ij"))
+        alive, previous = np.arange(len(row)), np.full(len(row), -1)
+        answers: list[list[str]] = [[] for _ in row]
+        total, counts = np.zeros(len(row)), np.zeros(len(row))
+        for place in range(self._longest):
+            asked, inverse = np.unique(np.stack([row[alive], previous[alive]]), axis=1, return_inverse=True)
+            contexts = self._contexts(asked[0], np.full(asked.shape[1], place), asked[1])
+            chosen, sure = (np.zeros((len(team.rounds), asked.shape[1]), kind) for kind in (int, float))
+            for part, said in self._together(team, contexts):
+                chosen[:, part], sure[:, part] = said.argmax(axis=2), said.max(axis=2)
+            previous[alive] = chosen[which[alive], inverse]
+            total[alive] += np.log(np.maximum(sure[which[alive], inverse], FLOOR))
+            counts[alive] += 1
+            alive = alive[previous[alive] != self._end]
+            for entry in alive.tolist():
+                answers[entry].append(self._words[previous[entry]])
+            if not len(alive):
+                break
+        texts, confidence = [" ".join(words) for words in answers], total / counts
+        size = len(rows)
+        return [Written(tuple(texts[at : at + size]), confidence[at : at + size]) for at in range(0, len(texts), size)]
 
-        ids, confidence = greedy(len(rows), self._longest, self.end, step)
-        return Written(tuple(" ".join(self._words[token] for token in answer) for answer in ids), confidence)
-
-    def weigh(
-        self, experts: Sequence[Expert], alphas: np.ndarray, vote: Vote, rows: np.ndarray, answers: Sequence[str]
-    ) -> np.ndarray:
-        """Mean log-probability of the words of answers to the prompts ``rows``, ``[answers]``, by all experts together."""
+    def weigh(self, team: Team, rows: np.ndarray, answers: Sequence[str]) -> np.ndarray:
+        """Mean log-probability of the words of answers to the prompts ``rows``, ``[rounds, answers]``."""
         tokens = self.tokens(answers)
         contexts = self._contexts(rows[tokens.owners], tokens.places, tokens.previous)
-        said = self._together(experts, alphas, vote, contexts)
-        of_token = np.where(tokens.values < 0, 0.0, said[np.arange(len(said)), tokens.values])
-        sums = np.add.reduceat(np.log(np.maximum(of_token, FLOOR)), tokens.starts[:-1])
+        found = np.zeros((len(team.rounds), len(tokens.values)))
+        for part, said in self._together(team, contexts):
+            values = tokens.values[part]
+            found[:, part] = np.where(values < 0, 0.0, said[:, np.arange(len(values)), values])
+        sums = np.add.reduceat(np.log(np.maximum(found, FLOOR)), tokens.starts[:-1], axis=1)
         mean: np.ndarray = sums / np.diff(tokens.starts)
         return mean
 
@@ -88,12 +103,13 @@ class WordWriters:
         """Not counted; the report has the seconds."""
         return {"train": None, "label": None}
 
-    def _together(self, experts: Sequence[Expert], alphas: np.ndarray, vote: Vote, contexts: Any) -> np.ndarray:
-        parts = []
+    def _together(self, team: Team, contexts: Any) -> Iterator[tuple[slice, np.ndarray]]:
+        """Some of the contexts, and what is said of them, ``[rounds, contexts, words]``."""
+        most = max(team.rounds)
         for start in range(0, contexts.shape[0], ROWS):
-            own = np.stack([expert.probabilities(contexts[start : start + ROWS]) for expert in experts])
-            parts.append(ensembles(own, alphas, vote)[-1])
-        return np.concatenate(parts)
+            part = slice(start, start + ROWS)
+            own = np.stack([expert.probabilities(contexts[part]) for expert in team.experts[:most]])
+            yield part, ensembles(own, team.alphas[:most], team.vote)[np.array(team.rounds) - 1]
 
     def _contexts(self, rows: np.ndarray, places: np.ndarray, previous: np.ndarray) -> Any:
         """Features of the prompt, one of ``longest`` places, and one of the words before, or none."""

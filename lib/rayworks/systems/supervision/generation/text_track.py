@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.supervision.boosting.votes import Vote
+from rayworks.systems.supervision.boosting.votes import FLOOR, Vote
 from rayworks.systems.supervision.boosting.weighting import shared_in_windows, window_ids
-from rayworks.systems.supervision.config import Config, StudentSection, WeakSection
+from rayworks.systems.supervision.config import EXPORT, Config, StudentSection, WeakSection
 from rayworks.systems.supervision.generation.adapters import SLOTS, AdapterWriters, TunedWriter
-from rayworks.systems.supervision.generation.tokens import Tokens, Written, prior_error
+from rayworks.systems.supervision.generation.tokens import Team, Tokens, Written, prior_error
 from rayworks.systems.supervision.generation.words import WordWriters
 from rayworks.systems.supervision.students.tuned import tune_on_texts
-from rayworks.systems.supervision.tasks.hardness import hardness_of
+from rayworks.systems.supervision.tasks.examples import TextExample
+from rayworks.systems.supervision.tasks.hardness import COLUMN, LENGTH, hardness_of
 from rayworks.systems.supervision.tasks.labelled import MOST_CLASSES
 from rayworks.systems.supervision.tasks.splitting import Parts, part
-from rayworks.systems.supervision.tasks.texts import TextExamples
+from rayworks.systems.supervision.tasks.texts import checked
 from rayworks.systems.supervision.tracks import SPLITS, Lesson, Split
 from rayworks.systems.supervision.weak.adapters import AdapterBase
 from rayworks.systems.supervision.weak.classifiers import fit_expert
@@ -31,13 +33,11 @@ from rayworks.systems.supervision.weak.features import kept_features
 class Writer(Protocol):
     """Writes answers, or weighs given ones; ``rows`` are indices of examples."""
 
-    def write(self, experts: Sequence[Any], alphas: np.ndarray, vote: Vote, rows: np.ndarray) -> Written:
-        """Greedy answers of all experts together."""
+    def write(self, team: Team, rows: np.ndarray) -> list[Written]:
+        """Greedy answers, for each number of rounds."""
 
-    def weigh(
-        self, experts: Sequence[Any], alphas: np.ndarray, vote: Vote, rows: np.ndarray, answers: Sequence[str]
-    ) -> np.ndarray:
-        """Mean log-probability of the tokens of each answer."""
+    def weigh(self, team: Team, rows: np.ndarray, answers: Sequence[str]) -> np.ndarray:
+        """Mean log-probability of the tokens of each answer, ``[rounds, answers]``."""
 
 
 class Writers(Writer, Protocol):
@@ -64,28 +64,43 @@ class Writers(Writer, Protocol):
         """See :meth:`~.tracks.Track.cost`; what is learned from and what is labelled are rows."""
 
 
+class TextPool:
+    """The examples that all seeds draw from, with their features and how hard they are: the same for all of them."""
+
+    def __init__(self, config: Config, examples: Sequence[TextExample]) -> None:
+        self._name, self.examples = config.task.hardness, checked(examples)
+        self.prompts = [one.prompt for one in self.examples]
+        self.features = lru_cache(maxsize=8)(lambda name: kept_features(name, self.prompts))
+
+    @cached_property
+    def hardness(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """See :func:`~.tasks.hardness.hardness_of`; where a reference model predicts answers, each is a class.
+
+        Raises:
+            DataError: there are too many different answers for that.
+        """
+        labels = np.unique([one.answer for one in self.examples], return_inverse=True)[1]
+        measured = not self._name.startswith((EXPORT, COLUMN)) and self._name != LENGTH
+        if measured and labels.max() >= MOST_CLASSES:
+            raise DataError(
+                f"task.hardness: {self._name} predicts answers, of which there are {labels.max() + 1} different ones, more "
+                f"than {MOST_CLASSES}; set {LENGTH}, {COLUMN}NAME or {EXPORT}FOLDER"
+            )
+        uids, columns = [one.uid for one in self.examples], pd.DataFrame([one.columns for one in self.examples])
+        return hardness_of(self._name, uids, self.prompts, labels, columns, self.features)
+
+
 class TextTrack:
     """See :class:`~.tracks.Track`."""
 
-    def __init__(self, config: Config, pool: TextExamples, seed: int, device: str = "cpu") -> None:
-        """Features of a task are computed once for all seeds.
-
-        Args:
-            pool: the examples that all seeds draw from.
-            seed: of this one.
-            device: of language models.
-        """
+    def __init__(self, config: Config, pool: TextPool, seed: int, device: str = "cpu") -> None:
+        """The examples of all seeds, the seed of this one, and where language models are."""
         self._config, self._pool, self._seed, self._device = config, pool, seed, device
-        self._features = lru_cache(maxsize=8)(lambda name: kept_features(name, pool.prompts))
-
-    @property
-    def classes(self) -> int:
-        """Tokens that there are."""
-        return self._writers.vocabulary
+        self.classes = self._writers.vocabulary
 
     def facts(self) -> dict[str, Any]:
         """See :class:`~.tracks.Track`."""
-        right = self._hardness[1]
+        right = self._pool.hardness[1]
         return {
             "counts": {split: len(self._parts[split]) for split in SPLITS},
             "tokens": len(self._tokens.values),
@@ -113,10 +128,9 @@ class TextTrack:
         self, experts: Sequence[Any], alphas: np.ndarray, split: Split, vote: Vote, rounds: Sequence[int]
     ) -> dict[int, Written]:
         """See :class:`~.tracks.Track`; each number of rounds goes its own way from the first token on which they differ."""
-        counts = {number: min(number, len(experts)) for number in rounds}
-        rows = self._parts[split]
-        found = {n: self._answers(self._writers, experts[:n], alphas[:n], vote, rows) for n in set(counts.values())}
-        return {number: found[count] for number, count in counts.items()}
+        counts = sorted({min(number, len(experts)) for number in rounds})
+        found = self._answers(self._writers, Team(experts, alphas, vote, counts), self._parts[split])
+        return {number: found[counts.index(min(number, len(experts)))] for number in rounds}
 
     def evidential(self, experts: Sequence[Any], split: Split) -> Written:
         """The likeliest tokens of the posterior, which are those with most votes."""
@@ -158,7 +172,7 @@ class TextTrack:
             kept = surest(labels.confidence, section.confidence)
             rows, labels = rows[kept], Written(tuple(labels.texts[at] for at in kept.tolist()), labels.confidence[kept])
         student, writers, cost = self._student(section, rows, labels.texts, lesson.features, seed)
-        return self._answers(writers, [student], np.ones(1), "linear", self._parts[split]), cost
+        return self._answers(writers, Team.alone(student), self._parts[split])[0], cost
 
     def pack(self, labels: Written) -> bytes:
         """See :class:`~.tracks.Track`."""
@@ -189,31 +203,23 @@ class TextTrack:
         tokens = writers.tokens(answers)
         return writers.fit(rows, tokens, np.ones(len(tokens.values)), seed), writers, {}
 
-    def _answers(
-        self, writers: Writer, experts: Sequence[Any], alphas: np.ndarray, vote: Vote, rows: np.ndarray
-    ) -> Written:
-        options = [self._pool.options[row] for row in rows.tolist()]
+    def _answers(self, writer: Writer, team: Team, rows: np.ndarray) -> list[Written]:
+        """Answers for each number of rounds: chosen from options, or written."""
+        options = [self._pool.examples[row].options for row in rows.tolist()]
         if self._config.task.answered_by == "writing" or not all(options):
-            return writers.write(experts, alphas, vote, rows)
-        counts = np.array([len(one) for one in options])
-        flat = [answer for one in options for answer in one]
-        asked = np.repeat(rows, counts)
-        if vote == "share" and len(experts) > 1:
-            # Each expert votes for the option that it would choose alone.
-            votes = np.zeros(len(flat))
-            for expert, alpha in zip(experts, alphas / alphas.sum(), strict=True):
-                votes[_likeliest(writers.weigh([expert], np.ones(1), "linear", asked, flat), counts)] += alpha
-            scores = np.log(np.maximum(votes, 1e-9))
-        else:
-            scores = writers.weigh(experts, alphas, vote, asked, flat)
-        chosen = _likeliest(scores, counts)
-        return Written(tuple(flat[at] for at in chosen.tolist()), scores[chosen])
+            return writer.write(team, rows)
+        ends = np.cumsum([len(one) for one in options])
+        flat, asked = [answer for one in options for answer in one], np.repeat(rows, np.diff(ends, prepend=0))
+        voted = team.vote == "share"
+        scores = _voted(writer, team, asked, flat, ends) if voted else writer.weigh(team, asked, flat)
+        chosen = [_likeliest(of_round, ends) for of_round in scores]
+        return [Written(tuple(flat[at] for at in places), scores[n, places]) for n, places in enumerate(chosen)]
 
     def _words(self, features: str, answers: Sequence[str], section: WeakSection) -> WordWriters:
         def fit(contexts: Any, values: np.ndarray, weights: np.ndarray, words: int, seed: int) -> Any:
             return fit_expert(section, contexts, values, weights, words, seed)
 
-        return WordWriters(self._features(features), answers, fit)
+        return WordWriters(self._pool.features(features), answers, fit)
 
     @cached_property
     def _writers(self) -> Writers:
@@ -227,20 +233,8 @@ class TextTrack:
         return self._writers.tokens(self._known)
 
     @cached_property
-    def _hardness(self) -> tuple[np.ndarray, np.ndarray | None]:
-        pool, name = self._pool, self._config.task.hardness
-        labels = np.unique(np.array(pool.answers), return_inverse=True)[1]
-        measured = not name.startswith(("export:", "column:")) and name != "length"
-        if measured and labels.max() >= MOST_CLASSES:
-            raise DataError(
-                f"task.hardness: {name} predicts answers, of which there are {labels.max() + 1} different ones, more than "
-                f"{MOST_CLASSES}; set length, column:NAME or export:FOLDER"
-            )
-        return hardness_of(name, pool.uids, pool.prompts, labels, pool.columns, self._features)
-
-    @cached_property
     def _parts(self) -> Parts:
-        return part(self._config.task, self._hardness[0], self._seed)
+        return part(self._config.task, self._pool.hardness[0], self._seed)
 
     @cached_property
     def _known(self) -> tuple[str, ...]:
@@ -249,13 +243,15 @@ class TextTrack:
         told = []
         for row in rows:
             changed, place = draw.random() < self._config.task.label_noise, draw.random()
-            true, given = self._pool.answers[row], self._pool.options[row] or self._true("labelled")
-            others = [other for other in given if other != true] if changed else []
-            told.append(others[int(place * len(others))] if others else true)
+            one = self._pool.examples[row]
+            others = (
+                [other for other in one.options or self._true("labelled") if other != one.answer] if changed else []
+            )
+            told.append(others[int(place * len(others))] if others else one.answer)
         return tuple(told)
 
     def _true(self, split: Split) -> tuple[str, ...]:
-        return tuple(self._pool.answers[row] for row in self._parts[split].tolist())
+        return tuple(self._pool.examples[row].answer for row in self._parts[split].tolist())
 
 
 class TokenLearner:
@@ -285,12 +281,23 @@ def surest(confidence: np.ndarray, share: float) -> np.ndarray:
     return np.sort(kept)
 
 
-def _likeliest(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Of runs of scores, as many as there are counts, the place of the first of the largest."""
-    ends = np.cumsum(counts)
-    return np.array(
-        [end - count + int(scores[end - count : end].argmax()) for end, count in zip(ends, counts, strict=True)]
-    )
+def _likeliest(scores: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Of runs of scores that end there, the place of the first of the largest in each."""
+    starts = np.concatenate([[0], ends[:-1]])
+    return np.array([start + int(scores[start:end].argmax()) for start, end in zip(starts, ends, strict=True)])
+
+
+def _voted(writer: Writer, team: Team, rows: np.ndarray, answers: Sequence[str], ends: np.ndarray) -> np.ndarray:
+    """Logarithm of the share of the weight that would choose each answer, ``[rounds, answers]``; one expert alone says what
+    it says.
+    """
+    own = np.stack([writer.weigh(Team.alone(one), rows, answers)[0] for one in team.experts[: max(team.rounds)]])
+    votes = np.zeros(own.shape)
+    for number, scores in enumerate(own):
+        votes[number, _likeliest(scores, ends)] = team.alphas[number]
+    shares = np.cumsum(votes, axis=0) / np.cumsum(team.alphas[: len(own)])[:, None]
+    found: np.ndarray = np.concatenate([own[:1], np.log(np.maximum(shares[1:], FLOOR))])[np.array(team.rounds) - 1]
+    return found
 
 
 def _certain(answers: Sequence[str]) -> Written:
