@@ -59,6 +59,11 @@ class TaskSection(Section):
         "family than teachers and student (minilm, tfidf, or what student.features can be); or export:FOLDER, of "
         "difficulty, whose items are these examples; length (of the text); or a column of your file as column:NAME",
     )
+    answered_by: Literal["choosing", "writing"] = Field(
+        "choosing",
+        description="texts: an answer is the likeliest of the options, by mean log-probability of its tokens, where "
+        "examples have options, or always written greedily; it is right where it is the true one, word for word",
+    )
     label_noise: float = Field(0.0, ge=0, lt=0.5, description="share of the known labels to change, as a test")
 
 

@@ -1,6 +1,8 @@
-"""Examples of both kinds of tasks: their answer is one of a few classes, or a text."""
+"""Examples of tasks whose answers are texts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -13,3 +15,5 @@ class TextExample:
     """As it follows the prompt, a leading space included where there is one."""
     options: tuple[str, ...] = ()
     """The answers to choose from, the right one among them; empty: any text."""
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What else is said about it, such as its hardness."""
