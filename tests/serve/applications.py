@@ -224,9 +224,9 @@ def supervision(folder: Path, finished_runs: Runs) -> Arguments:
     line = fit_expert(WeakSection(learner="linear"), seen, examples.labels, np.ones(200), 2, 0)
     made = {"voting": (trees, (1.0, 0.8, 0.6, 0.4, 0.2)), "narrow": ([line], (1.0,))}
     for name, (experts, alphas) in made.items():
-        (folder / name).mkdir()
+        (folder / name / "experts").mkdir(parents=True)
         exported = ExportedEnsemble(examples.classes, "linear", alphas, tuple(experts), features)
-        write_ensemble(exported, folder / name)
+        write_ensemble(exported, _writer(folder / name))
     return {
         "supervision": {"export": str(folder / "voting")},
         "supervision-narrow": {"export": str(folder / "narrow"), "abstain_below": 1.0, "max_waiting": 0},

@@ -19,9 +19,9 @@ from rayworks.systems.supervision.students.linear import fit_student
 from rayworks.systems.supervision.tasks.hardness import hardness_of, reference
 from rayworks.systems.supervision.tasks.labelled import labelled
 from rayworks.systems.supervision.tasks.opening import open_task
-from rayworks.systems.supervision.tasks.splitting import distinct, part, with_noise
-from rayworks.systems.supervision.tracks import SPLITS, Lesson
-from rayworks.systems.supervision.weak.classifiers import fit_expert, load_arrays, logistic, save_arrays
+from rayworks.systems.supervision.tasks.splitting import SPLITS, distinct, part, with_noise
+from rayworks.systems.supervision.tracks import Lesson
+from rayworks.systems.supervision.weak.classifiers import fit_expert, from_bytes, logistic, to_bytes
 from rayworks.systems.supervision.weak.features import FrozenFeatures, check_features, features_named, restored
 from tests.small_headlines import headlines
 
@@ -183,7 +183,7 @@ def test_a_rare_class_has_a_hardness_too() -> None:
     assert not right[-1]
 
 
-def test_trees_and_lines_are_those_of_scikit_learn(tmp_path: Path) -> None:
+def test_trees_and_lines_are_those_of_scikit_learn() -> None:
     draw = np.random.default_rng(0)
     dense = draw.normal(size=(300, 6)) * (draw.random((300, 6)) < 0.6)
     labels = (dense[:, 0] + dense[:, 1] * dense[:, 2] > 0.2).astype(int) + (dense[:, 3] > 1)
@@ -198,8 +198,7 @@ def test_trees_and_lines_are_those_of_scikit_learn(tmp_path: Path) -> None:
             model = LogisticRegression(C=1.0, max_iter=100).fit(features, target, weights)
             assert np.allclose(line.probabilities(features), model.predict_proba(features), atol=1e-9)
         for expert in (tree, line):
-            save_arrays(expert, tmp_path)
-            assert (load_arrays(tmp_path).probabilities(features) == expert.probabilities(features)).all()
+            assert (from_bytes(to_bytes(expert)).probabilities(features) == expert.probabilities(features)).all()
 
 
 @pytest.mark.parametrize("learner", ["tree", "linear"])

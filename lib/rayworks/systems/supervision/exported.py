@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from rayworks.core.exports import reading
+from rayworks.core.exports import Write, reading
 from rayworks.systems.supervision.boosting.votes import VOTES, Vote, ensembles
 from rayworks.systems.supervision.config import Config
 from rayworks.systems.supervision.files import Files
 from rayworks.systems.supervision.findings import students
 from rayworks.systems.supervision.opening import Tracks
 from rayworks.systems.supervision.tasks.labelled import LabelledExamples
-from rayworks.systems.supervision.weak.classifiers import Expert, load_arrays, save_arrays
+from rayworks.systems.supervision.weak.classifiers import FILE, Expert, from_bytes, to_bytes
 from rayworks.systems.supervision.weak.features import Features, features_named, is_function, restored
 
-ENSEMBLE, FEATURES, EXPERTS = "ensemble.json", "features.json", "experts"
+ENSEMBLE, FEATURES = "ensemble.json", "features.json"
 
 
 @dataclass(frozen=True)
@@ -75,21 +75,19 @@ def ensemble_of(config: Config, results: Mapping[str, Any], tracks: Tracks, file
     assert isinstance(pool, LabelledExamples)
     count = taught["rounds"]
     alphas = tuple(one.alpha for one in chain.kept[:count]) or (1.0,)
-    experts = tuple(load_arrays(folder) for folder in files.expert_folders(0, "boosting")[:count])
+    experts = tuple(from_bytes((folder / FILE).read_bytes()) for folder in files.expert_folders(0, "boosting")[:count])
     return ExportedEnsemble(
         pool.classes, taught["vote"], alphas, experts, features_named(config.weak.features, pool.texts)
     )
 
 
-def write_export(exported: ExportedEnsemble, folder: Path) -> None:
-    """Write everything into a local folder."""
+def write_export(exported: ExportedEnsemble, write: Write) -> None:
+    """Write weights, features and experts."""
     described = {"classes": exported.classes, "vote": exported.vote, "alphas": exported.alphas}
-    (folder / ENSEMBLE).write_text(json.dumps(described, indent=2))
-    (folder / FEATURES).write_text(json.dumps(exported.features.state()))
+    write(ENSEMBLE, json.dumps(described, indent=2).encode())
+    write(FEATURES, json.dumps(exported.features.state()).encode())
     for number, expert in enumerate(exported.experts):
-        place = folder / EXPERTS / f"{number:05d}"
-        place.mkdir(parents=True)
-        save_arrays(expert, place)
+        write(_expert_file(number), to_bytes(expert))
 
 
 def read_export(folder: str | Path, functions: Sequence[str] = ()) -> ExportedEnsemble:
@@ -116,7 +114,7 @@ def read_export(folder: str | Path, functions: Sequence[str] = ()) -> ExportedEn
             )
         features = restored(state)
         width = features.of(["a text"]).shape[1]
-        experts = tuple(load_arrays(path / EXPERTS / f"{number:05d}") for number in range(len(alphas)))
+        experts = tuple(from_bytes((path / _expert_file(number)).read_bytes()) for number in range(len(alphas)))
         for expert in experts:
             expert.check(width, len(classes))
         return ExportedEnsemble(classes, vote, alphas, experts, features)
@@ -135,3 +133,7 @@ def model_card(config: Config, results: Mapping[str, Any]) -> str:
         "`ensemble.json` holds weights and vote, `experts/` the experts as arrays, `features.json` what they see of a text. "
         f"They know this task alone. Seed {config.run.seed}.\n"
     )
+
+
+def _expert_file(number: int) -> str:
+    return f"experts/{number:05d}.npz"

@@ -1,14 +1,11 @@
 """The run: experts, round after round, what they teach, who learns it, and one test at the end."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rayworks.core.models import locate
 from rayworks.core.report import Report, Table
-from rayworks.core.run_directory import EXPORT
 from rayworks.core.sweep import TrialResult
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.placement import worker_bundle
@@ -75,9 +72,7 @@ class SupervisionSystem(StagedSystem[Config]):
     def export(self) -> None:
         """The ensemble of the first seed that labels, with what it sees of a text, and a card."""
         ensemble = ensemble_of(self.settings, self.results, Tracks(self.settings), Files(self.run_directory))
-        with tempfile.TemporaryDirectory() as scratch:
-            write_export(ensemble, Path(scratch))
-            self.run_directory.put_folder(Path(scratch), EXPORT)
+        write_export(ensemble, self.export_file)
         self.export_file("README.md", model_card(self.settings, self.results))
 
     def report(self) -> Report:
@@ -118,7 +113,8 @@ class SupervisionSystem(StagedSystem[Config]):
         open_ones = [number for number, chain in enumerate(chains) if not self._is_grown(chain)]
         wave = open_ones[: self.settings.compute.workers] if self._slow else open_ones
         more = 1 if self.settings.weak.learner == "adapter" else self.settings.boosting.rounds_per_call
-        for number, found in zip(wave, self.workers.map("grow", [(one, arm, more) for one in wave]), strict=True):
+        calls = [(one, arm, more + (chains[one]["kept"] if chains[one] else 0)) for one in wave]
+        for number, found in zip(wave, self.workers.map("grow", calls), strict=True):
             spent = chains[number]["seconds"] if chains[number] else 0.0
             chains[number] = found | {"seconds": found["seconds"] + spent}
         last = chains[wave[-1]]["rounds"][-1]

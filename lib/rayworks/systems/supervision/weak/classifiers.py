@@ -1,7 +1,7 @@
 """Weak classifiers as arrays: shallow trees and logistic regressions, fitted by scikit-learn, saved without pickles."""
 
+import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from rayworks.systems.supervision.config import WeakSection
 
 FILE = "expert.npz"
+"""As which a chain keeps one."""
 
 
 @dataclass(frozen=True)
@@ -116,15 +117,17 @@ def logistic(features: Any, labels: np.ndarray, weights: np.ndarray, classes: in
     return LinearExpert(kernel, np.where(np.isfinite(bias), bias, -1e9))
 
 
-def save_arrays(expert: Expert, folder: Path) -> None:
-    """Write an expert into a folder."""
+def to_bytes(expert: Expert) -> bytes:
+    """An expert as a file."""
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(expert).items()}
-    np.savez(folder / FILE, **arrays)
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
 
 
-def load_arrays(folder: Path) -> Expert:
-    """What :func:`save_arrays` wrote."""
-    with np.load(folder / FILE, allow_pickle=False) as found:
+def from_bytes(data: bytes) -> Expert:
+    """What :func:`to_bytes` gave."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as found:
         arrays = {name: found[name] for name in found.files}
     if "thresholds" in arrays:
         return TreeExpert(**arrays)
