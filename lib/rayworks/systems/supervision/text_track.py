@@ -157,7 +157,7 @@ class TextTrack:
         """Whether answers are the true ones, word for word."""
         return np.array([a.split() == b.split() for a, b in zip(labels.texts, self._true(split), strict=True)])
 
-    def learn(self, lesson: Lesson, split: Split, seed: int) -> tuple[Written, dict[str, float]]:
+    def learn(self, lesson: Lesson, splits: Sequence[Split], seed: int) -> tuple[list[Written], dict[str, float]]:
         """See :class:`~.tracks.Track`.
 
         Raises:
@@ -172,7 +172,8 @@ class TextTrack:
             kept = surest(labels.confidence, section.confidence)
             rows, labels = rows[kept], Written(tuple(labels.texts[at] for at in kept.tolist()), labels.confidence[kept])
         student, writers, cost = self._student(section, rows, labels.texts, lesson.features, seed)
-        return self._answers(writers, Team.alone(student), self._parts[split])[0], cost
+        team = Team.alone(student)
+        return [self._answers(writers, team, self._parts[split])[0] for split in splits], cost
 
     def pack(self, labels: Written) -> bytes:
         """See :class:`~.tracks.Track`."""
