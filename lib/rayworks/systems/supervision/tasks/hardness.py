@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rayworks.core import cache, seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.supervision.config import EXPORT
-from rayworks.systems.supervision.weak.features import check_features
+from rayworks.systems.supervision.weak.features import check_features, is_function
 
 COLUMN, LENGTH = "column:", "length"
 FOLDS = 5
@@ -32,6 +33,8 @@ def hardness_of(
         labels: ``[examples]``, classes.
         features: from a name to features of all examples.
 
+    What a reference model says is kept in the cache.
+
     Raises:
         DataError: an export or a column is missing or does not fit the examples.
     """
@@ -41,7 +44,16 @@ def hardness_of(
         return _column(name.removeprefix(COLUMN), columns), None
     if name == LENGTH:
         return np.array([float(len(text)) for text in texts]), None
-    return reference(features(name), labels)
+    if is_function(name):
+        return reference(features(name), labels)
+    key = seeds.derive(0, "hardness", name, json.dumps([list(texts), labels.tolist()]))
+
+    def build(folder: Path) -> None:
+        hard, right = reference(features(name), labels)
+        np.savez(folder / "hardness.npz", hard=hard, right=right)
+
+    with np.load(cache.make_once(cache.root() / "features" / f"{key:032x}", build) / "hardness.npz") as found:
+        return found["hard"], found["right"]
 
 
 def check_hardness(name: str) -> None:
