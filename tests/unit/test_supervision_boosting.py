@@ -1,4 +1,4 @@
-"""Chains of rounds: what they learn from, when they end, and that they resume bit for bit; and the toy of the specification."""
+"""Chains of rounds: what they learn from, when they end, that they resume bit for bit; and the toy of the specification."""
 
 import math
 from typing import Any

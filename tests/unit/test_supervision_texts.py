@@ -9,10 +9,10 @@ from rayworks.systems.supervision.boosting.chain import Chain, ChainOptions, gro
 from rayworks.systems.supervision.boosting.votes import VOTES
 from rayworks.systems.supervision.boosting.weighting import rule_of
 from rayworks.systems.supervision.config import Config
-from rayworks.systems.supervision.generation.text_track import TextPool, TextTrack, surest
 from rayworks.systems.supervision.generation.tokens import CLIP, Tokens, Written, packed, prior_error, unpacked
 from rayworks.systems.supervision.tasks.examples import TextExample
 from rayworks.systems.supervision.tasks.texts import checked, read_texts
+from rayworks.systems.supervision.text_track import TextPool, TextTrack, surest
 from rayworks.systems.supervision.tracks import Lesson
 
 THINGS = ("dress", "shirt", "coat", "sock")

@@ -15,8 +15,9 @@ from rayworks.systems.supervision.config import Config
 from rayworks.systems.supervision.files import Files
 from rayworks.systems.supervision.opening import Tracks
 from rayworks.systems.supervision.pupils import CHOSEN, EASY_TRUTH, TRUTH, Pupil, arms, pupils, shown_rounds
+from rayworks.systems.supervision.tasks.splitting import Split
 from rayworks.systems.supervision.teaching import choose
-from rayworks.systems.supervision.tracks import Lesson, Split, Track
+from rayworks.systems.supervision.tracks import Lesson, Track
 
 READ: tuple[Split, ...] = ("unlabelled", "test")
 """What experts label."""
@@ -35,20 +36,24 @@ class SupervisionActor:
         return {**track.facts(), "prior_error": track.prior_error(), "units": len(track.learner().owners)}
 
     def grow(self, call: tuple[int, Arm, int]) -> dict[str, Any]:
-        """Fit up to so many further experts of a chain, and keep them; how far it is, and its rounds."""
-        number, arm, more = call
+        """Fit experts of a chain until so many vote, and keep them; how far it is, and its rounds.
+
+        A chain that is further already, as a call before has left it, answers what it was then.
+        """
+        number, arm, aim = call
         began, track = time.perf_counter(), self._tracks[number]
         learner = track.learner()
         chain = self._files.chain(number, arm) or Chain.begin(arm, len(learner.owners))
-        section, fitted = self._config.boosting, dict[int, Any]()
-        aim = min(section.rounds, len(chain.kept) + more)
-        options = self._options(track)
-        grow(chain, learner, options, rounds=aim, seed=self._seed(number), keep=fitted.__setitem__)
-        self._files.keep_chain(number, chain, fitted, track.save_expert)
+        fitted, aim = dict[int, Any](), min(aim, self._config.boosting.rounds)
+        if len(chain.kept) < aim and not chain.ended:
+            options = self._options(track)
+            grow(chain, learner, options, rounds=aim, seed=self._seed(number), keep=fitted.__setitem__)
+            self._files.keep_chain(number, chain, fitted, track.save_expert)
+        rounds = chain.rounds_until(aim)
         return {
-            "kept": len(chain.kept),
-            "ended": chain.ended,
-            "rounds": [vars(one) for one in chain.rounds],
+            "kept": sum(one.kept for one in rounds),
+            "ended": chain.ended if len(rounds) == len(chain.rounds) else "",
+            "rounds": [vars(one) for one in rounds],
             "seconds": time.perf_counter() - began,
         }
 

@@ -13,9 +13,9 @@ from rayworks.systems.supervision.config import Config, Loss
 from rayworks.systems.supervision.students.linear import fit_student
 from rayworks.systems.supervision.tasks.hardness import hardness_of
 from rayworks.systems.supervision.tasks.labelled import LabelledExamples
-from rayworks.systems.supervision.tasks.splitting import Parts, part, with_noise
-from rayworks.systems.supervision.tracks import SPLITS, Lesson, Split
-from rayworks.systems.supervision.weak.classifiers import Expert, fit_expert, load_arrays, save_arrays
+from rayworks.systems.supervision.tasks.splitting import SPLITS, Parts, Split, part, with_noise
+from rayworks.systems.supervision.tracks import Lesson
+from rayworks.systems.supervision.weak.classifiers import FILE, Expert, fit_expert, from_bytes, to_bytes
 from rayworks.systems.supervision.weak.features import kept_features
 
 
@@ -65,11 +65,11 @@ class ClassTrack:
 
     def save_expert(self, expert: Any, folder: Path) -> None:
         """See :class:`~.tracks.Track`."""
-        save_arrays(expert, folder)
+        (folder / FILE).write_bytes(to_bytes(expert))
 
     def load_expert(self, folder: Path) -> Expert:
         """See :class:`~.tracks.Track`."""
-        return load_arrays(folder)
+        return from_bytes((folder / FILE).read_bytes())
 
     def label(
         self, experts: Sequence[Expert], alphas: np.ndarray, split: Split, vote: Vote, rounds: Sequence[int]
@@ -98,7 +98,8 @@ class ClassTrack:
 
     def truth(self, split: Split) -> np.ndarray:
         """See :class:`~.tracks.Track`."""
-        return np.eye(self.classes)[self._labels(split)]
+        truth: np.ndarray = np.eye(self.classes)[self._labels(split)]
+        return truth
 
     def rights(self, labels: np.ndarray, split: Split) -> np.ndarray:
         """See :class:`~.tracks.Track`."""
@@ -166,7 +167,8 @@ class RowLearner:
 
     def misses(self, expert: Expert) -> np.ndarray:
         """See :class:`~.boosting.chain.Learner`."""
-        return (expert.probabilities(self._features).argmax(axis=1) != self._labels).astype(float)
+        wrong: np.ndarray = expert.probabilities(self._features).argmax(axis=1) != self._labels
+        return wrong.astype(float)
 
 
 def surest(labels: np.ndarray, share: float) -> np.ndarray:

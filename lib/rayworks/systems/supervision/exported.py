@@ -2,8 +2,6 @@
 
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from rayworks.core.exports import reading
-from rayworks.core.run_directory import EXPORT, RunDirectory
-from rayworks.systems.supervision.boosting.votes import Vote, ensembles
+from rayworks.core.exports import Write, reading
+from rayworks.systems.supervision.boosting.votes import VOTES, Vote, ensembles
 from rayworks.systems.supervision.config import Config
 from rayworks.systems.supervision.files import Files
 from rayworks.systems.supervision.findings import students
 from rayworks.systems.supervision.opening import Tracks
 from rayworks.systems.supervision.tasks.labelled import LabelledExamples
-from rayworks.systems.supervision.weak.classifiers import Expert, load_arrays
-from rayworks.systems.supervision.weak.features import Features, features_named, restored
+from rayworks.systems.supervision.weak.classifiers import FILE, Expert, from_bytes, to_bytes
+from rayworks.systems.supervision.weak.features import Features, features_named, is_function, restored
 
-ENSEMBLE, FEATURES, EXPERTS = "ensemble.json", "features.json", "experts"
+ENSEMBLE, FEATURES = "ensemble.json", "features.json"
 
 
 @dataclass(frozen=True)
@@ -71,49 +68,56 @@ class ExportedEnsemble:
         ]
 
 
-def write_export(
-    config: Config, results: Mapping[str, Any], tracks: Tracks, files: Files, directory: RunDirectory
-) -> None:
-    """Copy the first seed's experts that teach, and write what else must be known to label with them."""
-    taught = results["taught"]["boosting"][0]
-    chain = files.chain(0, "boosting")
+def ensemble_of(config: Config, results: Mapping[str, Any], tracks: Tracks, files: Files) -> ExportedEnsemble:
+    """The first seed's experts that teach."""
+    taught, pool, chain = results["taught"]["boosting"][0], tracks.pool, files.chain(0, "boosting")
     assert chain is not None
+    assert isinstance(pool, LabelledExamples)
     count = taught["rounds"]
-    folders = files.expert_folders(0, "boosting")[:count]
-    with tempfile.TemporaryDirectory() as scratch:
-        for number, folder in enumerate(folders):
-            shutil.copytree(folder, Path(scratch) / f"{number:05d}")
-        directory.put_folder(Path(scratch), f"{EXPORT}/{EXPERTS}")
-    alphas = [one.alpha for one in chain.kept[:count]] or [1.0]
-    pool = tracks.pool
-    described: dict[str, Any] = {"vote": taught["vote"], "alphas": alphas, "weak": config.weak.model_dump(mode="json")}
-    if isinstance(pool, LabelledExamples):
-        described["classes"] = list(pool.classes)
-        features = features_named(config.weak.features, pool.texts)
-        directory.write_json(f"{EXPORT}/{FEATURES}", features.state())
-    directory.write_json(f"{EXPORT}/{ENSEMBLE}", described)
+    alphas = tuple(one.alpha for one in chain.kept[:count]) or (1.0,)
+    experts = tuple(from_bytes((folder / FILE).read_bytes()) for folder in files.expert_folders(0, "boosting")[:count])
+    return ExportedEnsemble(
+        pool.classes, taught["vote"], alphas, experts, features_named(config.weak.features, pool.texts)
+    )
 
 
-def read_export(folder: str | Path) -> ExportedEnsemble:
+def write_export(exported: ExportedEnsemble, write: Write) -> None:
+    """Write weights, features and experts."""
+    described = {"classes": exported.classes, "vote": exported.vote, "alphas": exported.alphas}
+    write(ENSEMBLE, json.dumps(described, indent=2).encode())
+    write(FEATURES, json.dumps(exported.features.state()).encode())
+    for number, expert in enumerate(exported.experts):
+        write(_expert_file(number), to_bytes(expert))
+
+
+def read_export(folder: str | Path, functions: Sequence[str] = ()) -> ExportedEnsemble:
     """Read what :func:`write_export` wrote.
 
+    Args:
+        functions: names of a user's own, as module:function, that may be imported for features.
+
     Raises:
-        DataError: files are missing, damaged, or do not fit each other.
+        DataError: files are missing, damaged, or do not fit each other, or features are a function that is not named.
     """
     with reading(folder, "supervision") as path:
         described = json.loads((path / ENSEMBLE).read_text())
         classes, alphas = tuple(map(str, described["classes"])), tuple(map(float, described["alphas"]))
-        experts = tuple(load_arrays(path / EXPERTS / f"{number:05d}") for number in range(len(alphas)))
         if not alphas or not all(math.isfinite(alpha) and alpha > 0 for alpha in alphas):
             raise ValueError(f"its weights are {alphas}")
         vote: Vote = described["vote"]
-        if vote not in ("share", "linear", "log-linear"):
+        if vote not in VOTES:
             raise ValueError(f"its vote is {vote!r}")
-        found = ExportedEnsemble(classes, vote, alphas, experts, restored(json.loads((path / FEATURES).read_text())))
-        said = found.label(["a text", "another"])
-        if not all(math.isfinite(value) for one in said for value in one.probabilities.values()):
-            raise ValueError("its probabilities are no numbers")
-        return found
+        state = json.loads((path / FEATURES).read_text())
+        if is_function(state["name"]) and state["name"] not in functions:
+            raise ValueError(
+                f"its features are {state['name']}, code of somebody's: name it in functions if you trust it"
+            )
+        features = restored(state)
+        width = features.of(["a text"]).shape[1]
+        experts = tuple(from_bytes((path / _expert_file(number)).read_bytes()) for number in range(len(alphas)))
+        for expert in experts:
+            expert.check(width, len(classes))
+        return ExportedEnsemble(classes, vote, alphas, experts, features)
 
 
 def model_card(config: Config, results: Mapping[str, Any]) -> str:
@@ -129,3 +133,7 @@ def model_card(config: Config, results: Mapping[str, Any]) -> str:
         "`ensemble.json` holds weights and vote, `experts/` the experts as arrays, `features.json` what they see of a text. "
         f"They know this task alone. Seed {config.run.seed}.\n"
     )
+
+
+def _expert_file(number: int) -> str:
+    return f"experts/{number:05d}.npz"

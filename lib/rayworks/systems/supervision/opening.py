@@ -36,7 +36,7 @@ class Tracks:
         if isinstance(self.pool, LabelledExamples):
             classes = ClassPool(self._config, self.pool)
             return lambda config, seed: ClassTrack(config, classes, seed)
-        from rayworks.systems.supervision.generation.text_track import TextPool, TextTrack
+        from rayworks.systems.supervision.text_track import TextPool, TextTrack
 
         texts = TextPool(self._config, self.pool)
         return lambda config, seed: TextTrack(config, texts, seed)

@@ -168,7 +168,7 @@ def _figures(config: Config, results: Results, found: dict[str, Gain]) -> dict[s
     taught = results["taught"]
     chosen = [one["rounds"] for one in taught["boosting"]]
     shown = {name: one for name, one in found.items() if not name.startswith(("ensemble@", "ladder-"))}
-    matrices = {arm: taught[arm][0]["correlations"] for arm in arms(config)}
+    matrices: dict[str, Any] = {arm: taught[arm][0]["correlations"] for arm in arms(config)}
     return {
         "rounds.png": (
             figures.rounds(numbers, teacher.tolist(), student.tolist(), levels, chosen),

@@ -15,7 +15,7 @@ from rayworks.systems.supervision import SPEC
 from rayworks.systems.supervision.actors import SupervisionActor
 from rayworks.systems.supervision.boosting.chain import Arm
 from rayworks.systems.supervision.config import Config
-from rayworks.systems.supervision.exported import model_card, write_export
+from rayworks.systems.supervision.exported import ensemble_of, model_card, write_export
 from rayworks.systems.supervision.files import Files
 from rayworks.systems.supervision.opening import Tracks, pool_of
 from rayworks.systems.supervision.pupils import Pupil, arms, pupils
@@ -71,7 +71,8 @@ class SupervisionSystem(StagedSystem[Config]):
 
     def export(self) -> None:
         """The ensemble of the first seed that labels, with what it sees of a text, and a card."""
-        write_export(self.settings, self.results, Tracks(self.settings), Files(self.run_directory), self.run_directory)
+        ensemble = ensemble_of(self.settings, self.results, Tracks(self.settings), Files(self.run_directory))
+        write_export(ensemble, self.export_file)
         self.export_file("README.md", model_card(self.settings, self.results))
 
     def report(self) -> Report:
@@ -112,7 +113,8 @@ class SupervisionSystem(StagedSystem[Config]):
         open_ones = [number for number, chain in enumerate(chains) if not self._is_grown(chain)]
         wave = open_ones[: self.settings.compute.workers] if self._slow else open_ones
         more = 1 if self.settings.weak.learner == "adapter" else self.settings.boosting.rounds_per_call
-        for number, found in zip(wave, self.workers.map("grow", [(one, arm, more) for one in wave]), strict=True):
+        calls = [(one, arm, more + (chains[one]["kept"] if chains[one] else 0)) for one in wave]
+        for number, found in zip(wave, self.workers.map("grow", calls), strict=True):
             spent = chains[number]["seconds"] if chains[number] else 0.0
             chains[number] = found | {"seconds": found["seconds"] + spent}
         last = chains[wave[-1]]["rounds"][-1]

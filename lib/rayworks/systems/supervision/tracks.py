@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from rayworks.systems.supervision.boosting.chain import Learner
 from rayworks.systems.supervision.boosting.votes import Vote
-
-Split = Literal["labelled", "validation", "unlabelled", "test"]
-SPLITS: tuple[Split, ...] = ("labelled", "validation", "unlabelled", "test")
+from rayworks.systems.supervision.tasks.splitting import Split
 
 
 @dataclass(frozen=True)

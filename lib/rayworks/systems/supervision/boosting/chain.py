@@ -86,6 +86,11 @@ class Chain:
         """The rounds whose experts vote."""
         return [one for one in self.rounds if one.kept]
 
+    def rounds_until(self, kept: int) -> list[Round]:
+        """The rounds until so many experts are kept; all, where fewer are."""
+        last = self.kept[kept - 1].number if 0 < kept <= len(self.kept) else len(self.rounds)
+        return self.rounds[: last + 1]
+
     @property
     def alphas(self) -> np.ndarray:
         """Weights of the experts that vote."""

@@ -27,7 +27,7 @@ def ensembles(probabilities: np.ndarray, alphas: np.ndarray, vote: Vote) -> np.n
     else:
         said = np.log(np.maximum(probabilities, FLOOR)) if vote == "log-linear" else probabilities
     weights = (alphas / alphas.sum())[:, None, None] if len(alphas) else alphas[:, None, None]
-    totals = np.cumsum(weights * said, axis=0) / np.cumsum(weights, axis=0)
+    totals: np.ndarray = np.cumsum(weights * said, axis=0) / np.cumsum(weights, axis=0)
     if vote == "log-linear":
         totals = np.exp(totals - totals.max(axis=-1, keepdims=True))
         totals /= totals.sum(axis=-1, keepdims=True)
@@ -38,7 +38,8 @@ def ensembles(probabilities: np.ndarray, alphas: np.ndarray, vote: Vote) -> np.n
 
 def hardened(probabilities: np.ndarray) -> np.ndarray:
     """1 at the likeliest class of each distribution, the first of several, and 0 elsewhere."""
-    return np.eye(probabilities.shape[-1])[probabilities.argmax(axis=-1)]
+    hard: np.ndarray = np.eye(probabilities.shape[-1])[probabilities.argmax(axis=-1)]
+    return hard
 
 
 def evidential(probabilities: np.ndarray) -> np.ndarray:

@@ -113,4 +113,5 @@ def window_ids(starts: np.ndarray, window: int | None) -> np.ndarray:
 def shared_in_windows(misses: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """Each token's misses become the mean over its window, so that a window is weighed as one."""
     totals = np.bincount(windows, misses)
-    return (totals / np.bincount(windows))[windows]
+    means: np.ndarray = (totals / np.bincount(windows))[windows]
+    return means

@@ -12,7 +12,7 @@ import numpy as np
 
 from rayworks.systems.supervision.boosting.votes import FLOOR, ensembles
 from rayworks.systems.supervision.generation.tokens import Team, Tokens, Written
-from rayworks.systems.supervision.weak.classifiers import Expert, load_arrays, save_arrays
+from rayworks.systems.supervision.weak.classifiers import FILE, Expert, from_bytes, to_bytes
 
 Fit = Callable[[Any, np.ndarray, np.ndarray, int, int], Expert]
 """Of contexts, next words, weights, the number of words and a seed."""
@@ -93,11 +93,11 @@ class WordWriters:
 
     def save(self, expert: Expert, folder: Path) -> None:
         """Write an expert."""
-        save_arrays(expert, folder)
+        (folder / FILE).write_bytes(to_bytes(expert))
 
     def load(self, folder: Path) -> Expert:
         """What :meth:`save` wrote."""
-        return load_arrays(folder)
+        return from_bytes((folder / FILE).read_bytes())
 
     def cost(self, experts: int, learned: np.ndarray, labelled: np.ndarray) -> dict[str, float | None]:
         """Not counted; the report has the seconds."""

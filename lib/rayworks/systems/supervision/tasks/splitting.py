@@ -3,13 +3,16 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.supervision.config import TaskSection
-from rayworks.systems.supervision.tracks import SPLITS, Split
+
+Split = Literal["labelled", "validation", "unlabelled", "test"]
+SPLITS: tuple[Split, ...] = ("labelled", "validation", "unlabelled", "test")
 
 
 def distinct(texts: Sequence[str], count: int, seed: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Weak classifiers as arrays: shallow trees and logistic regressions, fitted by scikit-learn, saved without pickles."""
 
+import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from rayworks.systems.supervision.config import WeakSection
 
 FILE = "expert.npz"
+"""As which a chain keeps one."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,19 @@ class TreeExpert:
     right: np.ndarray
     values: np.ndarray
     """``[nodes, classes]``."""
+
+    def check(self, width: int, classes: int) -> None:
+        """Raise :class:`ValueError` where this is no tree over so many features and classes."""
+        nodes, inner = len(self.features), self.features >= 0
+        shapes = {len(part) for part in (self.thresholds, self.left, self.right, self.values)}
+        if shapes != {nodes} or self.values.shape != (nodes, classes) or not np.isfinite(self.values).all():
+            raise ValueError("its nodes do not fit each other")
+        for child in (self.left[inner], self.right[inner]):
+            # Further down and further on: a walk ends.
+            if not ((child > np.flatnonzero(inner)) & (child < nodes)).all():
+                raise ValueError("its nodes are no tree")
+        if (self.features >= width).any():
+            raise ValueError(f"it asks for more than {width} features")
 
     def probabilities(self, features: Any) -> np.ndarray:
         """``[rows, classes]`` of features ``[rows, features]``, dense or sparse."""
@@ -49,14 +63,22 @@ class LinearExpert:
     """``[classes]``."""
     link: Literal["softmax", "identity"] = "softmax"
 
+    def check(self, width: int, classes: int) -> None:
+        """Raise :class:`ValueError` where this is no map of so many features to so many classes."""
+        if self.weights.shape != (width, classes) or self.bias.shape != (classes,):
+            raise ValueError(f"its weights are {list(self.weights.shape)}, not {[width, classes]}")
+        if not (np.isfinite(self.weights).all() and np.isfinite(self.bias).all()):
+            raise ValueError("its weights are no numbers")
+
     def probabilities(self, features: Any) -> np.ndarray:
         """``[rows, classes]`` of features ``[rows, features]``, dense or sparse."""
         scores = np.asarray(features @ self.weights + self.bias, float)
         if self.link == "identity":
-            cut = np.clip(scores, 1e-6, 1.0)
-            return cut / cut.sum(axis=1, keepdims=True)
-        grown = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return grown / grown.sum(axis=1, keepdims=True)
+            masses = np.clip(scores, 1e-6, 1.0)
+        else:
+            masses = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares: np.ndarray = masses / masses.sum(axis=1, keepdims=True)
+        return shares
 
 
 Expert = TreeExpert | LinearExpert
@@ -95,15 +117,17 @@ def logistic(features: Any, labels: np.ndarray, weights: np.ndarray, classes: in
     return LinearExpert(kernel, np.where(np.isfinite(bias), bias, -1e9))
 
 
-def save_arrays(expert: Expert, folder: Path) -> None:
-    """Write an expert into a folder."""
-    arrays = {name: np.asarray(value) for name, value in vars(expert).items()}
-    np.savez(folder / FILE, **arrays)
+def to_bytes(expert: Expert) -> bytes:
+    """An expert as a file."""
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(expert).items()}
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
 
 
-def load_arrays(folder: Path) -> Expert:
-    """What :func:`save_arrays` wrote."""
-    with np.load(folder / FILE, allow_pickle=False) as found:
+def from_bytes(data: bytes) -> Expert:
+    """What :func:`to_bytes` gave."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as found:
         arrays = {name: found[name] for name in found.files}
     if "thresholds" in arrays:
         return TreeExpert(**arrays)

@@ -89,12 +89,17 @@ def features_named(name: str, texts: Sequence[str]) -> Features:
     return FrozenFeatures(name)
 
 
+def is_function(name: str) -> bool:
+    """Whether features are a function of the user's."""
+    return not (name in (TFIDF, MINILM) or name.startswith(WORDS) or _LANGUAGE_MODEL.fullmatch(name))
+
+
 def check_features(name: str) -> None:
     """Raise what :func:`features_named` would, without reading a text."""
     if name.startswith(WORDS):
         if not name.removeprefix(WORDS).isdecimal() or int(name.removeprefix(WORDS)) < 1:
             raise ConfigError(f"features: {name!r} must be words:N with a number of words, such as words:1000")
-    elif name not in (TFIDF, MINILM) and not _LANGUAGE_MODEL.fullmatch(name):
+    elif is_function(name):
         _function(name)
 
 
@@ -108,7 +113,7 @@ def restored(state: dict[str, Any]) -> Features:
 def kept_features(name: str, texts: Sequence[str]) -> Any:
     """Features of all texts of a task, fitted on them; those of frozen models are kept in the cache, once computed."""
     features = features_named(name, texts)
-    if isinstance(features, WordFeatures) or not (name == MINILM or _LANGUAGE_MODEL.fullmatch(name)):
+    if isinstance(features, WordFeatures) or is_function(name):
         return features.of(texts)
     key = seeds.derive(0, "features", name, _LONGEST, json.dumps(list(texts)))
 

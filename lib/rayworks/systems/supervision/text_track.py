@@ -22,9 +22,9 @@ from rayworks.systems.supervision.students.tuned import tune_on_texts
 from rayworks.systems.supervision.tasks.examples import TextExample
 from rayworks.systems.supervision.tasks.hardness import COLUMN, LENGTH, hardness_of
 from rayworks.systems.supervision.tasks.labelled import MOST_CLASSES
-from rayworks.systems.supervision.tasks.splitting import Parts, part
+from rayworks.systems.supervision.tasks.splitting import SPLITS, Parts, Split, part
 from rayworks.systems.supervision.tasks.texts import checked
-from rayworks.systems.supervision.tracks import SPLITS, Lesson, Split
+from rayworks.systems.supervision.tracks import Lesson
 from rayworks.systems.supervision.weak.adapters import AdapterBase
 from rayworks.systems.supervision.weak.classifiers import fit_expert
 from rayworks.systems.supervision.weak.features import kept_features
