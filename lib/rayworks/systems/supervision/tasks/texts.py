@@ -110,7 +110,7 @@ def _sciq() -> list[TextExample]:
     for number, row in enumerate(table.to_dict("records")):
         right = row["correct_answer"].strip()
         options = [right, *(row[f"distractor{place}"].strip() for place in (1, 2, 3))]
-        examples.append(_chosen(str(number), row["question"].strip(), right, sorted(set(options))))
+        examples.append(_chosen(str(number), row["question"].strip(), right, sorted(options)))
     return examples
 
 
@@ -120,11 +120,13 @@ def _arc() -> list[TextExample]:
     for row in table.to_dict("records"):
         options = [str(option).strip() for option in row["choices"]["text"]]
         right = options[list(row["choices"]["label"]).index(row["answerKey"])]
-        examples.append(_chosen(str(row["id"]), row["question"].strip(), right, list(dict.fromkeys(options))))
+        examples.append(_chosen(str(row["id"]), row["question"].strip(), right, options))
     return examples
 
 
 def _chosen(uid: str, asked: str, answer: str, options: Sequence[str]) -> TextExample:
+    # Some data sets offer the same text twice.
+    options = list(dict.fromkeys(options))
     shown = "\n".join(f"{chr(ord('A') + place)}. {option}" for place, option in enumerate(options))
     prompt = f"Question: {asked}\n{shown}\nAnswer:"
     return TextExample(uid, prompt, f" {answer}", tuple(f" {option}" for option in options))
