@@ -23,14 +23,14 @@ class ClassPool:
     """The examples that all seeds draw from, with their features and how hard they are: the same for all of them."""
 
     def __init__(self, config: Config, examples: LabelledExamples) -> None:
-        self._name, self.examples = config.task.hardness, examples
+        self._name, self._by, self.examples = config.task.hardness, config.task.hardness_by, examples
         self.features = lru_cache(maxsize=8)(lambda name: kept_features(name, examples.texts))
 
     @cached_property
     def hardness(self) -> tuple[np.ndarray, np.ndarray | None]:
         """See :func:`~.tasks.hardness.hardness_of`."""
         found = self.examples
-        return hardness_of(self._name, found.uids, found.texts, found.labels, found.columns, self.features)
+        return hardness_of(self._name, found.uids, found.texts, found.labels, found.columns, self.features, self._by)
 
 
 class Experts(Protocol):

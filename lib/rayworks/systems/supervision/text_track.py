@@ -68,7 +68,8 @@ class TextPool:
     """The examples that all seeds draw from, with their features and how hard they are: the same for all of them."""
 
     def __init__(self, config: Config, examples: Sequence[TextExample]) -> None:
-        self._name, self.examples = config.task.hardness, checked(examples)
+        self._name, self._by = config.task.hardness, config.task.hardness_by
+        self.examples = checked(examples)
         self.prompts = [one.prompt for one in self.examples]
         self.features = lru_cache(maxsize=8)(lambda name: kept_features(name, self.prompts))
 
@@ -87,7 +88,7 @@ class TextPool:
                 f"than {MOST_CLASSES}; set {LENGTH}, {COLUMN}NAME or {EXPORT}FOLDER"
             )
         uids, columns = [one.uid for one in self.examples], pd.DataFrame([one.columns for one in self.examples])
-        return hardness_of(self._name, uids, self.prompts, labels, columns, self.features)
+        return hardness_of(self._name, uids, self.prompts, labels, columns, self.features, self._by)
 
 
 class TextTrack:
