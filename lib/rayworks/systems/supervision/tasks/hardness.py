@@ -71,7 +71,8 @@ def check_hardness(name: str) -> None:
 def reference(
     features: Any, labels: np.ndarray, by: Literal["truth", "margin"] = "truth"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """By a logistic regression out of fold, and whether it was right: 1 - p(true class), or p of the second class - p of the first.
+    """By a logistic regression out of fold: 1 - p(true class), or by how little its likeliest class leads; and whether it was
+    right.
 
     A class with fewer examples than folds is predicted by models that never saw it where it must be.
     """
