@@ -277,7 +277,7 @@ def test_a_track_of_one_expert_is_that_expert() -> None:
     expert = learner.fit(np.ones(100), 0)
     found = one.label([expert], np.array([0.7]), "unlabelled", "share", [1, 5])
     assert (found[1] == found[5]).all()
-    said, _ = one.learn(Lesson(found[1]), "test", 0)
+    [said], _ = one.learn(Lesson(found[1]), ["test"], 0)
     assert said.shape == (80, 2)
     assert (one.unpack(one.pack(said)) == said).all()
     assert one.rights(one.truth("test"), "test").all()

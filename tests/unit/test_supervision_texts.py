@@ -141,7 +141,7 @@ def test_trees_write_together_what_none_of_them_can() -> None:
     right = {number: track.rights(answers, "unlabelled").mean() for number, answers in labels.items()}
     assert right[len(experts)] > right[1] + 0.2
     assert labels[99].texts == labels[len(experts)].texts
-    student, _ = track.learn(Lesson(track.truth("unlabelled")), "test", 0)
+    [student], _ = track.learn(Lesson(track.truth("unlabelled")), ["test"], 0)
     assert track.rights(student, "test").mean() > 0.9
 
 
@@ -208,7 +208,7 @@ def test_labels_pass_through_a_file_and_the_surest_are_learned_from() -> None:
     truth = track.truth("unlabelled").texts
     mixed = Written(tuple(truth[:30]) + tuple(truth[:30]), np.repeat([-0.1, -5.0], 30))
     filtered = track_of(config(student={"confidence": 0.5}), pool())
-    gains = [t.rights(t.learn(Lesson(mixed), "test", 0)[0], "test").mean() for t in (track, filtered)]
+    gains = [t.rights(t.learn(Lesson(mixed), ["test"], 0)[0][0], "test").mean() for t in (track, filtered)]
     assert gains[1] > gains[0] + 0.2
 
 
@@ -244,7 +244,7 @@ def test_adapters_are_boosted_and_write_together(tiny_model: str, tmp_path: Path
     assert (track.learner().misses(again) == track.learner().misses(experts[0])).all()
     cost = track.cost(2)
     assert cost["train"] > cost["label"] > 0
-    student, spent = track.learn(Lesson(track.truth("unlabelled")), "test", 0)
+    [student], spent = track.learn(Lesson(track.truth("unlabelled")), ["test"], 0)
     assert track.rights(student, "test").mean() > 0.6
     assert spent["flops"] > 0
     written = track_of(config(tiny_model, task={"answered_by": "writing"}), pool(options=True))

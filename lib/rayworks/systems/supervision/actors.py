@@ -79,12 +79,12 @@ class SupervisionActor:
         """Teach a student, and keep what it says of the test examples, and of the unlabelled ones if it teaches another."""
         number, pupil = call
         began, track = time.perf_counter(), self._tracks[number]
-        lesson = self._lesson(track, number, pupil)
-        seed = self._seed(number)
-        said, cost = track.learn(lesson, "test", seed)
-        self._keep(track, number, pupil.name, "test", said)
-        if any(other.teacher == pupil.name for other in pupils(self._config)):
-            self._keep(track, number, pupil.name, "unlabelled", track.learn(lesson, "unlabelled", seed)[0])
+        lesson, seed = self._lesson(track, number, pupil), self._seed(number)
+        teaches = any(other.teacher == pupil.name for other in pupils(self._config))
+        splits: list[Split] = ["test", "unlabelled"] if teaches else ["test"]
+        said, cost = track.learn(lesson, splits, seed)
+        for split, labels in zip(splits, said, strict=True):
+            self._keep(track, number, pupil.name, split, labels)
         return {"seconds": time.perf_counter() - began, **cost}
 
     def test(self, number: int) -> dict[str, Any]:

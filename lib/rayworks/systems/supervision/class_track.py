@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -23,14 +23,60 @@ class ClassPool:
     """The examples that all seeds draw from, with their features and how hard they are: the same for all of them."""
 
     def __init__(self, config: Config, examples: LabelledExamples) -> None:
-        self._name, self.examples = config.task.hardness, examples
+        self._name, self._by, self.examples = config.task.hardness, config.task.hardness_by, examples
         self.features = lru_cache(maxsize=8)(lambda name: kept_features(name, examples.texts))
 
     @cached_property
     def hardness(self) -> tuple[np.ndarray, np.ndarray | None]:
         """See :func:`~.tasks.hardness.hardness_of`."""
         found = self.examples
-        return hardness_of(self._name, found.uids, found.texts, found.labels, found.columns, self.features)
+        return hardness_of(self._name, found.uids, found.texts, found.labels, found.columns, self.features, self._by)
+
+
+class Experts(Protocol):
+    """A kind of weak experts of classes; ``rows`` are indices of the pool."""
+
+    def fit(self, rows: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int) -> Any:
+        """An expert of rows with their classes and weights, ``[rows]`` each."""
+
+    def probabilities(self, experts: Sequence[Any], rows: np.ndarray) -> np.ndarray:
+        """``[experts, rows, classes]``."""
+
+    def save(self, expert: Any, folder: Path) -> None:
+        """Write an expert without pickles."""
+
+    def load(self, folder: Path) -> Any:
+        """Read it."""
+
+    def cost(self, experts: int, learned: np.ndarray, labelled: np.ndarray) -> dict[str, float | None]:
+        """See :meth:`~.tracks.Track.cost`; what is learned from and what is labelled are rows."""
+
+
+class ArrayExperts:
+    """Trees and linear models; see :class:`Experts`."""
+
+    def __init__(self, config: Config, features: Any, classes: int) -> None:
+        self._section, self._features, self._classes = config.weak, features, classes
+
+    def fit(self, rows: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int) -> Expert:
+        """See :class:`Experts`."""
+        return fit_expert(self._section, self._features[rows], labels, weights, self._classes, seed)
+
+    def probabilities(self, experts: Sequence[Expert], rows: np.ndarray) -> np.ndarray:
+        """See :class:`Experts`."""
+        return np.stack([expert.probabilities(self._features[rows]) for expert in experts])
+
+    def save(self, expert: Expert, folder: Path) -> None:
+        """See :class:`Experts`."""
+        (folder / FILE).write_bytes(to_bytes(expert))
+
+    def load(self, folder: Path) -> Expert:
+        """See :class:`Experts`."""
+        return from_bytes((folder / FILE).read_bytes())
+
+    def cost(self, experts: int, learned: np.ndarray, labelled: np.ndarray) -> dict[str, float | None]:
+        """Not counted; the report has the seconds."""
+        return {"train": None, "label": None}
 
 
 class ClassTrack:
@@ -59,30 +105,28 @@ class ClassTrack:
 
     def learner(self) -> "RowLearner":
         """See :class:`~.tracks.Track`."""
-        rows = self._parts["labelled"]
-        features = self._features(self._config.weak.features)[rows]
-        return RowLearner(self._config, features, self._known, self.classes)
+        return RowLearner(self._experts, self._parts["labelled"], self._known)
 
     def save_expert(self, expert: Any, folder: Path) -> None:
         """See :class:`~.tracks.Track`."""
-        (folder / FILE).write_bytes(to_bytes(expert))
+        self._experts.save(expert, folder)
 
-    def load_expert(self, folder: Path) -> Expert:
+    def load_expert(self, folder: Path) -> Any:
         """See :class:`~.tracks.Track`."""
-        return from_bytes((folder / FILE).read_bytes())
+        return self._experts.load(folder)
 
     def label(
-        self, experts: Sequence[Expert], alphas: np.ndarray, split: Split, vote: Vote, rounds: Sequence[int]
+        self, experts: Sequence[Any], alphas: np.ndarray, split: Split, vote: Vote, rounds: Sequence[int]
     ) -> dict[int, np.ndarray]:
         """See :class:`~.tracks.Track`."""
         found = ensembles(self._probabilities(experts, split), alphas, vote)
         return {number: found[min(number, len(found)) - 1] for number in rounds}
 
-    def evidential(self, experts: Sequence[Expert], split: Split) -> np.ndarray:
+    def evidential(self, experts: Sequence[Any], split: Split) -> np.ndarray:
         """See :class:`~.tracks.Track`."""
         return evidential(self._probabilities(experts, split))
 
-    def wrong(self, experts: Sequence[Expert], split: Split) -> np.ndarray:
+    def wrong(self, experts: Sequence[Any], split: Split) -> np.ndarray:
         """See :class:`~.tracks.Track`."""
         said = self._probabilities(experts, split).argmax(axis=-1)
         wrong: np.ndarray = said != self._labels(split)
@@ -106,16 +150,23 @@ class ClassTrack:
         rights: np.ndarray = labels.argmax(axis=1) == self._labels(split)
         return rights
 
-    def learn(self, lesson: Lesson, split: Split, seed: int) -> tuple[np.ndarray, dict[str, float]]:
+    def learn(self, lesson: Lesson, splits: Sequence[Split], seed: int) -> tuple[list[np.ndarray], dict[str, float]]:
         """See :class:`~.tracks.Track`."""
-        section = self._config.student
-        features = self._features(lesson.features or section.features)
+        section, loss = self._config.student, cast(Loss, lesson.loss)
         rows, labels = self._parts[lesson.split], lesson.labels
         if section.confidence < 1 and lesson.split == "unlabelled":
             kept = surest(labels, section.confidence)
             rows, labels = rows[kept], labels[kept]
-        student = fit_student(features[rows], labels, section, cast(Loss, lesson.loss))
-        return student.probabilities(features[self._parts[split]]), {}
+        asked = [self._parts[split] for split in splits]
+        if section.learner == "linear":
+            features = self._features(lesson.features or section.features)
+            student = fit_student(features[rows], labels, section, loss)
+            return [student.probabilities(features[some]) for some in asked], {}
+        from rayworks.systems.supervision.students.tuned import tune_on_classes
+
+        texts = np.array(self._pool.texts, dtype=object)
+        tuned = tune_on_classes(section, texts[rows], labels, self._pool.classes, loss, seed, lesson.features)
+        return [tuned.probabilities(texts[some]) for some in asked], {"flops": tuned.tuned.flops}
 
     def pack(self, labels: np.ndarray) -> bytes:
         """See :class:`~.tracks.Track`."""
@@ -129,8 +180,17 @@ class ClassTrack:
         return labels
 
     def cost(self, experts: int) -> dict[str, float | None]:
-        """Not counted for trees and linear models, whose seconds stand in the report."""
-        return {"train": None, "label": None}
+        """See :class:`~.tracks.Track`."""
+        return self._experts.cost(experts, self._parts["labelled"], self._parts["unlabelled"])
+
+    @cached_property
+    def _experts(self) -> Experts:
+        weak = self._config.weak
+        if weak.learner != "adapter":
+            return ArrayExperts(self._config, self._features(weak.features), self.classes)
+        from rayworks.systems.supervision.weak.adapters import AdapterBase, ClassExperts
+
+        return ClassExperts(AdapterBase(weak), self._pool.texts, self._pool.classes)
 
     @cached_property
     def _parts(self) -> Parts:
@@ -145,29 +205,28 @@ class ClassTrack:
         labels: np.ndarray = self._pool.labels[self._parts[split]]
         return labels
 
-    def _probabilities(self, experts: Sequence[Expert], split: Split) -> np.ndarray:
-        features = self._features(self._config.weak.features)[self._parts[split]]
-        return np.stack([expert.probabilities(features) for expert in experts])
+    def _probabilities(self, experts: Sequence[Any], split: Split) -> np.ndarray:
+        return self._experts.probabilities(experts, self._parts[split])
 
 
 class RowLearner:
     """Fits classifiers to rows; see :class:`~.boosting.chain.Learner`."""
 
-    def __init__(self, config: Config, features: Any, labels: np.ndarray, classes: int) -> None:
-        self._section, self._features, self._labels, self._classes = config.weak, features, labels, classes
+    def __init__(self, experts: Experts, rows: np.ndarray, labels: np.ndarray) -> None:
+        self._experts, self._rows, self._labels = experts, rows, labels
 
     @property
     def owners(self) -> np.ndarray:
         """Every row is a sample."""
         return np.arange(len(self._labels))
 
-    def fit(self, weights: np.ndarray, seed: int) -> Expert:
+    def fit(self, weights: np.ndarray, seed: int) -> Any:
         """See :class:`~.boosting.chain.Learner`."""
-        return fit_expert(self._section, self._features, self._labels, weights, self._classes, seed)
+        return self._experts.fit(self._rows, self._labels, weights, seed)
 
-    def misses(self, expert: Expert) -> np.ndarray:
+    def misses(self, expert: Any) -> np.ndarray:
         """See :class:`~.boosting.chain.Learner`."""
-        wrong: np.ndarray = expert.probabilities(self._features).argmax(axis=1) != self._labels
+        wrong: np.ndarray = self._experts.probabilities([expert], self._rows)[0].argmax(axis=1) != self._labels
         return wrong.astype(float)
 
 

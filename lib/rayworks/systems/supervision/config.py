@@ -64,6 +64,11 @@ class TaskSection(Section):
         description="texts: an answer is the likeliest of the options, by mean log-probability of its tokens, where "
         "examples have options, or always written greedily; it is right where it is the true one, word for word",
     )
+    hardness_by: Literal["truth", "margin"] = Field(
+        "truth",
+        description="what is hard for a reference model: where it gives the true class little (truth), or its two likeliest "
+        "classes like much (margin; where classes are many, truth would call rare classes hard, and few would be known)",
+    )
     label_noise: float = Field(0.0, ge=0, lt=0.5, description="share of the known labels to change, as a test")
 
 

@@ -16,6 +16,7 @@ from rayworks.systems.supervision.files import Files
 from rayworks.systems.supervision.findings import students
 from rayworks.systems.supervision.opening import Tracks
 from rayworks.systems.supervision.tasks.labelled import LabelledExamples
+from rayworks.systems.supervision.tasks.opening import Examples
 from rayworks.systems.supervision.weak.classifiers import FILE, Expert, from_bytes, to_bytes
 from rayworks.systems.supervision.weak.features import Features, features_named, is_function, restored
 
@@ -81,6 +82,30 @@ def ensemble_of(config: Config, results: Mapping[str, Any], tracks: Tracks, file
     )
 
 
+def is_served(config: Config, pool: Examples) -> bool:
+    """Whether an export can label: experts are arrays, and answers are classes."""
+    return config.weak.learner != "adapter" and isinstance(pool, LabelledExamples)
+
+
+def copy_experts(config: Config, results: Mapping[str, Any], files: Files, write: Write) -> None:
+    """The first seed's experts that teach, as files, where they are not served: adapters are folders that PEFT reads."""
+    taught, chain = results["taught"]["boosting"][0], files.chain(0, "boosting")
+    assert chain is not None
+    kind = (
+        f"adapters of {config.weak.model}" if config.weak.learner == "adapter" else f"{config.weak.learner}s that write"
+    )
+    described = {
+        "kind": kind,
+        "vote": taught["vote"],
+        "alphas": [one.alpha for one in chain.kept[: taught["rounds"]]] or [1.0],
+        "weak": config.weak.model_dump(mode="json"),
+    }
+    write(ENSEMBLE, json.dumps(described, indent=2).encode())
+    for number, folder in enumerate(files.expert_folders(0, "boosting")[: taught["rounds"]]):
+        for file in sorted(folder.iterdir()):
+            write(f"experts/{number:05d}/{file.name}", file.read_bytes())
+
+
 def write_export(exported: ExportedEnsemble, write: Write) -> None:
     """Write weights, features and experts."""
     described = {"classes": exported.classes, "vote": exported.vote, "alphas": exported.alphas}
@@ -101,6 +126,8 @@ def read_export(folder: str | Path, functions: Sequence[str] = ()) -> ExportedEn
     """
     with reading(folder, "supervision") as path:
         described = json.loads((path / ENSEMBLE).read_text())
+        if "classes" not in described:
+            raise ValueError(f"its experts are {described['kind']}; only trees and linear models of classes are served")
         classes, alphas = tuple(map(str, described["classes"])), tuple(map(float, described["alphas"]))
         if not alphas or not all(math.isfinite(alpha) and alpha > 0 for alpha in alphas):
             raise ValueError(f"its weights are {alphas}")

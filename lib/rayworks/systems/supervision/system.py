@@ -15,7 +15,7 @@ from rayworks.systems.supervision import SPEC
 from rayworks.systems.supervision.actors import SupervisionActor
 from rayworks.systems.supervision.boosting.chain import Arm
 from rayworks.systems.supervision.config import Config
-from rayworks.systems.supervision.exported import ensemble_of, model_card, write_export
+from rayworks.systems.supervision.exported import copy_experts, ensemble_of, is_served, model_card, write_export
 from rayworks.systems.supervision.files import Files
 from rayworks.systems.supervision.opening import Tracks, pool_of
 from rayworks.systems.supervision.pupils import Pupil, arms, pupils
@@ -71,8 +71,11 @@ class SupervisionSystem(StagedSystem[Config]):
 
     def export(self) -> None:
         """The ensemble of the first seed that labels, with what it sees of a text, and a card."""
-        ensemble = ensemble_of(self.settings, self.results, Tracks(self.settings), Files(self.run_directory))
-        write_export(ensemble, self.export_file)
+        config, tracks, files = self.settings, Tracks(self.settings), Files(self.run_directory)
+        if is_served(config, tracks.pool):
+            write_export(ensemble_of(config, self.results, tracks, files), self.export_file)
+        else:
+            copy_experts(config, self.results, files, self.export_file)
         self.export_file("README.md", model_card(self.settings, self.results))
 
     def report(self) -> Report:

@@ -59,7 +59,7 @@ def choose(track: Track, chain: Chain, experts: Sequence[Any], config: Config, s
     if len(votes) > 1 and config.student.learner == "linear":
         for vote, rounds in candidates.items():
             labels = track.label(experts, alphas, "unlabelled", vote, [rounds])[rounds]
-            said, _ = track.learn(Lesson(labels), "validation", seed)
+            [said], _ = track.learn(Lesson(labels), ["validation"], seed)
             students[vote] = float(track.rights(said, "validation").mean())
     scores = students or {vote: max(accuracies) for vote, accuracies in found.items()}
     best = max(votes, key=lambda vote: scores[vote])

@@ -68,7 +68,8 @@ class TextPool:
     """The examples that all seeds draw from, with their features and how hard they are: the same for all of them."""
 
     def __init__(self, config: Config, examples: Sequence[TextExample]) -> None:
-        self._name, self.examples = config.task.hardness, checked(examples)
+        self._name, self._by = config.task.hardness, config.task.hardness_by
+        self.examples = checked(examples)
         self.prompts = [one.prompt for one in self.examples]
         self.features = lru_cache(maxsize=8)(lambda name: kept_features(name, self.prompts))
 
@@ -87,7 +88,7 @@ class TextPool:
                 f"than {MOST_CLASSES}; set {LENGTH}, {COLUMN}NAME or {EXPORT}FOLDER"
             )
         uids, columns = [one.uid for one in self.examples], pd.DataFrame([one.columns for one in self.examples])
-        return hardness_of(self._name, uids, self.prompts, labels, columns, self.features)
+        return hardness_of(self._name, uids, self.prompts, labels, columns, self.features, self._by)
 
 
 class TextTrack:
@@ -157,7 +158,7 @@ class TextTrack:
         """Whether answers are the true ones, word for word."""
         return np.array([a.split() == b.split() for a, b in zip(labels.texts, self._true(split), strict=True)])
 
-    def learn(self, lesson: Lesson, split: Split, seed: int) -> tuple[Written, dict[str, float]]:
+    def learn(self, lesson: Lesson, splits: Sequence[Split], seed: int) -> tuple[list[Written], dict[str, float]]:
         """See :class:`~.tracks.Track`.
 
         Raises:
@@ -172,7 +173,8 @@ class TextTrack:
             kept = surest(labels.confidence, section.confidence)
             rows, labels = rows[kept], Written(tuple(labels.texts[at] for at in kept.tolist()), labels.confidence[kept])
         student, writers, cost = self._student(section, rows, labels.texts, lesson.features, seed)
-        return self._answers(writers, Team.alone(student), self._parts[split])[0], cost
+        team = Team.alone(student)
+        return [self._answers(writers, team, self._parts[split])[0] for split in splits], cost
 
     def pack(self, labels: Written) -> bytes:
         """See :class:`~.tracks.Track`."""

@@ -68,8 +68,8 @@ class Track(Protocol):
     def rights(self, labels: Any, split: Split) -> np.ndarray:
         """``[rows]``: whether each label is right."""
 
-    def learn(self, lesson: Lesson, split: Split, seed: int) -> tuple[Any, dict[str, float]]:
-        """Teach a student; what it says about a split, and what it cost (``flops``, where it can be counted)."""
+    def learn(self, lesson: Lesson, splits: Sequence[Split], seed: int) -> tuple[list[Any], dict[str, float]]:
+        """Teach a student; what it says about each split, and what it cost (``flops``, where it can be counted)."""
 
     def pack(self, labels: Any) -> bytes:
         """Labels for a file, without pickles."""

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from rayworks.core import cache, seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.supervision.config import EXPORT
-from rayworks.systems.supervision.weak.features import check_features
+from rayworks.systems.supervision.weak.features import check_features, is_function
 
 COLUMN, LENGTH = "column:", "length"
 FOLDS = 5
@@ -24,13 +25,17 @@ def hardness_of(
     labels: np.ndarray,
     columns: pd.DataFrame,
     features: Callable[[str], Any],
+    by: Literal["truth", "margin"] = "truth",
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Hardness ``[examples]``, more is harder, and whether a reference model was right, where one was asked.
 
     Args:
         name: as in ``task.hardness``.
         labels: ``[examples]``, classes.
+        by: see ``task.hardness_by``.
         features: from a name to features of all examples.
+
+    What a reference model says is kept in the cache.
 
     Raises:
         DataError: an export or a column is missing or does not fit the examples.
@@ -41,7 +46,16 @@ def hardness_of(
         return _column(name.removeprefix(COLUMN), columns), None
     if name == LENGTH:
         return np.array([float(len(text)) for text in texts]), None
-    return reference(features(name), labels)
+    if is_function(name):
+        return reference(features(name), labels, by)
+    key = seeds.derive(0, "hardness", name, by, json.dumps([list(texts), labels.tolist()]))
+
+    def build(folder: Path) -> None:
+        hard, right = reference(features(name), labels, by)
+        np.savez(folder / "hardness.npz", hard=hard, right=right)
+
+    with np.load(cache.make_once(cache.root() / "features" / f"{key:032x}", build) / "hardness.npz") as found:
+        return found["hard"], found["right"]
 
 
 def check_hardness(name: str) -> None:
@@ -54,8 +68,10 @@ def check_hardness(name: str) -> None:
         check_features(name)
 
 
-def reference(features: Any, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """By a logistic regression out of fold: 1 - p(true class), and whether it was right.
+def reference(
+    features: Any, labels: np.ndarray, by: Literal["truth", "margin"] = "truth"
+) -> tuple[np.ndarray, np.ndarray]:
+    """By a logistic regression out of fold, and whether it was right: 1 - p(true class), or p of the second class - p of the first.
 
     A class with fewer examples than folds is predicted by models that never saw it where it must be.
     """
@@ -71,7 +87,9 @@ def reference(features: Any, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray
             continue
         model = LogisticRegression(C=1.0, max_iter=100).fit(_scaled(features)[inner], labels[inner])
         probabilities[np.ix_(outer, model.classes_)] = model.predict_proba(_scaled(features)[outer])
-    return 1 - probabilities[np.arange(len(labels)), labels], probabilities.argmax(1) == labels
+    ordered = np.sort(probabilities, axis=1)
+    margin, truth = ordered[:, -2] - ordered[:, -1], 1 - probabilities[np.arange(len(labels)), labels]
+    return margin if by == "margin" else truth, probabilities.argmax(1) == labels
 
 
 def _scaled(features: Any) -> Any:

@@ -159,3 +159,17 @@ class ClassExperts:
         causal, numbers = self._base.beside(experts)
         prompts = [self._prompts[row] for row in rows.tolist()]
         return np.stack([class_probabilities(causal.model, prompts, self._ids, causal.adapters, n) for n in numbers])
+
+    def save(self, expert: Adapter, folder: Path) -> None:
+        """Write an expert."""
+        expert.save(folder)
+
+    def load(self, folder: Path) -> Adapter:
+        """What :meth:`save` wrote."""
+        return Adapter.load(folder)
+
+    def cost(self, experts: int, learned: np.ndarray, labelled: np.ndarray) -> dict[str, float | None]:
+        """Operations: 6 for each weight and token learned, 2 for each read."""
+        tokens = [sum(len(self._prompts[row]) for row in rows.tolist()) for rows in (learned, labelled)]
+        each = experts * float(self._base.parameters)
+        return {"train": 6 * each * tokens[0] * self._base.section.epochs, "label": 2 * each * tokens[1]}
