@@ -30,7 +30,10 @@ class Args(ServingArgs):
     """What the Serve config may set."""
 
     export: str = Field("~/rayworks/runs/supervision/smoke/export", description="export folder of a finished run")
-    functions: list[str] = Field([], description="your functions that may make features, as module:function")
+    trusted: list[str] = Field(
+        [],
+        description="features that an export may load: a model, as MODEL@LAYERS, or your function, as module:function",
+    )
     abstain_below: float = Field(0.0, ge=0, le=1, description="agreement under which a text gets no label")
     largest_batch: LargestBatch = 32
 
@@ -43,7 +46,7 @@ class Supervision(ServedRun):
     def __init__(self, args: Args, shared: Any = None) -> None:
         super().__init__(args, shared)
         self._threshold = args.abstain_below
-        self._experts = read_export(args.export, args.functions)
+        self._experts = read_export(args.export, args.trusted)
         self._labelling = self.batching(self._label, args.largest_batch)
 
     async def check(self) -> None:

@@ -106,5 +106,5 @@ def test_features_of_a_user_must_be_named(deployment: Deployment, tmp_path: Any)
     folder = tmp_path / "export"
     shutil.copytree(deployment.folder / "supervision" / "voting", folder)
     (folder / "features.json").write_text(json.dumps({"name": "os.path:exists"}))
-    with pytest.raises(DataError, match="name it in functions"):
+    with pytest.raises(DataError, match="name them in trusted"):
         read_export(folder)

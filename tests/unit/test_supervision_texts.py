@@ -226,7 +226,7 @@ def test_what_does_not_fit_texts_is_refused() -> None:
         track.learn(Lesson(track.truth("unlabelled"), loss="logconf"), "test", 0)
     many = checked([TextExample(str(n), f"what is {n}?", f"{n}") for n in range(160)])
     with pytest.raises(DataError, match="160 different ones, more than 100"):
-        track_of(config(task={"hardness": "tfidf"}), many).facts()
+        TextPool(config(task={"hardness": "tfidf", "split": "easy-to-hard", "count": 200}), many)
 
 
 # language models -----------------------------------------------------------------------------------------------------

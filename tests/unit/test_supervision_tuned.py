@@ -10,6 +10,7 @@ from rayworks.lm.fine_tuning import Example
 from rayworks.lm.scoring import EncodedResponse
 from rayworks.lm.training import TuningOptions
 from rayworks.systems.supervision.config import StudentSection, WeakSection
+from rayworks.systems.supervision.students import tuned
 from rayworks.systems.supervision.students.losses import class_offsets
 from rayworks.systems.supervision.students.tuned import ClassTuner, parameters, tune_on_classes, tune_on_texts
 from rayworks.systems.supervision.weak.adapters import Adapter, AdapterBase, ClassExperts
@@ -73,7 +74,8 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_cut(tiny_model: str, los
     assert torch.allclose(gradients(everything, 0), torch.stack(parts).mean(dim=0), atol=1e-6)
 
 
-def test_the_threshold_is_that_of_all_labels_and_renewed_each_epoch(tiny_model: str) -> None:
+def test_the_threshold_is_that_of_all_labels_and_keeps_up(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuned, "OFFSET_STEPS", 6)
     one = tuner(tiny_model, "logconf", labels=0.6 * TRUTH + 0.2)
     for _ in range(2):
         said = class_probabilities(one.model.eval(), one._prompts, one._ids)

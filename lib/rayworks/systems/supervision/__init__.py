@@ -29,6 +29,7 @@ SPEC = SystemSpec(
         "gain_over_single",
         "gain_over_single_low",
         "gain_over_bagging",
+        "gain_over_bagging_low",
         "reference_accuracy_hard",
         "error_correlation",
     ),

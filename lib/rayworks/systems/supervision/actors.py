@@ -9,6 +9,7 @@ from rayworks.core import seeds
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.systems.supervision.boosting.chain import Arm, Chain, ChainOptions, grow
+from rayworks.systems.supervision.boosting.verdict import ROUNDS
 from rayworks.systems.supervision.boosting.votes import mean_correlation
 from rayworks.systems.supervision.boosting.weighting import rule_of
 from rayworks.systems.supervision.config import Config
@@ -16,7 +17,7 @@ from rayworks.systems.supervision.files import Files
 from rayworks.systems.supervision.opening import Tracks
 from rayworks.systems.supervision.pupils import CHOSEN, EASY_TRUTH, TRUTH, Pupil, arms, pupils, shown_rounds
 from rayworks.systems.supervision.tasks.splitting import Split
-from rayworks.systems.supervision.teaching import choose
+from rayworks.systems.supervision.teaching import choose, first_verdict
 from rayworks.systems.supervision.tracks import Lesson, Track
 
 READ: tuple[Split, ...] = ("unlabelled", "test")
@@ -31,7 +32,7 @@ class SupervisionActor:
         self._config, self._files, self._tracks = config, Files(directory), Tracks(config)
 
     def prepare(self, seed: int) -> dict[str, Any]:
-        """Read the examples, measure what is hard, part them; what is known of them without the test's labels."""
+        """Read the examples, measure what is hard, for which all labels are read, and part them; what is known of them."""
         track = self._tracks[seed]
         return {**track.facts(), "prior_error": track.prior_error(), "units": len(track.learner().owners)}
 
@@ -46,8 +47,17 @@ class SupervisionActor:
         chain = self._files.chain(number, arm) or Chain.begin(arm, len(learner.owners))
         fitted, aim = dict[int, Any](), min(aim, self._config.boosting.rounds)
         if len(chain.kept) < aim and not chain.ended:
-            options = self._options(track)
-            grow(chain, learner, options, rounds=aim, seed=self._seed(number), keep=fitted.__setitem__)
+            options, seed = self._options(track), self._seed(number)
+            early = min(aim, ROUNDS) if arm == "boosting" and self._config.boosting.fallback else aim
+            grow(chain, learner, options, rounds=early, seed=seed, keep=fitted.__setitem__)
+            if early < aim and len(chain.kept) == early and len(fitted):
+                self._files.keep_chain(number, chain, fitted, track.save_expert)
+                fitted = {}
+                told = first_verdict(track, chain, self._files.experts(number, arm, track), self._config)
+                if told.helps:
+                    grow(chain, learner, options, rounds=aim, seed=seed, keep=fitted.__setitem__)
+                else:
+                    chain.ended = f"after {early} experts more will not help: {told.reason}"
             self._files.keep_chain(number, chain, fitted, track.save_expert)
         rounds = chain.rounds_until(aim)
         return {
@@ -64,6 +74,11 @@ class SupervisionActor:
         chain, experts = self._files.chain(number, arm), self._files.experts(number, arm, track)
         assert chain is not None
         choice = choose(track, chain, experts, self._config, self._seed(number))
+        cost = track.cost(len(experts))
+        if cost["train"] is not None:
+            # Those that do not vote were trained too, and so were those of every fold.
+            folds = self._config.boosting.folds
+            cost["train"] *= len(chain.rounds) * (1 + folds * (arm == "boosting" and folds > 1)) / len(experts)
         numbers = {choice.rounds, *(shown_rounds(self._config) if arm == "boosting" else ())}
         alphas = chain.alphas if len(chain.alphas) else np.ones(1)
         for split in READ:
@@ -73,14 +88,14 @@ class SupervisionActor:
             self._keep(track, number, f"{arm}@{CHOSEN}", split, labels[choice.rounds])
             if arm == "bagging":
                 self._keep(track, number, "evidential", split, track.evidential(experts, split))
-        return {**vars(choice), "seconds": time.perf_counter() - began, "cost": track.cost(len(experts))}
+        return {**vars(choice), "seconds": time.perf_counter() - began, "cost": cost}
 
     def learn(self, call: tuple[int, Pupil]) -> dict[str, Any]:
         """Teach a student, and keep what it says of the test examples, and of the unlabelled ones if it teaches another."""
         number, pupil = call
         began, track = time.perf_counter(), self._tracks[number]
         lesson, seed = self._lesson(track, number, pupil), self._seed(number)
-        teaches = any(other.teacher == pupil.name for other in pupils(self._config))
+        teaches = any(other.teacher == pupil.name for other in pupils(self._config, self._tracks.taught))
         splits: list[Split] = ["test", "unlabelled"] if teaches else ["test"]
         said, cost = track.learn(lesson, splits, seed)
         for split, labels in zip(splits, said, strict=True):
@@ -96,12 +111,14 @@ class SupervisionActor:
             return "".join("1" if right else "0" for right in track.rights(said, split))
 
         shown = [f"boosting@{rounds}" for rounds in shown_rounds(self._config)]
-        teachers = [*shown, *(f"{arm}@{CHOSEN}" for arm in arms(self._config))]
+        teachers = [*shown, *(f"{arm}@{CHOSEN}" for arm in arms(self._tracks.taught))]
         return {
             "teachers": {name: marks(name, "test") for name in teachers},
             "taught": {name: marks(name, "unlabelled").count("1") for name in teachers},
-            "students": {pupil.name: marks(pupil.name, "test") for pupil in pupils(self._config)},
+            "students": {pupil.name: marks(pupil.name, "test") for pupil in pupils(self._config, self._tracks.taught)},
             "correlation": self._correlation(track, number),
+            "rows": track.rows("test").tolist(),
+            "commonest_share": track.commonest("test"),
         }
 
     def _correlation(self, track: Track, number: int) -> float | None:
@@ -109,20 +126,18 @@ class SupervisionActor:
 
     def _lesson(self, track: Track, number: int, pupil: Pupil) -> Lesson:
         if pupil.teacher == EASY_TRUTH:
-            return Lesson(track.known("labelled"), "labelled")
+            return Lesson(track.known("labelled"), "labelled", certain=True)
         if pupil.teacher == TRUTH:
-            return Lesson(track.truth("unlabelled"))
+            return Lesson(track.truth("unlabelled"), certain=True)
         labels = track.unpack(self._files.labels(number, _file(pupil.teacher, "unlabelled")))
-        if self._config.student.labels == "hard":
-            labels = track.hard(labels)
-        return Lesson(labels, "unlabelled", pupil.loss, pupil.features)
+        return Lesson(track.hard(labels) if pupil.hard else labels, "unlabelled", pupil.loss, pupil.features)
 
     def _keep(self, track: Track, number: int, name: str, split: Split, labels: Any) -> None:
         self._files.keep_labels(number, _file(name, split), track.pack(labels))
 
     def _options(self, track: Track) -> ChainOptions:
         section = self._config.boosting
-        name = section.rule or ("prior" if self._config.of_texts else "adaboost" if track.classes == 2 else "samme")
+        name = section.rule or track.rule
         prior = (section.prior_error or track.prior_error()) if name == "prior" else None
         rule = rule_of(name, track.classes, prior, section.most_alpha)
         return ChainOptions(rule, section.mode, section.multiplicity, section.folds, section.retries)

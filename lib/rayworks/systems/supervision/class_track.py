@@ -8,7 +8,9 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from rayworks.core.errors import DataError
 from rayworks.systems.supervision.boosting.votes import Vote, ensembles, evidential, hardened
+from rayworks.systems.supervision.boosting.weighting import RuleName
 from rayworks.systems.supervision.config import Config, Loss
 from rayworks.systems.supervision.students.linear import fit_student
 from rayworks.systems.supervision.tasks.hardness import hardness_of
@@ -18,18 +20,24 @@ from rayworks.systems.supervision.tracks import Lesson
 from rayworks.systems.supervision.weak.classifiers import FILE, Expert, fit_expert, from_bytes, to_bytes
 from rayworks.systems.supervision.weak.features import kept_features
 
+CLIP = (0.05, 0.95)
+"""Between which a prior error counts."""
+
 
 class ClassPool:
     """The examples that all seeds draw from, with their features and how hard they are: the same for all of them."""
 
     def __init__(self, config: Config, examples: LabelledExamples) -> None:
         self._name, self._by, self.examples = config.task.hardness, config.task.hardness_by, examples
+        self._random = config.task.split == "random"
         self.features = lru_cache(maxsize=8)(lambda name: kept_features(name, examples.texts))
 
     @cached_property
     def hardness(self) -> tuple[np.ndarray, np.ndarray | None]:
         """See :func:`~.tasks.hardness.hardness_of`."""
         found = self.examples
+        if self._random:
+            return np.zeros(len(found)), None
         return hardness_of(self._name, found.uids, found.texts, found.labels, found.columns, self.features, self._by)
 
 
@@ -87,10 +95,17 @@ class ClassTrack:
         self._config, self._seed = config, seed
         self._pool, self._features, self._hardness = pool.examples, pool.features, pool.hardness
         self.classes = len(self._pool.classes)
+        self.rule: RuleName = "adaboost" if self.classes == 2 else "samme"
 
     def facts(self) -> dict[str, Any]:
         """See :class:`~.tracks.Track`."""
         right, known = self._hardness[1], self._known
+        if len(np.unique(known)) < 2:
+            name = self._pool.classes[int(known[0])]
+            raise DataError(
+                f"task.count_labelled: all {len(known)} labelled examples are {name!r}, so there is nothing to tell "
+                "apart; raise it, or part by another hardness"
+            )
         on_hard = None if right is None else float(right[self._parts["test"]].mean())
         return {
             "counts": {split: len(self._parts[split]) for split in SPLITS},
@@ -99,9 +114,14 @@ class ClassTrack:
             "reference_accuracy_hard": on_hard,
         }
 
+    def rows(self, split: Split) -> np.ndarray:
+        """See :class:`~.tracks.Track`."""
+        return self._parts[split]
+
     def prior_error(self) -> float:
         """Of always answering the commonest class."""
-        return 1 - float(np.bincount(self._known).max() / len(self._known))
+        commonest = float(np.bincount(self._known).max() / len(self._known))
+        return float(np.clip(1 - commonest, *CLIP))
 
     def learner(self) -> "RowLearner":
         """See :class:`~.tracks.Track`."""
@@ -145,6 +165,11 @@ class ClassTrack:
         truth: np.ndarray = np.eye(self.classes)[self._labels(split)]
         return truth
 
+    def commonest(self, split: Split) -> float:
+        """See :class:`~.tracks.Track`."""
+        labels = self._labels(split)
+        return float(np.bincount(labels).max() / len(labels))
+
     def rights(self, labels: np.ndarray, split: Split) -> np.ndarray:
         """See :class:`~.tracks.Track`."""
         rights: np.ndarray = labels.argmax(axis=1) == self._labels(split)
@@ -154,7 +179,7 @@ class ClassTrack:
         """See :class:`~.tracks.Track`."""
         section, loss = self._config.student, cast(Loss, lesson.loss)
         rows, labels = self._parts[lesson.split], lesson.labels
-        if section.confidence < 1 and lesson.split == "unlabelled":
+        if section.confidence < 1 and lesson.split == "unlabelled" and not lesson.certain:
             kept = surest(labels, section.confidence)
             rows, labels = rows[kept], labels[kept]
         asked = [self._parts[split] for split in splits]

@@ -1,6 +1,6 @@
 """Every setting of the supervision system, with its default and bounds."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -13,18 +13,10 @@ GENERATED = ("openbookqa", "siqa", "quartz", "asdiv", "review-attributes", "sciq
 """Built-in tasks whose answer is a text."""
 EXPORT = "export:"
 Loss = Literal["cross-entropy", "logconf", "product"]
-Student = Literal["single", "ensemble", "bagging", "uniform", "evidential", "logconf", "product", "ladder"]
-"""Who is taught by whom: see :data:`STUDENTS`."""
-STUDENTS: tuple[Student, ...] = (
-    "single",
-    "ensemble",
-    "bagging",
-    "uniform",
-    "evidential",
-    "logconf",
-    "product",
-    "ladder",
-)
+Student = Literal["single", "ensemble", "hard", "bagging", "uniform", "evidential", "logconf", "product", "ladder"]
+STUDENTS: tuple[Student, ...] = get_args(Student)
+OF_CLASSES: tuple[Student, ...] = ("hard", "logconf", "product")
+"""Students whose labels or losses are those of classes."""
 
 
 class TaskSection(Section):
@@ -33,9 +25,9 @@ class TaskSection(Section):
     name: str = Field(
         "sarcasm",
         min_length=1,
-        description="examples: sarcasm, boolq, reviews (classes); openbookqa, siqa, quartz, asdiv (texts); sciq, arc (by "
-        "their hub names); a .csv or .jsonl file with the columns text and label, or prompt and answer; or your own "
-        "as module:function",
+        description="examples: sarcasm, boolq, reviews (classes); openbookqa, siqa, quartz, asdiv, review-attributes "
+        "(texts); sciq, arc (texts, by their hub names); a .csv, .jsonl or .parquet file or hub:OWNER/NAME with the columns "
+        "text and label, or prompt and answer; or your own as module:function",
     )
     kind: Literal["classes", "texts"] | None = Field(
         None, description="answers of the task: classes or texts; null: as the task's columns say"
@@ -69,7 +61,12 @@ class TaskSection(Section):
         description="what is hard for a reference model: where it gives the true class little (truth), or its two likeliest "
         "classes like much (margin; where classes are many, truth would call rare classes hard, and few would be known)",
     )
-    label_noise: float = Field(0.0, ge=0, lt=0.5, description="share of the known labels to change, as a test")
+    label_noise: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="share of the labels of labelled examples to change, as a test; validation keeps its own",
+    )
 
 
 class WeakSection(Section):
@@ -156,11 +153,12 @@ class StudentSection(Section):
         "grows) or product (of its own and the weak probability)",
     )
     labels: Literal["soft", "hard"] = Field("soft", description="labels of all students: distributions, or classes")
-    taught: tuple[Student, ...] = Field(
-        STUDENTS[:-1],
+    taught: tuple[Student, ...] | None = Field(
+        None,
         min_length=1,
-        description="students: single and ensemble (by boosting), bagging, uniform (other seeds alone), evidential "
-        "(Dirichlet mean of bagging's votes), logconf and product (other losses on the single teacher's labels), ladder",
+        description="students: single and ensemble (by boosting), hard (both with classes as labels), bagging, uniform "
+        "(other seeds alone), evidential (Dirichlet mean of bagging's votes), logconf and product (other losses on the "
+        "single teacher's labels; of classes only), ladder; null: all that the answers and the ladder allow",
     )
     ladder: tuple[str, ...] = Field(
         (), description="features of the students in between, each taught by the one before (bootstrapping)"
@@ -170,7 +168,10 @@ class StudentSection(Section):
     )
     logconf_weight: float = Field(0.5, ge=0, le=1, description="logconf: weight of the student's own answer at the end")
     logconf_warmup: float = Field(
-        0.1, ge=0, lt=1, description="logconf: share of the steps over which that weight grows"
+        0.1,
+        ge=0,
+        lt=1,
+        description="logconf: share of the steps over which that weight grows; linear students take 5",
     )
     product_powers: tuple[float, float] = Field(
         (1.0, 1.0), description="product: powers of the student's own probability and of the weak label"
@@ -185,11 +186,20 @@ class StudentSection(Section):
 
     @model_validator(mode="after")
     def _ladder_has_steps(self) -> Self:
+        if self.taught is None:
+            return self
         if "ladder" in self.taught and not self.ladder:
             raise ValueError("student.ladder: is empty; name the features in between, or leave ladder out of taught")
         if "single" not in self.taught:
             raise ValueError("student.taught: leaves single out, which all others are compared with; add it")
         return self
+
+    def taught_of(self, texts: bool) -> tuple[Student, ...]:
+        """The students, where answers are texts or classes."""
+        if self.taught is not None:
+            return self.taught
+        left_out = (*(OF_CLASSES if texts else ()), *(() if self.ladder else ("ladder",)))
+        return tuple(one for one in STUDENTS if one not in left_out and not (one == "hard" and self.labels == "hard"))
 
 
 class ExperimentSection(Section):

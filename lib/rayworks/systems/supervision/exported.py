@@ -13,12 +13,13 @@ from rayworks.core.exports import Write, reading
 from rayworks.systems.supervision.boosting.votes import VOTES, Vote, ensembles
 from rayworks.systems.supervision.config import Config
 from rayworks.systems.supervision.files import Files
-from rayworks.systems.supervision.findings import students
+from rayworks.systems.supervision.findings import teachers
 from rayworks.systems.supervision.opening import Tracks
+from rayworks.systems.supervision.pupils import CHOSEN
 from rayworks.systems.supervision.tasks.labelled import LabelledExamples
 from rayworks.systems.supervision.tasks.opening import Examples
 from rayworks.systems.supervision.weak.classifiers import FILE, Expert, from_bytes, to_bytes
-from rayworks.systems.supervision.weak.features import Features, features_named, is_function, restored
+from rayworks.systems.supervision.weak.features import MINILM, Features, features_named, is_counted, restored
 
 ENSEMBLE, FEATURES = "ensemble.json", "features.json"
 
@@ -56,7 +57,8 @@ class ExportedEnsemble:
         alphas = np.array(self.alphas)
         mixed = ensembles(said, alphas, self.vote)[-1]
         own, best = said.argmax(axis=-1), mixed.argmax(axis=-1)
-        agreement = ((own == best) * alphas[:, None]).sum(axis=0) / alphas.sum()
+        same = own == best
+        agreement = np.where(same.all(axis=0), 1.0, (same * alphas[:, None]).sum(axis=0) / alphas.sum())
         return [
             Label(
                 self.classes[best[row]],
@@ -115,30 +117,31 @@ def write_export(exported: ExportedEnsemble, write: Write) -> None:
         write(_expert_file(number), to_bytes(expert))
 
 
-def read_export(folder: str | Path, functions: Sequence[str] = ()) -> ExportedEnsemble:
+def read_export(folder: str | Path, trusted: Sequence[str] = ()) -> ExportedEnsemble:
     """Read what :func:`write_export` wrote.
 
     Args:
-        functions: names of a user's own, as module:function, that may be imported for features.
+        trusted: names of features that may be loaded: a model, as MODEL@LAYERS, or a function, as module:function.
 
     Raises:
-        DataError: files are missing, damaged, or do not fit each other, or features are a function that is not named.
+        DataError: files are missing, damaged, or do not fit each other, or features need what is not named.
     """
     with reading(folder, "supervision") as path:
         described = json.loads((path / ENSEMBLE).read_text())
         if "classes" not in described:
             raise ValueError(f"its experts are {described['kind']}; only trees and linear models of classes are served")
         classes, alphas = tuple(map(str, described["classes"])), tuple(map(float, described["alphas"]))
+        if len(set(classes)) < max(len(classes), 2):
+            raise ValueError(f"its classes are {classes}")
         if not alphas or not all(math.isfinite(alpha) and alpha > 0 for alpha in alphas):
             raise ValueError(f"its weights are {alphas}")
         vote: Vote = described["vote"]
         if vote not in VOTES:
             raise ValueError(f"its vote is {vote!r}")
         state = json.loads((path / FEATURES).read_text())
-        if is_function(state["name"]) and state["name"] not in functions:
-            raise ValueError(
-                f"its features are {state['name']}, code of somebody's: name it in functions if you trust it"
-            )
+        name = state["name"]
+        if not (is_counted(name) or name == MINILM or name in trusted):
+            raise ValueError(f"its features are {name}: name them in trusted if you trust that model or function")
         features = restored(state)
         width = features.of(["a text"]).shape[1]
         experts = tuple(from_bytes((path / _expert_file(number)).read_bytes()) for number in range(len(alphas)))
@@ -150,15 +153,23 @@ def read_export(folder: str | Path, functions: Sequence[str] = ()) -> ExportedEn
 def model_card(config: Config, results: Mapping[str, Any]) -> str:
     """The README of the export."""
     taught = results["taught"]["boosting"][0]
-    accuracy = [float(marks.mean()) for marks in students(results, "single")]
+    own, single = (teachers(results, f"boosting@{number}")[0].mean() for number in (CHOSEN, 1))
+    weak = config.weak
+    seen = f"{weak.model}, {weak.layers or 'all'} layers" if weak.learner == "adapter" else weak.features
+    served = weak.learner != "adapter" and "classes" in results["facts"][0]
+    files = (
+        "`experts/` the experts as arrays, `features.json` what they see of a text."
+        if served
+        else "`experts/` each expert's files; they are not served over HTTP."
+    )
     return (
         f"# Weak experts of run {config.run.name}\n\n"
-        f"{taught['rounds']} of up to {config.boosting.rounds} experts ({config.weak.learner} on {config.weak.features}), "
-        f"boosted (EnsemW2S, arXiv 2410.04571) on {config.task.count_labelled} easy examples of {config.task.name}, first of "
-        f"{config.experiment.seeds} seeds; their number was chosen on validation, their vote is {taught['vote']}. "
-        f"The student that one expert alone taught answered {np.mean(accuracy):.3f} of the hard test examples rightly.\n\n"
-        "`ensemble.json` holds weights and vote, `experts/` the experts as arrays, `features.json` what they see of a text. "
-        f"They know this task alone. Seed {config.run.seed}.\n"
+        f"{taught['rounds']} of {results['chains']['boosting'][0]['kept']} experts that were kept ({weak.learner} on "
+        f"{seen}), boosted (EnsemW2S, arXiv 2410.04571) on {config.task.count_labelled} labelled examples of "
+        f"{config.task.name}, first of {config.experiment.seeds} seeds; their number was chosen on validation, their vote is "
+        f"{taught['vote']}. Together they answer {own:.3f} of this seed's test examples rightly, the first alone "
+        f"{single:.3f}.\n\n`ensemble.json` holds weights and vote, {files} They know this task alone. "
+        f"Seed {config.run.seed}.\n"
     )
 
 

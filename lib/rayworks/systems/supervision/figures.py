@@ -36,7 +36,12 @@ def rounds(
         axes.set_xscale("log")
         axes.set_xticks(numbers, [str(number) for number in numbers])
         axes.minorticks_off()
-        describe(axes, "experts", "accuracy on hard test examples", "Accuracy against rounds")
+        describe(
+            axes, "experts (logarithmic); thin lines are seeds", "accuracy on test examples", "Accuracy against rounds"
+        )
+        bottom, top = axes.get_ylim()
+        if top - bottom < 0.02:
+            axes.set_ylim(max(0.0, bottom - 0.05), min(1.0, top + 0.05))
         axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
     return drawing.png
 
@@ -60,14 +65,20 @@ def students(found: Mapping[str, Gain], confidence: float) -> bytes:
 
 
 def correlation(matrices: Mapping[str, Sequence[Sequence[float | None]]]) -> bytes:
-    """Correlation of experts' errors on validation, in the order of rounds, one panel per arm."""
-    with draw(columns=len(matrices)) as drawing:
+    """Correlation of experts' errors on validation, in the order of rounds, one panel per arm of several experts."""
+    with draw(columns=max(1, len(matrices))) as drawing:
+        drawing.figure.set_size_inches(1.5 + 3.6 * max(1, len(matrices)), 3.9)
         panels = drawing.axes if len(matrices) > 1 else [drawing.ax]
-        for axes, (name, matrix) in zip(panels, matrices.items(), strict=True):
+        if not matrices:
+            drawing.ax.set(title="One expert alone: no pair to correlate", xticks=[], yticks=[])
+        for axes, (name, matrix) in zip(panels, matrices.items(), strict=False):
             values = np.array([[np.nan if one is None else one for one in row] for row in matrix], float)
             ends = (0.5, len(values) + 0.5)
             shown = axes.imshow(values, vmin=-1, vmax=1, cmap="RdBu_r", extent=(*ends, *ends[::-1]))
             axes.grid(visible=False)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.yaxis.get_major_locator().set_params(integer=True)
             axes.set(xlabel="expert", ylabel="expert", title=name)
-        drawing.figure.colorbar(shown, ax=list(panels), label="correlation of errors", shrink=0.85)
+        if matrices:
+            drawing.figure.colorbar(shown, ax=list(panels), label="correlation of errors", shrink=0.85)
     return drawing.png

@@ -9,7 +9,7 @@ import numpy as np
 from rayworks.core import seeds
 from rayworks.core.bootstrap import t_interval
 from rayworks.systems.supervision.config import Config
-from rayworks.systems.supervision.pupils import CHOSEN, EASY_TRUTH, TRUTH
+from rayworks.systems.supervision.pupils import CHOSEN, EASY_TRUTH, TRUTH, pupils
 
 Results = Mapping[str, Any]
 
@@ -23,7 +23,10 @@ class Gain:
     over_seeds: tuple[float | None, float | None]
     """Student's t over seeds, in which splits, experts and students differ; None where there is one seed."""
     over_rows: tuple[float, float]
-    """Bootstrap over the test examples within each seed."""
+    """Bootstrap over the examples that are tested in any seed, each with all its tests: seeds share a pool."""
+
+    same: bool
+    """Whether every test example has the same mark from both, so that there is no difference to find an interval of."""
 
     @property
     def low(self) -> float:
@@ -38,6 +41,8 @@ class Gain:
         return self.over_rows[1] if last is None else max(last, self.over_rows[1])
 
     def __str__(self) -> str:
+        if self.same:
+            return "same marks"
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
@@ -56,21 +61,41 @@ def mean(marks: Sequence[np.ndarray]) -> float:
     return float(np.mean([one.mean() for one in marks]))
 
 
-def gain(config: Config, after: Sequence[np.ndarray], before: Sequence[np.ndarray], name: str) -> Gain:
+def gain(
+    config: Config, results: Results, after: Sequence[np.ndarray], before: Sequence[np.ndarray], name: str
+) -> Gain:
     """By how much more is right, test example by test example, and its intervals."""
     section = config.experiment
     pairs = [a - b for a, b in zip(after, before, strict=True)]
     by_seed = [float(one.mean()) for one in pairs]
     average, *ends = t_interval(by_seed, section.confidence)
-    draws = np.zeros(section.resamples)
-    for number, one in enumerate(pairs):
-        drawn = seeds.stream(config.run.seed, "report", name, number).integers(
-            0, len(one), (section.resamples, len(one))
-        )
-        draws += one[drawn].mean(axis=1) / len(pairs)
+    rows = [np.array(test["rows"]) for test in results["tests"]]
+    pool = np.unique(np.concatenate(rows))
+    values, there = np.zeros((2, len(pairs), len(pool)))
+    for number, (one, tested) in enumerate(zip(pairs, rows, strict=True)):
+        places = np.searchsorted(pool, tested)
+        values[number, places], there[number, places] = one, 1.0
+    drawn = seeds.stream(config.run.seed, "report", name)
+    counts = drawn.multinomial(len(pool), np.full(len(pool), 1 / len(pool)), section.resamples).astype(float)
+    means = (counts @ values.T) / np.maximum(counts @ there.T, 1.0)
     tail = (1 - section.confidence) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Gain(average, tuple(by_seed), (ends[0], ends[1]), (float(low), float(high)))
+    low, high = np.quantile(means.mean(axis=1), [tail, 1 - tail])
+    same = not any(one.any() for one in pairs)
+    return Gain(average, tuple(by_seed), (ends[0], ends[1]), (float(low), float(high)), same)
+
+
+def gains(config: Config, results: Results) -> dict[str, Gain]:
+    """Of every student over the single-taught one."""
+    single = students(results, "single")
+    names = [pupil.name for pupil in pupils(config, results["students"]) if pupil.name != "single"]
+    return {name: gain(config, results, students(results, name), single, name) for name in names}
+
+
+def over_bagging(config: Config, results: Results) -> Gain | None:
+    """Of the student of boosting over that of bagging; None where either was not taught."""
+    if not {"ensemble", "bagging"} <= set(results["students"]):
+        return None
+    return gain(config, results, students(results, "ensemble"), students(results, "bagging"), "over bagging")
 
 
 def recovered_share(
@@ -84,19 +109,26 @@ def recovered_share(
     gap = float(np.mean([one.mean() for one in gaps]))
     error = float(np.sqrt(sum(one.var(ddof=1) / len(one) for one in gaps if len(one) > 1))) / len(gaps)
     if gap < 2 * error or gap <= 0:
+        if gap < -2 * error:
+            return (
+                None,
+                f"on true labels the student is weaker than one weak expert, by {-gap:.3f}; take a stronger student",
+            )
         return None, f"ceiling and weak differ by {gap:.3f}, less than two standard errors ({error:.3f} each)"
     return (mean(student) - mean(weak)) / gap, ""
 
 
-def headline(config: Config, results: Results) -> dict[str, float | None]:
-    """The numbers that a reader compares between runs."""
-    taught = config.student.taught
+def headline(config: Config, results: Results, found: Mapping[str, Gain]) -> dict[str, float | None]:
+    """The numbers that a reader compares between runs.
+
+    Args:
+        found: of :func:`gains`.
+    """
+    taught = results["students"]
     single, weak, ceiling = students(results, "single"), teachers(results, "boosting@1"), students(results, TRUTH)
     ensemble = students(results, "ensemble") if "ensemble" in taught else None
-    gained = gain(config, ensemble, single, "headline") if ensemble else None
-    bagged = (
-        gain(config, ensemble, students(results, "bagging"), "bagging") if ensemble and "bagging" in taught else None
-    )
+    gained, bagged = found.get("ensemble"), over_bagging(config, results)
+    several = config.experiment.seeds > 1
     reference = [facts["reference_accuracy_hard"] for facts in results["facts"]]
     correlations = [test["correlation"] for test in results["tests"] if test["correlation"] is not None]
     return {
@@ -108,8 +140,10 @@ def headline(config: Config, results: Results) -> dict[str, float | None]:
         "ceiling": mean(ceiling),
         "recovered_share": recovered_share(ensemble or single, weak, ceiling)[0],
         "gain_over_single": gained.mean if gained else None,
-        "gain_over_single_low": gained.low if gained else None,
+        # One seed says nothing of how much seeds differ.
+        "gain_over_single_low": gained.low if gained and several else None,
         "gain_over_bagging": bagged.mean if bagged else None,
+        "gain_over_bagging_low": bagged.low if bagged and several else None,
         "reference_accuracy_hard": None if None in reference else float(np.mean(reference)),
         "error_correlation": float(np.mean(correlations)) if correlations else None,
     }

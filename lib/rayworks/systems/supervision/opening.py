@@ -4,8 +4,11 @@ from collections.abc import Callable
 from functools import cached_property
 
 from rayworks.core import seeds
+from rayworks.core.errors import ConfigError
+from rayworks.systems.supervision.boosting.weighting import rule_of
 from rayworks.systems.supervision.class_track import ClassPool, ClassTrack
-from rayworks.systems.supervision.config import Config
+from rayworks.systems.supervision.config import EXPORT, Config, Student
+from rayworks.systems.supervision.tasks.hardness import COLUMN
 from rayworks.systems.supervision.tasks.labelled import LabelledExamples
 from rayworks.systems.supervision.tasks.opening import Examples, open_task
 from rayworks.systems.supervision.tasks.splitting import distinct
@@ -24,6 +27,11 @@ class Tracks:
         """The examples that all seeds draw from; see :func:`pool_of`."""
         return pool_of(self._config)
 
+    @property
+    def taught(self) -> tuple[Student, ...]:
+        """The students that the settings and the kind of answers allow."""
+        return self._config.student.taught_of(texts=not isinstance(self.pool, LabelledExamples))
+
     def __getitem__(self, number: int) -> Track:
         """The track of a seed; the last one asked for is kept."""
         if number not in self._made:
@@ -40,6 +48,25 @@ class Tracks:
 
         texts = TextPool(self._config, self.pool)
         return lambda config, seed: TextTrack(config, texts, seed)
+
+
+def check_tracks(config: Config) -> None:
+    """Raise what a run would find out late: that there are too few examples, or settings that their answers do not allow."""
+    pool = pool_of(config)
+    if isinstance(pool, LabelledExamples):
+        rule_of(config.boosting.rule or "m1", len(pool.classes), config.boosting.prior_error or 0.5)
+        if config.task.split != "random" and config.task.hardness.startswith((COLUMN, EXPORT)):
+            _ = ClassPool(config, pool).hardness
+        return
+    from rayworks.systems.supervision.text_track import TextPool
+
+    losses = {config.student.loss, *(config.student.taught or ())} & {"logconf", "product", "hard"}
+    if losses:
+        name = "student.loss" if config.student.loss in losses else "student.taught"
+        raise ConfigError(
+            f"{name}: {min(losses)} is of classes, the answers of {config.task.name} are texts; leave it out"
+        )
+    TextPool(config, pool)
 
 
 def pool_of(config: Config) -> Examples:

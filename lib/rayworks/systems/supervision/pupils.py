@@ -1,9 +1,10 @@
 """Who is taught by whom in a run: arms of experts, and students of their labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rayworks.systems.supervision.boosting.chain import Arm
-from rayworks.systems.supervision.config import Config, Loss
+from rayworks.systems.supervision.config import Config, Loss, Student
 
 TRUTH, EASY_TRUTH = "ceiling", "easy-truth"
 CHOSEN = "chosen"
@@ -19,11 +20,12 @@ class Pupil:
     """The name of labels: ``ARM@ROUNDS``, ``evidential``, another pupil, or the truth of easy or of hard examples."""
     loss: Loss = "cross-entropy"
     features: str | None = None
+    hard: bool = False
+    """Whether it learns classes, whatever the type of the labels."""
 
 
-def arms(config: Config) -> tuple[Arm, ...]:
+def arms(taught: Sequence[Student]) -> tuple[Arm, ...]:
     """The chains of experts that some student needs."""
-    taught = config.student.taught
     found: list[Arm] = ["boosting"]
     found += ["bagging"] if {"bagging", "evidential"} & set(taught) else []
     found += ["uniform"] if "uniform" in taught else []
@@ -35,23 +37,27 @@ def shown_rounds(config: Config) -> list[int]:
     return [number for number in config.experiment.rounds_shown if number <= config.boosting.rounds]
 
 
-def pupils(config: Config) -> list[Pupil]:
+def pupils(config: Config, taught: Sequence[Student]) -> list[Pupil]:
     """All students of a seed, each after those whose labels it needs."""
     section = config.student
-    loss, taught = section.loss, section.taught
-    found = [Pupil("single", "boosting@1", loss)]
-    found += [Pupil(f"ensemble@{number}", f"boosting@{number}", loss) for number in shown_rounds(config)[1:]]
+    loss, hard = section.loss, section.labels == "hard"
+    found = [Pupil("single", "boosting@1", loss, hard=hard)]
+    shown = shown_rounds(config)[1:]
+    found += [Pupil(f"ensemble@{number}", f"boosting@{number}", loss, hard=hard) for number in shown]
     named = {"ensemble": "boosting", "bagging": "bagging", "uniform": "uniform"}
-    found += [Pupil(name, f"{arm}@{CHOSEN}", loss) for name, arm in named.items() if name in taught]
-    found += [Pupil("evidential", "evidential", loss)] if "evidential" in taught else []
+    found += [Pupil(name, f"{arm}@{CHOSEN}", loss, hard=hard) for name, arm in named.items() if name in taught]
+    if "hard" in taught:
+        found += [Pupil("single-hard", "boosting@1", loss, hard=True)]
+        found += [Pupil("ensemble-hard", f"boosting@{CHOSEN}", loss, hard=True)]
+    found += [Pupil("evidential", "evidential", loss, hard=hard)] if "evidential" in taught else []
     losses: tuple[Loss, ...] = ("logconf", "product")
-    found += [Pupil(name, "boosting@1", name) for name in losses if name in taught]
+    found += [Pupil(name, "boosting@1", name, hard=hard) for name in losses if name in taught]
     if "ladder" in taught:
         steps = [f"ladder-{number}" for number in range(1, len(section.ladder) + 1)]
         teachers = ["boosting@1", *steps]
         found += [
-            Pupil(step, teacher, loss, features)
+            Pupil(step, teacher, loss, features, hard)
             for step, teacher, features in zip(steps, teachers, section.ladder, strict=False)
         ]
-        found.append(Pupil("ladder", teachers[-1], loss))
+        found.append(Pupil("ladder", teachers[-1], loss, hard=hard))
     return [*found, Pupil(EASY_TRUTH, EASY_TRUTH), Pupil(TRUTH, TRUTH)]

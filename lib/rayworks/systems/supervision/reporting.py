@@ -10,7 +10,7 @@ from rayworks.systems.supervision.config import Config
 from rayworks.systems.supervision.findings import (
     Gain,
     Results,
-    gain,
+    gains,
     headline,
     mean,
     recovered_share,
@@ -18,28 +18,33 @@ from rayworks.systems.supervision.findings import (
     teachers,
 )
 from rayworks.systems.supervision.pupils import CHOSEN, EASY_TRUTH, TRUTH, arms, pupils, shown_rounds
+from rayworks.systems.supervision.remarks import mean_size, remarks
 
 STUDENTS_TABLE = "Students, by their teachers"
 NOTES = (
-    "Gain: accuracy on the hard test examples less that of the student whom one weak expert taught with the same kind of "
-    "labels, example by example. Its interval is the wider of Student's t over seeds and of a bootstrap over test examples; "
-    "seeds share the pool of examples, so their tests overlap.",
-    "The number of experts and their vote are chosen on easy validation examples. The test's labels are read once, at the "
-    "end; the figure against rounds shows them for every number, which chose nothing.",
-    "single: one expert's probabilities; ensemble: boosting; bagging: experts of resampled rows; uniform: other seeds alone; "
-    "evidential: Dirichlet mean of bagging's votes; logconf, product: other losses on the single expert's labels; "
-    "easy-truth: the student on the labelled easy examples themselves; ceiling: on the true labels of the hard ones.",
+    "Gain: accuracy on the test examples less that of the student single, whom one weak expert taught, example by example. "
+    "Its interval spans both that of Student's t over seeds and that of a bootstrap over the examples, each with its tests "
+    "in all seeds: they share a pool, which the interval does not generalise beyond. 'same marks': all answers are marked "
+    "as single's are.",
+    "How many experts and which vote, validation has chosen. What is hard was measured with all labels, the test's too, "
+    "where a reference model measures it; beyond that the test's labels were read once, at the end. The figure against "
+    "rounds shows every number of rounds, which chose nothing.",
+    "single: one expert's probabilities; ensemble: boosting, by the vote chosen, which may be shares of votes; single-hard "
+    "and ensemble-hard: both with classes as labels, for like and like; bagging: experts of resampled rows; uniform: other "
+    "seeds alone; evidential: Dirichlet mean of bagging's votes; logconf, product: other losses on the single expert's "
+    "labels; easy-truth: the student on the labelled examples themselves, without those of validation; ceiling: on the true "
+    "labels of what the others are taught.",
 )
 
 
 def build_report(config: Config, results: Results, title: str) -> Report:
     """The report of a finished run."""
-    found = _gains(config, results)
+    found = gains(config, results)
     return Report(
         system="supervision",
         run=config.run.name,
         title=title,
-        headline=headline(config, results),
+        headline=headline(config, results, found),
         tables=[
             _students_table(config, results, found),
             _teachers_table(config, results),
@@ -47,25 +52,20 @@ def build_report(config: Config, results: Results, title: str) -> Report:
             _cost_table(config, results),
         ],
         figures=_figures(config, results, found),
-        notes=[*NOTES, *_warnings(config, results, found)],
+        notes=[*NOTES, *remarks(config, results, found)],
         details={
             "facts": results["facts"],
             "chosen": {arm: [one["rounds"] for one in taught] for arm, taught in results["taught"].items()},
             "verdicts": [one["reason"] for one in results["taught"]["boosting"]],
+            "gains": {name: list(one.by_seed) for name, one in found.items()},
         },
     )
-
-
-def _gains(config: Config, results: Results) -> dict[str, Gain]:
-    single = students(results, "single")
-    names = [pupil.name for pupil in pupils(config) if pupil.name != "single"]
-    return {name: gain(config, students(results, name), single, name) for name in names}
 
 
 def _students_table(config: Config, results: Results, found: dict[str, Gain]) -> Table:
     weak, ceiling = teachers(results, "boosting@1"), students(results, TRUTH)
     rows: list[list[Cell]] = []
-    for pupil in pupils(config):
+    for pupil in pupils(config, results["students"]):
         marks = students(results, pupil.name)
         one = found.get(pupil.name)
         rows.append(
@@ -88,31 +88,35 @@ def _students_table(config: Config, results: Results, found: dict[str, Gain]) ->
             "share of ceiling",
         ),
         rows,
-        note=f"{config.experiment.confidence:.0%} intervals. Labels of ARM@N: the first N experts, or as many as validation "
-        "chose. Recovered share: of the gap between the single weak expert and the ceiling; none where that is within two "
-        f"standard errors. {config.student.labels.capitalize()} labels.",
+        note=f"{config.experiment.confidence:.0%} intervals. Labels of boosting@N and the like: by the first N experts, or "
+        "as many as validation chose. Recovered share: of the gap between the single weak expert and the ceiling; none where "
+        f"that is within two standard errors. {config.student.labels.capitalize()} labels.",
     )
 
 
 def _teachers_table(config: Config, results: Results) -> Table:
     rows: list[list[Cell]] = []
-    for arm in arms(config):
+    counts = [facts["counts"]["unlabelled"] for facts in results["facts"]]
+    for arm in arms(results["students"]):
         names = [f"{arm}@{number}" for number in shown_rounds(config)] if arm == "boosting" else []
         for name in (*names, f"{arm}@{CHOSEN}"):
-            marks = teachers(results, name)
-            counts = [facts["counts"]["unlabelled"] for facts in results["facts"]]
             labels = [test["taught"][name] / count for test, count in zip(results["tests"], counts, strict=True)]
-            taught = results["taught"][arm]
-            chosen = ", ".join(f"{one['rounds']} ({one['vote']})" for one in taught) if name.endswith(CHOSEN) else None
-            rows.append(
-                [name, mean(marks), float(np.mean(labels)), chosen, _mean([one["correlation"] for one in taught])]
-            )
+            row: list[Cell] = [name, mean(teachers(results, name)), float(np.mean(labels)), None, None, None]
+            if name.endswith(CHOSEN):
+                taught = results["taught"][arm]
+                row[3:] = [
+                    ", ".join(f"{one['rounds']} ({one['vote']})" for one in taught),
+                    _mean([one["correlation"] for one in taught]),
+                    _mean([mean_size(one["correlations"]) for one in taught]),
+                ]
+            rows.append(row)
     return Table(
         "Teachers",
-        ("experts", "accuracy on hard test", "right labels", "chosen, by seed", "error correlation"),
+        ("experts", "accuracy on test", "right labels", "experts and vote, by seed", "error correlation", "its size"),
         rows,
-        note="Right labels: of the unlabelled examples that students learn from. Error correlation: mean over pairs of "
-        "experts, on validation.",
+        note="boosting@N: the first N experts; chosen: as many as validation chose. Right labels: of the unlabelled examples "
+        "that students learn from. Error correlation: mean over pairs of an arm's experts, on validation, and mean of its "
+        "size: experts that err in turns have a mean near 0 and a large size.",
     )
 
 
@@ -136,22 +140,22 @@ def _rounds_table(config: Config, results: Results) -> Table:
 
 def _cost_table(config: Config, results: Results) -> Table:
     rows: list[list[Cell]] = []
-    for arm in arms(config):
+    for arm in arms(results["students"]):
         chains, taught = results["chains"][arm], results["taught"][arm]
         seconds = sum(one["seconds"] for one in (*chains, *taught)) / len(chains)
         experts = float(np.mean([one["kept"] for one in chains]))
-        train, label = (_mean([one["cost"][name] for one in taught]) for name in ("train", "label"))
+        train, label = (_tera(_mean([one["cost"][name] for one in taught])) for name in ("train", "label"))
         rows.append([f"experts: {arm}", experts, train, label, seconds])
-    for pupil in pupils(config):
+    for pupil in pupils(config, results["students"]):
         learned = results["learned"][pupil.name]
-        flops = _mean([one.get("flops") for one in learned])
+        flops = _tera(_mean([one.get("flops") for one in learned]))
         rows.append([f"student: {pupil.name}", None, flops, None, float(np.mean([one["seconds"] for one in learned]))])
     return Table(
         "Cost of a seed",
-        ("part", "experts", "operations to train", "operations to label", "seconds"),
+        ("part", "experts", "teraflop to train", "teraflop to label", "seconds"),
         rows,
-        note="Floating-point operations of language models: 6 per parameter and token learned, 2 per token read; not counted "
-        "for trees and linear models. Features are computed once for all seeds and are not in it.",
+        note="10^12 floating-point operations of language models: 6 per parameter and token learned, 2 per token read; not "
+        "counted for trees and linear models. Features are computed once for all seeds and are not in it.",
     )
 
 
@@ -168,7 +172,8 @@ def _figures(config: Config, results: Results, found: dict[str, Gain]) -> dict[s
     taught = results["taught"]
     chosen = [one["rounds"] for one in taught["boosting"]]
     shown = {name: one for name, one in found.items() if not name.startswith(("ensemble@", "ladder-"))}
-    matrices: dict[str, Any] = {arm: taught[arm][0]["correlations"] for arm in arms(config)}
+    found_matrices = {arm: taught[arm][0]["correlations"] for arm in arms(results["students"])}
+    matrices: dict[str, Any] = {arm: one for arm, one in found_matrices.items() if len(one) > 1}
     return {
         "rounds.png": (
             figures.rounds(numbers, teacher.tolist(), student.tolist(), levels, chosen),
@@ -185,32 +190,11 @@ def _figures(config: Config, results: Results, found: dict[str, Gain]) -> dict[s
     }
 
 
-def _warnings(config: Config, results: Results, found: dict[str, Gain]) -> list[str]:
-    warnings = []
-    told = results["taught"]["boosting"]
-    helped = sum(one["helps"] for one in told)
-    warnings.append(f"Will boosting help? In {helped} of {len(told)} seeds yes; the first: {told[0]['reason']}.")
-    if "ensemble" in found and found[EASY_TRUTH].mean > found["ensemble"].mean:
-        warnings.append(
-            "The student on the easy truth itself is better than any that the ensemble taught: where such labels are there, "
-            "learn from them."
-            if found[EASY_TRUTH].mean >= max(one.mean for name, one in found.items() if name not in (TRUTH, EASY_TRUTH))
-            else "The student on the easy truth itself is better than the one that the ensemble taught."
-        )
-    skipped = [sum(not one["kept"] for one in chain["rounds"]) for chain in results["chains"]["boosting"]]
-    if any(skipped):
-        warnings.append(f"Experts no better than chance, which do not vote: {sum(skipped)} in {len(skipped)} seeds.")
-    share, why = recovered_share(students(results, "single"), teachers(results, "boosting@1"), students(results, TRUTH))
-    if share is None:
-        warnings.append(f"No recovered share: {why}.")
-    if config.boosting.most_alpha and any(
-        one["alpha"] >= config.boosting.most_alpha for chain in results["chains"]["boosting"] for one in chain["rounds"]
-    ):
-        warnings.append(f"Some weights reached boosting.most_alpha, {config.boosting.most_alpha:g}.")
-    return warnings
-
-
 def _mean(values: list[Any]) -> float | None:
     """Of those that are there."""
     there = [float(value) for value in values if value is not None]
     return sum(there) / len(there) if there else None
+
+
+def _tera(value: float | None) -> float | None:
+    return None if value is None else value / 1e12

@@ -5,21 +5,14 @@ from collections.abc import Mapping, Sequence
 from rayworks.core.bootstrap import t_interval
 from rayworks.core.report import Cell, Table
 from rayworks.core.sweep import TrialResult
-from rayworks.systems.supervision.reporting import STUDENTS_TABLE
 
 
 def sweep_summary(trials: Sequence[TrialResult]) -> tuple[Sequence[Table], Mapping[str, tuple[bytes, str]]]:
     """Gain of every student over the single-taught one, by design: over the runs' seeds, all of its trials together."""
     found: dict[tuple[int, str], list[float]] = {}
     for trial in trials:
-        for table in (trial.report or {}).get("tables", []):
-            if table["title"] != STUDENTS_TABLE:
-                continue
-            for values in table["rows"]:
-                row = dict(zip(table["columns"], values, strict=True))
-                if row["by seed"]:
-                    gains = [float(one) for one in row["by seed"].split(", ")]
-                    found.setdefault((trial.design, row["student"]), []).extend(gains)
+        for student, gains in (trial.report or {}).get("details", {}).get("gains", {}).items():
+            found.setdefault((trial.design, student), []).extend(gains)
     if not found:
         return (), {}
     rows: list[list[Cell]] = []

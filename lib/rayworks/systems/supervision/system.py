@@ -17,7 +17,7 @@ from rayworks.systems.supervision.boosting.chain import Arm
 from rayworks.systems.supervision.config import Config
 from rayworks.systems.supervision.exported import copy_experts, ensemble_of, is_served, model_card, write_export
 from rayworks.systems.supervision.files import Files
-from rayworks.systems.supervision.opening import Tracks, pool_of
+from rayworks.systems.supervision.opening import Tracks, check_tracks
 from rayworks.systems.supervision.pupils import Pupil, arms, pupils
 from rayworks.systems.supervision.reporting import build_report
 from rayworks.systems.supervision.sweep_report import sweep_summary
@@ -46,21 +46,23 @@ class SupervisionSystem(StagedSystem[Config]):
         for name in (config.weak.features, config.student.features, *config.student.ladder):
             check_features(name)
         check_hardness(config.task.hardness)
-        pool_of(config)
+        check_tracks(config)
 
     def start(self) -> None:
-        """Plan."""
+        """Read the examples, whose kind decides who is taught, and plan."""
         limit_torch_threads()
+        self._tracks = Tracks(self.settings)
         super().start()
 
     def plan(self) -> Sequence[Stage]:
         """Stage by stage over all seeds; the test's labels are read in the last."""
-        self.results |= {"facts": [], "chains": {}, "taught": {}, "learned": {}, "tests": []}
+        taught = self._tracks.taught
+        self.results |= {"students": list(taught), "facts": [], "chains": {}, "taught": {}, "learned": {}, "tests": []}
         stages = [Stage("prepare", self._prepare, partial(self._over_seeds, "facts"), share=1)]
-        for arm in arms(self.settings):
+        for arm in arms(taught):
             stages.append(Stage(f"experts: {arm}", partial(self._grow, arm), partial(self._grown, arm), share=4))
             stages.append(Stage(f"labels: {arm}", partial(self._teach, arm), partial(self._has_taught, arm), share=1))
-        for pupil in pupils(self.settings):
+        for pupil in pupils(self.settings, taught):
             done = partial(self._has_learned, pupil)
             stages.append(Stage(f"student: {pupil.name}", partial(self._learn, pupil), done, share=0.5))
         return [*stages, Stage("test", self._test, partial(self._over_seeds, "tests"), share=1)]
@@ -71,7 +73,7 @@ class SupervisionSystem(StagedSystem[Config]):
 
     def export(self) -> None:
         """The ensemble of the first seed that labels, with what it sees of a text, and a card."""
-        config, tracks, files = self.settings, Tracks(self.settings), Files(self.run_directory)
+        config, tracks, files = self.settings, self._tracks, Files(self.run_directory)
         if is_served(config, tracks.pool):
             write_export(ensemble_of(config, self.results, tracks, files), self.export_file)
         else:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rayworks.systems.supervision.boosting.chain import Chain
-from rayworks.systems.supervision.boosting.verdict import ROUNDS, verdict
+from rayworks.systems.supervision.boosting.verdict import ROUNDS, Verdict, verdict
 from rayworks.systems.supervision.boosting.votes import Vote, chosen_rounds, error_correlations, mean_correlation
 from rayworks.systems.supervision.config import Config
 from rayworks.systems.supervision.tracks import Lesson, Track
@@ -49,9 +49,7 @@ def choose(track: Track, chain: Chain, experts: Sequence[Any], config: Config, s
     for vote in votes:
         labels = track.label(experts, alphas, "validation", vote, numbers)
         found[vote] = [float(track.rights(labels[number], "validation").mean()) for number in numbers]
-    wrong = track.wrong(experts, "validation")
-    early = [accuracies[min(ROUNDS, len(experts)) - 1] for accuracies in found.values()]
-    told = verdict(chain, mean_correlation(wrong[:ROUNDS]), found[votes[0]][0], max(early))
+    told = first_verdict(track, chain, experts, config)
     candidates = {vote: chosen_rounds(accuracies) for vote, accuracies in found.items()}
     if chain.arm == "boosting" and section.fallback and not told.helps:
         candidates = dict.fromkeys(votes, 1)
@@ -59,11 +57,12 @@ def choose(track: Track, chain: Chain, experts: Sequence[Any], config: Config, s
     if len(votes) > 1 and config.student.learner == "linear":
         for vote, rounds in candidates.items():
             labels = track.label(experts, alphas, "unlabelled", vote, [rounds])[rounds]
-            [said], _ = track.learn(Lesson(labels), ["validation"], seed)
+            labels = track.hard(labels) if config.student.labels == "hard" else labels
+            [said], _ = track.learn(Lesson(labels, loss=config.student.loss), ["validation"], seed)
             students[vote] = float(track.rights(said, "validation").mean())
     scores = students or {vote: max(accuracies) for vote, accuracies in found.items()}
     best = max(votes, key=lambda vote: scores[vote])
-    compared = wrong[:MOST_COMPARED]
+    compared = track.wrong(experts[:MOST_COMPARED], "validation")
     return Choice(
         candidates[best],
         best,
@@ -74,6 +73,19 @@ def choose(track: Track, chain: Chain, experts: Sequence[Any], config: Config, s
         told.helps,
         told.reason,
     )
+
+
+def first_verdict(track: Track, chain: Chain, experts: Sequence[Any], config: Config) -> Verdict:
+    """Whether more experts will help, by the first few and validation."""
+    first = experts[:ROUNDS]
+    alphas = chain.alphas[: len(first)] if len(chain.alphas) else np.ones(1)
+    votes = CANDIDATES if config.boosting.vote == "validation" else (config.boosting.vote,)
+    accuracies = []
+    for vote in votes:
+        labels = track.label(first, alphas, "validation", vote, [1, len(first)])
+        accuracies.append([float(track.rights(labels[number], "validation").mean()) for number in (1, len(first))])
+    single, together = accuracies[0][0], max(pair[1] for pair in accuracies)
+    return verdict(chain, mean_correlation(track.wrong(first, "validation")), single, together)
 
 
 def _matrix(wrong: np.ndarray) -> list[list[float | None]]:

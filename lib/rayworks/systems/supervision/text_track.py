@@ -13,7 +13,7 @@ import pandas as pd
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.supervision.boosting.votes import FLOOR, Vote
-from rayworks.systems.supervision.boosting.weighting import shared_in_windows, window_ids
+from rayworks.systems.supervision.boosting.weighting import RuleName, shared_in_windows, window_ids
 from rayworks.systems.supervision.config import EXPORT, Config, StudentSection, WeakSection
 from rayworks.systems.supervision.generation.adapters import SLOTS, AdapterWriters, TunedWriter
 from rayworks.systems.supervision.generation.tokens import Team, Tokens, Written, prior_error
@@ -69,26 +69,27 @@ class TextPool:
 
     def __init__(self, config: Config, examples: Sequence[TextExample]) -> None:
         self._name, self._by = config.task.hardness, config.task.hardness_by
+        self._random = config.task.split == "random"
         self.examples = checked(examples)
         self.prompts = [one.prompt for one in self.examples]
         self.features = lru_cache(maxsize=8)(lambda name: kept_features(name, self.prompts))
 
+        self._labels = np.unique([one.answer for one in self.examples], return_inverse=True)[1]
+        measured = not self._name.startswith((EXPORT, COLUMN)) and self._name != LENGTH
+        different = int(self._labels.max()) + 1
+        if measured and different > MOST_CLASSES and not self._random:
+            raise DataError(
+                f"task.hardness: {self._name} predicts answers, of which there are {different} different ones, more than "
+                f"{MOST_CLASSES}; set {LENGTH}, {COLUMN}NAME or {EXPORT}FOLDER, or split: random"
+            )
+
     @cached_property
     def hardness(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """See :func:`~.tasks.hardness.hardness_of`; where a reference model predicts answers, each is a class.
-
-        Raises:
-            DataError: there are too many different answers for that.
-        """
-        labels = np.unique([one.answer for one in self.examples], return_inverse=True)[1]
-        measured = not self._name.startswith((EXPORT, COLUMN)) and self._name != LENGTH
-        if measured and labels.max() >= MOST_CLASSES:
-            raise DataError(
-                f"task.hardness: {self._name} predicts answers, of which there are {labels.max() + 1} different ones, more "
-                f"than {MOST_CLASSES}; set {LENGTH}, {COLUMN}NAME or {EXPORT}FOLDER"
-            )
+        """See :func:`~.tasks.hardness.hardness_of`; where a reference model predicts answers, each is a class."""
+        if self._random:
+            return np.zeros(len(self.examples)), None
         uids, columns = [one.uid for one in self.examples], pd.DataFrame([one.columns for one in self.examples])
-        return hardness_of(self._name, uids, self.prompts, labels, columns, self.features, self._by)
+        return hardness_of(self._name, uids, self.prompts, self._labels, columns, self.features, self._by)
 
 
 class TextTrack:
@@ -98,6 +99,7 @@ class TextTrack:
         """The examples of all seeds, the seed of this one, and where language models are."""
         self._config, self._pool, self._seed, self._device = config, pool, seed, device
         self.classes = self._writers.vocabulary
+        self.rule: RuleName = "prior"
 
     def facts(self) -> dict[str, Any]:
         """See :class:`~.tracks.Track`."""
@@ -108,6 +110,10 @@ class TextTrack:
             "vocabulary": self.classes,
             "reference_accuracy_hard": None if right is None else float(right[self._parts["test"]].mean()),
         }
+
+    def rows(self, split: Split) -> np.ndarray:
+        """See :class:`~.tracks.Track`."""
+        return self._parts[split]
 
     def prior_error(self) -> float:
         """See :func:`~.generation.tokens.prior_error`."""
@@ -154,6 +160,10 @@ class TextTrack:
         """See :class:`~.tracks.Track`."""
         return _certain(self._true(split))
 
+    def commonest(self, split: Split) -> None:
+        """See :class:`~.tracks.Track`."""
+        return None
+
     def rights(self, labels: Written, split: Split) -> np.ndarray:
         """Whether answers are the true ones, word for word."""
         return np.array([a.split() == b.split() for a, b in zip(labels.texts, self._true(split), strict=True)])
@@ -169,7 +179,7 @@ class TextTrack:
                 f"student.taught: {lesson.loss} is a loss of classes; leave it out where answers are texts"
             )
         section, rows, labels = self._config.student, self._parts[lesson.split], lesson.labels
-        if lesson.split == "unlabelled":
+        if lesson.split == "unlabelled" and not lesson.certain:
             kept = surest(labels.confidence, section.confidence)
             rows, labels = rows[kept], Written(tuple(labels.texts[at] for at in kept.tolist()), labels.confidence[kept])
         student, writers, cost = self._student(section, rows, labels.texts, lesson.features, seed)

@@ -9,6 +9,7 @@ import numpy as np
 
 from rayworks.systems.supervision.boosting.chain import Learner
 from rayworks.systems.supervision.boosting.votes import Vote
+from rayworks.systems.supervision.boosting.weighting import RuleName
 from rayworks.systems.supervision.tasks.splitting import Split
 
 
@@ -22,6 +23,8 @@ class Lesson:
     loss: str = "cross-entropy"
     features: str | None = None
     """What the student sees; None: as the settings say."""
+    certain: bool = False
+    """Whether the labels are true ones, which are all learned from, however sure others must be."""
 
 
 class Track(Protocol):
@@ -29,9 +32,14 @@ class Track(Protocol):
 
     classes: int
     """Of the labels; of tokens, the size of the vocabulary."""
+    rule: RuleName
+    """That weighs experts where the settings name none."""
 
     def facts(self) -> dict[str, Any]:
         """Counts and shares for the report, as JSON values; ``reference_accuracy_hard`` is one of them, or None."""
+
+    def rows(self, split: Split) -> np.ndarray:
+        """Which examples of the pool a split has."""
 
     def prior_error(self) -> float | None:
         """On the labelled units, of a predictor that knows nothing of the question; None where the rule needs none."""
@@ -64,6 +72,9 @@ class Track(Protocol):
 
     def truth(self, split: Split) -> Any:
         """The true labels."""
+
+    def commonest(self, split: Split) -> float | None:
+        """Share of the commonest class; None where answers are texts."""
 
     def rights(self, labels: Any, split: Split) -> np.ndarray:
         """``[rows]``: whether each label is right."""

@@ -46,7 +46,8 @@ class ChainOptions:
     folds: int = 0
     """Above 1: misses are those of experts fitted without the unit's fold."""
     retries: int = 2
-    """Seeds tried after an expert no better than chance, each from equal weights again, before the chain ends."""
+    """Further experts tried after one no better than chance before the chain ends, each from weights drawn anew (Bayesian
+    bootstrap)."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,9 @@ def _add(chain: Chain, learner: Learner, options: ChainOptions, seed: int, keep:
         if not misses.any():
             chain.ended = "an expert missed nothing: there is nothing left to weigh"
         return
-    chain.distribution = np.full(units, 1 / units)
+    # Drawn anew, since an expert without chance in it would be the same again on equal weights.
+    spread = drawn.exponential(size=units)
+    chain.distribution = spread / spread.sum()
     lost = next((back for back, one in enumerate(reversed(chain.rounds)) if one.kept), len(chain.rounds))
     if lost > options.retries:
         chain.ended = f"{lost} experts in a row were no better than chance (error {options.rule.chance:.3f})"
@@ -175,7 +178,7 @@ def _crossed(learner: Learner, weights: np.ndarray, seed: int, folds: int, drawn
     owners = np.unique(learner.owners, return_inverse=True)[1]
     samples = int(owners.max()) + 1
     fold = drawn.permutation(np.arange(samples) % folds)[owners]
-    misses = np.zeros(len(weights))
+    misses = np.ones(len(weights))
     for number in range(min(folds, samples)):
         out = fold == number
         if weights[~out].any():

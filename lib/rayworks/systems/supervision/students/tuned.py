@@ -27,6 +27,7 @@ from rayworks.systems.supervision.weak.class_words import (
 )
 
 OFFSETS = "offsets.npy"
+OFFSET_STEPS, OFFSET_PROMPTS = 8, 256
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class ClassTuner(Trainer):
     """Tunes a model to say the token of a class after each prompt, as often as soft labels have it.
 
     What it is drawn towards may depend on its own answers (:func:`~.losses.targets`). The offsets of these are found anew
-    at the beginning of each epoch from all prompts, so that nothing depends on how large a batch is or how it is cut.
+    every few steps from the same few hundred prompts, so that nothing depends on how large a batch is or how it is cut, and
+    they keep up with a model that soon leaves where it began.
 
     Args:
         prompts: without responses.
@@ -71,6 +73,8 @@ class ClassTuner(Trainer):
         self._prompts, self._labels, self._ids, self._loss = prompts, labels, ids, loss
         self._section, self._padded_tokens = section, padded_tokens
         self._offsets = np.zeros(len(ids))
+        drawn = seeds.stream(seed, "student", "offsets").permutation(len(prompts))
+        self._seen = np.sort(drawn[:OFFSET_PROMPTS])
         self._batches = Batches(len(prompts), section.batch_size, seed, "student", "batches", across_epochs=False)
         own = seeds.derive_small(seed, "student", "adapters")
         settings = {"batch_size": section.batch_size, "examples": len(prompts), "loss": loss}
@@ -78,8 +82,9 @@ class ClassTuner(Trainer):
 
     def accumulate(self, step: int) -> dict[str, float]:
         """``loss`` in nats per example."""
-        if self._loss == "logconf" and step % math.ceil(len(self._prompts) / self._section.batch_size) == 0:
-            self._offsets = class_offsets(self._labels, class_probabilities(self.model, self._prompts, self._ids))
+        if self._loss == "logconf" and step % OFFSET_STEPS == 0:
+            some = [self._prompts[row] for row in self._seen]
+            self._offsets = class_offsets(self._labels[self._seen], class_probabilities(self.model, some, self._ids))
         whole = self._batches.at(step)
         own, loss = self.shard.of(whole), 0.0
         for places in length_batches([self._prompts[row] for row in own], self._padded_tokens):

@@ -101,24 +101,34 @@ def _scaled(features: Any) -> Any:
 
 
 def _exported(folder: str, uids: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-    """Difficulty of the items of an export, which are found by their names or their texts."""
+    """Difficulty of the items of an export, found by their texts, or by their names where these have no other text."""
     path = Path(folder).expanduser()
-    known: dict[str, float] = {}
+    by_text, by_name = dict[str, float](), dict[str, tuple[float, str]]()
     try:
         for name in json.loads((path / SETS).read_text()):
             one = json.loads((path / name / CALIBRATION).read_text())
             difficulty = [float(value) for value in one["parameters"]["difficulty"]]
-            known |= dict(zip(one["texts"], difficulty, strict=True)) | dict(zip(one["items"], difficulty, strict=True))
+            for item, text, value in zip(one["items"], one["texts"], difficulty, strict=True):
+                by_text[str(text)], by_name[str(item)] = value, (value, str(text))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"task.hardness {folder!r}: is no export of difficulty ({error}); finish a run of it") from None
-    found = [known.get(uid, known.get(text)) for uid, text in zip(uids, texts, strict=True)]
+
+    def of(uid: str, text: str) -> float | None:
+        if text in by_text:
+            return by_text[text]
+        value, other = by_name.get(uid, (None, ""))
+        return value if other in ("", uid, text) else None
+
+    found = [of(uid, text) for uid, text in zip(uids, texts, strict=True)]
     missing = [uid for uid, value in zip(uids, found, strict=True) if value is None]
     if missing:
         raise DataError(
             f"task.hardness {folder!r}: names other items than the task: {len(missing)} of {len(uids)} are not in it, the "
-            f"first is {missing[0]!r}; its items must have the uids or the texts of the examples"
+            f"first is {missing[0]!r}; its items must have the texts of the examples, or no texts and their uids"
         )
-    return np.array(found, float)
+    if not np.isfinite(values := np.array(found, float)).all():
+        raise DataError(f"task.hardness {folder!r}: the difficulty of some item is no number; calibrate it again")
+    return values
 
 
 def _column(name: str, columns: pd.DataFrame) -> np.ndarray:

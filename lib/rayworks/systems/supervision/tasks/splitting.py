@@ -1,6 +1,7 @@
 """Which examples are easy, which are hard, and which of them teach and test."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,20 +12,22 @@ from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.supervision.config import TaskSection
 
+MOST_TIED = 0.25
+"""Share of the examples that may tie at the cut."""
 Split = Literal["labelled", "validation", "unlabelled", "test"]
 SPLITS: tuple[Split, ...] = ("labelled", "validation", "unlabelled", "test")
 
 
 def distinct(texts: Sequence[str], count: int, seed: int) -> np.ndarray:
     """Indices of up to ``count`` examples in an order that the seed decides; of those that differ in case, space and
-    punctuation only, the first.
+    sentence marks only, the first.
 
     Otherwise an easy example's label could leak to a hard one.
 
     Raises:
         DataError: there are fewer.
     """
-    keys = [re.sub(r"\W+", " ", text.lower()).strip() for text in texts]
+    keys = [_key(text) for text in texts]
     first: dict[str, int] = {}
     for index, key in enumerate(keys):
         first.setdefault(key, index)
@@ -34,6 +37,12 @@ def distinct(texts: Sequence[str], count: int, seed: int) -> np.ndarray:
             f"task.count: is {count}, {len(kept)} of {len(texts)} examples differ from each other; lower it and its parts"
         )
     return kept[seeds.stream(seed, "pool").permutation(len(kept))[:count]]
+
+
+def _key(text: str) -> str:
+    """A text without what a near-duplicate may differ in; symbols and marks stay, since they may be the whole difference."""
+    plain = re.sub(r"[\s.,;:!?'\"‘’“”…]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    return plain or text
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,12 @@ def part(section: TaskSection, hardness: np.ndarray, seed: int) -> Parts:
                 "split: random"
             )
         ranks = np.argsort(hardness, kind="stable")
+        tied = int((hardness == hardness[ranks[count // 2]]).sum())
+        if tied > MOST_TIED * count:
+            raise DataError(
+                f"task.hardness: {tied} of {count} examples are as hard as each other where easy meets hard: chance "
+                "would part them; take another measure or split: random"
+            )
         easy, hard = draw.permutation(ranks[: count // 2]), draw.permutation(ranks[count // 2 :])
         order = np.concatenate([easy[: sum(counts[:2])], hard])
     ends = np.cumsum(counts)

@@ -1,6 +1,7 @@
 """Weak classifiers as arrays: shallow trees and logistic regressions, fitted by scikit-learn, saved without pickles."""
 
 import io
+import zipfile
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,8 +30,10 @@ class TreeExpert:
         """Raise :class:`ValueError` where this is no tree over so many features and classes."""
         nodes, inner = len(self.features), self.features >= 0
         shapes = {len(part) for part in (self.thresholds, self.left, self.right, self.values)}
-        if shapes != {nodes} or self.values.shape != (nodes, classes) or not np.isfinite(self.values).all():
+        if shapes != {nodes} or self.values.shape != (nodes, classes):
             raise ValueError("its nodes do not fit each other")
+        if not ((self.values >= 0).all() and np.allclose(self.values.sum(axis=1), 1)):
+            raise ValueError("its leaves hold no shares of classes")
         for child in (self.left[inner], self.right[inner]):
             # Further down and further on: a walk ends.
             if not ((child > np.flatnonzero(inner)) & (child < nodes)).all():
@@ -127,6 +130,9 @@ def to_bytes(expert: Expert) -> bytes:
 
 def from_bytes(data: bytes) -> Expert:
     """What :func:`to_bytes` gave."""
+    with zipfile.ZipFile(io.BytesIO(data)) as packed:
+        if any(one.compress_type != zipfile.ZIP_STORED for one in packed.infolist()):
+            raise ValueError("it is compressed, and may be of any size")
     with np.load(io.BytesIO(data), allow_pickle=False) as found:
         arrays = {name: found[name] for name in found.files}
     if "thresholds" in arrays:

@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,11 +67,22 @@ class FrozenFeatures:
 
     def of(self, texts: Sequence[str]) -> np.ndarray:
         """See :class:`Features`; dense, float32. :class:`DataError` where a function of the user's gives anything else."""
-        if self._name == MINILM:
-            return _minilm(texts)
+        if is_function(self._name):
+            return _of_the_user(self._name, texts)
+        tokenizer, model = self._loaded
+        return (_minilm if self._name == MINILM else _hidden_states)(texts, self._name, tokenizer, model)
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """Tokenizer and model."""
         if found := _LANGUAGE_MODEL.fullmatch(self._name):
-            return _hidden_states(texts, found["model"], int(found["layers"]))
-        return _of_the_user(self._name, texts)
+            from rayworks.lm.checkpoints import load_model, load_tokenizer
+
+            return load_tokenizer(found["model"]), load_model(found["model"], "float32", int(found["layers"])).eval()
+        from transformers import AutoModel, AutoTokenizer
+
+        folder = str(datasets.fetch(MINILM))
+        return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
 
     def state(self) -> dict[str, Any]:
         """See :class:`Features`."""
@@ -84,14 +96,19 @@ def features_named(name: str, texts: Sequence[str]) -> Features:
         ConfigError: there are no such features.
     """
     check_features(name)
-    if name == TFIDF or name.startswith(WORDS):
+    if is_counted(name):
         return WordFeatures.fitted(name, texts)
     return FrozenFeatures(name)
 
 
+def is_counted(name: str) -> bool:
+    """Whether features need nothing but the words and weights that they were fitted to."""
+    return name == TFIDF or name.startswith(WORDS)
+
+
 def is_function(name: str) -> bool:
     """Whether features are a function of the user's."""
-    return not (name in (TFIDF, MINILM) or name.startswith(WORDS) or _LANGUAGE_MODEL.fullmatch(name))
+    return not (is_counted(name) or name == MINILM or _LANGUAGE_MODEL.fullmatch(name))
 
 
 def check_features(name: str) -> None:
@@ -162,13 +179,10 @@ def _of_the_user(name: str, texts: Sequence[str]) -> np.ndarray:
     return found
 
 
-def _minilm(texts: Sequence[str]) -> np.ndarray:
+def _minilm(texts: Sequence[str], name: str, tokenizer: Any, model: Any) -> np.ndarray:
     """Mean of the last states, of length 1, ``[texts, 384]``."""
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    folder = str(datasets.fetch(MINILM))
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     ids = [row[:_LONGEST] for row in tokenizer(list(texts))["input_ids"]]
     found = np.zeros((len(texts), model.config.hidden_size), np.float32)
     with torch.inference_mode():
@@ -179,13 +193,10 @@ def _minilm(texts: Sequence[str]) -> np.ndarray:
     return found
 
 
-def _hidden_states(texts: Sequence[str], name: str, layers: int) -> np.ndarray:
-    """Last and mean state after some layers, before the final norm, ``[texts, 2 width]``."""
+def _hidden_states(texts: Sequence[str], name: str, tokenizer: Any, model: Any) -> np.ndarray:
+    """Last and mean state after the last layer that is kept, before the final norm, ``[texts, 2 width]``."""
     import torch
 
-    from rayworks.lm.checkpoints import load_model, load_tokenizer
-
-    tokenizer, model = load_tokenizer(name), load_model(name, "float32", layers).eval()
     ids = [row[:_LONGEST] for row in tokenizer(list(texts))["input_ids"]]
     if empty := [number for number, row in enumerate(ids) if not row]:
         raise DataError(f"features: {name} has no token for text {empty[0] + 1}; drop it")
