@@ -1,6 +1,7 @@
 """The workers of a run: each does a piece of one seed, and hands on through files of the run."""
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,17 +48,16 @@ class SupervisionActor:
         chain = self._files.chain(number, arm) or Chain.begin(arm, len(learner.owners))
         fitted, aim = dict[int, Any](), min(aim, self._config.boosting.rounds)
         if len(chain.kept) < aim and not chain.ended:
-            options, seed = self._options(track), self._seed(number)
-            early = min(aim, ROUNDS) if arm == "boosting" and self._config.boosting.fallback else aim
-            grow(chain, learner, options, rounds=early, seed=seed, keep=fitted.__setitem__)
-            if early < aim and len(chain.kept) == early and len(fitted):
-                self._files.keep_chain(number, chain, fitted, track.save_expert)
-                fitted = {}
-                told = first_verdict(track, chain, self._files.experts(number, arm, track), self._config)
-                if told.helps:
-                    grow(chain, learner, options, rounds=aim, seed=seed, keep=fitted.__setitem__)
-                else:
-                    chain.ended = f"after {early} experts more will not help: {told.reason}"
+            grow_on = partial(
+                grow, chain, learner, self._options(track), seed=self._seed(number), keep=fitted.__setitem__
+            )
+            undecided = arm == "boosting" and self._config.boosting.fallback and len(chain.kept) < ROUNDS
+            if undecided:
+                grow_on(rounds=min(aim, ROUNDS))
+                if len(chain.kept) == ROUNDS:
+                    self._decide(track, number, chain, fitted)
+                    fitted.clear()
+            grow_on(rounds=aim)
             self._files.keep_chain(number, chain, fitted, track.save_expert)
         rounds = chain.rounds_until(aim)
         return {
@@ -66,6 +66,13 @@ class SupervisionActor:
             "rounds": [vars(one) for one in rounds],
             "seconds": time.perf_counter() - began,
         }
+
+    def _decide(self, track: Track, number: int, chain: Chain, fitted: dict[int, Any]) -> None:
+        """Keep the first few experts, and end the chain where they tell that more will not help."""
+        self._files.keep_chain(number, chain, fitted, track.save_expert)
+        told = first_verdict(track, chain, self._files.experts(number, chain.arm, track), self._config)
+        if not told.helps and not chain.ended:
+            chain.ended = f"after {len(chain.kept)} experts more will not help: {told.reason}"
 
     def teach(self, call: tuple[int, Arm]) -> dict[str, Any]:
         """Choose how an arm teaches, and keep what it says of the unlabelled and of the test examples."""
