@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,19 @@ def test_the_prior_predicts_each_token_from_the_others_alone() -> None:
     # Two others are as common as its own two.
     assert prior_error(Tokens.of([(1,)] * 3 + [(2,)] * 2)) == pytest.approx(1 - 3 * 0.5 / 5)
     assert prior_error(Tokens.of([(1, 2, 3)] * 9)) == CLIP[0]
+
+
+def test_the_prior_of_many_tokens_is_that_of_a_count_of_the_others() -> None:
+    draw = np.random.default_rng(0)
+    tokens = Tokens.of([tuple(draw.integers(0, 4, size)) for size in draw.integers(1, 5, 60).tolist()])
+    keys, right = list(zip(tokens.places, tokens.previous, strict=True)), 0.0
+    for own, token in enumerate(tokens.values.tolist()):
+        others = [at for at in range(len(keys)) if at != own and keys[at] == keys[own]]
+        others = others or [at for at in range(len(keys)) if at != own and tokens.places[at] == tokens.places[own]]
+        counts = Counter(tokens.values[others].tolist()).most_common()
+        best = [value for value, count in counts if count == counts[0][1]]
+        right += (token in best) / len(best)
+    assert prior_error(tokens) == pytest.approx(1 - right / len(keys))
 
 
 @pytest.mark.parametrize("count", [1, 8, 13])

@@ -10,11 +10,12 @@ from rayworks.lm.fine_tuning import Example
 from rayworks.lm.scoring import EncodedResponse
 from rayworks.lm.training import TuningOptions
 from rayworks.systems.supervision.config import StudentSection, WeakSection
-from rayworks.systems.supervision.students import tuned
 from rayworks.systems.supervision.students.losses import class_offsets
-from rayworks.systems.supervision.students.tuned import ClassTuner, parameters, tune_on_classes, tune_on_texts
+from rayworks.systems.supervision.students.tuned import LossAim, tune_on_classes, tune_on_texts
+from rayworks.systems.supervision.weak import class_tuning
 from rayworks.systems.supervision.weak.adapters import Adapter, AdapterBase, ClassExperts
-from rayworks.systems.supervision.weak.class_words import class_ids, class_probabilities, class_prompts
+from rayworks.systems.supervision.weak.class_tuning import Aim, ClassTuner
+from rayworks.systems.supervision.weak.class_words import class_ids, class_probabilities, class_prompts, parameters
 
 CLASSES = ("good", "bad")
 TEXTS = [f"a {thing}: {word} {n}" for n in range(12) for thing in ("dress", "shirt") for word in ("lovely", "torn")]
@@ -34,12 +35,13 @@ def section(model: str, **changes: object) -> StudentSection:
 
 
 def tuner(
-    model: str, loss: str, padded_tokens: int = 4096, labels: np.ndarray = TRUTH, **changes: object
+    model: str, loss: str, padded_tokens: int = 4096, labels: np.ndarray = TRUTH, batch_size: int = 8
 ) -> ClassTuner:
-    tokenizer, own = load_tokenizer(model), section(model, **changes)
+    tokenizer = load_tokenizer(model)
     prompts, ids = class_prompts(tokenizer, TEXTS), class_ids(tokenizer, CLASSES)
-    options = TuningOptions(learning_rate=3e-3, total_steps=18)
-    return ClassTuner(load_model(model), prompts, labels, ids, loss, own, options, seed=3, padded_tokens=padded_tokens)
+    options, aim = TuningOptions(learning_rate=3e-3, total_steps=18), LossAim(labels, loss, section(model))
+    own = {"batch_size": batch_size, "seed": 3, "padded_tokens": padded_tokens}
+    return ClassTuner(load_model(model), prompts, ids, aim, options, **own)
 
 
 def gradients(one: ClassTuner, step: int) -> torch.Tensor:
@@ -74,16 +76,30 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_cut(tiny_model: str, los
     assert torch.allclose(gradients(everything, 0), torch.stack(parts).mean(dim=0), atol=1e-6)
 
 
+def test_rows_count_by_their_weights(tiny_model: str) -> None:
+    one = tuner(tiny_model, "cross-entropy", batch_size=len(TEXTS))
+    weights = np.arange(len(TEXTS)) % 3.0
+    # A row of weight 2 counts as much as the row twice.
+    one.aim = Aim(TRUTH, weights)
+    weighed = gradients(one, 0)
+    repeated = np.repeat(np.arange(len(TEXTS)), weights.astype(int))
+    other = tuner(tiny_model, "cross-entropy", batch_size=len(TEXTS))
+    other._prompts = [one._prompts[row] for row in repeated]
+    other.aim = Aim(TRUTH[repeated])
+    assert len(repeated) == len(TEXTS)
+    assert torch.allclose(weighed, gradients(other, 0), atol=1e-6)
+
+
 def test_the_threshold_is_that_of_all_labels_and_keeps_up(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuned, "OFFSET_STEPS", 6)
+    monkeypatch.setattr(class_tuning, "RENEWAL_STEPS", 6)
     one = tuner(tiny_model, "logconf", labels=0.6 * TRUTH + 0.2)
     for _ in range(2):
         said = class_probabilities(one.model.eval(), one._prompts, one._ids)
         one.train(1)
-        assert one._offsets == pytest.approx(class_offsets(one._labels, said), abs=1e-4)
-        before = one._offsets.copy()
+        assert one.aim.offsets == pytest.approx(class_offsets(one.aim.labels, said), abs=1e-4)
+        before = one.aim.offsets.copy()
         one.train(5)
-        assert (one._offsets == before).all()
+        assert (one.aim.offsets == before).all()
 
 
 def test_training_resumes_bit_for_bit_in_the_middle_of_an_epoch(tiny_model: str, tmp_path: Path) -> None:

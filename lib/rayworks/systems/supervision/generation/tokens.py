@@ -1,6 +1,5 @@
 """Answers as tokens, the units that are boosted, and what can be missed of them without knowing the question."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,40 +57,29 @@ def prior_error(tokens: Tokens) -> float:
     Each token is predicted as the commonest of the others like it, of those at its place where it is the only one; ties are
     shared. The untuned error of a cut language model would say nothing: it misses nearly all.
     """
-    if not len(tokens.values):
-        return CLIP[1]
-    places, previous = tokens.places.tolist(), tokens.previous.tolist()
-    like, at_place = Counter[tuple[int, int, int]](), Counter[tuple[int, int]]()
-    for token, place, before in zip(tokens.values.tolist(), places, previous, strict=True):
-        like[place, before, token] += 1
-        at_place[place, token] += 1
-    groups = _best({(key[:2], key[2]): count for key, count in like.items()})
-    whole = _best({((key[0],), key[1]): count for key, count in at_place.items()})
-    right = 0.0
-    for token, place, before in zip(tokens.values.tolist(), places, previous, strict=True):
-        alone = sum(groups[place, before][0].values()) == 1
-        right += _hit(*whole[place,], token) if alone else _hit(*groups[place, before], token)
-    return float(np.clip(1 - right / len(tokens.values), *CLIP))
+    likely = _chance(np.stack([tokens.places, tokens.previous]), tokens.values)
+    right = np.where(np.isnan(likely), _chance(tokens.places[None], tokens.values), likely)
+    return float(np.clip(1 - np.nan_to_num(right).mean(), *CLIP))
 
 
-Group = tuple[dict[int, int], list[int]]
-"""Counts of tokens, and the counts from the largest down."""
+def _chance(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """That the commonest value of the others with the same keys is the own one, ``[values]``; NaN where there are no others.
 
-
-def _best(counts: dict[tuple[tuple[int, ...], int], int]) -> dict[tuple[int, ...], Group]:
-    groups: dict[tuple[int, ...], dict[int, int]] = {}
-    for (key, token), count in counts.items():
-        groups.setdefault(key, {})[token] = count
-    return {key: (group, sorted(group.values(), reverse=True)) for key, group in groups.items()}
-
-
-def _hit(group: dict[int, int], ordered: Sequence[int], token: int) -> float:
-    """Chance that the commonest of the others is this token."""
-    own = group[token] - 1
-    rest = list(ordered)
-    rest.remove(group[token])
-    most = rest[0] if rest else 0
-    return 0.0 if own < max(most, 1) else 1 / (1 + rest.count(own))
+    Args:
+        keys: ``[kinds, values]``.
+    """
+    groups = np.unique(keys, axis=1, return_inverse=True)[1]
+    (owner, _), pair, counts = np.unique(np.stack([groups, values]), axis=1, return_inverse=True, return_counts=True)
+    order = np.lexsort([-counts, owner])
+    first = np.unique(owner[order], return_index=True)[1]
+    following = np.append(counts[order], 0)[first + 1]
+    # What comes second: nothing where the next pair is of another group.
+    second = np.where(np.diff(np.append(first, len(order))) > 1, following, 0)
+    rivals = np.bincount(owner, counts == second[owner])[groups]
+    own, others = counts[pair] - 1, second[groups]
+    likely = np.where((own > 0) & (own >= others), 1 / np.where(own == others, 1 + rivals, 1), 0.0)
+    leads = counts[pair] == counts[order][first][groups]
+    return np.where(np.bincount(groups)[groups] > 1, likely * leads, np.nan)
 
 
 def packed(misses: np.ndarray) -> bytes:

@@ -4,33 +4,22 @@ Targets are distributions that a cross-entropy is taken with; no gradient flows 
 openai/weak-to-strong and of Burns et al. (arXiv 2312.09390), for any number of classes.
 """
 
-from typing import Protocol
-
 import numpy as np
+
+from rayworks.systems.supervision.config import StudentSection
 
 FLOOR = 1e-12
 """Least probability whose logarithm is taken."""
 SWEEPS = 50
 
 
-class LossOptions(Protocol):
-    """The settings of a student that its targets depend on."""
-
-    @property
-    def logconf_weight(self) -> float:
-        """Of its own answer once the warm-up is over."""
-
-    @property
-    def logconf_warmup(self) -> float:
-        """Share of the steps over which that weight grows from 0."""
-
-    @property
-    def product_powers(self) -> tuple[float, float]:
-        """Of its own probability, and of the weak label."""
-
-
 def targets(
-    loss: str, weak: np.ndarray, own: np.ndarray, done: float, options: LossOptions, offsets: np.ndarray | None = None
+    loss: str,
+    weak: np.ndarray,
+    own: np.ndarray,
+    done: float,
+    options: StudentSection,
+    offsets: np.ndarray | None = None,
 ) -> np.ndarray:
     """The targets of some rows, ``[rows, classes]``, each a distribution.
 
@@ -55,7 +44,7 @@ def targets(
     return weak
 
 
-def own_weight(done: float, options: LossOptions) -> float:
+def own_weight(done: float, options: StudentSection) -> float:
     """Of the student's own answer: it grows linearly from 0 and stays. In openai/weak-to-strong it jumps, from the share of
     the warm-up itself to the full weight.
     """

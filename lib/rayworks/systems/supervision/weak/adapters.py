@@ -19,9 +19,9 @@ from rayworks.lm.adapters import CONFIG, MOST, WEIGHTS
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.fine_tuning import Example, FineTuner
-from rayworks.lm.scoring import EncodedResponse
-from rayworks.lm.training import TuningOptions
+from rayworks.lm.training import Trainer, TuningOptions
 from rayworks.systems.supervision.config import WeakSection
+from rayworks.systems.supervision.weak.class_tuning import Aim, ClassTuner
 from rayworks.systems.supervision.weak.class_words import class_ids, class_probabilities, class_prompts, parameters
 
 MISSED = "missed.bin"
@@ -71,9 +71,16 @@ class AdapterBase:
         """Of all experts."""
         return load_tokenizer(self.section.model)
 
-    def steps(self, examples: int) -> int:
-        """Of the optimiser, for so many examples."""
-        return max(1, round(self.section.epochs * examples / self.section.batch_size))
+    def options(self, examples: int) -> TuningOptions:
+        """How an adapter is fitted to so many examples."""
+        section = self.section
+        return TuningOptions(
+            learning_rate=section.learning_rate,
+            total_steps=max(1, round(section.epochs * examples / section.batch_size)),
+            tuning="lora",
+            lora_rank=section.lora_rank,
+            lora_alpha=2 * section.lora_rank,
+        )
 
     def fit(self, examples: Sequence[Example], seed: int) -> FineTuner:
         """A new adapter on a copy of the base; examples whose weights are all 0 are left out.
@@ -81,23 +88,19 @@ class AdapterBase:
         Raises:
             DataError: no example is left, or training diverged.
         """
-        section = self.section
         learned = [example for example in examples if not example.weights or any(example.weights)]
-        options = TuningOptions(
-            learning_rate=section.learning_rate,
-            total_steps=self.steps(len(learned)),
-            tuning="lora",
-            lora_rank=section.lora_rank,
-            lora_alpha=2 * section.lora_rank,
-        )
-        model = copy.deepcopy(self._model)
-        tuner = FineTuner(model, learned, options, batch_size=section.batch_size, seed=seed)
+        size = self.section.batch_size
+        tuner = FineTuner(self.copy(), learned, self.options(len(learned)), batch_size=size, seed=seed)
         tuner.train(tuner.total_steps)
         tuner.model.eval()
         return tuner
 
-    def adapter(self, tuner: FineTuner, missed: bytes = b"") -> Adapter:
-        """What :meth:`fit` trained, with the bits of what it misses."""
+    def copy(self) -> PreTrainedModel:
+        """The base without adapters, to be tuned."""
+        return copy.deepcopy(self._model)
+
+    def adapter(self, tuner: Trainer, missed: bytes = b"") -> Adapter:
+        """The adapter that was trained, with the bits of what it misses."""
         with tempfile.TemporaryDirectory() as scratch:
             tuner.export(scratch, self.tokenizer, adapters_of=self.section.model)
             files = {name: (Path(scratch) / name).read_bytes() for name in (CONFIG, WEIGHTS)}
@@ -120,7 +123,7 @@ class AdapterBase:
             )
         names = {expert.name for expert in experts}
         if self._causal is None or len(names | self._loaded.keys()) > MOST:
-            self._loaded, self._causal = {}, CausalModel(copy.deepcopy(self._model), self._slots, adapters=MOST)
+            self._loaded, self._causal = {}, CausalModel(self.copy(), self._slots, adapters=MOST)
         for expert in experts:
             if expert.name not in self._loaded:
                 with tempfile.TemporaryDirectory() as scratch:
@@ -148,11 +151,13 @@ class ClassExperts:
 
     def fit(self, rows: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int) -> Adapter:
         """An expert of ``rows`` of the texts, with their classes and weights, ``[rows]`` each."""
-        examples = [
-            Example(EncodedResponse(self._prompts[row].prompt, (self._ids[label],)), (weight,))
-            for row, label, weight in zip(rows.tolist(), labels.tolist(), weights.tolist(), strict=True)
-        ]
-        return self._base.adapter(self._base.fit(examples, seed))
+        there = np.flatnonzero(weights > 0)
+        prompts = [self._prompts[row] for row in rows[there].tolist()]
+        aim = Aim(np.eye(len(self._ids))[labels[there]], weights[there])
+        options, size = self._base.options(len(prompts)), self._base.section.batch_size
+        tuner = ClassTuner(self._base.copy(), prompts, self._ids, aim, options, batch_size=size, seed=seed)
+        tuner.train(tuner.total_steps)
+        return self._base.adapter(tuner)
 
     def probabilities(self, experts: Sequence[Adapter], rows: np.ndarray) -> np.ndarray:
         """Of the classes among themselves, ``[experts, rows, classes]``."""
