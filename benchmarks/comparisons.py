@@ -32,11 +32,12 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     "reasoning": ("tree_search",),
     "recommendation": ("acceptance_training", "acceptance_serving", "next_item", "off_policy"),
     "regulation": ("auction",),
+    "supervision": ("ensemble_decoding",),
     "serving": ("serving_load",),
 }
 """The results of each system, and of what all share."""
 
-UNLOADED = ("reasoning",)
+UNLOADED = ("reasoning", "supervision")
 """Applications that came after the stored result of the load."""
 
 _TOKENS = "tokens/s, ours, batch 8"
@@ -90,6 +91,36 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
             "barrier",
             "64 trees, against waiting for the slowest",
         ),
+    ),
+    "ensemble_decoding": tuple(
+        line
+        for batch, most, least in ((1, "2", "4"), (16, "4.2", "1.9"))
+        for line in (
+            Comparison(
+                f"CPU ms a step of 8 experts, batch {batch}",
+                "one expert",
+                f"CPU ms a step of 8 experts, batch {batch}",
+                f"alone_{batch}",
+                f"8 experts over one, batch {batch} (goal <= {most})",
+                1000.0,
+            ),
+            Comparison(
+                f"CPU ms a step of 8 experts, batch {batch}",
+                "a loop over them",
+                f"CPU ms a step of 8 experts, batch {batch}",
+                f"loop_{batch}",
+                f"8 experts, batch {batch}, against a loop over them (goal {least})",
+                1000.0,
+            ),
+            Comparison(
+                f"CPU ms a step of 8 experts, batch {batch}",
+                "8 merged models in turn",
+                f"CPU ms a step of 8 experts, batch {batch}",
+                f"merged_{batch}",
+                f"8 experts, batch {batch}, against 8 merged models in turn",
+                1000.0,
+            ),
+        )
     ),
     "shared_work": (
         Comparison(

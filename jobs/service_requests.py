@@ -82,6 +82,10 @@ def _quote(export: Path) -> dict[str, Any]:
     return {"value": CENTS, "share": str(share)}
 
 
+def _label(export: Path) -> dict[str, Any]:
+    return {"texts": ["area man wins award", "senate passes bill"]}
+
+
 def _solve(export: Path) -> dict[str, Any]:
     return {"question": "3+4-2+5", "simulations": 4}
 
@@ -94,5 +98,6 @@ QUESTIONS: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
     "reasoning": ("/v1/reasoning/solve", _solve),
     "recommendation": ("/v1/recommendation/rank", _rank),
     "regulation": ("/v1/regulation/quote", _quote),
+    "supervision": ("/v1/supervision/label", _label),
 }
 """System to path, and to what makes the body of an export."""

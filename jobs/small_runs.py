@@ -53,6 +53,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "simulator.users": 200,
     },
     "regulation": {"price.models_per_call": 1},
+    "supervision": {"boosting.rounds_per_call": 2, "experiment.seeds": 2},
 }
 
 

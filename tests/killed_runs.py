@@ -59,6 +59,7 @@ KILLED = {
         deaths=(("training/progress.json", "RayTrainWorker"), ("training/acceptance-0/done.json", DRIVER)),
     ),
     "regulation": Killed(),
+    "supervision": Killed(deaths=((checkpoint(2), "_Host"), (checkpoint(4), DRIVER)), models="chains/*/*/chain.npz"),
 }
 
 

@@ -6,6 +6,7 @@ from tests.small_bandit import save_bandit_logs, save_natural_events
 from tests.small_census import save_census
 from tests.small_evidence import save_games, save_responses
 from tests.small_federation import write_images
+from tests.small_headlines import save_headlines
 from tests.tiny_models import VLLM_HEAD, save_pairs, save_tiny_model
 
 
@@ -156,6 +157,28 @@ def recommendation(folder: Path) -> list[str]:
         "ranking.layers": 1,
         "ranking.length": 8,
         "ranking.epochs": 2,
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def supervision(folder: Path) -> list[str]:
+    """Four hundred made-up headlines, six trees, one number of rounds in between, two seeds."""
+    settings = {
+        "compute.workers": 1,
+        "task.name": save_headlines(folder / "headlines.csv"),
+        "task.count": 400,
+        "task.count_labelled": 100,
+        "task.count_validation": 60,
+        "task.count_unlabelled": 100,
+        "task.count_test": 80,
+        "task.hardness": "words:40",
+        "weak.features": "words:20",
+        "weak.depth": 2,
+        "boosting.rounds": 6,
+        "boosting.rounds_per_call": 2,
+        "experiment.seeds": 2,
+        "experiment.rounds_shown": "[1, 3, 6]",
+        "experiment.resamples": 50,
     }
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 

@@ -14,23 +14,25 @@ TUNE = {"ray.tune", "ray.train", "ray.data"}
 LANGUAGE_MODELS = {"torch", "torch._dynamo", "transformers", "peft", "sympy"}
 
 ACTORS = {
-    "alignment": (4400, {"pandas", "scipy", *LANGUAGE_MODELS}),
+    "alignment": (4800, {"pandas", "scipy", "scipy.stats", *LANGUAGE_MODELS}),
     "difficulty": (1800, {"pandas", "scipy"}),
     "federation": (2600, {"flwr", "pandas", "torch"}),
     "marl": (3300, {"gymnasium", "pandas", "ray.rllib", "scipy", "torch", *TUNE}),
-    "reasoning": (4100, {"scipy", *LANGUAGE_MODELS}),
+    "reasoning": (4600, {"scipy", "scipy.stats", *LANGUAGE_MODELS}),
     "recommendation": (2750, {"pandas", "ray.data", "ray.train", "scipy", "torch"}),
     "regulation": (1300, {"pandas", "scipy"}),
+    "supervision": (4800, {"pandas", "scipy", "scipy.stats", *LANGUAGE_MODELS}),
 }
 """System to the most modules that its workers load before they are asked for anything, and the heavy ones among them."""
 TRIALS = {
-    "alignment": (4900, set[str]()),
+    "alignment": (5300, set[str]()),
     "difficulty": (2400, set[str]()),
     "federation": (3500, set[str]()),
     "marl": (3400, set[str]()),
-    "reasoning": (4900, {"pandas"}),
+    "reasoning": (5300, {"pandas"}),
     "recommendation": (3400, set[str]()),
     "regulation": (2400, set[str]()),
+    "supervision": (4900, set[str]()),
 }
 """The same of the process of the run, beside what its workers and Tune load."""
 

@@ -28,6 +28,7 @@ SMALLER = {
     },
     "reasoning": {"learning.rounds": 1, "learning.arms": ["both"], "evaluation.methods": ["best-of-n"]},
     "regulation": {},
+    "supervision": {"student.taught": ["single", "ensemble", "bagging"]},
 }
 """Systems whose steps end at the same place every time, with fewer of them. Recommendation's end when its workers have
 something to tell; that it resumes is seen where they are killed.

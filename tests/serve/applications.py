@@ -35,7 +35,14 @@ from rayworks.systems.regulation import exported as regulation_export
 from rayworks.systems.regulation.config import AuctionSection
 from rayworks.systems.regulation.design import make_design
 from rayworks.systems.regulation.price_curve import published_curve
+from rayworks.systems.supervision.config import WeakSection
+from rayworks.systems.supervision.exported import ExportedEnsemble
+from rayworks.systems.supervision.exported import write_export as write_ensemble
+from rayworks.systems.supervision.tasks.labelled import labelled
+from rayworks.systems.supervision.weak.classifiers import fit_expert
+from rayworks.systems.supervision.weak.features import features_named
 from tests.conftest import FinishedRun
+from tests.small_headlines import headlines
 
 Runs = Callable[[str], FinishedRun]
 Arguments = dict[str, dict[str, Any]]
@@ -204,3 +211,23 @@ def regulation(folder: Path, finished_runs: Runs) -> Arguments:
 
 def _writer(folder: Path) -> Callable[[str, bytes], int]:
     return lambda name, content: (folder / name).write_bytes(content)
+
+
+def supervision(folder: Path, finished_runs: Runs) -> Arguments:
+    """Five trees on the words of made-up headlines; and a linear one that abstains, with a short queue."""
+    texts, labels = headlines(200)
+    examples = labelled(texts, labels)
+    features = features_named("words:40", texts)
+    seen = features.of(texts)
+    draws = [seeds.stream(0, "trees", number).random(200) for number in range(5)]
+    trees = [fit_expert(WeakSection(depth=2), seen, examples.labels, draw, 2, 0) for draw in draws]
+    line = fit_expert(WeakSection(learner="linear"), seen, examples.labels, np.ones(200), 2, 0)
+    made = {"voting": (trees, (1.0, 0.8, 0.6, 0.4, 0.2)), "narrow": ([line], (1.0,))}
+    for name, (experts, alphas) in made.items():
+        (folder / name / "experts").mkdir(parents=True)
+        exported = ExportedEnsemble(examples.classes, "linear", alphas, tuple(experts), features)
+        write_ensemble(exported, _writer(folder / name))
+    return {
+        "supervision": {"export": str(folder / "voting")},
+        "supervision-narrow": {"export": str(folder / "narrow"), "abstain_below": 1.0, "max_waiting": 0},
+    }

@@ -299,3 +299,8 @@ def send(deployment: Deployment, name: str, path: str, key: str = OWNER, **body:
     """Put something into the ledger."""
     answer = deployment.ask(name, f"v1/regulation/{path}", key, **body)
     assert answer.is_success, answer.text
+
+
+def supervision(deployment: Deployment, name: str) -> Known:
+    """Nothing: any text has a label."""
+    return Known()

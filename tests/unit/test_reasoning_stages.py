@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 
+from rayworks.core.bootstrap import t_interval
 from rayworks.core.config import resolve
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 from rayworks.core.run_directory import RunDirectory
@@ -23,7 +24,6 @@ from rayworks.systems.reasoning.learning.pairs import extract
 from rayworks.systems.reasoning.reporting import build_report
 from rayworks.systems.reasoning.search import records
 from rayworks.systems.reasoning.search.requests import Draw
-from rayworks.systems.reasoning.sweep_report import t_interval
 from rayworks.systems.reasoning.system import ReasoningSystem
 from rayworks.systems.reasoning.tasks.questions import Question
 from tests.reasoning_policies import TOKENIZER, DigitPolicy, Digits, Reward, ids, search_all

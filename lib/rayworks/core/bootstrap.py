@@ -1,4 +1,4 @@
-"""Intervals by resampling: a statistic of a handful of values, such as their mean, and of the differences of paired ones."""
+"""Intervals of a handful of values: by resampling, for any statistic and for paired values, and by Student's t, for means."""
 
 from collections.abc import Callable, Sequence
 
@@ -43,3 +43,14 @@ def mean_interval(
     found = interval(lambda drawn: drawn.mean(-1), array, resamples, seed, *path, confidence=confidence)
     mean, low, high = (float(value) for value in found)
     return mean, low, high
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float | None, float | None]:
+    """Mean of a few independent values with the interval of Student's t; one value has none."""
+    from scipy.special import stdtrit
+
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return mean, None, None
+    half = float(stdtrit(count - 1, (1 + confidence) / 2) * np.std(values, ddof=1) / np.sqrt(count))
+    return mean, mean - half, mean + half

@@ -59,16 +59,17 @@ class FineTuner(Trainer):
     ) -> None:
         if not examples:
             raise DataError("examples: there is none to learn from")
-        self._examples = examples
+        self._examples, tokens = examples, sum(len(one.text.response) for one in examples)
+        self._mean = sum(sum(one.weights) if one.weights else len(one.text.response) for one in examples) / tokens
         self._batches = Batches(len(examples), batch_size, seed, "fine-tuning", "batches", order=order)
         own = seeds.derive_small(seed, "fine-tuning", "adapters")
         settings = {"batch_size": batch_size, "examples": len(examples)}
         super().__init__(model, options, adapters_seed=own, name="fine-tuning", shard=shard, settings=settings)
 
     def accumulate(self, step: int) -> dict[str, float]:
-        """``loss`` in nats per answer token, weighted."""
+        """``loss`` in nats per answer token, in units of the mean weight of all: a batch counts for what it weighs."""
         whole = [self._examples[at] for at in self._batches.at(step)]
-        total = sum(weight for example in whole for _, _, weight in example.labels())
+        total = sum(len(example.text.response) for example in whole) * self._mean
         own = self.shard.of(whole)
         return {"loss": backward(negative_log_likelihood(self.model, own) / total) if own and total else 0.0}
 

@@ -8,4 +8,5 @@ REGISTRY: dict[str, str] = {
     "reasoning": "rayworks.systems.reasoning:SPEC",
     "recommendation": "rayworks.systems.recommendation:SPEC",
     "regulation": "rayworks.systems.regulation:SPEC",
+    "supervision": "rayworks.systems.supervision:SPEC",
 }

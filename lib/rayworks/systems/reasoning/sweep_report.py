@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from rayworks.core.bootstrap import t_interval
 from rayworks.core.report import Cell, Table
 from rayworks.core.sweep import TrialResult
 from rayworks.systems.reasoning.reporting import ARMS_TABLE
@@ -40,17 +41,6 @@ def sweep_summary(trials: Sequence[TrialResult]) -> tuple[Sequence[Table], dict[
 def _by_gain(entry: tuple[tuple[int, int, str], list[float]]) -> tuple[int, int, float]:
     (design, number, _), gains = entry
     return design, number, -float(np.mean(gains))
-
-
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float | None, float | None]:
-    """Mean of a few values with the interval of Student's t; one value has none."""
-    from scipy.stats import t
-
-    mean, count = float(np.mean(values)), len(values)
-    if count < 2:
-        return mean, None, None
-    half = float(t.ppf((1 + confidence) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
-    return mean, mean - half, mean + half
 
 
 def _rows(trial: TrialResult) -> list[dict[str, Any]]:

@@ -1,0 +1,157 @@
+"""The workers of a run: each does a piece of one seed, and hands on through files of the run."""
+
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from rayworks.core import seeds
+from rayworks.core.run_directory import RunDirectory
+from rayworks.lm.threads import limit_torch_threads
+from rayworks.systems.supervision.boosting.chain import Arm, Chain, ChainOptions, grow
+from rayworks.systems.supervision.boosting.verdict import ROUNDS
+from rayworks.systems.supervision.boosting.votes import mean_correlation
+from rayworks.systems.supervision.boosting.weighting import rule_of
+from rayworks.systems.supervision.config import Config
+from rayworks.systems.supervision.files import Files
+from rayworks.systems.supervision.opening import Tracks
+from rayworks.systems.supervision.pupils import CHOSEN, EASY_TRUTH, TRUTH, Pupil, arms, pupils, shown_rounds
+from rayworks.systems.supervision.tasks.splitting import Split
+from rayworks.systems.supervision.teaching import choose, first_verdict
+from rayworks.systems.supervision.tracks import Lesson, Track
+
+READ: tuple[Split, ...] = ("unlabelled", "test")
+"""What experts label."""
+
+
+class SupervisionActor:
+    """Fits experts, lets them label, teaches students, and at the end tests all of them."""
+
+    def __init__(self, config: Config, directory: RunDirectory) -> None:
+        limit_torch_threads()
+        self._config, self._files, self._tracks = config, Files(directory), Tracks(config)
+
+    def prepare(self, seed: int) -> dict[str, Any]:
+        """Read the examples, measure what is hard, for which all labels are read, and part them; what is known of them."""
+        track = self._tracks[seed]
+        return {**track.facts(), "prior_error": track.prior_error(), "units": len(track.learner().owners)}
+
+    def grow(self, call: tuple[int, Arm, int]) -> dict[str, Any]:
+        """Fit experts of a chain until so many vote, and keep them; how far it is, and its rounds.
+
+        A chain that is further already, as a call before has left it, answers what it was then.
+        """
+        number, arm, aim = call
+        began, track = time.perf_counter(), self._tracks[number]
+        learner = track.learner()
+        chain = self._files.chain(number, arm) or Chain.begin(arm, len(learner.owners))
+        fitted, aim = dict[int, Any](), min(aim, self._config.boosting.rounds)
+        if len(chain.kept) < aim and not chain.ended:
+            grow_on = partial(
+                grow, chain, learner, self._options(track), seed=self._seed(number), keep=fitted.__setitem__
+            )
+            undecided = arm == "boosting" and self._config.boosting.fallback and len(chain.kept) < ROUNDS
+            if undecided:
+                grow_on(rounds=min(aim, ROUNDS))
+                if len(chain.kept) == ROUNDS:
+                    self._decide(track, number, chain, fitted)
+                    fitted.clear()
+            grow_on(rounds=aim)
+            self._files.keep_chain(number, chain, fitted, track.save_expert)
+        rounds = chain.rounds_until(aim)
+        return {
+            "kept": sum(one.kept for one in rounds),
+            "ended": chain.ended if len(rounds) == len(chain.rounds) else "",
+            "rounds": [vars(one) for one in rounds],
+            "seconds": time.perf_counter() - began,
+        }
+
+    def _decide(self, track: Track, number: int, chain: Chain, fitted: dict[int, Any]) -> None:
+        """Keep the first few experts, and end the chain where they tell that more will not help."""
+        self._files.keep_chain(number, chain, fitted, track.save_expert)
+        told = first_verdict(track, chain, self._files.experts(number, chain.arm, track), self._config)
+        if not told.helps and not chain.ended:
+            chain.ended = f"after {len(chain.kept)} experts more will not help: {told.reason}"
+
+    def teach(self, call: tuple[int, Arm]) -> dict[str, Any]:
+        """Choose how an arm teaches, and keep what it says of the unlabelled and of the test examples."""
+        number, arm = call
+        began, track = time.perf_counter(), self._tracks[number]
+        chain, experts = self._files.chain(number, arm), self._files.experts(number, arm, track)
+        assert chain is not None
+        choice = choose(track, chain, experts, self._config, self._seed(number))
+        cost = track.cost(len(experts))
+        if cost["train"] is not None:
+            # Those that do not vote were trained too, and so were those of every fold.
+            folds = self._config.boosting.folds
+            cost["train"] *= len(chain.rounds) * (1 + folds * (arm == "boosting" and folds > 1)) / len(experts)
+        numbers = {choice.rounds, *(shown_rounds(self._config) if arm == "boosting" else ())}
+        alphas = chain.alphas if len(chain.alphas) else np.ones(1)
+        for split in READ:
+            labels = track.label(experts, alphas, split, choice.vote, sorted(numbers))
+            for rounds, said in labels.items():
+                self._keep(track, number, f"{arm}@{rounds}", split, said)
+            self._keep(track, number, f"{arm}@{CHOSEN}", split, labels[choice.rounds])
+            if arm == "bagging":
+                self._keep(track, number, "evidential", split, track.evidential(experts, split))
+        return {**vars(choice), "seconds": time.perf_counter() - began, "cost": cost}
+
+    def learn(self, call: tuple[int, Pupil]) -> dict[str, Any]:
+        """Teach a student, and keep what it says of the test examples, and of the unlabelled ones if it teaches another."""
+        number, pupil = call
+        began, track = time.perf_counter(), self._tracks[number]
+        lesson, seed = self._lesson(track, number, pupil), self._seed(number)
+        teaches = any(other.teacher == pupil.name for other in pupils(self._config, self._tracks.taught))
+        splits: list[Split] = ["test", "unlabelled"] if teaches else ["test"]
+        said, cost = track.learn(lesson, splits, seed)
+        for split, labels in zip(splits, said, strict=True):
+            self._keep(track, number, pupil.name, split, labels)
+        return {"seconds": time.perf_counter() - began, **cost}
+
+    def test(self, number: int) -> dict[str, Any]:
+        """Read the test's labels, for the only time, and mark everybody: ``1`` and ``0``, one per test example."""
+        track = self._tracks[number]
+
+        def marks(name: str, split: Split) -> str:
+            said = track.unpack(self._files.labels(number, _file(name, split)))
+            return "".join("1" if right else "0" for right in track.rights(said, split))
+
+        shown = [f"boosting@{rounds}" for rounds in shown_rounds(self._config)]
+        teachers = [*shown, *(f"{arm}@{CHOSEN}" for arm in arms(self._tracks.taught))]
+        return {
+            "teachers": {name: marks(name, "test") for name in teachers},
+            "taught": {name: marks(name, "unlabelled").count("1") for name in teachers},
+            "students": {pupil.name: marks(pupil.name, "test") for pupil in pupils(self._config, self._tracks.taught)},
+            "correlation": self._correlation(track, number),
+            "rows": track.rows("test").tolist(),
+            "commonest_share": track.commonest("test"),
+        }
+
+    def _correlation(self, track: Track, number: int) -> float | None:
+        return mean_correlation(track.wrong(self._files.experts(number, "boosting", track), "test"))
+
+    def _lesson(self, track: Track, number: int, pupil: Pupil) -> Lesson:
+        if pupil.teacher == EASY_TRUTH:
+            return Lesson(track.known("labelled"), "labelled", certain=True)
+        if pupil.teacher == TRUTH:
+            return Lesson(track.truth("unlabelled"), certain=True)
+        labels = track.unpack(self._files.labels(number, _file(pupil.teacher, "unlabelled")))
+        return Lesson(track.hard(labels) if pupil.hard else labels, "unlabelled", pupil.loss, pupil.features)
+
+    def _keep(self, track: Track, number: int, name: str, split: Split, labels: Any) -> None:
+        self._files.keep_labels(number, _file(name, split), track.pack(labels))
+
+    def _options(self, track: Track) -> ChainOptions:
+        section = self._config.boosting
+        name = section.rule or track.rule
+        prior = (section.prior_error or track.prior_error()) if name == "prior" else None
+        rule = rule_of(name, track.classes, prior, section.most_alpha)
+        return ChainOptions(rule, section.mode, section.multiplicity, section.folds, section.retries)
+
+    def _seed(self, number: int) -> int:
+        return seeds.derive_small(self._config.run.seed, "supervision", number)
+
+
+def _file(name: str, split: Split) -> str:
+    return f"{name.replace('@', '-')}.{split}"

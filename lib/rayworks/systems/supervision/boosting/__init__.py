@@ -1,0 +1,1 @@
+"""Boosting of weak experts: weights of what is learned, weights of who votes, and whether it will help."""

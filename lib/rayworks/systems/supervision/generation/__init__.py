@@ -1,0 +1,1 @@
+"""Answers that are texts: tokens as units, ensembles that decode, students of texts."""

@@ -1,0 +1,1 @@
+"""Students: stronger models that learn from labels which weaker ones gave."""

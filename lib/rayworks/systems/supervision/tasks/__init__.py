@@ -1,0 +1,1 @@
+"""Where examples come from, which of them are hard, and who may see which labels."""

@@ -1,0 +1,1 @@
+"""Weak experts: what they see of a text, and how they learn."""
