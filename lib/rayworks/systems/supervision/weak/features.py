@@ -183,7 +183,7 @@ def _minilm(texts: Sequence[str], name: str, tokenizer: Any, model: Any) -> np.n
     """Mean of the last states, of length 1, ``[texts, 384]``."""
     import torch
 
-    ids = [row[:_LONGEST] for row in tokenizer(list(texts))["input_ids"]]
+    ids = tokenizer(list(texts), truncation=True, max_length=_LONGEST)["input_ids"]
     found = np.zeros((len(texts), model.config.hidden_size), np.float32)
     with torch.inference_mode():
         for rows, batch, mask in _batches(ids):
