@@ -25,7 +25,7 @@ from tests.killed_runs import KILLED, killed_and_repeated
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = list(REGISTRY)
-SLOW = ("alignment", "federation", "marl", "recommendation")
+SLOW = ("alignment", "federation", "marl", "reasoning", "recommendation")
 PREPOSITIONS = frozenset(
     "about above across after against along among around as at before behind below beside between beyond by despite during "
     "for from in inside into like near of off on onto outside over per since through to toward towards under until upon via "

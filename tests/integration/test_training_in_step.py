@@ -86,7 +86,9 @@ def learned(run: Any) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     return curves, weights
 
 
-@pytest.mark.parametrize("system", TOTAL)
+@pytest.mark.parametrize(
+    "system", [pytest.param(one, marks=[pytest.mark.slow] if one == "difficulty" else []) for one in TOTAL]
+)
 def test_two_workers_learn_what_one_does_though_one_of_them_is_killed(
     system: str, cluster: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
