@@ -8,9 +8,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rayworks.core.errors import ConfigError
-from rayworks.systems.supervision.boosting.votes import ensembles, error_correlations, evidential, mean_correlation
+from rayworks.systems.supervision.boosting.votes import (
+    VOTES,
+    ensembles,
+    error_correlations,
+    evidential,
+    mean_correlation,
+)
 from rayworks.systems.supervision.boosting.weighting import (
     Rule,
+    RuleName,
     effective_share,
     reweigh,
     rule_of,
@@ -69,10 +76,14 @@ def test_the_rules_are_one_family(given_: tuple[np.ndarray, np.ndarray], classes
 
 def test_effective_shares_of_the_specification() -> None:
     """A1b: 30% of random misses, round after round, with the vocabulary as K, with a prior of .6, and with K = 2."""
-    told = {"samme": (0.30, 0.09, 0.028), "prior": (0.70, 0.48, 0.34), "m1": (0.84, 0.71, 0.59)}
+    told: dict[RuleName, tuple[float, ...]] = {
+        "samme": (0.30, 0.09, 0.028),
+        "prior": (0.70, 0.48, 0.34),
+        "m1": (0.84, 0.71, 0.59),
+    }
     draw = np.random.default_rng(0)
     for name, expected in told.items():
-        rule = rule_of(name, 50257, 0.6)  # type: ignore[arg-type]  # names of rules
+        rule = rule_of(name, 50257, 0.6)
         distribution = np.full(200_000, 1 / 200_000)
         for share in expected:
             # Misses that hold 30% of the mass, whatever it lies on.
@@ -94,9 +105,9 @@ def test_a_perfect_and_a_hopeless_expert_have_finite_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "classes", "prior", "word"), [("adaboost", 3, None, "samme"), ("prior", 5, None, "between")]
 )
-def test_rules_that_do_not_fit_are_refused(name: str, classes: int, prior: float | None, word: str) -> None:
+def test_rules_that_do_not_fit_are_refused(name: RuleName, classes: int, prior: float | None, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
-        rule_of(name, classes, prior)  # type: ignore[arg-type]  # names of rules
+        rule_of(name, classes, prior)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 0), st.integers(1, 8))
@@ -125,15 +136,15 @@ def test_votes_are_distributions_that_scale_and_order_do_not_change(
     draw = np.random.default_rng(seed)
     said = draw.dirichlet(np.ones(classes), (experts, rows))
     alphas = draw.random(experts) + 0.1
-    for vote in ("share", "linear", "log-linear"):
-        found = ensembles(said, alphas, vote)  # type: ignore[arg-type]  # names of votes
+    for vote in VOTES:
+        found = ensembles(said, alphas, vote)
         assert np.allclose(found.sum(axis=-1), 1)
         assert (found[0] == said[0]).all()
-        assert np.allclose(found, ensembles(said, 7.5 * alphas, vote))  # type: ignore[arg-type]
+        assert np.allclose(found, ensembles(said, 7.5 * alphas, vote))
         if experts > 1:
             order = draw.permutation(experts)
-            assert np.allclose(found[-1], ensembles(said[order], alphas[order], vote)[-1])  # type: ignore[arg-type]
-        same = ensembles(np.repeat(said[:1], experts, axis=0), alphas, vote)  # type: ignore[arg-type]
+            assert np.allclose(found[-1], ensembles(said[order], alphas[order], vote)[-1])
+        same = ensembles(np.repeat(said[:1], experts, axis=0), alphas, vote)
         if vote != "share":
             assert np.allclose(same, said[0], atol=1e-7)
     assert np.allclose(ensembles(said, alphas, "linear")[-1], np.tensordot(alphas, said, 1) / alphas.sum())
@@ -142,7 +153,15 @@ def test_votes_are_distributions_that_scale_and_order_do_not_change(
 def test_samme_can_be_wrong_while_its_loss_vanishes() -> None:
     """The counter-example of Mukherjee and Schapire: the true class has most votes of none, and the bound does not hold."""
     said = np.eye(3)[[[0]] * 8 + [[1]] * 9 + [[2]] * 3]
-    assert ensembles(said, np.ones(20), "share")[-1, 0].tolist() == pytest.approx([0.40, 0.45, 0.15])
+    shares = ensembles(said, np.ones(20), "share")[-1, 0]
+    assert shares.tolist() == pytest.approx([0.40, 0.45, 0.15])
+    assert shares.argmax() != 0
+    # SAMME's loss of the true class 0, by the total weight: exp(-Y f / K) with Y = (1, -1/2, -1/2).
+    scores = 1.5 * shares - 0.5
+    losses = [math.exp(-weight * float(scores @ [1.0, -0.5, -0.5]) / 3) for weight in (1.0, 20.0, 400.0)]
+    assert losses[0] == pytest.approx(math.exp(-0.05))
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 1e-8
 
 
 def test_evidential_labels_are_posterior_means() -> None:

@@ -17,7 +17,7 @@ from rayworks.systems.supervision.class_track import ClassPool, ClassTrack, sure
 from rayworks.systems.supervision.config import Config, StudentSection, TaskSection, WeakSection
 from rayworks.systems.supervision.students.linear import fit_student
 from rayworks.systems.supervision.tasks.hardness import hardness_of, reference
-from rayworks.systems.supervision.tasks.labelled import labelled
+from rayworks.systems.supervision.tasks.labelled import LabelledExamples, labelled
 from rayworks.systems.supervision.tasks.opening import open_task
 from rayworks.systems.supervision.tasks.splitting import SPLITS, distinct, part, with_noise
 from rayworks.systems.supervision.tracks import Lesson
@@ -127,9 +127,12 @@ def test_tables_of_the_user_are_read_as_they_are(tmp_path: Path) -> None:
     rows = [{"text": "007", "label": True, "uid": 5}, {"text": "None", "label": False, "uid": 6}]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = open_task(TaskSection(name=str(tmp_path / "own.jsonl")), 0)
-    assert (found.uids, found.texts, found.classes) == (("5", "6"), ("007", "None"), ("False", "True"))  # type: ignore[union-attr]
+    assert isinstance(found, LabelledExamples)
+    assert (found.uids, found.texts, found.classes) == (("5", "6"), ("007", "None"), ("False", "True"))
     (tmp_path / "own.csv").write_text("text,label\nNA,1\nnull,0\n")
-    assert open_task(TaskSection(name=str(tmp_path / "own.csv")), 0).texts == ("NA", "null")  # type: ignore[union-attr]
+    found = open_task(TaskSection(name=str(tmp_path / "own.csv")), 0)
+    assert isinstance(found, LabelledExamples)
+    assert found.texts == ("NA", "null")
 
 
 def test_tasks_of_the_user_are_called_and_told_what_is_wrong() -> None:

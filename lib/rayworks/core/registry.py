@@ -43,6 +43,25 @@ def load(reference: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def of_the_user(field: str, name: str, otherwise: str) -> Any:
+    """The object of a user's own that a setting names as ``module:attribute``.
+
+    Args:
+        field: the setting.
+        otherwise: what to say of a name that is none: what else it could be.
+
+    Raises:
+        ConfigError: it is no such name, or cannot be imported.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ConfigError(f"{field}: {name!r} {otherwise}")
+    try:
+        return load(name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{field}: {name!r} cannot be imported ({error}); put it on PYTHONPATH") from None
+
+
 def on_demand(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
     """The ``__getattr__`` of a package whose public names are imported when they are first asked for.
 

@@ -1,6 +1,6 @@
 """Every setting of the supervision system, with its default and bounds."""
 
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -228,11 +228,6 @@ class Config(SystemConfig):
     student: StudentSection = Field(default_factory=StudentSection)
     experiment: ExperimentSection = Field(default_factory=ExperimentSection)
 
-    @property
-    def of_texts(self) -> bool:
-        """Whether answers are texts; of a user's own task only :mod:`~.tasks.opening` knows for sure."""
-        return self.task.kind == "texts" or (self.task.kind is None and self.task.name in GENERATED)
-
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         task = self.task
@@ -246,11 +241,6 @@ class Config(SystemConfig):
                     f"task.count: half of {task.count} are easy, half are hard; {known} easy and {hard} hard ones are asked "
                     "for; raise it or take smaller parts"
                 )
-        if self.of_texts and self.boosting.rule == "adaboost":
+        if (task.kind == "texts" or task.name in GENERATED) and self.boosting.rule == "adaboost":
             raise ValueError("boosting.rule: adaboost is for two classes, not for texts; set prior or samme")
         return self
-
-
-def sections(config: Config) -> dict[str, Any]:
-    """What decides a run's results, for keys of what is kept outside it."""
-    return config.model_dump(mode="json", include={"task", "weak", "boosting", "student"})

@@ -1,10 +1,9 @@
 """The task that a config names."""
 
-import importlib
-from collections.abc import Callable
 from functools import partial
 
 from rayworks.core.errors import ConfigError
+from rayworks.core.registry import of_the_user
 from rayworks.systems.reasoning.config import CHAIN_SUM, COUNTDOWN, GSM_SYMBOLIC, GYM, TaskSection
 from rayworks.systems.reasoning.tasks import verifiers
 from rayworks.systems.reasoning.tasks.gym import gym_task
@@ -54,16 +53,11 @@ def _verify(section: TaskSection) -> Verify | None:
 
 
 def _of_the_user(section: TaskSection, seed: int) -> Task:
-    module, _, function = section.name.partition(":")
-    if not module or not function:
-        raise ConfigError(
-            f"task.name: {section.name!r} is no task; choose chain-sum, gsm-symbolic, countdown, gym:NAME, asdiv, gsm8k, "
-            "a .jsonl file or module:function"
-        )
-    try:
-        make: Callable[[TaskSection, int], object] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"task.name: {section.name!r} cannot be imported ({error}); put it on PYTHONPATH") from None
+    otherwise = (
+        "is no task; choose chain-sum, gsm-symbolic, countdown, gym:NAME, asdiv, gsm8k, a .jsonl file or "
+        "module:function"
+    )
+    make = of_the_user("task.name", section.name, otherwise)
     try:
         task = make(section, seed)
     except Exception as error:

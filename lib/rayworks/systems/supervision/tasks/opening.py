@@ -1,9 +1,9 @@
 """The examples of a task: built in, of a file or a hub, or of the user's own function."""
 
-import importlib
 from collections.abc import Sequence
 
 from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.registry import of_the_user
 from rayworks.systems.supervision.config import CLASSIFIED, GENERATED, TaskSection
 from rayworks.systems.supervision.tasks.examples import TextExample
 from rayworks.systems.supervision.tasks.labelled import BUILT_IN, LabelledExamples, is_file, read_labelled
@@ -45,16 +45,9 @@ def _examples(section: TaskSection, seed: int) -> Examples:
 
 
 def _of_the_user(section: TaskSection, seed: int) -> Examples:
-    module, _, function = section.name.partition(":")
-    if not module or not function:
-        raise ConfigError(
-            f"task.name: {section.name!r} is no task; choose {', '.join((*CLASSIFIED, *GENERATED))}, a .csv, .jsonl or "
-            ".parquet file, hub:OWNER/NAME or module:function"
-        )
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"task.name: {section.name!r} cannot be imported ({error}); put it on PYTHONPATH") from None
+    known = ", ".join((*CLASSIFIED, *GENERATED))
+    otherwise = f"is no task; choose {known}, a .csv, .jsonl or .parquet file, hub:OWNER/NAME or module:function"
+    make = of_the_user("task.name", section.name, otherwise)
     try:
         found = make(section, seed)
     except Exception as error:

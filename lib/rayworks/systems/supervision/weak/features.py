@@ -1,6 +1,5 @@
 """What experts and students see of a text: counts of words, or the states of a frozen language model."""
 
-import importlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 
 from rayworks.core import cache, datasets, seeds
 from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.registry import of_the_user
 
 WORDS, TFIDF, MINILM = "words:", "tfidf", "minilm"
 _LANGUAGE_MODEL = re.compile(r"(?P<model>.+)@(?P<layers>[1-9]\d*)")
@@ -150,16 +150,10 @@ def _vectorizer(name: str, vocabulary: dict[str, int] | None) -> Any:
 
 
 def _function(name: str) -> Any:
-    module, _, function = name.partition(":")
-    if not module or not function:
-        raise ConfigError(
-            f"features: {name!r} is none of words:N, tfidf, minilm, MODEL@LAYERS, such as smollm2-135m-instruct@2, and no "
-            "module:function"
-        )
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"features: {name!r} cannot be imported ({error}); put it on PYTHONPATH") from None
+    otherwise = (
+        "is none of words:N, tfidf, minilm, MODEL@LAYERS, such as smollm2-135m-instruct@2, and no module:function"
+    )
+    return of_the_user("features", name, otherwise)
 
 
 def _of_the_user(name: str, texts: Sequence[str]) -> np.ndarray:
