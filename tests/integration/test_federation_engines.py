@@ -199,6 +199,16 @@ def _nothing() -> None:
     """Run where it is told."""
 
 
+def _is_known(node: str) -> bool:
+    """Whether the scheduler places a task there; to it a node may not exist for a while after it is listed as alive."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    try:
+        ray.get(_nothing.options(scheduling_strategy=there).remote())
+    except ray.exceptions.TaskUnschedulableError:
+        return False
+    return True
+
+
 @contextmanager
 def doomed_node(address: str, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """A fourth node of the cluster in processes of its own: its identity, and how to kill all of them."""
@@ -217,7 +227,7 @@ def doomed_node(address: str, folder: Path) -> Iterator[tuple[str, Callable[[], 
         until(new_nodes, 60)
         node = new_nodes()[0]
         # A preferred node is taken only once the scheduler knows it.
-        ray.get(_nothing.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote())
+        until(lambda: _is_known(node), 60)
         yield node, kill
     finally:
         if process.poll() is None:
