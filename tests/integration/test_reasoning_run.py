@@ -24,7 +24,7 @@ def test_trees_do_not_depend_on_the_engines_that_draw_them(
     finished_runs: Callable[[str], FinishedRun], run_job: Callable[..., object], tmp_path: Path
 ) -> None:
     straight = finished_runs("reasoning")
-    changes = {**SEARCH_ALONE, "model.replicas": "2", "search.open_trees": "12"}
+    changes = {**SEARCH_ALONE, "model.replicas": "2", "critics.replicas": "2", "search.open_trees": "12"}
     words = [word for name, value in changes.items() for word in (f"--{name}", value)]
     storage = ("--run.storage", str(tmp_path), "--run.name", "replicas")
     done = run_job("reasoning", *smallest.reasoning(tmp_path), *words, *storage)

@@ -138,7 +138,7 @@ def test_a_reward_model_of_other_ids_is_refused(engine: TransformersEngine, fold
             "learning.arms: model.policy smollm2-135m-instruct comes without the traces that recipe is made from; leave "
             "traces out, as in --learning.arms [paths, ",
         ),
-        (["--critics.outcome", "head"], "critics: the head is trained on the first round's trees"),
+        (["--critics.outcome", "head"], "critics: that head is trained on the first round's trees"),
     ],
 )
 def test_settings_that_make_no_sense(settings: list[str], message: str) -> None:

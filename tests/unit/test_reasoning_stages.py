@@ -1,6 +1,7 @@
 """Stages and workers of a run, without a cluster: what is left to learn from, where engines stand, and what is refused."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,13 +24,15 @@ from rayworks.systems.reasoning.findings import Way
 from rayworks.systems.reasoning.learning.pairs import extract
 from rayworks.systems.reasoning.reporting import build_report
 from rayworks.systems.reasoning.search import records
-from rayworks.systems.reasoning.search.requests import Draw
+from rayworks.systems.reasoning.search.requests import Draw, Scored, ToScore
 from rayworks.systems.reasoning.system import ReasoningSystem
+from rayworks.systems.reasoning.tasks import word_problems
 from rayworks.systems.reasoning.tasks.questions import Question
 from tests.reasoning_policies import TOKENIZER, DigitPolicy, Digits, Reward, ids, search_all
 from tests.tiny_models import make_tokenizer, save_tiny_model
 
 TASK = Digits()
+QUESTION = Question("q", "?1\n", "1")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +135,7 @@ def test_with_replicas_a_worker_opens_no_engine(
     monkeypatch.setattr(actors, "RemotePolicy", lambda names, slots: policy)
     monkeypatch.setattr(actors, "open_engine", lambda *given, **more: pytest.fail("opened an engine"))
     actor.pairs(0)
-    assert actor.search((0, 0, ["one"]))["trees"] == 6 and policy.draws >= 6
+    assert actor.search((0, 0, {"policy": ["one"]}))["trees"] == 6 and policy.draws >= 6
 
 
 def test_a_policy_without_an_end_token_is_refused_before_anything_is_searched(tmp_path: Path) -> None:
@@ -140,7 +143,7 @@ def test_a_policy_without_an_end_token_is_refused_before_anything_is_searched(tm
     tokenizer.eos_token = None
     folder = save_tiny_model(tmp_path / "endless", 0, tokenizer)
     actor = ReasoningActor(settings(folder), RunDirectory(str(tmp_path), "reasoning", "r"))
-    for call in (lambda: actor.greedy((0, "test", 0, 6)), lambda: actor.search((0, 0, []))):
+    for call in (lambda: actor.greedy((0, "test", 0, 6)), lambda: actor.search((0, 0, {}))):
         with pytest.raises(ConfigError, match=r"model\.policy: the tokenizer of .* has no end token"):
             call()
 
@@ -294,7 +297,7 @@ def test_a_replica_that_is_gone_is_infrastructure_and_a_failed_task_is_what_it_i
         raise ValueError(f"Failed to look up actor with name '{name}'")
 
     monkeypatch.setattr(ray, "get_actor", gone)
-    with pytest.raises(InfrastructureError, match="an engine of the policy is lost: a-0 is gone"):
+    with pytest.raises(InfrastructureError, match="a replica of the policy is lost: a-0 is gone"):
         replica_actors.RemotePolicy(["a-0"], 4)
 
     handle = SimpleNamespace(complete=SimpleNamespace(remote=lambda request: object()))
@@ -316,5 +319,71 @@ def test_a_replica_that_is_gone_is_infrastructure_and_a_failed_task_is_what_it_i
     with pytest.raises(Exception, match="IndexError: a bug") as bug:
         fails_with(ray.exceptions.RayTaskError("complete", "", IndexError("a bug")))
     assert not isinstance(bug.value, InfrastructureError)
-    with pytest.raises(InfrastructureError, match="an engine of the policy is lost"):
+    with pytest.raises(InfrastructureError, match="a replica of the policy is lost"):
         fails_with(ray.exceptions.RayActorError())
+
+
+def test_critics_in_an_actor_give_the_numbers_that_they_give_in_the_worker(policy: str, tmp_path: Path) -> None:
+    config = settings(policy, critics__outcome=f"{__name__}:lengths")
+    replica = replica_actors.CriticReplica.__ray_actor_class__(  # type: ignore[attr-defined]
+        config, RunDirectory(str(tmp_path), "reasoning", "r"), 0
+    )
+    texts = [Scored(QUESTION, ids("?1\n"), ids("1" * count), "1" * count) for count in range(1, 6)]
+    broken = Scored(QUESTION, ids("?1\n"), ids("9"), "9")
+
+    async def together() -> list[Any]:
+        asked = [ToScore((), (text,)) for text in (*texts, broken)]
+        return list(await asyncio.gather(*map(replica.score, asked)))
+
+    *numbers, failed = asyncio.run(together())
+    assert numbers == [[[float(count)]] for count in range(1, 6)]
+    assert isinstance(failed, DataError) and "your function failed" in str(failed), "the others are scored nevertheless"
+
+
+def lengths(prompts: Any, texts: Any) -> list[float]:
+    """Of texts; it knows no nines."""
+    if "9" in texts:
+        raise ValueError("a nine")
+    return [float(len(text)) for text in texts]
+
+
+STEPS = [{"prompt": f"?{number}", "steps": ["1", "2", "7", "2"], "wrong_step": 2} for number in range(12)]
+
+
+def test_a_head_learns_which_step_is_wrong_and_judges_the_steps_of_a_search(policy: str, tmp_path: Path) -> None:
+    labels = tmp_path / "steps.jsonl"
+    labels.write_text("".join(json.dumps(row) + "\n" for row in STEPS))
+    changes = {"head.step_labels": str(labels), "head.steps": 60, "head.batch_size": 16, "head.learning_rate": 1e-2}
+    config = settings(policy, critics__process="head", task__template="{question}\n", **changes)
+    directory = RunDirectory(str(tmp_path), "reasoning", "r")
+    actor = ReasoningActor(config, directory)
+    found = actor.train_step_head(0)
+    assert found is not None and found["auc_beginnings"] == 1.0, "a seven is wrong, whatever the question"
+    assert found["texts"] + found["held_out"] == 12 * 3, "what follows the first wrong step teaches nothing"
+    [process] = [one for one in actor._critics(config.critics, 0, None) if one.kind == "process"]
+    right, wrong = (Scored(QUESTION, ids("?3\n"), ids(text), text) for text in (" 1\n 2\n", " 1\n 2\n 7\n"))
+    high, low = process.score([right, wrong])
+    assert high > 0.8 > 0.2 > low
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "?", "steps": []}, "row 1, field steps: must be a list of texts"),
+        ({"prompt": "?", "steps": ["1", " "]}, "row 1, field steps: must be a list of texts"),
+        ({"prompt": "?", "steps": ["1"], "wrong_step": 1}, "field wrong_step: is 1, must be null or from 0 to 0"),
+        ({"prompt": "?", "steps": ["1"], "wrong_step": True}, "field wrong_step: is True"),
+        ({"steps": ["1"], "wrong_step": 0}, "row 1, field prompt"),
+    ],
+)
+def test_labelled_steps_that_say_nothing_are_refused(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "steps.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=message):
+        word_problems.step_labels(str(tmp_path / "steps.jsonl"))
+
+
+def test_a_head_of_steps_needs_words_and_something_to_learn(policy: str) -> None:
+    with pytest.raises(ConfigError, match=r"critics\.process: head needs head\.steps"):
+        settings("recipe", critics__process="head")
+    with pytest.raises(ConfigError, match=r"critics\.process: head needs head\.steps"):
+        settings(policy, critics__process="head", head__steps=0)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -15,14 +16,12 @@ from rayworks.core.errors import ConfigError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.checkpoints import load_config, load_model, load_tokenizer
 from rayworks.lm.decoding import Engine
-from rayworks.lm.engine import ScoringRequest
 from rayworks.lm.engines import open_engine
-from rayworks.lm.heads import HeadTrainer, ScalarHead
 from rayworks.lm.pair_training import EncodedPair
 from rayworks.lm.positions import exact_length
 from rayworks.lm.scoring import EncodedResponse, encode
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.lm.training import ALONE, Shard, Trainer, TuningOptions, keep_state, take_up_state
+from rayworks.lm.training import ALONE, Shard, Trainer, keep_state, take_up_state
 from rayworks.lm.transformers_engine import TransformersEngine
 from rayworks.runtime.data_parallel import agreed, place
 from rayworks.runtime.placement import device_of
@@ -31,21 +30,24 @@ from rayworks.systems.reasoning.config import Arm, Config, CriticsSection, Metho
 from rayworks.systems.reasoning.files import Files, Journal
 from rayworks.systems.reasoning.findings import share
 from rayworks.systems.reasoning.learning.arms import Material, Plan, drift, new_trainer, pair_logprobs, tokens_read
-from rayworks.systems.reasoning.learning.outcome_head import Labelled, area_under_curve, held_out, outcome_texts
+from rayworks.systems.reasoning.learning.outcome_head import Labelled, outcome_texts, step_texts, train_head
 from rayworks.systems.reasoning.learning.pairs import audit, best_paths, extract
 from rayworks.systems.reasoning.learning.training import CurriculumTrainer
 from rayworks.systems.reasoning.policy.recipe import make_policy
-from rayworks.systems.reasoning.replica_actors import RemotePolicy
+from rayworks.systems.reasoning.replica_actors import RemoteCritics, RemotePolicy
 from rayworks.systems.reasoning.search import records
 from rayworks.systems.reasoning.search.answers import RULES, Rule
-from rayworks.systems.reasoning.search.opening import HEAD, open_critics
-from rayworks.systems.reasoning.search.requests import Critic
+from rayworks.systems.reasoning.search.opening import named_critics, open_critics
+from rayworks.systems.reasoning.search.requests import Critic, CriticOf, Service
 from rayworks.systems.reasoning.search.scheduler import Scheduler, Search
 from rayworks.systems.reasoning.search.services import LocalPolicy, LocalScorer
 from rayworks.systems.reasoning.tasks.opening import open_task
 from rayworks.systems.reasoning.tasks.questions import Question, Split, Task
+from rayworks.systems.reasoning.tasks.word_problems import TEMPLATE, step_labels
 
 Found = dict[str, Any]
+Beside = Mapping[str, Sequence[str]]
+"""Names of actors that serve a search: those of the policy, and those of its critics."""
 
 
 class ReasoningActor:
@@ -71,16 +73,16 @@ class ReasoningActor:
         number, split, start, stop = call
         return self._greedy(self._engine(number), self._files.policy(number), split, start, stop)
 
-    def search(self, call: tuple[int, int, Sequence[str]]) -> Found:
-        """Search a piece of the questions of a round: (round, piece, names of the policy's replicas).
+    def search(self, call: tuple[int, int, Beside]) -> Found:
+        """Search a piece of the questions of a round: (round, piece, names of actors beside, by what they do).
 
         What was drawn before a death is not drawn again.
         """
-        number, piece, replicas = call
+        number, piece, beside = call
         size = self._config.search.open_trees
         questions = self._questions("search", piece * size, (piece + 1) * size)
         head = self._files.head() if number else None
-        return self._searched(number, questions, self._config, head, f"round-{number}/{piece:05d}", replicas)
+        return self._searched(number, questions, self._config, head, f"round-{number}/{piece:05d}", beside)
 
     def answer_by_search(self, call: tuple[int, str]) -> Found:
         """Search test questions with a critic that does not know their answers: (piece, critic)."""
@@ -205,58 +207,27 @@ class ReasoningActor:
 
         ``None`` where the trees leave nothing to learn from.
         """
-        config, section = self._config, self._config.head
-        name, tokenizer = self._files.policy(number), self._tokenizer(number)
-        texts = outcome_texts(self._files.trees(number), int(tokenizer.eos_token_id), section.texts, config.run.seed)
-        learned, kept = held_out(texts, section.held_out, config.run.seed)
-        if not learned:
-            return None
-        self._drop_engines()
-        model = load_model(name, device=self._device)
-        head = ScalarHead(model.config.get_text_config().hidden_size, "sigmoid")
-        options = TuningOptions(
-            learning_rate=section.learning_rate,
-            total_steps=section.steps,
-            warmup_steps=min(20, section.steps - 1),
-            tuning=section.tuning,
-            train_embeddings=section.tuning == "full",
-        )
-        labels = [text.label for text in learned]
-        trainer = HeadTrainer(
-            model,
-            head,
-            [text.text for text in learned],
-            labels,
-            options,
-            batch_size=section.batch_size,
-            seed=config.run.seed,
-        )
-        loss = trainer.train(section.steps)["loss"]
-        with tempfile.TemporaryDirectory() as scratch:
-            trainer.export(Path(scratch), tokenizer)
-            head.save(Path(scratch) / HEAD)
-            self._directory.put_folder(Path(scratch), self._files.HEAD)
-        scores, whole = self._read_head(kept), [text for text in kept if text.whole]
-        return {
-            "texts": len(learned),
-            "held_out": len(kept),
-            "loss": loss,
-            "auc_beginnings": area_under_curve(
-                [score for score, text in zip(scores, kept, strict=True) if not text.whole],
-                [text.label for text in kept if not text.whole],
-            ),
-            "auc_answers": area_under_curve(
-                [score for score, text in zip(scores, kept, strict=True) if text.whole], [text.label for text in whole]
-            ),
-        }
+        end, most = int(self._tokenizer(number).eos_token_id), self._config.head.texts
+        texts = outcome_texts(self._files.trees(number), end, most, self._config.run.seed)
+        return self._trained_head(number, texts, self._files.HEAD)
 
-    def _read_head(self, texts: Sequence[Labelled]) -> list[float]:
-        folder = self._files.head()
-        assert folder is not None
-        engine = TransformersEngine(str(folder), slots=1, device=self._device)
-        engine.add_head(HEAD, folder / HEAD)
-        requests = [ScoringRequest(text.text.prompt, text.text.response, ends=False, heads=(HEAD,)) for text in texts]
-        return [score.values[HEAD] for score in engine.score(requests)]
+    def train_step_head(self, _: int) -> Found | None:
+        """Train the head that tells right steps from wrong ones on solutions whose first wrong step is known, on a copy of
+        the policy that the run begins with.
+        """
+        config, tokenizer = self._config, self._tokenizer(0)
+        labels, template = step_labels(config.head.step_labels), config.task.template or TEMPLATE
+        texts = step_texts(labels, tokenizer, template, self._longest(0), config.head.texts, config.run.seed)
+        return self._trained_head(0, texts, self._files.STEP_HEAD)
+
+    def _trained_head(self, number: int, texts: Sequence[Labelled], name: str) -> Found | None:
+        self._drop_engines()
+        policy, tokenizer, config = self._files.policy(number), self._tokenizer(number), self._config
+        with tempfile.TemporaryDirectory() as scratch:
+            found = train_head(policy, tokenizer, texts, config.head, Path(scratch), config.run.seed, self._device)
+            if found is not None:
+                self._directory.put_folder(Path(scratch), name)
+        return found
 
     def _searched(
         self,
@@ -265,20 +236,21 @@ class ReasoningActor:
         config: Config,
         head: Path | None,
         name: str,
-        replicas: Sequence[str] = (),
+        beside: Beside = MappingProxyType({}),
         judge: Task | None = None,
     ) -> Found:
         """Search questions, and write their trees to a file of that name."""
+        replicas = beside.get("policy", ())
         engine = None if replicas else self._engine(number)
         tokenizer = self._tokenizer(number)
         if isinstance(engine, TransformersEngine):
             # A piece then draws the same whatever this worker has searched before.
             engine.model.prefixes.clear()
             asked, reused = engine.model.prefixes.asked_tokens, engine.model.prefixes.reused_tokens
-        critics = self._critics(config.critics, number, head)
+        scorer, critics = self._scorer(config.critics, number, head, beside.get("critics", ()))
         policy = RemotePolicy(replicas, config.model.slots) if engine is None else LocalPolicy(engine.decoding)
         longest, seed = self._longest(number), config.run.seed
-        scorer, task = LocalScorer(critics), judge or self._task
+        task = judge or self._task
         scheduler = Scheduler(config.search, task, policy, scorer, critics, tokenizer, longest, seed)
         journal = Journal(self._directory, f"{name}.journal")
         done: list[Search] = []
@@ -337,9 +309,20 @@ class ReasoningActor:
         if key not in self._known_critics:
             self._known_critics.clear()
             policy, tokenizer = partial(self._engine, number), self._tokenizer(number)
-            found = open_critics(section, self._task, policy, tokenizer, self._config.model, head, self._device)
+            found = open_critics(
+                section, self._task, policy, tokenizer, self._config.model, head, self._device, self._files.step_head()
+            )
             self._known_critics[key] = found
         return self._known_critics[key]
+
+    def _scorer(
+        self, section: CriticsSection, number: int, head: Path | None, replicas: Sequence[str]
+    ) -> tuple[Service, Sequence[Critic | CriticOf]]:
+        """What scores, here or in replicas, and kinds and weights of its numbers."""
+        if replicas:
+            return RemoteCritics(replicas), [CriticOf(kind, weight) for kind, _, weight in named_critics(section)]
+        critics = self._critics(section, number, head)
+        return LocalScorer(critics), critics
 
     def _questions(self, split: Split, start: int, stop: int) -> list[Question]:
         return questions_of(self._task, self._config, split)[start:stop]

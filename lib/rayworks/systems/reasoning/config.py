@@ -231,12 +231,20 @@ class CriticsSection(Section):
     )
     process: str | None = Field(
         None,
-        description="critic of last steps: judge:MODEL, reward:FOLDER (a reward model that alignment exported), or your own "
+        description="critic of last steps: head (trained here on head.step_labels), head:FOLDER (of another run's export), "
+        "judge:MODEL, reward:FOLDER (a reward model that alignment exported), or your own "
         "module:function; null: none",
     )
     outcome_weight: float = Field(1.0, gt=0, description="weight of the outcome in a node's score")
     value_weight: float = Field(1.0, gt=0, description="weight of the value in a node's score")
     process_weight: float = Field(1.0, gt=0, description="weight of the last step in a node's score")
+    replicas: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="actors that hold the critics of a search for training, beside the workers; 0: each worker has its own",
+        json_schema_extra=RESUME_SAFE,
+    )
 
 
 class HeadSection(Section):
@@ -250,6 +258,12 @@ class HeadSection(Section):
     )
     texts: int = Field(20_000, ge=10, description="most texts to learn from")
     held_out: float = Field(0.1, gt=0, lt=1, description="share of questions kept to measure it on")
+    step_labels: str = Field(
+        "champ",
+        min_length=1,
+        description="solutions whose first wrong step is known, for a process head: champ, error-recovery, or a .jsonl file "
+        "with prompt, steps and wrong_step (null: all are right)",
+    )
 
 
 class PairsSection(Section):
@@ -380,9 +394,10 @@ class Config(SystemConfig):
                 f"traces out, as in --learning.arms [{others}]"
             )
         if task.count_test and self.evaluation.questions > task.count_test:
-            raise ValueError(
-                f"evaluation.questions: is {self.evaluation.questions}, task.count_test only {task.count_test}; lower it"
-            )
+            asked = self.evaluation.questions
+            raise ValueError(f"evaluation.questions: is {asked}, task.count_test only {task.count_test}; lower it")
+        if critics.process == "head" and (self.model.policy == RECIPE or not self.head.steps):
+            raise ValueError("critics.process: head needs head.steps and a policy that reads words, unlike recipe")
         if search.rollouts == 0 and critics.value is None and critics.process is None:
             raise ValueError("search.rollouts: is 0, so that steps need a critic; set critics.value or critics.process")
         if self.learning.keep == "traces":
@@ -393,7 +408,7 @@ class Config(SystemConfig):
             raise ValueError("learning.arms: names an arm twice; name each once")
         if "head" in (critics.outcome, critics.value):
             raise ValueError(
-                "critics: the head is trained on the first round's trees; name one of another run, head:FOLDER"
+                "critics: that head is trained on the first round's trees; name another run's, head:FOLDER"
             )
         return self
 

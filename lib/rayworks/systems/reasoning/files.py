@@ -21,7 +21,7 @@ JOURNAL_SECONDS = 20.0
 class Files:
     """The files of one run, by round."""
 
-    HEAD = "head"
+    HEAD, STEP_HEAD = "head", "step-head"
 
     def __init__(self, config: Config, directory: RunDirectory) -> None:
         self._config, self._directory = config, directory
@@ -45,6 +45,10 @@ class Files:
     def head(self) -> Path | None:
         """The head that was trained, with its model."""
         return Path(self._local(self.HEAD)) if self._directory.exists(self.HEAD) else None
+
+    def step_head(self) -> Path | None:
+        """The head that was trained on labelled steps, with its model."""
+        return Path(self._local(self.STEP_HEAD)) if self._directory.exists(self.STEP_HEAD) else None
 
     def write_trees(self, name: str, trees: Sequence[records.Record]) -> None:
         """A piece of a round's trees."""

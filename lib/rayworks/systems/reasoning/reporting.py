@@ -141,13 +141,21 @@ def _methods_table(config: Config, results: Results, ways: Mapping[str, Mapping[
         over = None if name == "greedy" else str(gain(config, way["rights"], base, name))
         rows.append([name, str(accuracy(config, way["rights"], name)), over, way["tokens"], way["completions"]])
     head = results["head"] or {}
+    steps = results.get("step_head")
+    of_steps = (
+        f" The head of steps, learned from {steps['texts']} beginnings of {config.head.step_labels}, tells right steps from "
+        f"wrong ones with {_number(steps['auc_beginnings'])}."
+        if steps
+        else ""
+    )
     return Table(
         "Ways to answer, without knowing the answers",
         ("method", "accuracy", "over greedy", "tokens a question", "completions a question"),
         rows,
         note=f"The first {config.evaluation.questions} test questions, with the policy that the run began with. "
         f"The head tells right answers from wrong ones with an area under the curve of {_number(head.get('auc_answers'))}, "
-        f"beginnings with {_number(head.get('auc_beginnings'))}, on questions that it was not trained on.",
+        f"beginnings with {_number(head.get('auc_beginnings'))}, on questions that it was not trained on."
+        f"{of_steps}",
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from rayworks.core.errors import DataError
 from rayworks.core.models import locate
 from rayworks.core.report import Report, Table
+from rayworks.core.run_directory import EXPORT
 from rayworks.core.sweep import TrialResult
 from rayworks.lm.engines import check_engine
 from rayworks.lm.threads import limit_torch_threads
@@ -46,8 +47,9 @@ class ReasoningSystem(StagedSystem[Config]):
 
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
-        """The run itself asks for nothing; its stages share the workers, and replicas of the policy stand beside them."""
-        return [{}, *[worker_bundle(config.compute)] * (config.compute.workers + config.model.replicas)]
+        """The run itself asks for nothing; its stages share the workers, and replicas stand beside them."""
+        actors = config.compute.workers + config.model.replicas + config.critics.replicas
+        return [{}, *[worker_bundle(config.compute)] * actors]
 
     @classmethod
     def train_bundles(cls, config: Config) -> list[dict[str, float]]:
@@ -79,9 +81,12 @@ class ReasoningSystem(StagedSystem[Config]):
         """Round by round: search, pairs, arms; then the tests, in which nobody knows the answers."""
         config, learning = self.settings, self.settings.learning
         self.results |= {"greedy": {}, "search": {}, "pairs": {}, "arms": {}, "kept": [], "head": None, "answers": {}}
+        self.results["step_head"] = None
         stages = [Stage("greedy before", partial(self._greedy, 0), share=0.5)]
         if config.model.policy == RECIPE:
             stages.insert(0, self.finding("policy", self._make_policy, share=2))
+        if config.critics.process == HEAD:
+            stages.append(Stage("head of steps", self._train_step_head, share=1.5))
         for number in range(learning.rounds):
             label = f"round {number + 1}"
             stages.append(Stage(f"{label}: search", partial(self._search, number), partial(self._searched, number), 2))
@@ -106,6 +111,8 @@ class ReasoningSystem(StagedSystem[Config]):
         """The last policy and the head, some trees as pages, and a card."""
         last = self._files.policy(self._last)
         exported = ExportedPolicy.of(self.settings, last, self._files.head(), self.run_directory)
+        if (steps := self._files.step_head()) is not None:
+            self.run_directory.put_folder(steps, f"{EXPORT}/{Files.STEP_HEAD}")
         write_export(exported, self.export_file)
         self.export_file("README.md", model_card(self.settings, self.results))
         page = trees_page(self._files.trees(0), f"Trees of run {self.settings.run.name}, first round")
@@ -169,11 +176,11 @@ class ReasoningSystem(StagedSystem[Config]):
 
     def _search(self, number: int) -> Metrics:
         found = self.results["search"].setdefault(str(number), [])
-        names = self._replica_names(number)
+        beside = self._beside(number)
         first = len(found)
         stop = min(self._pieces(self.settings.task.count_search), first + self.settings.compute.workers)
         began = time.perf_counter()
-        pieces = list(self.workers.map("search", [(number, piece, names) for piece in range(first, stop)]))
+        pieces = list(self.workers.map("search", [(number, piece, beside) for piece in range(first, stop)]))
         found += [piece | {"seconds": (time.perf_counter() - began) / len(pieces)} for piece in pieces]
         if self._searched(number) >= 1.0:
             self._dismiss()
@@ -193,6 +200,12 @@ class ReasoningSystem(StagedSystem[Config]):
     def _train_head(self) -> Metrics:
         self.results["head"] = found = next(self.workers.map("train_head", [0]))
         return {"head_loss": found["loss"]} if found else {}
+
+    def _train_step_head(self) -> Metrics:
+        self.results["step_head"] = found = next(self.workers.map("train_step_head", [0]))
+        if found is None:
+            raise DataError("head.step_labels: are all of one question; nothing is left to learn from")
+        return {"step_head_loss": found["loss"]}
 
     def _learn(self, number: int) -> Metrics:
         """As many arms as there are workers or, with several in step, the one that they are at."""
@@ -285,10 +298,12 @@ class ReasoningSystem(StagedSystem[Config]):
     def _pieces(self, count: int) -> int:
         return math.ceil(count / self.settings.search.open_trees)
 
-    def _replica_names(self, number: int) -> list[str]:
-        if self.settings.model.replicas and self._replicas is None:
-            self._replicas = Replicas(self.settings, self.run_directory, number, self.actor_name("policy"))
-        return [] if self._replicas is None else self._replicas.names
+    def _beside(self, number: int) -> Mapping[str, Sequence[str]]:
+        """Names of the replicas of policy and critics, which are started with a round's first piece."""
+        wanted = self.settings.model.replicas + self.settings.critics.replicas
+        if wanted and self._replicas is None:
+            self._replicas = Replicas(self.settings, self.run_directory, number, self.actor_name)
+        return {} if self._replicas is None else self._replicas.names
 
     def _dismiss(self) -> None:
         if self._replicas is not None:

@@ -42,7 +42,7 @@ def check_critics(section: CriticsSection) -> None:
     """
     allowed: dict[Kind, tuple[str, ...]] = {
         "value": (HEAD_OF,),
-        "process": (JUDGE, REWARD),
+        "process": (HEAD, HEAD_OF, JUDGE, REWARD),
         "outcome": (VERIFIER, HEAD_OF, JUDGE),
     }
     for kind, word, _ in named_critics(section):
@@ -72,6 +72,7 @@ def open_critics(
     engine: EngineSection,
     head: Path | None,
     device: str,
+    step_head: Path | None = None,
 ) -> list[Critic]:
     """The critics of a config.
 
@@ -79,25 +80,26 @@ def open_critics(
         policy: opens what draws, where a judge is to be it.
         tokenizer: of the policy; a reward model must have its token ids.
         head: folder of the head that was trained on outcomes, with its model, where there is one.
+        step_head: the same of the head that was trained on labelled steps, which alone judges steps.
 
     Raises:
         ConfigError: a critic is unknown, or there is no head yet.
         DataError: a model cannot be loaded.
     """
     found: list[Critic] = []
-    heads: list[TransformersEngine] = []
+    heads: dict[Path, TransformersEngine] = {}
     for kind, word, weight in named_critics(section):
         if word == VERIFIER:
             found.append(Verifier(task, weight))
         elif word == HEAD or word.startswith(HEAD_OF):
-            if word != HEAD:
-                head = Path(word.removeprefix(HEAD_OF)).expanduser()
-            if head is None:
+            trained = step_head if kind == "process" else head
+            folder = trained if word == HEAD else Path(word.removeprefix(HEAD_OF)).expanduser()
+            if folder is None:
                 raise ConfigError(f"critics.{kind}: no head is trained yet; the first round needs another critic")
-            if not heads:
-                heads.append(TransformersEngine(str(head), slots=HEAD_SLOTS, device=device))
-                heads[0].add_head(HEAD, head / HEAD)
-            found.append(Head(heads[0], HEAD, kind, weight))
+            if folder not in heads:
+                heads[folder] = TransformersEngine(str(folder), slots=HEAD_SLOTS, device=device)
+                heads[folder].add_head(HEAD, folder / HEAD)
+            found.append(Head(heads[folder], HEAD, kind, weight))
         elif word.startswith(JUDGE):
             name = word.removeprefix(JUDGE)
             found.append(Judgement(policy() if name == POLICY else _engine(engine, name, device), kind, weight))

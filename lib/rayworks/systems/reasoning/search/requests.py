@@ -57,6 +57,14 @@ class Critic(Protocol):
         """One number per text."""
 
 
+@dataclass(frozen=True)
+class CriticOf:
+    """Kind and weight of a critic that scores elsewhere."""
+
+    kind: Kind
+    weight: float
+
+
 class Service(Protocol):
     """Takes requests, and gives results back in any order. A request's failure is its result."""
 

@@ -19,7 +19,16 @@ from rayworks.lm.engine import GenerationRequest
 from rayworks.lm.scoring import encode_prompt
 from rayworks.systems.reasoning.config import SearchSection
 from rayworks.systems.reasoning.search.critics import judged
-from rayworks.systems.reasoning.search.requests import Completion, Critic, Draw, Scored, Service, ToScore, draw_key
+from rayworks.systems.reasoning.search.requests import (
+    Completion,
+    Critic,
+    CriticOf,
+    Draw,
+    Scored,
+    Service,
+    ToScore,
+    draw_key,
+)
 from rayworks.systems.reasoning.search.steps import StepEnds
 from rayworks.systems.reasoning.search.tree import Node, Tree
 from rayworks.systems.reasoning.tasks.questions import Question, Task
@@ -120,7 +129,7 @@ class Scheduler:
         task: Task,
         policy: Service,
         scorer: Service,
-        critics: Sequence[Critic],
+        critics: Sequence[Critic | CriticOf],
         policy_tokenizer: PreTrainedTokenizerBase,
         longest: int,
         seed: int,

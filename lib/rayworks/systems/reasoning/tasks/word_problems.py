@@ -63,14 +63,17 @@ def step_labels(name: str) -> list[StepLabel]:
 
     Args:
         name: ``champ`` (540 solutions of competition problems by language models, cut into lines) or ``error-recovery``
-            (1,436 problems of five kinds, whose last step is wrong).
+            (1,436 problems of five kinds, whose last step is wrong), or the path of a .jsonl file with the fields prompt,
+            steps, and wrong_step: the index of the first wrong one, null where all are right.
 
     Raises:
         DataError: no such set, it is not to be had, or a row of it is broken.
     """
+    if name.endswith(".jsonl"):
+        return [_step_label(place, row) for place, row in read_rows(Path(name).expanduser())]
     readers = {"champ": _champ_labels, "error-recovery": _recovery_labels}
     if name not in readers:
-        raise DataError(f"step labels {name!r}: unknown; choose one of {', '.join(readers)}")
+        raise DataError(f"step labels {name!r}: unknown; choose one of {', '.join(readers)}, or give a .jsonl file")
     return readers[name](datasets.fetch(name))
 
 
@@ -166,6 +169,15 @@ def _tests(row: dict[str, Any], place: str) -> dict[str, list[str]]:
     if len(tests["inputs"]) != len(tests["outputs"]):
         raise DataError(f"{place}, field outputs: must have one text for each of inputs; correct or drop the row")
     return tests
+
+
+def _step_label(place: str, row: dict[str, Any]) -> StepLabel:
+    steps, wrong = row.get("steps"), row.get("wrong_step")
+    if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step.strip() for step in steps):
+        raise DataError(f"{place}, field steps: must be a list of texts; correct or drop the row")
+    if wrong is not None and (not isinstance(wrong, int) or isinstance(wrong, bool) or not 0 <= wrong < len(steps)):
+        raise DataError(f"{place}, field wrong_step: is {wrong!r}, must be null or from 0 to {len(steps) - 1}")
+    return StepLabel(text_of(row, "prompt", place), tuple(steps), wrong)
 
 
 def _champ_labels(file: Path) -> list[StepLabel]:
