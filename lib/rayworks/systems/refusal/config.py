@@ -1,0 +1,193 @@
+"""Every setting of the refusal system, with its default and bounds."""
+
+from collections import Counter
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rayworks.core.config import RESUME_SAFE, Section, SystemConfig
+
+PLANTED, OVERCAUTIOUS = "planted", "overcautious"
+TARGET = "target"
+"""As a model under test: the target of the run."""
+GENERATED = "generated"
+"""As a set of prompts: those that the run has generated."""
+EXPORT = "export:"
+
+
+class TargetSection(Section):
+    """The model whose false refusals are sought."""
+
+    name: str = Field(
+        OVERCAUTIOUS,
+        min_length=1,
+        description="model: planted (a toy with a known defect, made here in seconds), overcautious (SmolLM2 tuned here to "
+        "refuse eight words), a packaged model, a folder or hub:NAME",
+    )
+    content: str | None = Field(
+        None,
+        description="model whose next words are the fluent ones, with the same tokenizer; null: the target itself, for "
+        "overcautious the model before tuning",
+    )
+    system_prompt: str | None = Field(None, description="system prompt before every request to the target")
+    refusal: str | None = Field(
+        None, min_length=1, description="reply to generate towards; null: how the target's own refusals begin"
+    )
+    refusal_tokens: int = Field(8, ge=1, le=64, description="tokens of the target's own refusals that are compared")
+    reply_tokens: int = Field(48, ge=1, le=4096, description="tokens of a reply, at most")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="number format of a model's weights")
+    slots: int = Field(16, ge=1, le=1024, description="replies drawn together", json_schema_extra=RESUME_SAFE)
+
+
+class SeedsSection(Section):
+    """The user prompts that generation starts from: their topics are what it keeps."""
+
+    source: str = Field(
+        "built-in",
+        min_length=1,
+        description="seeds: built-in, a .txt (one per line), .csv, .jsonl or .parquet file, or your own module:function",
+    )
+    column: str = Field("prompt", min_length=1, description="column of a table with the seeds")
+    paraphrase: str | None = Field(
+        None, description="words that ask for a paraphrase, with {seed} in them; null: the built-in ones"
+    )
+
+
+class GeneratorSection(Section):
+    """How prompts are written."""
+
+    prompts: int = Field(
+        48, ge=0, le=10**6, description="prompts to write, seeds taken in turn; 0: none, models are measured alone"
+    )
+    prompts_per_call: int = Field(12, ge=1, le=1024, description="prompts written in lock-step by a worker")
+    preselection: Literal["scan", "gradient", "content", "all"] = Field(
+        "scan",
+        description="what proposes candidates: a scan of the vocabulary (once per target), the target's gradient at every "
+        "token, the content model alone, or all tokens (for small vocabularies)",
+    )
+    w1: float = Field(3.0, ge=0, le=1000, description="weight of refusal when candidates are proposed")
+    w2: float = Field(3.0, ge=0, le=1000, description="weight of refusal when one of them is chosen")
+    width: int = Field(8, ge=1, le=65536, description="candidates whose refusal is computed (B)")
+    floor: float | Literal["seeds"] | None = Field(
+        -9.0,
+        description="least log-probability of a token under the content model: a number, seeds (what nearly all words of the "
+        "seeds reach), or null: none, the paper's plain score",
+    )
+    temperature: float = Field(1.0, ge=0, le=100, description="temperature of the choice; 0 takes the best")
+    inner: int = Field(2, ge=1, le=64, description="rounds of proposal and choice per token, at most")
+    max_tokens: int = Field(18, ge=1, le=512, description="tokens of a prompt, at most")
+    mean: bool = Field(False, description="whether a refusal's score is the mean over its tokens, and not the sum")
+    whole: bool = Field(
+        False, description="whether all tokens of the refusal are scored, and not those up to the first that decides alone"
+    )
+    saturate: float | None = Field(
+        None, le=0, description="log-probability of the refusal from which on words are drawn for fluency alone; null: never"
+    )
+    ascii_only: bool = Field(True, description="whether prompts keep to printable ASCII")
+    scan_words: int = Field(1500, ge=1, le=10**6, description="likeliest words of paraphrases that the scan tries")
+    rival: bool = Field(
+        True, description="whether paraphrases are also drawn and filtered, for as many seconds, to compare with"
+    )
+
+
+class FilterSection(Section):
+    """Which prompts are kept."""
+
+    most_perplexity_ratio: float | None = Field(
+        3.0, gt=0, description="perplexity of a prompt over the seeds' median, at most; null: any"
+    )
+    least_topic: float | None = Field(
+        None, ge=-1, le=1, description="cosine of a prompt and its seed (MiniLM), at least; null: any"
+    )
+    most_alike: float = Field(0.95, gt=0, le=1, description="cosine of two kept prompts (MiniLM), at most")
+    harm: str = Field(
+        "classifier",
+        min_length=1,
+        description="who says whether prompts are harmless: classifier (built in; its error is printed), a model (packaged, "
+        "folder, hub:NAME or an OpenAI-compatible http address), or your own module:function; the planted toy knows itself",
+    )
+    person: str | None = Field(
+        None, description="CSV file with the columns prompt and label, whose labels count before all others"
+    )
+
+
+class JudgeSection(Section):
+    """What reads replies."""
+
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="model to ask where the judge is unsure: packaged, folder, hub:NAME, an OpenAI-compatible http address or "
+        "your own module:function; null: it abstains there",
+    )
+    abstain_within: float = Field(
+        0.1, ge=0, lt=0.5, description="distance of a probability from 1/2 within which the judge is unsure"
+    )
+    folds: int = Field(10, ge=2, le=100, description="folds of the calibration on human labels, equal replies in one")
+    resamples: int = Field(1000, ge=20, description="resamples behind the judge's intervals")
+
+
+class ModelSection(Section):
+    """A model under test."""
+
+    name: str = Field("target", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="name of its row in tables")
+    model: str = Field(
+        TARGET,
+        min_length=1,
+        description="model: target, packaged, a folder, hub:NAME, an OpenAI-compatible http address with #MODEL behind it, or "
+        "your own module:function",
+    )
+    system_prompt: str | None = Field(None, description="system prompt of a defence")
+    extra_body: dict[str, Any] = Field(
+        {}, description="further fields of a request to an endpoint, such as the guidance weights of alignment"
+    )
+    before: str | None = Field(None, description="name of the model that this one is compared with, pair by pair")
+    key_from: str | None = Field(None, description="environment variable that holds the endpoint's key")
+
+
+class EvaluationSection(Section):
+    """Who is measured, on what."""
+
+    models: tuple[ModelSection, ...] = Field((ModelSection(),), description="models under test; empty: none")
+    sets: tuple[str, ...] = Field(
+        ("xstest-safe", "xstest-unsafe"),
+        description="prompts: xstest-safe, xstest-unsafe, over-refusal, pairs, phtest, a .csv, .jsonl or .parquet file with "
+        "the column request, export:FOLDER (of a run of this system), or your own module:function; those generated here "
+        "come always",
+    )
+    most_per_set: int | None = Field(None, ge=1, description="prompts of a set, drawn by seed; null: all")
+    prompts_per_call: int = Field(64, ge=1, le=4096, description="prompts between checkpoints", json_schema_extra=RESUME_SAFE)
+    concurrency: int = Field(8, ge=1, le=1024, description="requests under way at an endpoint", json_schema_extra=RESUME_SAFE)
+    requests_per_minute: float | None = Field(
+        None, gt=0, description="requests to an endpoint, at most; null: no limit", json_schema_extra=RESUME_SAFE
+    )
+    retries: int = Field(5, ge=0, le=100, description="times that a failed request is sent again", json_schema_extra=RESUME_SAFE)
+    timeout_seconds: float = Field(60.0, gt=0, description="longest wait for an endpoint", json_schema_extra=RESUME_SAFE)
+
+
+class Config(SystemConfig):
+    """Settings of a run."""
+
+    target: TargetSection = Field(default_factory=TargetSection)
+    seeds: SeedsSection = Field(default_factory=SeedsSection)
+    generator: GeneratorSection = Field(default_factory=GeneratorSection)
+    filter: FilterSection = Field(default_factory=FilterSection)
+    judge: JudgeSection = Field(default_factory=JudgeSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        names = [one.name for one in self.evaluation.models]
+        [(name, times), *_] = Counter(names).most_common(1) or [("", 0)]
+        if times > 1:
+            raise ValueError(f"evaluation.models: {times} are called {name!r}; give each a name of its own")
+        for one in self.evaluation.models:
+            if one.before is not None and (one.before not in names or one.before == one.name):
+                raise ValueError(
+                    f"evaluation.models: {one.name} is to be compared with {one.before!r}; name another of {', '.join(names)}"
+                )
+        if not self.generator.prompts and not self.evaluation.models:
+            raise ValueError("generator.prompts: is 0 and evaluation.models is empty, so nothing is done; set either")
+        if self.seeds.paraphrase is not None and "{seed}" not in self.seeds.paraphrase:
+            raise ValueError("seeds.paraphrase: has no {seed}; say where the seed's text goes")
+        return self
