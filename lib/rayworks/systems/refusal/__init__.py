@@ -1,0 +1,1 @@
+"""refusal: pseudo-harmful prompts that measure false refusals."""
