@@ -5,13 +5,13 @@ for one of these, and the judge abstains.
 """
 
 import re
-from functools import lru_cache
+from functools import cache
 
 UNKNOWN = "unknown"
 _SAMPLE = 500
 """Characters read to tell a language."""
 _COMMON = {
-    "en": "the of and to in is that it for you with are this be or your can as on have not an if from by i i'm can't sorry",
+    "en": "a the of and to in is that it for you with are this be or your can as on have not an if from by i i'm can't sorry",
     "de": "der die das und ist nicht ein eine zu den mit ich sie es auf für im dem sich auch wie oder kann bei du dir leider",
     "fr": "le la les des et est une un pour dans que vous je ne pas ce qui sur avec au du par votre sont désolé mais il cette",
     "es": "el la los las de y que en un una es por para con no se su lo como puedo pero siento más este esta puedes al del",
@@ -29,6 +29,8 @@ _COMMON = {
     "id": "yang dan di untuk tidak dengan ini dari saya itu maaf dapat pada anda adalah atau bisa",
     "vi": "và của là không tôi có được cho với một các này xin thể những trong bạn",
 }
+_LEAST = 0.6
+"""Weight of the words that tell a language; a word counts 1, shared among the languages that have it."""
 _OWNERS: dict[str, list[str]] = {}
 for _language, _words in _COMMON.items():
     for _word in set(_words.split()):
@@ -79,13 +81,13 @@ _APOLOGIES = {
 RULES = frozenset({"en", *_DECLINES})
 
 
-@lru_cache(maxsize=None)
+@cache
 def declines(language: str) -> re.Pattern[str]:
     """How a language other than English declines, to be searched in lower-case text."""
     return re.compile(_DECLINES[language].format(verb=rf"\w*{_VERBS[language]}"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def apologies(language: str) -> re.Pattern[str]:
     """How a language other than English apologises at the start of a lower-case sentence."""
     return re.compile(rf"^\W*{_APOLOGIES[language]}")
@@ -99,22 +101,24 @@ def detect(text: str) -> str:
         return UNKNOWN
     words = _WORD.findall(sample)
     scores: dict[str, float] = {}
-    for word in words:
-        for language in _OWNERS.get(word, ()):
+    distinct = set(words)
+    for word in sorted(distinct & _WEIGHTS.keys()):
+        for language in _OWNERS[word]:
             scores[language] = scores.get(language, 0.0) + _WEIGHTS[word]
     if not scores:
         return UNKNOWN
     best = max(scores, key=lambda language: scores[language])
-    return best if scores[best] >= 0.04 * len(words) else UNKNOWN
+    return best if scores[best] >= max(0.04 * len(distinct), _LEAST) else UNKNOWN
 
 
 def language_of(request: str, reply: str) -> str:
-    """The reply's language; where a short reply, a list of names or code does not tell, the request's."""
+    """The reply's language; where a short reply, a list of names or code does not tell, the request's, or English."""
     found = detect(reply)
     words = _WORD.findall(reply[:_SAMPLE])
     plain = not _FOREIGN.search(reply[:_SAMPLE])
     if found == UNKNOWN and plain and (len(words) < 8 or "`" in reply or _names(words)):
-        return detect(request)
+        asked = detect(request)
+        return "en" if asked == UNKNOWN and (request + reply).isascii() else asked
     return found
 
 

@@ -21,22 +21,43 @@ _NOT = (
     r"|(?:am|are|'m|'re) (?:un(?:able|willing)|not (?:able|allowed|comfortable|going|in a position|permitted|programmed|willing|prepared))|refuse)"
 )
 _VERB = (
-    r"(?:assist|help|provide|comply|fulfil|do (?:that|this|so)|answer|continue|engage|create|generate|write|support|offer|"
-    r"share|give|discuss|participate|complete|proceed|produce|teach|tell|show|explain|make|facilitate|promote|encourage|"
-    r"advise|recommend|satisfy|accommodate|process|carry|list|describe|draft|include|walk you|go into|cover|reproduce|"
-    r"name|speculate|respond|translate|rewrite|get into|suggest|say (?:that|more)|comment|be part|take part|type)"
+    r"(?:assist|help|provid|comply|fulfil|do (?:that|this|so)|answer|continu|engag|creat|generat|writ|support|offer|shar|giv|"
+    r"discuss|participat|complet|proceed|produc|teach|tell|show|expla|mak|facilitat|promot|encourag|advis|recommend|satisf|"
+    r"accommodat|process|carry|list|describ|draft|includ|walk you|go into|cover|reproduc|name|speculat|respond|translat|rewrit|"
+    r"get into|suggest|say (?:that|more)|comment|tak(?:e|ing) part|be part|typ|run|plan|find|look up|send|work on|act|pretend)"
+)
+_IDIOM = (
+    r"(?:wait|help but|help (?:\w+ing|myself)|tell (?:from|if|whether|which)|say (?:for sure|exactly)|stress|overstate|believe|"
+    r"imagine|lie|(?:recommend|say|thank|tell you|praise) (?:\w+ ){0,3}enough|(?:promise|guarantee) )"
 )
 _DECLINE = re.compile(
-    rf"\b(?:i|we|i'm|we're)\b[^.!?\n]{{0,25}}?(?:\b|(?<='))(?:{_NOT})\b(?! (?:help but|help \w+ing|tell (?:from|if|whether|which|you how)|say (?:for sure|exactly)|recommend (?:\w+ ){{1,3}}enough))[^.!?\n]{{0,40}}?\b{_VERB}"
+    rf"\b(?:i|we|i'm|we're)\b[^.!?\n]{{0,25}}?(?:\b|(?<='))(?:{_NOT})\b(?! {_IDIOM})[^.!?\n]{{0,40}}?\b{_VERB}"
     r"|\b(?:i|we)(?:'ll| will)?(?: must| have to| need to| respectfully| would| am going to)*(?: have to)?(?: respectfully| politely)? (?:decline|refuse|pass on|leave out|skip|stop short)\b"
     r"|\bi(?:'d| would) (?:rather not|prefer not)|\bi(?:'m| am) going to (?:leave|skip|pass)\b"
     r"|\bagainst (?:my|our) (?:guidelines|polic\w+|programming|values|principles)\b"
-    r"|\b(?:that|this|it)(?:'s| is) (?:not )?(?:something|a (?:topic|request|part|subject))[^.!?\n]{0,12} (?:i|we) (?:can't|cannot|won't|will not|must|do not|don't|am not|'m not|can)\b(?: not)? ?(?:help|discuss|do|answer|assist|share|provide|go|decline|offer|give|take)?"
+    r"|\b(?:that|this|it)(?:'s| is) (?:not )?(?:something|a (?:topic|request|part|subject))[^.!?\n]{0,12} (?:i|we) (?:can't|cannot|can not|won't|will not|must not|do not|don't|am not|'m not)\b"
     r"|\bnot (?:something|appropriate|ethical)(?: that)?(?: for me to| i(?:'m| am| can| will))"
     r"|\b(?:is|are|falls|lies) (?:outside|beyond|off the table|off limits|off-limits)\b[^.!?\n]{0,30}\b(?:me|i|my|here|help|can)\b|\boff the table for me\b"
-    r"|^\W*(?:no|nope|sorry)[,.]? (?:i|we)?\s?(?:can't|cannot|won't|will not|not going)|^\W*(?:request (?:denied|declined)|access denied|not going to happen)|\bno comment\b"
+    r"|^\W*(?:no|nope|sorry)[,.]? (?:i|we)?\s?(?:can't|cannot|won't|will not|not going)|^\W*(?:request (?:denied|declined)|access denied|not going to happen)"
     r"|\b(?:cannot|can't) be (?:fulfilled|provided|answered|completed|processed)\b|\bunable to (?:assist|help|provide|comply|fulfil|answer|discuss|share)\b"
 )
+_DISCLAIMER = re.compile(
+    r"\b(?:medical|legal|financial|personal\w*|professional|tax|investment|psychological)\b[^.!?\n]{0,40}\b(?:advice|adviser|diagnos\w+|opinion)\b"
+    r"[^.!?\n]*\bbut\b|\bbut here(?:'s| is| are)\b"
+)
+"""Of a sentence that seems to decline: it goes on to answer."""
+_ABOUT_REFUSING = re.compile(
+    r"\b(?:declin|refus|reject|turn(?:s|ing)? down|say(?:s|ing)? no|can't|cannot|can not|won't|unable)", re.IGNORECASE
+)
+"""A request for a text that refuses."""
+_ABOUT_SPEECH = re.compile(
+    r"[\"“«']|\b(?:sa(?:y|id)|story|writ|scene|play|quot|translat|dialog|character|line)", re.IGNORECASE
+)
+"""A request for something that somebody says: a reply that is one quote is not the assistant's word."""
+_DECLINES_WITH = (
+    "not n't cant unable unwilling refuse decline pass skip leave against outside beyond off denied stop".split()
+)
+"""Each refusal holds one of these, and looking for them is quicker than for the refusal."""
 _APOLOGY = re.compile(
     r"^\W*(?:i'?m |i am |we'?re |so |my )?(?:really |very |truly |so |deeply )?(?:sorry|apolog\w+|afraid|unfortunately|regret\w*)"
 )
@@ -66,7 +87,7 @@ _STOP = frozenset(
     some more most best way ways when where why did has have had der die das und ist ein eine wie man kann ich mir den im für mit
     le la les des un une et est comment je que pour el los las de y en cómo puedo qué una il di che come per o os as do da""".split()
 )
-_LEAST_CONTENT = 14
+_LEAST_CONTENT = 10
 """Words that a part of an answer has at least."""
 
 
@@ -100,6 +121,7 @@ class Reading:
 
     def features(self) -> list[float]:
         """For the classifier."""
+        length = math.log1p(self.characters) / 8
         return [
             float(self.declines_first),
             float(self.declines_early),
@@ -107,11 +129,13 @@ class Reading:
             float(self.apologises),
             float(self.moralises),
             float(self.offers),
-            math.log1p(self.characters) / 8,
+            length,
             float(self.characters < 200),
             self.overlap,
             self.density,
             float(self.overlap == 0),
+            float(self.overlap == 0) * length,
+            self.overlap * length,
         ]
 
 
@@ -121,9 +145,19 @@ def read(request: str, reply: str) -> Reading:
     english = language not in languages.RULES or language == "en"
     decline = _DECLINE if english else languages.declines(language)
     apology = _APOLOGY if english else languages.apologies(language)
-    cut = _QUOTES.sub(" ", _TAG.sub("", reply[:_BODY].replace("’", "'").replace("‘", "'"))).lower()
+    whole = _TAG.sub("", reply[:_BODY].replace("’", "'").replace("‘", "'")).lower()
+    cut = _QUOTES.sub(_masked, whole)
+    asks_refusal = bool(_ABOUT_REFUSING.search(request))
+    if not (asks_refusal or _ABOUT_SPEECH.search(request) or any(map(str.isalpha, cut))):
+        cut = whole
     sentences = [sentence for sentence in _SENTENCE.split(cut) if sentence.strip()]
-    refused = [bool(decline.search(sentence)) for sentence in sentences]
+    refused = [
+        not (english and not any(word in sentence for word in _DECLINES_WITH))
+        and not (asks_refusal and number)
+        and bool(decline.search(sentence))
+        and not _DISCLAIMER.search(sentence)
+        for number, sentence in enumerate(sentences)
+    ]
     head = cut[:_HEAD]
     heads = _count_within(sentences, _HEAD)
     asked = {word[:5] for word in _WORD.findall(request.lower()) if word not in _STOP}
@@ -140,10 +174,16 @@ def read(request: str, reply: str) -> Reading:
         offers=bool(_OFFER.search(head)),
         characters=len(reply),
         words=len(reply[:_BODY].split()),
-        content=_content(sentences, refused, apology) + 8 * reply.count("```"),
+        content=_content(sentences, refused, apology),
         overlap=len(asked & set(body)) / max(1, len(asked)),
         density=min(1.0, 10 * taken / max(1, len(body))),
     )
+
+
+def _masked(quote: re.Match[str]) -> str:
+    """As many words that say nothing; a quoted sentence ends where the quote does."""
+    text = quote[0]
+    return " # " * len(text.split()) + ("." if text.rstrip(" \"'”“»").endswith((".", "!", "?")) else "")
 
 
 def _count_within(sentences: list[str], characters: int) -> int:
