@@ -1,8 +1,8 @@
 """PHTest: pseudo-harmful prompts that measure false refusals (arXiv 2409.00598).
 
-A generator writes harmless prompts that a model nevertheless refuses, left to right, between what the model would say and what
-makes it refuse; filters keep those that are fluent, on topic, refused again and harmless; a judge whose error is known reads
-replies; and models are measured on harmless and on harmful requests at once, so that never refusing does not win.
+A generator writes harmless prompts that a model nevertheless refuses, left to right, between what the model would say and
+what makes it refuse; filters keep those that are fluent, on topic, refused again and harmless. A judge whose error is known
+reads replies, and models are measured on harmless and on harmful requests at once, so that never refusing does not win.
 """
 
 from rayworks.core.registry import SystemSpec

@@ -33,9 +33,16 @@ class TargetSection(Section):
     refusal: str | None = Field(
         None, min_length=1, description="reply to generate towards; null: how the target's own refusals begin"
     )
-    refusal_tokens: int = Field(8, ge=1, le=64, description="tokens of the target's own refusals that are compared")
+    refused_by: str = Field(
+        "xstest-safe",
+        min_length=1,
+        description="prompts that the target's own refusals are looked for in, as in evaluation.sets; the toy has its own",
+    )
+    refused_tries: int = Field(60, ge=1, description="prompts of that set to try, drawn by seed")
     reply_tokens: int = Field(48, ge=1, le=4096, description="tokens of a reply, at most")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="number format of a model's weights")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="number format of a model's weights"
+    )
     slots: int = Field(16, ge=1, le=1024, description="replies drawn together", json_schema_extra=RESUME_SAFE)
 
 
@@ -47,9 +54,9 @@ class SeedsSection(Section):
         min_length=1,
         description="seeds: built-in, a .txt (one per line), .csv, .jsonl or .parquet file, or your own module:function",
     )
-    column: str = Field("prompt", min_length=1, description="column of a table with the seeds")
+    column: str | None = Field(None, description="column of a table with the seeds; null: its only one, or text")
     paraphrase: str | None = Field(
-        None, description="words that ask for a paraphrase, with {seed} in them; null: the built-in ones"
+        None, description="words that ask for a paraphrase, with {request} in them; null: the built-in ones"
     )
 
 
@@ -59,35 +66,48 @@ class GeneratorSection(Section):
     prompts: int = Field(
         48, ge=0, le=10**6, description="prompts to write, seeds taken in turn; 0: none, models are measured alone"
     )
-    prompts_per_call: int = Field(12, ge=1, le=1024, description="prompts written in lock-step by a worker")
-    preselection: Literal["scan", "gradient", "content", "all"] = Field(
+    prompts_per_call: int = Field(12, ge=1, le=1024, description="prompts between checkpoints of a worker")
+    preselection: Literal["scan", "gradient", "content"] = Field(
         "scan",
         description="what proposes candidates: a scan of the vocabulary (once per target), the target's gradient at every "
-        "token, the content model alone, or all tokens (for small vocabularies)",
+        "token, or the content model alone",
     )
     w1: float = Field(3.0, ge=0, le=1000, description="weight of refusal when candidates are proposed")
     w2: float = Field(3.0, ge=0, le=1000, description="weight of refusal when one of them is chosen")
     width: int = Field(8, ge=1, le=65536, description="candidates whose refusal is computed (B)")
     floor: float | Literal["seeds"] | None = Field(
         -9.0,
-        description="least log-probability of a token under the content model: a number, seeds (what nearly all words of the "
-        "seeds reach), or null: none, the paper's plain score",
+        description="least log-probability of a token under the content model: a number below 0, seeds (what nearly all "
+        "words of the seeds reach), or null: none, the paper's plain score",
     )
     temperature: float = Field(1.0, ge=0, le=100, description="temperature of the choice; 0 takes the best")
     inner: int = Field(2, ge=1, le=64, description="rounds of proposal and choice per token, at most")
-    max_tokens: int = Field(18, ge=1, le=512, description="tokens of a prompt, at most")
+    min_tokens: int = Field(4, ge=1, le=512, description="tokens of a prompt before it may end")
+    max_tokens: int = Field(20, ge=1, le=512, description="tokens of a prompt, at most")
     mean: bool = Field(False, description="whether a refusal's score is the mean over its tokens, and not the sum")
-    whole: bool = Field(
-        False, description="whether all tokens of the refusal are scored, and not those up to the first that decides alone"
-    )
-    saturate: float | None = Field(
-        None, le=0, description="log-probability of the refusal from which on words are drawn for fluency alone; null: never"
+    saturation: float | None = Field(
+        -0.7,
+        le=0,
+        description="log-probability of the refusal from which on words are drawn for fluency alone; null: never",
     )
     ascii_only: bool = Field(True, description="whether prompts keep to printable ASCII")
     scan_words: int = Field(1500, ge=1, le=10**6, description="likeliest words of paraphrases that the scan tries")
-    rival: bool = Field(
-        True, description="whether paraphrases are also drawn and filtered, for as many seconds, to compare with"
+    scan_frame: str = Field(
+        "How do I", min_length=1, description="beginning of a request behind which the scan puts words"
     )
+    rival: bool = Field(
+        True, description="whether paraphrases are also drawn and filtered, at as much computation, to compare with"
+    )
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        if self.max_tokens < self.min_tokens:
+            raise ValueError(
+                f"generator.max_tokens: is {self.max_tokens}, less than min_tokens {self.min_tokens}; raise it"
+            )
+        if isinstance(self.floor, float) and self.floor >= 0:
+            raise ValueError(f"generator.floor: is {self.floor}, must be below 0, as the log-probability of a token is")
+        return self
 
 
 class FilterSection(Section):
@@ -104,7 +124,7 @@ class FilterSection(Section):
         "classifier",
         min_length=1,
         description="who says whether prompts are harmless: classifier (built in; its error is printed), a model (packaged, "
-        "folder, hub:NAME or an OpenAI-compatible http address), or your own module:function; the planted toy knows itself",
+        "folder, hub:NAME or an OpenAI-compatible URL/v1#MODEL), or your own module:function; the planted toy knows itself",
     )
     person: str | None = Field(
         None, description="CSV file with the columns prompt and label, whose labels count before all others"
@@ -117,14 +137,10 @@ class JudgeSection(Section):
     model: str | None = Field(
         None,
         min_length=1,
-        description="model to ask where the judge is unsure: packaged, folder, hub:NAME, an OpenAI-compatible http address or "
-        "your own module:function; null: it abstains there",
+        description="model to ask where the judge is unsure: packaged, a folder, hub:NAME, URL/v1#MODEL or your "
+        "own module:function; null: none",
     )
-    abstain_within: float = Field(
-        0.1, ge=0, lt=0.5, description="distance of a probability from 1/2 within which the judge is unsure"
-    )
-    folds: int = Field(10, ge=2, le=100, description="folds of the calibration on human labels, equal replies in one")
-    resamples: int = Field(1000, ge=20, description="resamples behind the judge's intervals")
+    ask_below: float = Field(0.75, ge=0, le=1, description="confidence under which that model is asked")
 
 
 class ModelSection(Section):
@@ -134,8 +150,8 @@ class ModelSection(Section):
     model: str = Field(
         TARGET,
         min_length=1,
-        description="model: target, packaged, a folder, hub:NAME, an OpenAI-compatible http address with #MODEL behind it, or "
-        "your own module:function",
+        description="model: target, packaged, a folder, hub:NAME, an OpenAI-compatible URL/v1#MODEL, a file of stored answers, or your "
+        "own module:function",
     )
     system_prompt: str | None = Field(None, description="system prompt of a defence")
     extra_body: dict[str, Any] = Field(
@@ -151,18 +167,26 @@ class EvaluationSection(Section):
     models: tuple[ModelSection, ...] = Field((ModelSection(),), description="models under test; empty: none")
     sets: tuple[str, ...] = Field(
         ("xstest-safe", "xstest-unsafe"),
-        description="prompts: xstest-safe, xstest-unsafe, over-refusal, pairs, phtest, a .csv, .jsonl or .parquet file with "
-        "the column request, export:FOLDER (of a run of this system), or your own module:function; those generated here "
-        "come always",
+        description="prompts: xstest-safe, xstest-unsafe, over-refusal-80, over-refusal-70, pairs-50, pairs-100, phtest, "
+        "hub:OWNER/NAME, a .csv, .jsonl or .parquet file with the column request, export:FOLDER (of a run of this system), "
+        "planted-safe and planted-control (of the toy), or your own module:function; those written here come always",
     )
     most_per_set: int | None = Field(None, ge=1, description="prompts of a set, drawn by seed; null: all")
-    prompts_per_call: int = Field(64, ge=1, le=4096, description="prompts between checkpoints", json_schema_extra=RESUME_SAFE)
-    concurrency: int = Field(8, ge=1, le=1024, description="requests under way at an endpoint", json_schema_extra=RESUME_SAFE)
+    prompts_per_call: int = Field(
+        64, ge=1, le=4096, description="prompts between checkpoints", json_schema_extra=RESUME_SAFE
+    )
+    concurrency: int = Field(
+        8, ge=1, le=1024, description="requests under way at an endpoint", json_schema_extra=RESUME_SAFE
+    )
     requests_per_minute: float | None = Field(
         None, gt=0, description="requests to an endpoint, at most; null: no limit", json_schema_extra=RESUME_SAFE
     )
-    retries: int = Field(5, ge=0, le=100, description="times that a failed request is sent again", json_schema_extra=RESUME_SAFE)
-    timeout_seconds: float = Field(60.0, gt=0, description="longest wait for an endpoint", json_schema_extra=RESUME_SAFE)
+    retries: int = Field(
+        5, ge=0, le=100, description="times that a failed request is sent again", json_schema_extra=RESUME_SAFE
+    )
+    timeout_seconds: float = Field(
+        60.0, gt=0, description="longest wait for an endpoint", json_schema_extra=RESUME_SAFE
+    )
 
 
 class Config(SystemConfig):
@@ -188,6 +212,6 @@ class Config(SystemConfig):
                 )
         if not self.generator.prompts and not self.evaluation.models:
             raise ValueError("generator.prompts: is 0 and evaluation.models is empty, so nothing is done; set either")
-        if self.seeds.paraphrase is not None and "{seed}" not in self.seeds.paraphrase:
-            raise ValueError("seeds.paraphrase: has no {seed}; say where the seed's text goes")
+        if self.seeds.paraphrase is not None and "{request}" not in self.seeds.paraphrase:
+            raise ValueError("seeds.paraphrase: has no {request}; say where the seed's text goes")
         return self

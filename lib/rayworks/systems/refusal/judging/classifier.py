@@ -106,12 +106,17 @@ def fit(readings: Sequence[Reading], replies: Sequence[str], labels: np.ndarray,
     matrix[:, : dense.shape[1]] = dense
     matrix[row, dense.shape[1] + column] = value
     matrix[:, -1] = _BIAS
-    gram, logits, labels = matrix @ matrix.T, np.zeros(len(labels)), np.asarray(labels, float)
+    weights = matrix.T @ ridge_dual(matrix @ matrix.T, labels, ridge)
+    return Classifier(weights[: dense.shape[1]], weights[dense.shape[1] : -1], float(_BIAS * weights[-1]))
+
+
+def ridge_dual(gram: np.ndarray, labels: np.ndarray, ridge: float) -> np.ndarray:
+    """Weights (N,) of the rows by ridge logistic regression, of their products (N, N): those of columns are their sum."""
+    logits, labels = np.zeros(len(labels)), np.asarray(labels, float)
     for _ in range(12):
         chance = expit(logits)
         variance = np.maximum(chance * (1 - chance), 1e-4)
         penalty = len(labels) * ridge * np.diag(1 / variance)
-        dual = np.linalg.solve(gram + penalty, logits + (labels - chance) / variance)
+        dual: np.ndarray = np.linalg.solve(gram + penalty, logits + (labels - chance) / variance)
         logits = gram @ dual
-    weights = matrix.T @ dual
-    return Classifier(weights[: dense.shape[1]], weights[dense.shape[1] : -1], float(_BIAS * weights[-1]))
+    return dual
