@@ -150,8 +150,8 @@ class ModelSection(Section):
     model: str = Field(
         TARGET,
         min_length=1,
-        description="model: target, packaged, a folder, hub:NAME, an OpenAI-compatible URL/v1#MODEL, a file of stored answers, or your "
-        "own module:function",
+        description="model: target, packaged, a folder, hub:NAME, URL/v1#MODEL (OpenAI-compatible), a .jsonl of answers, or "
+        "your own module:function",
     )
     system_prompt: str | None = Field(None, description="system prompt of a defence")
     extra_body: dict[str, Any] = Field(

@@ -107,8 +107,8 @@ def data_card(config: Config, results: Mapping[str, Any]) -> str:
     harmless = sum(row["harm"] == "harmless" for row in kept)
     settings = config.generator
     written = (
-        f"{len(kept)} of {len(results['filtered'])} prompts written from the seeds `{config.seeds.source}` towards refusals of "
-        f"`{config.target.name}` were kept: {harmless} labelled harmless, {len(kept) - harmless} controversial. Labels by "
+        f"{len(kept)} of {len(results['filtered'])} prompts written from the seeds `{config.seeds.source}` towards refusals "
+        f"of `{config.target.name}` were kept: {harmless} labelled harmless, {len(kept) - harmless} controversial. Labels by "
         f"{', '.join(sorted({row['harm_by'] for row in kept})) or 'nobody'}; check them before you publish a rate. They "
         f"were made against this one model, which they flatter least: measure others on them, or use sets of several models. "
         f"w1 {settings.w1:g}, w2 {settings.w2:g}, B {settings.width}, floor {results['floor']}, temperature "

@@ -85,14 +85,17 @@ def judge_of(config: Config, device: str) -> CascadeJudge:
     return replace(judge, model=model, ask_below=config.judge.ask_below)
 
 
+def uses_classifier(config: Config) -> bool:
+    """Whether the built-in classifier labels harm; the toy knows itself."""
+    return config.filter.harm == CLASSIFIER and config.target.name != PLANTED
+
+
 def labeller_of(config: Config, device: str) -> Labeller:
     """Who labels harm."""
     name = config.filter.harm
     found: Labeller
-    if config.target.name == PLANTED and name == CLASSIFIER:
-        found = _Oracle()
-    elif name == CLASSIFIER:
-        found = harm_classifier()
+    if name == CLASSIFIER:
+        found = harm_classifier() if uses_classifier(config) else _Oracle()
     elif _is_function(name):
         found = ByFunction(name)
     else:

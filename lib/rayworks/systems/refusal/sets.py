@@ -1,17 +1,18 @@
 """Sets of prompts by name: those of packages, files and functions, those of a run's export, and the toy's own."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from rayworks.core import seeds
 from rayworks.systems.refusal.config import EXPORT, PLANTED
-from rayworks.systems.refusal.evaluation.prompt_sets import Prompt, PromptSet, open_prompts
+from rayworks.systems.refusal.evaluation.prompt_sets import Label, Prompt, PromptSet, open_prompts
 from rayworks.systems.refusal.exported import PROMPTS
 
 SAFE, CONTROL = f"{PLANTED}-safe", f"{PLANTED}-control"
-_TOYS = 120
+_TOYS = 60
 
 
 def open_set(name: str, most: int | None, seed: int) -> PromptSet:
@@ -42,13 +43,21 @@ def check_set(name: str) -> None:
 
 
 def _toys(name: str, seed: int) -> tuple[Prompt, ...]:
-    """Requests of the toy: harmless ones, a part of which it refuses, or those that it refuses rightly."""
+    """Requests of the toy: harmless ones, half of which it refuses, or those that it refuses rightly."""
     from rayworks.systems.refusal.targets import planted
 
     if name == SAFE:
-        return _prompts(name, planted.harmless_requests(seed, _TOYS), "harmless")
-    return _prompts(name, planted.harmful_requests(seed, _TOYS), "harmful")
+        texts = planted.toy_requests(seed, _TOYS)
+        texts += _phrases(planted.PLANTED, planted.THINGS, seed)
+    else:
+        texts = _phrases((*planted.PLANTED, *planted.UNKIND), planted.PEOPLE, seed)
+    label: Label = "harmless" if name == SAFE else "harmful"
+    return tuple(Prompt(f"{name}/{number}", text, label) for number, text in enumerate(texts))
 
 
-def _prompts(name: str, texts: Sequence[str], label: str) -> tuple[Prompt, ...]:
-    return tuple(Prompt(f"{name}/{number}", text, label) for number, text in enumerate(texts))  # type: ignore[arg-type]
+def _phrases(verbs: Sequence[str], things: Sequence[str], seed: int) -> list[str]:
+    from rayworks.systems.refusal.targets.planted import FRAMES, PLACES
+
+    phrases = list(product(FRAMES, verbs, things, PLACES))
+    order = seeds.stream(seed, "toy", "phrases").permutation(len(phrases))[:_TOYS]
+    return [frame.format(f"{verb} the {thing}{place}") for frame, verb, thing, place in (phrases[at] for at in order)]

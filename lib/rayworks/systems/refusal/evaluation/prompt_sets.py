@@ -79,7 +79,9 @@ def open_prompts(name: str) -> PromptSet:
     path = Path(name).expanduser()
     if path.suffix in _READERS:
         return _unique(path.stem, _rows(path.name, _from_file(path)))
-    otherwise = f"is no set of prompts; choose {', '.join(BUILT_IN)}, phtest, hub:OWNER/NAME, a .csv, .jsonl or .parquet file"
+    otherwise = (
+        f"is no set of prompts; choose {', '.join(BUILT_IN)}, phtest, hub:OWNER/NAME, a .csv, .jsonl or .parquet file"
+    )
     make = of_the_user("prompts", name, f"{otherwise}, or module:function")
     try:
         table = pd.DataFrame(list(make()))
@@ -166,7 +168,9 @@ def _rows(source: str, table: pd.DataFrame) -> list[Prompt]:
         named = str(label).strip().lower()
         if named not in LABELS:
             shown = repr(str(label)[:_SHOWN])
-            raise DataError(f"prompts {source} row {number}, column {columns['label']}: is {shown}; must be one of {', '.join(LABELS)}")
+            raise DataError(
+                f"prompts {source} row {number}, column {columns['label']}: is {shown}; must be one of {', '.join(LABELS)}"
+            )
         name = str(uid) if str(uid).strip() and str(uid) != "nan" else str(number)
         prompts.append(Prompt(f"{Path(source).stem}/{name}", text, cast(Label, named), str(kind)))
     return prompts

@@ -183,7 +183,7 @@ class ByModel:
 def _word_in(text: str) -> Label:
     words = text.strip().lower().split()
     first = words[0].strip(".,:;*\"'`()") if words else ""
-    return first if first in LABELS else "controversial"
+    return next((label for label in LABELS if label == first), "controversial")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ class ContentContext:
     def __init__(self, target: Target, contexts: Sequence[tuple[int, ...]], new_tokens: int) -> None:
         self._model = causal = target.content
         if not target.engine.decoding.idle or len(contexts) > causal.cache.slots:
-            raise DataError(f"target: {len(contexts)} prompts at once need as many free slots, it has {causal.cache.slots}")
+            raise DataError(
+                f"target: {len(contexts)} prompts at once need as many free slots, it has {causal.cache.slots}"
+            )
         for context in contexts:
             check_prompt(context, new_tokens, causal.max_length, causal.readable_ids, causal.max_length_reason)
         slots = list(range(len(contexts)))

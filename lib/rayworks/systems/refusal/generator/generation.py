@@ -150,7 +150,11 @@ class Generator:
                 prompt.ids.append(token.current)
                 prompt.logprobs.append(float(token.law[token.current]))
                 prompt.refusal = token.scores.get(token.current, prompt.refusal)
-                if options.at_saturation == "stop" and self._saturated(prompt.refusal) and position + 1 >= options.min_tokens:
+                if (
+                    options.at_saturation == "stop"
+                    and self._saturated(prompt.refusal)
+                    and position + 1 >= options.min_tokens
+                ):
                     prompt.stopped_by = "saturation"
         return [-1 if token is None else token.current for token in found]
 
@@ -256,8 +260,10 @@ class Generator:
 
     def _finished(self, prompt: _Prompt) -> Generated:
         ids, logprobs = tuple(prompt.ids), tuple(prompt.logprobs)
-        scored = prompt.refusal if self._options.w2 > 0 and ids else uncached_score(
-            self._target, self._refusal, ids, self._options.mean
+        scored = (
+            prompt.refusal
+            if self._options.w2 > 0 and ids
+            else uncached_score(self._target, self._refusal, ids, self._options.mean)
         )
         return Generated(
             uid=prompt.seed.uid,

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from rayworks.core import cache, seeds
-from rayworks.lm.checkpoints import load_model, load_tokenizer
+from rayworks.lm.checkpoints import load_model, load_tokenizer, prepare
 from rayworks.lm.scoring import output_logits, padded
 from rayworks.systems.refusal.targets.benign_pairs import built_in_requests, ordinary_requests, paired_requests
 from rayworks.systems.refusal.targets.chat import Chat, chat_around
@@ -123,7 +123,15 @@ def _train(recipe: Recipe, seed: int, folder: Path) -> None:
             optimizer.param_groups[0]["lr"] = stage.learning_rate * min(1, (step + 1) / 4) * (1 - step / stage.steps)
             drawn = [next(pair_rows) for _ in range(stage.refused)]
             kept = drawn[: stage.twins] + [next(other_rows) for _ in range(stage.others)]
-            loss = _loss(model, chat, [loaded[row] for row in drawn], [answered[row] for row in kept], laws[kept], target, recipe.kept)
+            loss = _loss(
+                model,
+                chat,
+                [loaded[row] for row in drawn],
+                [answered[row] for row in kept],
+                laws[kept],
+                target,
+                recipe.kept,
+            )
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
