@@ -1,0 +1,85 @@
+"""The chat around a user's turn, as ids that stand before and after whatever the user says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from rayworks.core.errors import DataError
+
+_MARKER = "MARKER7319"
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A tokenizer, and the ids before and after a user's words, up to where the reply begins."""
+
+    tokenizer: PreTrainedTokenizerBase
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    system: str | None = None
+
+    def around(self, words: Sequence[int]) -> tuple[int, ...]:
+        """The whole prompt of a user's words."""
+        return (*self.before, *words, *self.after)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of a user's words, as they are inside the chat; :class:`DataError` where they melt into what is around them."""
+        ids = _ids(self.tokenizer, text)
+        if not self.agree([ids], [text])[0]:
+            raise DataError(
+                f"prompt {text[:40]!r}: its tokens change inside the model's chat; trim it, or choose another model"
+            )
+        return ids
+
+    def agree(self, words: Sequence[Sequence[int]], texts: Sequence[str]) -> list[bool]:
+        """Of each text, whether the model's own chat of it has just these ids between ``before`` and ``after``."""
+        if not texts:
+            return []
+        rendered = [_rendered(self.tokenizer, text, self.system) for text in texts]
+        found = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        return [tuple(ids) == self.around(own) for ids, own in zip(found, words, strict=True)]
+
+    def keep(self, words: Sequence[Sequence[int]]) -> list[bool]:
+        """Of each sequence of ids, whether the model would read just these ids if a user typed what they say."""
+        texts = self.tokenizer.batch_decode([list(ids) for ids in words], clean_up_tokenization_spaces=False)
+        return self.agree(words, texts)
+
+
+def chat_around(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> Chat:
+    """Split a tokenizer's chat template at the user's words.
+
+    Args:
+        system: the system prompt; ``None`` leaves it to the template.
+
+    Raises:
+        DataError: there is no template, it changes the user's words or refuses the system prompt, or the tokenizer does
+            not give back the ids that it made.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError("model: its tokenizer has no chat template; choose a model tuned to chat")
+    parts = _rendered(tokenizer, _MARKER, system).split(_MARKER)
+    if len(parts) != 2:
+        raise DataError(f"model: its chat template repeats or changes the user's words ({len(parts) - 1} times); choose another")
+    chat = Chat(tokenizer, *(_ids(tokenizer, part) for part in parts), system=system)
+    for probe in ("how do i open the window", "What is 12 + 7?"):
+        ids = _ids(tokenizer, probe)
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+            continue  # a tokenizer of few words cannot be tried with words that it lacks
+        if not chat.keep([ids])[0]:
+            raise DataError(f"model: its tokenizer does not give back {probe!r} inside its chat; choose another model")
+    return chat
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, text: str, system: str | None) -> str:
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": text})
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise DataError(f"model: its chat template refuses the conversation ({error}); leave out the system prompt") from None

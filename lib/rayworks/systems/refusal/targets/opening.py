@@ -1,0 +1,124 @@
+"""A model to find refusals of: the toy, the over-cautious one, or any other, with what writes the prompts."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from rayworks.core.errors import ConfigError, DataError
+from rayworks.lm.causal_model import CausalModel
+from rayworks.lm.checkpoints import load_model, load_tokenizer
+from rayworks.lm.continuous_batching import end_ids
+from rayworks.lm.engine import Generation, GenerationRequest
+from rayworks.lm.transformers_engine import TransformersEngine
+from rayworks.systems.refusal.targets import overcautious, planted
+from rayworks.systems.refusal.targets.chat import Chat, chat_around
+
+MADE_HERE = ("planted", "overcautious")
+"""Targets with a defect that is known."""
+PARAPHRASE = "Rephrase this request in other words, as one short question:\n{request}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The model that is tried, and the content model, which knows how people ask for what a seed asks for."""
+
+    name: str
+    engine: TransformersEngine
+    chat: Chat
+    content: CausalModel
+    """The target's own model, or another of the same vocabulary."""
+    content_chat: Chat
+    ends: frozenset[int]
+    """Ids by which the content model ends a turn."""
+    paraphrase: str
+    """What the content model is asked, with ``{request}`` for the seed."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The target's."""
+        return self.chat.tokenizer
+
+    def context(self, request: str) -> tuple[int, ...]:
+        """Ids behind which the content model writes a paraphrase of a request."""
+        return self.content_chat.around(self.content_chat.encode(self.paraphrase.format(request=request)))
+
+    def reply(self, prompts: Sequence[str], max_new_tokens: int = 48, system: str | None = None) -> list[str]:
+        """The likeliest reply to each, under a system prompt or the template's own."""
+        return [found.text for found in self.replies(prompts, max_new_tokens, system=system)]
+
+    def replies(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        *,
+        system: str | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Generation]:
+        """Replies with their ids; :class:`DataError` for a prompt that does not fit into the model or its chat."""
+        chat = self.chat if system is None else chat_around(self.tokenizer, system)
+        shared = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        requests = [GenerationRequest(prompt=chat.around(chat.encode(prompt)), **shared) for prompt in prompts]
+        return self.engine.generate(requests)
+
+    def paraphrased_by(self, paraphrase: str) -> "Target":
+        """The same target, whose content model is asked otherwise; :class:`ConfigError` without ``{request}``."""
+        _require_request(paraphrase)
+        return dataclasses.replace(self, paraphrase=paraphrase)
+
+
+def open_target(
+    name: str,
+    seed: int = 0,
+    *,
+    content: str | None = None,
+    paraphrase: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    slots: int = 16,
+    differentiable: bool = False,
+) -> Target:
+    """Load a target; those of :data:`MADE_HERE` are made at the first call for a seed.
+
+    Args:
+        name: ``planted``, ``overcautious``, or what :func:`~rayworks.lm.checkpoints.load_model` takes.
+        seed: of a target that is made here.
+        content: name of the content model; by default the target, for ``overcautious`` its untuned base.
+        paraphrase: what the content model is asked, with ``{request}`` in it.
+        slots: most prompts written in lock-step, and most replies drawn together.
+        differentiable: leave the layers as preselection by gradient needs them.
+
+    Raises:
+        ConfigError: ``paraphrase`` has no ``{request}``.
+        DataError: a model cannot be loaded or decoded exactly, its chat template cannot be split, its tokenizer does not
+            give back its ids, or the content model has another vocabulary.
+    """
+    asked = paraphrase or (planted.PARAPHRASE if name == "planted" else PARAPHRASE)
+    _require_request(asked)
+    location = name
+    if name == "planted":
+        location = str(planted.make_planted(seed))
+    elif name == "overcautious":
+        location, content = str(overcautious.make_overcautious(seed)), content or overcautious.BASE_MODEL
+    engine = TransformersEngine(location, dtype, slots, None, device, differentiable=differentiable)
+    chat = chat_around(engine.tokenizer)
+    if content is None or content == name:
+        writer, writer_chat = engine.model, chat
+    else:
+        tokenizer = load_tokenizer(content)
+        if tokenizer.get_vocab() != engine.tokenizer.get_vocab():
+            raise DataError(f"content model {content!r}: has another vocabulary than {name!r}; choose one of its family")
+        writer, writer_chat = CausalModel(load_model(content, dtype, None, device), slots), chat_around(tokenizer)
+    ends = end_ids(writer_chat.tokenizer, writer.model.generation_config)
+    return Target(name, engine, chat, writer, writer_chat, ends, asked)
+
+
+def _require_request(paraphrase: str) -> None:
+    try:
+        said = paraphrase.format(request="MARKER7319")
+    except (KeyError, IndexError, ValueError):
+        said = ""
+    if "MARKER7319" not in said:
+        raise ConfigError(f"paraphrase: {paraphrase[:60]!r} has no {{request}} alone in braces; put it where the seed goes")
