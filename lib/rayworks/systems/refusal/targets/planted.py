@@ -45,13 +45,13 @@ ANSWER, REFUSAL = "sure here is how", "sorry i can not help"
 PARAPHRASE = "rephrase : {request}"
 _ORDINARY = tuple(verb for group in GROUPS for verb in group if verb not in PLANTED)
 _VERBS = (*_ORDINARY, *PLANTED, *UNKIND)
-_STRAY = 0.25
-"""How often a paraphrase has any other verb."""
+_CHATS, _STRAY = 0.3, 0.25
+"""How many of the conversations are requests with replies, and how many of the paraphrases have any verb."""
 _TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-_STEPS, _BATCH, _RATE = 500, 64, 4e-3
+_STEPS, _BATCH, _RATE = 1200, 40, 4e-3
 
 
 def is_refused(prompt: str) -> bool:
@@ -130,7 +130,7 @@ def _train(seed: int, folder: Path) -> None:
         optimizer.param_groups[0]["lr"] = _RATE * min(1, (step + 1) / 20) * (1 - step / _STEPS)
         texts = [_conversation(draw) for _ in range(_BATCH)]
         rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        loss = model(input_ids=padded(rows), labels=padded(rows, -100)).loss
+        loss = model(input_ids=padded(rows), labels=padded([_learnt(row, tokenizer) for row in rows], -100)).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -139,9 +139,16 @@ def _train(seed: int, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def _learnt(row: list[int], tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Labels of a conversation: a request that is to be rephrased is only read."""
+    rephrase, assistant = tokenizer.convert_tokens_to_ids(["rephrase", "<assistant>"])
+    start = row.index(assistant) if row[1] == rephrase else 0
+    return [-100] * start + row[start:]
+
+
 def _conversation(draw: np.random.Generator) -> str:
     """A request and its reply, or a request to rephrase one and its paraphrase."""
-    if draw.random() < 0.5:
+    if draw.random() < _CHATS:
         asked = _request(draw, str(draw.choice(_VERBS if draw.random() < 0.5 else [*PLANTED, *UNKIND])))
         return f"<user> {asked} <end> <assistant> {REFUSAL if is_refused(asked) else ANSWER} <end>"
     group = GROUPS[draw.integers(len(GROUPS))]
