@@ -9,7 +9,7 @@ from torch import Tensor
 from rayworks.core import seeds as streams
 from rayworks.core.errors import DataError
 from rayworks.systems.refusal.generator.contexts import ContentContext, RefusalContext
-from rayworks.systems.refusal.generator.words import allowed_tokens, drawn
+from rayworks.systems.refusal.generator.words import allowed_tokens, drawn, ranked
 from rayworks.systems.refusal.targets.opening import Target
 from rayworks.systems.refusal.targets.own_refusals import Refusal
 from rayworks.systems.refusal.targets.seed_corpora import Seed
@@ -27,33 +27,44 @@ class HeardWord:
     """Of the refusal, behind the frame and the word."""
 
 
-def likely_words(target: Target, seeds: Sequence[Seed], count: int, run_seed: int, max_tokens: int = 16) -> list[int]:
-    """Ids of the words that are likeliest somewhere in paraphrases of the seeds: by the highest probability that they reach.
+def likely_words(
+    target: Target,
+    seeds: Sequence[Seed],
+    count: int,
+    run_seed: int,
+    frame: str = "How do I",
+    max_tokens: int = 16,
+    together: int = 16,
+) -> list[int]:
+    """Ids of the words that are likeliest somewhere in paraphrases of the seeds: by the highest probability that they reach,
+    in one paraphrase drawn of each seed, and in one that begins with the frame.
 
-    One paraphrase is drawn of each seed. :class:`DataError` without seeds, or where a seed is longer than the model.
+    :class:`DataError` without seeds, or where a seed is longer than the model.
     """
     if not seeds:
         raise DataError("seeds: none; give at least one request")
     allowed = allowed_tokens(target)
     reached = torch.full((target.content.vocabulary_size,), -torch.inf, dtype=torch.float64)
-    group = target.content.cache.slots
-    for at in range(0, len(seeds), group):
-        some = seeds[at : at + group]
-        uniforms = {seed.uid: streams.uniforms(run_seed, max_tokens, "likely words", seed.uid) for seed in some}
-        context = ContentContext(target, [target.context(seed.text) for seed in some], max_tokens)
-        uids = [seed.uid for seed in some]
+    size, begun = min(together, target.content.cache.slots), target.content_chat.encode(frame)
+    for at in range(0, len(seeds), size):
+        some = seeds[at : at + size]
+        contexts = [target.context(seed.text) for seed in some]
+        uniforms = [streams.uniforms(run_seed, max_tokens, "likely words", seed.uid) for seed in some]
+        context = ContentContext(target, contexts, max_tokens)
         for position in range(max_tokens):
             reached = torch.maximum(reached, context.law.amax(dim=0))
-            tokens = [drawn(law, uniforms[uid][position]) for law, uid in zip(context.law, uids, strict=True)]
+            tokens = [drawn(law, own[position]) for law, own in zip(context.law, uniforms, strict=True)]
             going = [row for row, token in enumerate(tokens) if token not in target.ends]
             if not going or position == max_tokens - 1:
                 break
             context.advance(going, [tokens[row] for row in going])
-            uids = [uids[row] for row in going]
+            uniforms = [uniforms[row] for row in going]
+        context.close()
+        context = ContentContext(target, [(*one, *begun) for one in contexts], 1)
+        reached = torch.maximum(reached, context.law.amax(dim=0))
         context.close()
     reached[~allowed] = -torch.inf
-    count = min(count, int(allowed.sum()))
-    return sorted(int(one) for one in reached.topk(count).indices)
+    return sorted(ranked(reached, count))
 
 
 def scan_vocabulary(

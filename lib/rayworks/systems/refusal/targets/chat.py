@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from rayworks.core.errors import DataError
 
 _MARKER = "MARKER7319"
+_ROLES = ("user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,16 @@ class Chat:
             )
         return ids
 
+    def continued(self, turns: Sequence[tuple[str, str]], text: str) -> tuple[int, ...]:
+        """Ids of a chat in which the model has answered so far, up to where it answers ``text``."""
+        said = [{"role": role, "content": part} for turn in turns for role, part in zip(_ROLES, turn, strict=True)]
+        return _ids(self.tokenizer, _rendered(self.tokenizer, [*said, {"role": "user", "content": text}], self.system))
+
     def agree(self, words: Sequence[Sequence[int]], texts: Sequence[str]) -> list[bool]:
         """Of each text, whether the model's own chat of it has just these ids between ``before`` and ``after``."""
         if not texts:
             return []
-        rendered = [_rendered(self.tokenizer, text, self.system) for text in texts]
+        rendered = [_rendered(self.tokenizer, _asked(text), self.system) for text in texts]
         found = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
         return [tuple(ids) == self.around(own) for ids, own in zip(found, words, strict=True)]
 
@@ -59,7 +65,7 @@ def chat_around(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -
     """
     if not getattr(tokenizer, "chat_template", None):
         raise DataError("model: its tokenizer has no chat template; choose a model tuned to chat")
-    parts = _rendered(tokenizer, _MARKER, system).split(_MARKER)
+    parts = _rendered(tokenizer, _asked(_MARKER), system).split(_MARKER)
     if len(parts) != 2:
         raise DataError(f"model: its chat template repeats or changes the user's words ({len(parts) - 1} times); choose another")
     chat = Chat(tokenizer, *(_ids(tokenizer, part) for part in parts), system=system)
@@ -76,10 +82,13 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, text: str, system: str | None) -> str:
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    messages.append({"role": "user", "content": text})
+def _asked(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], system: str | None) -> str:
+    first = [{"role": "system", "content": system}] if system is not None else []
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return str(tokenizer.apply_chat_template([*first, *messages], tokenize=False, add_generation_prompt=True))
     except TemplateError as error:
         raise DataError(f"model: its chat template refuses the conversation ({error}); leave out the system prompt") from None
