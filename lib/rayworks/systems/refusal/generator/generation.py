@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rayworks.core import seeds as streams
 from rayworks.core.errors import DataError
-from rayworks.systems.refusal.generator.contexts import ContentContext, RefusalContext, uncached_score
+from rayworks.systems.refusal.generator.contexts import ContentContext, RefusalContext, whole_scores
 from rayworks.systems.refusal.generator.options import GeneratorOptions
 from rayworks.systems.refusal.generator.vocabulary_scan import HeardWord, scan_table
 from rayworks.systems.refusal.generator.words import allowed_tokens, drawn, fitting, ranked, require_some
@@ -129,6 +129,10 @@ class Generator:
                     refusal.advance(kept, [tokens[row] for row in kept])
         finally:
             content.close()
+        unscored = [prompt for prompt in every if prompt.refusal == -math.inf]
+        values = whole_scores(self._target, self._refusal, [prompt.ids for prompt in unscored], options.mean)
+        for prompt, value in zip(unscored, values, strict=True):
+            prompt.refusal = value
         return [self._finished(prompt) for prompt in every]
 
     def _choose(
@@ -150,7 +154,11 @@ class Generator:
                 prompt.ids.append(token.current)
                 prompt.logprobs.append(float(token.law[token.current]))
                 prompt.refusal = token.scores.get(token.current, prompt.refusal)
-                if options.at_saturation == "stop" and self._saturated(prompt.refusal) and position + 1 >= options.min_tokens:
+                if (
+                    options.at_saturation == "stop"
+                    and self._saturated(prompt.refusal)
+                    and position + 1 >= options.min_tokens
+                ):
                     prompt.stopped_by = "saturation"
         return [-1 if token is None else token.current for token in found]
 
@@ -256,15 +264,12 @@ class Generator:
 
     def _finished(self, prompt: _Prompt) -> Generated:
         ids, logprobs = tuple(prompt.ids), tuple(prompt.logprobs)
-        scored = prompt.refusal if self._options.w2 > 0 and ids else uncached_score(
-            self._target, self._refusal, ids, self._options.mean
-        )
         return Generated(
             uid=prompt.seed.uid,
             seed_text=prompt.seed.text,
             prompt=self._target.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False),
             ids=ids,
-            refusal_logprob=scored,
+            refusal_logprob=prompt.refusal,
             content_logprobs=logprobs,
             perplexity=math.exp(-sum(logprobs) / len(logprobs)) if logprobs else math.inf,
             candidates=prompt.candidates,

@@ -32,7 +32,9 @@ def require_some(allowed: Tensor) -> None:
         raise DataError("allowed tokens: none is left; allow more than printable ASCII, or choose another model")
 
 
-def fitting(target: Target, prompt: Sequence[int], ranked: Sequence[int], count: int, known: dict[int, bool]) -> list[int]:
+def fitting(
+    target: Target, prompt: Sequence[int], ranked: Sequence[int], count: int, known: dict[int, bool]
+) -> list[int]:
     """The first ``count`` of ranked tokens with which a prompt is read back as the ids that it was written in.
 
     Args:

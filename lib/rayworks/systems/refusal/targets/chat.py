@@ -67,8 +67,10 @@ def chat_around(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -
         raise DataError("model: its tokenizer has no chat template; choose a model tuned to chat")
     parts = _rendered(tokenizer, _asked(_MARKER), system).split(_MARKER)
     if len(parts) != 2:
-        raise DataError(f"model: its chat template repeats or changes the user's words ({len(parts) - 1} times); choose another")
-    chat = Chat(tokenizer, *(_ids(tokenizer, part) for part in parts), system=system)
+        raise DataError(
+            f"model: its chat template repeats or changes the user's words ({len(parts) - 1} times); choose another"
+        )
+    chat = Chat(tokenizer, _ids(tokenizer, parts[0]), _ids(tokenizer, parts[1]), system)
     for probe in ("how do i open the window", "What is 12 + 7?"):
         ids = _ids(tokenizer, probe)
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
@@ -91,4 +93,6 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]
     try:
         return str(tokenizer.apply_chat_template([*first, *messages], tokenize=False, add_generation_prompt=True))
     except TemplateError as error:
-        raise DataError(f"model: its chat template refuses the conversation ({error}); leave out the system prompt") from None
+        raise DataError(
+            f"model: its chat template refuses the conversation ({error}); leave out the system prompt"
+        ) from None

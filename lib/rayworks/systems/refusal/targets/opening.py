@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from rayworks.core import seeds
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
@@ -72,8 +73,15 @@ class Target:
     ) -> list[Generation]:
         """Replies with their ids; :class:`DataError` for a prompt that does not fit into the model or its chat."""
         chat = self.chat if system is None else chat_around(self.tokenizer, system)
-        shared = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        requests = [GenerationRequest(prompt=chat.around(chat.encode(prompt)), **shared) for prompt in prompts]
+        requests = [
+            GenerationRequest(
+                prompt=chat.around(chat.encode(prompt)),
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seeds.derive_small(seed, "replies", number),
+            )
+            for number, prompt in enumerate(prompts)
+        ]
         return self.engine.generate(requests)
 
     def paraphrased_by(self, paraphrase: str) -> "Target":
@@ -122,7 +130,9 @@ def open_target(
     else:
         tokenizer = load_tokenizer(content)
         if tokenizer.get_vocab() != engine.tokenizer.get_vocab():
-            raise DataError(f"content model {content!r}: has another vocabulary than {name!r}; choose one of its family")
+            raise DataError(
+                f"content model {content!r}: has another vocabulary than {name!r}; choose one of its family"
+            )
         writer, writer_chat = CausalModel(load_model(content, dtype, None, device), slots), chat_around(tokenizer)
     ends = end_ids(writer_chat.tokenizer, writer.model.generation_config)
     examples = () if name == "planted" else EXAMPLES
@@ -135,4 +145,6 @@ def _require_request(paraphrase: str) -> None:
     except (KeyError, IndexError, ValueError):
         said = ""
     if "MARKER7319" not in said:
-        raise ConfigError(f"paraphrase: {paraphrase[:60]!r} has no {{request}} alone in braces; put it where the seed goes")
+        raise ConfigError(
+            f"paraphrase: {paraphrase[:60]!r} has no {{request}} alone in braces; put it where the seed goes"
+        )

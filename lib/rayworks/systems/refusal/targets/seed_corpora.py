@@ -60,7 +60,9 @@ def read_seeds(source: str = BUILT_IN, column: str | None = None, limit: int | N
     elif (path := Path(source).expanduser()).suffix in _READERS:
         texts = _column(path, column)
     else:
-        texts = of_the_user("seeds", source, f"is neither {BUILT_IN}, a file ({', '.join(_READERS)}) nor module:function")()
+        texts = of_the_user(
+            "seeds", source, f"is neither {BUILT_IN}, a file ({', '.join(_READERS)}) nor module:function"
+        )()
         if isinstance(texts, str) or not isinstance(texts, Iterable):
             raise ConfigError(f"seeds: {source!r} returned a {type(texts).__name__}; return a list of texts")
     found: dict[str, str] = {}
