@@ -172,7 +172,7 @@ class Generator:
             # Where nothing is above the floor, the likeliest token is all there is.
             lawful = lawful.masked_fill(lawful < min(options.floor, float(lawful.max())), -math.inf)
         known = dict.fromkeys(ends, True)
-        trying = lawful.clone()
+        trying = lawful / options.content_temperature
         for uniform in uniforms[options.inner :]:
             if not bool((trying > -math.inf).any()):
                 return None
