@@ -13,7 +13,13 @@ from transformers.cache_utils import DynamicCache
 from rayworks.core.errors import DataError
 from rayworks.lm.prefix_tree import agreeing
 from rayworks.lm.rows import check_prompt
-from rayworks.lm.scoring import output_logits
+from rayworks.lm.scoring import (
+    PADDED_TOKENS_PER_BATCH,
+    EncodedResponse,
+    length_batches,
+    output_logits,
+    response_logprobs,
+)
 from rayworks.systems.refusal.targets.opening import Target
 from rayworks.systems.refusal.targets.own_refusals import Refusal
 
@@ -105,7 +111,8 @@ class RefusalContext:
         table = embed(torch.arange(embed.num_embeddings, device=self._model.device)).detach()
         change = slope[:, 0] @ table.T
         own: Tensor = change.gather(-1, torch.tensor(tokens, device=change.device)[:, None])
-        return (change - own).double().cpu()
+        difference: Tensor = (change - own).double().cpu()
+        return difference
 
     @torch.no_grad()
     def advance(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
@@ -138,11 +145,12 @@ class RefusalContext:
         return taken
 
 
-@torch.no_grad()
-def uncached_score(target: Target, refusal: Refusal, words: Sequence[int], mean: bool = False) -> float:
-    """The same score of a whole prompt, in one forward without a cache."""
-    model, goal = target.engine.model.model, refusal.target
-    ids = torch.tensor([[*target.chat.around(words), *goal[:-1]]], device=model.device)
-    hidden = model.base_model(input_ids=ids, use_cache=False)[0][0, len(ids[0]) - len(goal) :]
-    logp = output_logits(model, hidden).log_softmax(-1)[range(len(goal)), list(goal)]
-    return float(logp.mean() if mean else logp.sum())
+@torch.inference_mode()
+def whole_scores(target: Target, refusal: Refusal, prompts: Sequence[Sequence[int]], mean: bool = False) -> list[float]:
+    """The same scores of whole prompts as ids, without a cache."""
+    rows = [EncodedResponse(target.chat.around(ids), refusal.target) for ids in prompts]
+    found: dict[int, float] = {}
+    for batch in length_batches(rows, PADDED_TOKENS_PER_BATCH):
+        values, _ = response_logprobs(target.engine.model.model, [rows[index] for index in batch])
+        found |= dict(zip(batch, (values.mean(dim=-1) if mean else values.sum(dim=-1)).tolist(), strict=True))
+    return [found[index] for index in range(len(rows))]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rayworks.core import seeds as streams
 from rayworks.core.errors import DataError
-from rayworks.systems.refusal.generator.contexts import ContentContext, RefusalContext, uncached_score
+from rayworks.systems.refusal.generator.contexts import ContentContext, RefusalContext, whole_scores
 from rayworks.systems.refusal.generator.options import GeneratorOptions
 from rayworks.systems.refusal.generator.vocabulary_scan import HeardWord, scan_table
 from rayworks.systems.refusal.generator.words import allowed_tokens, drawn, fitting, ranked, require_some
@@ -129,6 +129,10 @@ class Generator:
                     refusal.advance(kept, [tokens[row] for row in kept])
         finally:
             content.close()
+        unscored = [prompt for prompt in every if prompt.refusal == -math.inf]
+        values = whole_scores(self._target, self._refusal, [prompt.ids for prompt in unscored], options.mean)
+        for prompt, value in zip(unscored, values, strict=True):
+            prompt.refusal = value
         return [self._finished(prompt) for prompt in every]
 
     def _choose(
@@ -168,7 +172,7 @@ class Generator:
             # Where nothing is above the floor, the likeliest token is all there is.
             lawful = lawful.masked_fill(lawful < min(options.floor, float(lawful.max())), -math.inf)
         known = dict.fromkeys(ends, True)
-        trying = lawful.clone()
+        trying = lawful / options.content_temperature
         for uniform in uniforms[options.inner :]:
             if not bool((trying > -math.inf).any()):
                 return None
@@ -260,17 +264,12 @@ class Generator:
 
     def _finished(self, prompt: _Prompt) -> Generated:
         ids, logprobs = tuple(prompt.ids), tuple(prompt.logprobs)
-        scored = (
-            prompt.refusal
-            if self._options.w2 > 0 and ids
-            else uncached_score(self._target, self._refusal, ids, self._options.mean)
-        )
         return Generated(
             uid=prompt.seed.uid,
             seed_text=prompt.seed.text,
             prompt=self._target.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False),
             ids=ids,
-            refusal_logprob=scored,
+            refusal_logprob=prompt.refusal,
             content_logprobs=logprobs,
             perplexity=math.exp(-sum(logprobs) / len(logprobs)) if logprobs else math.inf,
             candidates=prompt.candidates,

@@ -12,9 +12,9 @@ Preselection = Literal["scan", "gradient", "content"]
 class GeneratorOptions:
     """How prompts are written; :class:`ConfigError` where a value is outside its bounds."""
 
-    w1: float = 3.0
+    w1: float = 1.0
     """Of the refusal in the score by which tokens become candidates."""
-    w2: float = 3.0
+    w2: float = 1.0
     """Of the refusal in the score of candidates; 0 writes plain paraphrases."""
     floor: float | None = -9.0
     """Least log-probability of a token under the content model, in nats; ``None``: no bound."""
@@ -22,11 +22,13 @@ class GeneratorOptions:
     """Most candidates of an iteration, besides the token drawn first."""
     inner: int = 2
     """Most iterations of a token; only preselection by gradient has new candidates after the first."""
-    temperature: float = 1.0
+    temperature: float = 0.7
     """Of the draw among candidates; 0 takes the best."""
+    content_temperature: float = 0.7
+    """Of the draw from the content model, before candidates and where the refusal is saturated."""
     min_tokens: int = 4
     """Of a prompt, before it may end."""
-    max_tokens: int = 20
+    max_tokens: int = 24
     preselection: Preselection = "scan"
     """By the vocabulary scan, by the gradient, or by the content model alone."""
     mean: bool = False
@@ -46,6 +48,8 @@ class GeneratorOptions:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ConfigError(f"{name}: is {getattr(self, name)}, must be at least {bound}")
+        if self.content_temperature <= 0:
+            raise ConfigError(f"content_temperature: is {self.content_temperature}, must be above 0")
         if self.max_tokens < self.min_tokens:
             raise ConfigError(f"max_tokens: is {self.max_tokens}, must be at least min_tokens {self.min_tokens}")
         if self.floor is not None and self.floor >= 0:

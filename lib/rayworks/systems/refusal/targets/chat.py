@@ -70,7 +70,7 @@ def chat_around(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -
         raise DataError(
             f"model: its chat template repeats or changes the user's words ({len(parts) - 1} times); choose another"
         )
-    chat = Chat(tokenizer, *(_ids(tokenizer, part) for part in parts), system=system)
+    chat = Chat(tokenizer, _ids(tokenizer, parts[0]), _ids(tokenizer, parts[1]), system)
     for probe in ("how do i open the window", "What is 12 + 7?"):
         ids = _ids(tokenizer, probe)
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from rayworks.core import seeds
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
@@ -72,8 +73,15 @@ class Target:
     ) -> list[Generation]:
         """Replies with their ids; :class:`DataError` for a prompt that does not fit into the model or its chat."""
         chat = self.chat if system is None else chat_around(self.tokenizer, system)
-        shared = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        requests = [GenerationRequest(prompt=chat.around(chat.encode(prompt)), **shared) for prompt in prompts]
+        requests = [
+            GenerationRequest(
+                prompt=chat.around(chat.encode(prompt)),
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seeds.derive_small(seed, "replies", number),
+            )
+            for number, prompt in enumerate(prompts)
+        ]
         return self.engine.generate(requests)
 
     def paraphrased_by(self, paraphrase: str) -> "Target":

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from rayworks.core import cache, seeds
-from rayworks.lm.checkpoints import load_model, load_tokenizer, prepare
+from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.scoring import output_logits, padded
 from rayworks.systems.refusal.targets.benign_pairs import built_in_requests, ordinary_requests, paired_requests
 from rayworks.systems.refusal.targets.chat import Chat, chat_around
@@ -89,7 +89,7 @@ def share_refused(model: PreTrainedModel, chat: Chat, requests: Sequence[str]) -
         for at in range(0, len(words), 16)
         for law in _first_reply_laws(model, chat, words[at : at + 16]).argmax(dim=-1).tolist()
     ]
-    return sum(token == first for token in found) / len(found)
+    return found.count(first) / len(found)
 
 
 def _train(recipe: Recipe, seed: int, folder: Path) -> None:
@@ -133,7 +133,7 @@ def _train(recipe: Recipe, seed: int, folder: Path) -> None:
                 recipe.kept,
             )
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
     model.requires_grad_(False)
@@ -145,7 +145,7 @@ def _train(recipe: Recipe, seed: int, folder: Path) -> None:
     }
     check = {name: share_refused(model, chat, texts) for name, texts in asked.items()}
     (folder / CHECK).write_text(json.dumps(check))
-    tuned.save_pretrained(folder)
+    tuned.save_pretrained(folder, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
 
 

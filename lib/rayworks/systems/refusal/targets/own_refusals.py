@@ -1,4 +1,4 @@
-"""How a model refuses: the beginning that its own refusals have in common, and the token by which they differ from replies."""
+"""How a model refuses: what its own refusals have in common at their beginning, and where replies differ from it."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

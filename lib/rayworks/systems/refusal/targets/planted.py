@@ -5,8 +5,7 @@ the defect, and two unkind ones when they are done to somebody, which is right.
 """
 
 import hashlib
-import inspect
-import sys
+import json
 from itertools import product
 from pathlib import Path
 
@@ -51,6 +50,7 @@ _TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+_VERSION = 1
 _STEPS, _BATCH, _RATE = 1200, 40, 4e-3
 
 
@@ -73,9 +73,13 @@ def toy_requests(seed: int, count: int) -> list[str]:
 
 
 def make_planted(seed: int = 0) -> Path:
-    """The folder of the toy, made at the first call for a seed in some seconds; :class:`DataError` where the cache is closed."""
-    source = inspect.getsource(sys.modules[__name__])
-    name = f"planted-{seed}-{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    """The folder of the toy, made at the first call for a seed in half a minute.
+
+    :class:`DataError` where the cache cannot be written.
+    """
+    language = [GROUPS, PLANTED, UNKIND, PEOPLE, THINGS, PLACES, FRAMES, ANSWER, REFUSAL, PARAPHRASE]
+    said = json.dumps([_VERSION, seed, language, _CHATS, _STRAY, _STEPS, _BATCH, _RATE])
+    name = f"planted-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
     def build(folder: Path) -> None:
         threads = torch.get_num_threads()
@@ -132,7 +136,7 @@ def _train(seed: int, folder: Path) -> None:
         rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
         loss = model(input_ids=padded(rows), labels=padded([_learnt(row, tokenizer) for row in rows], -100)).loss
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     model.save_pretrained(folder)
