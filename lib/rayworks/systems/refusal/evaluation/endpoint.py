@@ -148,7 +148,7 @@ def _retry_after(response: httpx.Response) -> float:
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+        return max(0.0, float((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()))
     except (ValueError, TypeError):
         return 0.0
 

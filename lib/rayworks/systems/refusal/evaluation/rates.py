@@ -101,7 +101,7 @@ def rates(outcomes: Sequence[Outcome], *, by_type: bool = False) -> list[Rates]:
     groups: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome.label, outcome.type if by_type else ""), []).append(outcome)
-    order = sorted(groups, key=lambda key: (LABELS.index(key[0]), key[1]))  # type: ignore[arg-type]
+    order = sorted(groups, key=lambda key: (LABELS.index(key[0]), key[1]))
     return [_rates(label, kind, groups[label, kind]) for label, kind in order]
 
 
@@ -165,8 +165,8 @@ def before_and_after(before: Sequence[Outcome], after: Sequence[Outcome]) -> lis
     """What a defence changed, label by label, on the prompts that have a valid outcome both times.
 
     Returns:
-        rows ``label``, ``pairs``, ``before`` and ``after`` (rates of refusal in full or in part), ``difference``, ``newly_refused``,
-        ``no_longer_refused``, ``flip_rate`` and ``p``, two-sided, of McNemar's exact test.
+        rows ``label``, ``pairs``, ``before`` and ``after`` (rates of refusal in full or in part), ``difference``,
+        ``newly_refused``, ``no_longer_refused``, ``flip_rate`` and ``p``, two-sided, of McNemar's exact test.
     """
     later = {outcome.uid: outcome for outcome in after}
     rows = []
