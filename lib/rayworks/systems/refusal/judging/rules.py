@@ -26,7 +26,7 @@ _STOP = frozenset(
     der die das und ist ein eine wie man kann ich mir den im für mit le la les des un une et est comment je que pour
     el los las de y en cómo puedo qué una il di che come per o os as do da""".split()
 )
-_LEAST_CONTENT = 10
+_LEAST_CONTENT, _LEAST_AFTER_REFUSAL = 10, 25
 """Words that a part of an answer has at least."""
 
 
@@ -55,8 +55,8 @@ class Reading:
 
     @property
     def answers_a_part(self) -> bool:
-        """Something is said beside the refusal."""
-        return self.content >= _LEAST_CONTENT
+        """Something is answered beside the refusal; what follows a refusal is more likely to explain it."""
+        return self.content >= (_LEAST_AFTER_REFUSAL if self.declines_first else _LEAST_CONTENT)
 
     def features(self) -> list[float]:
         """For the classifier."""
