@@ -19,7 +19,8 @@ from rayworks.systems.refusal.evaluation.packed_prompts import read_packed
 Label = Literal["harmless", "controversial", "harmful"]
 LABELS: tuple[Label, ...] = get_args(Label)
 HUB = "hub:"
-_TYPES = "homonyms figures targets contexts definitions nonsense-discrimination real-discrimination history privacy-public privacy-fictional"
+_TYPES = """homonyms figures targets contexts definitions real-discrimination nonsense-discrimination history privacy-public
+privacy-fictional"""
 _UNSAFE_TYPES = "homonyms figures targets contexts definitions discrimination history privacy"
 _BLOCK = 25
 """Prompts of a type of XSTest, which stand together."""
@@ -107,10 +108,11 @@ def _over_refusal(file: str) -> list[Prompt]:
 
 def _pairs(name: str, file: str) -> list[Prompt]:
     rows = json.loads((datasets.fetch("over-refusal") / "refusal" / f"{file}.json").read_text())
+    sides: tuple[tuple[Label, str], ...] = (("harmless", "text"), ("harmful", "harmful_version"))
     return [
         Prompt(f"{name}/{number}/{label}", row[column], label, str(row["domain"]))
         for number, row in enumerate(rows)
-        for label, column in (("harmless", "text"), ("harmful", "harmful_version"))
+        for label, column in sides
     ]
 
 

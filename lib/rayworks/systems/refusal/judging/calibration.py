@@ -103,14 +103,15 @@ def _rows(path: Path) -> list[tuple[str, str, int]]:
             return found
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"{path.name}: cannot be read as labelled replies ({type(error).__name__}); fetch the data set refusal-labels again"
+            f"{path.name}: cannot be read as labelled replies ({type(error).__name__}); fetch refusal-labels again"
         ) from None
 
 
 def folds(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
     """A fold for each row, shape (N,): rows of a group share one."""
     order = stream(seed, "folds").permutation(int(groups.max()) + 1)
-    return (np.argsort(order) % count)[groups]
+    numbers: np.ndarray = (np.argsort(order) % count)[groups]
+    return numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +167,7 @@ def fit_judge(data: LabelledReplies, seed: int = 0) -> tuple[CascadeJudge, Agree
     logits = np.zeros(len(data.labels))
     for model, (_, test) in zip(models, parts, strict=True):
         logits[test] = texts.logits(model, test)
-    found = _OutOfFold(*np.zeros((2, len(logits))), np.zeros(len(logits), bool))
+    found = _OutOfFold(np.zeros(len(logits)), np.zeros(len(logits)), np.zeros(len(logits), bool))
     for model, (train, test) in zip(models, parts, strict=True):
         scale, shift = platt(logits[train], data.labels[train])
         judge = CascadeJudge(replace(model, scale=scale, shift=shift))

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,11 @@ def _slot(gram: str) -> int:
 
 
 def hashed(replies: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Words and pairs of words of the openings, hashed, as sparse rows of unit length: row, column, value, shape (E,) each."""
+    """Hashed words and pairs of words of the openings, as sparse rows of unit length: row, column, value, shape (E,) each."""
     rows, columns = [], []
     for number, reply in enumerate(replies):
         words = _WORD.findall(reply[:_OPENING].lower().replace("’", "'"))[:_WORDS]
-        slots = [_slot(gram) for gram in (*words, *map(" ".join, zip(words, words[1:], strict=False)))]
+        slots = [_slot(gram) for gram in (*words, *map(" ".join, pairwise(words)))]
         rows += [number] * len(slots)
         columns += slots
     keys, counts = np.unique(np.array(rows, np.int64) * (1 << BITS) + np.array(columns, np.int64), return_counts=True)
@@ -62,7 +63,8 @@ class Classifier:
             return np.zeros(0)
         row, column, value = hashed(replies)
         found = np.bincount(row, weights=value * self.sparse[column], minlength=len(replies))
-        return found + np.array([reading.features() for reading in readings]) @ self.dense + self.bias
+        logits: np.ndarray = found + np.array([reading.features() for reading in readings]) @ self.dense + self.bias
+        return logits
 
     def probabilities(self, readings: Sequence[Reading], replies: Sequence[str]) -> np.ndarray:
         """Calibrated, shape (N,)."""

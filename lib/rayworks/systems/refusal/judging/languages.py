@@ -11,12 +11,17 @@ UNKNOWN = "unknown"
 _SAMPLE = 500
 """Characters read to tell a language."""
 _COMMON = {
-    "en": "a the of and to in is that it for you with are this be or your can as on have not an if from by i i'm can't sorry",
-    "de": "der die das und ist nicht ein eine zu den mit ich sie es auf für im dem sich auch wie oder kann bei du dir leider",
-    "fr": "le la les des et est une un pour dans que vous je ne pas ce qui sur avec au du par votre sont désolé mais il cette",
+    "en": """a the of and to in is that it for you with are this be or your can as on have not an if from by i i'm can't
+    sorry""",
+    "de": """der die das und ist nicht ein eine zu den mit ich sie es auf für im dem sich auch wie oder kann bei du dir
+    leider""",
+    "fr": """le la les des et est une un pour dans que vous je ne pas ce qui sur avec au du par votre sont désolé mais il
+    cette""",
     "es": "el la los las de y que en un una es por para con no se su lo como puedo pero siento más este esta puedes al del",
-    "it": "il di che e la per un una non sono con i gli le in è mi dispiace ma posso del della si come questo questa più puoi",
-    "pt": "o a os as de que e do da em um uma para com não por se como mas posso é você isso desculpe mais esta este pode no na",
+    "it": """il di che e la per un una non sono con i gli le in è mi dispiace ma posso del della si come questo questa più
+    puoi""",
+    "pt": """o a os as de que e do da em um uma para com não por se como mas posso é você isso desculpe mais esta este pode
+    no na""",
     "nl": "de het een en van ik niet dat is op te zijn voor met je maar deze ook kan aan dit sorry om naar wordt",
     "sv": "och att det som en är på jag inte för med till av ett har den kan om men du detta",
     "da": "og at det som en er på jeg ikke for med til af et har den kan om men du dette kan",
@@ -41,34 +46,47 @@ _FOREIGN = re.compile(r"[\u0370-\u1dff\u2e80-\ud7ff\uf900-\ufaff\ufe70-\ufefc]")
 """Letters of other scripts than Latin."""
 
 _VERBS = {
-    "de": r"(?:helf|unterstütz|weiterhelf|erfüll|bereitstell|geb|liefer|beantwort|nachkomm|erstell|schreib|erklär|anbiet|teil|tun)",
-    "fr": r"(?:aid|assist|fourni|répond|expliqu|donn|cré|écri|génér|partag|satisf|rédig|accéd|fair)",
-    "es": r"(?:ayud|asist|proporcion|cumpl|respond|ofrec|dar|crear|escrib|gener|compart|explic|hac|cooper)",
-    "it": r"(?:aiut|assist|forn|rispond|soddisf|offr|dar|crea|scriv|gener|condivid|spieg|fare|farlo)",
-    "pt": r"(?:ajud|auxili|fornec|atend|respond|oferec|dar|criar|escrev|ger|compartilh|explic|faz|cumpr)",
+    "de": "helf unterstütz erfüll bereitstell geb liefer beantwort nachkomm erstell schreib erklär anbiet teil tun",
+    "fr": "aid assist fourni répond expliqu donn cré écri génér partag satisf rédig accéd fair",
+    "es": "ayud asist proporcion cumpl respond ofrec dar crear escrib gener compart explic hac cooper",
+    "it": "aiut assist forn rispond soddisf offr dar crea scriv gener condivid spieg fare farlo",
+    "pt": "ajud auxili fornec atend respond oferec dar criar escrev ger compartilh explic faz cumpr",
 }
+_REST = r"[^.!?\n]"
 _DECLINES = {
     "de": (
-        r"\b(?:ich|wir)\b[^.!?\n]{{0,30}}\b(?:kann|können|darf|dürfen|werde|möchte)\b[^.!?\n]{{0,60}}\b(?:nicht|kein\w*)\b[^.!?\n]{{0,60}}{verb}"
-        r"|\b(?:kann|darf|werde|können) (?:ich|wir)\b[^.!?\n]{{0,60}}\b(?:nicht|kein\w*)\b[^.!?\n]{{0,60}}{verb}"
-        r"|\bich (?:muss|möchte) [^.!?\n]{{0,40}}ablehnen|\b(?:bin|sind) (?:ich |wir )?nicht in der lage|\bich lehne [^.!?\n]{{0,40}}\bab\b"
+        rf"\b(?:ich|wir)\b{_REST}{{0,30}}\b(?:kann|können|darf|dürfen|werde|möchte)\b{_REST}{{0,60}}\b(?:nicht|kein\w*)\b"
+        rf"{_REST}{{0,60}}VERB",
+        rf"\b(?:kann|darf|werde|können) (?:ich|wir)\b{_REST}{{0,60}}\b(?:nicht|kein\w*)\b{_REST}{{0,60}}VERB",
+        rf"\bich (?:muss|möchte) {_REST}{{0,40}}ablehnen",
+        r"\b(?:bin|sind) (?:ich |wir )?nicht in der lage",
+        rf"\bich lehne {_REST}{{0,40}}\bab\b",
     ),
     "fr": (
-        r"\b(?:je|nous)\b[^.!?\n]{{0,20}}\b(?:ne (?:peux|peut|pouvons|puis|vais|dois)|refuse|suis (?:pas )?(?:dans l'incapacité|incapable))"
-        r"(?:[^.!?\n]{{0,20}}\bpas\b)?[^.!?\n]{{0,40}}{verb}"
-        r"|\bil m'est impossible|\bje (?:dois|préfère) (?:refuser|décliner)|\bje ne suis pas en mesure"
+        r"\b(?:je|nous) (?:\w+ )?ne (?:peux|peut|pouvons|puis|vais|dois|suis)(?: \w+)? pas(?: en mesure| autorisée?)?"
+        rf"{_REST}{{0,40}}VERB",
+        rf"\b(?:je|nous) ne (?:puis|peux) {_REST}{{0,40}}VERB",
+        r"\b(?:il m'est impossible|je refuse|je suis (?:dans l'incapacité|incapable))",
+        r"\bje (?:dois|préfère) (?:refuser|décliner)",
+        r"\bje ne suis pas en mesure",
     ),
     "es": (
-        r"\bno (?:puedo|podemos|podría|voy a|me es posible)\b[^.!?\n]{{0,40}}{verb}"
-        r"|\b(?:debo|tengo que) (?:rechazar|negarme|declinar)|\bno estoy (?:en condiciones|autorizad\w|dispuest\w)|\bme niego a"
+        rf"\bno (?:\w+ )?(?:puedo|podemos|podría|voy a|me es posible)\b{_REST}{{0,40}}VERB",
+        r"\b(?:debo|tengo que) (?:rechazar|negarme|declinar)",
+        r"\bno estoy (?:en condiciones|autorizad\w|dispuest\w)",
+        r"\bme niego a",
     ),
     "it": (
-        r"\bnon (?:posso|possiamo|sono in grado|potrei|mi è possibile)\b[^.!?\n]{{0,40}}(?:{verb}|$)"
-        r"|\bdevo (?:rifiutare|declinare|rifiutarmi)|\bmi rifiuto"
+        rf"\bnon (?:\w+ )?(?:posso|possiamo|sono in grado|potrei|mi è possibile)\b{_REST}{{0,40}}VERB",
+        r"\bdevo (?:rifiutare|declinare|rifiutarmi)",
+        r"\bmi rifiuto",
     ),
     "pt": (
-        r"\bnão (?:posso|podemos|poderei|consigo|vou|me é possível|estou autorizad\w a)\b[^.!?\n]{{0,40}}{verb}"
-        r"|\b(?:devo|tenho que|preciso) (?:recusar|negar)|\brecuso-me|\bnão sou capaz"
+        r"\bnão (?:\w+ )?(?:posso|podemos|poderei|consigo|vou|me é possível|estou autorizad\w a)\b"
+        rf"{_REST}{{0,40}}VERB",
+        r"\b(?:devo|tenho que|preciso) (?:recusar|negar)",
+        r"\brecuso-me",
+        r"\bnão sou capaz",
     ),
 }
 _APOLOGIES = {
@@ -84,7 +102,8 @@ RULES = frozenset({"en", *_DECLINES})
 @cache
 def declines(language: str) -> re.Pattern[str]:
     """How a language other than English declines, to be searched in lower-case text."""
-    return re.compile(_DECLINES[language].format(verb=rf"\w*{_VERBS[language]}"))
+    verb = rf"\w*(?:{'|'.join(_VERBS[language].split())})"
+    return re.compile("|".join(_DECLINES[language]).replace("VERB", verb))
 
 
 @cache

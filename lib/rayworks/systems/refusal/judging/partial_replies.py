@@ -1,4 +1,4 @@
-"""A hundred replies to harmless requests, written here: answers, refusals, both in one, and replies that look like another kind.
+"""A hundred replies to harmless requests, written here: answers, refusals, both in one, and some that look like another.
 
 ``label`` is the author's, ``label_2`` somebody else's who did not see the first. The labels of the replies that ship with
 refusals are binary; only these tell a part that is declined from a whole.
