@@ -91,6 +91,7 @@ def test_classifier_is_saved_without_pickle_and_read_back(judge: CascadeJudge, t
     np.testing.assert_array_equal(
         read.probabilities(readings, replies), judge.classifier.probabilities(readings, replies)
     )
+    assert (read.low, read.high) == (judge.classifier.low, judge.classifier.high) != (0.5, 0.5)
     (tmp_path / "classifier.json").write_text('{"format": 99, "bits": 13}')
     with pytest.raises(DataError, match="export the judge again"):
         Classifier.load(tmp_path)
@@ -286,7 +287,7 @@ def unsure(judge: CascadeJudge) -> list[Case]:
 
 
 def with_model(judge: CascadeJudge, model: object) -> CascadeJudge:
-    return CascadeJudge(judge.classifier, judge.low, judge.high, model)  # type: ignore[arg-type]
+    return CascadeJudge(judge.classifier, model)  # type: ignore[arg-type]
 
 
 def test_a_model_is_asked_about_what_the_others_are_not_sure_of(judge: CascadeJudge) -> None:

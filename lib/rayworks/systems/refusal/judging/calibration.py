@@ -177,9 +177,11 @@ def fit_judge(data: LabelledReplies, seed: int = 0) -> tuple[CascadeJudge, Agree
             found.doubtful[i] = verdict.decided_by == "classifier" and texts.readings[i][0].hints_at_refusal
         found.chances[test] = expit(scale * logits[test] + shift)
     scale, shift = platt(logits, data.labels)
-    whole = replace(texts.fit(np.arange(len(logits)), data.labels), scale=scale, shift=shift)
     band = found.band()
-    return CascadeJudge(whole, *band), found.agreement(data, band, seed)
+    whole = texts.fit(np.arange(len(logits)), data.labels)
+    return CascadeJudge(replace(whole, scale=scale, shift=shift, low=band[0], high=band[1])), found.agreement(
+        data, band, seed
+    )
 
 
 @dataclass(frozen=True)
