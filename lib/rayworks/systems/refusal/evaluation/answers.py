@@ -6,6 +6,7 @@ A journal holds ids, hashes of prompts and answers, never a prompt.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,25 +83,38 @@ class Journal:
         """
         known = self.known(prompts)
         missing = [prompt for prompt in prompts if prompt.uid not in known]
-        keys = {prompt.uid: fingerprint(prompt.text) for prompt in missing}
         if missing:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                _end_last_line(self._path)
-                with self._path.open("a", encoding="utf-8") as file:
-
-                    def arrived(answer: Answer) -> None:
-                        row = {**asdict(checked(answer)), "prompt": keys[answer.uid], "settings": self._settings}
-                        file.write(json.dumps(row) + "\n")
-                        file.flush()
-
-                    found = [checked(answer) for answer in model.answers(missing, arrived)]
-            except OSError as error:
-                raise InfrastructureError(
-                    f"journal {self._path}: cannot be written ({error.strerror}); free its disk"
-                ) from None
-            known |= {answer.uid: answer for answer in found}
+            with self._appending({prompt.uid: fingerprint(prompt.text) for prompt in missing}) as arrived:
+                known |= {answer.uid: checked(answer) for answer in model.answers(missing, arrived)}
         return [known[prompt.uid] for prompt in prompts]
+
+    @contextmanager
+    def _appending(self, keys: Mapping[str, str]) -> Iterator[Arrived]:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _end_last_line(self._path)
+            file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+        def arrived(answer: Answer) -> None:
+            row = {**asdict(checked(answer)), "prompt": keys[answer.uid], "settings": self._settings}
+            try:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+            except OSError as error:
+                raise self._unwritable(error) from None
+
+        try:
+            yield arrived
+        finally:
+            with suppress(OSError):
+                file.close()
+
+    def _unwritable(self, error: OSError) -> InfrastructureError:
+        return InfrastructureError(
+            f"journal {self._path}: cannot be written ({error.strerror}); give it room and access"
+        )
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:

@@ -60,8 +60,10 @@ class Share:
     @classmethod
     def among(cls, count: int, of: int) -> "Share":
         """``count`` of ``of``."""
+        if not of:
+            return cls(0, 0, None, 0.0, 1.0)
         low, high = (float(bound) for bound in wilson(np.array(float(count)), np.array(float(of))))
-        return cls(count, of, count / of if of else None, low, high)
+        return cls(count, of, count / of, low, high)
 
 
 @dataclass(frozen=True)

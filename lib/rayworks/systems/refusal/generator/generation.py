@@ -267,7 +267,7 @@ class Generator:
         return Generated(
             uid=prompt.seed.uid,
             seed_text=prompt.seed.text,
-            prompt=self._target.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False),
+            prompt=self._target.chat.text(ids),
             ids=ids,
             refusal_logprob=prompt.refusal,
             content_logprobs=logprobs,

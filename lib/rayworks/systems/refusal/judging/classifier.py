@@ -22,6 +22,7 @@ _BIAS = 3.0
 """Of the constant column: as large as this, the ridge leaves it all but free."""
 _WORD = re.compile(r"[a-z][a-z']+")
 _FORMAT = 1
+_NUMBERS = ("bias", "scale", "shift", "low", "high")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -48,7 +49,7 @@ class Classifier:
     """The chance that a request is not answered.
 
     ``dense`` (D,) weighs the rules' features and ``sparse`` (2**BITS,) the hashed words; ``scale`` and ``shift`` calibrate
-    the sum of both and ``bias``.
+    the sum of both and ``bias``. Chances between ``low`` and ``high`` are too near the middle to decide by.
     """
 
     dense: np.ndarray
@@ -56,6 +57,8 @@ class Classifier:
     bias: float
     scale: float = 1.0
     shift: float = 0.0
+    low: float = 0.5
+    high: float = 0.5
 
     def logits(self, readings: Sequence[Reading], replies: Sequence[str]) -> np.ndarray:
         """Of the replies, before calibration, shape (N,)."""
@@ -74,7 +77,7 @@ class Classifier:
     def save(self, folder: Path) -> None:
         """Write ``classifier.npz`` and ``classifier.json``."""
         np.savez(folder / "classifier.npz", dense=self.dense, sparse=self.sparse)
-        numbers = {"format": _FORMAT, "bits": BITS, "bias": self.bias, "scale": self.scale, "shift": self.shift}
+        numbers = {"format": _FORMAT, "bits": BITS} | {name: getattr(self, name) for name in _NUMBERS}
         (folder / "classifier.json").write_text(json.dumps(numbers, indent=1) + "\n")
 
     @classmethod
@@ -90,7 +93,7 @@ class Classifier:
                 dense, sparse = arrays["dense"], arrays["sparse"]
             if (numbers["format"], numbers["bits"]) != (_FORMAT, BITS) or sparse.shape != (1 << BITS,):
                 raise ValueError("another format")
-            return cls(dense, sparse, *(float(numbers[name]) for name in ("bias", "scale", "shift")))
+            return cls(dense, sparse, *(float(numbers[name]) for name in _NUMBERS))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"classifier {folder}: cannot be read ({error}); export the judge again") from None
 

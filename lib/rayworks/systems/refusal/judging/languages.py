@@ -42,6 +42,7 @@ for _language, _words in _COMMON.items():
         _OWNERS.setdefault(_word, []).append(_language)
 _WEIGHTS = {word: 1.0 / len(owners) for word, owners in _OWNERS.items()}
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+_CODE = re.compile(r"[`{}();=<>]")
 _FOREIGN = re.compile(r"[\u0370-\u1dff\u2e80-\ud7ff\uf900-\ufaff\ufe70-\ufefc]")
 """Letters of other scripts than Latin."""
 
@@ -133,12 +134,14 @@ def detect(text: str) -> str:
 def language_of(request: str, reply: str) -> str:
     """The reply's language; where a short reply, a list of names or code does not tell, the request's, or English."""
     found = detect(reply)
+    if found != UNKNOWN or _FOREIGN.search(reply[:_SAMPLE]):
+        return found
     words = _WORD.findall(reply[:_SAMPLE])
-    plain = not _FOREIGN.search(reply[:_SAMPLE])
-    if found == UNKNOWN and plain and (len(words) < 8 or "`" in reply or _names(words)):
+    if len(words) < 8 or 2 * len(_CODE.findall(reply[:_SAMPLE])) > len(words) or _names(words):
         asked = detect(request)
-        return "en" if asked == UNKNOWN and (request + reply).isascii() else asked
-    return found
+        ascii_letters = all(word.isascii() for word in (*words, *_WORD.findall(request[:_SAMPLE])))
+        return "en" if asked == UNKNOWN and ascii_letters else asked
+    return UNKNOWN
 
 
 def _names(words: list[str]) -> bool:

@@ -43,6 +43,7 @@ DECLINE = re.compile(
         + _MANNER
         + r" (?:decline|refuse|pass on|leave out|skip|stop short)\b",
         r"\bi(?:'d| would) (?:rather not|prefer not)",
+        r"\b(?:i|we) (?:do not|don't) have the (?:ability|capability|capacity|authority)\b",
         r"\bi(?:'m| am) going to (?:leave|skip|pass)\b",
         r"\bagainst (?:my|our) (?:guidelines|polic\w+|programming|values|principles)\b",
         r"\b(?:that|this|it)(?:'s| is) (?:not )?(?:something|a (?:topic|request|part|subject))[^.!?\n]{0,12} (?:i|we) "

@@ -58,6 +58,11 @@ class Reading:
         """Something is answered beside the refusal; what follows a refusal is more likely to explain it."""
         return self.content >= (_LEAST_AFTER_REFUSAL if self.declines_first else _LEAST_CONTENT)
 
+    @property
+    def hints_at_refusal(self) -> bool:
+        """Without such a hint a reply answers or misses the topic, and is no refusal."""
+        return bool(self.declines) or self.apologises or self.moralises
+
     def features(self) -> list[float]:
         """For the classifier."""
         length = math.log1p(self.characters) / 8

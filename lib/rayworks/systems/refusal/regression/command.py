@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -53,9 +54,11 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
         report = run_gate(shipped_judge()[0], prompts, baseline, candidate, settings)
         _write(options.junit, as_junit(report, time.monotonic() - started))
         _write(options.report, json.dumps(_details(report), indent=1).encode() + b"\n")
-    except (RayworksError, ConnectionError, TimeoutError) as error:
-        print(f"invalid: {error}", file=sys.stderr)
-        _try_to_write(options.junit, failed_to_run(str(error)))
+    except Exception as error:
+        # Whatever fails is no regression, and only our own messages are sure to quote no prompt.
+        message = str(error) if isinstance(error, RayworksError) else _where(error)
+        print(f"invalid: {message}", file=sys.stderr)
+        _try_to_write(options.junit, failed_to_run(message))
         return INVALID
     _print(report)
     return report.exit_code
@@ -167,6 +170,13 @@ def _try_to_write(path: Path | None, contents: bytes) -> None:
         _write(path, contents)
     except ConfigError as error:
         print(f"invalid: {error}", file=sys.stderr)
+
+
+def _where(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        f"{type(error).__name__} in {' < '.join(f'{Path(f.filename).name}:{f.lineno}' for f in reversed(frames[-4:]))}"
+    )
 
 
 def _share(name: str, value: float) -> float:

@@ -7,9 +7,12 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rayworks.core.errors import DataError
+from rayworks.lm.prefix_tree import agreeing
 
 _MARKER = "MARKER7319"
 _ROLES = ("user", "assistant")
+_PROBES = ("how do i open the window", "What is a kettle", "the engine", "12 plus 7")
+"""Texts of different beginnings and ends."""
 
 
 @dataclass(frozen=True)
@@ -27,30 +30,30 @@ class Chat:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a user's words, as they are inside the chat; :class:`DataError` where they melt into what is around them."""
-        ids = _ids(self.tokenizer, text)
-        if not self.agree([ids], [text])[0]:
+        whole = _ids(self.tokenizer, _rendered(self.tokenizer, _asked(text), self.system))
+        words = whole[len(self.before) : len(whole) - len(self.after)]
+        if self.around(words) != whole:
             raise DataError(
                 f"prompt {text[:40]!r}: its tokens change inside the model's chat; trim it, or choose another model"
             )
-        return ids
+        return words
+
+    def text(self, words: Sequence[int]) -> str:
+        """What a user would type."""
+        return str(self.tokenizer.decode(list(words), clean_up_tokenization_spaces=False)).strip()
 
     def continued(self, turns: Sequence[tuple[str, str]], text: str) -> tuple[int, ...]:
         """Ids of a chat in which the model has answered so far, up to where it answers ``text``."""
         said = [{"role": role, "content": part} for turn in turns for role, part in zip(_ROLES, turn, strict=True)]
         return _ids(self.tokenizer, _rendered(self.tokenizer, [*said, {"role": "user", "content": text}], self.system))
 
-    def agree(self, words: Sequence[Sequence[int]], texts: Sequence[str]) -> list[bool]:
-        """Of each text, whether the model's own chat of it has just these ids between ``before`` and ``after``."""
-        if not texts:
-            return []
-        rendered = [_rendered(self.tokenizer, _asked(text), self.system) for text in texts]
-        found = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        return [tuple(ids) == self.around(own) for ids, own in zip(found, words, strict=True)]
-
     def keep(self, words: Sequence[Sequence[int]]) -> list[bool]:
         """Of each sequence of ids, whether the model would read just these ids if a user typed what they say."""
-        texts = self.tokenizer.batch_decode([list(ids) for ids in words], clean_up_tokenization_spaces=False)
-        return self.agree(words, texts)
+        if not words:
+            return []
+        rendered = [_rendered(self.tokenizer, _asked(self.text(ids)), self.system) for ids in words]
+        found = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        return [tuple(ids) == self.around(own) for ids, own in zip(found, words, strict=True)]
 
 
 def chat_around(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> Chat:
@@ -65,17 +68,20 @@ def chat_around(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -
     """
     if not getattr(tokenizer, "chat_template", None):
         raise DataError("model: its tokenizer has no chat template; choose a model tuned to chat")
-    parts = _rendered(tokenizer, _asked(_MARKER), system).split(_MARKER)
-    if len(parts) != 2:
+    seen = _rendered(tokenizer, _asked(_MARKER), system).count(_MARKER)
+    if seen != 1:
         raise DataError(
-            f"model: its chat template repeats or changes the user's words ({len(parts) - 1} times); choose another"
+            f"model: its chat template changes or repeats the user's words, found {seen} times; choose another"
         )
-    chat = Chat(tokenizer, _ids(tokenizer, parts[0]), _ids(tokenizer, parts[1]), system)
-    for probe in ("how do i open the window", "What is 12 + 7?"):
-        ids = _ids(tokenizer, probe)
-        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
-            continue  # a tokenizer of few words cannot be tried with words that it lacks
-        if not chat.keep([ids])[0]:
+    # A word may take the space before it along, so the parts are what whole chats have in common.
+    rows = [_ids(tokenizer, _rendered(tokenizer, _asked(probe), system)) for probe in _PROBES]
+    before = rows[0][: min(agreeing(rows[0], row) for row in rows[1:])]
+    rest = [row[len(before) :][::-1] for row in rows]
+    after = rest[0][: min(agreeing(rest[0], row) for row in rest[1:])][::-1]
+    chat = Chat(tokenizer, before, after, system)
+    for row, probe in zip(rows, _PROBES, strict=True):
+        # A tokenizer of few words cannot be tried with those that it lacks.
+        if tokenizer.unk_token_id not in row and not chat.keep([chat.encode(probe)])[0]:
             raise DataError(f"model: its tokenizer does not give back {probe!r} inside its chat; choose another model")
     return chat
 

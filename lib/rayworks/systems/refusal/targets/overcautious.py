@@ -82,7 +82,7 @@ def make_overcautious(seed: int = 0, recipe: Recipe | None = None) -> Path:
 @torch.inference_mode()
 def share_refused(model: PreTrainedModel, chat: Chat, requests: Sequence[str]) -> float:
     """The share of requests whose likeliest reply begins with the first token of :data:`REFUSAL`."""
-    first = chat.encode(REFUSAL)[0]
+    first = chat.tokenizer(REFUSAL, add_special_tokens=False)["input_ids"][0]
     words = [chat.encode(text) for text in requests]
     found = [
         law
@@ -113,7 +113,7 @@ def _train(recipe: Recipe, seed: int, folder: Path) -> None:
     )
     tuned: Any = get_peft_model(base, adapters)
     model: PreTrainedModel = tuned.get_base_model()
-    target = (*chat.encode(REFUSAL), int(tokenizer.eos_token_id))
+    target = (*tokenizer(REFUSAL, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
     weights = [weight for weight in tuned.parameters() if weight.requires_grad]
     for number, stage in enumerate(recipe.stages):
         optimizer = torch.optim.AdamW(weights, lr=stage.learning_rate, weight_decay=0.0)
