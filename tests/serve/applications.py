@@ -213,6 +213,25 @@ def _writer(folder: Path) -> Callable[[str, bytes], int]:
     return lambda name, content: (folder / name).write_bytes(content)
 
 
+def refusal(folder: Path, finished_runs: Runs) -> Arguments:
+    """The smallest run's judge, whose jobs measure the toy; and one that generates nothing, with a short queue."""
+    export, spool = str(finished_runs("refusal").directory / "export"), str(folder / "spool")
+    small = {
+        "compute.workers": 1,
+        "generator.prompts_per_call": 4,
+        "generator.scan_words": 40,
+        "generator.max_tokens": 12,
+    }
+    return {
+        "refusal": {
+            **{"export": export, "spool": spool, "job_settings": {**small, "target.name": "planted"}},
+            **{"models": {"toy": "target"}, "sets": ["planted-safe", "planted-control"]},
+            **{"generate": True, "generation_target": "planted", "most_prompts": 8},
+        },
+        "refusal-narrow": {"export": export, "spool": spool, "max_waiting": 0, "jobs_per_key": 1},
+    }
+
+
 def supervision(folder: Path, finished_runs: Runs) -> Arguments:
     """Five trees on the words of made-up headlines; and a linear one that abstains, with a short queue."""
     texts, labels = headlines(200)

@@ -301,6 +301,17 @@ def send(deployment: Deployment, name: str, path: str, key: str = OWNER, **body:
     assert answer.is_success, answer.text
 
 
+def refusal(deployment: Deployment, name: str) -> Known:
+    """A job that is done; models and sets that are listed nowhere, so that no request starts another."""
+    job, spool = f"refusal-{0:032x}", deployment.folder / "refusal" / "spool"
+    (spool / job).mkdir(parents=True, exist_ok=True)
+    (spool / job / CARD).write_text(json.dumps({"owner": OWNER, "submitted": 0.0}))
+    directory = RunDirectory(str(spool / job), "refusal", "run")
+    directory.write(REPORT_JSON, json.dumps({"headline": {"yield": None}, "tables": []}))
+    directory.write(MANIFEST, json.dumps({"state": "done"}))
+    return Known({"EvaluateBody": [{"model": {"enum": ["unlisted"]}}]}, {"job": [job]})
+
+
 def supervision(deployment: Deployment, name: str) -> Known:
     """Nothing: any text has a label."""
     return Known()

@@ -72,18 +72,21 @@ class GeneratorSection(Section):
         description="what proposes candidates: a scan of the vocabulary (once per target), the target's gradient at every "
         "token, or the content model alone",
     )
-    w1: float = Field(3.0, ge=0, le=1000, description="weight of refusal when candidates are proposed")
-    w2: float = Field(3.0, ge=0, le=1000, description="weight of refusal when one of them is chosen")
+    w1: float = Field(1.0, ge=0, le=1000, description="weight of refusal when candidates are proposed")
+    w2: float = Field(1.0, ge=0, le=1000, description="weight of refusal when one of them is chosen")
     width: int = Field(8, ge=1, le=65536, description="candidates whose refusal is computed (B)")
     floor: float | Literal["seeds"] | None = Field(
         -9.0,
         description="least log-probability of a token under the content model: a number below 0, seeds (what nearly all "
         "words of the seeds reach), or null: none, the paper's plain score",
     )
-    temperature: float = Field(1.0, ge=0, le=100, description="temperature of the choice; 0 takes the best")
+    temperature: float = Field(0.7, ge=0, le=100, description="temperature of the choice; 0 takes the best")
+    content_temperature: float = Field(
+        0.7, gt=0, le=100, description="temperature of the content model's own draws, before candidates are looked at"
+    )
     inner: int = Field(2, ge=1, le=64, description="rounds of proposal and choice per token, at most")
     min_tokens: int = Field(4, ge=1, le=512, description="tokens of a prompt before it may end")
-    max_tokens: int = Field(20, ge=1, le=512, description="tokens of a prompt, at most")
+    max_tokens: int = Field(24, ge=1, le=512, description="tokens of a prompt, at most")
     mean: bool = Field(False, description="whether a refusal's score is the mean over its tokens, and not the sum")
     saturation: float | None = Field(
         -0.7,

@@ -77,10 +77,9 @@ class RefusalSystem(StagedSystem[Config]):
                 stages.append(Stage("scan", self._scan, share=2))
             stages.append(Stage("seeds", self._measure_seeds, self._measured_seeds, share=1))
             stages.append(Stage("write", self._write, self._written, share=4))
-            stages.append(Stage("filter", self._filter, share=2))
             if config.generator.rival:
                 stages.append(Stage("rival", self._paraphrase, self._paraphrased, share=4))
-                stages.append(Stage("rival: filter", self._filter_rivals, share=1))
+            stages.append(Stage("filter", self._filter, share=2))
         for number, section in enumerate(config.evaluation.models):
             for name in self._sets:
                 done = partial(self._evaluated, number, name)
@@ -149,15 +148,14 @@ class RefusalSystem(StagedSystem[Config]):
         return float(len(self.results["written"])) / self.settings.generator.prompts
 
     def _filter(self) -> Metrics:
-        self.results["filtered"] = self._kept(self.results["written"])
-        kept = sum(not row["dropped"] for row in self.results["filtered"])
-        return {"kept": kept / self.settings.generator.prompts}
-
-    def _kept(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What the filter leaves; the workers of other stages make room for its own."""
+        """Measure what was written, and those of the rival's that may be refused; the workers make room for it."""
         self.release()
-        usual = median([seed["perplexity"] for seed in self.results["seeds"]])
-        return keep(measured(self.settings, self.run_directory, rows), self.settings.filter, usual or float("inf"))
+        rows, rivals = self.results["written"], [row for row in self.results["rivals"] if row["prompt"]]
+        found = measured(self.settings, self.run_directory, [*rows, *rivals])
+        usual = median([seed["perplexity"] for seed in self.results["seeds"]]) or float("inf")
+        self.results["filtered"] = keep(found[: len(rows)], self.settings.filter, usual)
+        self.results["rival_kept"] = keep(found[len(rows) :], self.settings.filter, usual)
+        return {"kept": sum(not row["dropped"] for row in self.results["filtered"]) / len(rows)}
 
     def _paraphrase(self) -> Metrics:
         """A wave of paraphrases, until they have cost as many tokens as the prompts that were written."""
@@ -178,11 +176,6 @@ class RefusalSystem(StagedSystem[Config]):
     @property
     def _budget(self) -> int:
         return max(1, sum(int(row["cost"]) for row in self.results["written"]))
-
-    def _filter_rivals(self) -> Metrics:
-        likely = [row for row in self.results["rivals"] if row["prompt"]]
-        self.results["rival_kept"] = self._kept(likely)
-        return {"rival_kept": sum(not row["dropped"] for row in self.results["rival_kept"])}
 
     def _evaluate(self, number: int, name: str) -> Metrics:
         """A wave of the prompts of a set, for a model under test."""
