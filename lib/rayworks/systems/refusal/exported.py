@@ -38,11 +38,7 @@ class ExportedRefusals:
 
 def write_export(exported: ExportedRefusals, write: Write) -> None:
     """Write the judge."""
-    values = {
-        "band": [exported.judge.low, exported.judge.high],
-        "agreement": dict(exported.agreement),
-        "settings": dict(exported.settings),
-    }
+    values = {"agreement": dict(exported.agreement), "settings": dict(exported.settings)}
     write(JUDGE, json.dumps(values, indent=2).encode())
     with tempfile.TemporaryDirectory() as scratch:
         exported.judge.classifier.save(Path(scratch))
@@ -58,10 +54,7 @@ def read_export(folder: str | Path) -> ExportedRefusals:
     """
     with reading(folder, "refusal") as path:
         values = json.loads((path / JUDGE).read_text())
-        low, high = map(float, values["band"])
-        if not 0 <= low <= 0.5 <= high <= 1:
-            raise ValueError(f"its band is {low} to {high}")
-        judge = CascadeJudge(Classifier.load(path), low, high)
+        judge = CascadeJudge(Classifier.load(path))
         return ExportedRefusals(judge, dict(values["agreement"]), dict(values["settings"]))
 
 

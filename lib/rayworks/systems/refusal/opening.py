@@ -69,9 +69,14 @@ def _toy_seeds(config: Config) -> list[Seed]:
 def options_of(config: Config, floor: float | None) -> GeneratorOptions:
     """Knobs of the generator; the floor may have been found from the seeds."""
     section = config.generator
-    names = "w1 w2 width inner temperature content_temperature min_tokens max_tokens preselection mean saturation ascii_only".split()
+    names = (
+        "w1 w2 width inner temperature content_temperature min_tokens max_tokens preselection mean saturation".split()
+    )
     return GeneratorOptions(
-        floor=floor, together=config.target.slots, **{name: getattr(section, name) for name in names}
+        floor=floor,
+        together=config.target.slots,
+        ascii_only=section.ascii_only,
+        **{name: getattr(section, name) for name in names},
     )
 
 

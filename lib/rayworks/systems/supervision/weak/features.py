@@ -5,13 +5,16 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from rayworks.core import cache, seeds
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.registry import of_the_user
+
+if TYPE_CHECKING:
+    from rayworks.lm.sentences import SentenceVectors
 
 WORDS, TFIDF, MINILM = "words:", "tfidf", "minilm"
 _LANGUAGE_MODEL = re.compile(r"(?P<model>.+)@(?P<layers>[1-9]\d*)")
@@ -83,7 +86,7 @@ class FrozenFeatures:
         return load_tokenizer(found["model"]), load_model(found["model"], "float32", int(found["layers"])).eval()
 
     @cached_property
-    def _sentences(self) -> Any:
+    def _sentences(self) -> "SentenceVectors":
         from rayworks.lm.sentences import SentenceVectors
 
         return SentenceVectors(_LONGEST)
