@@ -64,6 +64,35 @@ class Args(ServingArgs):
     jobs_per_key: int = Field(2, ge=1, description="unfinished jobs of one key; beyond that: 429")
 
 
+# What Serve keeps of the class has its globals of now: these come before it.
+def _write_lines(file: Path, column: str, texts: Sequence[str]) -> str:
+    """Write a column as JSON lines, whole."""
+    partial = file.with_suffix(f".{uuid.uuid4().hex}")
+    partial.write_text("".join(json.dumps({column: text}) + "\n" for text in texts))
+    partial.replace(file)
+    return str(file)
+
+
+def _result(directory: RunDirectory) -> schemas.JobResult:
+    """Of a finished run, its rates and its prompts."""
+    import pyarrow.parquet as pq
+
+    report = directory.read_json(REPORT_JSON)
+    table: dict[str, Any] = next((one for one in report["tables"] if one["title"] == RATES), {"rows": []})
+    names = ("set", "label", "prompts", "refused_in_full", "refused", "left_out")
+    rates = [schemas.RateAnswer(**dict(zip(names, [_set(row[1]), *row[2:]], strict=False))) for row in table["rows"]]
+    kept = f"{EXPORT}/{PROMPTS}"
+    rows = pq.read_table(io.BytesIO(directory.read(kept))).to_pylist() if directory.exists(kept) else []
+    fields = schemas.FindAnswer.model_fields
+    prompts = [schemas.FindAnswer(**{name: row[name] for name in fields}) for row in rows]
+    return schemas.JobResult(headline=report["headline"], rates=rates, prompts=prompts)
+
+
+def _set(name: str) -> str:
+    """A set as a caller knows it."""
+    return "requests" if Path(name).name == REQUESTS else name
+
+
 @serve.deployment(name="refusals")
 @serve.ingress(api)
 class Refusals(ServedRun):
@@ -170,34 +199,6 @@ class Refusals(ServedRun):
         """All replies of several requests at once."""
         found = iter(self._exported.judge.judge([case for cases in questions for case in cases]))
         return [[next(found) for _ in cases] for cases in questions]
-
-
-def _write_lines(file: Path, column: str, texts: Sequence[str]) -> str:
-    """Write a column as JSON lines, whole."""
-    partial = file.with_suffix(f".{uuid.uuid4().hex}")
-    partial.write_text("".join(json.dumps({column: text}) + "\n" for text in texts))
-    partial.replace(file)
-    return str(file)
-
-
-def _result(directory: RunDirectory) -> schemas.JobResult:
-    """Of a finished run, its rates and its prompts."""
-    import pyarrow.parquet as pq
-
-    report = directory.read_json(REPORT_JSON)
-    table: dict[str, Any] = next((one for one in report["tables"] if one["title"] == RATES), {"rows": []})
-    names = ("set", "label", "prompts", "refused_in_full", "refused", "left_out")
-    rates = [schemas.RateAnswer(**dict(zip(names, [_set(row[1]), *row[2:]], strict=False))) for row in table["rows"]]
-    kept = f"{EXPORT}/{PROMPTS}"
-    rows = pq.read_table(io.BytesIO(directory.read(kept))).to_pylist() if directory.exists(kept) else []
-    fields = schemas.FindAnswer.model_fields
-    prompts = [schemas.FindAnswer(**{name: row[name] for name in fields}) for row in rows]
-    return schemas.JobResult(headline=report["headline"], rates=rates, prompts=prompts)
-
-
-def _set(name: str) -> str:
-    """A set as a caller knows it."""
-    return "requests" if Path(name).name == REQUESTS else name
 
 
 def build(args: Args) -> serve.Application:

@@ -214,21 +214,18 @@ def _writer(folder: Path) -> Callable[[str, bytes], int]:
 
 
 def refusal(folder: Path, finished_runs: Runs) -> Arguments:
-    """The smallest run's judge, whose jobs measure the toy; and one that generates nothing, with a short queue."""
+    """The smallest run's judge, whose jobs end at a setting that is none; the same with jobs that work; and a narrow one."""
     export, spool = str(finished_runs("refusal").directory / "export"), str(folder / "spool")
+    toy = {"models": {"toy": "target"}, "sets": ["planted-safe", "planted-control"], "generation_target": "planted"}
     small = {
-        "compute.workers": 1,
-        "generator.prompts_per_call": 4,
-        "generator.scan_words": 40,
-        "generator.max_tokens": 12,
+        **{"target.name": "planted", "compute.workers": 1, "generator.prompts_per_call": 4},
+        **{"generator.scan_words": 40, "generator.max_tokens": 12},
     }
+    shared = {"export": export, "spool": spool, "generate": True, "most_prompts": 8, **toy}
     return {
-        "refusal": {
-            **{"export": export, "spool": spool, "job_settings": {**small, "target.name": "planted"}},
-            **{"models": {"toy": "target"}, "sets": ["planted-safe", "planted-control"]},
-            **{"generate": True, "generation_target": "planted", "most_prompts": 8},
-        },
-        "refusal-narrow": {"export": export, "spool": spool, "max_waiting": 0, "jobs_per_key": 1},
+        "refusal": {**shared, "jobs_per_key": 100, "job_settings": {"run.max_failures": -1}},
+        "refusal-working": {**shared, "job_settings": small},
+        "refusal-narrow": {"export": export, "spool": spool, "max_waiting": 0},
     }
 
 
