@@ -179,9 +179,8 @@ def fit_judge(data: LabelledReplies, seed: int = 0) -> tuple[CascadeJudge, Agree
     scale, shift = platt(logits, data.labels)
     band = found.band()
     whole = texts.fit(np.arange(len(logits)), data.labels)
-    return CascadeJudge(replace(whole, scale=scale, shift=shift, low=band[0], high=band[1])), found.agreement(
-        data, band, seed
-    )
+    judge = CascadeJudge(replace(whole, scale=scale, shift=shift, low=band[0], high=band[1]))
+    return judge, found.agreement(data, band, seed)
 
 
 @dataclass(frozen=True)
