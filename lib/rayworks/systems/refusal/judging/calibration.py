@@ -99,6 +99,8 @@ def _rows(path: Path) -> list[tuple[str, str, int]]:
                 score = row["human_score"]
                 if score not in ("0", "1"):
                     raise DataError(f"{path.name} row {number}, column human_score: must be 0 or 1")
+                if row["objective"] is None or row["assistant_response"] is None:
+                    raise DataError(f"{path.name} row {number}: is cut off; fetch refusal-labels again")
                 found.append((row["objective"], row["assistant_response"], int(score)))
             return found
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
