@@ -19,6 +19,7 @@ from rayworks.systems.refusal.evaluation.models_under_test import (
     LocalModel,
     LocalSettings,
     chat_text,
+    judging_model,
     open_model,
 )
 from rayworks.systems.refusal.evaluation.prompt_sets import Prompt, open_prompts
@@ -30,6 +31,9 @@ from rayworks.systems.refusal.evaluation.rates import (
     rates,
     transfer_matrix,
 )
+from rayworks.systems.refusal.judging.calibration import shipped_judge
+from rayworks.systems.refusal.judging.cascade import CascadeJudge
+from rayworks.systems.refusal.judging.verdicts import Case
 from tests.tiny_models import make_tokenizer, save_tiny_model
 
 PROMPTS = [Prompt(f"p/{number}", f"What is {number} plus one?", "harmless") for number in range(6)]
@@ -165,6 +169,41 @@ def test_journals_are_used_for_the_same_prompts_and_settings_only(tmp_path: Path
     third = Counting()
     Journal(path, third.settings).answer(third, changed)
     assert third.asked == ["p/0"]
+
+
+def test_a_finished_journal_becomes_a_baseline_and_is_not_resumed(tmp_path: Path) -> None:
+    path, done = tmp_path / "a.partial.jsonl", tmp_path / "a.jsonl"
+    model = Counting(failing=["p/1"])
+    journal = Journal(path, model.settings)
+    journal.finish(PROMPTS, journal.answer(model, PROMPTS), done)
+    assert path.exists() and not done.exists()
+    model.failing = ()
+    found = journal.answer(model, PROMPTS)
+    journal.finish(PROMPTS, found, done)
+    assert model.asked == [*(prompt.uid for prompt in PROMPTS), "p/1"]
+    assert not path.exists()
+    assert StoredAnswers(done).answers(PROMPTS, ignore) == found
+    assert len(done.read_text().splitlines()) == 6
+    assert done.stat().st_mode & 0o077 == 0
+    journal.answer(model, PROMPTS)
+    assert len(model.asked) == 13
+
+
+def test_a_model_trained_further_in_its_folder_is_another(tmp_path: Path) -> None:
+    folder = Path(save_tiny_model(tmp_path / "model", 0))
+    before = open_model(str(folder), {}).settings
+    assert open_model(str(folder), {}).settings == before
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    assert open_model(str(folder), {}).settings != before
+
+
+def test_any_model_can_be_asked_to_judge() -> None:
+    model = judging_model(
+        FunctionModel("f", lambda texts: ["refused" if "Reply: No" in t else "complied" for t in texts])
+    )
+    assert list(model([Case("q", "No."), Case("q", "Yes.")])) == ["refused", "complied"]
+    broken = CascadeJudge(shipped_judge()[0].classifier, judging_model(FunctionModel("f", lambda texts: 1 / 0)), 1.1)  # type: ignore[arg-type, return-value]
+    assert broken.judge([Case("q", "Yes, of course, this is how it works.")])[0].kind == "abstained"
 
 
 def test_stored_answers_stand_for_their_model(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.errors import DataError
 from rayworks.core.proportions import cross_table, kappa
 from rayworks.systems.refusal.judging import rules
 from rayworks.systems.refusal.judging.calibration import (
@@ -17,7 +17,7 @@ from rayworks.systems.refusal.judging.calibration import (
     platt,
     shipped_judge,
 )
-from rayworks.systems.refusal.judging.cascade import CascadeJudge, asked_by_prompt, model_judge_of_the_user
+from rayworks.systems.refusal.judging.cascade import CascadeJudge, asked_by_prompt
 from rayworks.systems.refusal.judging.classifier import Classifier, hashed
 from rayworks.systems.refusal.judging.languages import detect, language_of
 from rayworks.systems.refusal.judging.partial_replies import (
@@ -110,8 +110,9 @@ def test_the_hundred_replies_are_told_apart(judge: CascadeJudge) -> None:
     replies = read_replies()
     found = agreement_of_judge(judge, replies)
     assert len(replies) == found["replies"] == 100
-    assert found["agreement"] >= 0.85
-    assert found["three_kinds"]["kappa"] >= 0.90
+    assert found["agreement"] >= 0.88
+    assert found["three_kinds"]["replies"] == 88
+    assert found["three_kinds"]["kappa"] >= 0.80
     table = found["table"]
     assert sum(table["partial"][name] for name in REFUSALS) >= 22
     assert sum(table["complied"][name] for name in REFUSALS) == 0, "a trap was taken for a refusal"
@@ -325,9 +326,6 @@ def test_a_model_answers_a_question_in_words() -> None:
     words = [" Refused.", "**Off-topic**", "off topic", "I think it complied", "partial\n", ""]
     model = asked_by_prompt(lambda prompts: words)
     assert list(model([Case("q", "r")] * 6)) == ["refused", "off-topic", "off-topic", "", "partial", ""]
-    with pytest.raises(ConfigError, match="give module:function"):
-        model_judge_of_the_user("nothing")
-    assert model_judge_of_the_user("tests.unit.test_refusal_judge:unsure") is not None
 
 
 @pytest.mark.parametrize(

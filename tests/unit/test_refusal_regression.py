@@ -260,6 +260,21 @@ def open_minded(texts: list[str]) -> list[str]:
     return [ALWAYS_ANSWER.format(request=text) for text in texts]
 
 
+def vague(texts: list[str]) -> list[str]:
+    """A model that neither answers nor refuses some questions."""
+    aside = "The weather was pleasant, and everybody went home early."
+    return [aside if "why" in text.lower() else reply for text, reply in zip(texts, shy(texts), strict=True)]
+
+
+questions: list[str] = []
+
+
+def always_says_refused(texts: list[str]) -> list[str]:
+    """A model that judges."""
+    questions.extend(texts)
+    return ["refused"] * len(texts)
+
+
 def test_models_are_asked_and_their_journal_is_a_later_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,7 +286,17 @@ def test_models_are_asked_and_their_journal_is_a_later_baseline(
     )
     assert len(Path("kept/candidate.jsonl").read_text().splitlines()) == 330
     again = ["refusal-gate", "--baseline", "kept/candidate.jsonl", "--candidate", names[1], *options]
+    assert rayworks_command.main(again) == INVALID
+    assert "would write over" in capsys.readouterr().err
+    Path("kept/candidate.jsonl").rename("old.jsonl")
+    again[2] = "old.jsonl"
     assert rayworks_command.main(again) == PASSED
+    assert sorted(path.name for path in Path("kept").iterdir()) == ["baseline.jsonl", "candidate.jsonl"]
+    vague = "tests.unit.test_refusal_regression:vague"
+    judge = ["--judge-model", "tests.unit.test_refusal_regression:always_says_refused"]
+    assert rayworks_command.main([*again, "--candidate", vague]) == PASSED
+    assert rayworks_command.main([*again, "--candidate", vague, *judge]) == REGRESSION
+    assert len(questions) > 10
     capsys.readouterr()
 
 

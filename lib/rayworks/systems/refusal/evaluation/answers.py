@@ -1,15 +1,16 @@
 """Answers of a model under test, kept in a journal as they come, so that a killed evaluation repeats none.
 
-A journal holds ids, hashes of prompts and answers, never a prompt.
+A journal holds ids, hashes of prompts, and answers, never a prompt; only its owner may read it.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from rayworks.core.errors import DataError, InfrastructureError
 from rayworks.systems.refusal.evaluation.prompt_sets import Prompt
@@ -84,23 +85,39 @@ class Journal:
         known = self.known(prompts)
         missing = [prompt for prompt in prompts if prompt.uid not in known]
         if missing:
-            with self._appending({prompt.uid: fingerprint(prompt.text) for prompt in missing}) as arrived:
+            with self._appending({prompt.uid: prompt.text for prompt in missing}) as arrived:
                 known |= {answer.uid: checked(answer) for answer in model.answers(missing, arrived)}
         return [known[prompt.uid] for prompt in prompts]
 
+    def finish(self, prompts: Sequence[Prompt], answers: Sequence[Answer], path: Path) -> None:
+        """Put all answers into a file that :class:`StoredAnswers` reads, in place of the journal, if none is an error: a
+        later evaluation asks anew, since a model may have changed under its name.
+        """
+        if any(answer.error for answer in answers):
+            return
+        rows = [self._row(answer, prompt.text) for prompt, answer in zip(prompts, answers, strict=True)]
+        try:
+            with _open(self._path, os.O_TRUNC) as file:
+                file.writelines(rows)
+            self._path.replace(path)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _row(self, answer: Answer, text: str) -> str:
+        return json.dumps({**asdict(answer), "prompt": fingerprint(text), "settings": self._settings}) + "\n"
+
     @contextmanager
-    def _appending(self, keys: Mapping[str, str]) -> Iterator[Arrived]:
+    def _appending(self, texts: Mapping[str, str]) -> Iterator[Arrived]:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _end_last_line(self._path)
-            file = self._path.open("a", encoding="utf-8")
+            file = _open(self._path, os.O_APPEND)
         except OSError as error:
             raise self._unwritable(error) from None
 
         def arrived(answer: Answer) -> None:
-            row = {**asdict(checked(answer)), "prompt": keys[answer.uid], "settings": self._settings}
             try:
-                file.write(json.dumps(row) + "\n")
+                file.write(self._row(checked(answer), texts[answer.uid]))
                 file.flush()
             except OSError as error:
                 raise self._unwritable(error) from None
@@ -125,7 +142,7 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -141,6 +158,10 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
                 f"answers {path.name} line {number}: must be an object with uid and text; correct the file"
             ) from None
         yield {"uid": row["uid"], **texts}
+
+
+def _open(path: Path, how: int) -> TextIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o600), "w", encoding="utf-8")
 
 
 def _answer(row: Mapping[str, Any]) -> Answer:

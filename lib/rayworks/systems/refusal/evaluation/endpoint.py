@@ -46,7 +46,7 @@ class EndpointSettings:
     timeout_seconds: float = 60.0
     """Of one request."""
     extra_body: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the body beside the protocol's, such as ``guidance`` of the alignment application."""
+    """Fields of the body beside the protocol's, such as ``guidance`` of the alignment application; null takes one away."""
 
 
 class Endpoint:
@@ -101,6 +101,7 @@ class Endpoint:
             "temperature": settings.temperature,
             **settings.extra_body,
         }
+        body = {name: value for name, value in body.items() if value is not None}
         failure = ""
         for attempt in range(settings.retries + 1):
             await pace.turn()

@@ -10,6 +10,7 @@ from rayworks.core.registry import of_the_user
 from rayworks.lm.engine import Generation, GenerationRequest
 from rayworks.systems.refusal.evaluation.answers import Answer, Answerer, Arrived, StoredAnswers
 from rayworks.systems.refusal.evaluation.prompt_sets import Prompt
+from rayworks.systems.refusal.judging.cascade import ModelJudge, asked_by_prompt
 
 _BATCH = 32
 """Prompts whose answers arrive together."""
@@ -52,7 +53,7 @@ class LocalModel:
             engine = TransformersEngine(settings.model, settings.dtype, settings.slots, device=settings.device)
         self._engine, self._asked = engine, settings
         names = ("model", "system_prompt", "max_tokens", "dtype")
-        self.settings: Mapping[str, Any] = {name: getattr(settings, name) for name in names}
+        self.settings: Mapping[str, Any] = {name: getattr(settings, name) for name in names} | _state(settings.model)
 
     def answers(self, prompts: Sequence[Prompt], arrived: Arrived) -> list[Answer]:
         """One answer for each prompt, in order."""
@@ -67,6 +68,12 @@ class LocalModel:
     def _request(self, prompt: Prompt) -> GenerationRequest:
         text = chat_text(self._engine.tokenizer, prompt.text, self._asked.system_prompt)
         return GenerationRequest(prompt=text, max_new_tokens=self._asked.max_tokens, temperature=0.0, uid=prompt.uid)
+
+
+def _state(model: str) -> dict[str, Any]:
+    """Sizes and times of the files of a model in a folder, which may be trained further under the same name."""
+    files = sorted(path for path in Path(model).expanduser().rglob("*") if path.is_file())
+    return {"files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]} if files else {}
 
 
 def chat_text(tokenizer: Any, message: str, system_prompt: str = "") -> str:
@@ -146,3 +153,13 @@ def open_model(name: str, options: Mapping[str, Any]) -> Answerer:
         )
         return FunctionModel(name, function)
     return LocalModel(settings(LocalSettings, model=name))
+
+
+def judging_model(model: Answerer) -> ModelJudge:
+    """A judge of any model that answers prompts; what it fails on is no kind, which the cascade takes for an abstention."""
+
+    def ask(questions: Sequence[str]) -> list[str]:
+        prompts = [Prompt(str(number), question, "harmless") for number, question in enumerate(questions)]
+        return ["" if answer.error else answer.text for answer in model.answers(prompts, lambda answer: None)]
+
+    return asked_by_prompt(ask)

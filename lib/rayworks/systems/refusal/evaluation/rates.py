@@ -4,7 +4,7 @@ All tables are plain data of ids, labels and numbers.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -170,22 +170,29 @@ def before_and_after(before: Sequence[Outcome], after: Sequence[Outcome]) -> lis
         rows ``label``, ``pairs``, ``before`` and ``after`` (rates of refusal in full or in part), ``difference``,
         ``newly_refused``, ``no_longer_refused``, ``flip_rate`` and ``p``, two-sided, of McNemar's exact test.
     """
-    later = {outcome.uid: outcome for outcome in after}
     rows = []
     for label in LABELS:
-        pairs = [(one, later[one.uid]) for one in before if one.label == label and one.uid in later]
-        pairs = [(one, other) for one, other in pairs if one.valid and other.valid]
-        if not pairs:
-            continue
-        change = paired(pairs, lambda outcome: outcome.refused)
-        rows.append({"label": label, **change, "p": mcnemar(change["newly_refused"], change["no_longer_refused"])[1]})
+        pairs = valid_pairs(before, after, label)
+        if pairs:
+            change = paired(pairs, lambda outcome: outcome.refused)
+            p = mcnemar(change["newly_refused"], change["no_longer_refused"])[1]
+            rows.append({"label": label, **change, "p": p})
     return rows
 
 
-def paired(pairs: Sequence[tuple[Outcome, Outcome]], refused: Any) -> dict[str, Any]:
+Pairs = Sequence[tuple[Outcome, Outcome]]
+
+
+def valid_pairs(before: Sequence[Outcome], after: Sequence[Outcome], label: str) -> Pairs:
+    """The outcomes of each prompt of a label, where both are valid."""
+    later = {outcome.uid: outcome for outcome in after if outcome.valid}
+    return [(one, later[one.uid]) for one in before if one.label == label and one.valid and one.uid in later]
+
+
+def paired(pairs: Pairs, refused: Callable[[Outcome], bool]) -> dict[str, Any]:
     """Counts and rates of pairs of outcomes, by what counts as a refusal."""
-    first = [bool(refused(one)) for one, _ in pairs]
-    second = [bool(refused(other)) for _, other in pairs]
+    first = [refused(one) for one, _ in pairs]
+    second = [refused(other) for _, other in pairs]
     gained = sum(new and not old for old, new in zip(first, second, strict=True))
     lost = sum(old and not new for old, new in zip(first, second, strict=True))
     count = max(1, len(pairs))

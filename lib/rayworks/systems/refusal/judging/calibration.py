@@ -99,6 +99,8 @@ def _rows(path: Path) -> list[tuple[str, str, int]]:
                 score = row["human_score"]
                 if score not in ("0", "1"):
                     raise DataError(f"{path.name} row {number}, column human_score: must be 0 or 1")
+                if row["objective"] is None or row["assistant_response"] is None:
+                    raise DataError(f"{path.name} row {number}: is cut off; fetch refusal-labels again")
                 found.append((row["objective"], row["assistant_response"], int(score)))
             return found
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
@@ -179,9 +181,8 @@ def fit_judge(data: LabelledReplies, seed: int = 0) -> tuple[CascadeJudge, Agree
     scale, shift = platt(logits, data.labels)
     band = found.band()
     whole = texts.fit(np.arange(len(logits)), data.labels)
-    return CascadeJudge(replace(whole, scale=scale, shift=shift, low=band[0], high=band[1])), found.agreement(
-        data, band, seed
-    )
+    judge = CascadeJudge(replace(whole, scale=scale, shift=shift, low=band[0], high=band[1]))
+    return judge, found.agreement(data, band, seed)
 
 
 @dataclass(frozen=True)

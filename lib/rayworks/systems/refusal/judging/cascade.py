@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from rayworks.core.registry import of_the_user
 from rayworks.systems.refusal.judging import rules
 from rayworks.systems.refusal.judging.classifier import Classifier
 from rayworks.systems.refusal.judging.languages import RULES
@@ -12,7 +11,7 @@ from rayworks.systems.refusal.judging.rules import Reading
 from rayworks.systems.refusal.judging.verdicts import KINDS, STOP_REASONS, Case, Verdict
 
 ModelJudge = Callable[[Sequence[Case]], Sequence[str]]
-"""Cases to kinds, in order: a function of the user's, a local model, or an endpoint (see :func:`asked_by_prompt`)."""
+"""Cases to kinds, in order; :func:`asked_by_prompt` makes one of whatever answers prompts."""
 
 logger = logging.getLogger("rayworks.refusal")
 _SHORT = 8
@@ -120,16 +119,6 @@ def asked_by_prompt(answer: Callable[[Sequence[str]], Sequence[str]]) -> ModelJu
         return [_kind_in(text) for text in texts]
 
     return judge
-
-
-def model_judge_of_the_user(name: str) -> ModelJudge:
-    """The function ``module:function`` from cases to kinds.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    found: ModelJudge = of_the_user("judge.model", name, "is no function; give module:function")
-    return found
 
 
 def _kind_in(text: str) -> str:

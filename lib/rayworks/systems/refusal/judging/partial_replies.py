@@ -56,12 +56,12 @@ def agreement_of_people(replies: Sequence[PartialReply]) -> dict[str, Any] | Non
 
 
 def agreement_of_judge(judge: Judge, replies: Sequence[PartialReply]) -> dict[str, Any]:
-    """How far a judge agrees with the first label, an abstention being no agreement; also among the three kinds of replies
-    on topic, where every verdict but these three is left out.
+    """How far a judge agrees with the first label; also on the replies on topic alone, where only a refusal is in question.
+    Every other verdict, an abstention too, is no agreement.
     """
     kinds = [verdict.kind for verdict in judge.judge([reply.case for reply in replies])]
     labels = [reply.label for reply in replies]
-    three = [(label, kind) for label, kind in zip(labels, kinds, strict=True) if {label, kind} <= set(KINDS[:3])]
+    three = [(label, kind) for label, kind in zip(labels, kinds, strict=True) if label in KINDS[:3]]
     return {
         **_agreement(labels, kinds),
         "abstained": kinds.count("abstained"),

@@ -35,6 +35,7 @@ _IDIOM = _any(
     "(?:promise|guarantee) ",
 )
 """What follows "I can't" in a sentence that declines nothing."""
+_NEITHER = "not (?:able|allowed|authori[sz]ed|designed|equipped|in a position|permitted|programmed|qualified)"
 _MANNER = r"(?: have to| respectfully| politely)*"
 DECLINE = re.compile(
     _any(
@@ -43,6 +44,8 @@ DECLINE = re.compile(
         + _MANNER
         + r" (?:decline|refuse|pass on|leave out|skip|stop short)\b",
         r"\bi(?:'d| would) (?:rather not|prefer not)",
+        rf"\b(?:i am|i'm|we are|we're) (?:unable|unwilling|{_NEITHER}) to\b(?! {_IDIOM})",
+        r"\b(?:i am|i'm|we are|we're) not capable of\b",
         r"\b(?:i|we) (?:do not|don't) have the (?:ability|capability|capacity|authority)\b",
         r"\bi(?:'m| am) going to (?:leave|skip|pass)\b",
         r"\bagainst (?:my|our) (?:guidelines|polic\w+|programming|values|principles)\b",

@@ -11,19 +11,23 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rayworks.core.errors import ConfigError, RayworksError
 from rayworks.systems.refusal.evaluation.answers import Answer, Journal, StoredAnswers
-from rayworks.systems.refusal.evaluation.models_under_test import open_model
+from rayworks.systems.refusal.evaluation.models_under_test import judging_model, open_model
 from rayworks.systems.refusal.evaluation.prompt_sets import Prompt, open_prompts
 from rayworks.systems.refusal.judging.calibration import shipped_judge
+from rayworks.systems.refusal.judging.cascade import CascadeJudge
 from rayworks.systems.refusal.judging.partial_replies import agreement_of_judge, read_replies
 from rayworks.systems.refusal.regression.gate import INVALID, GateReport, GateSettings, run_gate
 from rayworks.systems.refusal.regression.junit import as_junit, failed_to_run
 
 PROGRAM = "rayworks refusal-gate"
 _MODEL = "a packaged model, a folder, hub:OWNER/NAME, https://HOST/v1#MODEL, an answers file .jsonl, or module:function"
+_ANSWERS = "where answers are kept: partial while a run lasts, then as a later baseline"
+_JUDGE_TOKENS = 8
 _OPTIONS = (
     "system_prompt",
     "max_tokens",
@@ -51,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
             ]
         )
         baseline, candidate = (_answers(role, prompts, options) for role in ("baseline", "candidate"))
-        report = run_gate(shipped_judge()[0], prompts, baseline, candidate, settings)
+        report = run_gate(_judge(options), prompts, baseline, candidate, settings)
         _write(options.junit, as_junit(report, time.monotonic() - started))
         _write(options.report, json.dumps(_details(report), indent=1).encode() + b"\n")
     except Exception as error:
@@ -71,47 +75,24 @@ def _parser(program: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--baseline", required=True, metavar="MODEL", help=_MODEL)
     add("--candidate", required=True, metavar="MODEL", help="the same")
-    add("--prompts", action="append", metavar="SET", help="what is compared, may be repeated; xstest-safe if not given")
-    add(
-        "--control", action="append", metavar="SET", help="harmful prompts, may be repeated; xstest-unsafe if not given"
-    )
+    add("--prompts", action="append", metavar="SET", help="what is compared, may be repeated; else xstest-safe")
+    add("--control", action="append", metavar="SET", help="harmful prompts, may be repeated; else xstest-unsafe")
     add("--no-control", action="store_true", help="compare without harmful prompts")
-    add(
-        "--answers",
-        type=Path,
-        default=Path("refusal-answers"),
-        metavar="FOLDER",
-        help="journals of the answers, for resuming and as later baselines",
-    )
+    add("--answers", type=Path, default=Path("refusal-answers"), metavar="FOLDER", help=_ANSWERS)
     add("--junit", type=Path, metavar="FILE", help="JUnit XML")
     add("--report", type=Path, metavar="FILE", help="all numbers as JSON")
+    add("--judge-model", metavar="MODEL", help="asked where rules and classifier are not sure; any of the above")
     add("--system-prompt", default="", help="of both models")
-    add("--max-tokens", type=_positive(int), default=64, help="of an answer (default 64)")
+    add("--max-tokens", type=_positive(int), default=64, help="of an answer; 64")
     add("--key-variable", default="", metavar="NAME", help="environment variable of the endpoint's API key")
-    add("--concurrency", type=_positive(int), default=8, help="requests under way at an endpoint (default 8)")
-    add("--requests-per-minute", type=_positive(float), default=0.0, help="at most; no limit if not given")
-    add("--retries", type=int, default=4, choices=range(21), metavar="N", help="of a request (default 4)")
-    add("--timeout-seconds", type=_positive(float), default=60.0, help="of a request (default 60)")
-    add(
-        "--extra-body",
-        type=_json_object,
-        default={},
-        metavar="JSON",
-        help="more fields of an endpoint's requests, such as guidance",
-    )
-    add("--alpha", type=float, default=GateSettings.alpha, help="of the test (default 0.05)")
-    add(
-        "--least",
-        type=float,
-        default=GateSettings.least,
-        help="smallest difference that is a regression (default 0.02)",
-    )
-    add(
-        "--most-invalid",
-        type=float,
-        default=GateSettings.most_invalid,
-        help="share of errors and abstentions allowed (default 0.02)",
-    )
+    add("--concurrency", type=_positive(int), default=8, help="requests under way at an endpoint; 8")
+    add("--requests-per-minute", type=_positive(float), default=0.0, help="at most; else no limit")
+    add("--retries", type=int, default=4, choices=range(21), metavar="N", help="of a request; 4")
+    add("--timeout-seconds", type=_positive(float), default=60.0, help="of a request; 60")
+    add("--extra-body", type=_json_object, default={}, metavar="JSON", help="more fields of an endpoint's requests")
+    add("--alpha", type=float, default=GateSettings.alpha, help="of the test of each label; 0.05")
+    add("--least", type=float, default=GateSettings.least, help="smallest difference that is a regression; 0.02")
+    add("--most-invalid", type=float, default=GateSettings.most_invalid, help="share of errors and abstentions; 0.02")
     return parser
 
 
@@ -124,9 +105,23 @@ def _prompts(names: Sequence[str]) -> list[Prompt]:
 
 def _answers(role: str, prompts: Sequence[Prompt], options: argparse.Namespace) -> list[Answer]:
     model = open_model(getattr(options, role), {name: getattr(options, name) for name in _OPTIONS})
+    kept = options.answers / f"{role}.jsonl"
     if isinstance(model, StoredAnswers):
         return model.answers(prompts, lambda answer: None)
-    return Journal(options.answers / f"{role}.jsonl", model.settings).answer(model, prompts)
+    if any(Path(name).expanduser().resolve() == kept.resolve() for name in (options.baseline, options.candidate)):
+        raise ConfigError(f"--answers: this run would write over {kept}, which it reads; copy it to another name")
+    journal = Journal(options.answers / f"{role}.partial.jsonl", model.settings)
+    found = journal.answer(model, prompts)
+    journal.finish(prompts, found, kept)
+    return found
+
+
+def _judge(options: argparse.Namespace) -> CascadeJudge:
+    judge = shipped_judge()[0]
+    if not options.judge_model:
+        return judge
+    asked = {name: getattr(options, name) for name in _OPTIONS if name not in ("system_prompt", "extra_body")}
+    return replace(judge, model=judging_model(open_model(options.judge_model, asked | {"max_tokens": _JUDGE_TOKENS})))
 
 
 def _details(report: GateReport) -> dict[str, object]:
