@@ -105,9 +105,14 @@ class Generator:
 
     def write(self, seeds: Sequence[Seed], run_seed: int) -> list[Generated]:
         """A prompt for each seed, in their order; :class:`DataError` for a seed that is empty or too long for the model."""
+        room = self._target.content.max_length - self._options.max_tokens
         for seed in seeds:
             if not seed.text.strip():
                 raise DataError(f"seed {seed.uid}: is empty; leave it out")
+            if (length := len(self._target.context(seed.text))) > room:
+                raise DataError(
+                    f"seed {seed.uid}: {length} tokens with what is asked exceed the {room} left; shorten it"
+                )
         size = min(self._options.together, self._target.content.cache.slots)
         groups = [seeds[at : at + size] for at in range(0, len(seeds), size)]
         return [prompt for group in groups for prompt in self._write_together(group, run_seed)]
