@@ -204,8 +204,12 @@ class Generator:
                 return
             firsts = self._preselect(open_ones, refusal)
             wanted = {row: self._candidates(prompts[row], token, firsts[row]) for row, token in open_ones.items()}
-            if iteration and not any(set(some) - open_ones[row].scores.keys() for row, some in wanted.items()):
-                return
+            if iteration:
+                # Without a new candidate another draw would follow the same law.
+                for row, token in open_ones.items():
+                    token.settled = not set(wanted[row]) - token.scores.keys()
+                open_ones = {row: token for row, token in open_ones.items() if not token.settled}
+                wanted = {row: wanted[row] for row in open_ones}
             self._score(prompts, open_ones, wanted, refusal)
             for token in open_ones.values():
                 self._draw(token, float(token.uniforms[iteration]))
