@@ -325,7 +325,7 @@ def test_it_ends_where_no_word_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     options = GeneratorOptions(preselection="content", max_tokens=8)
     prompts = generate(target, given_refusal(target, "bad"), [Seed("a", "a dress")], options, 0)
     assert (prompts[0].ids, prompts[0].stopped_by, prompts[0].perplexity) == ((), "no_candidate", math.inf)
-    assert 1 <= len(tried) <= 16 and math.isfinite(prompts[0].refusal_logprob)
+    assert 16 < len(tried) <= 80 and math.isfinite(prompts[0].refusal_logprob)
 
 
 def test_one_seed_is_enough_and_a_bad_one_is_named(toy: Target, refusal: Refusal, scan: list[HeardWord]) -> None:

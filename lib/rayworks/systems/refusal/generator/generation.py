@@ -27,6 +27,8 @@ from rayworks.systems.refusal.targets.seed_corpora import Seed
 StoppedBy = Literal["end", "length", "saturation", "no_candidate"]
 _REDRAWS = 16
 """Most draws of a first token that the tokenizer would read otherwise."""
+_SEARCHED = 64
+"""How many of the likeliest are tried after them."""
 _DEPTH = 4
 """How many times the width is looked through for candidates that fit."""
 
@@ -185,7 +187,8 @@ class Generator:
             if fitting(self._target, prompt.ids, [token], 1, known):
                 return _Token(uniforms, lawful, token, known)
             trying[token] = -math.inf
-        return None
+        likeliest = fitting(self._target, prompt.ids, ranked(trying, _SEARCHED), 1, known)
+        return _Token(uniforms, lawful, likeliest[0], known) if likeliest else None
 
     def _search(self, prompts: Sequence[_Prompt], found: Sequence[_Token | None], refusal: RefusalContext) -> None:
         """Replace the first tokens by candidates of which the refusal is likelier."""
