@@ -31,6 +31,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     "marl": ("particle_world", "battle", "team_training"),
     "reasoning": ("tree_search",),
     "recommendation": ("acceptance_training", "acceptance_serving", "next_item", "off_policy"),
+    "refusal": ("harmless_refusals",),
     "regulation": ("auction",),
     "supervision": ("ensemble_decoding",),
     "serving": ("serving_load",),
@@ -119,6 +120,26 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
                 f"merged_{batch}",
                 f"8 experts, batch {batch}, against 8 merged models in turn",
                 1000.0,
+            ),
+        )
+    ),
+    "harmless_refusals": tuple(
+        line
+        for name, shown, goal in (("smollm2", "SmolLM2", "1.5"), ("toy", "toy", "5"))
+        for line in (
+            Comparison(
+                f"{shown}: CPU s of 24 prompts in lock-step",
+                "one at a time",
+                f"{name}_seconds",
+                f"{name}_alone_seconds",
+                f"{shown}: 24 in lock-step, against one at a time (goal {goal})",
+            ),
+            Comparison(
+                f"{shown}: refused prompts found per CPU s",
+                "paraphrase and filter",
+                f"{shown}: finds per CPU s",
+                f"{name}_rival_finds_per_second",
+                f"{shown}: finds per CPU s, against paraphrase and filter (goal 2)",
             ),
         )
     ),
