@@ -124,24 +124,14 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
         )
     ),
     "harmless_refusals": tuple(
-        line
-        for name, shown, goal in (("smollm2", "SmolLM2", "1.5"), ("toy", "toy", "5"))
-        for line in (
-            Comparison(
-                f"{shown}: CPU s of 24 prompts in lock-step",
-                "one at a time",
-                f"{name}_seconds",
-                f"{name}_alone_seconds",
-                f"{shown}: 24 in lock-step, against one at a time (goal {goal})",
-            ),
-            Comparison(
-                f"{shown}: refused prompts found per CPU s",
-                "paraphrase and filter",
-                f"{shown}: finds per CPU s",
-                f"{name}_rival_finds_per_second",
-                f"{shown}: finds per CPU s, against paraphrase and filter (goal 2)",
-            ),
+        Comparison(
+            f"{shown}: refused prompts found per CPU s",
+            "paraphrase and filter",
+            f"{shown}: finds per CPU s",
+            f"{name}_rival_finds_per_second",
+            f"{shown}: finds per CPU s, against paraphrase and filter (goal 2)",
         )
+        for name, shown in (("smollm2", "SmolLM2"), ("toy", "toy"))
     ),
     "shared_work": (
         Comparison(
