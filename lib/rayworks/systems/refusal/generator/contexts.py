@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from rayworks.core.errors import DataError
+from rayworks.lm.packed_linear import PackedLinear
 from rayworks.lm.prefix_tree import agreeing
 from rayworks.lm.rows import check_prompt
 from rayworks.lm.scoring import (
@@ -101,13 +102,12 @@ class RefusalContext:
 
         :class:`DataError` where the target was not opened as differentiable.
         """
+        if any(isinstance(module, PackedLinear) for module in self._model.modules()):
+            raise DataError("target: its packed layers have no gradients; open it with differentiable=True")
         embed = self._model.get_input_embeddings()
         with torch.enable_grad():
             first = embed(torch.tensor(tokens, device=self._model.device))[:, None].detach().requires_grad_()
-            try:
-                (slope,) = torch.autograd.grad(self._scored(rows, first).sum(), first)
-            except RuntimeError as error:
-                raise DataError(f"target: has no gradients ({error}); open it with differentiable=True") from None
+            (slope,) = torch.autograd.grad(self._scored(rows, first).sum(), first)
         table = embed(torch.arange(embed.num_embeddings, device=self._model.device)).detach()
         change = slope[:, 0] @ table.T
         own: Tensor = change.gather(-1, torch.tensor(tokens, device=change.device)[:, None])

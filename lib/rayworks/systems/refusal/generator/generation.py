@@ -27,6 +27,8 @@ from rayworks.systems.refusal.targets.seed_corpora import Seed
 StoppedBy = Literal["end", "length", "saturation", "no_candidate"]
 _REDRAWS = 16
 """Most draws of a first token that the tokenizer would read otherwise."""
+_SEARCHED = 64
+"""How many of the likeliest are tried after them."""
 _DEPTH = 4
 """How many times the width is looked through for candidates that fit."""
 
@@ -105,9 +107,14 @@ class Generator:
 
     def write(self, seeds: Sequence[Seed], run_seed: int) -> list[Generated]:
         """A prompt for each seed, in their order; :class:`DataError` for a seed that is empty or too long for the model."""
+        room = self._target.content.max_length - self._options.max_tokens
         for seed in seeds:
             if not seed.text.strip():
                 raise DataError(f"seed {seed.uid}: is empty; leave it out")
+            if (length := len(self._target.context(seed.text))) > room:
+                raise DataError(
+                    f"seed {seed.uid}: {length} tokens with what is asked exceed the {room} left; shorten it"
+                )
         size = min(self._options.together, self._target.content.cache.slots)
         groups = [seeds[at : at + size] for at in range(0, len(seeds), size)]
         return [prompt for group in groups for prompt in self._write_together(group, run_seed)]
@@ -139,10 +146,15 @@ class Generator:
         self, prompts: Sequence[_Prompt], laws: Tensor, refusal: RefusalContext, run_seed: int, position: int
     ) -> list[int]:
         """The next token of each prompt, which is added to it, or ends it."""
-        options, found = self._options, list[_Token | None]()
-        for prompt, law in zip(prompts, laws, strict=True):
-            uniforms = streams.uniforms(run_seed, options.inner + _REDRAWS, "prompts", prompt.seed.uid, position)
-            found.append(self._first(prompt, law, uniforms, position))
+        options, laws = self._options, self._lawful(laws, position)
+        count, ends = options.inner + _REDRAWS, self._target.ends
+        uniforms = [streams.uniforms(run_seed, count, "prompts", prompt.seed.uid, position) for prompt in prompts]
+        known = [dict.fromkeys(ends, True) for _ in prompts]
+        draws = laws / options.content_temperature
+        firsts = [[drawn(law, float(own[options.inner]))] for law, own in zip(draws, uniforms, strict=True)]
+        self._try_out(prompts, known, firsts)
+        rows = zip(prompts, laws, draws, uniforms, known, strict=True)
+        found = [self._first(*row) for row in rows]
         if options.w2 > 0:
             self._search(prompts, found, refusal)
         for prompt, token in zip(prompts, found, strict=True):
@@ -162,25 +174,42 @@ class Generator:
                     prompt.stopped_by = "saturation"
         return [-1 if token is None else token.current for token in found]
 
-    def _first(self, prompt: _Prompt, law: Tensor, uniforms: np.ndarray, position: int) -> _Token | None:
-        """The next token as the content model draws it; ``None`` where it draws none that may stand there."""
+    def _lawful(self, laws: Tensor, position: int) -> Tensor:
+        """Laws of the content model, -inf where a token must not stand."""
         options, ends = self._options, list(self._target.ends)
-        lawful = law.masked_fill(~self._allowed, -math.inf)
+        lawful = laws.masked_fill(~self._allowed, -math.inf)
         if position >= options.min_tokens:
-            lawful[ends] = law[ends]
+            lawful[:, ends] = laws[:, ends]
         if options.w2 > 0 and options.floor is not None:
             # Where nothing is above the floor, the likeliest token is all there is.
-            lawful = lawful.masked_fill(lawful < min(options.floor, float(lawful.max())), -math.inf)
-        known = dict.fromkeys(ends, True)
-        trying = lawful / options.content_temperature
-        for uniform in uniforms[options.inner :]:
+            least = lawful.amax(dim=-1, keepdim=True).clamp(max=options.floor)
+            lawful = lawful.masked_fill(lawful < least, -math.inf)
+        return lawful
+
+    def _try_out(
+        self, prompts: Sequence[_Prompt], known: Sequence[dict[int, bool]], tokens: Sequence[Sequence[int]]
+    ) -> None:
+        """Find out at once, for all prompts, with which of some tokens each is read back as it was written."""
+        rows = zip(prompts, known, tokens, strict=True)
+        untried = [(own, prompt.ids, one) for prompt, own, some in rows for one in some if one not in own]
+        kept = self._target.chat.keep([(*ids, one) for _, ids, one in untried])
+        for (own, _, one), good in zip(untried, kept, strict=True):
+            own[one] = good
+
+    def _first(
+        self, prompt: _Prompt, law: Tensor, draws: Tensor, uniforms: np.ndarray, known: dict[int, bool]
+    ) -> _Token | None:
+        """The next token as the content model draws it; ``None`` where it draws none that may stand there."""
+        trying = draws.clone()
+        for uniform in uniforms[self._options.inner :]:
             if not bool((trying > -math.inf).any()):
                 return None
             token = drawn(trying, uniform)
             if fitting(self._target, prompt.ids, [token], 1, known):
-                return _Token(uniforms, lawful, token, known)
+                return _Token(uniforms, law, token, known)
             trying[token] = -math.inf
-        return None
+        likeliest = fitting(self._target, prompt.ids, ranked(trying, _SEARCHED), 1, known)
+        return _Token(uniforms, law, likeliest[0], known) if likeliest else None
 
     def _search(self, prompts: Sequence[_Prompt], found: Sequence[_Token | None], refusal: RefusalContext) -> None:
         """Replace the first tokens by candidates of which the refusal is likelier."""
@@ -198,9 +227,16 @@ class Generator:
             if not open_ones:
                 return
             firsts = self._preselect(open_ones, refusal)
-            wanted = {row: self._candidates(prompts[row], token, firsts[row]) for row, token in open_ones.items()}
-            if iteration and not any(set(some) - open_ones[row].scores.keys() for row, some in wanted.items()):
-                return
+            ranks = {row: self._ranked(token, firsts[row]) for row, token in open_ones.items()}
+            best = [some[: options.width] for some in ranks.values()]
+            self._try_out([prompts[row] for row in ranks], [token.known for token in open_ones.values()], best)
+            wanted = {row: self._candidates(prompts[row], token, ranks[row]) for row, token in open_ones.items()}
+            if iteration:
+                # Without a new candidate another draw would follow the same law.
+                for row, token in open_ones.items():
+                    token.settled = not set(wanted[row]) - token.scores.keys()
+                open_ones = {row: token for row, token in open_ones.items() if not token.settled}
+                wanted = {row: wanted[row] for row in open_ones}
             self._score(prompts, open_ones, wanted, refusal)
             for token in open_ones.values():
                 self._draw(token, float(token.uniforms[iteration]))
@@ -224,10 +260,13 @@ class Generator:
             return token.current
         return int(token.law.masked_fill(~self._allowed, -math.inf).argmax())
 
-    def _candidates(self, prompt: _Prompt, token: _Token, first: Tensor) -> list[int]:
-        """The current token, the end where there may be one, and the tokens that score highest and fit."""
+    def _ranked(self, token: _Token, first: Tensor) -> list[int]:
+        """The words that score highest."""
         words = first.masked_fill(~self._allowed | (token.law == -math.inf), -math.inf)
-        best = ranked(words, _DEPTH * self._options.width)
+        return ranked(words, _DEPTH * self._options.width)
+
+    def _candidates(self, prompt: _Prompt, token: _Token, best: Sequence[int]) -> list[int]:
+        """The current token, the end where there may be one, and the best words that fit."""
         ends = [one for one in self._target.ends if float(token.law[one]) > -math.inf]
         return [token.current, *ends, *fitting(self._target, prompt.ids, best, self._options.width, token.known)]
 

@@ -32,12 +32,13 @@ def user_turn_perplexities(target: Target, texts: Sequence[str]) -> list[float]:
     return [math.exp(-float(np.mean(values))) for values in user_turn_logprobs(target, texts)]
 
 
-def tuned_floor(target: Target, seeds: Sequence[Seed], rarer: float = 0.04) -> float:
-    """The log-probability under which a share ``rarer`` of the words of the user's own requests lie, in nats.
+def tuned_floor(target: Target, seeds: Sequence[Seed], rarer: float = 0.1, slack: float = 1.0) -> float:
+    """A floor under the words of prompts that fits the content model and the user's own traffic, in nats.
 
-    A floor there lets prompts have words as rare as people's own. :class:`DataError` without seeds.
+    A share ``rarer`` of the words of the user's own requests are rarer than ``slack`` above it: prompts may have words about
+    as rare as people's own. :class:`DataError` without seeds.
     """
     if not seeds:
         raise DataError("seeds: none; give at least one request")
     values = np.concatenate(user_turn_logprobs(target, [seed.text for seed in seeds]))
-    return float(np.quantile(values, rarer))
+    return float(np.quantile(values, rarer)) - slack

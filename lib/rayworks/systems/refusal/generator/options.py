@@ -14,7 +14,7 @@ class GeneratorOptions:
 
     w1: float = 1.0
     """Of the refusal in the score by which tokens become candidates."""
-    w2: float = 1.0
+    w2: float = 1.5
     """Of the refusal in the score of candidates; 0 writes plain paraphrases."""
     floor: float | None = -9.0
     """Least log-probability of a token under the content model, in nats; ``None``: no bound."""
@@ -22,9 +22,9 @@ class GeneratorOptions:
     """Most candidates of an iteration, besides the token drawn first."""
     inner: int = 2
     """Most iterations of a token; only preselection by gradient has new candidates after the first."""
-    temperature: float = 0.7
+    temperature: float = 0.5
     """Of the draw among candidates; 0 takes the best."""
-    content_temperature: float = 0.7
+    content_temperature: float = 0.4
     """Of the draw from the content model, before candidates and where the refusal is saturated."""
     min_tokens: int = 4
     """Of a prompt, before it may end."""

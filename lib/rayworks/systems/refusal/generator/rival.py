@@ -13,10 +13,10 @@ from rayworks.systems.refusal.targets.seed_corpora import Seed
 def draw_paraphrases(
     target: Target, refusal: Refusal, seeds: Sequence[Seed], options: GeneratorOptions, run_seed: int, rounds: int = 1
 ) -> list[Generated]:
-    """So many paraphrases of each seed, drawn from the content model alone under the same bounds of length, with how
+    """So many paraphrases of each seed, drawn from the law of the content model alone, of the same length at most, with how
     likely each is refused; the caller filters them as it does the generator's. Their uids are ``SEED/ROUND``; the errors
     are those of :class:`Generator`.
     """
-    plain = dataclasses.replace(options, w2=0.0, floor=None)
+    plain = dataclasses.replace(options, w2=0.0, floor=None, content_temperature=1.0)
     asked = [Seed(f"{seed.uid}/{number}", seed.text) for number in range(rounds) for seed in seeds]
     return Generator(target, refusal, plain).write(asked, run_seed)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rayworks.core.errors import DataError
@@ -98,7 +97,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]
     first = [{"role": "system", "content": system}] if system is not None else []
     try:
         return str(tokenizer.apply_chat_template([*first, *messages], tokenize=False, add_generation_prompt=True))
-    except TemplateError as error:
+    except Exception as error:  # a template raises what it likes
         raise DataError(
             f"model: its chat template refuses the conversation ({error}); leave out the system prompt"
         ) from None

@@ -96,6 +96,7 @@ def open_target(
     *,
     content: str | None = None,
     paraphrase: str | None = None,
+    examples: Sequence[tuple[str, str]] | None = None,
     dtype: str = "float32",
     device: str = "cpu",
     slots: int = 16,
@@ -108,6 +109,7 @@ def open_target(
         seed: of a target that is made here.
         content: name of the content model; by default the target, for ``overcautious`` its untuned base.
         paraphrase: what the content model is asked, with ``{request}`` in it.
+        examples: requests and paraphrases that it is shown first; by default :data:`EXAMPLES`, and none for ``planted``.
         slots: most prompts written in lock-step, and most replies drawn together.
         differentiable: leave the layers as preselection by gradient needs them.
 
@@ -135,8 +137,8 @@ def open_target(
             )
         writer, writer_chat = CausalModel(load_model(content, dtype, None, device), slots), chat_around(tokenizer)
     ends = end_ids(writer_chat.tokenizer, writer.model.generation_config)
-    examples = () if name == "planted" else EXAMPLES
-    return Target(name, engine, chat, writer, writer_chat, ends, asked, examples)
+    shown = (() if name == "planted" else EXAMPLES) if examples is None else tuple(examples)
+    return Target(name, engine, chat, writer, writer_chat, ends, asked, shown)
 
 
 def _require_request(paraphrase: str) -> None:
