@@ -180,6 +180,9 @@ def test_a_target_says_what_is_wrong_with_its_settings(tmp_path: Path) -> None:
     other = save_tiny_model(tmp_path / "other", 0)
     with pytest.raises(DataError, match="another vocabulary"):
         open_target("planted", content=other)
+    wider = save_tiny_model(tmp_path / "wider", 0, extra_ids=8)
+    with pytest.raises(DataError, match="another vocabulary"):
+        open_target(other, content=wider)
 
 
 def test_a_content_model_of_the_same_vocabulary_writes(tmp_path: Path) -> None:
