@@ -344,6 +344,8 @@ def test_what_is_missing_is_said(toy: Target, refusal: Refusal, scan: list[Heard
         generate(toy, refusal, SEEDS, GUARDED, 0)
     with pytest.raises(DataError, match="none is left"):
         Generator(toy, refusal, GUARDED, scan, torch.zeros(toy.content.vocabulary_size, dtype=torch.bool))
+    with pytest.raises(DataError, match="max_tokens: 64 make a chat of 68, the target reads 64"):
+        Generator(toy, refusal, dataclasses.replace(GUARDED, max_tokens=64), scan)
     with pytest.raises(DataError, match="none to scan"):
         scan_vocabulary(toy, refusal, [])
     with pytest.raises(DataError, match="give at least one request"):

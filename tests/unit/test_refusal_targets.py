@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,9 @@ def test_a_target_says_what_is_wrong_with_its_settings(tmp_path: Path) -> None:
     other = save_tiny_model(tmp_path / "other", 0)
     with pytest.raises(DataError, match="another vocabulary"):
         open_target("planted", content=other)
+    wider = save_tiny_model(tmp_path / "wider", 0, extra_ids=8)
+    with pytest.raises(DataError, match="another vocabulary"):
+        open_target(other, content=wider)
 
 
 def test_a_content_model_of_the_same_vocabulary_writes(tmp_path: Path) -> None:
@@ -299,4 +303,5 @@ def test_the_overcautious_target_is_the_same_for_a_seed(tmp_path: Path, monkeypa
         monkeypatch.setattr(overcautious, "_VERSION", f"test {tmp_path.name} {run}")
         folder = overcautious.make_overcautious(seed, recipe)
         found.append(hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest())
+        shutil.rmtree(folder)  # the cache is the user's, since the base is in it
     assert found[0] == found[1] != found[2]

@@ -2,7 +2,7 @@
 
 Each token is likely as the next of a paraphrase of a seed, and makes the target's refusal likelier. Every prompt draws from
 random numbers of its own, so it is the same whatever stands beside it, up to the rounding of batched products: a draw differs
-where a uniform number falls into the gap of about 1e-6 by which these move the distribution function.
+only where its uniform number falls into the gap by which these move the distribution function.
 """
 
 import math
@@ -88,7 +88,7 @@ class Generator:
             preselection alone.
         allowed: ids that prompts may have ``[vocabulary]`` bool; by default as ``options`` say.
 
-    :class:`DataError` where the scan is missing, no token is allowed, or the target has too few slots.
+    :class:`DataError` where the scan is missing, no token is allowed, or the target cannot read ``max_tokens``.
     """
 
     def __init__(
@@ -102,6 +102,11 @@ class Generator:
         self._target, self._refusal, self._options = target, refusal, options
         self._allowed = allowed_tokens(target, options.ascii_only) if allowed is None else allowed
         require_some(self._allowed)
+        around = len(target.chat.around(refusal.target)) + options.max_tokens
+        if around > (longest := target.engine.model.max_length):
+            raise DataError(
+                f"max_tokens: {options.max_tokens} make a chat of {around}, the target reads {longest}; lower it"
+            )
         by_scan = options.w2 > 0 and options.preselection == "scan"
         self._heard = scan_table(scan, target.content.vocabulary_size) if by_scan else None
 

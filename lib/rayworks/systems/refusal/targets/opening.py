@@ -131,11 +131,12 @@ def open_target(
         writer, writer_chat = engine.model, chat
     else:
         tokenizer = load_tokenizer(content)
-        if tokenizer.get_vocab() != engine.tokenizer.get_vocab():
+        writer, writer_chat = CausalModel(load_model(content, dtype, None, device), slots), chat_around(tokenizer)
+        sizes = writer.vocabulary_size, engine.model.vocabulary_size
+        if tokenizer.get_vocab() != engine.tokenizer.get_vocab() or sizes[0] != sizes[1]:
             raise DataError(
                 f"content model {content!r}: has another vocabulary than {name!r}; choose one of its family"
             )
-        writer, writer_chat = CausalModel(load_model(content, dtype, None, device), slots), chat_around(tokenizer)
     ends = end_ids(writer_chat.tokenizer, writer.model.generation_config)
     shown = (() if name == "planted" else EXAMPLES) if examples is None else tuple(examples)
     return Target(name, engine, chat, writer, writer_chat, ends, asked, shown)
