@@ -141,7 +141,7 @@ class JudgeSection(Section):
         None,
         min_length=1,
         description="model to ask where the judge is unsure: packaged, a folder, hub:NAME, URL/v1#MODEL or your "
-        "own module:function; null: none",
+        "own module:function, from questions to words; null: none",
     )
     ask_below: float = Field(0.75, ge=0, le=1, description="confidence under which that model is asked")
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from rayworks.core.errors import DataError
 from rayworks.systems.refusal.config import PLANTED, TARGET, Config, ModelSection
 from rayworks.systems.refusal.evaluation.answers import Answerer
-from rayworks.systems.refusal.evaluation.models_under_test import LocalModel, LocalSettings, open_model
+from rayworks.systems.refusal.evaluation.models_under_test import LocalModel, LocalSettings, judging_model, open_model
 from rayworks.systems.refusal.evaluation.prompt_sets import LABELS, Label, Prompt
 from rayworks.systems.refusal.filtering.harm import (
     ByFunction,
@@ -21,7 +21,7 @@ from rayworks.systems.refusal.filtering.harm import (
 )
 from rayworks.systems.refusal.generator.options import GeneratorOptions
 from rayworks.systems.refusal.judging.calibration import shipped_judge
-from rayworks.systems.refusal.judging.cascade import CascadeJudge, asked_by_prompt, model_judge_of_the_user
+from rayworks.systems.refusal.judging.cascade import CascadeJudge
 from rayworks.systems.refusal.targets.opening import Target, open_target
 from rayworks.systems.refusal.targets.seed_corpora import BUILT_IN, Seed, read_seeds
 
@@ -86,8 +86,8 @@ def judge_of(config: Config, device: str) -> CascadeJudge:
     name = config.judge.model
     if name is None:
         return judge
-    model = model_judge_of_the_user(name) if _is_function(name) else asked_by_prompt(_asked(config, name, device))
-    return replace(judge, model=model, ask_below=config.judge.ask_below)
+    asked = judging_model(open_model(name, _options(config, device) | {"max_tokens": _WORD_TOKENS}))
+    return replace(judge, model=asked, ask_below=config.judge.ask_below)
 
 
 def uses_classifier(config: Config) -> bool:
