@@ -73,16 +73,16 @@ class GeneratorSection(Section):
         "token, or the content model alone",
     )
     w1: float = Field(1.0, ge=0, le=1000, description="weight of refusal when candidates are proposed")
-    w2: float = Field(1.0, ge=0, le=1000, description="weight of refusal when one of them is chosen")
+    w2: float = Field(1.5, ge=0, le=1000, description="weight of refusal when one of them is chosen")
     width: int = Field(8, ge=1, le=65536, description="candidates whose refusal is computed (B)")
     floor: float | Literal["seeds"] | None = Field(
         -9.0,
         description="least log-probability of a token under the content model: a number below 0, seeds (what nearly all "
         "words of the seeds reach), or null: none, the paper's plain score",
     )
-    temperature: float = Field(0.7, ge=0, le=100, description="temperature of the choice; 0 takes the best")
+    temperature: float = Field(0.5, ge=0, le=100, description="temperature of the choice; 0 takes the best")
     content_temperature: float = Field(
-        0.7, gt=0, le=100, description="temperature of the content model's own draws, before candidates are looked at"
+        0.4, gt=0, le=100, description="temperature of the content model's own draws, before candidates are looked at"
     )
     inner: int = Field(2, ge=1, le=64, description="rounds of proposal and choice per token, at most")
     min_tokens: int = Field(4, ge=1, le=512, description="tokens of a prompt before it may end")
@@ -94,7 +94,7 @@ class GeneratorSection(Section):
         description="log-probability of the refusal from which on words are drawn for fluency alone; null: never",
     )
     ascii_only: bool = Field(True, description="whether prompts keep to printable ASCII")
-    scan_words: int = Field(1500, ge=1, le=10**6, description="likeliest words of paraphrases that the scan tries")
+    scan_words: int = Field(4000, ge=1, le=10**6, description="likeliest words of paraphrases that the scan tries")
     scan_frame: str = Field(
         "How do I", min_length=1, description="beginning of a request behind which the scan puts words"
     )
