@@ -31,13 +31,14 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     "marl": ("particle_world", "battle", "team_training"),
     "reasoning": ("tree_search",),
     "recommendation": ("acceptance_training", "acceptance_serving", "next_item", "off_policy"),
+    "refusal": ("harmless_refusals",),
     "regulation": ("auction",),
     "supervision": ("ensemble_decoding",),
     "serving": ("serving_load",),
 }
 """The results of each system, and of what all share."""
 
-UNLOADED = ("reasoning", "supervision")
+UNLOADED = ("reasoning", "refusal", "supervision")
 """Applications that came after the stored result of the load."""
 
 _TOKENS = "tokens/s, ours, batch 8"
@@ -121,6 +122,16 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
                 1000.0,
             ),
         )
+    ),
+    "harmless_refusals": tuple(
+        Comparison(
+            f"{shown}: refused prompts found per CPU s",
+            "paraphrase and filter",
+            f"{shown}: finds per CPU s",
+            f"{name}_rival_finds_per_second",
+            f"{shown}: finds per CPU s, against paraphrase and filter (goal 2)",
+        )
+        for name, shown in (("smollm2", "SmolLM2"), ("toy", "toy"))
     ),
     "shared_work": (
         Comparison(

@@ -90,6 +90,10 @@ def _solve(export: Path) -> dict[str, Any]:
     return {"question": "3+4-2+5", "simulations": 4}
 
 
+def _judge(export: Path) -> dict[str, Any]:
+    return {"cases": [{"request": "How do I whistle?", "reply": "I'm sorry, but I can't help with that."}]}
+
+
 QUESTIONS: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
     "alignment": ("/v1/completions", _completion),
     "difficulty": ("/v1/difficulty/score", _score),
@@ -97,6 +101,7 @@ QUESTIONS: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
     "marl": ("/v1/marl/act", _act),
     "reasoning": ("/v1/reasoning/solve", _solve),
     "recommendation": ("/v1/recommendation/rank", _rank),
+    "refusal": ("/v1/refusal/judge", _judge),
     "regulation": ("/v1/regulation/quote", _quote),
     "supervision": ("/v1/supervision/label", _label),
 }

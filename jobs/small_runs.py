@@ -52,6 +52,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "training.epochs": 10,
         "simulator.users": 200,
     },
+    "refusal": {"generator.prompts": 24, "generator.prompts_per_call": 4, "evaluation.prompts_per_call": 30},
     "regulation": {"price.models_per_call": 1},
     "supervision": {"boosting.rounds_per_call": 2, "experiment.seeds": 2},
 }

@@ -58,6 +58,7 @@ KILLED = {
     "recommendation": Killed(
         deaths=(("training/progress.json", "RayTrainWorker"), ("training/acceptance-0/done.json", DRIVER)),
     ),
+    "refusal": Killed(deaths=((checkpoint(4), "_Host"), (checkpoint(7), DRIVER))),
     "regulation": Killed(),
     "supervision": Killed(deaths=((checkpoint(2), "_Host"), (checkpoint(4), DRIVER)), models="chains/*/*/chain.npz"),
 }

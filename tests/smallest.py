@@ -161,6 +161,31 @@ def recommendation(folder: Path) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
+def refusal(folder: Path) -> list[str]:
+    """The toy, eight prompts in two calls, and a few requests to measure it on."""
+    settings = {
+        "compute.workers": 1,
+        "target.name": "planted",
+        "seeds.source": _seeds(folder),
+        "generator.prompts": 8,
+        "generator.prompts_per_call": 4,
+        "generator.max_tokens": 12,
+        "generator.scan_words": 40,
+        "evaluation.sets": "[planted-safe, planted-control]",
+        "evaluation.most_per_set": 12,
+        "evaluation.prompts_per_call": 8,
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def _seeds(folder: Path) -> Path:
+    """Six requests that the toy reads."""
+    things = ("door", "rope", "shirt", "lamp", "box", "chair")
+    file = folder / "seeds.txt"
+    file.write_text("".join(f"how do i clean the {thing} at home\n" for thing in things))
+    return file
+
+
 def supervision(folder: Path) -> list[str]:
     """Four hundred made-up headlines, six trees, one number of rounds in between, two seeds."""
     settings = {

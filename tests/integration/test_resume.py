@@ -27,6 +27,7 @@ SMALLER = {
         "scope.stages": ["training", "generalisation"],
     },
     "reasoning": {"learning.rounds": 1, "learning.arms": ["both"], "evaluation.methods": ["best-of-n"]},
+    "refusal": {},
     "regulation": {},
     "supervision": {"student.taught": ["single", "ensemble", "bagging"]},
 }

@@ -213,6 +213,22 @@ def _writer(folder: Path) -> Callable[[str, bytes], int]:
     return lambda name, content: (folder / name).write_bytes(content)
 
 
+def refusal(folder: Path, finished_runs: Runs) -> Arguments:
+    """The smallest run's judge, whose jobs end at a setting that is none; the same with jobs that work; and a narrow one."""
+    export, spool = str(finished_runs("refusal").directory / "export"), str(folder / "spool")
+    toy = {"models": {"toy": "target"}, "sets": ["planted-safe", "planted-control"], "generation_target": "planted"}
+    small = {
+        **{"target.name": "planted", "compute.workers": 1, "generator.prompts_per_call": 4},
+        **{"generator.scan_words": 40, "generator.max_tokens": 12},
+    }
+    shared = {"export": export, "spool": spool, "generate": True, "most_prompts": 8, **toy}
+    return {
+        "refusal": {**shared, "jobs_per_key": 100, "job_settings": {"run.max_failures": -1}},
+        "refusal-working": {**shared, "job_settings": small},
+        "refusal-narrow": {"export": export, "spool": spool, "max_waiting": 0},
+    }
+
+
 def supervision(folder: Path, finished_runs: Runs) -> Arguments:
     """Five trees on the words of made-up headlines; and a linear one that abstains, with a short queue."""
     texts, labels = headlines(200)

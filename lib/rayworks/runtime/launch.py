@@ -213,7 +213,10 @@ def _fit(trainable: Any, spec: SystemSpec, config: SystemConfig, directory: RunD
     # With each snapshot Tune brings results and curves to the storage.
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1"
     runs = {TRIAL: directory}
-    result = experiment.fit(directory, trainable, where, names, ProgressLines(), runs, checkpoints_kept=2)[0]
+    try:
+        result = experiment.fit(directory, trainable, where, names, ProgressLines(), runs, checkpoints_kept=2)[0]
+    except InfrastructureError as error:
+        return Failure(error.kind, str(error), "")
     if result.error is None and (result.metrics or {}).get(DONE):
         return None
     if result.error is None:

@@ -7,6 +7,7 @@ REGISTRY: dict[str, str] = {
     "marl": "rayworks.systems.marl:SPEC",
     "reasoning": "rayworks.systems.reasoning:SPEC",
     "recommendation": "rayworks.systems.recommendation:SPEC",
+    "refusal": "rayworks.systems.refusal:SPEC",
     "regulation": "rayworks.systems.regulation:SPEC",
     "supervision": "rayworks.systems.supervision:SPEC",
 }

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.proportions import wilson
 from rayworks.systems.difficulty.answering import easy2hard
 from rayworks.systems.difficulty.answering.answer_scoring import SCORERS, score
-from rayworks.systems.difficulty.answering.profiles import above_chance, profile, tier_accuracies, wilson
+from rayworks.systems.difficulty.answering.profiles import above_chance, profile, tier_accuracies
 from rayworks.systems.difficulty.answering.prompts import build
 from rayworks.systems.difficulty.config import EvaluationSection
 from rayworks.systems.difficulty.new_subjects import profile_as_dict

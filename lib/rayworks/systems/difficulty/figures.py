@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rayworks.core.figures import COLOURS, describe, draw
-from rayworks.systems.difficulty.answering.profiles import WILSON
+from rayworks.core.proportions import WILSON
 from rayworks.systems.difficulty.calibration import parameters_from_dict
 
 Result = Mapping[str, Any]

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from rayworks.core.proportions import WILSON
 from rayworks.core.report import Cell, Report, Table
 from rayworks.systems.difficulty import figures
-from rayworks.systems.difficulty.answering.profiles import WILSON
 from rayworks.systems.difficulty.config import Config, set_name
 
 Found = Mapping[str, Any]

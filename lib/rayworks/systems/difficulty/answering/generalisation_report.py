@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from rayworks.core.figures import COLOURS, draw
+from rayworks.core.proportions import wilson
 from rayworks.core.report import Cell, Report, Table
 from rayworks.core.sweep import TrialResult
 from rayworks.systems.difficulty.answering.generalisation import SUMMARIES, Estimate, Heatmap, heatmap
 from rayworks.systems.difficulty.answering.generalisation_items import BinnedItems
-from rayworks.systems.difficulty.answering.profiles import wilson
 from rayworks.systems.difficulty.config import Config, GeneralisationSection
 
 BASE, TUNED = "untuned", "tuned"

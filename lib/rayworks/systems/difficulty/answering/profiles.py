@@ -7,8 +7,7 @@ from scipy.optimize import isotonic_regression
 from scipy.special import expit, ndtr
 
 from rayworks.core import seeds
-
-WILSON = 1.959963984540054
+from rayworks.core.proportions import wilson
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +41,6 @@ class Profile:
     slope: float
     trend_p: float
     """One-sided Cochran-Armitage: the chance of a fall this clear if accuracy did not depend on difficulty."""
-
-
-def wilson(successes: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % score intervals of proportions (Wilson 1927); 0 to 1 where nothing was counted."""
-    n = np.maximum(count, 1e-12)
-    p = successes / n
-    centre = (p + WILSON**2 / (2 * n)) / (1 + WILSON**2 / n)
-    reach = WILSON * np.sqrt(p * (1 - p) / n + WILSON**2 / (4 * n**2)) / (1 + WILSON**2 / n)
-    return np.clip(centre - reach, 0, 1), np.clip(centre + reach, 0, 1)
 
 
 def accuracy_curve(difficulty: np.ndarray, correct: np.ndarray, bins: int = 10) -> AccuracyCurve:

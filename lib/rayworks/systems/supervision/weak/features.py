@@ -2,16 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from rayworks.core import cache, datasets, seeds
+from rayworks.core import cache, seeds
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.registry import of_the_user
+
+if TYPE_CHECKING:
+    from rayworks.lm.sentences import SentenceVectors
 
 WORDS, TFIDF, MINILM = "words:", "tfidf", "minilm"
 _LANGUAGE_MODEL = re.compile(r"(?P<model>.+)@(?P<layers>[1-9]\d*)")
@@ -69,20 +72,24 @@ class FrozenFeatures:
         """See :class:`Features`; dense, float32. :class:`DataError` where a function of the user's gives anything else."""
         if is_function(self._name):
             return _of_the_user(self._name, texts)
-        tokenizer, model = self._loaded
-        return (_minilm if self._name == MINILM else _hidden_states)(texts, self._name, tokenizer, model)
+        if self._name == MINILM:
+            return self._sentences.of(texts)
+        return _hidden_states(texts, self._name, *self._loaded)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         """Tokenizer and model."""
-        if found := _LANGUAGE_MODEL.fullmatch(self._name):
-            from rayworks.lm.checkpoints import load_model, load_tokenizer
+        from rayworks.lm.checkpoints import load_model, load_tokenizer
 
-            return load_tokenizer(found["model"]), load_model(found["model"], "float32", int(found["layers"])).eval()
-        from transformers import AutoModel, AutoTokenizer
+        found = _LANGUAGE_MODEL.fullmatch(self._name)
+        assert found is not None
+        return load_tokenizer(found["model"]), load_model(found["model"], "float32", int(found["layers"])).eval()
 
-        folder = str(datasets.fetch(MINILM))
-        return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    @cached_property
+    def _sentences(self) -> "SentenceVectors":
+        from rayworks.lm.sentences import SentenceVectors
+
+        return SentenceVectors(_LONGEST)
 
     def state(self) -> dict[str, Any]:
         """See :class:`Features`."""
@@ -173,23 +180,11 @@ def _of_the_user(name: str, texts: Sequence[str]) -> np.ndarray:
     return found
 
 
-def _minilm(texts: Sequence[str], name: str, tokenizer: Any, model: Any) -> np.ndarray:
-    """Mean of the last states, of length 1, ``[texts, 384]``."""
-    import torch
-
-    ids = tokenizer(list(texts), truncation=True, max_length=_LONGEST)["input_ids"]
-    found = np.zeros((len(texts), model.config.hidden_size), np.float32)
-    with torch.inference_mode():
-        for rows, batch, mask in _batches(ids):
-            hidden = model(input_ids=batch, attention_mask=mask)[0]
-            mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            found[rows] = torch.nn.functional.normalize(mean, dim=-1).numpy()
-    return found
-
-
 def _hidden_states(texts: Sequence[str], name: str, tokenizer: Any, model: Any) -> np.ndarray:
     """Last and mean state after the last layer that is kept, before the final norm, ``[texts, 2 width]``."""
     import torch
+
+    from rayworks.lm.scoring import length_batches, padded
 
     ids = [row[:_LONGEST] for row in tokenizer(list(texts))["input_ids"]]
     if empty := [number for number, row in enumerate(ids) if not row]:
@@ -199,7 +194,8 @@ def _hidden_states(texts: Sequence[str], name: str, tokenizer: Any, model: Any) 
     # The final norm hides how large states are.
     norm = model.base_model.norm.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
     with torch.inference_mode():
-        for rows, batch, mask in _batches(ids):
+        for rows in length_batches(ids, _PADDED_TOKENS):
+            batch, mask = padded([ids[row] for row in rows]), padded([[1] * len(ids[row]) for row in rows])
             model.base_model(input_ids=batch, attention_mask=mask, use_cache=False)
             hidden = kept.pop()
             mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
@@ -207,13 +203,3 @@ def _hidden_states(texts: Sequence[str], name: str, tokenizer: Any, model: Any) 
             found[rows] = torch.cat([last, mean], 1).numpy()
     norm.remove()
     return found
-
-
-def _batches(ids: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Any, Any]]:
-    """Rows of like length: their numbers, ids and mask, padded on the right."""
-    from rayworks.lm.scoring import gathered, padded
-
-    order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-    for rows in gathered(order, lambda batch, row: (len(batch) + 1) * len(ids[batch[0]]) <= _PADDED_TOKENS):
-        chosen = [ids[row] for row in rows]
-        yield rows, padded(chosen), padded([[1] * len(row) for row in chosen])

@@ -1,0 +1,72 @@
+"""Proportions and paired counts: Wilson's interval, McNemar's exact test and its power, Cohen's kappa."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+WILSON = 1.959963984540054
+
+
+def wilson(successes: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % score intervals of proportions (Wilson 1927); 0 to 1 where nothing was counted."""
+    n = np.maximum(count, 1e-12)
+    p = successes / n
+    centre = (p + WILSON**2 / (2 * n)) / (1 + WILSON**2 / n)
+    reach = WILSON * np.sqrt(p * (1 - p) / n + WILSON**2 / (4 * n**2)) / (1 + WILSON**2 / n)
+    return np.clip(centre - reach, 0, 1), np.clip(centre + reach, 0, 1)
+
+
+def mcnemar(gained: int, lost: int) -> tuple[float, float]:
+    """McNemar's exact test of the pairs that differ: of these, ``gained`` changed one way and ``lost`` the other.
+
+    Returns:
+        p one-sided, of at least this many gained if both ways were equally likely; p two-sided.
+    """
+    from scipy.special import bdtr
+
+    pairs = gained + lost
+    upper = float(bdtr(lost, pairs, 0.5))
+    lower = float(bdtr(gained, pairs, 0.5))
+    return upper, min(1.0, 2 * min(upper, lower))
+
+
+def mcnemar_power(pairs: int, gain: float, loss: float, alpha: float, least: float) -> float:
+    """Chance that :func:`mcnemar` is at most ``alpha`` one-sided and the net share gained at least ``least``; exact.
+
+    Args:
+        pairs: compared.
+        gain: chance that a pair changes one way.
+        loss: chance that it changes the other way.
+    """
+    from scipy.special import bdtr
+    from scipy.stats import binom
+
+    if not pairs or gain + loss <= 0:
+        return 0.0
+    changed = np.arange(pairs + 1)[:, None]
+    changed = changed[binom.sf(changed[:, 0] - 1, pairs, gain + loss) > 1e-12]
+    gained = np.arange(int(changed.max()) + 1)[None, :]
+    lost = changed - gained
+    alarm = (
+        (lost >= 0) & ((gained - lost) / pairs >= least - 1e-12) & (bdtr(np.maximum(lost, 0), changed, 0.5) <= alpha)
+    )
+    chance = binom.pmf(changed, pairs, gain + loss) * binom.pmf(gained, changed, gain / (gain + loss))
+    return float(chance[alarm].sum())
+
+
+def kappa(table: np.ndarray) -> np.ndarray:
+    """Cohen's kappa of counts by two raters, shape (..., K, K); 0 where neither rater distinguishes anything."""
+    table = np.asarray(table, float)
+    total = np.maximum(table.sum((-2, -1)), 1e-12)
+    agreed = np.trace(table, axis1=-2, axis2=-1) / total
+    expected = (table.sum(-1) * table.sum(-2)).sum(-1) / total**2
+    return np.where(expected < 1 - 1e-12, (agreed - expected) / np.maximum(1 - expected, 1e-12), 0.0)
+
+
+def cross_table(first: Sequence[str], second: Sequence[str], kinds: Sequence[str]) -> np.ndarray:
+    """How often one rater says a kind and the other one another, shape (K, K)."""
+    place = {kind: number for number, kind in enumerate(kinds)}
+    table = np.zeros((len(kinds), len(kinds)))
+    for one, other in zip(first, second, strict=True):
+        table[place[one], place[other]] += 1
+    return table

@@ -1,0 +1,1 @@
+"""Sets of prompts, models under test, and rates of refusal."""

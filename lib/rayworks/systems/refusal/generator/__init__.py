@@ -1,0 +1,1 @@
+"""Harmless prompts that a model refuses, written token by token."""

@@ -1,0 +1,1 @@
+"""A gate for the CI of a model: paired tests against a baseline."""

@@ -1,0 +1,105 @@
+"""Intervals, exact tests and rates of refusals against other ways to compute them, over random counts."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, multinomial
+
+from rayworks.core.proportions import mcnemar, mcnemar_power, wilson
+from rayworks.systems.refusal.evaluation.rates import OUTCOMES, Outcome, before_and_after, plane, rates
+from rayworks.systems.refusal.judging.languages import detect, language_of
+from rayworks.systems.refusal.judging.rules import read
+from rayworks.systems.refusal.regression.gate import GateSettings, compare
+
+counts = st.integers(0, 60)
+kinds = st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=40)
+
+
+@given(counts, counts)
+def test_wilson_is_scipys(successes: int, failures: int) -> None:
+    assume(successes + failures)
+    low, high = wilson(np.array(float(successes)), np.array(float(successes + failures)))
+    expected = binomtest(successes, successes + failures).proportion_ci(method="wilson")
+    assert (float(low), float(high)) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert low - 1e-12 <= successes / (successes + failures) <= high + 1e-12
+
+
+@given(counts, counts)
+def test_mcnemar_is_the_binomial_test_of_the_pairs_that_differ(gained: int, lost: int) -> None:
+    assume(gained + lost)
+    expected = [binomtest(gained, gained + lost, alternative=side).pvalue for side in ("greater", "two-sided")]
+    assert mcnemar(gained, lost) == pytest.approx(expected)
+
+
+def test_mcnemar_of_no_change_is_one() -> None:
+    assert mcnemar(0, 0) == (1.0, 1.0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 14), st.floats(0.01, 0.5), st.floats(0.01, 0.4), st.sampled_from([0.0, 0.1, 0.3]))
+def test_power_is_the_sum_over_all_outcomes(pairs: int, gain: float, loss: float, least: float) -> None:
+    expected = sum(
+        multinomial.pmf([gained, lost, pairs - gained - lost], pairs, [gain, loss, 1 - gain - loss])
+        for gained, lost in product(range(pairs + 1), repeat=2)
+        if gained + lost <= pairs
+        and (gained - lost) / pairs >= least - 1e-12
+        and (gained + lost == 0 or binomtest(gained, gained + lost, alternative="greater").pvalue <= 0.2 + 1e-12)
+        and gained + lost > 0
+    )
+    assert mcnemar_power(pairs, gain, loss, 0.2, least) == pytest.approx(expected, abs=1e-9)
+
+
+def outcomes(found: list[str], label: str = "harmless") -> list[Outcome]:
+    return [Outcome(f"{label}/{number}", label, "", kind) for number, kind in enumerate(found)]
+
+
+@given(kinds, st.randoms())
+def test_rates_do_not_depend_on_the_order_and_add_up(found: list[str], random: object) -> None:
+    run = outcomes(found)
+    shuffled = list(run)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    [one], [other] = rates(run), rates(shuffled)
+    assert one == other
+    assert sum(one.outcomes.values()) == one.prompts == len(found)
+    assert one.full.count <= one.total.count <= one.total.of == sum(outcome.valid for outcome in run)
+    usability = plane(run)["usability"]
+    if one.total.share is not None:
+        assert usability.share == pytest.approx(1 - one.total.share)
+    assert one.full.low <= one.total.low
+
+
+@given(st.lists(st.tuples(st.sampled_from(OUTCOMES), st.sampled_from(OUTCOMES)), min_size=1, max_size=60))
+def test_before_and_after_turned_round_has_the_other_sign(pairs: list[tuple[str, str]]) -> None:
+    before, after = (outcomes([pair[side] for pair in pairs]) for side in (0, 1))
+    there, back = before_and_after(before, after), before_and_after(after, before)
+    assert len(there) == len(back) <= 1
+    for one, other in zip(there, back, strict=True):
+        assert one["difference"] == -other["difference"]
+        assert (one["p"], one["flip_rate"]) == (other["p"], other["flip_rate"])
+
+
+@given(st.lists(st.tuples(st.sampled_from(OUTCOMES), st.sampled_from(OUTCOMES)), min_size=1, max_size=60))
+def test_no_change_and_its_opposite_are_never_both_regressions(pairs: list[tuple[str, str]]) -> None:
+    for label in ("harmless", "harmful"):
+        before, after = (outcomes([pair[side] for pair in pairs], label) for side in (0, 1))
+        found = [
+            compare(label, *runs, GateSettings()).status
+            for runs in ((before, after), (after, before), (before, before))
+        ]
+        assert found.count("failed") <= 1
+        assert found[2] != "failed"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_any_text_can_be_read(request: str, reply: str) -> None:
+    reading = read(request, reply)
+    assert reading.language == language_of(request, reply)
+    assert 0 <= reading.overlap <= 1
+    assert 0 <= reading.density <= 1
+    assert np.isfinite(reading.features()).all()
+    assert reading.declines_first <= reading.declines_early <= (reading.declines > 0)
+    assert detect(reply) == detect(reply)
