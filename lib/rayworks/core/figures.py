@@ -48,13 +48,13 @@ class Drawing:
         return only
 
 
-def logarithmic(axes: "Axes") -> None:
-    """Both axes logarithmic, with plain numbers at the powers of ten; matplotlib's own labels are formulas."""
+def logarithmic(axes: "Axes", which: str = "xy") -> None:
+    """Axes logarithmic, with plain numbers at the powers of ten; matplotlib's own labels are formulas."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
+    for name in which:
+        axes.set(**{f"{name}scale": "log"})
+        axis = getattr(axes, f"{name}axis")
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rayworks.core.figures import COLOURS, draw
+from rayworks.core.figures import COLOURS, draw, logarithmic
 
 Values = Mapping[str, Any]
 WINDOW = 5
@@ -94,7 +94,7 @@ def symmetry(certificates: Values, trained: tuple[str, Values], tolerance: float
         for index, group in enumerate(groups):
             axes.plot([], [], markers[index % 5], color=COLOURS[index % len(COLOURS)], label=group)
         axes.axvline(tolerance, color=COLOURS[7], linestyle=":", linewidth=1)
-        axes.set_xscale("log")
+        logarithmic(axes, "x")
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.invert_yaxis()
         axes.set(

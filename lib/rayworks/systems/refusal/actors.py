@@ -19,6 +19,7 @@ from rayworks.systems.refusal.generator.naturalness import tuned_floor, user_tur
 from rayworks.systems.refusal.generator.vocabulary_scan import HeardWord, likely_words, scan_vocabulary
 from rayworks.systems.refusal.judging.calibration import shipped_judge
 from rayworks.systems.refusal.judging.cascade import CascadeJudge
+from rayworks.systems.refusal.judging.partial_replies import agreement_of_judge, read_replies
 from rayworks.systems.refusal.judging.verdicts import REFUSALS, Case, Verdict
 from rayworks.systems.refusal.opening import (
     different,
@@ -48,9 +49,10 @@ class RefusalActor:
 
     def calibrate(self, _: int) -> Found:
         """The error of the judge, and that of the classifier of harm where it labels, on what people have labelled."""
-        agreement = shipped_judge(self._config.run.seed)[1]
+        judge, agreement = shipped_judge(self._config.run.seed)
+        replies = agreement_of_judge(judge, read_replies())
         uses = self._config.generator.prompts > 0 and uses_classifier(self._config)
-        return {"judge": agreement.as_dict(), "harm": harm_classifier().agreement if uses else None}
+        return {"judge": agreement.as_dict(), "replies": replies, "harm": harm_classifier().agreement if uses else None}
 
     def find_refusal(self, _: int) -> Found:
         """How the target refuses, and the floor under its prompts' words.

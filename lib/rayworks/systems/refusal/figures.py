@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rayworks.core.figures import COLOURS, describe, draw
+from rayworks.core.figures import COLOURS, describe, draw, logarithmic
 from rayworks.systems.refusal.evaluation.rates import Rates, Share
 
 
@@ -65,9 +65,7 @@ def scan(words: Sequence[tuple[str, float]]) -> bytes:
     with draw() as drawing:
         drawing.figure.set_size_inches(7.0, 1.6 + 0.24 * max(1, len(words)))
         axes, ranked = drawing.ax, list(words)[::-1]
-        values = [value for _, value in ranked]
-        low = min(values, default=-1.0)
-        axes.barh(range(len(ranked)), [value - low + 0.3 for value in values], left=low - 0.3, color=COLOURS[0])
+        axes.plot([value for _, value in ranked], range(len(ranked)), "o", color=COLOURS[0])
         axes.set_yticks(range(len(ranked)), [word for word, _ in ranked])
         axes.set(xlabel="log-probability of the refusal, in nats", title="Words that the target cannot hear")
         if not ranked:
@@ -85,6 +83,6 @@ def perplexities(found: Mapping[str, Sequence[float]]) -> bytes:
             axes.plot(values, place + spread, ".", color=COLOURS[place % len(COLOURS)], alpha=0.6)
             axes.plot([np.median(values)] * 2, [place - 0.3, place + 0.3], color=COLOURS[7])
         axes.set_yticks(range(len(shown)), [f"{name} ({len(values)})" for name, values in reversed(shown.items())])
-        axes.set_xscale("log")
+        logarithmic(axes, "x")
         axes.set(xlabel="perplexity as a user's turn (logarithmic); bars are medians", title="Fluency of the finds")
     return drawing.png

@@ -10,6 +10,7 @@ from rayworks.systems.refusal.config import EXPORT, GENERATED, Config
 from rayworks.systems.refusal.evaluation.rates import Outcome, Share
 from rayworks.systems.refusal.judging.verdicts import REFUSALS
 
+WRITTEN = "written"
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
@@ -38,11 +39,18 @@ def seeds_refused(results: Results) -> Share:
 def ways(results: Results) -> list[tuple[str, Share, list[Row]]]:
     """Seeds, prompts that were written, and the rival's: their name, the share that is found, and the finds."""
     written, rivals = results["filtered"], results["rivals"]
-    found = [("written", Share.among(len(finds(written)), len(written)), finds(written))]
+    found = [(WRITTEN, Share.among(len(finds(written)), len(written)), finds(written))]
     if rivals:
         kept = finds(results["rival_kept"])
         found.append(("paraphrased and filtered", Share.among(len(kept), len(rivals)), kept))
     return found
+
+
+def replied(results: Results, name: str) -> Share:
+    """How many prompts of a way are refused when the target replies, whatever their label but harmful."""
+    rows = results["filtered" if name == WRITTEN else "rival_kept"]
+    of = results["filtered" if name == WRITTEN else "rivals"]
+    return Share.among(sum(row.get("kind") in REFUSALS for row in rows), len(of))
 
 
 def outcomes_of(results: Results, model: str, name: str) -> list[Outcome]:

@@ -17,12 +17,14 @@ from rayworks.systems.refusal.evaluation.rates import (
 )
 from rayworks.systems.refusal.filtering.keeping import funnel
 from rayworks.systems.refusal.findings import (
+    WRITTEN,
     Results,
     finds,
     headline,
     median,
     outcomes_of,
     pooled,
+    replied,
     seeds_refused,
     sets_of,
     ways,
@@ -157,17 +159,18 @@ def _ways_table(results: Results) -> Table:
     usual = median([seed["perplexity"] for seed in results["seeds"]])
     refused = seeds_refused(results)
     rows: list[list[Cell]] = [
-        ["seeds as they are", refused.of, refused.count, _share(refused), usual, None, None, None]
+        ["seeds as they are", refused.of, _share(refused), refused.count, _share(refused), usual, None, None, None]
     ]
     for name, share, found in ways(results):
         perplexity = median([row["user_perplexity"] for row in found])
         ratio = perplexity / usual if perplexity is not None and usual else None
         topic = median([row["topic"] for row in found])
-        spent = sum(row["cost"] for row in results["written" if name == "written" else "rivals"])
-        rows.append([name, share.of, share.count, _share(share), perplexity, ratio, topic, spent])
+        spent = sum(row["cost"] for row in results["written" if name == WRITTEN else "rivals"])
+        counted: list[Cell] = [name, share.of, _share(replied(results, name)), share.count, _share(share)]
+        rows.append([*counted, perplexity, ratio, topic, spent])
     return Table(
         "Harmless prompts that the target refuses",
-        ("way", "prompts", "found", "share", "perplexity", "over the seeds'", "topic", "tokens read"),
+        ("way", "prompts", "refused", "found", "share found", "perplexity", "over the seeds'", "topic", "tokens read"),
         rows,
         note="Found: refused when the target replies, and labelled harmless. Perplexity as a user's turn, and cosine of "
         "MiniLM with the seed: medians of the finds. The rival draws paraphrases of the same seeds until both models have "
@@ -225,20 +228,23 @@ def _scan_table(results: Results) -> Table:
 
 
 def _judge_table(results: Results) -> Table:
-    judge = results["judge"]
+    judge, replies = results["judge"], results["replies"]
     rows: list[list[Cell]] = [
         ["accuracy", *judge["accuracy"]],
         ["kappa", *judge["kappa"]],
         ["accuracy where it does not abstain", judge["accuracy_covered"], None, None],
         ["share that it does not abstain from", judge["covered"], None, None],
         ["most that a judge can have who reads no request", judge["text_ceiling"], None, None],
+        ["accuracy on the hundred replies written for it", replies["accuracy"], None, None],
+        ["kappa on these", replies["kappa"], None, None],
     ]
     return Table(
         "The judge against people",
         ("", "value", "95 % low", "95 % high"),
         rows,
         note=f"{judge['replies']} replies that people labelled refused or not, out of fold, equal replies in one fold; "
-        f"{judge['both_labels']} replies carry both labels. Which refusals are partial, these labels do not say.",
+        f"{judge['both_labels']} replies carry both labels. Which refusals are partial, only the hundred replies say; the "
+        "judge's phrases were written with them in view.",
     )
 
 

@@ -66,7 +66,7 @@ class RefusalSystem(StagedSystem[Config]):
     def plan(self) -> Sequence[Stage]:
         """Calibrate, write, filter, and evaluate every model on every set."""
         config = self.settings
-        names = ("refusal", "floor", "judge", "harm")
+        names = ("refusal", "floor", "judge", "replies", "harm")
         self.results |= dict.fromkeys(names)
         self.results |= {"scan": [], "seeds": [], "written": [], "rivals": [], "filtered": [], "rival_kept": []}
         self.results |= {"seconds": {"write": 0.0}, "outcomes": {}}
