@@ -5,12 +5,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from rayworks.core.errors import DataError, InfrastructureError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.sentences import SentenceVectors
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.placement import device_of
 from rayworks.systems.refusal.config import Config
-from rayworks.systems.refusal.evaluation.answers import Answer, Answerer
+from rayworks.systems.refusal.evaluation.answers import Answerer
 from rayworks.systems.refusal.evaluation.prompt_sets import Prompt
 from rayworks.systems.refusal.evaluation.rates import judged
 from rayworks.systems.refusal.filtering.harm import Labeller, harm_classifier
@@ -64,7 +65,7 @@ class RefusalActor:
         own = different(seeds_of(config))
         ordinary = [seed.text for seed in own[:20]]
         if config.target.refusal is not None:
-            replies = [reply.token_ids for reply in target.replies(ordinary, 16, system=config.target.system_prompt)]
+            replies = [reply.token_ids for reply in target.replies(ordinary, 16)]
             refusal = given_refusal(target, config.target.refusal, replies)
         else:
             name = SAFE if config.target.name == "planted" else config.target.refused_by
@@ -110,18 +111,23 @@ class RefusalActor:
         return self._labelled(generator.write(drawn, self._config.run.seed), refusal)
 
     def evaluate(self, call: tuple[int, Sequence[Prompt]]) -> list[Found]:
-        """Ask a model under test, and judge: (its place in the config, prompts). Answers to harmful prompts stay here."""
+        """Ask a model under test, and judge: (its place in the config, prompts). Answers to harmful prompts stay here.
+
+        Raises:
+            InfrastructureError: an endpoint answers nothing at all.
+            DataError: anything else does so.
+        """
         number, prompts = call
-        model = self._model(number)
-        kept = dict[str, Answer]()
-        answers = model.answers(prompts, lambda answer: kept.__setitem__(answer.uid, answer))
+        model, section = self._model(number), self._config.evaluation.models[number]
+        answers = model.answers(prompts, lambda answer: None)
+        if all(answer.error for answer in answers):
+            said = f"evaluation.models {section.name}: all of {len(answers)} prompts failed, first {answers[0].error}"
+            if section.model.startswith("http"):
+                raise InfrastructureError(f"{said}; see whether it is up")
+            raise DataError(f"{said}; mend the model")
         outcomes = judged(self._judge, prompts, answers)
         return [
-            {
-                **vars(outcome),
-                "error": answer.error,
-                "reply": "" if prompt.label == "harmful" else answer.text,
-            }
+            {**vars(outcome), "error": answer.error, "reply": "" if prompt.label == "harmful" else answer.text}
             for outcome, answer, prompt in zip(outcomes, answers, prompts, strict=True)
         ]
 
@@ -148,7 +154,7 @@ class RefusalActor:
 
     def _judged(self, texts: Sequence[str]) -> tuple[list[str], list[Verdict]]:
         section = self._config.target
-        replies = self._target.reply(texts, section.reply_tokens, section.system_prompt)
+        replies = self._target.reply(texts, section.reply_tokens)
         cases = [Case(text, reply) for text, reply in zip(texts, replies, strict=True)]
         return replies, self._judge.judge(cases)
 

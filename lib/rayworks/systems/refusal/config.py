@@ -208,6 +208,8 @@ class Config(SystemConfig):
         [(name, times), *_] = Counter(names).most_common(1) or [("", 0)]
         if times > 1:
             raise ValueError(f"evaluation.models: {times} are called {name!r}; give each a name of its own")
+        if len(set(self.evaluation.sets)) < len(self.evaluation.sets):
+            raise ValueError("evaluation.sets: names a set twice, which would count it twice; name each once")
         for one in self.evaluation.models:
             if one.before is not None and (one.before not in names or one.before == one.name):
                 raise ValueError(

@@ -54,9 +54,9 @@ def replied(results: Results, name: str) -> Share:
 
 
 def outcomes_of(results: Results, model: str, name: str) -> list[Outcome]:
-    """Of a model on a set."""
+    """Of a model on a set; ids are those of all sets."""
     found = results["outcomes"].get(f"{model}/{name}", [])
-    return [Outcome(one["uid"], one["label"], one["type"], one["kind"]) for one in found]
+    return [Outcome(f"{name}/{one['uid']}", one["label"], one["type"], one["kind"]) for one in found]
 
 
 def sets_of(config: Config, *, generated: bool) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from rayworks.systems.refusal.filtering.harm import (
 from rayworks.systems.refusal.generator.options import GeneratorOptions
 from rayworks.systems.refusal.judging.calibration import shipped_judge
 from rayworks.systems.refusal.judging.cascade import CascadeJudge
+from rayworks.systems.refusal.targets.chat import chat_around
 from rayworks.systems.refusal.targets.opening import Target, open_target
 from rayworks.systems.refusal.targets.seed_corpora import BUILT_IN, Seed, read_seeds
 
@@ -33,7 +34,7 @@ _WORD_TOKENS = 4
 def target_of(config: Config, device: str) -> Target:
     """The target, as generation needs it."""
     section = config.target
-    return open_target(
+    target = open_target(
         section.name,
         config.run.seed,
         content=section.content,
@@ -43,6 +44,10 @@ def target_of(config: Config, device: str) -> Target:
         slots=section.slots,
         differentiable=config.generator.preselection == "gradient" and config.generator.prompts > 0,
     )
+    if section.system_prompt is None:
+        return target
+    # Prompts are written for the chat in which the target will read them.
+    return replace(target, chat=chat_around(target.tokenizer, section.system_prompt))
 
 
 def seeds_of(config: Config) -> list[Seed]:

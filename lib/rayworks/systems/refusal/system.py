@@ -1,5 +1,7 @@
 """The run: how the target refuses, prompts that make it refuse, and how models fare on harmless and harmful ones."""
 
+import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -185,8 +187,12 @@ class RefusalSystem(StagedSystem[Config]):
         stops = [min(len(prompts), len(found) + size * (turn + 1)) for turn in range(workers)]
         starts = [len(found), *stops[:-1]]
         calls = [(number, prompts[start:stop]) for start, stop in zip(starts, stops, strict=True) if stop > start]
-        for part in self.workers.map("evaluate", calls):
-            found += part
+        judged = [one for part in self.workers.map("evaluate", calls) for one in part]
+        if judged:
+            lines = "".join(json.dumps(one) + "\n" for one in judged)
+            folder = f"answers/{section.models[number].name}/{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}"
+            self.run_directory.write(f"{folder}/{len(found):06d}.jsonl", lines)
+        found += [{key: one[key] for key in ("uid", "label", "type", "kind")} for one in judged]
         refused = sum(one["kind"] in REFUSALS for one in found)
         return {"refused": refused / max(1, len(found))}
 
