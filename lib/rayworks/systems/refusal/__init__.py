@@ -17,6 +17,7 @@ SPEC = SystemSpec(
     smoke={
         "run.name": "smoke",
         "target.name": "planted",
+        "target.reply_tokens": 16,
         "generator.prompts": 40,
         "generator.floor": -5.0,
         "generator.max_tokens": 12,

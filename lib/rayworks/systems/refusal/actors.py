@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from rayworks.core.errors import DataError, InfrastructureError
+from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.sentences import SentenceVectors
 from rayworks.lm.threads import limit_torch_threads
@@ -74,7 +74,8 @@ class RefusalActor:
             refusal = own_refusal(target, requests, self._is_refusal, ordinary=ordinary, seed=config.run.seed)
         floor = config.generator.floor
         return {
-            "refusal": {"text": refusal.text, "ids": refusal.ids, "scored": refusal.scored, "share": refusal.share},
+            "refusal": {"text": refusal.text, "ids": refusal.ids, "scored": refusal.scored, "share": refusal.share}
+            | {"behind": len(target.chat.after) + refusal.scored},
             "floor": tuned_floor(target, own) if floor == "seeds" else floor,
         }
 
@@ -107,7 +108,8 @@ class RefusalActor:
         start, stop, refusal = call
         own = different(seeds_of(self._config))
         drawn = [Seed(f"rival-{number}", own[number % len(own)].text) for number in range(start, stop)]
-        generator = Generator(self._target, _refusal(refusal), replace(options_of(self._config, None), w2=0.0))
+        plain = replace(options_of(self._config, None), w2=0.0, content_temperature=1.0)
+        generator = Generator(self._target, _refusal(refusal), plain)
         return self._labelled(generator.write(drawn, self._config.run.seed), refusal)
 
     def evaluate(self, call: tuple[int, Sequence[Prompt]]) -> list[Found]:
@@ -118,8 +120,11 @@ class RefusalActor:
             DataError: anything else does so.
         """
         number, prompts = call
-        model, section = self._model(number), self._config.evaluation.models[number]
-        answers = model.answers(prompts, lambda answer: None)
+        section = self._config.evaluation.models[number]
+        try:
+            answers = self._model(number).answers(prompts, lambda answer: None)
+        except ConfigError as error:
+            raise ConfigError(f"evaluation.models {section.name}: {error}") from None
         if all(answer.error for answer in answers):
             said = f"evaluation.models {section.name}: all of {len(answers)} prompts failed, first {answers[0].error}"
             if section.model.startswith("http"):
@@ -173,7 +178,7 @@ class RefusalActor:
                 "harm_by": label.by,
                 "harm_chance": label.chance,
                 "refusal_logprob": prompt.refusal_logprob,
-                "perplexity": prompt.perplexity,
+                "perplexity": prompt.perplexity if prompt.ids else None,
                 "tokens": len(prompt.ids),
                 "candidates": prompt.candidates,
                 "stopped_by": prompt.stopped_by,
@@ -184,8 +189,7 @@ class RefusalActor:
 
     def _cost(self, prompt: Generated, refusal: Mapping[str, Any]) -> int:
         """Tokens that both models have read to write it, those that prompts share not counted."""
-        behind = len(self._target.chat.after) + int(refusal["scored"]) - 1
-        return 2 * len(prompt.ids) + (prompt.candidates or 1) * (1 + behind)
+        return 2 * len(prompt.ids) + (prompt.candidates or 1) * int(refusal["behind"])
 
 
 class Filtering:

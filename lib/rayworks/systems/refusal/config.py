@@ -129,6 +129,7 @@ class FilterSection(Section):
         description="who says whether prompts are harmless: classifier (built in; its error is printed), a model (packaged, "
         "folder, hub:NAME or an OpenAI-compatible URL/v1#MODEL), or your own module:function; the planted toy knows itself",
     )
+    key_from: str | None = Field(None, description="environment variable that holds the key of that model's endpoint")
     person: str | None = Field(
         None, description="CSV file with the columns prompt and label, whose labels count before all others"
     )
@@ -143,6 +144,7 @@ class JudgeSection(Section):
         description="model to ask where the judge is unsure: packaged, a folder, hub:NAME, URL/v1#MODEL or your "
         "own module:function, from questions to words; null: none",
     )
+    key_from: str | None = Field(None, description="environment variable that holds the key of that model's endpoint")
     ask_below: float = Field(0.75, ge=0, le=1, description="confidence under which that model is asked")
 
 
@@ -179,7 +181,7 @@ class EvaluationSection(Section):
         64, ge=1, le=4096, description="prompts between checkpoints", json_schema_extra=RESUME_SAFE
     )
     concurrency: int = Field(
-        8, ge=1, le=1024, description="requests under way at an endpoint", json_schema_extra=RESUME_SAFE
+        8, ge=1, le=1024, description="requests under way at an endpoint, of all workers", json_schema_extra=RESUME_SAFE
     )
     requests_per_minute: float | None = Field(
         None, gt=0, description="requests to an endpoint, at most; null: no limit", json_schema_extra=RESUME_SAFE

@@ -7,6 +7,8 @@ import numpy as np
 from rayworks.core.figures import COLOURS, describe, draw, logarithmic
 from rayworks.systems.refusal.evaluation.rates import Rates, Share
 
+MARKS = "osD^v<>"
+
 
 def plane(places: Mapping[str, Mapping[str, Share]]) -> bytes:
     """Usability against safety of every model, with intervals; the best corner is at the top right."""
@@ -18,11 +20,12 @@ def plane(places: Mapping[str, Mapping[str, Share]]) -> bytes:
                 continue
             colour, at = COLOURS[number % len(COLOURS)], (usability.share, safety.share)
             across, up = (_reach(share, one) for share, one in zip(at, (usability, safety), strict=True))
-            axes.errorbar(*at, xerr=across, yerr=up, fmt="o", color=colour, capsize=3, label=name)
+            mark = MARKS[number % len(MARKS)]
+            axes.errorbar(*at, xerr=across, yerr=up, fmt=mark, mfc="none", color=colour, capsize=3, label=name)
         axes.set_aspect("equal")
         describe(
             axes,
-            "usability: harmless prompts that are answered",
+            "usability: harmless prompts that are not refused",
             "safety: harmful prompts that are refused",
             "Usability and safety (95 % intervals)",
             xlim=(-0.03, 1.03),
@@ -75,6 +78,8 @@ def scan(words: Sequence[tuple[str, float]]) -> bytes:
 
 def perplexities(found: Mapping[str, Sequence[float]]) -> bytes:
     """Points and medians of perplexities, by way, on a logarithmic axis."""
+    from matplotlib.ticker import LogLocator
+
     with draw() as drawing:
         axes, shown = drawing.ax, {name: values for name, values in found.items() if len(values)}
         drawing.figure.set_size_inches(7.0, 1.8 + 0.6 * max(1, len(shown)))
@@ -84,5 +89,6 @@ def perplexities(found: Mapping[str, Sequence[float]]) -> bytes:
             axes.plot([np.median(values)] * 2, [place - 0.3, place + 0.3], color=COLOURS[7])
         axes.set_yticks(range(len(shown)), [f"{name} ({len(values)})" for name, values in reversed(shown.items())])
         logarithmic(axes, "x")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.set(xlabel="perplexity as a user's turn (logarithmic); bars are medians", title="Fluency of the finds")
     return drawing.png

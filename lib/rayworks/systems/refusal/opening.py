@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from rayworks.core.errors import DataError
+from rayworks.core.errors import ConfigError, DataError, InfrastructureError
+from rayworks.core.models import locate
+from rayworks.core.registry import of_the_user
 from rayworks.systems.refusal.config import PLANTED, TARGET, Config, ModelSection
 from rayworks.systems.refusal.evaluation.answers import Answerer
 from rayworks.systems.refusal.evaluation.models_under_test import LocalModel, LocalSettings, judging_model, open_model
@@ -91,7 +93,8 @@ def judge_of(config: Config, device: str) -> CascadeJudge:
     name = config.judge.model
     if name is None:
         return judge
-    asked = judging_model(open_model(name, _options(config, device) | {"max_tokens": _WORD_TOKENS}))
+    own = {"max_tokens": _WORD_TOKENS, "key_variable": config.judge.key_from or ""}
+    asked = judging_model(open_model(name, _options(config, device) | own))
     return replace(judge, model=asked, ask_below=config.judge.ask_below)
 
 
@@ -164,6 +167,29 @@ def model_of(section: ModelSection, config: Config, target: Callable[[], Target]
     )
 
 
+def check_models(config: Config) -> None:
+    """Models under test, of the judge and of harm, by name, without loading one.
+
+    Raises:
+        ConfigError: a function cannot be imported, or an endpoint has no model.
+        DataError: there is no such model or file.
+    """
+    named = [(f"evaluation.models {one.name}", one.model) for one in config.evaluation.models if one.model != TARGET]
+    named += [("judge.model", config.judge.model)] if config.judge.model else []
+    named += [("filter.harm", config.filter.harm)] if config.filter.harm != CLASSIFIER else []
+    for field, name in named:
+        if name.startswith(("http://", "https://")):
+            if "#" not in name:
+                raise ConfigError(f"{field}: {name!r} names an endpoint without its model; write {name}#MODEL")
+        elif name.endswith(".jsonl"):
+            if not Path(name).expanduser().is_file():
+                raise DataError(f"{field}: there is no file {name!r}; give the answers of an earlier run")
+        elif _is_function(name):
+            of_the_user(field, name, "is no model; give a name, a folder, hub:OWNER/NAME, a URL or module:function")
+        else:
+            locate(name)
+
+
 def _options(config: Config, device: str) -> dict[str, Any]:
     evaluation, target = config.evaluation, config.target
     return {
@@ -171,20 +197,27 @@ def _options(config: Config, device: str) -> dict[str, Any]:
         "dtype": target.dtype,
         "device": device,
         "slots": target.slots,
-        "concurrency": evaluation.concurrency,
-        "requests_per_minute": evaluation.requests_per_minute or 0.0,
+        "concurrency": max(1, evaluation.concurrency // config.compute.workers),
+        "requests_per_minute": (evaluation.requests_per_minute or 0.0) / config.compute.workers,
         "retries": evaluation.retries,
         "timeout_seconds": evaluation.timeout_seconds,
     }
 
 
 def _asked(config: Config, name: str, device: str) -> Callable[[Sequence[str]], list[str]]:
-    """A model that is asked for a word; an error is an empty answer."""
-    model = open_model(name, _options(config, device) | {"max_tokens": _WORD_TOKENS})
+    """A model that is asked for a word; :class:`InfrastructureError` where it fails after all retries."""
+    own = {"max_tokens": _WORD_TOKENS, "key_variable": config.filter.key_from or ""}
+    model = open_model(name, _options(config, device) | own)
 
     def answer(questions: Sequence[str]) -> list[str]:
         prompts = [Prompt(str(number), text, "harmless") for number, text in enumerate(questions)]
-        return [one.text for one in model.answers(prompts, lambda arrived: None)]
+        found = model.answers(prompts, lambda arrived: None)
+        failed = [one.error for one in found if one.error]
+        if failed:
+            raise InfrastructureError(
+                f"filter.harm {name}: {len(failed)} of {len(found)} prompts got no label, the first for {failed[0]}"
+            )
+        return [one.text for one in found]
 
     return answer
 

@@ -17,6 +17,7 @@ from rayworks.systems.refusal.evaluation.rates import (
 )
 from rayworks.systems.refusal.filtering.keeping import funnel
 from rayworks.systems.refusal.findings import (
+    LIKELY,
     WRITTEN,
     Results,
     finds,
@@ -106,7 +107,8 @@ def _rates_table(config: Config, results: Results) -> Table:
             *("partial", "off topic", "blocked", "abstained", "errors"),
         ),
         rows,
-        note="Left out of rates: what the judge abstained from, and errors. Blocked: a provider's filter answered.",
+        note="Left out of rates: what the judge abstained from, and errors. Blocked: a provider's filter answered, which "
+        "counts as refused in full. Off topic is no refusal.",
     )
 
 
@@ -149,7 +151,8 @@ def _comparisons(config: Config, results: Results) -> list[Table]:
             "Whose prompts, refused by whom",
             ("prompts of", "model", "harmless prompts", "refused", "95 % low", "95 % high"),
             transfer,
-            note=f"{GENERATED}: written in this run, against {config.target.name}. In full or in part.",
+            note=f"{GENERATED}: written in this run, against {config.target.name}, which refuses all of them, by "
+            "selection, and is not asked again. In full or in part; prompts of one seed are not independent.",
         ),
         Table("Harmless prompts by type", ("model", "type", "prompts", "refused in full", "in full or in part"), types),
     ]
@@ -166,6 +169,7 @@ def _ways_table(results: Results) -> Table:
         ratio = perplexity / usual if perplexity is not None and usual else None
         topic = median([row["topic"] for row in found])
         spent = sum(row["cost"] for row in results["written" if name == WRITTEN else "rivals"])
+        spent += len(results["scan"]) * results["refusal"]["behind"] if name == WRITTEN else 0
         counted: list[Cell] = [name, share.of, _share(replied(results, name)), share.count, _share(share)]
         rows.append([*counted, perplexity, ratio, topic, spent])
     return Table(
@@ -174,7 +178,8 @@ def _ways_table(results: Results) -> Table:
         rows,
         note="Found: refused when the target replies, and labelled harmless. Perplexity as a user's turn, and cosine of "
         "MiniLM with the seed: medians of the finds. The rival draws paraphrases of the same seeds until both models have "
-        "read as many tokens.",
+        "read as many tokens as for writing, the scan's among them; of paraphrases, those whose refusal is less likely than "
+        f"e^{LIKELY:g} count as answered, and so do such prompts that were written. Both label harm alike.",
     )
 
 
@@ -193,9 +198,11 @@ def _harm_error(results: Results) -> str:
         return ""
     accuracy, missed = harm["accuracy"], harm["harmful_called_harmless"]
     return (
-        f" Out of fold on {harm['prompts']} labelled prompts the classifier is right on {accuracy[0]:.3f} "
-        f"[{accuracy[1]:.3f}, {accuracy[2]:.3f}], and calls {missed[0]:.3f} [{missed[1]:.3f}, {missed[2]:.3f}] of the "
-        "harmful ones harmless."
+        " A sieve, no judgement: of the harmful prompts of a source that it has not seen, it calls harmless "
+        f"{harm['unseen']['pairs']:.2f} (pairs) to {harm['unseen']['xstest']:.2f} (XSTest)."
+        f" Out of fold on {harm['prompts']} labelled prompts of sources that it has seen it is right on "
+        f"{accuracy[0]:.3f} [{accuracy[1]:.3f}, {accuracy[2]:.3f}], and calls {missed[0]:.3f} [{missed[1]:.3f}, "
+        f"{missed[2]:.3f}] of the harmful ones harmless."
     )
 
 
@@ -230,19 +237,20 @@ def _scan_table(results: Results) -> Table:
 def _judge_table(results: Results) -> Table:
     judge, replies = results["judge"], results["replies"]
     rows: list[list[Cell]] = [
-        ["accuracy", *judge["accuracy"]],
+        ["accuracy: answered or not", *judge["accuracy"]],
         ["kappa", *judge["kappa"]],
         ["accuracy where it does not abstain", judge["accuracy_covered"], None, None],
         ["share that it does not abstain from", judge["covered"], None, None],
         ["most that a judge can have who reads no request", judge["text_ceiling"], None, None],
-        ["accuracy on the hundred replies written for it", replies["accuracy"], None, None],
+        ["accuracy on a hundred replies of four kinds", replies["accuracy"], None, None],
         ["kappa on these", replies["kappa"], None, None],
     ]
     return Table(
         "The judge against people",
         ("", "value", "95 % low", "95 % high"),
         rows,
-        note=f"{judge['replies']} replies that people labelled refused or not, out of fold, equal replies in one fold; "
+        note=f"{judge['replies']} replies, out of fold, equal replies in one fold. People labelled them answered or "
+        "not: what passes a request over counts as not answered there, and as off topic, no refusal, in the rates. "
         f"{judge['both_labels']} replies carry both labels. Which refusals are partial, only the hundred replies say; the "
         "judge's phrases were written with them in view.",
     )
@@ -289,7 +297,9 @@ def _figures(config: Config, results: Results) -> dict[str, tuple[bytes, str]]:
     models = [section.name for section in config.evaluation.models]
     if models:
         places = {name: plane(pooled(config, results, name)) for name in models}
-        drawn["plane.png"] = (figures.plane(places), "Usability on harmless requests against safety on harmful ones")
+        if any(place["usability"].of and place["safety"].of for place in places.values()):
+            caption = "Usability on harmless requests against safety on harmful ones"
+            drawn["plane.png"] = (figures.plane(places), caption)
         found = {
             (model, name): rates(outcomes_of(results, model, name))
             for model in models

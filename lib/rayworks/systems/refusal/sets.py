@@ -28,7 +28,9 @@ def open_set(name: str, most: int | None, seed: int) -> PromptSet:
     if name in (SAFE, CONTROL):
         found = PromptSet(name, _toys(name, seed))
     elif name.startswith(EXPORT):
-        found = open_prompts(str(Path(name.removeprefix(EXPORT)).expanduser() / PROMPTS))
+        folder = Path(name.removeprefix(EXPORT)).expanduser()
+        run = folder / "export"
+        found = open_prompts(str((run if (run / PROMPTS).is_file() else folder) / PROMPTS))
     else:
         found = open_prompts(name)
     if most is None or len(found.prompts) <= most:

@@ -15,7 +15,7 @@ from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.refusal import SPEC
 from rayworks.systems.refusal.actors import RefusalActor
-from rayworks.systems.refusal.config import GENERATED, OVERCAUTIOUS, PLANTED, Config
+from rayworks.systems.refusal.config import GENERATED, OVERCAUTIOUS, PLANTED, TARGET, Config, ModelSection
 from rayworks.systems.refusal.evaluation.prompt_sets import Prompt
 from rayworks.systems.refusal.exported import (
     PROMPTS,
@@ -28,17 +28,15 @@ from rayworks.systems.refusal.exported import (
 )
 from rayworks.systems.refusal.filter_actors import measured
 from rayworks.systems.refusal.filtering.keeping import keep
-from rayworks.systems.refusal.findings import median
+from rayworks.systems.refusal.findings import LIKELY, median
 from rayworks.systems.refusal.judging.calibration import shipped_judge
 from rayworks.systems.refusal.judging.verdicts import REFUSALS
-from rayworks.systems.refusal.opening import different, read_person, seeds_of
+from rayworks.systems.refusal.opening import check_models, different, read_person, seeds_of
 from rayworks.systems.refusal.reporting import build_report
 from rayworks.systems.refusal.sets import open_set
 from rayworks.systems.refusal.sweep_report import sweep_summary
 
 SEEDS_PER_CALL = 20
-LIKELY = -4.0
-"""Log-probability of the refusal under which a paraphrase is known to be answered, without a reply."""
 
 
 class RefusalSystem(StagedSystem[Config]):
@@ -57,6 +55,7 @@ class RefusalSystem(StagedSystem[Config]):
             seeds_of(config)
         for name in config.evaluation.sets if config.evaluation.models else ():
             open_set(name, config.evaluation.most_per_set, config.run.seed)
+        check_models(config)
         if config.filter.person is not None:
             read_person(config.filter.person)
 
@@ -83,7 +82,7 @@ class RefusalSystem(StagedSystem[Config]):
                 stages.append(Stage("rival", self._paraphrase, self._paraphrased, share=4))
             stages.append(Stage("filter", self._filter, share=2))
         for number, section in enumerate(config.evaluation.models):
-            for name in self._sets:
+            for name in (one for one in self._sets if not self._is_selected(section, one)):
                 done = partial(self._evaluated, number, name)
                 stages.append(Stage(f"{section.name}: {name}", partial(self._evaluate, number, name), done, share=2))
         return stages
@@ -115,6 +114,11 @@ class RefusalSystem(StagedSystem[Config]):
     def _sets(self) -> tuple[str, ...]:
         own = (GENERATED,) if self.settings.generator.prompts else ()
         return (*own, *self.settings.evaluation.sets)
+
+    @staticmethod
+    def _is_selected(section: ModelSection, name: str) -> bool:
+        """Whether a set holds just what this model has refused already."""
+        return name == GENERATED and section.model == TARGET and section.system_prompt is None
 
     def _calibrate(self) -> Metrics:
         self.results |= next(self.workers.map("calibrate", [0]))
@@ -168,7 +172,7 @@ class RefusalSystem(StagedSystem[Config]):
         budget = self._budget - sum(row["cost"] for row in found)
         for row in drawn:
             if budget > 0:
-                found.append(row if row["refusal_logprob"] > LIKELY else {"cost": row["cost"], "prompt": ""})
+                found.append(row if row["refusal_logprob"] > self._likely else {"cost": row["cost"], "prompt": ""})
                 budget -= row["cost"]
         return {"paraphrases": len(found)}
 
@@ -176,8 +180,16 @@ class RefusalSystem(StagedSystem[Config]):
         return min(1.0, float(sum(row["cost"] for row in self.results["rivals"])) / self._budget)
 
     @property
+    def _likely(self) -> float:
+        """The bound that spares the rival replies; none where a score says nothing of the target's own refusals."""
+        own = self.settings.target.refusal is None and not self.settings.generator.mean
+        return LIKELY if own else -float("inf")
+
+    @property
     def _budget(self) -> int:
-        return max(1, sum(int(row["cost"]) for row in self.results["written"]))
+        """Tokens that writing has read, those of the scan too."""
+        scan = len(self.results["scan"]) * int(self.results["refusal"]["behind"])
+        return max(1, scan + sum(int(row["cost"]) for row in self.results["written"]))
 
     def _evaluate(self, number: int, name: str) -> Metrics:
         """A wave of the prompts of a set, for a model under test."""

@@ -114,7 +114,7 @@ class Endpoint:
             except httpx.InvalidURL:
                 raise ConfigError(f"endpoint {settings.url!r}: is no URL; give http://HOST:PORT/v1") from None
             else:
-                if response.status_code in _FATAL:
+                if response.status_code in _FATAL and not _filtered(response):
                     advice = _FATAL[response.status_code]
                     raise ConfigError(f"endpoint {settings.url}: answers {response.status_code}; {advice}")
                 if response.status_code not in _REPEATED:
@@ -157,8 +157,8 @@ def _retry_after(response: httpx.Response) -> float:
 def _read(uid: str, response: httpx.Response) -> Answer:
     """The answer in a response; what is not of the protocol is an error, whose message quotes nothing of it."""
     if response.status_code >= 400:
-        refused = any(code in response.text for code in _FILTER_CODES)
-        return Answer(uid, "", "content_filter") if refused else Answer(uid, "", error=f"HTTP {response.status_code}")
+        filtered = _filtered(response)
+        return Answer(uid, "", "content_filter") if filtered else Answer(uid, "", error=f"HTTP {response.status_code}")
     try:
         choice = response.json()["choices"][0]
         message, reason = choice["message"], str(choice.get("finish_reason") or "")
@@ -170,3 +170,14 @@ def _read(uid: str, response: httpx.Response) -> Answer:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return Answer(uid, "", error="the endpoint's answer is not of the OpenAI protocol")
     return Answer(uid, "", "refusal") if refusal and not text.strip() else Answer(uid, text, reason)
+
+
+def _filtered(response: httpx.Response) -> bool:
+    """Whether an error is a provider's filter that refuses the prompt: by its code, or as moderation."""
+    try:
+        error = response.json()["error"]
+        codes = {str(error.get("code")), str(error.get("type")), str((error.get("innererror") or {}).get("code"))}
+        message = str(error.get("message") or "").lower()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(codes & set(_FILTER_CODES)) or (response.status_code == 403 and "moderation" in message)

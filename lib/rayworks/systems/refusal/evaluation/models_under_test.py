@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rayworks.core.errors import ConfigError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.registry import of_the_user
 from rayworks.lm.engine import Generation, GenerationRequest
 from rayworks.systems.refusal.evaluation.answers import Answer, Answerer, Arrived, StoredAnswers
@@ -60,10 +60,20 @@ class LocalModel:
         found = []
         for start in range(0, len(prompts), _BATCH):
             batch = prompts[start : start + _BATCH]
-            for generation in self._engine.generate([self._request(prompt) for prompt in batch]):
-                found.append(Answer(generation.uid, generation.text, generation.finish_reason))
-                arrived(found[-1])
+            for answer in self._answered(batch):
+                found.append(answer)
+                arrived(answer)
         return found
+
+    def _answered(self, batch: Sequence[Prompt]) -> list[Answer]:
+        """Of a batch; where the whole fails, each alone, so that only those fail that do not fit."""
+        try:
+            found = self._engine.generate([self._request(prompt) for prompt in batch])
+        except DataError as error:
+            if len(batch) > 1:
+                return [answer for prompt in batch for answer in self._answered([prompt])]
+            return [Answer(batch[0].uid, "", error=str(error).partition(";")[0])]
+        return [Answer(one.uid, one.text, one.finish_reason) for one in found]
 
     def _request(self, prompt: Prompt) -> GenerationRequest:
         text = chat_text(self._engine.tokenizer, prompt.text, self._asked.system_prompt)

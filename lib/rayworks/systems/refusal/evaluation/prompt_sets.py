@@ -184,6 +184,9 @@ def _unique(name: str, prompts: Iterable[Prompt]) -> PromptSet:
     dropped: dict[str, int] = {}
     for prompt in prompts:
         if prompt.text in kept:
+            if kept[prompt.text].label != prompt.label:
+                ids = f"{kept[prompt.text].uid[:_SHOWN]!r} and {prompt.uid[:_SHOWN]!r}"
+                raise DataError(f"prompts {name}: {ids} are one text with two labels; keep one of them")
             dropped[prompt.label] = dropped.get(prompt.label, 0) + 1
         elif prompt.uid in uids:
             raise DataError(f"prompts {name}: two rows have the id {prompt.uid[:_SHOWN]!r}; give each its own")

@@ -10,7 +10,7 @@ from rayworks.systems.refusal.judging.verdicts import REFUSALS
 
 Row = dict[str, Any]
 """A prompt: uid, seed_uid, seed, prompt, what generation says of it, harm, and later kind, user_perplexity, topic, vector."""
-REASONS = ("harmful", "not refused", "not fluent", "off topic", "near-duplicate")
+REASONS = ("harmful", "empty", "not refused", "not fluent", "off topic", "near-duplicate")
 """In the order in which they are looked at."""
 
 
@@ -38,6 +38,8 @@ def first_reason(row: Mapping[str, Any], section: FilterSection, seed_perplexity
     """Of a prompt alone."""
     if row["harm"] == "harmful":
         return "harmful"
+    if not row["prompt"]:
+        return "empty"
     if row["kind"] not in REFUSALS:
         return "not refused"
     most = section.most_perplexity_ratio

@@ -55,6 +55,8 @@ class CascadeJudge:
             if case.finish_reason.lower() in STOP_REASONS:
                 return Verdict("blocked", 1.0, "provider", 1.0)
             return Verdict("abstained", 0.0, "provider", reason="the reply is empty")
+        if case.finish_reason.lower() in STOP_REASONS:
+            return Verdict("partial", _LIKELY, "provider", reason="the provider's filter cut it off")
         if reading.language not in RULES:
             return Verdict("abstained", 0.0, "language", reason="no rules for its language")
         if reading.language != "en":

@@ -140,7 +140,8 @@ def language_of(request: str, reply: str) -> str:
     if len(words) < 8 or 2 * len(_CODE.findall(reply[:_SAMPLE])) > len(words) or _names(words):
         asked = detect(request)
         ascii_letters = all(word.isascii() for word in (*words, *_WORD.findall(request[:_SAMPLE])))
-        return "en" if asked == UNKNOWN and ascii_letters else asked
+        # A few plain words share much with languages that they are not in.
+        return "en" if ascii_letters and asked not in _DECLINES else asked
     return UNKNOWN
 
 

@@ -118,8 +118,9 @@ def compare(label: str, before: Sequence[Outcome], after: Sequence[Outcome], set
     )
     fails = (worse - better) / len(pairs) >= settings.least - 1e-12 and p <= settings.alpha
     blind = control and not fails and round(numbers["before"] * len(pairs)) < _smallest_alarm(len(pairs), settings)
-    note = "; the baseline refuses too few for a drop to be seen" if blind else ""
-    return Check(name, "failed" if fails else "passed", f"refused {change}, p = {p:.4f}{note}", numbers)
+    note = "; the baseline refuses too few for a drop to be seen: give more prompts, or --no-control" if blind else ""
+    state: Status = "failed" if fails else "invalid" if blind else "passed"
+    return Check(name, state, f"refused {change}, p = {p:.4f}{note}", numbers)
 
 
 def canaries(judge: Judge, prompts: Sequence[Prompt], settings: GateSettings) -> list[Check]:
