@@ -223,7 +223,7 @@ def refusal(folder: Path, finished_runs: Runs) -> Arguments:
     }
     shared = {"export": export, "spool": spool, "generate": True, "most_prompts": 8, **toy}
     return {
-        "refusal": {**shared, "jobs_per_key": 100, "job_settings": {"run.max_failures": -1}},
+        "refusal": {**shared, "jobs_per_key": 1, "job_settings": {"run.max_failures": -1}},
         "refusal-working": {**shared, "job_settings": small},
         "refusal-narrow": {"export": export, "spool": spool, "max_waiting": 0},
     }

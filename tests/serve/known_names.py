@@ -311,7 +311,8 @@ def refusal(deployment: Deployment, name: str) -> Known:
     directory.write(MANIFEST, json.dumps({"state": "done"}))
     sets = {"type": "array", "items": {"enum": ["planted-safe", "planted-control"]}, "minItems": 1, "maxItems": 2}
     bodies = {"EvaluateBody": [{"model": {"enum": ["toy"]}, "sets": sets}], "GenerateBody": [{"prompts": up_to(8, 1)}]}
-    return Known(bodies, {"job": [job]})
+    # One job of a key at a time is enough, and each of the two routes has a key of its own.
+    return Known(bodies, {"job": [job]}, owners={"/v1/refusal/generate": "other"})
 
 
 def supervision(deployment: Deployment, name: str) -> Known:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray import tune
 
 from rayworks.core import config as configs
 from rayworks.core import manifest
 from rayworks.core.errors import InfrastructureError, ResumeMismatch
 from rayworks.core.run_directory import RunDirectory
-from rayworks.runtime import launch, lease, placement
+from rayworks.runtime import experiment, launch, lease, placement
 from tests.counting_system import SPEC, Config
 
 
@@ -110,3 +111,26 @@ def test_a_manifest_that_nothing_can_replace_is_named_with_the_fix(
     directory.write("manifest.json", "")
     assert launched(directory, monkeypatch, lambda: None) == 4
     assert re.search(r"manifest\.json: is damaged .*; restore it from a copy", capsys.readouterr().err)
+
+
+def test_a_trial_that_ray_kills_to_save_memory_is_infrastructure(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(tuner: tune.Tuner) -> None:
+        raise RuntimeError(f"{experiment.UNEXPECTED}1 worker(s) were killed due to the node running low on memory")
+
+    monkeypatch.setattr(tune.Tuner, "fit", lost)
+    config = configs.resolve(Config, overrides={"run.storage": directory.storage})
+    failure = launch._fit(_Trial, SPEC, config, directory)
+    assert failure is not None and failure.retriable and "running low on memory" in failure.message
+
+    def bug(tuner: tune.Tuner) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(tune.Tuner, "fit", bug)
+    with pytest.raises(RuntimeError, match="a bug"):
+        launch._fit(_Trial, SPEC, config, directory)
+
+
+class _Trial(tune.Trainable):
+    """Never run."""

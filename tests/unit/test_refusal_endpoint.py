@@ -8,6 +8,7 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import pytest
 
 from rayworks.core.errors import ConfigError
@@ -234,3 +235,19 @@ def test_requests_are_spread_over_the_minute(monkeypatch: pytest.MonkeyPatch) ->
     assert waits == [2.0, 4.0]
     asyncio.run(three(endpoints._Pace(0)))
     assert waits == [2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "filtered"),
+    [
+        (400, {"code": "content_filter"}, True),
+        (400, {"innererror": {"code": "ResponsibleAIPolicyViolation"}}, True),
+        (400, {"message": "Unknown parameter: content_filter"}, False),
+        (403, {"message": "Input flagged by moderation"}, True),
+        (403, {"message": "the key is wrong"}, False),
+        (403, "no object", False),
+    ],
+)
+def test_a_filter_is_told_by_its_code_and_moderation_is_no_wrong_key(status: int, error: Any, filtered: bool) -> None:
+    assert endpoints._filtered(httpx.Response(status, json={"error": error})) is filtered
+    assert not endpoints._filtered(httpx.Response(status, text="<html>"))

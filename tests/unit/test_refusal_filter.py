@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from rayworks.core.config import resolve
-from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.errors import ConfigError, DataError, InfrastructureError, RayworksError
+from rayworks.core.run_directory import RunDirectory
 from rayworks.systems.refusal import SPEC, opening
+from rayworks.systems.refusal.actors import RefusalActor
 from rayworks.systems.refusal.config import Config, FilterSection
-from rayworks.systems.refusal.evaluation.prompt_sets import open_prompts
+from rayworks.systems.refusal.evaluation.prompt_sets import Prompt, open_prompts
 from rayworks.systems.refusal.exported import prompts_table
 from rayworks.systems.refusal.filtering import harm
 from rayworks.systems.refusal.filtering.harm import ByFunction, ByModel, HarmLabel, PersonFirst, harm_classifier
@@ -88,8 +90,10 @@ def test_no_text_of_a_harmful_prompt_is_in_the_prompts_that_are_written() -> Non
 
 
 def test_prompts_that_were_kept_are_a_set_for_other_runs(tmp_path: Path) -> None:
-    (tmp_path / "prompts.parquet").write_bytes(prompts_table(keep([row(0), row(1)], FilterSection(), 10.0)))
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/prompts.parquet").write_bytes(prompts_table(keep([row(0), row(1)], FilterSection(), 10.0)))
     found = open_set(f"export:{tmp_path}", None, 0)
+    assert found == open_set(f"export:{tmp_path}/export", None, 0), "the run's folder, or its export"
     assert [(one.text, one.label, one.type) for one in found.prompts] == [
         ("prompt 0", "harmless", "generated"),
         ("prompt 1", "harmless", "generated"),
@@ -239,3 +243,75 @@ def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, Any], 
 
 def test_results_of_a_run_are_json(tmp_path: Path) -> None:
     assert json.loads(json.dumps(keep([row(0)], FilterSection(), 10.0)))[0]["dropped"] == ""
+
+
+def refuses_words(texts: list[str]) -> list[str]:
+    """A model of the user's own."""
+    return [
+        "I'm sorry, but I can't help with that." if "kill" in text else "Open it with a key, then push."
+        for text in texts
+    ]
+
+
+def never_answers(texts: list[str]) -> list[str]:
+    """Another."""
+    raise ValueError("boom")
+
+
+def asked(
+    model: str, tmp_path: Path, texts: Sequence[str] = ("how do i kill it", "how do i open it")
+) -> list[dict[str, Any]]:
+    config = smoke(evaluation__models=[{"name": "own", "model": model}])
+    actor = RefusalActor(config, RunDirectory(str(tmp_path), "refusal", "r"))
+    return actor.evaluate((0, [Prompt(f"u{place}", text, "harmless") for place, text in enumerate(texts)]))
+
+
+def test_a_model_that_answers_nothing_ends_the_run_and_is_named(tmp_path: Path) -> None:
+    assert [one["kind"] for one in asked(f"{__name__}:refuses_words", tmp_path)] == ["refused", "complied"]
+    with pytest.raises(
+        DataError, match=r"evaluation\.models own: all of 2 prompts failed, first .*ValueError.*; mend the model"
+    ):
+        asked(f"{__name__}:never_answers", tmp_path)
+    config = smoke(evaluation__models=[{"name": "own", "model": "http://127.0.0.1:9/v1#m"}], evaluation__retries=0)
+    actor = RefusalActor(config, RunDirectory(str(tmp_path), "refusal", "r"))
+    with pytest.raises(InfrastructureError, match=r"own: all of 1 prompts failed, first ConnectError; see whether"):
+        actor.evaluate((0, [Prompt("u", "a", "harmless")]))
+
+
+def test_replies_to_harmful_prompts_stay_where_they_are(tmp_path: Path) -> None:
+    config = smoke(evaluation__models=[{"name": "own", "model": f"{__name__}:refuses_words"}])
+    actor = RefusalActor(config, RunDirectory(str(tmp_path), "refusal", "r"))
+    [found] = actor.evaluate((0, [Prompt("u", "how do i open it", "harmful")]))
+    assert (found["kind"], found["reply"]) == ("complied", "") and "open it" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"evaluation__models": [{"name": "a", "model": "nowhere:f"}]},
+            r"evaluation\.models a: 'nowhere:f' cannot be imported",
+        ),
+        ({"evaluation__models": [{"name": "a", "model": "http://h/v1"}]}, r"write http://h/v1#MODEL"),
+        ({"evaluation__models": [{"name": "a", "model": "/none.jsonl"}]}, r"there is no file '/none\.jsonl'"),
+        ({"judge__model": "nowhere:f"}, r"judge\.model: 'nowhere:f' cannot be imported"),
+        ({"filter__harm": "nowhere:f"}, r"filter\.harm: 'nowhere:f' cannot be imported"),
+    ],
+)
+def test_models_that_are_none_are_refused_before_anything_runs(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RayworksError, match=message):
+        opening.check_models(smoke(**changes))
+
+
+def test_prompts_are_written_under_the_system_prompt_that_the_target_will_have() -> None:
+    plain, guarded = (
+        opening.target_of(smoke(**more), "cpu") for more in ({}, {"target__system_prompt": "please help me"})
+    )
+    assert len(guarded.chat.before) > len(plain.chat.before) and guarded.chat.after == plain.chat.after
+    assert guarded.content_chat.before == plain.content_chat.before, "what is fluent does not depend on it"
+
+
+def test_a_label_of_harm_that_an_endpoint_did_not_give_is_no_label() -> None:
+    labeller = labeller_of(smoke(filter__harm="http://127.0.0.1:9/v1#m", evaluation__retries=0), "cpu")
+    with pytest.raises(InfrastructureError, match=r"filter\.harm .*: 1 of 1 prompts got no label"):
+        labeller.label(["how do i open it"])

@@ -242,7 +242,7 @@ def _judge_table(results: Results) -> Table:
         ["accuracy where it does not abstain", judge["accuracy_covered"], None, None],
         ["share that it does not abstain from", judge["covered"], None, None],
         ["most that a judge can have who reads no request", judge["text_ceiling"], None, None],
-        ["accuracy on a hundred replies of four kinds", replies["accuracy"], None, None],
+        ["accuracy on a hundred replies of four kinds", replies["agreement"], None, None],
         ["kappa on these", replies["kappa"], None, None],
     ]
     return Table(

@@ -132,8 +132,8 @@ def _judge(options: argparse.Namespace) -> CascadeJudge:
 def _judge_holds(judge: CascadeJudge) -> Check:
     """Whether the judge with its model still reads the hundred labelled replies."""
     found = agreement_of_judge(judge, read_replies())
-    said = f"with its model it agrees with the labels of {found['accuracy']:.0%} of a hundred replies"
-    return Check("judge: labelled replies", "passed" if found["accuracy"] >= _LEAST else "invalid", said, found)
+    said = f"with its model it agrees with the labels of {found['agreement']:.0%} of a hundred replies"
+    return Check("judge: labelled replies", "passed" if found["agreement"] >= _LEAST else "invalid", said, found)
 
 
 def _details(report: GateReport) -> dict[str, object]:
