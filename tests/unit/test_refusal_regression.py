@@ -295,7 +295,8 @@ def test_models_are_asked_and_their_journal_is_a_later_baseline(
     vague = "tests.unit.test_refusal_regression:vague"
     judge = ["--judge-model", "tests.unit.test_refusal_regression:always_says_refused"]
     assert rayworks_command.main([*again, "--candidate", vague]) == PASSED
-    assert rayworks_command.main([*again, "--candidate", vague, *judge]) == REGRESSION
+    # A judge that calls everything refused is told by the replies whose labels are known.
+    assert rayworks_command.main([*again, "--candidate", vague, *judge]) == INVALID
     assert len(questions) > 10
     capsys.readouterr()
 
