@@ -139,6 +139,7 @@ def _comparisons(config: Config, results: Results) -> list[Table]:
     transfer: list[list[Cell]] = [
         [row["generator"], row["model"], row["of"], row["share"], row["low"], row["high"]]
         for row in transfer_matrix(made)
+        if row["of"]
     ]
     return [
         Table(
@@ -162,7 +163,7 @@ def _ways_table(results: Results) -> Table:
     usual = median([seed["perplexity"] for seed in results["seeds"]])
     refused = seeds_refused(results)
     rows: list[list[Cell]] = [
-        ["seeds as they are", refused.of, _share(refused), refused.count, _share(refused), usual, None, None, None]
+        ["seeds as they are", refused.of, _share(refused), refused.count, _share(refused), usual, *[None] * 4]
     ]
     for name, share, found in ways(results):
         perplexity = median([row["user_perplexity"] for row in found])
@@ -171,15 +172,29 @@ def _ways_table(results: Results) -> Table:
         spent = sum(row["cost"] for row in results["written" if name == WRITTEN else "rivals"])
         spent += len(results["scan"]) * results["refusal"]["behind"] if name == WRITTEN else 0
         counted: list[Cell] = [name, share.of, _share(replied(results, name)), share.count, _share(share)]
-        rows.append([*counted, perplexity, ratio, topic, spent])
+        seconds = results["seconds"]
+        took = seconds["scan"] + seconds["write"] if name == WRITTEN else seconds["rival"]
+        rows.append([*counted, perplexity, ratio, topic, spent, took])
     return Table(
         "Harmless prompts that the target refuses",
-        ("way", "prompts", "refused", "found", "share found", "perplexity", "over the seeds'", "topic", "tokens read"),
+        (
+            "way",
+            "prompts",
+            "refused",
+            "found",
+            "share found",
+            "perplexity",
+            "over the seeds'",
+            "topic",
+            "tokens read",
+            "seconds",
+        ),
         rows,
         note="Found: refused when the target replies, and labelled harmless. Perplexity as a user's turn, and cosine of "
         "MiniLM with the seed: medians of the finds. The rival draws paraphrases of the same seeds until both models have "
         "read as many tokens as for writing, the scan's among them; of paraphrases, those whose refusal is less likely than "
-        f"e^{LIKELY:g} count as answered, and so do such prompts that were written. Both label harm alike.",
+        f"e^{LIKELY:g} count as answered, and so do such prompts that were written. A token that is drawn costs more than one that is read "
+        "beside many: compare the seconds, too, which all workers took and, for the scan, one.",
     )
 
 

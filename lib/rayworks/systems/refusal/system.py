@@ -70,7 +70,7 @@ class RefusalSystem(StagedSystem[Config]):
         names = ("refusal", "floor", "judge", "replies", "harm")
         self.results |= dict.fromkeys(names)
         self.results |= {"scan": [], "seeds": [], "written": [], "rivals": [], "filtered": [], "rival_kept": []}
-        self.results |= {"seconds": {"write": 0.0}, "outcomes": {}}
+        self.results |= {"seconds": {"scan": 0.0, "write": 0.0, "rival": 0.0}, "outcomes": {}}
         stages = [Stage("judge", self._calibrate, share=0.3)]
         if config.generator.prompts:
             stages.append(Stage("refusal", self._find_refusal, share=3))
@@ -129,7 +129,9 @@ class RefusalSystem(StagedSystem[Config]):
         return {"refusal_share": self.results["refusal"]["share"]}
 
     def _scan(self) -> Metrics:
+        began = time.perf_counter()
         self.results["scan"] = next(self.workers.map("scan", [self.results["refusal"]]))
+        self.results["seconds"]["scan"] = time.perf_counter() - began
         return {"scan_top": self.results["scan"][0][2]}
 
     def _measure_seeds(self) -> Metrics:
@@ -168,7 +170,9 @@ class RefusalSystem(StagedSystem[Config]):
         found, section = self.results["rivals"], self.settings.generator
         size = 4 * section.prompts_per_call
         stop = len(found) + size * self.settings.compute.workers
+        began = time.perf_counter()
         drawn = self._wave("paraphrase", len(found), stop, size, (self.results["refusal"],))
+        self.results["seconds"]["rival"] += time.perf_counter() - began
         budget = self._budget - sum(row["cost"] for row in found)
         for row in drawn:
             if budget > 0:
