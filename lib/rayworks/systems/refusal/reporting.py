@@ -193,8 +193,8 @@ def _ways_table(results: Results) -> Table:
         note="Found: refused when the target replies, and labelled harmless. Perplexity as a user's turn, and cosine of "
         "MiniLM with the seed: medians of the finds. The rival draws paraphrases of the same seeds until both models have "
         "read as many tokens as for writing, the scan's among them; of paraphrases, those whose refusal is less likely than "
-        f"e^{LIKELY:g} count as answered, and so do such prompts that were written. A token that is drawn costs more than one "
-        "that is read beside many: compare the seconds, too, which all workers took and, for the scan, one.",
+        f"e^{LIKELY:g} count as answered, and so do such prompts that were written. A token that is drawn costs more than "
+        "one that is read beside many: compare the seconds, too, which all workers took and, for the scan, one.",
     )
 
 
