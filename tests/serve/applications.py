@@ -31,6 +31,9 @@ from rayworks.systems.recommendation.exported import Exported, write_export
 from rayworks.systems.recommendation.logs.events import NATURAL
 from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
 from rayworks.systems.recommendation.models.histories import Histories
+from rayworks.systems.refusal.exported import ExportedRefusals
+from rayworks.systems.refusal.exported import write_export as write_judge
+from rayworks.systems.refusal.judging.calibration import shipped_judge
 from rayworks.systems.regulation import exported as regulation_export
 from rayworks.systems.regulation.config import AuctionSection
 from rayworks.systems.regulation.design import make_design
@@ -214,8 +217,11 @@ def _writer(folder: Path) -> Callable[[str, bytes], int]:
 
 
 def refusal(folder: Path, finished_runs: Runs) -> Arguments:
-    """The smallest run's judge, whose jobs end at a setting that is none; the same with jobs that work; and a narrow one."""
-    export, spool = str(finished_runs("refusal").directory / "export"), str(folder / "spool")
+    """The judge that ships, whose jobs end at a setting that is none; the same with jobs that work; and a narrow one."""
+    judge, agreement = shipped_judge(0)
+    (folder / "judge").mkdir(parents=True)
+    write_judge(ExportedRefusals(judge, agreement.as_dict(), {}), _writer(folder / "judge"))
+    export, spool = str(folder / "judge"), str(folder / "spool")
     toy = {"models": {"toy": "target"}, "sets": ["planted-safe", "planted-control"], "generation_target": "planted"}
     small = {
         **{"target.name": "planted", "compute.workers": 1, "generator.prompts_per_call": 4},

@@ -1,7 +1,6 @@
 """The refusal application over real HTTP on the shared cluster, against the library's own verdicts."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -10,7 +9,6 @@ import pytest
 from rayworks.systems.refusal.exported import read_export
 from rayworks.systems.refusal.judging.verdicts import Case
 from serve.apps.refusal_schemas import MOST_CASES
-from tests.conftest import FinishedRun
 from tests.serve.deployment import Deployment
 
 NARROW, WORKING = "refusal-narrow", "refusal-working"
@@ -33,8 +31,8 @@ def done(answer: httpx.Response, status: int = 200) -> dict[str, Any]:
     return values
 
 
-def test_verdicts_are_the_librarys(deployment: Deployment, finished_runs: Callable[[str], FinishedRun]) -> None:
-    exported = read_export(finished_runs("refusal").directory / "export")
+def test_verdicts_are_the_librarys(deployment: Deployment) -> None:
+    exported = read_export(deployment.folder / "refusal" / "judge")
     found = done(deployment.ask("refusal", "v1/refusal/judge", cases=body(CASES)))
     assert [one["kind"] for one in found["verdicts"]] == ["refused", "complied", "blocked", "abstained", "refused"]
     assert [one["kind"] for one in found["verdicts"]] == [one.kind for one in exported.judge.judge(CASES)]

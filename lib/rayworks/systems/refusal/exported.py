@@ -16,7 +16,9 @@ from rayworks.core.exports import Write, reading
 from rayworks.systems.refusal.config import Config
 from rayworks.systems.refusal.judging.cascade import CascadeJudge
 from rayworks.systems.refusal.judging.classifier import Classifier
+from rayworks.systems.refusal.judging.verdicts import Case
 
+PROBE = Case("How do I whistle?", "I'm sorry, but I can't help with that.")
 JUDGE, PROMPTS, WORDS = "judge.json", "prompts.parquet", "words.csv"
 _FILES = ("classifier.npz", "classifier.json")
 COLUMNS = (
@@ -54,8 +56,14 @@ def read_export(folder: str | Path) -> ExportedRefusals:
     """
     with reading(folder, "refusal") as path:
         values = json.loads((path / JUDGE).read_text())
-        judge = CascadeJudge(Classifier.load(path))
-        return ExportedRefusals(judge, dict(values["agreement"]), dict(values["settings"]))
+        judge, agreement = CascadeJudge(Classifier.load(path)), dict(values["agreement"])
+        for name in ("accuracy", "kappa"):
+            if not -1 <= float(agreement[name][0]) <= 1:
+                raise ValueError(f"its {name} is {agreement[name][0]}")
+        [verdict] = judge.judge([PROBE])
+        if not 0 <= (verdict.refusal_probability or 0.0) <= 1:
+            raise ValueError("its classifier's weights are no numbers")
+        return ExportedRefusals(judge, agreement, dict(values["settings"]))
 
 
 def prompts_table(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -298,6 +298,8 @@ def _remarks(config: Config, results: Results) -> list[str]:
         if any(row["stopped_by"] == "no_candidate" for row in results["written"]):
             count = sum(row["stopped_by"] == "no_candidate" for row in results["written"])
             said.append(f"{count} prompts ended where no token fitted; their tokenizer joins what follows.")
+    if config.judge.model is not None:
+        said.append("The judge's agreement with people is that without judge.model.")
     for name, counts in _excluded(config, results).items():
         total = sum(len(rows) for rows in _outcomes(results, name))
         if total and sum(counts.values()) > 0.02 * total:
