@@ -1,6 +1,7 @@
 """Intervals, exact tests and rates of refusals against other ways to compute them, over random counts."""
 
 from itertools import product
+from random import Random
 
 import numpy as np
 import pytest
@@ -57,10 +58,10 @@ def outcomes(found: list[str], label: str = "harmless") -> list[Outcome]:
 
 
 @given(kinds, st.randoms())
-def test_rates_do_not_depend_on_the_order_and_add_up(found: list[str], random: object) -> None:
+def test_rates_do_not_depend_on_the_order_and_add_up(found: list[str], random: Random) -> None:
     run = outcomes(found)
     shuffled = list(run)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     [one], [other] = rates(run), rates(shuffled)
     assert one == other
     assert sum(one.outcomes.values()) == one.prompts == len(found)

@@ -283,7 +283,8 @@ def test_a_replica_fetches_its_policy_from_where_the_run_lies(policy: str) -> No
     directory = RunDirectory("memory://reasoning-replica", "reasoning", "r")
     config = settings("recipe", learning__arms=[])
     directory.put_folder(Path(policy), Files(config, directory).policy_folder(0))
-    replica = replica_actors.PolicyReplica.__ray_actor_class__(config, directory, 0)  # type: ignore[attr-defined]
+    actor: Any = replica_actors.PolicyReplica
+    replica = actor.__ray_actor_class__(config, directory, 0)
     draw = Draw("", GenerationRequest(prompt=ids("?1\n"), max_new_tokens=4, temperature=0.0))
     assert 0 < len(asyncio.run(replica.complete(draw)).tokens) <= 4
     long = Draw("", GenerationRequest(prompt=ids("1" * 400), max_new_tokens=4))
@@ -325,9 +326,8 @@ def test_a_replica_that_is_gone_is_infrastructure_and_a_failed_task_is_what_it_i
 
 def test_critics_in_an_actor_give_the_numbers_that_they_give_in_the_worker(policy: str, tmp_path: Path) -> None:
     config = settings(policy, critics__outcome=f"{__name__}:lengths")
-    replica = replica_actors.CriticReplica.__ray_actor_class__(  # type: ignore[attr-defined]
-        config, RunDirectory(str(tmp_path), "reasoning", "r"), 0
-    )
+    actor: Any = replica_actors.CriticReplica
+    replica = actor.__ray_actor_class__(config, RunDirectory(str(tmp_path), "reasoning", "r"), 0)
     texts = [Scored(QUESTION, ids("?1\n"), ids("1" * count), "1" * count) for count in range(1, 6)]
     broken = Scored(QUESTION, ids("?1\n"), ids("9"), "9")
 

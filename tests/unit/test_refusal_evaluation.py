@@ -202,7 +202,11 @@ def test_any_model_can_be_asked_to_judge() -> None:
         FunctionModel("f", lambda texts: ["refused" if "Reply: No" in t else "complied" for t in texts])
     )
     assert list(model([Case("q", "No."), Case("q", "Yes.")])) == ["refused", "complied"]
-    broken = CascadeJudge(shipped_judge()[0].classifier, judging_model(FunctionModel("f", lambda texts: 1 / 0)), 1.1)  # type: ignore[arg-type, return-value]
+
+    def fails(texts: list[str]) -> list[str]:
+        raise ZeroDivisionError
+
+    broken = CascadeJudge(shipped_judge()[0].classifier, judging_model(FunctionModel("f", fails)), 1.1)
     assert broken.judge([Case("q", "Yes, of course, this is how it works.")])[0].kind == "abstained"
 
 

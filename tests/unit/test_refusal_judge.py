@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -288,8 +289,8 @@ def unsure(judge: CascadeJudge) -> list[Case]:
     return [case for case, verdict in zip(cases, judge.judge(cases), strict=True) if verdict.confidence < 0.75]
 
 
-def with_model(judge: CascadeJudge, model: object) -> CascadeJudge:
-    return CascadeJudge(judge.classifier, model)  # type: ignore[arg-type]
+def with_model(judge: CascadeJudge, model: Any) -> CascadeJudge:
+    return CascadeJudge(judge.classifier, model)
 
 
 def test_a_model_is_asked_about_what_the_others_are_not_sure_of(judge: CascadeJudge) -> None:

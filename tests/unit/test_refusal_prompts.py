@@ -37,7 +37,7 @@ def test_prompts_show_no_text_when_printed() -> None:
 
 def test_a_damaged_container_is_refused(tmp_path: Path) -> None:
     whole = datasets.fetch("xstest").read_bytes()
-    for number, damaged in enumerate((b"", b"SBZ1", whole[:-1], whole[:900] + b"x" + whole[901:], b"XXXX" + whole[4:])):
+    for number, damaged in enumerate((b"", b"SBZ1", whole[:-1], whole[:900] + b"x" + whole[901:], b"JUNK" + whole[4:])):
         path = tmp_path / str(number)
         path.write_bytes(damaged)
         with pytest.raises(DataError, match="cannot be read as packed prompts"):

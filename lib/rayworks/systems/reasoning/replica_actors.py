@@ -110,17 +110,16 @@ class Replicas:
 
     def __init__(self, config: Config, directory: RunDirectory, number: int, name: Callable[[str], str]) -> None:
         mark, options = os.urandom(2).hex(), worker_options(config.compute)
-        roles = {"policy": (PolicyReplica, config.model.replicas), "critics": (CriticReplica, config.critics.replicas)}
-        self.names = {
-            role: [f"{name(role)}-{one}-{mark}" for one in range(count)] for role, (_, count) in roles.items()
-        }
+        counts = {"policy": config.model.replicas, "critics": config.critics.replicas}
+        actors: dict[str, Any] = {"policy": PolicyReplica, "critics": CriticReplica}
+        self.names = {role: [f"{name(role)}-{one}-{mark}" for one in range(count)] for role, count in counts.items()}
         """Of those that there are, by role."""
         self._handles = [
-            actor.options(  # type: ignore[attr-defined]  # added by ray.remote
-                name=one, max_concurrency=4096, max_restarts=RESTARTS, max_task_retries=RESTARTS, **options
-            ).remote(config, directory, number)
-            for role, (actor, _) in roles.items()
-            for one in self.names[role]
+            actors[role]
+            .options(name=one, max_concurrency=4096, max_restarts=RESTARTS, max_task_retries=RESTARTS, **options)
+            .remote(config, directory, number)
+            for role, names in self.names.items()
+            for one in names
         ]
 
     def shutdown(self) -> None:

@@ -1,7 +1,6 @@
 """What runs on workers: finding how the target refuses, scanning words, writing prompts, asking models under test."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,10 +16,11 @@ from rayworks.systems.refusal.evaluation.rates import judged
 from rayworks.systems.refusal.filtering.harm import Labeller, harm_classifier
 from rayworks.systems.refusal.generator.generation import Generated, Generator
 from rayworks.systems.refusal.generator.naturalness import tuned_floor, user_turn_perplexities
+from rayworks.systems.refusal.generator.rival import draw_paraphrases
 from rayworks.systems.refusal.generator.vocabulary_scan import HeardWord, likely_words, scan_vocabulary
 from rayworks.systems.refusal.judging.calibration import shipped_judge
 from rayworks.systems.refusal.judging.cascade import CascadeJudge
-from rayworks.systems.refusal.judging.partial_replies import agreement_of_judge, read_replies
+from rayworks.systems.refusal.judging.partial_replies import agreement_of_judge, agreement_of_people, read_replies
 from rayworks.systems.refusal.judging.verdicts import REFUSALS, Case, Verdict
 from rayworks.systems.refusal.opening import (
     different,
@@ -51,7 +51,7 @@ class RefusalActor:
     def calibrate(self, _: int) -> Found:
         """The error of the judge, and that of the classifier of harm where it labels, on what people have labelled."""
         judge, agreement = shipped_judge(self._config.run.seed)
-        replies = agreement_of_judge(judge, read_replies())
+        replies = agreement_of_judge(judge, read_replies()) | {"labellers": agreement_of_people(read_replies())}
         uses = self._config.generator.prompts > 0 and uses_classifier(self._config)
         return {"judge": agreement.as_dict(), "replies": replies, "harm": harm_classifier().agreement if uses else None}
 
@@ -108,9 +108,9 @@ class RefusalActor:
         start, stop, refusal = call
         own = different(seeds_of(self._config))
         drawn = [Seed(f"rival-{number}", own[number % len(own)].text) for number in range(start, stop)]
-        plain = replace(options_of(self._config, None), w2=0.0, content_temperature=1.0)
-        generator = Generator(self._target, _refusal(refusal), plain)
-        return self._labelled(generator.write(drawn, self._config.run.seed), refusal)
+        options, seed = options_of(self._config, None), self._config.run.seed
+        found = draw_paraphrases(self._target, _refusal(refusal), drawn, options, seed)
+        return self._labelled(found, refusal)
 
     def evaluate(self, call: tuple[int, Sequence[Prompt]]) -> list[Found]:
         """Ask a model under test, and judge: (its place in the config, prompts). Answers to harmful prompts stay here.

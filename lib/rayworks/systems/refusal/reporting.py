@@ -65,6 +65,7 @@ def build_report(config: Config, results: Results, title: str) -> Report:
             "refusal": results["refusal"],
             "floor": results["floor"],
             "judge": results["judge"],
+            "replies": results["replies"],
             "harm": results["harm"],
             "excluded": _excluded(config, results),
         },

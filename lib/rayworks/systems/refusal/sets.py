@@ -39,11 +39,6 @@ def open_set(name: str, most: int | None, seed: int) -> PromptSet:
     return PromptSet(found.name, tuple(found.prompts[at] for at in np.sort(order)), found.duplicates)
 
 
-def check_set(name: str) -> None:
-    """Raise what :func:`open_set` would."""
-    open_set(name, None, 0)
-
-
 def _toys(name: str, seed: int) -> tuple[Prompt, ...]:
     """Requests of the toy: harmless ones, half of which it refuses, or those that it refuses rightly."""
     from rayworks.systems.refusal.targets import planted

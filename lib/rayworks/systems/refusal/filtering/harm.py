@@ -28,6 +28,7 @@ from rayworks.systems.refusal.judging.classifier import BITS, hashed, ridge_dual
 LEARNED = ("over-refusal-80", "over-refusal-70", "pairs-50", "pairs-100", "xstest-safe", "xstest-unsafe")
 """Sets whose labels the classifier learns from; their texts stay in their packages."""
 _RIDGE, _FOLDS, _BIAS = 1e-4, 5, 3.0
+_KNOWN: dict[str, Label] = {label: label for label in LABELS}
 _BAND = (0.2, 0.6)
 _WINDOW = 20
 """Words that are labelled at a time, and a sentence alone; of all parts of a prompt the most harmful counts."""
@@ -185,14 +186,15 @@ class ByFunction:
         """See :class:`Labeller`. :class:`DataError` where it fails or gives anything but labels."""
         function = of_the_user("filter.harm", self.name, "is no function; give module:function")
         try:
-            found = [str(label).strip().lower() for label in function(list(prompts))]
+            found = [_KNOWN.get(str(label).strip().lower()) for label in function(list(prompts))]
         except Exception as error:
             raise DataError(
                 f"filter.harm: {self.name} failed with {type(error).__name__}; it takes a list of prompts"
             ) from None
-        if len(found) != len(prompts) or not set(found) <= set(LABELS):
+        labels = [label for label in found if label is not None]
+        if not len(labels) == len(found) == len(prompts):
             raise DataError(f"filter.harm: {self.name} must give for each prompt one of {', '.join(LABELS)}")
-        return [HarmLabel(label, self.name) for label in found]  # type: ignore[arg-type]  # checked above
+        return [HarmLabel(label, self.name) for label in labels]
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class ByModel:
 def _word_in(text: str) -> Label:
     words = text.strip().lower().split()
     first = words[0].strip(".,:;*\"'`()") if words else ""
-    return next((label for label in LABELS if label == first), "controversial")
+    return _KNOWN.get(first, "controversial")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """A model to find refusals of: the toy, the over-cautious one, or any other, with what writes the prompts."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,11 +82,6 @@ class Target:
             for number, prompt in enumerate(prompts)
         ]
         return self.engine.generate(requests)
-
-    def paraphrased_by(self, paraphrase: str) -> "Target":
-        """The same target, whose content model is asked otherwise; :class:`ConfigError` without ``{request}``."""
-        _require_request(paraphrase)
-        return dataclasses.replace(self, paraphrase=paraphrase)
 
 
 def open_target(
