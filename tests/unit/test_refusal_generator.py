@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from rayworks.core.errors import ConfigError, DataError
+from rayworks.lm import packed_linear
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.exactness import plain_logprobs
 from rayworks.lm.gradients import GradientRequest, token_gradients
@@ -134,7 +135,7 @@ def test_with_all_words_the_choice_is_the_best_of_all(toy: Target, refusal: Refu
 def test_an_accepted_move_never_scores_less(toy: Target, refusal: Refusal) -> None:
     reached = []
     for inner in (1, 2, 4, 8):
-        options = dataclasses.replace(ONE, preselection="gradient", width=2, inner=inner, w2=30.0)
+        options = dataclasses.replace(ONE, preselection="gradient", width=1, inner=inner, w2=30.0)
         prompts = generate(toy, refusal, SEEDS, options, 3)
         reached.append([options.w2 * prompt.refusal_logprob + prompt.content_logprobs[0] for prompt in prompts])
     for fewer, more in pairwise(reached):
@@ -339,7 +340,9 @@ def test_one_seed_is_enough_and_a_bad_one_is_named(toy: Target, refusal: Refusal
     assert len(generate(toy, refusal, SEEDS[:1], GUARDED, 0, scan)) == 1
 
 
-def test_what_is_missing_is_said(toy: Target, refusal: Refusal, scan: list[HeardWord], tmp_path: Path) -> None:
+def test_what_is_missing_is_said(
+    toy: Target, refusal: Refusal, scan: list[HeardWord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(DataError, match="scan the vocabulary first"):
         generate(toy, refusal, SEEDS, GUARDED, 0)
     with pytest.raises(DataError, match="none is left"):
@@ -350,6 +353,7 @@ def test_what_is_missing_is_said(toy: Target, refusal: Refusal, scan: list[Heard
         scan_vocabulary(toy, refusal, [])
     with pytest.raises(DataError, match="give at least one request"):
         likely_words(toy, [], 5, 0)
+    monkeypatch.setattr(packed_linear, "SMALLEST", 0)
     packed = bpe_target(tmp_path)
     options = GeneratorOptions(preselection="gradient")
     with pytest.raises(DataError, match="open it with differentiable=True"):

@@ -23,8 +23,8 @@ READ_AHEAD = 8
 
 Entry = tuple[int, Row]
 """A row as one of the models reads it."""
-Fed = dict[Entry, Tensor]
-"""The logits after each, ``[vocabulary]``."""
+Fed = list[tuple[list[Entry], Tensor]]
+"""Batches, and the logits after each of their entries, ``[entries, vocabulary]``."""
 
 
 class ContinuousBatching(Decoding):
@@ -96,10 +96,12 @@ class ContinuousBatching(Decoding):
             self._active.append(row)
         before = list(self._active)
         for row in before:
-            with self._failing(row):
+            try:
                 row.guides = self._mixer.guides(row)
+            except Exception as error:
+                self._fail(row, error)
         alive = [row for row in before if row.error is None]
-        behind = [entry for entry in self._entries(alive) if len(self._unread(entry)) > STEP]
+        behind = [entry for entry in self._entries(alive) if self._left(entry) > STEP]
         lagging = {id(row) for _, row in behind}
         ready = [row for row in alive if id(row) not in lagging]
         for causal, entries in self._by_model(behind):
@@ -129,7 +131,12 @@ class ContinuousBatching(Decoding):
 
     def _unread(self, entry: Entry) -> list[int]:
         lane, row = entry
-        return row.sequence(lane)[self._models[lane].held(self._slot(entry)) :]
+        return row.sequence(lane, self._models[lane].held(self._slot(entry)))
+
+    def _left(self, entry: Entry) -> int:
+        """How many tokens are unread."""
+        lane, row = entry
+        return len(row.prompts[lane]) + len(row.tokens) - self._models[lane].held(self._slot(entry))
 
     def _catch_up(self, causal: CausalModel, entries: list[Entry], budget: int) -> None:
         """Read a little of every row, but not what another row is reading already."""
@@ -145,9 +152,11 @@ class ContinuousBatching(Decoding):
         share = max(budget // max(len(leaders), 1), STEP)
         takes = {self._slot(entry): self._unread(entry)[:-1][:share] for entry in leaders}
         for batch in alike([len(takes[self._slot(entry)]) for entry in leaders]):
-            for entry in self._fed(causal, [leaders[index] for index in batch], takes):
-                # At once, for those who wait for a part of it.
-                causal.keep(self._slot(entry))
+            together = sorted((leaders[index] for index in batch), key=self._slot)
+            for entries, _ in self._fed(causal, together, takes):
+                for entry in entries:
+                    # At once, for those who wait for a part of it.
+                    causal.keep(self._slot(entry))
 
     def _is_led(self, entry: Entry, tokens: Sequence[int], known: int, leaders: Sequence[Entry]) -> bool:
         """Whether it pays to wait for what another row is reading."""
@@ -157,42 +166,47 @@ class ContinuousBatching(Decoding):
         return any(min(agreeing(tokens, other), room) > known + STEP for other in others)
 
     def _draw(self, rows: list[Row]) -> None:
-        found: Fed = {}
+        places = dict[Entry, int]()
+        logits = dict[int, Tensor]()
         for causal, entries in self._by_model(self._entries(rows)):
             unread = {self._slot(entry): self._unread(entry) for entry in entries}
-            stepping = [entry for entry in entries if len(unread[self._slot(entry)]) == 1]
-            # Rows that read one token would wait for those that read several.
-            for part in (stepping, [entry for entry in entries if entry not in stepping]):
-                found |= self._fed(causal, part, unread) if part else {}
+            parts: tuple[list[Entry], list[Entry]] = [], []
+            for entry, new in zip(entries, unread.values(), strict=True):
+                # Rows that read one token would wait for those that read several.
+                parts[len(new) > 1].append(entry)
+            fed = [batch for part in parts if part for batch in self._fed(causal, part, unread)]
+            if fed:
+                known = [entry for batch, _ in fed for entry in batch]
+                places |= {entry: place for place, entry in enumerate(known)}
+                found = torch.cat([part for _, part in fed]) if len(fed) > 1 else fed[0][1]
+                logits |= dict.fromkeys((lane for lane, _ in known), found)
         rows = [row for row in rows if row.error is None]
         if not rows:
             return
 
         def mix(some: Sequence[Row]) -> Mixed:
             lanes = dict[int, tuple[Tensor, Tensor]]()
-            for lane in range(len(self._models)):
-                places = [place for place, row in enumerate(some) if (lane, row) in found]
-                if places:
-                    lanes[lane] = torch.tensor(places), torch.stack([found[lane, some[place]] for place in places])
+            for lane, found in logits.items():
+                asked = [index for index, row in enumerate(some) if (lane, row) in places]
+                taken = [places[lane, some[index]] for index in asked]
+                if taken:
+                    own = found if taken == list(range(len(found))) else found[taken]
+                    lanes[lane] = torch.tensor(asked), own
             return self._mixer.mix(lanes.pop(0)[1], lanes, some)
 
         for row, drawn in zip(rows, draw(mix, rows), strict=True):
-            with self._failing(row):
-                row.take(drawn, self._end_ids, self._tokenizer)
-                self.tokens_drawn += 1
+            self._take(row, drawn, self._end_ids)
 
-    def _fed(self, causal: CausalModel, entries: Sequence[Entry], takes: Mapping[int, list[int]]) -> Fed:
-        """Feed rows together; where that fails each alone, so that only those fail of which it is true."""
-        entries = sorted(entries, key=self._slot)
+    def _fed(self, causal: CausalModel, entries: list[Entry], takes: Mapping[int, list[int]]) -> Fed:
+        """Feed rows, by slot, together; where that fails each alone, so that only those fail of which it is true."""
         slots = [self._slot(entry) for entry in entries]
         try:
-            return dict(zip(entries, causal.feed(slots, [takes[slot] for slot in slots]), strict=True))
+            return [(entries, causal.feed(slots, [takes[slot] for slot in slots]))]
         except Exception as error:
             if len(entries) == 1:
-                with self._failing(entries[0][1]):
-                    raise error
-                return {}
-        return {entry: logits for one in entries for entry, logits in self._fed(causal, [one], takes).items()}
+                self._fail(entries[0][1], error)
+                return []
+        return [batch for one in entries for batch in self._fed(causal, [one], takes)]
 
     def _leave(self, row: Row) -> None:
         if row not in self._active:

@@ -1,14 +1,13 @@
 """What an engine offers: whole batches, or rows that are decoded step by step."""
 
 import abc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from rayworks.lm.engine import Generation, GenerationRequest, Score, ScoringRequest
-from rayworks.lm.rows import Row
+from rayworks.lm.rows import Drawn, Row
 
 
 class Decoding(abc.ABC):
@@ -57,14 +56,18 @@ class Decoding(abc.ABC):
         while not self.idle:
             self.step()
 
-    @contextmanager
-    def _failing(self, row: Row) -> Iterator[None]:
-        """What is raised inside is the row's end, not the loop's."""
+    def _take(self, row: Row, drawn: Drawn, ends: frozenset[int]) -> None:
+        """Give a row what was drawn for it."""
         try:
-            yield
+            row.take(drawn, ends, self._tokenizer)
+            self.tokens_drawn += 1
         except Exception as error:
-            row.error = error
-            row.end("failed", self._tokenizer)
+            self._fail(row, error)
+
+    def _fail(self, row: Row, error: Exception) -> None:
+        """Make what was raised the row's end, not the loop's."""
+        row.error = error
+        row.end("failed", self._tokenizer)
 
 
 class Engine(Protocol):

@@ -131,6 +131,6 @@ class HostedRows:
             for row in asked:
                 # A row that drew in vain, in vLLM's prefill, has its last token once more.
                 guide.rewind(row.slot, len(row.sequence(model)) - 1)
-            unread = [row.sequence(model)[guide.held(row.slot) :] for row in asked]
+            unread = [row.sequence(model, guide.held(row.slot)) for row in asked]
             guides[model] = torch.tensor(indices), guide.read(slots, unread)
         return self.hosted.mixer.mix(base, guides, rows)

@@ -41,13 +41,15 @@ class Row:
     """Models beside the base that its next token needs."""
 
     @cached_property
-    def uniforms(self) -> Tensor:
+    def uniforms(self) -> list[float]:
         """The number by which each of its tokens is drawn."""
-        return torch.from_numpy(seeds.uniforms(self.request.seed, self.request.max_new_tokens, "sampling"))
+        found: list[float] = seeds.uniforms(self.request.seed, self.request.max_new_tokens, "sampling").tolist()
+        return found
 
-    def sequence(self, model: int) -> list[int]:
-        """All ids that ``model`` has seen or must see."""
-        return [*self.prompts[model], *self.tokens]
+    def sequence(self, model: int, start: int = 0) -> list[int]:
+        """All ids that ``model`` has seen or must see, from a position on."""
+        prompt = self.prompts[model]
+        return self.tokens[start - len(prompt) :] if start >= len(prompt) else [*prompt[start:], *self.tokens]
 
     def take(self, drawn: "Drawn", ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> None:
         """Add a drawn token or end with it, and tell ``on_token``; raises why there is none."""
@@ -60,9 +62,10 @@ class Row:
             self.end("stop", tokenizer)
         else:
             self.tokens.append(token)
+            cut = list[int]()
             if self.request.stop or self.on_token is not None:
                 self.text = tokenizer.decode(self.tokens, skip_special_tokens=True)
-            cut = [at for at in (self.text.find(stop) for stop in self.request.stop) if at >= 0]
+                cut = [at for at in (self.text.find(stop) for stop in self.request.stop) if at >= 0]
             if cut:
                 self.text, self.finish_reason = self.text[: min(cut)], "stop"
             elif len(self.tokens) >= self.request.max_new_tokens:
@@ -149,7 +152,7 @@ def draw(mix: Callable[[Sequence[Row]], Mixed], rows: Sequence[Row]) -> list[Dra
 
 def _drawn(mixed: Mixed, rows: Sequence[Row]) -> list[Drawn]:
     device = mixed.logits.device
-    uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in rows])
+    uniforms = torch.tensor([row.uniforms[len(row.tokens)] for row in rows], dtype=torch.float64)
     names = ("temperature", "top_k", "top_p")
     parameters = {name: torch.tensor([getattr(row.request, name) for row in rows], device=device) for name in names}
     tokens, logprobs = sample(mixed.logits, uniforms, **parameters)
@@ -158,7 +161,9 @@ def _drawn(mixed: Mixed, rows: Sequence[Row]) -> list[Drawn]:
     sound = mixed.logits.amax(dim=-1).isfinite().tolist()
     drawn = []
     for index, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
-        wrong = f"the model's logits after {len(row.tokens)} tokens are not numbers; check it"
         report = {name: values[index] for name, values in reports.items()}
-        drawn.append(Drawn(token, logprob, report, None if sound[index] else DataError(wrong)))
+        wrong = None
+        if not sound[index]:
+            wrong = DataError(f"the model's logits after {len(row.tokens)} tokens are not numbers; check it")
+        drawn.append(Drawn(token, logprob, report, wrong))
     return drawn

@@ -165,11 +165,13 @@ class VllmDecoding(Decoding):
         from rayworks.lm.vllm_processors import ask
 
         for name, (row, told) in self._rows.items():
-            with self._failing(row):
+            try:
                 context = self._context(row)
                 if context != told:
                     self._engine.collective_rpc(ask, args=("change", name, context))
                     self._rows[name] = row, context
+            except Exception as error:
+                self._fail(row, error)
         finished = self._settle()
         outputs = self._engine.step()
         drawn: dict[str, Drawn] = self._engine.collective_rpc(ask, args=("take_drawn",))[0]
@@ -178,9 +180,7 @@ class VllmDecoding(Decoding):
             if name in self._rows:
                 row = self._rows[name][0]
                 if output.outputs[0].token_ids:
-                    with self._failing(row):
-                        row.take(drawn[name], self._ends, self._tokenizer)
-                        self.tokens_drawn += 1
+                    self._take(row, drawn[name], self._ends)
                 if output.finished and row.finish_reason is None:
                     row.end("length", self._tokenizer)
             elif output.finished and name in self._scored:

@@ -152,11 +152,12 @@ class Generator:
     ) -> list[int]:
         """The next token of each prompt, which is added to it, or ends it."""
         options, laws = self._options, self._lawful(laws, position)
-        count, ends = options.inner + _REDRAWS, self._target.ends
+        # First tokens take the first numbers, so that they are the same whatever is searched after them.
+        count, ends = _REDRAWS + options.inner, self._target.ends
         uniforms = [streams.uniforms(run_seed, count, "prompts", prompt.seed.uid, position) for prompt in prompts]
         known = [dict.fromkeys(ends, True) for _ in prompts]
         draws = laws / options.content_temperature
-        firsts = [[drawn(law, float(own[options.inner]))] for law, own in zip(draws, uniforms, strict=True)]
+        firsts = [[drawn(law, float(own[0]))] for law, own in zip(draws, uniforms, strict=True)]
         self._try_out(prompts, known, firsts)
         rows = zip(prompts, laws, draws, uniforms, known, strict=True)
         found = [self._first(*row) for row in rows]
@@ -206,7 +207,7 @@ class Generator:
     ) -> _Token | None:
         """The next token as the content model draws it; ``None`` where it draws none that may stand there."""
         trying = draws.clone()
-        for uniform in uniforms[self._options.inner :]:
+        for uniform in uniforms[:_REDRAWS]:
             if not bool((trying > -math.inf).any()):
                 return None
             token = drawn(trying, uniform)
@@ -244,7 +245,7 @@ class Generator:
                 wanted = {row: wanted[row] for row in open_ones}
             self._score(prompts, open_ones, wanted, refusal)
             for token in open_ones.values():
-                self._draw(token, float(token.uniforms[iteration]))
+                self._draw(token, float(token.uniforms[_REDRAWS + iteration]))
 
     def _preselect(self, tokens: dict[int, _Token], refusal: RefusalContext) -> dict[int, Tensor]:
         """Scores of all ids by which candidates are chosen, ``[vocabulary]`` each."""
