@@ -135,7 +135,7 @@ def test_with_all_words_the_choice_is_the_best_of_all(toy: Target, refusal: Refu
 def test_an_accepted_move_never_scores_less(toy: Target, refusal: Refusal) -> None:
     reached = []
     for inner in (1, 2, 4, 8):
-        options = dataclasses.replace(ONE, preselection="gradient", width=1, inner=inner, w2=30.0)
+        options = dataclasses.replace(ONE, preselection="gradient", width=3, inner=inner, w2=30.0)
         prompts = generate(toy, refusal, SEEDS, options, 3)
         reached.append([options.w2 * prompt.refusal_logprob + prompt.content_logprobs[0] for prompt in prompts])
     for fewer, more in pairwise(reached):
