@@ -3,6 +3,7 @@
 What it draws is a pure function of a request, so that schedulers can be compared to the token, on any machine.
 """
 
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ class Cost:
     """Fewest and most tokens of a completion."""
     step_tokens: float = 6.0
     """Mean tokens of a step."""
+    slept: float = 0.0
+    """Of a second counted, the part that is also waited for."""
 
 
 class LatencyEngine:
@@ -56,7 +59,9 @@ class LatencyEngine:
             self._running.append((ticket, completion, len(completion.tokens)))
         if not self._running:
             return []
-        self.seconds += self.cost.step + self.cost.row * len(self._running)
+        seconds = self.cost.step + self.cost.row * len(self._running)
+        self.seconds += seconds
+        time.sleep(self.cost.slept * seconds)
         self.tokens += len(self._running)
         self.steps += 1
         after = [(ticket, completion, left - 1) for ticket, completion, left in self._running]
