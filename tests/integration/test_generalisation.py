@@ -95,7 +95,7 @@ def test_a_run_does_not_depend_on_workers_or_pieces(
     ("settings", "code", "words"),
     [
         ({"train_bin": 2, "bins": 2}, 2, "generalisation.train_bin: is 2; the last of 2 bins is 1"),
-        ({"source": "nowhere.jsonl"}, 4, "nowhere.jsonl: cannot be read"),
+        ({"source": "nowhere.jsonl"}, 4, "nowhere.jsonl': cannot be read"),
     ],
 )
 def test_a_run_that_can_not_be_says_why(

@@ -157,7 +157,9 @@ def test_the_hub_is_asked_for_the_config_and_the_split(monkeypatch: pytest.Monke
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert len(easy2hard.load("E2H-ARC").table) == 4
     easy2hard.load("E2H-ARC", source="hub:a/b:other")
-    with pytest.raises(DataError, match=r"no/where E2H-ARC eval: cannot be loaded \(there is no such set\)"):
+    with pytest.raises(
+        DataError, match=r"E2H-ARC eval .hub:no/where:E2H-ARC.: cannot be read \(there is no such set\)"
+    ):
         easy2hard.load("E2H-ARC", source="hub:no/where")
     assert asked[:2] == [("furonghuang-lab/Easy2Hard-Bench", "E2H-ARC", "eval"), ("a/b", "other", "eval")]
 

@@ -173,7 +173,7 @@ def test_a_file_without_columns_names_them(tmp_path: Path) -> None:
     section = GeneralisationSection(source=str(tmp_path / "bare.jsonl"))
     with pytest.raises(DataError, match="has no column answer, rating; found prompt, text"):
         binned_items(section, seed=0)
-    with pytest.raises(DataError, match=r"none\.parquet: cannot be read"):
+    with pytest.raises(DataError, match=r"none\.parquet.: cannot be read"):
         binned_items(GeneralisationSection(source=str(tmp_path / "none.parquet")), seed=0)
 
 

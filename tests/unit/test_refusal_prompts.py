@@ -76,7 +76,7 @@ def test_sets_of_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "load_dataset", load_dataset)
     assert open_prompts("phtest").counts()["harmless"] == 2073
     assert asked == [("furonghuang-lab/PHTest", None, "train")]
-    with pytest.raises(DataError, match=r"hub:no/where:en: cannot be loaded \(ValueError\)"):
+    with pytest.raises(DataError, match=r"hub:no/where:en.: cannot be read \(ValueError\)"):
         open_prompts("hub:no/where:en")
 
 
@@ -125,7 +125,7 @@ def test_sets_of_the_users_code() -> None:
         ),
         ("a.csv", "request,label\nsecret,\n", r"row 1, column label: is ''"),
         ("a.csv", "text\nsecret\n", "has no column request"),
-        ("a.csv", "request\n", "is empty"),
+        ("a.csv", "request\n", "has no rows"),
         ("a.csv", "", r"cannot be read \(EmptyDataError\)"),
         ("a.csv", "request,label\n ,harmless\n", "row 1, column request: must be a text"),
         ("a.csv", "request,id\nsecret,1\nother,1\n", "two rows have the id 'a/1'"),

@@ -252,7 +252,7 @@ def test_one_line_is_a_corpus_and_none_is_not(tmp_path: Path) -> None:
     assert len(read_seeds()) == len(built_in_requests())
     for name in ("empty.txt", "empty.csv", "empty.jsonl"):
         (tmp_path / name).write_text("")
-        with pytest.raises(DataError, match=r"holds no request|cannot be read|has no column"):
+        with pytest.raises(DataError, match=r"holds no request|cannot be read|has no column|has no rows"):
             read_seeds(str(tmp_path / name))
 
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rayworks.core import datasets, seeds
 from rayworks.core.errors import DataError
+from rayworks.core.tables import HUB, SUFFIXES, read_table, suffix_of
 from rayworks.lm.pair_training import EncodedPair
 from rayworks.lm.scoring import encode
 from rayworks.systems.alignment.config import PairsSection
@@ -73,12 +74,12 @@ def check_source(section: PairsSection) -> None:
         DataError: naming ``pairs.source``.
     """
     path = Path(section.source).expanduser()
-    if section.source in _BUILDERS or section.source.startswith("hub:"):
+    if section.source in _BUILDERS or section.source.startswith(HUB):
         return
-    if path.suffix not in _READERS:
+    if not suffix_of(path):
         raise DataError(
             f"pairs.source {section.source!r}: unknown; give {', '.join(_BUILDERS)}, "
-            f"a {' or '.join(_READERS)} file, or hub:OWNER/NAME"
+            f"a {' or '.join(SUFFIXES)} file, or hub:OWNER/NAME"
         )
     if not path.is_file():
         raise DataError(f"pairs.source {section.source!r}: cannot be read (the file does not exist); correct the path")
@@ -119,11 +120,6 @@ _BUILDERS: dict[str, Callable[[pd.DataFrame, np.random.Generator], list[Pair]]] 
     "titles-by-rating": titles_by_rating,
     "shorter-title": shorter_title,
     "bodies-by-rating": bodies_by_rating,
-}
-
-_READERS: dict[str, Callable[[Path], Any]] = {
-    ".jsonl": lambda file: pd.read_json(file, lines=True, dtype=False, convert_dates=False),
-    ".parquet": pd.read_parquet,
 }
 
 
@@ -190,7 +186,7 @@ def _shuffled(items: list[T], random: np.random.Generator) -> list[T]:
 def _read(section: PairsSection) -> list[Pair]:
     check_source(section)
     columns = (section.prompt_column, section.chosen_column, section.rejected_column)
-    table = _hub(section) if section.source.startswith("hub:") else _file(section.source)
+    table = read_table(section.source, "pairs.source", split=section.split)
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise DataError(
@@ -204,29 +200,3 @@ def _read(section: PairsSection) -> list[Pair]:
             f"pairs.source {section.source!r}: row {bad[0]} has an empty or non-text field; correct or drop it"
         )
     return [Pair(*map(str, row)) for row in rows.itertuples(index=False)]
-
-
-def _file(source: str) -> pd.DataFrame:
-    path = Path(source).expanduser()
-    try:
-        table: pd.DataFrame = _READERS[path.suffix](path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"pairs.source {source!r}: cannot be read ({reason})") from None
-    return table
-
-
-def _hub(section: PairsSection) -> pd.DataFrame:
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise DataError("pairs.source hub:...: needs the datasets package; pip install rayworks[alignment]") from None
-    try:
-        loaded = load_dataset(section.source.removeprefix("hub:"), split=section.split)
-    except (ConnectionError, TimeoutError):
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"pairs.source {section.source!r}: cannot be loaded ({reason})") from None
-    table: pd.DataFrame = loaded.to_pandas()
-    return table

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import optimize
 
 from rayworks.core.errors import DataError
+from rayworks.core.tables import SUFFIXES, read_table, suffix_of
 from rayworks.systems.regulation import value_distributions
 from rayworks.systems.regulation.certificate import certify, winning_chance
 from rayworks.systems.regulation.config import LARGEST_SCALE, AuctionSection, CertificateSection
@@ -80,18 +81,14 @@ def value_distribution(text: str) -> value_distributions.ValueDistribution:
     shape = re.fullmatch(r"beta\(\s*(\d+\.?\d*)\s*,\s*(\d+\.?\d*)\s*\)", text)
     if shape:
         return value_distributions.BetaValues(float(shape[1]), float(shape[2]))
-    path = Path(text).expanduser()
-    if path.suffix not in (".csv", ".parquet"):
-        raise DataError(f"distribution {text!r}: unknown; uniform, beta22, beta(A,B), or a .csv or .parquet file")
-    try:
-        table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"distribution {text}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    if not suffix_of(text):
+        raise DataError(f"distribution {text!r}: unknown; uniform, beta22, beta(A,B), or a {', '.join(SUFFIXES)} file")
+    table = read_table(text, "distribution", keep_default_na=True)
     if COLUMN not in table:
         found = ", ".join(map(str, table.columns))
         raise DataError(f"distribution {text}: has no column {COLUMN!r}; its columns are {found}")
     column = pd.to_numeric(table[COLUMN], errors="coerce")
-    return value_distributions.SampleValues(column.to_numpy(dtype=float), name=path.stem)
+    return value_distributions.SampleValues(column.to_numpy(dtype=float), name=Path(text).stem)
 
 
 def expected_premiums(equilibrium: Equilibrium) -> float:

@@ -1,19 +1,17 @@
 """The table that the price of safety is measured on: inputs, label and group, and which rows a run takes."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from rayworks.core import datasets, seeds
+from rayworks.core import datasets, seeds, tables
 from rayworks.core.errors import DataError
+from rayworks.core.tables import SUFFIXES, suffix_of
 
 LEVELS = 64
 """Values of a text column that get an input of their own, the most frequent first; the rest share the value of no input."""
-_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
 
 
 @dataclass(frozen=True)
@@ -152,12 +150,6 @@ def read_table(options: TrainingOptions) -> Table:
 def _frame(source: str) -> pd.DataFrame:
     if source == "adult":
         return pd.read_parquet(datasets.fetch("adult"))
-    path = Path(source).expanduser()
-    if path.suffix not in _READERS:
-        raise DataError(f"price.source {source!r}: is neither adult nor a {' or '.join(_READERS)} file")
-    try:
-        frame = _READERS[path.suffix](path)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"price.source {source!r}: cannot be read ({reason}); correct the path or the file") from None
-    return frame
+    if not suffix_of(source):
+        raise DataError(f"price.source {source!r}: is neither adult nor a {', '.join(SUFFIXES)} file")
+    return tables.read_table(source, "price.source", keep_default_na=True)

@@ -4,7 +4,7 @@ A column is required where its name was read in a primary source, and only repor
 source or inferred, because the published table may name it otherwise.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ import pandas as pd
 
 from rayworks.core import datasets
 from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.tables import HUB, SUFFIXES, read_table, suffix_of
 
 Certainty = Literal["verified", "reported", "unverified"]
 Split = Literal["train", "eval"]
@@ -158,9 +159,9 @@ def load(config: str, split: Split = "eval", source: str | None = None) -> Loade
     if split not in schema.splits:
         raise ConfigError(f"split {split!r}: {config} has {' and '.join(schema.splits)} only")
     source = source or f"hub:{datasets.find(config.lower()).hub}"
-    if source.startswith("hub:"):
-        name, _, subset = source.removeprefix("hub:").partition(":")
-        table = from_hub(f"{source} {config} {split}", name, subset or config, split=split)
+    if source.startswith(HUB):
+        named = source if ":" in source.removeprefix(HUB) else f"{source}:{config}"
+        table = read_table(named, f"Easy2Hard {config} {split}", split=split)
     else:
         table = _local(source, config, split)
     return check(schema, table, f"{source} {config} {split}")
@@ -216,52 +217,18 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in record.items()} for record in table.to_dict("records")]
 
 
-def from_hub(source: str, *names: str, split: str, called: str = "hub:...") -> pd.DataFrame:
-    """A split of a data set of the hub, by its id and the name of its config; ``source`` stands in messages.
-
-    Raises:
-        DataError: there is no such data set, or the package that loads it is missing.
-    """
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise DataError(f"{called}: needs the datasets package; pip install rayworks[difficulty]") from None
-    try:
-        loaded = load_dataset(*names, split=split)
-    except (ConnectionError, TimeoutError):
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{source}: cannot be loaded ({reason})") from None
-    table: pd.DataFrame = loaded.to_pandas()
-    return table
-
-
-_READERS: dict[str, Callable[[Path], Any]] = {
-    ".jsonl": lambda file: pd.read_json(file, lines=True, dtype=False, convert_dates=False),
-    ".parquet": pd.read_parquet,
-}
-
-
 def _local(source: str, config: str, split: Split) -> pd.DataFrame:
     files = _files(Path(source).expanduser(), config, split)
-    try:
-        tables: list[pd.DataFrame] = [_READERS[file.suffix](file) for file in files]
-        return pd.concat(tables, ignore_index=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{source}: cannot be read ({reason})") from None
+    return pd.concat([read_table(file, "labels") for file in files], ignore_index=True)
 
 
 def _files(path: Path, config: str, split: Split) -> Sequence[Path]:
-    if path.is_file() and path.suffix in _READERS:
+    if path.is_file() and suffix_of(path):
         return [path]
     folder = path / config if (path / config).is_dir() else path
-    files = [
-        file for file in sorted(folder.rglob("*")) if file.suffix in _READERS and split in str(file.relative_to(folder))
-    ]
+    files = [file for file in sorted(folder.rglob("*")) if suffix_of(file) and split in str(file.relative_to(folder))]
     if not files:
         raise DataError(
-            f"{path}: neither a {' or '.join(_READERS)} file nor a folder with one named for {split!r}; correct the path"
+            f"{path}: neither a {' or '.join(SUFFIXES)} file nor a folder with one named for {split!r}; correct the path"
         )
     return files

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
+from rayworks.core.tables import read_table
 from rayworks.systems.difficulty.answering import arithmetic, easy2hard
 from rayworks.systems.difficulty.answering.answer_scoring import score
 from rayworks.systems.difficulty.answering.prompts import build
@@ -147,11 +147,7 @@ def _shuffled(items: Sequence[Item], seed: int, *path: str | int) -> list[Item]:
 
 
 def _read(source: str) -> list[Item]:
-    try:
-        path = Path(source).expanduser()
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_json(path, lines=True, dtype=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source}: cannot be read ({str(error).strip().splitlines()[0]})") from None
+    table = read_table(source, "generalisation.source")
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         raise DataError(f"{source}: has no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")

@@ -9,14 +9,11 @@ import pandas as pd
 
 from rayworks.core import datasets
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.difficulty.answering.easy2hard import from_hub
+from rayworks.core.tables import HUB, read_table
 from rayworks.systems.difficulty.config import DataSection
 from rayworks.systems.difficulty.ratings.rating_periods import Games
 from rayworks.systems.difficulty.responses import evidence
 from rayworks.systems.difficulty.responses.response_store import Responses, from_table
-
-HUB = "hub:"
-SUFFIXES = (".csv", ".parquet", ".jsonl")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +78,7 @@ def read_responses(source: str, data: DataSection) -> ResponseSet:
         found = evidence.read_responses(source)
         store = from_table(found.responses, source, items=found.items["item"].tolist(), **merging)
         return ResponseSet(store, _texts(found.items), found.subjects, found.provenance)
-    table = read_table(source)
+    table = _table(source)
     store = from_table(table, source, **merging)
     attributes = table.drop(columns=["item", "score", "weight", "period", "split", "text"], errors="ignore")
     return ResponseSet(store, _texts(table), attributes.drop_duplicates("subject"), source)
@@ -100,7 +97,7 @@ def read_games(source: str) -> tuple[list[str], list[str], Games]:
     Raises:
         DataError: it cannot be read, a column is missing, or periods go backwards.
     """
-    table = evidence.read_games(source) if source in evidence.GAMES else read_table(source)
+    table = evidence.read_games(source) if source in evidence.GAMES else _table(source)
     if {"problem", "contestant", "solved"} <= set(table.columns):
         # A problem is a player that wins when it is not solved.
         solved = pd.to_numeric(table["solved"], errors="coerce").astype(float)
@@ -144,31 +141,13 @@ def _numbers(table: pd.DataFrame, column: str, low: float, high: float, source: 
     return values
 
 
-def read_table(source: str) -> pd.DataFrame:
-    """A CSV, Parquet or JSON-lines file, a folder of Parquet, or ``hub:OWNER/NAME:SPLIT``, as a table.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+def _table(source: str) -> pd.DataFrame:
+    """A file or a folder of Parquet, or ``hub:OWNER/NAME:SPLIT``."""
     if source.startswith(HUB):
         name, _, split = source.removeprefix(HUB).partition(":")
-        return from_hub(source, name, split=split or "train", called=source)
-    path = Path(source).expanduser()
-    try:
-        if path.is_dir() or path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        elif path.suffix == ".csv":
-            ids = ("subject", "item", "family", "player", "opponent", "problem", "contestant", "text")
-            # An id may be called NA: only an empty cell is missing.
-            table = pd.read_csv(path, dtype=dict.fromkeys(ids, str), keep_default_na=False, na_values=[""])
-        elif path.suffix == ".jsonl":
-            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
-        else:
-            raise DataError(f"{source}: is neither an embedded set nor a {', '.join(SUFFIXES)} file")
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{source}: cannot be read ({reason})") from None
-    return table
+        return read_table(HUB + name, "data", split=split or "train")
+    ids = ("subject", "item", "family", "player", "opponent", "problem", "contestant", "text")
+    return read_table(source, "data", dtype=dict.fromkeys(ids, str))
 
 
 def _check(source: str, embedded: tuple[str, ...]) -> None:

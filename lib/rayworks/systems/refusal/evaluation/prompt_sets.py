@@ -14,11 +14,11 @@ import pandas as pd
 from rayworks.core import datasets
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.registry import of_the_user
+from rayworks.core.tables import HUB, SUFFIXES, read_table, suffix_of
 from rayworks.systems.refusal.evaluation.packed_prompts import read_packed
 
 Label = Literal["harmless", "controversial", "harmful"]
 LABELS: tuple[Label, ...] = get_args(Label)
-HUB = "hub:"
 _TYPES = """homonyms figures targets contexts definitions real-discrimination nonsense-discrimination history privacy-public
 privacy-fictional"""
 _UNSAFE_TYPES = "homonyms figures targets contexts definitions discrimination history privacy"
@@ -28,11 +28,6 @@ _SHOWN = 24
 """Characters of a wrong label that a message shows."""
 _COLUMNS = {"request": ("request", "Request"), "label": ("label", "Harmfulness"), "type": ("type",), "id": ("id", "ID")}
 """Of a table: ours, and PHTest's."""
-_READERS: dict[str, Callable[[Path], Any]] = {
-    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
-    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False, convert_dates=False),
-    ".parquet": pd.read_parquet,
-}
 
 
 @dataclass(frozen=True)
@@ -75,13 +70,14 @@ def open_prompts(name: str) -> PromptSet:
         return _unique(name, BUILT_IN[name]())
     if name == "phtest":
         return open_prompts(f"{HUB}{datasets.find(name).hub}")
-    if name.startswith(HUB):
-        return _unique(name.removeprefix(HUB), _rows(name, _from_hub(name)))
-    path = Path(name).expanduser()
-    if path.suffix in _READERS:
-        return _unique(path.stem, _rows(path.name, _from_file(path)))
+    if name.startswith(HUB) or suffix_of(name):
+        # A parser's message may quote what it read, so none is quoted.
+        table = read_table(name, "prompts", quoted=False, dtype=str, na_values=[])
+        path = Path(name)
+        titles = (name.removeprefix(HUB), name) if name.startswith(HUB) else (path.stem, path.name)
+        return _unique(titles[0], _rows(titles[1], table))
     otherwise = (
-        f"is no set of prompts; choose {', '.join(BUILT_IN)}, phtest, hub:OWNER/NAME, a .csv, .jsonl or .parquet file"
+        f"is no set of prompts; choose {', '.join(BUILT_IN)}, phtest, hub:OWNER/NAME, a {', '.join(SUFFIXES)} file"
     )
     make = of_the_user("prompts", name, f"{otherwise}, or module:function")
     try:
@@ -125,30 +121,6 @@ BUILT_IN: dict[str, Callable[[], list[Prompt]]] = {
     "pairs-100": lambda: _pairs("pairs-100", "expanded_100"),
 }
 """Sets that packages carry. Both of the pairs hold a harmless and a harmful prompt for each number."""
-
-
-def _from_file(path: Path) -> pd.DataFrame:
-    try:
-        return pd.DataFrame(_READERS[path.suffix](path))
-    except Exception as error:
-        # A parser's message may quote what it read.
-        raise DataError(f"prompts {path}: cannot be read ({type(error).__name__}); check the file") from None
-
-
-def _from_hub(name: str) -> pd.DataFrame:
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise DataError(f"prompts {name}: needs the datasets package; pip install rayworks[refusal]") from None
-    repository, _, config = name.removeprefix(HUB).partition(":")
-    try:
-        return pd.DataFrame(load_dataset(repository, config or None, split="train").to_pandas())
-    except (ConnectionError, TimeoutError):
-        raise
-    except Exception as error:
-        raise DataError(
-            f"prompts {name}: cannot be loaded ({type(error).__name__}); give a file where there is no network"
-        ) from None
 
 
 def _rows(source: str, table: pd.DataFrame) -> list[Prompt]:

@@ -1,14 +1,13 @@
 """Seeds of the user's own traffic: ordinary requests, whose topics and style the prompts keep."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.registry import of_the_user
+from rayworks.core.tables import SUFFIXES, read_table, suffix_of
 from rayworks.systems.refusal.targets.benign_pairs import built_in_requests
 
 BUILT_IN = "built-in"
@@ -22,32 +21,12 @@ class Seed:
     text: str
 
 
-def _read_lines(path: Path) -> pd.DataFrame:
-    return pd.DataFrame({"text": path.read_text(encoding="utf-8").splitlines()})
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, keep_default_na=False)
-
-
-def _read_json_lines(path: Path) -> pd.DataFrame:
-    return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
-
-
-_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".txt": _read_lines,
-    ".csv": _read_csv,
-    ".jsonl": _read_json_lines,
-    ".parquet": pd.read_parquet,
-}
-
-
 def read_seeds(source: str = BUILT_IN, column: str | None = None, limit: int | None = None) -> list[Seed]:
     """Different seeds in the order of their source, each on one line; empty ones are left out.
 
     Args:
-        source: ``built-in``, a file (``.txt`` of lines, ``.csv``, ``.jsonl`` or ``.parquet``), or ``module:function``,
-            which returns the texts.
+        source: ``built-in``, a ``.txt`` of lines, what :func:`~rayworks.core.tables.read_table` takes, or
+            ``module:function``, which returns the texts.
         column: of a table; ``None`` takes its only one, or ``text``.
         limit: the first so many; ``None`` takes all.
 
@@ -57,11 +36,11 @@ def read_seeds(source: str = BUILT_IN, column: str | None = None, limit: int | N
     """
     if source == BUILT_IN:
         texts: Iterable[Any] = built_in_requests()
-    elif (path := Path(source).expanduser()).suffix in _READERS:
-        texts = _column(path, column)
+    elif source.endswith(".txt") or suffix_of(source):
+        texts = _column(source, column)
     else:
         texts = of_the_user(
-            "seeds", source, f"is neither {BUILT_IN}, a file ({', '.join(_READERS)}) nor module:function"
+            "seeds", source, f"is neither {BUILT_IN}, a file (.txt, {', '.join(SUFFIXES)}) nor module:function"
         )()
         if isinstance(texts, str) or not isinstance(texts, Iterable):
             raise ConfigError(f"seeds: {source!r} returned a {type(texts).__name__}; return a list of texts")
@@ -76,13 +55,15 @@ def read_seeds(source: str = BUILT_IN, column: str | None = None, limit: int | N
     return [Seed(uid, text) for text, uid in found.items()][:limit]
 
 
-def _column(path: Path, column: str | None) -> list[Any]:
-    try:
-        table = _READERS[path.suffix](path)
-    except (OSError, ValueError) as error:  # what pandas and pyarrow raise of files that are none derives from these
-        raise DataError(f"seeds {path}: cannot be read ({str(error).strip().splitlines()[0]})") from None
+def _column(source: str, column: str | None) -> list[Any]:
+    if source.endswith(".txt"):
+        try:
+            return list(Path(source).expanduser().read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"seeds {source}: cannot be read ({str(error).strip().splitlines()[0]})") from None
+    table = read_table(source, "seeds", na_values=[])
     chosen = column or ("text" if "text" in table.columns or len(table.columns) != 1 else str(table.columns[0]))
     if chosen not in table.columns:
         named = ", ".join(map(str, table.columns)) or "none"
-        raise DataError(f"seeds {path}: has no column {chosen!r}, only {named}; set the column")
+        raise DataError(f"seeds {source}: has no column {chosen!r}, only {named}; set the column")
     return list(table[chosen])
