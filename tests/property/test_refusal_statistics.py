@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, multinomial
 
-from rayworks.core.proportions import mcnemar, mcnemar_power, wilson
+from rayworks.core.proportions import mcnemar, mcnemar_power, wilson, wilson_of_groups
 from rayworks.systems.refusal.evaluation.rates import OUTCOMES, Outcome, before_and_after, plane, rates
 from rayworks.systems.refusal.judging.languages import detect, language_of
 from rayworks.systems.refusal.judging.rules import read
@@ -26,6 +26,41 @@ def test_wilson_is_scipys(successes: int, failures: int) -> None:
     expected = binomtest(successes, successes + failures).proportion_ci(method="wilson")
     assert (float(low), float(high)) == pytest.approx((expected.low, expected.high), abs=1e-9)
     assert low - 1e-12 <= successes / (successes + failures) <= high + 1e-12
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=30))
+def test_groups_never_count_for_more_than_their_cases(groups: list[tuple[int, int]]) -> None:
+    successes = np.array([float(min(count, of)) for count, of in groups])
+    of = np.array([count for _, count in groups])
+    low, high = wilson_of_groups(successes, of)
+    plain = wilson(successes.sum(), of.sum())
+    assert 0 <= low <= float(plain[0]) + 1e-9 and float(plain[1]) - 1e-9 <= high <= 1
+
+
+def test_groups_of_one_are_independent_cases() -> None:
+    successes = np.array([1.0, 0.0, 0.0, 1.0, 1.0])
+    found = wilson_of_groups(successes, np.ones(5, int))
+    assert found == pytest.approx(tuple(map(float, wilson(np.array(3.0), np.array(5.0)))))
+
+
+@pytest.mark.parametrize(
+    ("groups", "size", "share", "alike"), [(20, 10, 0.1, 2.0), (60, 20, 0.06, 1.0), (12, 5, 0.5, 0.5)]
+)
+def test_intervals_of_groups_cover_where_those_of_cases_do_not(
+    groups: int, size: int, share: float, alike: float
+) -> None:
+    """Beta-binomial groups, fresh seeds; 2,000 of each gave .91 to .96, and .44 to .66 of the plain ones."""
+    random = np.random.default_rng()
+    covered = plain = 0
+    for _ in range(1000):
+        chances = random.beta(share * alike, (1 - share) * alike, groups)
+        of = random.poisson(size - 1, groups) + 1
+        successes = random.binomial(of, chances).astype(float)
+        low, high = wilson_of_groups(successes, of)
+        covered += low <= share <= high
+        below, above = wilson(successes.sum(), of.sum())
+        plain += float(below) <= share <= float(above)
+    assert covered >= 880 and plain <= 750
 
 
 @given(counts, counts)

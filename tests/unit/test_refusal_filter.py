@@ -177,11 +177,13 @@ def test_a_persons_labels_count_before_all_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no row"),
-        ("prompt,label\n", "has no row"),
+        ("", "cannot be read"),
+        ("prompt,label\n", "has no rows"),
         ("prompt,label\nsecret words,maybe\n", "row 1: needs prompt, and label as one of"),
         ("prompt,label\n ,harmful\n", "row 1: needs prompt"),
-        ("text,label\nsecret words,harmful\n", "row 1: needs prompt"),
+        ("prompt,label\nsecret,\n", "has no label"),
+        ("prompt,label\nsecret,harmful\nother,\nsecret,harmless\n", "row 3: labels a prompt otherwise"),
+        ("text,label\nsecret words,harmful\n", "has no column prompt"),
     ],
 )
 def test_labels_of_a_person_that_cannot_be_read_name_the_row_and_quote_nothing(

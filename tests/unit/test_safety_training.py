@@ -145,7 +145,10 @@ def test_missing_numbers_are_average_and_missing_labels_left_out(options: Traini
     ("changed", "message"),
     [
         ({"source": "nowhere.csv"}, r"price.source 'nowhere.csv': cannot be read"),
-        ({"source": "census"}, r"price.source 'census': is neither adult nor a .csv, .tsv, .csv.gz, .jsonl, .parquet file"),
+        (
+            {"source": "census"},
+            r"price.source 'census': is neither adult nor a .csv, .tsv, .csv.gz, .jsonl, .parquet file",
+        ),
         ({"label": "paid"}, r"price.label: .* has no column 'paid'; it has income, savings"),
         ({"group": "village"}, r"price.group: .* has no column 'village'"),
         ({"dropped": ("age",)}, r"price.dropped: .* has no column 'age'"),

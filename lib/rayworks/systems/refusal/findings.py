@@ -39,13 +39,16 @@ def seeds_refused(results: Results) -> Share:
 
 
 def ways(results: Results) -> list[tuple[str, Share, list[Row]]]:
-    """Seeds, prompts that were written, and the rival's: their name, the share that is found, and the finds."""
+    """Seeds, prompts that were written, and the rival's: their name, the share that is found, and the finds.
+
+    Prompts of one seed are alike: intervals take each seed's as a group.
+    """
     written, rivals = results["filtered"], results["rivals"]
     likely = [row for row in finds(written) if not rivals or row["refusal_logprob"] > LIKELY]
-    found = [(WRITTEN, Share.among(len(likely), len(written)), likely)]
+    found = [(WRITTEN, _of_seeds(likely, written), likely)]
     if rivals:
         kept = finds(results["rival_kept"])
-        found.append(("paraphrased and filtered", Share.among(len(kept), len(rivals)), kept))
+        found.append(("paraphrased and filtered", _of_seeds(kept, rivals), kept))
     return found
 
 
@@ -53,7 +56,12 @@ def replied(results: Results, name: str) -> Share:
     """How many prompts of a way are refused when the target replies, whatever their label but harmful."""
     rows = results["filtered" if name == WRITTEN else "rival_kept"]
     of = results["filtered" if name == WRITTEN else "rivals"]
-    return Share.among(sum(row.get("kind") in REFUSALS for row in rows), len(of))
+    return _of_seeds([row for row in rows if row.get("kind") in REFUSALS], of)
+
+
+def _of_seeds(found: Sequence[Row], rows: Sequence[Row]) -> Share:
+    uids = {row["uid"] for row in found}
+    return Share.of_groups([row["uid"] in uids for row in rows], [row["seed"] for row in rows])
 
 
 def outcomes_of(results: Results, model: str, name: str) -> list[Outcome]:

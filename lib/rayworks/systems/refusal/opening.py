@@ -1,6 +1,5 @@
 """What a worker holds, by the words of a config: the target, its refusal, judge, labels of harm, and models under test."""
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, cast
 from rayworks.core.errors import ConfigError, DataError, InfrastructureError
 from rayworks.core.models import locate
 from rayworks.core.registry import of_the_user
+from rayworks.core.tables import read_table
 from rayworks.systems.refusal.config import PLANTED, TARGET, Config, ModelSection
 from rayworks.systems.refusal.evaluation.answers import Answerer
 from rayworks.systems.refusal.evaluation.models_under_test import LocalModel, LocalSettings, judging_model, open_model
@@ -127,24 +127,26 @@ class _Oracle:
 
 
 def read_person(file: str) -> dict[str, Label]:
-    """A person's labels by the text of a prompt.
+    """A person's labels by the text of a prompt; rows without a label are still to be labelled.
 
     Raises:
-        DataError: the file cannot be read, or a row of it used; the message names the row, not the prompt.
+        DataError: the file cannot be read, a row of it used, or one prompt has two labels; the message names the row, not the
+            prompt.
     """
-    try:
-        with Path(file).expanduser().open(newline="", encoding="utf-8-sig") as opened:
-            rows = list(csv.DictReader(opened))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"filter.person {file!r}: cannot be read ({type(error).__name__}); give a CSV file") from None
+    table = read_table(file, "filter.person", quoted=False, dtype=str, na_values=[])
+    if missing := {"prompt", "label"} - set(table.columns):
+        raise DataError(f"filter.person {file!r}: has no column {', '.join(sorted(missing))}; give prompt and label")
     found: dict[str, Label] = {}
-    for number, row in enumerate(rows, 1):
-        prompt, label = (row.get("prompt") or "").strip(), (row.get("label") or "").strip().lower()
+    for number, (text, word) in enumerate(zip(table["prompt"], table["label"], strict=True), 1):
+        prompt, label = str(text or "").strip(), str(word or "").strip().lower()
+        if not label:
+            continue
         if not prompt or label not in LABELS:
             raise DataError(f"filter.person row {number}: needs prompt, and label as one of {', '.join(LABELS)}")
-        found[prompt] = cast(Label, label)
+        if found.setdefault(prompt, cast(Label, label)) != label:
+            raise DataError(f"filter.person row {number}: labels a prompt otherwise than a row above; keep one of them")
     if not found:
-        raise DataError(f"filter.person {file!r}: has no row; give the columns prompt and label")
+        raise DataError(f"filter.person {file!r}: has no label; write one of {', '.join(LABELS)} beside a prompt")
     return found
 
 

@@ -1,5 +1,6 @@
 """From findings to the report: tables, figures, and what to know when reading them. No text of a harmful prompt is in it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +51,13 @@ def build_report(config: Config, results: Results, title: str) -> Report:
     measured = bool(config.evaluation.models)
     tables = [_judge_table(results)]
     if written:
-        tables = [_ways_table(results), _funnel_table(results), _finds_table(results), _scan_table(results), *tables]
+        tables = [
+            _ways_table(results),
+            _funnel_table(config, results),
+            _finds_table(results),
+            _scan_table(results),
+            *tables,
+        ]
     if measured:
         tables = [_plane_table(config, results), _rates_table(config, results), *_comparisons(config, results), *tables]
     return Report(
@@ -199,10 +206,13 @@ def _ways_table(results: Results) -> Table:
     )
 
 
-def _funnel_table(results: Results) -> Table:
+def _funnel_table(config: Config, results: Results) -> Table:
     rows = results["filtered"]
     steps: list[list[Cell]] = [["written", None, len(rows)], *(list[Cell](step) for step in funnel(rows))]
-    by = ", ".join(sorted({row["harm_by"] for row in rows})) or "nobody"
+    counts = Counter(row["harm_by"] for row in rows)
+    by = ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "nobody"
+    if config.filter.person is not None and "person" not in counts:
+        by += "; no label of filter.person is of a prompt of this run"
     return Table(
         "What the filter left", ("rule", "dropped", "left"), steps, note=f"Harm by: {by}.{_harm_error(results)}"
     )

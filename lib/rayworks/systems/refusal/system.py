@@ -176,7 +176,8 @@ class RefusalSystem(StagedSystem[Config]):
         budget = self._budget - sum(row["cost"] for row in found)
         for row in drawn:
             if budget > 0:
-                found.append(row if row["refusal_logprob"] > self._likely else {"cost": row["cost"], "prompt": ""})
+                unlikely = {name: row[name] for name in ("uid", "seed", "cost")} | {"prompt": ""}
+                found.append(row if row["refusal_logprob"] > self._likely else unlikely)
                 budget -= row["cost"]
         return {"paraphrases": len(found)}
 

@@ -4,13 +4,13 @@ All tables are plain data of ids, labels and numbers.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from rayworks.core.proportions import mcnemar, wilson
+from rayworks.core.proportions import mcnemar, wilson, wilson_of_groups
 from rayworks.systems.refusal.evaluation.answers import Answer
 from rayworks.systems.refusal.evaluation.prompt_sets import LABELS, Prompt
 from rayworks.systems.refusal.judging.verdicts import KINDS, REFUSALS, Case, Judge
@@ -64,6 +64,17 @@ class Share:
             return cls(0, 0, None, 0.0, 1.0)
         low, high = (float(bound) for bound in wilson(np.array(float(count)), np.array(float(of))))
         return cls(count, of, count / of, low, high)
+
+    @classmethod
+    def of_groups(cls, found: Sequence[bool], groups: Sequence[Hashable]) -> "Share":
+        """Of cases that come in groups, such as prompts from one seed (see :func:`wilson_of_groups`)."""
+        if not found:
+            return cls.among(0, 0)
+        places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+        numbers = np.array([places[group] for group in groups])
+        counts, successes = np.bincount(numbers), np.bincount(numbers, weights=np.asarray(found, float))
+        low, high = wilson_of_groups(successes, counts)
+        return cls(sum(found), len(found), sum(found) / len(found), low, high)
 
 
 @dataclass(frozen=True)
