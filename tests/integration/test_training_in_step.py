@@ -32,6 +32,7 @@ WORKERS = {
     "alignment": "training.workers",
     "difficulty": "generalisation.workers",
     "reasoning": "learning.workers",
+    "supervision": "experiment.workers",
 }
 """What says how many train in step."""
 TOTAL = {"alignment": 56, "difficulty": 28}

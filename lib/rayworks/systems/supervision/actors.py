@@ -1,14 +1,18 @@
 """The workers of a run: each does a piece of one seed, and hands on through files of the run."""
 
 import time
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import ray
 
 from rayworks.core import seeds
 from rayworks.core.run_directory import RunDirectory
 from rayworks.lm.threads import limit_torch_threads
+from rayworks.runtime.actor_pool import ActorPool
+from rayworks.runtime.data_parallel import agreed, place
+from rayworks.runtime.placement import device_of, worker_options
 from rayworks.systems.supervision.boosting.chain import Arm, Chain, ChainOptions, grow
 from rayworks.systems.supervision.boosting.verdict import ROUNDS
 from rayworks.systems.supervision.boosting.votes import mean_correlation
@@ -20,17 +24,29 @@ from rayworks.systems.supervision.pupils import CHOSEN, EASY_TRUTH, TRUTH, Pupil
 from rayworks.systems.supervision.tasks.splitting import Split
 from rayworks.systems.supervision.teaching import choose, first_verdict
 from rayworks.systems.supervision.tracks import Lesson, Track
+from rayworks.systems.supervision.weak.places import Place
 
+FOUND = "found.json"
 READ: tuple[Split, ...] = ("unlabelled", "test")
 """What experts label."""
+MOST_TEAMS = 64
+"""Whose references are kept at least."""
 
 
 class SupervisionActor:
-    """Fits experts, lets them label, teaches students, and at the end tests all of them."""
+    """Fits experts, lets them label, teaches students, and at the end tests all of them.
 
-    def __init__(self, config: Config, directory: RunDirectory) -> None:
+    Args:
+        rank: of those that train in step; the first of them keeps what all come to.
+        workers: how many these are.
+    """
+
+    def __init__(self, config: Config, directory: RunDirectory, rank: int = 0, workers: int = 1) -> None:
         limit_torch_threads()
-        self._config, self._files, self._tracks = config, Files(directory), Tracks(config)
+        spread = config.weak.processes > 1 and workers == 1
+        self._place = Place(device_of(config.compute), rank, workers)
+        self._config, self._files = config, Files(directory)
+        self._tracks = Tracks(config, self._place, OtherGroups(config) if spread else None)
 
     def prepare(self, seed: int) -> dict[str, Any]:
         """Read the examples, measure what is hard, for which all labels are read, and part them; what is known of them."""
@@ -44,21 +60,19 @@ class SupervisionActor:
         """
         number, arm, aim = call
         began, track = time.perf_counter(), self._tracks[number]
-        learner = track.learner()
+        learner, seed = track.learner(), self._seed(number)
         chain = self._files.chain(number, arm) or Chain.begin(arm, len(learner.owners))
-        fitted, aim = dict[int, Any](), min(aim, self._config.boosting.rounds)
-        if len(chain.kept) < aim and not chain.ended:
-            grow_on = partial(
-                grow, chain, learner, self._options(track), seed=self._seed(number), keep=fitted.__setitem__
-            )
-            undecided = arm == "boosting" and self._config.boosting.fallback and len(chain.kept) < ROUNDS
-            if undecided:
-                grow_on(rounds=min(aim, ROUNDS))
-                if len(chain.kept) == ROUNDS:
-                    self._decide(track, number, chain, fitted)
-                    fitted.clear()
-            grow_on(rounds=aim)
-            self._files.keep_chain(number, chain, fitted, track.save_expert)
+        self._together()
+        aim = min(aim, self._config.boosting.rounds)
+        piece = 1 if self._config.weak.learner == "adapter" else aim
+        while len(chain.kept) < aim and not chain.ended:
+            fitted, kept = dict[int, Any](), len(chain.kept)
+            undecided = arm == "boosting" and self._config.boosting.fallback and kept < ROUNDS
+            until = min(kept + piece, aim, ROUNDS if undecided else aim)
+            grow(chain, learner, self._options(track), rounds=until, seed=seed, keep=fitted.__setitem__)
+            self._keep_chain(track, number, chain, fitted)
+            if undecided and len(chain.kept) == ROUNDS:
+                self._decide(track, number, chain)
         rounds = chain.rounds_until(aim)
         return {
             "kept": sum(one.kept for one in rounds),
@@ -67,12 +81,22 @@ class SupervisionActor:
             "seconds": time.perf_counter() - began,
         }
 
-    def _decide(self, track: Track, number: int, chain: Chain, fitted: dict[int, Any]) -> None:
-        """Keep the first few experts, and end the chain where they tell that more will not help."""
-        self._files.keep_chain(number, chain, fitted, track.save_expert)
+    def _decide(self, track: Track, number: int, chain: Chain) -> None:
+        """End the chain where its first few experts tell that more will not help."""
         told = first_verdict(track, chain, self._files.experts(number, chain.arm, track), self._config)
         if not told.helps and not chain.ended:
             chain.ended = f"after {len(chain.kept)} experts more will not help: {told.reason}"
+            self._keep_chain(track, number, chain, {})
+
+    def _keep_chain(self, track: Track, number: int, chain: Chain, fitted: dict[int, Any]) -> None:
+        if self._place.rank == 0:
+            self._files.keep_chain(number, chain, fitted, track.save_expert)
+        self._together()
+
+    def _together(self) -> None:
+        """Wait for those that train in step, who read what the first of them keeps."""
+        if self._place.workers > 1:
+            agreed(0)
 
     def teach(self, call: tuple[int, Arm]) -> dict[str, Any]:
         """Choose how an arm teaches, and keep what it says of the unlabelled and of the test examples."""
@@ -140,7 +164,8 @@ class SupervisionActor:
         return Lesson(track.hard(labels) if pupil.hard else labels, "unlabelled", pupil.loss, pupil.features)
 
     def _keep(self, track: Track, number: int, name: str, split: Split, labels: Any) -> None:
-        self._files.keep_labels(number, _file(name, split), track.pack(labels))
+        if self._place.rank == 0:
+            self._files.keep_labels(number, _file(name, split), track.pack(labels))
 
     def _options(self, track: Track) -> ChainOptions:
         section = self._config.boosting
@@ -151,6 +176,58 @@ class SupervisionActor:
 
     def _seed(self, number: int) -> int:
         return seeds.derive_small(self._config.run.seed, "supervision", number)
+
+
+class OtherGroups:
+    """Processes that hold experts beside a worker, as :class:`~.generation.shipping.Others`; made when first asked."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._pool: ActorPool[Any, Any] | None = None
+        self._kept = dict[int, tuple[Any, Any]]()
+
+    def __call__(self, question: str, teams: Sequence[Any], asked: Any) -> Callable[[], list[Any]]:
+        """Teams are sent once, and known by a reference afterwards."""
+        if self._pool is None:
+            config = self._config
+            name, options = f"supervision/{config.run.name}/experts", worker_options(config.compute)
+            self._pool = ActorPool(_expert_group, config, size=config.weak.processes - 1, name=name, options=options)
+        if len(self._kept) > 2 * MOST_TEAMS:
+            self._kept.clear()
+        calls = [
+            self._pool.submit(question, self._reference(team), asked, slot=slot) for slot, team in enumerate(teams)
+        ]
+        return lambda: [call.result() for call in calls]
+
+    def _reference(self, team: Any) -> Any:
+        if id(team) not in self._kept:
+            # The team stays with its reference, so that no other can have its number.
+            self._kept[id(team)] = team, ray.put(team)
+        return self._kept[id(team)][1]
+
+
+def _expert_group(config: Config) -> Any:
+    from rayworks.systems.supervision.generation.adapters import SLOTS
+    from rayworks.systems.supervision.generation.shipping import ExpertGroup
+    from rayworks.systems.supervision.weak.adapters import AdapterBase
+
+    limit_torch_threads()
+    return ExpertGroup(AdapterBase(config.weak, SLOTS, Place(device_of(config.compute))))
+
+
+def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder: str) -> None:
+    """Answer a call by all workers in step; see :class:`~rayworks.runtime.data_parallel.DataParallel`.
+
+    Args:
+        arguments: ``config``, and the ``method`` of :class:`SupervisionActor` with its ``call``.
+        folder: the first worker keeps the answer there, in :data:`FOUND`.
+    """
+    rank, workers = place()
+    found = getattr(SupervisionActor(arguments["config"], directory, rank, workers), arguments["method"])(
+        arguments["call"]
+    )
+    if rank == 0:
+        directory.write_json(f"{folder}/{FOUND}", found)
 
 
 def _file(name: str, split: Split) -> str:
