@@ -65,12 +65,20 @@ def test_parts_do_not_overlap_and_easy_ones_are_easier() -> None:
     for seed in range(3):
         found = part(config, hardness, seed)
         rows = np.concatenate([found[split] for split in SPLITS])
-        assert len(set(rows.tolist())) == len(rows) == 340
-        easy = np.concatenate([found["labelled"], found["validation"]])
+        # Of the 200 easy ones 40 are left to test on.
+        assert len(set(rows.tolist())) == len(rows) == 380
+        easy = np.concatenate([found["labelled"], found["validation"], found["easy_test"]])
         hard = np.concatenate([found["unlabelled"], found["test"]])
         assert hardness[easy].max() <= hardness[hard].min()
     random = part(config.model_copy(update={"split": "random"}), hardness, 0)
     assert hardness[random["labelled"]].max() > hardness[random["test"]].min()
+    assert len(random["easy_test"]) == 0
+    for count in (0, 7):
+        fewer = part(config.model_copy(update={"count_easy_test": count}), hardness, 0)
+        assert len(fewer["easy_test"]) == count
+        assert (fewer["test"] == part(config, hardness, 0)["test"]).all()
+    with pytest.raises(ConfigError, match="201 easy and 180 hard"):
+        configs.resolve(Config, overrides=SMALL | {"task.count_easy_test": 41})
 
 
 def test_hardness_without_differences_is_refused() -> None:
@@ -284,7 +292,7 @@ def test_a_track_of_one_expert_is_that_expert() -> None:
     assert said.shape == (80, 2)
     assert (one.unpack(one.pack(said)) == said).all()
     assert one.rights(one.truth("test"), "test").all()
-    assert one.facts()["counts"] == {"labelled": 100, "validation": 60, "unlabelled": 100, "test": 80}
+    assert one.facts()["counts"] == {"labelled": 100, "validation": 60, "unlabelled": 100, "test": 80, "easy_test": 40}
 
 
 def test_seeds_share_the_pool_and_differ_in_their_parts() -> None:

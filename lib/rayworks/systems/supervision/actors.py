@@ -27,8 +27,6 @@ from rayworks.systems.supervision.tracks import Lesson, Track
 from rayworks.systems.supervision.weak.places import Place
 
 FOUND = "found.json"
-READ: tuple[Split, ...] = ("unlabelled", "test")
-"""What experts label."""
 MOST_TEAMS = 64
 """Whose references are kept at least."""
 
@@ -112,14 +110,15 @@ class SupervisionActor:
             cost["train"] *= len(chain.rounds) * (1 + folds * (arm == "boosting" and folds > 1)) / len(experts)
         numbers = {choice.rounds, *(shown_rounds(self._config) if arm == "boosting" else ())}
         alphas = chain.alphas if len(chain.alphas) else np.ones(1)
-        for split in READ:
+        for split in ("unlabelled", *_tested(track)):
             labels = track.label(experts, alphas, split, choice.vote, sorted(numbers))
             for rounds, said in labels.items():
                 self._keep(track, number, f"{arm}@{rounds}", split, said)
             self._keep(track, number, f"{arm}@{CHOSEN}", split, labels[choice.rounds])
             if arm == "bagging":
                 self._keep(track, number, "evidential", split, track.evidential(experts, split))
-        return {**vars(choice), "seconds": time.perf_counter() - began, "cost": cost}
+        by_place = track.by_place(chain.distribution)
+        return {**vars(choice), "seconds": time.perf_counter() - began, "cost": cost, "by_place": by_place}
 
     def learn(self, call: tuple[int, Pupil]) -> dict[str, Any]:
         """Teach a student, and keep what it says of the test examples, and of the unlabelled ones if it teaches another."""
@@ -127,7 +126,7 @@ class SupervisionActor:
         began, track = time.perf_counter(), self._tracks[number]
         lesson, seed = self._lesson(track, number, pupil), self._seed(number)
         teaches = any(other.teacher == pupil.name for other in pupils(self._config, self._tracks.taught))
-        splits: list[Split] = ["test", "unlabelled"] if teaches else ["test"]
+        splits: list[Split] = [*_tested(track), "unlabelled"] if teaches else _tested(track)
         said, cost = track.learn(lesson, splits, seed)
         for split, labels in zip(splits, said, strict=True):
             self._keep(track, number, pupil.name, split, labels)
@@ -143,10 +142,13 @@ class SupervisionActor:
 
         shown = [f"boosting@{rounds}" for rounds in shown_rounds(self._config)]
         teachers = [*shown, *(f"{arm}@{CHOSEN}" for arm in arms(self._tracks.taught))]
+        students = [pupil.name for pupil in pupils(self._config, self._tracks.taught)]
+        easy = [name for name in (*teachers, *students) if "easy_test" in _tested(track)]
         return {
             "teachers": {name: marks(name, "test") for name in teachers},
             "taught": {name: marks(name, "unlabelled").count("1") for name in teachers},
-            "students": {pupil.name: marks(pupil.name, "test") for pupil in pupils(self._config, self._tracks.taught)},
+            "students": {name: marks(name, "test") for name in students},
+            "easy": {name: marks(name, "easy_test").count("1") / len(track.rows("easy_test")) for name in easy},
             "correlation": self._correlation(track, number),
             "rows": track.rows("test").tolist(),
             "commonest_share": track.commonest("test"),
@@ -228,6 +230,12 @@ def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder:
     )
     if rank == 0:
         directory.write_json(f"{folder}/{FOUND}", found)
+
+
+def _tested(track: Track) -> list[Split]:
+    """What everybody is tested on."""
+    splits: list[Split] = ["test", "easy_test"]
+    return [split for split in splits if len(track.rows(split))]
 
 
 def _file(name: str, split: Split) -> str:

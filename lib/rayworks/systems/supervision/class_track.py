@@ -12,6 +12,7 @@ from rayworks.core.errors import DataError
 from rayworks.systems.supervision.boosting.votes import Vote, ensembles, evidential, hardened
 from rayworks.systems.supervision.boosting.weighting import RuleName
 from rayworks.systems.supervision.config import Config, Loss
+from rayworks.systems.supervision.generation.tokens import CLIP
 from rayworks.systems.supervision.students.linear import fit_student
 from rayworks.systems.supervision.tasks.hardness import hardness_of
 from rayworks.systems.supervision.tasks.labelled import LabelledExamples
@@ -20,9 +21,6 @@ from rayworks.systems.supervision.tracks import Lesson
 from rayworks.systems.supervision.weak.classifiers import FILE, Expert, fit_expert, from_bytes, to_bytes
 from rayworks.systems.supervision.weak.features import kept_features
 from rayworks.systems.supervision.weak.places import HERE, Place
-
-CLIP = (0.05, 0.95)
-"""Between which a prior error counts."""
 
 
 class ClassPool:
@@ -205,6 +203,10 @@ class ClassTrack:
         """See :class:`~.tracks.Track`."""
         labels: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
         return labels
+
+    def by_place(self, distribution: np.ndarray) -> list[tuple[float, float]]:
+        """See :class:`~.tracks.Track`."""
+        return []
 
     def cost(self, experts: int) -> dict[str, float | None]:
         """See :class:`~.tracks.Track`."""

@@ -41,6 +41,12 @@ class TaskSection(Section):
     count_test: int = Field(
         2000, ge=2, description="hard examples to measure on; their labels are read once, at the end"
     )
+    count_easy_test: int | None = Field(
+        None,
+        ge=0,
+        description="easy-to-hard: easy examples to measure on, too; null: those of the easier half that are left, up to "
+        "count_test",
+    )
     split: Literal["easy-to-hard", "random"] = Field(
         "easy-to-hard", description="easy-to-hard: labels are known of the easier half alone; random: of any"
     )
@@ -276,7 +282,8 @@ class Config(SystemConfig):
         if wanted > task.count:
             raise ValueError(f"task.count: is {task.count}, the parts take {wanted}; raise it or take smaller parts")
         if task.split == "easy-to-hard":
-            known, hard = task.count_labelled + task.count_validation, task.count_unlabelled + task.count_test
+            easy = task.count_easy_test or 0
+            known, hard = task.count_labelled + task.count_validation + easy, task.count_unlabelled + task.count_test
             if max(known, hard) > task.count // 2:
                 raise ValueError(
                     f"task.count: half of {task.count} are easy, half are hard; {known} easy and {hard} hard ones are asked "

@@ -16,13 +16,14 @@ from rayworks.systems.supervision import SPEC
 from rayworks.systems.supervision.actors import FOUND, SupervisionActor, training_loop
 from rayworks.systems.supervision.boosting.chain import Arm
 from rayworks.systems.supervision.config import Config
-from rayworks.systems.supervision.exported import copy_experts, ensemble_of, is_served, model_card, write_export
+from rayworks.systems.supervision.exported import copy_experts, ensemble_of, model_card, write_export
 from rayworks.systems.supervision.files import Files
 from rayworks.systems.supervision.opening import Tracks, check_tracks
 from rayworks.systems.supervision.pupils import Pupil, arms, pupils
 from rayworks.systems.supervision.reporting import build_report
 from rayworks.systems.supervision.sweep_report import sweep_summary
 from rayworks.systems.supervision.tasks.hardness import check_hardness
+from rayworks.systems.supervision.tasks.labelled import LabelledExamples
 from rayworks.systems.supervision.weak.features import check_features
 
 
@@ -80,7 +81,7 @@ class SupervisionSystem(StagedSystem[Config]):
     def export(self) -> None:
         """The ensemble of the first seed that labels, with what it sees of a text, and a card."""
         config, tracks, files = self.settings, self._tracks, Files(self.run_directory)
-        if is_served(config, tracks.pool):
+        if isinstance(tracks.pool, LabelledExamples):
             write_export(ensemble_of(config, self.results, tracks, files), self.export_file)
         else:
             copy_experts(config, self.results, files, self.export_file)

@@ -201,6 +201,12 @@ class TextTrack:
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
             return Written(tuple(json.loads(str(found["texts"]))), found["confidence"])
 
+    def by_place(self, distribution: np.ndarray) -> list[tuple[float, float]]:
+        """See :class:`~.tracks.Track`."""
+        places = self._tokens.places
+        shares = np.stack([np.bincount(places) / len(places), np.bincount(places, distribution)], axis=1)
+        return [(float(share), float(weight)) for share, weight in shares.tolist()]
+
     def cost(self, experts: int) -> dict[str, float | None]:
         """See :class:`~.tracks.Track`."""
         return self._writers.cost(experts, self._parts["labelled"], self._parts["unlabelled"])
