@@ -252,6 +252,7 @@ def supervision(folder: Path, finished_runs: Runs) -> Arguments:
         exported = ExportedEnsemble(examples.classes, "linear", alphas, ArrayVoters(tuple(experts), features))
         write_ensemble(exported, _writer(folder / name))
     model = save_tiny_model(folder / "tiny", seed=0)
+    (folder / "adapters/experts/00000").mkdir(parents=True)
     base, classes = AdapterBase(WeakSection(learner="adapter", model=model, epochs=1)), examples.classes
     adapter = ClassExperts(base, texts, classes).fit(np.arange(200), examples.labels, np.ones(200), 0)
     write_ensemble(

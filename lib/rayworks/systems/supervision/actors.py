@@ -28,7 +28,7 @@ from rayworks.systems.supervision.weak.places import Place
 
 FOUND = "found.json"
 MOST_TEAMS = 64
-"""Whose references are kept at least."""
+"""That are known by a reference at once."""
 
 
 class SupervisionActor:
@@ -194,7 +194,7 @@ class OtherGroups:
             config = self._config
             name, options = f"supervision/{config.run.name}/experts", worker_options(config.compute)
             self._pool = ActorPool(_expert_group, config, size=config.weak.processes - 1, name=name, options=options)
-        if len(self._kept) > 2 * MOST_TEAMS:
+        if len(self._kept) + len(teams) > MOST_TEAMS:
             self._kept.clear()
         calls = [
             self._pool.submit(question, self._reference(team), asked, slot=slot) for slot, team in enumerate(teams)
