@@ -51,7 +51,7 @@ def build_report(config: Config, results: Results, title: str) -> Report:
             _students_table(config, results, found),
             _teachers_table(config, results),
             _rounds_table(config, results),
-            *_places_table(results),
+            *places_table(results),
             _cost_table(config, results),
         ],
         figures=_figures(config, results, found),
@@ -151,7 +151,8 @@ def _rounds_table(config: Config, results: Results) -> Table:
     )
 
 
-def _places_table(results: Results) -> list[Table]:
+def places_table(results: Results) -> list[Table]:
+    """How the weight is spread over the places of an answer; none where each unit is an answer."""
     rows: list[list[Cell]] = [
         [place + 1, share, weight] for place, (share, weight) in enumerate(results["taught"]["boosting"][0]["by_place"])
     ]
