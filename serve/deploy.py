@@ -66,7 +66,8 @@ def require_files(applications: Sequence[dict[str, Any]], file: Path) -> None:
         args = module.Args.model_validate(application.get("args", {}))
         try:
             if args.export is not None:
-                importlib.import_module(f"rayworks.systems.{system}.exported").read_export(args.export)
+                exported = importlib.import_module(f"rayworks.systems.{system}.exported")
+                exported.read_export(args.export, **args.model_dump(include={"trusted"}))
             ApiKeys(args.api_keys, application["name"])
         except DataError as error:
             lacking[application["name"]] = str(error)

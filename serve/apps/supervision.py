@@ -32,7 +32,8 @@ class Args(ServingArgs):
     export: str = Field("~/rayworks/runs/supervision/smoke/export", description="export folder of a finished run")
     trusted: list[str] = Field(
         [],
-        description="features that an export may load: a model, as MODEL@LAYERS, or your function, as module:function",
+        description="what an export may load: a model that gives features or is the base of adapters, as MODEL@LAYERS, or "
+        "MODEL where all its layers are kept; or your function, as module:function",
     )
     abstain_below: float = Field(0.0, ge=0, le=1, description="agreement under which a text gets no label")
     largest_batch: LargestBatch = 32

@@ -32,6 +32,7 @@ WORKERS = {
     "alignment": "training.workers",
     "difficulty": "generalisation.workers",
     "reasoning": "learning.workers",
+    "supervision": "experiment.workers",
 }
 """What says how many train in step."""
 TOTAL = {"alignment": 56, "difficulty": 28}
@@ -207,6 +208,11 @@ def test_a_run_in_a_ray_of_its_own_has_room_again_when_its_actor_was_killed(tmp_
             "generalisation.workers: 3 cannot share the 2 items of a step",
         ),
         ("reasoning", ("--learning.workers", "33"), "learning.workers: 33 cannot share the 32 pairs of a step"),
+        (
+            "supervision",
+            ("--experiment.workers", "33", "--student.learner", "tuned"),
+            "experiment.workers: 33 cannot share the 32 examples of a step",
+        ),
     ],
 )
 def test_more_workers_than_a_step_has_examples_are_refused(

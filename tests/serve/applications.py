@@ -39,13 +39,15 @@ from rayworks.systems.regulation.config import AuctionSection
 from rayworks.systems.regulation.design import make_design
 from rayworks.systems.regulation.price_curve import published_curve
 from rayworks.systems.supervision.config import WeakSection
-from rayworks.systems.supervision.exported import ExportedEnsemble
+from rayworks.systems.supervision.exported import AdapterVoters, ArrayVoters, ExportedEnsemble
 from rayworks.systems.supervision.exported import write_export as write_ensemble
 from rayworks.systems.supervision.tasks.labelled import labelled
+from rayworks.systems.supervision.weak.adapters import AdapterBase, ClassExperts
 from rayworks.systems.supervision.weak.classifiers import fit_expert
 from rayworks.systems.supervision.weak.features import features_named
 from tests.conftest import FinishedRun
 from tests.small_headlines import headlines
+from tests.tiny_models import save_tiny_model
 
 Runs = Callable[[str], FinishedRun]
 Arguments = dict[str, dict[str, Any]]
@@ -247,9 +249,18 @@ def supervision(folder: Path, finished_runs: Runs) -> Arguments:
     made = {"voting": (trees, (1.0, 0.8, 0.6, 0.4, 0.2)), "narrow": ([line], (1.0,))}
     for name, (experts, alphas) in made.items():
         (folder / name / "experts").mkdir(parents=True)
-        exported = ExportedEnsemble(examples.classes, "linear", alphas, tuple(experts), features)
+        exported = ExportedEnsemble(examples.classes, "linear", alphas, ArrayVoters(tuple(experts), features))
         write_ensemble(exported, _writer(folder / name))
+    model = save_tiny_model(folder / "tiny", seed=0)
+    (folder / "adapters/experts/00000").mkdir(parents=True)
+    base, classes = AdapterBase(WeakSection(learner="adapter", model=model, epochs=1)), examples.classes
+    adapter = ClassExperts(base, texts, classes).fit(np.arange(200), examples.labels, np.ones(200), 0)
+    write_ensemble(
+        ExportedEnsemble(classes, "linear", (1.0,), AdapterVoters(base, (adapter,), classes)),
+        _writer(folder / "adapters"),
+    )
     return {
+        "supervision-adapters": {"export": str(folder / "adapters"), "trusted": [f"{model}@2"]},
         "supervision": {"export": str(folder / "voting")},
         "supervision-narrow": {"export": str(folder / "narrow"), "abstain_below": 1.0, "max_waiting": 0},
     }

@@ -85,6 +85,16 @@ def test_what_is_unknown_has_a_label_too(send: Send) -> None:
     assert all(np.isfinite(list(one["probabilities"].values())).all() for one in answer["labels"])
 
 
+def test_adapters_of_a_trusted_base_label(deployment: Deployment, send: Send) -> None:
+    trusted = [f"{deployment.folder / 'supervision' / 'tiny'}@2"]
+    exported = read_export(deployment.folder / "supervision" / "adapters", trusted)
+    answer = found(send("supervision-adapters", texts=TEXTS))
+    expected = exported.label(TEXTS)
+    assert [one["label"] for one in answer["labels"]] == [one.label for one in expected]
+    for one, other in zip(answer["labels"], expected, strict=True):
+        assert one["probabilities"] == pytest.approx(other.probabilities, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("body", "word"),
     [

@@ -15,6 +15,7 @@ from rayworks.core import config as configs
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.supervision.class_track import ClassPool, ClassTrack, surest
 from rayworks.systems.supervision.config import Config, StudentSection, TaskSection, WeakSection
+from rayworks.systems.supervision.opening import check_tracks
 from rayworks.systems.supervision.students.linear import fit_student
 from rayworks.systems.supervision.tasks.hardness import hardness_of, reference
 from rayworks.systems.supervision.tasks.labelled import LabelledExamples, labelled
@@ -23,7 +24,7 @@ from rayworks.systems.supervision.tasks.splitting import SPLITS, distinct, part,
 from rayworks.systems.supervision.tracks import Lesson
 from rayworks.systems.supervision.weak.classifiers import fit_expert, from_bytes, logistic, to_bytes
 from rayworks.systems.supervision.weak.features import FrozenFeatures, check_features, features_named, restored
-from tests.small_headlines import headlines
+from tests.small_headlines import headlines, save_headlines
 
 SMALL = {
     "task.count": 400,
@@ -65,12 +66,43 @@ def test_parts_do_not_overlap_and_easy_ones_are_easier() -> None:
     for seed in range(3):
         found = part(config, hardness, seed)
         rows = np.concatenate([found[split] for split in SPLITS])
-        assert len(set(rows.tolist())) == len(rows) == 340
-        easy = np.concatenate([found["labelled"], found["validation"]])
+        # Of the 200 easy ones 40 are left to test on.
+        assert len(set(rows.tolist())) == len(rows) == 380
+        easy = np.concatenate([found["labelled"], found["validation"], found["easy_test"]])
         hard = np.concatenate([found["unlabelled"], found["test"]])
         assert hardness[easy].max() <= hardness[hard].min()
     random = part(config.model_copy(update={"split": "random"}), hardness, 0)
     assert hardness[random["labelled"]].max() > hardness[random["test"]].min()
+    assert len(random["easy_test"]) == 0
+    for count in (0, 7):
+        fewer = part(config.model_copy(update={"count_easy_test": count}), hardness, 0)
+        assert len(fewer["easy_test"]) == count
+        assert (fewer["test"] == part(config, hardness, 0)["test"]).all()
+    with pytest.raises(ConfigError, match="201 easy and 180 hard"):
+        configs.resolve(Config, overrides=SMALL | {"task.count_easy_test": 41})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"experiment.workers": 2}, "experiment.workers: is 2, but nothing is trained in step"),
+        ({"weak.processes": 2}, "weak.processes: is 2, which is for adapters .* set weak.learner: adapter"),
+        (
+            {"weak.processes": 2, "weak.learner": "adapter", "boosting.vote": "log-linear"},
+            "weak.processes: .* set boosting.vote: linear or share",
+        ),
+    ],
+)
+def test_processes_without_work_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        configs.resolve(Config, overrides=settings)
+
+
+def test_experts_of_classes_are_not_dealt_out(tmp_path: Path) -> None:
+    task = {"task.name": save_headlines(tmp_path / "headlines.csv"), "task.split": "random"}
+    settings = SMALL | task | {"weak.learner": "adapter", "weak.processes": 2}
+    with pytest.raises(ConfigError, match="experts of classes decode nothing"):
+        check_tracks(configs.resolve(Config, overrides=settings))
 
 
 def test_hardness_without_differences_is_refused() -> None:
@@ -284,7 +316,7 @@ def test_a_track_of_one_expert_is_that_expert() -> None:
     assert said.shape == (80, 2)
     assert (one.unpack(one.pack(said)) == said).all()
     assert one.rights(one.truth("test"), "test").all()
-    assert one.facts()["counts"] == {"labelled": 100, "validation": 60, "unlabelled": 100, "test": 80}
+    assert one.facts()["counts"] == {"labelled": 100, "validation": 60, "unlabelled": 100, "test": 80, "easy_test": 40}
 
 
 def test_seeds_share_the_pool_and_differ_in_their_parts() -> None:

@@ -13,10 +13,11 @@ from rayworks.systems.supervision.boosting.verdict import verdict
 from rayworks.systems.supervision.boosting.weighting import rule_of
 from rayworks.systems.supervision.class_track import ClassPool, ClassTrack
 from rayworks.systems.supervision.config import Config
-from rayworks.systems.supervision.findings import gain, recovered_share
+from rayworks.systems.supervision.findings import easy, gain, recovered_share
 from rayworks.systems.supervision.opening import check_tracks
 from rayworks.systems.supervision.pupils import arms, pupils
 from rayworks.systems.supervision.remarks import mean_size
+from rayworks.systems.supervision.reporting import places_table
 from rayworks.systems.supervision.sweep_report import sweep_summary
 from rayworks.systems.supervision.tasks.labelled import labelled
 from rayworks.systems.supervision.teaching import choose
@@ -79,6 +80,16 @@ def test_the_recovered_share_is_none_where_it_would_be_noise() -> None:
     share, why = recovered_share(half, ceiling, weak)
     assert share is None
     assert "take a stronger student" in why
+
+
+def test_what_was_not_tested_or_weighed_by_place_is_left_out() -> None:
+    tests = [{"easy": {"single": 0.5}}, {"easy": {"single": 0.7}}]
+    assert easy({"tests": tests}, "single") == pytest.approx(0.6)
+    assert easy({"tests": [{"easy": {}}]}, "single") is None
+    taught = {"boosting": [{"by_place": [(0.5, 0.8), (0.5, 0.2)]}]}
+    [table] = places_table({"taught": taught})
+    assert table.rows == [[1, 0.5, 0.8], [2, 0.5, 0.2]]
+    assert places_table({"taught": {"boosting": [{"by_place": []}]}}) == []
 
 
 def small(**settings: Any) -> tuple[Config, ClassTrack]:

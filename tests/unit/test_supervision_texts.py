@@ -159,6 +159,16 @@ def test_trees_write_together_what_none_of_them_can() -> None:
     assert track.rights(student, "test").mean() > 0.9
 
 
+def test_weight_is_told_by_its_place_in_the_answer() -> None:
+    track = track_of(config(), pool())
+    tokens = track._tokens
+    even = track.by_place(np.full(len(tokens.values), 1 / len(tokens.values)))
+    # Two words and the end, as often as each other.
+    assert even == [(pytest.approx(1 / 3), pytest.approx(1 / 3))] * 3
+    first = (tokens.places == 0) / (tokens.places == 0).sum()
+    assert [weight for _, weight in track.by_place(first)] == pytest.approx([1, 0, 0])
+
+
 @pytest.mark.parametrize("vote", VOTES)
 def test_one_round_is_the_single_expert_whatever_the_vote(vote: str) -> None:
     track = track_of(config(), pool())

@@ -9,7 +9,9 @@ from rayworks.lm.checkpoints import load_model, load_tokenizer
 from rayworks.lm.fine_tuning import Example
 from rayworks.lm.scoring import EncodedResponse
 from rayworks.lm.training import TuningOptions
+from rayworks.systems.supervision.boosting.votes import ensembles
 from rayworks.systems.supervision.config import StudentSection, WeakSection
+from rayworks.systems.supervision.exported import AdapterVoters, ExportedEnsemble, read_export, write_export
 from rayworks.systems.supervision.students.losses import class_offsets
 from rayworks.systems.supervision.students.tuned import LossAim, tune_on_classes, tune_on_texts
 from rayworks.systems.supervision.weak import class_tuning
@@ -169,6 +171,28 @@ def test_adapters_learn_classes_by_their_weights(tiny_model: str, tmp_path: Path
     assert again.name == right.name != one_sided.name
     other = ClassExperts(AdapterBase(weak(tiny_model)), TEXTS, CLASSES)
     assert other.probabilities([again], rows)[0] == pytest.approx(said[0], abs=1e-5)
+
+
+def test_exported_adapters_label_as_they_did_where_their_base_is_trusted(tiny_model: str, tmp_path: Path) -> None:
+    def write(name: str, data: bytes) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+
+    base, rows, labels = AdapterBase(weak(tiny_model, epochs=2)), np.arange(len(TEXTS)), TRUTH.argmax(axis=1)
+    experts = ClassExperts(base, TEXTS, CLASSES)
+    adapters = tuple(experts.fit(rows, labels, np.ones(len(rows)), seed) for seed in (1, 2))
+    write_export(ExportedEnsemble(CLASSES, "linear", (1.5, 0.5), AdapterVoters(base, adapters, CLASSES)), write)
+    said = experts.probabilities(adapters, rows)
+    found = read_export(tmp_path, [f"{tiny_model}@2"]).label(TEXTS)
+    mixed = ensembles(said, np.array([1.5, 0.5]), "linear")[-1]
+    assert [list(one.probabilities.values()) for one in found] == [pytest.approx(row, abs=1e-5) for row in mixed]
+    assert [one.votes for one in found] == [[CLASSES[best] for best in said[:, row].argmax(-1)] for row in rows]
+    for trusted in ([], [tiny_model]):
+        with pytest.raises(DataError, match="name it in trusted"):
+            read_export(tmp_path, trusted)
+    (tmp_path / "experts/00001/adapter_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_export(tmp_path, [f"{tiny_model}@2"])
 
 
 def test_the_seed_alone_decides_an_adapter(tiny_model: str) -> None:

@@ -12,6 +12,7 @@ from rayworks.core.errors import DataError
 from rayworks.systems.supervision.boosting.votes import Vote, ensembles, evidential, hardened
 from rayworks.systems.supervision.boosting.weighting import RuleName
 from rayworks.systems.supervision.config import Config, Loss
+from rayworks.systems.supervision.generation.tokens import CLIP
 from rayworks.systems.supervision.students.linear import fit_student
 from rayworks.systems.supervision.tasks.hardness import hardness_of
 from rayworks.systems.supervision.tasks.labelled import LabelledExamples
@@ -19,9 +20,7 @@ from rayworks.systems.supervision.tasks.splitting import SPLITS, Parts, Split, p
 from rayworks.systems.supervision.tracks import Lesson
 from rayworks.systems.supervision.weak.classifiers import FILE, Expert, fit_expert, from_bytes, to_bytes
 from rayworks.systems.supervision.weak.features import kept_features
-
-CLIP = (0.05, 0.95)
-"""Between which a prior error counts."""
+from rayworks.systems.supervision.weak.places import HERE, Place
 
 
 class ClassPool:
@@ -90,9 +89,9 @@ class ArrayExperts:
 class ClassTrack:
     """See :class:`~.tracks.Track`."""
 
-    def __init__(self, config: Config, pool: "ClassPool", seed: int) -> None:
-        """The examples of all seeds, and the seed of this one."""
-        self._config, self._seed = config, seed
+    def __init__(self, config: Config, pool: "ClassPool", seed: int, place: Place = HERE) -> None:
+        """The examples of all seeds, the seed of this one, and where language models are."""
+        self._config, self._seed, self._place = config, seed, place
         self._pool, self._features, self._hardness = pool.examples, pool.features, pool.hardness
         self.classes = len(self._pool.classes)
         self.rule: RuleName = "adaboost" if self.classes == 2 else "samme"
@@ -190,7 +189,8 @@ class ClassTrack:
         from rayworks.systems.supervision.students.tuned import tune_on_classes
 
         texts = np.array(self._pool.texts, dtype=object)
-        tuned = tune_on_classes(section, texts[rows], labels, self._pool.classes, loss, seed, lesson.features)
+        classes, place = self._pool.classes, self._place
+        tuned = tune_on_classes(section, texts[rows], labels, classes, loss, seed, lesson.features, place)
         return [tuned.probabilities(texts[some]) for some in asked], {"flops": tuned.tuned.flops}
 
     def pack(self, labels: np.ndarray) -> bytes:
@@ -204,6 +204,10 @@ class ClassTrack:
         labels: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
         return labels
 
+    def by_place(self, distribution: np.ndarray) -> list[tuple[float, float]]:
+        """See :class:`~.tracks.Track`."""
+        return []
+
     def cost(self, experts: int) -> dict[str, float | None]:
         """See :class:`~.tracks.Track`."""
         return self._experts.cost(experts, self._parts["labelled"], self._parts["unlabelled"])
@@ -215,7 +219,7 @@ class ClassTrack:
             return ArrayExperts(self._config, self._features(weak.features), self.classes)
         from rayworks.systems.supervision.weak.adapters import AdapterBase, ClassExperts
 
-        return ClassExperts(AdapterBase(weak), self._pool.texts, self._pool.classes)
+        return ClassExperts(AdapterBase(weak, place=self._place), self._pool.texts, self._pool.classes)
 
     @cached_property
     def _parts(self) -> Parts:

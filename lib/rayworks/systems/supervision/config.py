@@ -4,7 +4,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from rayworks.core.config import RESUME_SAFE, Section, SystemConfig
+from rayworks.core.config import RESUME_SAFE, ComputeSection, Section, SystemConfig
 from rayworks.systems.supervision.boosting.votes import Vote
 
 CLASSIFIED = ("sarcasm", "boolq", "reviews")
@@ -40,6 +40,12 @@ class TaskSection(Section):
     count_unlabelled: int = Field(3000, ge=2, description="hard examples that the weak experts label for the student")
     count_test: int = Field(
         2000, ge=2, description="hard examples to measure on; their labels are read once, at the end"
+    )
+    count_easy_test: int | None = Field(
+        None,
+        ge=0,
+        description="easy-to-hard: easy examples to measure on, too; null: those of the easier half that are left, up to "
+        "count_test",
     )
     split: Literal["easy-to-hard", "random"] = Field(
         "easy-to-hard", description="easy-to-hard: labels are known of the easier half alone; random: of any"
@@ -90,6 +96,13 @@ class WeakSection(Section):
     epochs: float = Field(2.0, gt=0, description="adapter: passes over the labelled examples")
     batch_size: int = Field(32, ge=1, description="adapter: examples per optimiser step")
     learning_rate: float = Field(1e-3, gt=0, lt=1, description="adapter: peak of the cosine schedule")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="adapter, of texts: processes over which the experts are dealt out while they label, where they do not "
+        "fit into one; each worker needs so many of its size. Labels are equal within rounding",
+    )
 
 
 class BoostingSection(Section):
@@ -211,6 +224,13 @@ class ExperimentSection(Section):
     )
     resamples: int = Field(1000, ge=20, description="resamples of test examples behind intervals")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="confidence of intervals")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="processes that train adapters and tuned students one after the other in step through Ray Train, beside "
+        "compute.workers; with 1, those of several seeds are trained side by side. Results are equal within rounding",
+    )
 
     @model_validator(mode="after")
     def _begin_with_one(self) -> Self:
@@ -228,6 +248,33 @@ class Config(SystemConfig):
     student: StudentSection = Field(default_factory=StudentSection)
     experiment: ExperimentSection = Field(default_factory=ExperimentSection)
 
+    @property
+    def training_compute(self) -> ComputeSection:
+        """What those processes ask for that train in step."""
+        return self.compute.model_copy(update={"workers": self.experiment.workers})
+
+    @model_validator(mode="after")
+    def _have_work(self) -> Self:
+        workers, adapters = self.experiment.workers, self.weak.learner == "adapter"
+        sizes = {"weak.batch_size": self.weak.batch_size} if adapters else {}
+        sizes |= {"student.batch_size": self.student.batch_size} if self.student.learner == "tuned" else {}
+        if workers > 1 and not sizes:
+            raise ValueError(
+                f"experiment.workers: is {workers}, but nothing is trained in step; set weak.learner: adapter or "
+                "student.learner: tuned, or leave it 1"
+            )
+        for name, size in sizes.items():
+            if workers > size:
+                raise ValueError(
+                    f"experiment.workers: {workers} cannot share the {size} examples of a step; lower it, or raise {name}"
+                )
+        if self.weak.processes > 1 and (not adapters or self.boosting.vote == "log-linear"):
+            fix = "set boosting.vote: linear or share" if adapters else "set weak.learner: adapter"
+            raise ValueError(
+                f"weak.processes: is {self.weak.processes}, which is for adapters whose votes are sums; {fix}, or leave it 1"
+            )
+        return self
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         task = self.task
@@ -235,7 +282,8 @@ class Config(SystemConfig):
         if wanted > task.count:
             raise ValueError(f"task.count: is {task.count}, the parts take {wanted}; raise it or take smaller parts")
         if task.split == "easy-to-hard":
-            known, hard = task.count_labelled + task.count_validation, task.count_unlabelled + task.count_test
+            easy = task.count_easy_test or 0
+            known, hard = task.count_labelled + task.count_validation + easy, task.count_unlabelled + task.count_test
             if max(known, hard) > task.count // 2:
                 raise ValueError(
                     f"task.count: half of {task.count} are easy, half are hard; {known} easy and {hard} hard ones are asked "

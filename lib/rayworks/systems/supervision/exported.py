@@ -2,26 +2,95 @@
 
 import json
 import math
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from rayworks.core.exports import Write, reading
 from rayworks.systems.supervision.boosting.votes import VOTES, Vote, ensembles
-from rayworks.systems.supervision.config import Config
+from rayworks.systems.supervision.config import Config, WeakSection
 from rayworks.systems.supervision.files import Files
 from rayworks.systems.supervision.findings import teachers
 from rayworks.systems.supervision.opening import Tracks
 from rayworks.systems.supervision.pupils import CHOSEN
 from rayworks.systems.supervision.tasks.labelled import LabelledExamples
-from rayworks.systems.supervision.tasks.opening import Examples
 from rayworks.systems.supervision.weak.classifiers import FILE, Expert, from_bytes, to_bytes
 from rayworks.systems.supervision.weak.features import MINILM, Features, features_named, is_counted, restored
 
+if TYPE_CHECKING:
+    from rayworks.systems.supervision.weak.adapters import Adapter, AdapterBase
+
 ENSEMBLE, FEATURES = "ensemble.json", "features.json"
+BASE = "base"
+"""Under which the ensemble's file names the base of adapters."""
+
+
+class Voters(Protocol):
+    """Experts of classes."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """``[experts, texts, classes]``."""
+
+    def write(self, write: Write) -> dict[str, Any]:
+        """Write what they are; what the ensemble's file says of it."""
+
+
+@dataclass(frozen=True)
+class ArrayVoters:
+    """Trees and linear models."""
+
+    experts: tuple[Expert, ...]
+    features: Features
+
+    def __len__(self) -> int:
+        return len(self.experts)
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """See :class:`Voters`."""
+        seen = self.features.of(texts)
+        return np.stack([expert.probabilities(seen) for expert in self.experts])
+
+    def write(self, write: Write) -> dict[str, Any]:
+        """See :class:`Voters`."""
+        write(FEATURES, json.dumps(self.features.state()).encode())
+        for number, expert in enumerate(self.experts):
+            write(f"{_expert(number)}.npz", to_bytes(expert))
+        return {}
+
+
+@dataclass(frozen=True)
+class AdapterVoters:
+    """Adapters beside one base; one thread at a time reads with them."""
+
+    base: "AdapterBase"
+    adapters: tuple["Adapter", ...]
+    classes: tuple[str, ...]
+    _turn: threading.Lock = field(default_factory=threading.Lock, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.adapters)
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """See :class:`Voters`."""
+        from rayworks.systems.supervision.weak.adapters import ClassExperts
+
+        with self._turn:
+            experts = ClassExperts(self.base, texts, self.classes)
+            return experts.probabilities(self.adapters, np.arange(len(texts)))
+
+    def write(self, write: Write) -> dict[str, Any]:
+        """See :class:`Voters`."""
+        for number, adapter in enumerate(self.adapters):
+            for name, content in adapter.files.items():
+                write(f"{_expert(number)}/{name}", content)
+        return {BASE: {"model": self.base.section.model, "layers": self.base.section.layers}}
 
 
 @dataclass(frozen=True)
@@ -45,16 +114,13 @@ class ExportedEnsemble:
     classes: tuple[str, ...]
     vote: Vote
     alphas: tuple[float, ...]
-    experts: tuple[Expert, ...]
-    features: Features
+    experts: Voters
 
     def label(self, texts: Sequence[str]) -> list[Label]:
         """A label for every text."""
         if not texts:
             return []
-        seen = self.features.of(texts)
-        said = np.stack([expert.probabilities(seen) for expert in self.experts])
-        alphas = np.array(self.alphas)
+        said, alphas = self.experts.probabilities(texts), np.array(self.alphas)
         mixed = ensembles(said, alphas, self.vote)[-1]
         own, best = said.argmax(axis=-1), mixed.argmax(axis=-1)
         same = own == best
@@ -78,19 +144,23 @@ def ensemble_of(config: Config, results: Mapping[str, Any], tracks: Tracks, file
     assert isinstance(pool, LabelledExamples)
     count = taught["rounds"]
     alphas = tuple(one.alpha for one in chain.kept[:count]) or (1.0,)
-    experts = tuple(from_bytes((folder / FILE).read_bytes()) for folder in files.expert_folders(0, "boosting")[:count])
-    return ExportedEnsemble(
-        pool.classes, taught["vote"], alphas, experts, features_named(config.weak.features, pool.texts)
-    )
+    folders = files.expert_folders(0, "boosting")[:count]
+    if config.weak.learner == "adapter":
+        voters = _adapters(config.weak, pool.classes, folders)
+    else:
+        experts = tuple(from_bytes((folder / FILE).read_bytes()) for folder in folders)
+        voters = ArrayVoters(experts, features_named(config.weak.features, pool.texts))
+    return ExportedEnsemble(pool.classes, taught["vote"], alphas, voters)
 
 
-def is_served(config: Config, pool: Examples) -> bool:
-    """Whether an export can label: experts are arrays, and answers are classes."""
-    return config.weak.learner != "adapter" and isinstance(pool, LabelledExamples)
+def _adapters(section: WeakSection, classes: tuple[str, ...], folders: Sequence[Path]) -> Voters:
+    from rayworks.systems.supervision.weak.adapters import Adapter, AdapterBase
+
+    return AdapterVoters(AdapterBase(section), tuple(Adapter.load(folder) for folder in folders), classes)
 
 
 def copy_experts(config: Config, results: Mapping[str, Any], files: Files, write: Write) -> None:
-    """The first seed's experts that teach, as files, where they are not served: adapters are folders that PEFT reads."""
+    """The first seed's experts that teach, as files, where they write and are not served: adapters as PEFT reads them."""
     taught, chain = results["taught"]["boosting"][0], files.chain(0, "boosting")
     assert chain is not None
     kind = (
@@ -105,31 +175,30 @@ def copy_experts(config: Config, results: Mapping[str, Any], files: Files, write
     write(ENSEMBLE, json.dumps(described, indent=2).encode())
     for number, folder in enumerate(files.expert_folders(0, "boosting")[: taught["rounds"]]):
         for file in sorted(folder.iterdir()):
-            write(f"experts/{number:05d}/{file.name}", file.read_bytes())
+            write(f"{_expert(number)}/{file.name}", file.read_bytes())
 
 
 def write_export(exported: ExportedEnsemble, write: Write) -> None:
-    """Write weights, features and experts."""
+    """Write weights, what experts see, and the experts."""
     described = {"classes": exported.classes, "vote": exported.vote, "alphas": exported.alphas}
+    described |= exported.experts.write(write)
     write(ENSEMBLE, json.dumps(described, indent=2).encode())
-    write(FEATURES, json.dumps(exported.features.state()).encode())
-    for number, expert in enumerate(exported.experts):
-        write(_expert_file(number), to_bytes(expert))
 
 
 def read_export(folder: str | Path, trusted: Sequence[str] = ()) -> ExportedEnsemble:
     """Read what :func:`write_export` wrote.
 
     Args:
-        trusted: names of features that may be loaded: a model, as MODEL@LAYERS, or a function, as module:function.
+        trusted: what may be loaded: a model that gives features or is the base of adapters, as MODEL@LAYERS, or MODEL
+            where all its layers are kept; or a function, as module:function.
 
     Raises:
-        DataError: files are missing, damaged, or do not fit each other, or features need what is not named.
+        DataError: files are missing, damaged, or do not fit each other, or experts need what is not named.
     """
     with reading(folder, "supervision") as path:
         described = json.loads((path / ENSEMBLE).read_text())
         if "classes" not in described:
-            raise ValueError(f"its experts are {described['kind']}; only trees and linear models of classes are served")
+            raise ValueError(f"its experts are {described['kind']}; only experts of classes are served")
         classes, alphas = tuple(map(str, described["classes"])), tuple(map(float, described["alphas"]))
         if len(set(classes)) < max(len(classes), 2):
             raise ValueError(f"its classes are {classes}")
@@ -138,16 +207,38 @@ def read_export(folder: str | Path, trusted: Sequence[str] = ()) -> ExportedEnse
         vote: Vote = described["vote"]
         if vote not in VOTES:
             raise ValueError(f"its vote is {vote!r}")
-        state = json.loads((path / FEATURES).read_text())
-        name = state["name"]
-        if not (is_counted(name) or name == MINILM or name in trusted):
-            raise ValueError(f"its features are {name}: name them in trusted if you trust that model or function")
-        features = restored(state)
-        width = features.of(["a text"]).shape[1]
-        experts = tuple(from_bytes((path / _expert_file(number)).read_bytes()) for number in range(len(alphas)))
-        for expert in experts:
-            expert.check(width, len(classes))
-        return ExportedEnsemble(classes, vote, alphas, experts, features)
+        names, base = [path / _expert(number) for number in range(len(alphas))], described.get(BASE)
+        voters = (
+            _read_arrays(path, names, len(classes), trusted)
+            if base is None
+            else _read_adapters(base, names, classes, trusted)
+        )
+        return ExportedEnsemble(classes, vote, alphas, voters)
+
+
+def _read_arrays(path: Path, names: Sequence[Path], classes: int, trusted: Sequence[str]) -> Voters:
+    state = json.loads((path / FEATURES).read_text())
+    name = state["name"]
+    if not (is_counted(name) or name == MINILM or name in trusted):
+        raise ValueError(f"its features are {name}: name them in trusted if you trust that model or function")
+    features = restored(state)
+    width = features.of(["a text"]).shape[1]
+    experts = tuple(from_bytes(one.with_suffix(".npz").read_bytes()) for one in names)
+    for expert in experts:
+        expert.check(width, classes)
+    return ArrayVoters(experts, features)
+
+
+def _read_adapters(
+    base: Mapping[str, Any], folders: Sequence[Path], classes: tuple[str, ...], trusted: Sequence[str]
+) -> Voters:
+    section = WeakSection(learner="adapter", model=base["model"], layers=base["layers"])
+    name = section.model if section.layers is None else f"{section.model}@{section.layers}"
+    if name not in trusted:
+        raise ValueError(f"its experts are adapters of {name}: name it in trusted if you trust that model")
+    voters = _adapters(section, classes, folders)
+    voters.probabilities(["a text"])
+    return voters
 
 
 def model_card(config: Config, results: Mapping[str, Any]) -> str:
@@ -156,12 +247,11 @@ def model_card(config: Config, results: Mapping[str, Any]) -> str:
     own, single = (teachers(results, f"boosting@{number}")[0].mean() for number in (CHOSEN, 1))
     weak = config.weak
     seen = f"{weak.model}, {weak.layers or 'all'} layers" if weak.learner == "adapter" else weak.features
-    served = weak.learner != "adapter" and "classes" in results["facts"][0]
-    files = (
-        "`experts/` the experts as arrays, `features.json` what they see of a text."
-        if served
-        else "`experts/` each expert's files; they are not served over HTTP."
-    )
+    files = "`experts/` each expert's files."
+    if "classes" not in results["facts"][0]:
+        files += " They write, and are not served over HTTP."
+    elif weak.learner != "adapter":
+        files += " `features.json` is what they see of a text."
     return (
         f"# Weak experts of run {config.run.name}\n\n"
         f"{taught['rounds']} of {results['chains']['boosting'][0]['kept']} experts that were kept ({weak.learner} on "
@@ -173,5 +263,5 @@ def model_card(config: Config, results: Mapping[str, Any]) -> str:
     )
 
 
-def _expert_file(number: int) -> str:
-    return f"experts/{number:05d}.npz"
+def _expert(number: int) -> str:
+    return f"experts/{number:05d}"

@@ -56,6 +56,12 @@ def teachers(results: Results, name: str) -> list[np.ndarray]:
     return [_marks(test["teachers"][name]) for test in results["tests"]]
 
 
+def easy(results: Results, name: str) -> float | None:
+    """Accuracy of a student or an ensemble on the easy test, over seeds; None where there is none."""
+    found = [test["easy"].get(name) for test in results["tests"]]
+    return None if None in found else float(np.mean(found))
+
+
 def mean(marks: Sequence[np.ndarray]) -> float:
     """Accuracy, over seeds."""
     return float(np.mean([one.mean() for one in marks]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from rayworks.core import seeds
 from rayworks.core.errors import ConfigError
@@ -13,13 +14,22 @@ from rayworks.systems.supervision.tasks.labelled import LabelledExamples
 from rayworks.systems.supervision.tasks.opening import Examples, open_task
 from rayworks.systems.supervision.tasks.splitting import distinct
 from rayworks.systems.supervision.tracks import Track
+from rayworks.systems.supervision.weak.places import HERE, Place
+
+if TYPE_CHECKING:
+    from rayworks.systems.supervision.generation.shipping import Others
 
 
 class Tracks:
-    """Examples, read once, and each seed's track."""
+    """Examples, read once, and each seed's track.
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    Args:
+        place: where language models are trained and read.
+        others: processes beside this one that hold experts, if there are any.
+    """
+
+    def __init__(self, config: Config, place: Place = HERE, others: "Others | None" = None) -> None:
+        self._config, self._place, self._others = config, place, others
         self._made: dict[int, Track] = {}
 
     @cached_property
@@ -43,17 +53,21 @@ class Tracks:
     def _make(self) -> Callable[[Config, int], Track]:
         if isinstance(self.pool, LabelledExamples):
             classes = ClassPool(self._config, self.pool)
-            return lambda config, seed: ClassTrack(config, classes, seed)
+            return lambda config, seed: ClassTrack(config, classes, seed, self._place)
         from rayworks.systems.supervision.text_track import TextPool, TextTrack
 
         texts = TextPool(self._config, self.pool)
-        return lambda config, seed: TextTrack(config, texts, seed)
+        return lambda config, seed: TextTrack(config, texts, seed, self._place, self._others)
 
 
 def check_tracks(config: Config) -> None:
     """Raise what a run would find out late: that there are too few examples, or settings that their answers do not allow."""
     pool = pool_of(config)
     if isinstance(pool, LabelledExamples):
+        if config.weak.processes > 1:
+            raise ConfigError(
+                f"weak.processes: experts of classes decode nothing, those of {config.task.name} are such; leave it 1"
+            )
         rule_of(config.boosting.rule or "m1", len(pool.classes), config.boosting.prior_error or 0.5)
         if config.task.split != "random" and config.task.hardness.startswith((COLUMN, EXPORT)):
             _ = ClassPool(config, pool).hardness

@@ -10,6 +10,7 @@ from rayworks.systems.supervision.config import Config
 from rayworks.systems.supervision.findings import (
     Gain,
     Results,
+    easy,
     gains,
     headline,
     mean,
@@ -21,6 +22,7 @@ from rayworks.systems.supervision.pupils import CHOSEN, EASY_TRUTH, TRUTH, arms,
 from rayworks.systems.supervision.remarks import mean_size, remarks
 
 STUDENTS_TABLE = "Students, by their teachers"
+MOST_PLACES = 16
 NOTES = (
     "Gain: accuracy on the test examples less that of the student single, whom one weak expert taught, example by example. "
     "Its interval spans both that of Student's t over seeds and that of a bootstrap over the examples, each with its tests "
@@ -49,6 +51,7 @@ def build_report(config: Config, results: Results, title: str) -> Report:
             _students_table(config, results, found),
             _teachers_table(config, results),
             _rounds_table(config, results),
+            *places_table(results),
             _cost_table(config, results),
         ],
         figures=_figures(config, results, found),
@@ -64,15 +67,18 @@ def build_report(config: Config, results: Results, title: str) -> Report:
 
 def _students_table(config: Config, results: Results, found: dict[str, Gain]) -> Table:
     weak, ceiling = teachers(results, "boosting@1"), students(results, TRUTH)
+    ensemble = teachers(results, f"boosting@{CHOSEN}")
     rows: list[list[Cell]] = []
     for pupil in pupils(config, results["students"]):
         marks = students(results, pupil.name)
         one = found.get(pupil.name)
         rows.append(
             [
-                *(pupil.name, pupil.teacher, pupil.loss, mean(marks), str(one) if one else None),
+                *(pupil.name, pupil.teacher, pupil.loss, mean(marks), easy(results, pupil.name)),
+                str(one) if one else None,
                 ", ".join(f"{value:+.3f}" for value in one.by_seed) if one else None,
-                *(recovered_share(marks, weak, ceiling)[0], mean(marks) / mean(ceiling) if mean(ceiling) else None),
+                *(recovered_share(marks, teacher, ceiling)[0] for teacher in (weak, ensemble)),
+                mean(marks) / mean(ceiling) if mean(ceiling) else None,
             ]
         )
     return Table(
@@ -82,15 +88,19 @@ def _students_table(config: Config, results: Results, found: dict[str, Gain]) ->
             "labels of",
             "loss",
             "accuracy",
+            "on easy",
             "gain over single",
             "by seed",
             "recovered share",
+            "of ensemble",
             "share of ceiling",
         ),
         rows,
         note=f"{config.experiment.confidence:.0%} intervals. Labels of boosting@N and the like: by the first N experts, or "
-        "as many as validation chose. Recovered share: of the gap between the single weak expert and the ceiling; none where "
-        f"that is within two standard errors. {config.student.labels.capitalize()} labels.",
+        "as many as validation chose. On easy: accuracy on easy examples that nobody learned from. Recovered share: of the "
+        "gap between the single weak expert and the ceiling; of ensemble: between the ensemble that teaches and the ceiling; "
+        "none where that is within two standard errors. "
+        f"{config.student.labels.capitalize()} labels.",
     )
 
 
@@ -101,18 +111,21 @@ def _teachers_table(config: Config, results: Results) -> Table:
         names = [f"{arm}@{number}" for number in shown_rounds(config)] if arm == "boosting" else []
         for name in (*names, f"{arm}@{CHOSEN}"):
             labels = [test["taught"][name] / count for test, count in zip(results["tests"], counts, strict=True)]
-            row: list[Cell] = [name, mean(teachers(results, name)), float(np.mean(labels)), None, None, None]
+            row: list[Cell] = [name, mean(teachers(results, name)), easy(results, name), float(np.mean(labels))]
             if name.endswith(CHOSEN):
                 taught = results["taught"][arm]
-                row[3:] = [
+                row += [
                     ", ".join(f"{one['rounds']} ({one['vote']})" for one in taught),
                     _mean([one["correlation"] for one in taught]),
                     _mean([mean_size(one["correlations"]) for one in taught]),
                 ]
-            rows.append(row)
+            rows.append(row + [None] * (7 - len(row)))
     return Table(
         "Teachers",
-        ("experts", "accuracy on test", "right labels", "experts and vote, by seed", "error correlation", "its size"),
+        (
+            *("experts", "accuracy on test", "on easy", "right labels", "experts and vote, by seed"),
+            *("error correlation", "its size"),
+        ),
         rows,
         note="boosting@N: the first N experts; chosen: as many as validation chose. Right labels: of the unlabelled examples "
         "that students learn from. Error correlation: mean over pairs of an arm's experts, on validation, and mean of its "
@@ -136,6 +149,16 @@ def _rounds_table(config: Config, results: Results) -> Table:
         note="Error and effective share under the weights that the expert learned from. Validation: accuracy of the experts "
         f"so far, by vote. {chain['ended'].capitalize() + '.' if chain['ended'] else ''}".strip(),
     )
+
+
+def places_table(results: Results) -> list[Table]:
+    """How the weight is spread over the places of an answer; none where each unit is an answer."""
+    rows: list[list[Cell]] = [
+        [place + 1, share, weight] for place, (share, weight) in enumerate(results["taught"]["boosting"][0]["by_place"])
+    ]
+    note = "Of the labelled answers' tokens, the end among them, when the chain of the first seed ended."
+    columns = ("place in the answer", "share of tokens", "share of weight")
+    return [Table("Weight by place", columns, rows[:MOST_PLACES], note=note)] if rows else []
 
 
 def _cost_table(config: Config, results: Results) -> Table:

@@ -8,20 +8,22 @@ from rayworks.core.models import locate
 from rayworks.core.report import Report, Table
 from rayworks.core.sweep import TrialResult
 from rayworks.lm.threads import limit_torch_threads
+from rayworks.runtime.data_parallel import DataParallel, worker_bundles
 from rayworks.runtime.placement import worker_bundle
 from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.supervision import SPEC
-from rayworks.systems.supervision.actors import SupervisionActor
+from rayworks.systems.supervision.actors import FOUND, SupervisionActor, training_loop
 from rayworks.systems.supervision.boosting.chain import Arm
 from rayworks.systems.supervision.config import Config
-from rayworks.systems.supervision.exported import copy_experts, ensemble_of, is_served, model_card, write_export
+from rayworks.systems.supervision.exported import copy_experts, ensemble_of, model_card, write_export
 from rayworks.systems.supervision.files import Files
 from rayworks.systems.supervision.opening import Tracks, check_tracks
 from rayworks.systems.supervision.pupils import Pupil, arms, pupils
 from rayworks.systems.supervision.reporting import build_report
 from rayworks.systems.supervision.sweep_report import sweep_summary
 from rayworks.systems.supervision.tasks.hardness import check_hardness
+from rayworks.systems.supervision.tasks.labelled import LabelledExamples
 from rayworks.systems.supervision.weak.features import check_features
 
 
@@ -34,7 +36,12 @@ class SupervisionSystem(StagedSystem[Config]):
     @classmethod
     def bundles(cls, config: Config) -> list[dict[str, float]]:
         """The run itself asks for nothing; seeds, arms and students share the workers."""
-        return [{}, *[worker_bundle(config.compute)] * config.compute.workers]
+        return [{}, *[worker_bundle(config.compute)] * (config.compute.workers * config.weak.processes)]
+
+    @classmethod
+    def train_bundles(cls, config: Config) -> list[dict[str, float]]:
+        """See :func:`~.data_parallel.worker_bundles`."""
+        return worker_bundles(config.training_compute)
 
     @classmethod
     def check_inputs(cls, config: Config) -> None:
@@ -74,7 +81,7 @@ class SupervisionSystem(StagedSystem[Config]):
     def export(self) -> None:
         """The ensemble of the first seed that labels, with what it sees of a text, and a card."""
         config, tracks, files = self.settings, self._tracks, Files(self.run_directory)
-        if is_served(config, tracks.pool):
+        if isinstance(tracks.pool, LabelledExamples):
             write_export(ensemble_of(config, self.results, tracks, files), self.export_file)
         else:
             copy_experts(config, self.results, files, self.export_file)
@@ -118,8 +125,12 @@ class SupervisionSystem(StagedSystem[Config]):
         open_ones = [number for number, chain in enumerate(chains) if not self._is_grown(chain)]
         wave = open_ones[: self.settings.compute.workers] if self._slow else open_ones
         more = 1 if self.settings.weak.learner == "adapter" else self.settings.boosting.rounds_per_call
+        if in_step := self._in_step("adapter", self.settings.weak.learner):
+            # The chain is kept after every round all the same.
+            wave, more = wave[:1], self.settings.boosting.rounds
         calls = [(one, arm, more + (chains[one]["kept"] if chains[one] else 0)) for one in wave]
-        for number, found in zip(wave, self.workers.map("grow", calls), strict=True):
+        answers = self._answered("grow", calls) if in_step else self.workers.map("grow", calls)
+        for number, found in zip(wave, answers, strict=True):
             spent = chains[number]["seconds"] if chains[number] else 0.0
             chains[number] = found | {"seconds": found["seconds"] + spent}
         last = chains[wave[-1]]["rounds"][-1]
@@ -144,8 +155,23 @@ class SupervisionSystem(StagedSystem[Config]):
 
     def _learn(self, pupil: Pupil) -> Metrics:
         found = self.results["learned"].setdefault(pupil.name, [])
-        found += list(self.workers.map("learn", [(number, pupil) for number in self._wave(len(found))]))
+        calls = [(number, pupil) for number in self._wave(len(found))]
+        in_step = self._in_step("tuned", self.settings.student.learner)
+        found += self._answered("learn", calls[:1]) if in_step else list(self.workers.map("learn", calls))
         return {}
+
+    def _in_step(self, trained: str, learner: str) -> bool:
+        return self.settings.experiment.workers > 1 and learner == trained
+
+    def _answered(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
+        """Answers of calls of the workers, by those that train in step, one after the other."""
+        found = []
+        for call in calls:
+            folder = f"training/{method}-{getattr(call[1], 'name', call[1])}-{call[0]}"
+            arguments = {"config": self.settings, "method": method, "call": call}
+            DataParallel(training_loop, arguments, self.run_directory, folder, self.settings.training_compute).wait()
+            found.append(self.run_directory.read_json(f"{folder}/{FOUND}"))
+        return found
 
     def _has_learned(self, pupil: Pupil) -> float:
         return len(self.results["learned"].get(pupil.name, [])) / self._seeds

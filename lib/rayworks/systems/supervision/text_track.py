@@ -16,6 +16,7 @@ from rayworks.systems.supervision.boosting.votes import FLOOR, Vote
 from rayworks.systems.supervision.boosting.weighting import RuleName, shared_in_windows, window_ids
 from rayworks.systems.supervision.config import EXPORT, Config, StudentSection, WeakSection
 from rayworks.systems.supervision.generation.adapters import SLOTS, AdapterWriters, TunedWriter
+from rayworks.systems.supervision.generation.shipping import Others
 from rayworks.systems.supervision.generation.tokens import Team, Tokens, Written, prior_error
 from rayworks.systems.supervision.generation.words import WordWriters
 from rayworks.systems.supervision.students.tuned import tune_on_texts
@@ -28,6 +29,7 @@ from rayworks.systems.supervision.tracks import Lesson
 from rayworks.systems.supervision.weak.adapters import AdapterBase
 from rayworks.systems.supervision.weak.classifiers import fit_expert
 from rayworks.systems.supervision.weak.features import kept_features
+from rayworks.systems.supervision.weak.places import HERE, Place
 
 
 class Writer(Protocol):
@@ -95,9 +97,11 @@ class TextPool:
 class TextTrack:
     """See :class:`~.tracks.Track`."""
 
-    def __init__(self, config: Config, pool: TextPool, seed: int, device: str = "cpu") -> None:
-        """The examples of all seeds, the seed of this one, and where language models are."""
-        self._config, self._pool, self._seed, self._device = config, pool, seed, device
+    def __init__(
+        self, config: Config, pool: TextPool, seed: int, place: Place = HERE, others: Others | None = None
+    ) -> None:
+        """The examples of all seeds, the seed of this one, where language models are, and what holds other experts."""
+        self._config, self._pool, self._seed, self._place, self._others = config, pool, seed, place, others
         self.classes = self._writers.vocabulary
         self.rule: RuleName = "prior"
 
@@ -197,6 +201,12 @@ class TextTrack:
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
             return Written(tuple(json.loads(str(found["texts"]))), found["confidence"])
 
+    def by_place(self, distribution: np.ndarray) -> list[tuple[float, float]]:
+        """See :class:`~.tracks.Track`."""
+        places = self._tokens.places
+        shares = np.stack([np.bincount(places) / len(places), np.bincount(places, distribution)], axis=1)
+        return [(float(share), float(weight)) for share, weight in shares.tolist()]
+
     def cost(self, experts: int) -> dict[str, float | None]:
         """See :class:`~.tracks.Track`."""
         return self._writers.cost(experts, self._parts["labelled"], self._parts["unlabelled"])
@@ -207,7 +217,7 @@ class TextTrack:
         """A student, what writes with it, and what it cost."""
         if section.learner == "tuned":
             prompts = [self._pool.prompts[row] for row in rows.tolist()]
-            tuned = tune_on_texts(section, prompts, answers, seed, features)
+            tuned = tune_on_texts(section, prompts, answers, seed, features, self._place)
             writer = TunedWriter(tuned, self._pool.prompts, answers)
             return tuned, writer, {"flops": tuned.flops}
         weak = WeakSection(learner="linear", penalty=section.penalty)
@@ -237,7 +247,8 @@ class TextTrack:
     def _writers(self) -> Writers:
         weak = self._config.weak
         if weak.learner == "adapter":
-            return AdapterWriters(AdapterBase(weak, SLOTS, self._device), self._pool.prompts, self._known)
+            base = AdapterBase(weak, SLOTS, self._place)
+            return AdapterWriters(base, self._pool.prompts, self._known, self._others)
         return self._words(weak.features, self._known, weak)
 
     @cached_property

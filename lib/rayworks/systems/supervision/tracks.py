@@ -88,5 +88,8 @@ class Track(Protocol):
     def unpack(self, data: bytes) -> Any:
         """What :meth:`pack` wrote."""
 
+    def by_place(self, distribution: np.ndarray) -> list[tuple[float, float]]:
+        """Of units by their place in an answer: their share of all, and that of the weight; none where each is an answer."""
+
     def cost(self, experts: int) -> dict[str, float | None]:
         """Floating-point operations: of training so many experts (``train``) and of labelling with them (``label``)."""

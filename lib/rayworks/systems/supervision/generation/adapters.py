@@ -13,6 +13,7 @@ from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.fine_tuning import Example
 from rayworks.lm.scoring import EncodedResponse, encode, encode_prompt
 from rayworks.systems.supervision.generation.decoding import Ensemble, missed_bits
+from rayworks.systems.supervision.generation.shipping import ExpertGroup, Others, SpreadEnsemble
 from rayworks.systems.supervision.generation.tokens import Team, Tokens, Written, unpacked
 from rayworks.systems.supervision.students.tuned import TunedModel
 from rayworks.systems.supervision.weak.adapters import MISSED, Adapter, AdapterBase
@@ -42,7 +43,7 @@ class LanguageWriter(abc.ABC):
         return self._ensemble(team).weigh(encoded, team.rounds)
 
     @abc.abstractmethod
-    def _ensemble(self, team: Team) -> Ensemble:
+    def _ensemble(self, team: Team) -> Ensemble | SpreadEnsemble:
         """The models of a team."""
 
 
@@ -63,15 +64,19 @@ class AdapterWriters(LanguageWriter):
     Args:
         prompts: of all examples.
         answers: that are known.
+        others: processes beside this one among which experts are dealt out, if there are any.
     """
 
-    def __init__(self, base: AdapterBase, prompts: Sequence[str], answers: Sequence[str]) -> None:
+    def __init__(
+        self, base: AdapterBase, prompts: Sequence[str], answers: Sequence[str], others: Others | None = None
+    ) -> None:
         if not isinstance(base.tokenizer.eos_token_id, int):
             raise DataError(
                 f"weak.model {base.section.model!r}: has no end token, so that no answer would end; take another"
             )
         super().__init__(base.tokenizer, prompts, answers)
         self._base, self.vocabulary = base, len(base.tokenizer)
+        self._own, self._others = ExpertGroup(base), others
 
     def tokens(self, answers: Sequence[str]) -> Tokens:
         """Ids of answers, each with the end token."""
@@ -109,6 +114,8 @@ class AdapterWriters(LanguageWriter):
         per_token = float(experts * self._base.parameters)
         return {"train": 6 * per_token * learning * self._base.section.epochs, "label": 2 * per_token * labelling}
 
-    def _ensemble(self, team: Team) -> Ensemble:
+    def _ensemble(self, team: Team) -> Ensemble | SpreadEnsemble:
+        if self._others is not None:
+            return SpreadEnsemble(team, self._own, self._others, self._base.section.processes)
         causal, numbers = self._base.beside(team.experts[: max(team.rounds)])
         return Ensemble(causal, self._tokenizer, numbers, team.alphas, team.vote)

@@ -3,18 +3,32 @@
 The likeliest token of all groups together is exact wherever its lead exceeds what was not shipped; where it does not, all is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 
 from rayworks.lm.causal_model import CausalModel
-from rayworks.systems.supervision.boosting.votes import Vote
-from rayworks.systems.supervision.generation.decoding import add_vote
+from rayworks.lm.prefix_tree import agreeing
+from rayworks.lm.scoring import EncodedResponse, length_batches
+from rayworks.systems.supervision.boosting.votes import FLOOR
+from rayworks.systems.supervision.generation.decoding import PADDED_TOKENS, add_vote, answer_logits
+from rayworks.systems.supervision.generation.tokens import Team, Written
+from rayworks.systems.supervision.weak.adapters import AdapterBase
 
 SHIPPED = 64
+Prefixes = Mapping[int, tuple[int, ...]]
+"""Rows under way by number, each with all its tokens so far: a group that is new knows enough to go on."""
+Question = Literal["say", "whole", "chances"]
+
+
+class Others(Protocol):
+    """Asks other groups, each about its team, and gives what waits for their answers."""
+
+    def __call__(self, question: Question, teams: Sequence[Team], asked: Any) -> Callable[[], list[Any]]:
+        """``question`` is a method of :class:`ExpertGroup`."""
 
 
 @dataclass(frozen=True)
@@ -39,86 +53,170 @@ def shipped(mass: np.ndarray, count: int = SHIPPED) -> Shipped:
     return Shipped(ids, found, np.minimum(rest, left))
 
 
-def settled(parts: Sequence[Shipped]) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest id of each row by all groups together, and whether it is certainly that, ``[rows]`` each."""
-    best, certain = np.zeros((2, len(parts[0].ids)), int)
-    for row in range(len(best)):
-        ids, where = np.unique(np.concatenate([part.ids[row] for part in parts]), return_inverse=True)
-        least = np.bincount(where, np.concatenate([part.mass[row] for part in parts]))
-        bounds = [part.bound[row] for part in parts]
-        # A group adds its bound to every id that it has not shipped.
-        most = least + sum(bound * ~np.isin(ids, part.ids[row]) for part, bound in zip(parts, bounds, strict=True))
-        place = int(least.argmax())
-        others = max(float(np.delete(most, place).max(initial=0.0)), float(sum(bounds)))
-        best[row], certain[row] = ids[place], least[place] > others * (1 + 1e-6)
-    return best, certain.astype(bool)
+def settled(parts: Sequence[Shipped]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The likeliest id of each row by all groups together, its mass, and whether both are certain, ``[rows]`` each."""
+    width = max(int(part.ids.max()) for part in parts) + 1
+    rows = np.arange(len(parts[0].ids))
+    keys = [(rows[:, None] * width + part.ids).ravel() for part in parts]
+    seen, where = np.unique(np.concatenate(keys), return_inverse=True)
+    row, least = seen // width, np.bincount(where, np.concatenate([part.mass.ravel() for part in parts]))
+    # A group adds at most its bound to every id that it has not shipped.
+    hidden = sum(part.bound[row] * ~np.isin(seen, own) for part, own in zip(parts, keys, strict=True))
+    starts = np.searchsorted(row, rows)
+    leading = np.flatnonzero(least == np.maximum.reduceat(least, starts)[row])
+    best = leading[np.unique(row[leading], return_index=True)[1]]
+    most = least + hidden
+    most[best] = 0.0
+    rivals = np.maximum(np.maximum.reduceat(most, starts), sum(part.bound for part in parts))
+    return seen[best] % width, least[best], (hidden[best] == 0) & (least[best] > rivals * (1 + 1e-6))
 
 
 class ExpertGroup:
-    """Some of the experts, as adapters of one base, in an actor or here; all prompts are under way at once.
+    """Some of the experts, as adapters of one base, in a process of their own.
+
+    A question holds all that its answer needs, so that it may come twice, or to a group that was made anew.
 
     Args:
-        causal: has a slot for each expert and prompt.
-        numbers: of the adapters.
-        alphas: their weights.
-        vote: ``linear`` or ``share``; log-linear votes are no sum over experts.
+        base: decodes as many sequences at once as it has slots.
     """
 
-    def __init__(self, causal: CausalModel, numbers: Sequence[int], alphas: Sequence[float], vote: Vote) -> None:
-        self._causal, self._numbers, self._alphas, self._vote = causal, numbers, alphas, vote
-        self._mass = np.zeros((0, 0))
-        self._width, self._rows = 0, list[int]()
+    _causal: CausalModel | None = None
 
-    def begin(self, prompts: Sequence[Sequence[int]]) -> Shipped:
-        """Read prompts, and say what may follow each."""
-        self._width = len(prompts)
-        for slot in range(self._width * len(self._numbers)):
-            self._causal.release(slot, self._numbers[slot // self._width])
-        return self.step(list(range(self._width)), prompts)
+    def __init__(self, base: AdapterBase) -> None:
+        self.base = base
+        self._places = dict[tuple[int, int], int]()
+        self._read = dict[int, tuple[int, ...]]()
 
-    def step(self, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> Shipped:
-        """Read on in some rows, ascending, and say what may follow."""
-        slots = [self._width * place + row for place in range(len(self._numbers)) for row in rows]
-        logits = self._causal.read(slots, [list(new) for new in tokens] * len(self._numbers))
+    def say(self, team: Team, prefixes: Prefixes) -> Shipped:
+        """What may follow each row, the likeliest."""
+        return shipped(self.whole(team, prefixes))
+
+    @torch.inference_mode()
+    def whole(self, team: Team, prefixes: Prefixes) -> np.ndarray:
+        """All that may follow, ``[rows, ids]``, as sums over the team of weight times what it votes."""
+        causal, numbers = self.base.beside(team.experts)
+        slots = self._slots(causal, [(number, row) for number in numbers for row in prefixes])
+        wanted = list(prefixes.values()) * len(numbers)
+        tokens = [self._unread(causal, slot, prefix) for slot, prefix in zip(slots, wanted, strict=True)]
+        order = np.argsort(slots)
+        logits = causal.read([slots[at] for at in order], [tokens[at] for at in order])
+        self._read |= dict(zip(slots, wanted, strict=True))
         total: torch.Tensor | None = None
-        for part, alpha in zip(logits.view(len(self._numbers), len(rows), -1), self._alphas, strict=True):
-            total = add_vote(total, part, alpha, self._vote)
+        for part, alpha in zip(
+            logits[np.argsort(order)].view(len(numbers), len(prefixes), -1), team.alphas, strict=True
+        ):
+            total = add_vote(total, part, float(alpha), team.vote)
         assert total is not None
-        self._mass, self._rows = total.cpu().numpy(), list(rows)
-        return shipped(self._mass)
+        found: np.ndarray = total.cpu().numpy()
+        return found
 
-    def whole(self, rows: Sequence[int]) -> np.ndarray:
-        """All that it last said of some rows, ``[rows, ids]``."""
-        return self._mass[[self._rows.index(row) for row in rows]]
+    @torch.inference_mode()
+    def chances(self, team: Team, answers: Sequence[EncodedResponse]) -> np.ndarray:
+        """Probability of each token of answers after those before it by each expert, ``[experts, tokens]``."""
+        causal, numbers = self.base.beside(team.experts)
+        ends = np.cumsum([len(answer.response) for answer in answers])
+        found = np.zeros((len(numbers), int(ends[-1])))
+        for rows in length_batches(answers, PADDED_TOKENS):
+            batch = [answers[row] for row in rows]
+            places = np.concatenate([np.arange(ends[row] - len(answers[row].response), ends[row]) for row in rows])
+            ids = torch.tensor([token for answer in batch for token in answer.response], device=causal.model.device)
+            for place, number in enumerate(numbers):
+                chances = answer_logits(causal, batch, number).softmax(dim=-1).gather(-1, ids[:, None])[:, 0]
+                found[place, places] = chances.double().cpu().numpy()
+        return found
+
+    def _slots(self, causal: CausalModel, pairs: Sequence[tuple[int, int]]) -> list[int]:
+        """A slot for each adapter and row, the same as before where there is room for all."""
+        new = [pair for pair in pairs if pair not in self._places]
+        if causal is not self._causal or len(self._places) + len(new) > causal.cache.slots:
+            self._causal, new = causal, list(pairs)
+            self._places.clear()
+            self._read.clear()
+        for pair in new:
+            slot = self._places[pair] = len(self._places)
+            causal.release(slot, pair[0])
+        return [self._places[pair] for pair in pairs]
+
+    def _unread(self, causal: CausalModel, slot: int, prefix: tuple[int, ...]) -> list[int]:
+        """What a slot must still read; at least one token, since what follows is asked."""
+        known = min(agreeing(self._read.get(slot, ()), prefix), len(prefix) - 1)
+        causal.rewind(slot, known)
+        return list(prefix[known:])
 
 
-def write_spread(
-    ask: Callable[..., list[Any]], prompts: Sequence[Sequence[int]], ends: frozenset[int], longest: int
-) -> tuple[list[list[int]], int]:
-    """Greedy answers of several groups of experts, all of which go on from the same prefix.
+class SpreadEnsemble:
+    """An ensemble dealt out to several groups, which answers as :class:`~.decoding.Ensemble` does. It votes by ``linear`` or
+    ``share``: log-linear votes are no sum over experts.
 
     Args:
-        ask: calls a method of every :class:`ExpertGroup` and gives their answers, as
-            :meth:`~rayworks.runtime.actors.ActorPool.broadcast` does.
-        ends: ids that end an answer.
-
-    Returns:
-        Ids without the end, and how many tokens all had to be shipped for.
+        own: the group in this process.
+        others: further ones.
+        groups: how many there are, with the own.
     """
-    answers: list[list[int]] = [[] for _ in prompts]
-    alive, doubtful = list(range(len(prompts))), 0
-    parts = ask("begin", prompts)
-    for place in range(longest):
-        ids, certain = settled(parts)
-        if not certain.all():
-            unsure = np.flatnonzero(~certain)
-            ids[unsure] = sum(ask("whole", [alive[at] for at in unsure])).argmax(axis=1)
-            doubtful += len(unsure)
-        chosen = [(row, int(token)) for row, token in zip(alive, ids, strict=True) if int(token) not in ends]
-        for row, token in chosen:
-            answers[row].append(token)
-        alive = [row for row, _ in chosen]
-        if not alive or place == longest - 1:
-            break
-        parts = ask("step", alive, [[token] for _, token in chosen])
-    return answers, doubtful
+
+    def __init__(self, team: Team, own: ExpertGroup, others: Others, groups: int) -> None:
+        self._team, self._own, self._others, self._groups = team, own, others, groups
+        self.doubtful = 0
+        """Tokens for which all had to be shipped."""
+
+    def write(self, prompts: Sequence[tuple[int, ...]], longest: int, rounds: Sequence[int]) -> list[Written]:
+        """See :meth:`~.decoding.Ensemble.write`."""
+        size = max(1, self._own.base.slots // -(-max(rounds) // self._groups))
+        teams = [self._dealt(number) for number in rounds]
+        parts: list[list[tuple[str, float]]] = [[] for _ in rounds]
+        for start in range(0, len(prompts), size):
+            for found, team in zip(parts, teams, strict=True):
+                found += self._batch(team, prompts[start : start + size], longest)
+        return [Written(tuple(text for text, _ in found), np.array([sure for _, sure in found])) for found in parts]
+
+    def weigh(self, answers: Sequence[EncodedResponse], rounds: Sequence[int]) -> np.ndarray:
+        """See :meth:`~.decoding.Ensemble.weigh`, of linear votes."""
+        teams = self._dealt(max(rounds))
+        parts = self._ask("chances", teams, answers)
+        chances = np.zeros((max(rounds), parts[0].shape[1]))
+        for number, part in enumerate(parts):
+            chances[number :: len(parts)] = part
+        alphas = self._team.alphas[: max(rounds), None]
+        totals = np.cumsum(alphas * chances, axis=0) / np.cumsum(alphas, axis=0)
+        counts = np.array([len(answer.response) for answer in answers])
+        logs = np.log(np.maximum(totals[np.array(rounds) - 1], FLOOR))
+        found: np.ndarray = np.add.reduceat(logs, np.cumsum(counts) - counts, axis=1) / counts
+        return found
+
+    def _batch(
+        self, teams: Sequence[Team], prompts: Sequence[tuple[int, ...]], longest: int
+    ) -> list[tuple[str, float]]:
+        """Answers and how sure they are; all groups go on from the same prefix."""
+        alive: dict[int, tuple[int, ...]] = dict(enumerate(prompts))
+        answers: list[list[int]] = [[] for _ in prompts]
+        logs, counts = np.zeros((2, len(prompts)))
+        tokenizer, ends = self._own.base.tokenizer, self._own.base.ends
+        for _ in range(longest):
+            ids, mass, certain = settled(self._ask("say", teams, alive))
+            if len(unsure := np.flatnonzero(~certain)):
+                rows = list(alive)
+                whole = sum(self._ask("whole", teams, {rows[at]: alive[rows[at]] for at in unsure.tolist()}))
+                ids[unsure], mass[unsure] = whole.argmax(axis=1), whole.max(axis=1)
+                self.doubtful += len(unsure)
+            logs[list(alive)] += np.log(mass)
+            counts[list(alive)] += 1
+            chosen = {row: int(token) for row, token in zip(alive, ids, strict=True) if int(token) not in ends}
+            for row, token in chosen.items():
+                answers[row].append(token)
+            alive = {row: (*alive[row], token) for row, token in chosen.items()}
+            if not alive:
+                break
+        texts = [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+        return list(zip(texts, np.maximum(logs / counts, np.log(FLOOR)).tolist(), strict=True))
+
+    def _dealt(self, rounds: int) -> list[Team]:
+        """The first so many experts by group, with shares of the weight; one alone says what it says."""
+        alphas = self._team.alphas[:rounds] / self._team.alphas[:rounds].sum()
+        vote = self._team.vote if rounds > 1 else "linear"
+        parts = [slice(number, rounds, self._groups) for number in range(min(self._groups, rounds))]
+        return [Team(self._team.experts[part], alphas[part], vote, [rounds]) for part in parts]
+
+    def _ask(self, question: Question, teams: Sequence[Team], asked: Any) -> list[Any]:
+        """Answers of all groups, this one at work while it waits for the others."""
+        waiting = self._others(question, teams[1:], asked)
+        return [getattr(self._own, question)(teams[0], asked), *waiting()]

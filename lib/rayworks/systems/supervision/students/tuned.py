@@ -21,6 +21,7 @@ from rayworks.systems.supervision.weak.class_words import (
     class_prompts,
     parameters,
 )
+from rayworks.systems.supervision.weak.places import HERE, Place
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def tune_on_classes(
     loss: Loss,
     seed: int,
     features: str | None = None,
+    place: Place = HERE,
 ) -> TunedClassifier:
     """A student of soft labels.
 
@@ -81,42 +83,52 @@ def tune_on_classes(
         labels: ``[texts, classes]``, distributions.
         classes: names.
         features: another model than the settings name, as ``MODEL@LAYERS``.
+        place: where it is trained, and with how many others in step.
 
     Raises:
         ConfigError: ``features`` names no model.
     """
-    model, tokenizer = _loaded(section, features)
+    model, tokenizer = _loaded(section, features, place)
     prompts, ids = class_prompts(tokenizer, texts), class_ids(tokenizer, classes)
     # An epoch's last batch may be smaller.
     options = _options(section, section.epochs * math.ceil(len(texts) / section.batch_size))
     flops = _flops(model, prompts, section.epochs)
     aim = LossAim(labels, loss, section)
-    tuner = ClassTuner(model, prompts, ids, aim, options, batch_size=section.batch_size, seed=seed)
+    size, shard = section.batch_size, place.shard
+    tuner = ClassTuner(model, prompts, ids, aim, options, batch_size=size, seed=seed, shard=shard)
     tuner.train(tuner.total_steps)
     return TunedClassifier(TunedModel(tuner.tuned(), tokenizer, flops), ids)
 
 
 def tune_on_texts(
-    section: StudentSection, prompts: Sequence[str], answers: Sequence[str], seed: int, features: str | None = None
+    section: StudentSection,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    seed: int,
+    features: str | None = None,
+    place: Place = HERE,
 ) -> TunedModel:
     """A student of answers; see :func:`tune_on_classes`."""
-    model, tokenizer = _loaded(section, features)
+    model, tokenizer = _loaded(section, features, place)
     texts = [encode(tokenizer, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     options = _options(section, section.epochs * len(texts) / section.batch_size)
     flops = _flops(model, texts, section.epochs)
-    tuner = FineTuner(model, [Example(text) for text in texts], options, batch_size=section.batch_size, seed=seed)
+    examples, size, shard = [Example(text) for text in texts], section.batch_size, place.shard
+    tuner = FineTuner(model, examples, options, batch_size=size, seed=seed, shard=shard)
     tuner.train(tuner.total_steps)
     return TunedModel(tuner.tuned(), tokenizer, flops)
 
 
-def _loaded(section: StudentSection, features: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _loaded(
+    section: StudentSection, features: str | None, place: Place
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     name, layers = section.model, section.layers
     if features is not None:
         name, _, count = features.rpartition("@")
         if not name or not count.isdecimal():
             raise ConfigError(f"student.ladder: {features!r} must be MODEL@LAYERS where students are tuned")
         layers = int(count)
-    return load_model(name, "float32", layers), load_tokenizer(name)
+    return load_model(name, "float32", layers, place.device), load_tokenizer(name)
 
 
 def _options(section: StudentSection, steps: float) -> TuningOptions:

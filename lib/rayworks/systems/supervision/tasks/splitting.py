@@ -14,8 +14,9 @@ from rayworks.systems.supervision.config import TaskSection
 
 MOST_TIED = 0.25
 """Share of the examples that may tie at the cut."""
-Split = Literal["labelled", "validation", "unlabelled", "test"]
-SPLITS: tuple[Split, ...] = ("labelled", "validation", "unlabelled", "test")
+Split = Literal["labelled", "validation", "unlabelled", "test", "easy_test"]
+SPLITS: tuple[Split, ...] = ("labelled", "validation", "unlabelled", "test", "easy_test")
+"""The last is empty where examples are parted at random."""
 
 
 def distinct(texts: Sequence[str], count: int, seed: int) -> np.ndarray:
@@ -65,8 +66,9 @@ def part(section: TaskSection, hardness: np.ndarray, seed: int) -> Parts:
         DataError: hardness does not tell easy from hard.
     """
     counts = [section.count_labelled, section.count_validation, section.count_unlabelled, section.count_test]
-    count = len(hardness)
+    count, known = len(hardness), sum(counts[:2])
     draw = seeds.stream(seed, "split")
+    rest = np.zeros(0, int)
     if section.split == "random":
         order = draw.permutation(count)
     else:
@@ -83,9 +85,11 @@ def part(section: TaskSection, hardness: np.ndarray, seed: int) -> Parts:
                 "would part them; take another measure or split: random"
             )
         easy, hard = draw.permutation(ranks[: count // 2]), draw.permutation(ranks[count // 2 :])
-        order = np.concatenate([easy[: sum(counts[:2])], hard])
+        order, rest = np.concatenate([easy[:known], hard]), easy[known:]
     ends = np.cumsum(counts)
-    return Parts({split: order[end - size : end] for split, size, end in zip(SPLITS, counts, ends, strict=True)})
+    rows = {split: order[end - size : end] for split, size, end in zip(SPLITS[:-1], counts, ends, strict=True)}
+    wanted = section.count_test if section.count_easy_test is None else section.count_easy_test
+    return Parts(rows | {"easy_test": rest[:wanted]})
 
 
 def with_noise(labels: np.ndarray, classes: int, share: float, seed: int) -> np.ndarray:

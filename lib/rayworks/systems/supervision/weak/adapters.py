@@ -18,11 +18,13 @@ from rayworks.core.errors import ConfigError, DataError
 from rayworks.lm.adapters import CONFIG, MOST, WEIGHTS
 from rayworks.lm.causal_model import CausalModel
 from rayworks.lm.checkpoints import load_model, load_tokenizer
+from rayworks.lm.continuous_batching import end_ids
 from rayworks.lm.fine_tuning import Example, FineTuner
 from rayworks.lm.training import Trainer, TuningOptions
 from rayworks.systems.supervision.config import WeakSection
 from rayworks.systems.supervision.weak.class_tuning import Aim, ClassTuner
 from rayworks.systems.supervision.weak.class_words import class_ids, class_probabilities, class_prompts, parameters
+from rayworks.systems.supervision.weak.places import HERE, Place
 
 MISSED = "missed.bin"
 
@@ -58,11 +60,11 @@ class AdapterBase:
     Args:
         section: names the base, its layers and how adapters are fitted.
         slots: sequences that are decoded at once.
-        device: of torch.
+        place: where, and with how many others in step, adapters are fitted.
     """
 
-    def __init__(self, section: WeakSection, slots: int = 3, device: str = "cpu") -> None:
-        self.section, self._slots, self._device = section, slots, device
+    def __init__(self, section: WeakSection, slots: int = 3, place: Place = HERE) -> None:
+        self.section, self.slots, self.place = section, slots, place
         self._loaded: dict[str, int] = {}
         self._causal: CausalModel | None = None
 
@@ -89,8 +91,8 @@ class AdapterBase:
             DataError: no example is left, or training diverged.
         """
         learned = [example for example in examples if not example.weights or any(example.weights)]
-        size = self.section.batch_size
-        tuner = FineTuner(self.copy(), learned, self.options(len(learned)), batch_size=size, seed=seed)
+        options, size, shard = self.options(len(learned)), self.section.batch_size, self.place.shard
+        tuner = FineTuner(self.copy(), learned, options, batch_size=size, seed=seed, shard=shard)
         tuner.train(tuner.total_steps)
         tuner.model.eval()
         return tuner
@@ -105,6 +107,11 @@ class AdapterBase:
             tuner.export(scratch, self.tokenizer, adapters_of=self.section.model)
             files = {name: (Path(scratch) / name).read_bytes() for name in (CONFIG, WEIGHTS)}
         return Adapter(files | ({MISSED: missed} if missed else {}))
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        return end_ids(self.tokenizer, self._model.generation_config)
 
     @property
     def parameters(self) -> int:
@@ -123,7 +130,7 @@ class AdapterBase:
             )
         names = {expert.name for expert in experts}
         if self._causal is None or len(names | self._loaded.keys()) > MOST:
-            self._loaded, self._causal = {}, CausalModel(self.copy(), self._slots, adapters=MOST)
+            self._loaded, self._causal = {}, CausalModel(self.copy(), self.slots, adapters=MOST)
         for expert in experts:
             if expert.name not in self._loaded:
                 with tempfile.TemporaryDirectory() as scratch:
@@ -133,7 +140,7 @@ class AdapterBase:
 
     @cached_property
     def _model(self) -> PreTrainedModel:
-        return load_model(self.section.model, "float32", self.section.layers, self._device)
+        return load_model(self.section.model, "float32", self.section.layers, self.place.device)
 
 
 class ClassExperts:
@@ -154,10 +161,11 @@ class ClassExperts:
         there = np.flatnonzero(weights > 0)
         prompts = [self._prompts[row] for row in rows[there].tolist()]
         aim = Aim(np.eye(len(self._ids))[labels[there]], weights[there])
-        options, size = self._base.options(len(prompts)), self._base.section.batch_size
-        tuner = ClassTuner(self._base.copy(), prompts, self._ids, aim, options, batch_size=size, seed=seed)
+        base, options = self._base, self._base.options(len(prompts))
+        size, shard = base.section.batch_size, base.place.shard
+        tuner = ClassTuner(base.copy(), prompts, self._ids, aim, options, batch_size=size, seed=seed, shard=shard)
         tuner.train(tuner.total_steps)
-        return self._base.adapter(tuner)
+        return base.adapter(tuner)
 
     def probabilities(self, experts: Sequence[Adapter], rows: np.ndarray) -> np.ndarray:
         """Of the classes among themselves, ``[experts, rows, classes]``."""
