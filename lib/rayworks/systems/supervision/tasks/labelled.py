@@ -3,14 +3,14 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from rayworks.core import datasets
 from rayworks.core.errors import DataError
-from rayworks.systems.supervision.tasks.tables import read_table, texts_of
+from rayworks.core.tables import suffix_of
+from rayworks.systems.supervision.tasks.columns import read_table, texts_of
 
 MOST_CLASSES = 100
 
@@ -106,4 +106,4 @@ def read_labelled(name: str) -> LabelledExamples:
 
 def is_file(name: str) -> bool:
     """Whether a task's name is that of a table."""
-    return Path(name).suffix in (".csv", ".jsonl", ".parquet")
+    return bool(suffix_of(name))

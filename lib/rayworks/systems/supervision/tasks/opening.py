@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.registry import of_the_user
+from rayworks.core.tables import HUB
 from rayworks.systems.supervision.config import CLASSIFIED, GENERATED, TaskSection
+from rayworks.systems.supervision.tasks.columns import read_table
 from rayworks.systems.supervision.tasks.examples import TextExample
 from rayworks.systems.supervision.tasks.labelled import BUILT_IN, LabelledExamples, is_file, read_labelled
-from rayworks.systems.supervision.tasks.tables import HUB, read_table
 
 Examples = LabelledExamples | tuple[TextExample, ...]
 

@@ -9,8 +9,9 @@ import pandas as pd
 
 from rayworks.core import datasets
 from rayworks.core.errors import DataError
+from rayworks.core.tables import HUB
+from rayworks.systems.supervision.tasks.columns import read_table, texts_of
 from rayworks.systems.supervision.tasks.examples import TextExample
-from rayworks.systems.supervision.tasks.tables import HUB, read_table, texts_of
 
 
 def checked(examples: Sequence[TextExample]) -> tuple[TextExample, ...]:
