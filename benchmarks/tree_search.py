@@ -161,7 +161,7 @@ def over_workers(folder: str) -> tuple[float, float]:
     """
     ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
     try:
-        workers = [ray.remote(Worker).options(num_cpus=1).remote() for _ in range(WORKERS)]
+        workers: list[Any] = [ray.remote(Worker).options(num_cpus=1).remote() for _ in range(WORKERS)]
         parts = [MANY[place::WORKERS] for place in range(WORKERS)]
         ray.get([worker.search.remote(folder, part[:1]) for worker, part in zip(workers, parts, strict=True)])
         alone = [ray.get(workers[0].search.remote(folder, part)) for part in parts]

@@ -30,16 +30,13 @@ def wilson_of_groups(successes: np.ndarray, counts: np.ndarray) -> tuple[float, 
     from scipy.special import stdtrit
 
     groups, total = len(counts), float(counts.sum())
-    if groups < 2 or (counts == 1).all():
-        independent = np.array(min(total, float(groups)))
-        low, high = wilson(independent * (successes.sum() / max(total, 1.0)), independent)
-        return float(low), float(high)
-    share = float(successes.sum() / total)
-    variance = groups / (groups - 1) * float(((successes - share * counts) ** 2).sum()) / total**2
-    independent = share * (1 - share) / variance if 0 < share < 1 and variance > 0 else float(groups)
-    few = (float(stdtrit(total - 1, 0.975)) / float(stdtrit(groups - 1, 0.975))) ** 2
-    effective = np.array(min(total, independent * few))
-    low, high = wilson(effective * share, effective)
+    share, effective = float(successes.sum()) / max(total, 1.0), min(total, float(groups))
+    if groups >= 2 and not (counts == 1).all():
+        variance = groups / (groups - 1) * float(((successes - share * counts) ** 2).sum()) / total**2
+        independent = share * (1 - share) / variance if 0 < share < 1 and variance > 0 else float(groups)
+        few = (float(stdtrit(total - 1, 0.975)) / float(stdtrit(groups - 1, 0.975))) ** 2
+        effective = min(total, independent * few)
+    low, high = wilson(np.array(effective * share), np.array(effective))
     return float(low), float(high)
 
 
