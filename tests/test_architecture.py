@@ -20,6 +20,7 @@ STANDARD = set(sys.stdlib_module_names)
 MAY_IMPORT = {
     "core": {"pydantic", "numpy", "scipy", "yaml", "matplotlib", "cycler", "fsspec", "rayworks.core"},
     "runtime": {"pydantic", "numpy", "psutil", "ray", "rayworks.core", "rayworks.runtime"},
+    "learning": {"torch", "rayworks.core", "rayworks.learning"},
     "lm": {"numpy", "torch", "transformers", "peft", "safetensors", "vllm", "rayworks.core", "rayworks.lm"},
 }
 """Beside the standard library."""
