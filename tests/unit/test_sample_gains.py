@@ -108,6 +108,22 @@ def test_the_training_pass_is_the_one_the_model_would_have_made(name: str, backe
         torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-13, msg=key)
 
 
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("backend", [*AGREEMENT, "last_layer"])
+def test_a_pass_apart_tells_of_the_next_pass_and_leaves_no_trace(name: str, backend: Backend) -> None:
+    model, inputs, labels = case(name)
+    gradient = gradient_of(model, inputs, labels)
+    buffers = [value.clone() for value in model.buffers()]
+    torch.manual_seed(2)
+    outputs, slopes = outputs_and_slopes(model, inputs, gradient, backend, apart=True)
+    assert not outputs.requires_grad
+    assert all(torch.equal(one, other) for one, other in zip(buffers, model.buffers(), strict=True))
+    expected = outputs_and_slopes(model, inputs, gradient, backend)
+    tolerance = 1e-6 if backend == "finite_diff" else 1e-13
+    torch.testing.assert_close(outputs, expected[0].detach(), rtol=0, atol=tolerance)
+    torch.testing.assert_close(slopes, expected[1], rtol=0, atol=tolerance)
+
+
 def test_a_validation_gradient_moves_nothing_and_restores_each_mode() -> None:
     model, inputs, labels = case("batch norm")
     model[1].eval()

@@ -47,7 +47,13 @@ _UNSUPPORTED = re.compile(
 
 
 def outputs_and_slopes(
-    model: nn.Module, inputs: Inputs, gradient: Mapping[str, Tensor], backend: Backend = "jvp", head: str = ""
+    model: nn.Module,
+    inputs: Inputs,
+    gradient: Mapping[str, Tensor],
+    backend: Backend = "jvp",
+    head: str = "",
+    *,
+    apart: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The outputs of the training pass with their graph, and their slopes along the gradient, both ``(B, K)``.
 
@@ -57,6 +63,8 @@ def outputs_and_slopes(
     Args:
         gradient: by parameter name; for ``last_layer`` that of the head suffices.
         head: name of the linear layer of ``last_layer``; empty: the last one.
+        apart: leave the training pass to the caller. Outputs have no graph, no buffer moves, and the caller's next pass
+            draws the same dropout masks.
 
     Raises:
         ConfigError: an operation lacks the derivative that the backend needs, or the head is none.
@@ -65,19 +73,23 @@ def outputs_and_slopes(
     if backend not in get_args(Backend):
         raise ConfigError(f"backend {backend!r}: unknown; choose one of {', '.join(get_args(Backend))}")
     _check(model, gradient)
+    device, draws = device_of(model), Draws(device_of(model))
     if backend == "last_layer":
-        return _of_last_layer(model, inputs, gradient, head)
-    device = device_of(model)
+        if not apart:
+            return _of_last_layer(model, lambda: outputs_of(model, inputs), gradient, head)
+        with torch.no_grad(), differentiable_kernels(device):
+            return _of_last_layer(model, lambda: _call_apart(model, inputs, draws)({}), gradient, head)
     method = {"jvp": _forwards, "double_backward": _twice_backwards, "finite_diff": _differences}[backend]
     try:
-        if backend != "finite_diff" and not is_narrow(model):
+        if not apart and backend != "finite_diff" and not is_narrow(model):
             own = {name: value for name, value in trainable(model).items() if name in gradient}
             with differentiable_kernels(device):
                 return method(lambda values: outputs_of(model, inputs, values), own, gradient)
-        draws = Draws(device)
-        outputs = outputs_of(model, inputs)
+        outputs = None if apart else outputs_of(model, inputs)
         with differentiable_kernels(device), torch.no_grad():
-            return outputs, _slopes_apart(method, model, inputs, gradient, draws)
+            own = {name: value.requires_grad_() for name, value in copied_state(model)[0].items() if name in gradient}
+            same, slopes = method(_call_apart(model, inputs, draws), own, gradient)
+        return same.detach() if outputs is None else outputs, slopes.detach()
     except (RuntimeError, NotImplementedError) as error:
         raise _explained(error, backend) from error
 
@@ -155,35 +167,30 @@ def _differences(call: _Call, own: Gradient, gradient: Mapping[str, Tensor]) -> 
     length = torch.stack([gradient[name].norm() for name in own]).norm()
     step = max(STEP.get(value.dtype, 1e-2) for value in own.values()) / (length + TINY)
     above, below = (call({name: v + sign * step * gradient[name] for name, v in own.items()}) for sign in (1.0, -1.0))
-    return above, (above - below) / (2 * step)
+    return (above + below) / 2, (above - below) / (2 * step)
 
 
-def _slopes_apart(
-    method: Callable[[_Call, Gradient, Mapping[str, Tensor]], tuple[Tensor, Tensor]],
-    model: nn.Module,
-    inputs: Inputs,
-    gradient: Mapping[str, Tensor],
-    draws: Draws,
-) -> Tensor:
-    parameters, _ = copied_state(model)
+def _call_apart(model: nn.Module, inputs: Inputs, draws: Draws) -> _Call:
+    """Passes in float32 at least that leave no trace in the module and all draw the same."""
+    parameters, buffers = copied_state(model)
     wide = widened(inputs)
 
     def call(values: Mapping[str, Tensor]) -> Tensor:
+        copies = {name: value.clone() for name, value in buffers.items()}
         with draws.again():
-            return outputs_of(model, wide, {**parameters, **copied_state(model)[1], **values})
+            return outputs_of(model, wide, {**parameters, **copies, **values})
 
-    own = {name: parameters[name].requires_grad_() for name in gradient}
-    return method(call, own, gradient)[1].detach()
+    return call
 
 
 def _of_last_layer(
-    model: nn.Module, inputs: Inputs, gradient: Mapping[str, Tensor], head: str
+    model: nn.Module, run: Callable[[], Tensor], gradient: Mapping[str, Tensor], head: str
 ) -> tuple[Tensor, Tensor]:
     name, layer = head_of(model, head)
     seen: list[tuple[Tensor, Tensor]] = []
     handle = layer.register_forward_hook(lambda _, given, made: seen.append((given[0].detach(), made.detach())))
     try:
-        outputs = outputs_of(model, inputs)
+        outputs = run()
     finally:
         handle.remove()
     if not seen or seen[-1][1].shape != outputs.shape or not torch.equal(seen[-1][1], outputs.detach()):
