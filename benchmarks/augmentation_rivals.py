@@ -16,7 +16,7 @@ def two_pass_slopes(
     model: nn.Module, batch: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], rate: float = VIRTUAL_RATE
 ) -> Tensor:
     """Slope of the validation loss along each sample's weight, ``(B,)``: L2RW's official procedure (Ren et al. 2018)."""
-    own = dict(model.named_parameters())
+    own: dict[str, Tensor] = dict(model.named_parameters())
     weights = torch.zeros(len(batch[0]), dtype=batch[0].dtype, requires_grad=True)
     loss = (weights * F.cross_entropy(functional_call(model, own, (batch[0],)), batch[1], reduction="none")).sum()
     parts = torch.autograd.grad(loss, list(own.values()), create_graph=True)

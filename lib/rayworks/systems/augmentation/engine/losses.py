@@ -98,7 +98,7 @@ class MultiLabel(Loss):
 
 
 class Regression(Loss):
-    """Half the squared error; ``penalised`` is ``<y, A> - beta/2 |y - y0|^2`` with the upstream's y0: ``y = y0 + A / beta``."""
+    """Half the squared error; ``penalised`` is ``<y, A> - beta/2 |y - y0|^2`` with the upstream's y0: ``y = y0 + A/beta``."""
 
     def check(self, settings: EngineSettings) -> None:
         """See :class:`Loss`."""

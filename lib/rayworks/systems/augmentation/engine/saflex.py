@@ -156,6 +156,20 @@ class Saflex:
         )
         return self._solved(outputs, slopes, labels, sources, trusted)
 
+    def targets(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        labels: Tensor,
+        sources: Tensor | None = None,
+        trusted: Tensor | None = None,
+    ) -> Tensor:
+        """Weight times label, ``(B, K)``, for a loop that makes the training pass itself; see :meth:`weigh`.
+
+        Give it to a cross-entropy in the labels' place. Neither buffers nor random draws move.
+        """
+        return self.weigh(model, inputs, labels, sources, trusted, apart=True).targets()
+
     @torch.no_grad()
     def _solved(
         self, outputs: Tensor, slopes: Tensor, labels: Tensor, sources: Tensor | None, trusted: Tensor | None
