@@ -18,13 +18,24 @@ FORBIDDEN_NAMES = re.compile(r"^(utils?|helpers?|misc|common_utils|.*_?v\d+)$")
 STANDARD = set(sys.stdlib_module_names)
 
 MAY_IMPORT = {
-    "core": {"pydantic", "numpy", "scipy", "yaml", "matplotlib", "cycler", "fsspec", "rayworks.core"},
+    "core": {
+        "pydantic",
+        "numpy",
+        "scipy",
+        "yaml",
+        "matplotlib",
+        "cycler",
+        "fsspec",
+        "PIL",
+        "datasets",
+        "rayworks.core",
+    },
     "runtime": {"pydantic", "numpy", "psutil", "ray", "rayworks.core", "rayworks.runtime"},
     "learning": {"torch", "rayworks.core", "rayworks.learning"},
     "lm": {"numpy", "torch", "transformers", "peft", "safetensors", "vllm", "rayworks.core", "rayworks.lm"},
 }
 """Beside the standard library."""
-ONLY_WHERE_USED = {"matplotlib", "scipy", "fsspec", "cycler"}
+ONLY_WHERE_USED = {"matplotlib", "scipy", "fsspec", "cycler", "PIL", "datasets"}
 """Imported by core inside functions only."""
 WIRED_TO_RAY = ("system.py", "actors.py")
 """Ends of the names of the modules of a system that may import ray, beside those of a folder ``rllib/``."""
