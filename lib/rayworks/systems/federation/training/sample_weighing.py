@@ -2,29 +2,28 @@
 
 The server takes the gradient g of its loss on a few held-out examples. A small step on an example with soft label y lowers
 that loss by ``<y, A>`` to first order, where ``A = -(u - p.u)``, u is the derivative of the logits along g, and p are the
-class probabilities. One forward-mode derivative gives A for all examples and labels at once.
+class probabilities. One forward-mode derivative gives A for all examples and labels at once
+(:mod:`rayworks.learning.sample_gains`).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.func import functional_call, jvp
 
 from rayworks.core.errors import DataError
+from rayworks.learning.sample_gains import normalised, outputs_and_slopes, slopes_to_gains
+from rayworks.learning.validation_gradients import validation_gradient
 from rayworks.systems.federation.training.classifiers import Classifier
 
 
 def server_gradient(model: Classifier, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Gradient of the mean cross-entropy by parameter name; inputs ``(M, ...)`` in [0, 1], labels ``(M,)``."""
-    parameters = dict(model.named_parameters())
-    loss = F.cross_entropy(model(inputs), labels)
-    return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+    return validation_gradient(model, inputs, lambda outputs: F.cross_entropy(outputs, labels))[0]
 
 
 def read_gradient(path: str, model: Classifier) -> dict[str, Tensor]:
@@ -50,15 +49,8 @@ def gains(model: Classifier, inputs: Tensor, gradient: Mapping[str, Tensor]) -> 
 
     Rows satisfy ``sum_k p_k A_k = 0``. Costs one forward pass with tangents, about 1.5 plain ones.
     """
-    parameters = {name: value.detach() for name, value in model.named_parameters()}
-    tangents = {name: gradient[name] for name in parameters}
-
-    def logits(values: dict[str, Tensor]) -> Tensor:
-        found: Tensor = functional_call(model, values, (inputs,))
-        return found
-
-    outputs, slopes = cast(tuple[Tensor, Tensor], jvp(logits, (parameters,), (tangents,)))
-    return -(slopes - (outputs.softmax(1) * slopes).sum(1, keepdim=True))
+    with torch.no_grad():
+        return slopes_to_gains(*outputs_and_slopes(model, inputs, gradient))
 
 
 def weigh(gain: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -66,7 +58,7 @@ def weigh(gain: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
     A is first divided by its root mean square, since |g| shrinks while training. Where no example helps, all weights are 0.
     """
-    scaled = gain / (gain.square().mean().sqrt() + 1e-12)
+    scaled = normalised(gain, "rms")
     labels = (scaled / temperature).softmax(1)
     weights = (labels * scaled).sum(1).clamp_min(0.0)
     mean = weights.mean()

@@ -1,0 +1,183 @@
+"""Labelled images, rows of tables and texts: known sets, files, the hub, or the user's own function."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from rayworks.core import datasets, pictures
+from rayworks.core.errors import DataError
+from rayworks.core.registry import of_the_user
+
+Kind = Literal["images", "table", "texts"]
+KEEL = "keel:"
+MOST_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs with one class each.
+
+    Raises:
+        DataError: parts differ in length, there is no sample or one class only, or a value is not finite.
+    """
+
+    inputs: np.ndarray
+    """Images ``(n, C, H, W)`` float32 in [0, 1], rows ``(n, columns)`` float32, or texts ``(n,)``."""
+    labels: np.ndarray
+    """``(n,)`` int64, indices into :attr:`classes`."""
+    classes: tuple[str, ...]
+    test: int = 0
+    """How many of the last samples are test samples of the source's own; 0: it has none."""
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.labels) or not len(self.labels):
+            raise DataError(
+                f"data.source: {len(self.inputs)} inputs and {len(self.labels)} labels; give as many of both"
+            )
+        if len(np.unique(self.labels)) < 2 or len(self.classes) > MOST_CLASSES:
+            raise DataError(f"data.source: has {len(self.classes)} classes; give 2 to {MOST_CLASSES} of them")
+        if self.kind != "texts" and not np.isfinite(self.inputs).all():
+            row = int(np.flatnonzero(~np.isfinite(self.inputs).reshape(len(self.inputs), -1).all(1))[0])
+            raise DataError(f"data.source: row {row} holds a value that is not finite; fill or drop it")
+
+    @property
+    def kind(self) -> Kind:
+        """What the inputs are."""
+        return "images" if self.inputs.ndim == 4 else "table" if self.inputs.ndim == 2 else "texts"
+
+
+def read(source: str) -> Samples:
+    """All samples of a source: digits, mnist, fashion-mnist, cifar10-test, adult, sarcasm, ``keel:NAME``, a .csv with a
+    column ``label`` (and ``text``, or else columns of features), an .npz of ``inputs`` and ``labels``, ``hub:OWNER/NAME``
+    such as those of MedMNIST, or ``module:function`` of the user's own that returns :class:`Samples`.
+
+    Raises:
+        ConfigError: there is no such source.
+        DataError: it cannot be read or used.
+    """
+    if source in KNOWN:
+        return KNOWN[source]()
+    if source.startswith(KEEL):
+        return _keel(source.removeprefix(KEEL))
+    if source.startswith("hub:"):
+        return _hub(source)
+    if source.endswith(".csv"):
+        return _csv(source)
+    if source.endswith(".npz"):
+        return _arrays(source)
+    names = ", ".join(KNOWN)
+    function = of_the_user(
+        "data.source", source, f"is unknown; give {names}, keel:NAME, a .csv or .npz, or module:function"
+    )
+    found = function()
+    if not isinstance(found, Samples):
+        raise DataError(f"data.source {source!r}: returned a {type(found).__name__}; return Samples")
+    return found
+
+
+def _pictured(*parts: pictures.Pictures) -> Samples:
+    """Training pictures and, if there are, test pictures."""
+    images = np.concatenate([part.images for part in parts]).astype(np.float32) / 255
+    labels = np.concatenate([part.labels for part in parts])
+    return Samples(images, labels, parts[0].classes, len(parts[1].labels) if len(parts) > 1 else 0)
+
+
+def _idx(name: str, classes: tuple[str, ...]) -> Callable[[], Samples]:
+    def reader() -> Samples:
+        folder = datasets.fetch(name)
+        return _pictured(*(pictures.idx_pair(folder, prefix, classes) for prefix in ("train", "t10k")))
+
+    return reader
+
+
+def _hub(source: str) -> Samples:
+    splits = pictures.hub_pictures(source)
+    held = next((splits[name] for name in ("test", "validation") if name in splits), None)
+    return _pictured(splits["train"], *([] if held is None else [held]))
+
+
+def _tabular(table: pd.DataFrame, label: str, source: str) -> Samples:
+    """Numbers as they are, one column for each value of the others; what is missing is the mean, and a value of its own."""
+    classes, labels = np.unique(table[label].astype(str).str.strip(), return_inverse=True)
+    features = table.drop(columns=label)
+    numbers = features.select_dtypes("number")
+    words = features.drop(columns=numbers.columns)
+    parts = [numbers.fillna(numbers.mean()).fillna(0.0).to_numpy(np.float32)]
+    if words.shape[1]:
+        parts.append(pd.get_dummies(words.astype(str)).to_numpy(np.float32))
+    if not sum(part.shape[1] for part in parts):
+        raise DataError(f"data.source {source!r}: has no column beside {label!r}; give features")
+    return Samples(np.concatenate(parts, 1), labels.reshape(-1).astype(np.int64), tuple(map(str, classes)))
+
+
+def _adult() -> Samples:
+    table = pd.read_parquet(datasets.fetch("adult"))
+    return _tabular(table, str(table.columns[-1]), "adult")
+
+
+def _keel(name: str) -> Samples:
+    folder = datasets.fetch("keel")
+    path = folder / f"{name}.dat"
+    if not path.is_file():
+        names = ", ".join(sorted(one.stem for one in folder.glob("*.dat")))
+        raise DataError(f"data.source 'keel:{name}': unknown; choose one of {names}")
+    rows = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("@")]
+    table = pd.DataFrame([[value.strip() for value in row.split(",")] for row in rows])
+    label = table.columns[-1]
+    for column in table.columns[:-1]:
+        number = pd.to_numeric(table[column].replace("?", np.nan), errors="coerce")
+        if number.notna().sum() == (table[column] != "?").sum():
+            table[column] = number
+    return _tabular(table, label, f"keel:{name}")
+
+
+def _sarcasm() -> Samples:
+    rows = [json.loads(line) for line in datasets.fetch("sarcasm").read_text().splitlines()]
+    labels = np.array([int(row["ideal"]) for row in rows])
+    return Samples(np.array([row["input"][-1]["content"] for row in rows]), labels, ("sincere", "sarcastic"))
+
+
+def _csv(source: str) -> Samples:
+    try:
+        table = pd.read_csv(Path(source).expanduser())
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.source {source!r}: cannot be read ({error}); give a table with a header") from None
+    if "label" not in table:
+        raise DataError(f"data.source {source!r}: has no column label; it has {', '.join(map(str, table.columns))}")
+    if table["label"].isna().any():
+        raise DataError(f"data.source {source!r}: row {int(table['label'].isna().argmax())} has no label; give it one")
+    if "text" not in table:
+        return _tabular(table, "label", source)
+    classes, labels = np.unique(table["label"].astype(str), return_inverse=True)
+    return Samples(table["text"].astype(str).to_numpy(str), labels.astype(np.int64), tuple(map(str, classes)))
+
+
+def _arrays(source: str) -> Samples:
+    try:
+        with np.load(Path(source).expanduser(), allow_pickle=False) as file:
+            inputs, names = file["inputs"], file["labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"data.source {source!r}: cannot be read ({error}); store arrays inputs and labels") from None
+    if inputs.dtype == np.uint8:
+        inputs = inputs.astype(np.float32) / 255
+    inputs = inputs[:, None] if inputs.ndim == 3 else inputs
+    if inputs.ndim not in (2, 4):
+        raise DataError(f"data.source {source!r}: inputs are {inputs.shape}; give (n, columns) or (n, C, H, W)")
+    classes, labels = np.unique(names, return_inverse=True)
+    return Samples(inputs.astype(np.float32), labels.reshape(-1).astype(np.int64), tuple(map(str, classes)))
+
+
+KNOWN: dict[str, Callable[[], Samples]] = {
+    "digits": lambda: _pictured(pictures.digits(datasets.fetch("digits"))),
+    "mnist": _idx("mnist", pictures.DIGITS),
+    "fashion-mnist": _idx("fashion-mnist", pictures.GARMENTS),
+    "cifar10-test": lambda: _pictured(pictures.cifar10_task(datasets.fetch("cifar10-test"))),
+    "adult": _adult,
+    "sarcasm": _sarcasm,
+}

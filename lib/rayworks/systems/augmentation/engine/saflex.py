@@ -1,0 +1,304 @@
+"""SAFLEX (arXiv 2410.02512): the weight and the soft label of every sample of a batch, in the pass it is trained on.
+
+The engine holds what lasts from step to step: the average of the validation gradient, averages of gains, whether it acts.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rayworks.core.errors import ConfigError, DataError
+from rayworks.learning.forward_passes import Gradient, Inputs, evaluating, outputs_of
+from rayworks.learning.sample_gains import head_parameters, normalised, outputs_and_slopes
+from rayworks.learning.validation_gradients import averaged, check_finite, preconditioned, validation_gradient
+from rayworks.systems.augmentation.engine.closed_forms import Mean, alone, raw_weights, scaled_weights
+from rayworks.systems.augmentation.engine.gain_averages import GainAverages
+from rayworks.systems.augmentation.engine.losses import Classification, Loss
+from rayworks.systems.augmentation.engine.meta_weight_net import MetaWeightNet
+from rayworks.systems.augmentation.engine.settings import EngineSettings
+
+Validation = Callable[[int], tuple[Inputs, Tensor]]
+"""From the number of a draw to inputs and labels."""
+PROBE = 8
+"""Steps of the warm-up between two looks at the validation loss."""
+SLOW, QUICK = 0.95, 0.7
+"""Shares of earlier values in the averages of what acting does, and of the loss of a warm-up."""
+DRIFT = 0.5
+"""Distance between the mean learned and the mean upstream label, in total variation, at which labels have collapsed."""
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A batch as it is to be trained on. All but the outputs are constants."""
+
+    outputs: Tensor
+    """``(B, K)``, with the graph of the training pass."""
+    labels: Tensor
+    """``(B, K)``, soft."""
+    weights: Tensor
+    """``(B,)``, of mean 1."""
+    upstream: Tensor
+    """``(B, K)``, the labels that came in."""
+    loss: Loss
+    gains: Tensor | None = None
+    """``(B, K)``; None: the engine does not act yet, or any more."""
+    scores: Tensor | None = None
+    """``(B,)``, of the learned labels."""
+
+    def mean_loss(self) -> Tensor:
+        """What to take the backward pass of: the mean of weight times loss."""
+        return (self.weights * self.loss.per_sample(self.outputs, self.labels)).mean()
+
+    def targets(self) -> Tensor:
+        """Weight times label, ``(B, K)``: as the target of a cross-entropy, which is linear in it, the same loss."""
+        return self.weights[:, None] * self.labels
+
+    def measures(self) -> dict[str, float]:
+        """Share of samples of weight 0, share of labels whose largest entry moved, entropy of the labels in nats."""
+        moved = self.labels.argmax(1) != self.upstream.argmax(1)
+        entropy = torch.special.entr(self.labels.clamp(0, 1)).sum(1)
+        parts = {"dropped": (self.weights == 0).float(), "relabelled": moved.float(), "entropy": entropy}
+        return {name: float(part.mean()) for name, part in parts.items()}
+
+
+class Saflex:
+    """The engine. One call of :meth:`weigh` is one training step.
+
+    Args:
+        validation: draws of validation rows, such as :class:`ValidationBatches`.
+        sources: number of source rows, where gains are averaged by source; ids are 0 to this less 1.
+        optimiser: Adam, where the gradient is measured as Adam does.
+        mean: the mean over the workers of a data-parallel run; all calls of a step are the same on every worker.
+        seed: of the network of the rule ``network``.
+
+    Raises:
+        ConfigError: the settings do not fit the loss, or what they need is missing.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        validation: Validation,
+        loss: Loss | None = None,
+        *,
+        sources: int = 0,
+        optimiser: torch.optim.Optimizer | None = None,
+        mean: Mean = alone,
+        seed: int = 0,
+    ) -> None:
+        self.settings, self.loss = settings, loss or Classification()
+        self.loss.check(settings)
+        if settings.gain_average and sources < 1:
+            raise ConfigError("gain_average: averages gains by source row; give the engine the number of sources")
+        if settings.precondition and optimiser is None:
+            raise ConfigError("precondition: needs the optimiser's second moments; give the engine the optimiser")
+        self._validation, self._optimiser, self._mean = validation, optimiser, mean
+        self._averages = GainAverages(sources, settings.gain_average) if settings.gain_average else None
+        self._network = MetaWeightNet(seed) if settings.rule == "network" else None
+        self.steps = 0
+        self.begun, self.collapsed = settings.warm_up == 0 and settings.progress == 0, False
+        self.events: list[str] = []
+        """What happened, in words: when the engine began, and why it stopped."""
+        self._gradient: Gradient | None = None
+        self._draws = self._since_refresh = 0
+        self._first_loss = self._present_loss = self._loss_at_start = float("nan")
+        self._drift = torch.zeros(0)
+        self._vanished = torch.zeros((), dtype=torch.long)
+
+    @property
+    def acting(self) -> bool:
+        """Whether the engine weighs; before and after, samples are trained on as the upstream has them."""
+        return self.begun and not self.collapsed
+
+    @property
+    def vanished(self) -> int:
+        """Batches all of whose weights were 0, which were trained on as the upstream has them."""
+        return int(self._vanished)
+
+    def weigh(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        labels: Tensor,
+        sources: Tensor | None = None,
+        trusted: Tensor | None = None,
+        *,
+        apart: bool = False,
+    ) -> Weighed:
+        """The batch with weights and soft labels.
+
+        Args:
+            inputs: what the model is called with, B rows.
+            labels: the upstream's; see the loss.
+            sources: ``(B,)``, numbers of the source rows; needed where gains are averaged.
+            trusted: ``(B,)``, rows that keep label and weight.
+            apart: leave the training pass to the caller; see :func:`outputs_and_slopes`.
+
+        Raises:
+            DataError: labels are no labels, source ids are missing, gains are not finite; the message says which row.
+        """
+        self._begin_when_due(model)
+        self.steps += 1
+        if not self.acting:
+            with (
+                torch.set_grad_enabled(not apart and torch.is_grad_enabled()),
+                evaluating(model) if apart else nullcontext(),
+            ):
+                outputs = outputs_of(model, inputs)
+            upstream = self.loss.prepared(labels, outputs.detach())
+            return Weighed(outputs, upstream, torch.ones_like(upstream[:, 0]), upstream, self.loss)
+        gradient = self._refreshed(model)
+        outputs, slopes = outputs_and_slopes(
+            model, inputs, gradient, self.settings.backend, self.settings.head, apart=apart
+        )
+        return self._solved(outputs, slopes, labels, sources, trusted)
+
+    def targets(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        labels: Tensor,
+        sources: Tensor | None = None,
+        trusted: Tensor | None = None,
+    ) -> Tensor:
+        """Weight times label, ``(B, K)``, for a loop that makes the training pass itself; see :meth:`weigh`.
+
+        Give it to a cross-entropy in the labels' place. Neither buffers nor random draws move.
+        """
+        return self.weigh(model, inputs, labels, sources, trusted, apart=True).targets()
+
+    @torch.no_grad()
+    def _solved(
+        self, outputs: Tensor, slopes: Tensor, labels: Tensor, sources: Tensor | None, trusted: Tensor | None
+    ) -> Weighed:
+        settings, found = self.settings, outputs.detach().to(slopes.dtype)
+        upstream = self.loss.prepared(labels, found)
+        gains = self._gains(found, slopes, sources)
+        learned = upstream if settings.learn == "weights" else self.loss.learned(gains, upstream, found, settings)
+        if trusted is not None:
+            trusted = trusted.to(learned.device)
+            learned = torch.where(trusted[:, None], upstream, learned)
+        scores = self.loss.scores(learned, found, gains)
+        raw = (
+            self._network.weights(self.loss.per_sample(found, learned), scores)
+            if self._network
+            else raw_weights(scores, settings)
+        )
+        weights, vanished = scaled_weights(
+            torch.ones_like(raw) if settings.learn == "labels" else raw, settings, trusted, self._mean
+        )
+        learned = torch.where(vanished, upstream, learned)
+        self._vanished = self._vanished.to(vanished.device) + vanished
+        self._watch(learned, weights, upstream)
+        return Weighed(outputs, learned, weights, upstream, self.loss, gains, scores)
+
+    def _gains(self, outputs: Tensor, slopes: Tensor, sources: Tensor | None) -> Tensor:
+        gains = self.loss.gains(outputs, slopes)
+        if not gains.isfinite().all():
+            row, label = (int(place) for place in (~gains.isfinite()).nonzero()[0])
+            source = "" if sources is None else f", of source {int(sources[row])},"
+            raise DataError(
+                f"gains: that of row {row}{source} for label {label} in step {self.steps} is not finite; look at its "
+                "input, or lower the learning rate"
+            )
+        gains = normalised(gains, self.settings.normalise, self._mean)
+        if self._averages is None:
+            return gains
+        if sources is None:
+            raise DataError(
+                "sources: the batch has no source ids, by which gains are averaged; collate with SourceRows, or set "
+                "gain_average to 0"
+            )
+        return self._averages.smoothed(gains, sources)
+
+    def _refreshed(self, model: nn.Module) -> Gradient:
+        settings = self.settings
+        if self._gradient is None or self._since_refresh >= settings.refresh:
+            inputs, labels = self._validation(self._draws)
+            only = head_parameters(model, settings.head) if settings.backend == "last_layer" else ()
+            new, value = validation_gradient(
+                model, inputs, lambda outputs: self._validation_loss(outputs, labels), only
+            )
+            new = {name: self._mean(part) for name, part in new.items()}
+            if settings.precondition and self._optimiser is not None:
+                new = preconditioned(new, model, self._optimiser)
+            self._gradient = averaged(self._gradient, new, settings.gradient_average)
+            self._draws, self._since_refresh = self._draws + 1, 0
+            self._note_loss(float(self._mean(value)), SLOW)
+        self._since_refresh += 1
+        return self._gradient
+
+    def _validation_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return self.loss.per_sample(outputs, self.loss.prepared(labels, outputs)).mean()
+
+    def _note_loss(self, value: float, share: float) -> None:
+        known = self._present_loss == self._present_loss
+        self._present_loss = share * self._present_loss + (1 - share) * value if known else value
+
+    def _begin_when_due(self, model: nn.Module) -> None:
+        """Begin after the warm-up's steps, once the validation loss has fallen by the asked share."""
+        if self.begun:
+            return
+        if self.settings.progress and self.steps % PROBE == 0:
+            inputs, labels = self._validation(self._draws)
+            self._draws += 1
+            with torch.no_grad(), evaluating(model):
+                value = float(self._mean(self._validation_loss(outputs_of(model, inputs), labels)))
+            self._first_loss = value if self._first_loss != self._first_loss else self._first_loss
+            self._note_loss(value, QUICK)
+        learned = not self.settings.progress or self._present_loss <= (1 - self.settings.progress) * self._first_loss
+        if self.steps >= self.settings.warm_up and learned:
+            self.begun, self._loss_at_start = True, self._present_loss
+            self.events.append(f"began at step {self.steps}")
+
+    def _watch(self, learned: Tensor, weights: Tensor, upstream: Tensor) -> None:
+        """Stop for good where labels drift away from the upstream's as a whole, or the validation loss rises."""
+        if not self.settings.collapse:
+            return
+        if isinstance(self.loss, Classification):
+            # Differences are averaged before they are measured: those of one batch are mostly chance.
+            apart = self._mean((weights[:, None] * learned).mean(0)) - self._mean(upstream.mean(0))
+            self._drift = torch.lerp(apart, self._drift.to(apart), SLOW) if len(self._drift) else (1 - SLOW) * apart
+        if self._loss_at_start != self._loss_at_start:
+            self._loss_at_start = self._present_loss
+        rose = self._present_loss > self.settings.collapse * self._loss_at_start
+        drift = float(self._drift.abs().sum()) / 2
+        if drift > DRIFT or rose:
+            why = f"validation loss rose to {self._present_loss:.3g}" if rose else f"labels drifted by {drift:.2f}"
+            self.collapsed = True
+            self.events.append(f"stopped at step {self.steps}: {why}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything to go on from, as tensors and plain values."""
+        parts = {"averages": self._averages, "network": self._network}
+        return {
+            **{name: getattr(self, name) for name in _STATE},
+            "events": list(self.events),
+            "gradient": self._gradient,
+            **{name: part.state_dict() for name, part in parts.items() if part},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of an engine of the same settings.
+
+        Raises:
+            DataError: the state's gradient is not finite.
+        """
+        check_finite(state["gradient"] or {})
+        for name in _STATE:
+            setattr(self, name, state[name])
+        self.events, self._gradient = list(state["events"]), state["gradient"]
+        if self._averages:
+            self._averages.load_state_dict(state["averages"])
+        if self._network:
+            self._network.load_state_dict(state["network"])
+
+
+_STATE = (
+    *("steps", "begun", "collapsed", "_draws", "_since_refresh", "_vanished"),
+    *("_first_loss", "_present_loss", "_loss_at_start", "_drift"),
+)

@@ -1,0 +1,1 @@
+"""The engine in the training loop that people have: PyTorch, Lightning, transformers, Ray Data."""

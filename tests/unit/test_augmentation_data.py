@@ -1,0 +1,132 @@
+"""Samples from every source, and splits that share nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rayworks.core.errors import ConfigError, DataError
+from rayworks.systems.augmentation.data.samples import Samples, read
+from rayworks.systems.augmentation.data.splits import mislabelled, split
+
+
+@pytest.mark.parametrize(
+    ("source", "shape", "classes", "test"),
+    [
+        ("digits", (1797, 1, 8, 8), 10, 0),
+        ("mnist", (70000, 1, 28, 28), 10, 10000),
+        ("fashion-mnist", (70000, 1, 28, 28), 10, 10000),
+        ("keel:vehicle", (846, 18), 4, 0),
+        ("adult", (48842, 108), 2, 0),
+        ("sarcasm", (28614,), 2, 0),
+    ],
+)
+def test_known_sets(source: str, shape: tuple[int, ...], classes: int, test: int) -> None:
+    found = read(source)
+    assert found.inputs.shape == shape and len(found.classes) == classes and found.test == test
+    assert set(np.unique(found.labels)) == set(range(classes))
+    if found.kind == "images":
+        assert found.inputs.dtype == np.float32 and found.inputs.min() == 0 and found.inputs.max() == 1
+
+
+def test_files_of_the_user(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("age,colour,label\n1,red,yes\n2,blue,no\n,red,yes\n")
+    found = read(str(table))
+    assert found.kind == "table" and found.classes == ("no", "yes") and found.labels.tolist() == [1, 0, 1]
+    np.testing.assert_allclose(found.inputs, [[1, 0, 1], [2, 1, 0], [1.5, 0, 1]])
+    table.write_text("text,label\nhello there,1\nbye,0\n")
+    assert read(str(table)).kind == "texts"
+    arrays = tmp_path / "a.npz"
+    np.savez(arrays, inputs=np.full((3, 4, 4), 255, np.uint8), labels=np.array(["b", "a", "b"]))
+    assert read(str(arrays)).inputs.shape == (3, 1, 4, 4) and read(str(arrays)).inputs.max() == 1
+    for text, message in (
+        ("a,b\n1,2\n", "no column label; it has a, b"),
+        ("a,label\n1,x\n2,\n", "row 1 has no label"),
+        ("label\nx\ny\n", "no column beside 'label'"),
+        ("a,label\n1,x\n2,x\n", "has 1 classes"),
+        ("", "cannot be read"),
+    ):
+        table.write_text(text)
+        with pytest.raises(DataError, match=message):
+            read(str(table))
+    arrays.write_bytes(b"nothing")
+    with pytest.raises(DataError, match="store arrays inputs and labels"):
+        read(str(arrays))
+    np.savez(arrays, inputs=np.zeros(3), labels=np.arange(3))
+    with pytest.raises(DataError, match=r"give \(n, columns\)"):
+        read(str(arrays))
+    np.savez(arrays, inputs=np.array([[1.0], [np.nan]]), labels=np.arange(2))
+    with pytest.raises(DataError, match="row 1 holds a value"):
+        read(str(arrays))
+    with pytest.raises(DataError, match="unknown; choose one of australian, banana"):
+        read("keel:none")
+    with pytest.raises(ConfigError, match="is unknown; give digits"):
+        read("cifar100")
+
+
+def own() -> Samples:
+    return Samples(np.arange(40, dtype=np.float32).reshape(20, 2), np.arange(20) % 2, ("a", "b"))
+
+
+def function_of_a_list() -> list[int]:
+    return [1]
+
+
+def test_a_function_of_the_users_own() -> None:
+    assert len(read("tests.unit.test_augmentation_data:own").labels) == 20
+    with pytest.raises(DataError, match="returned a list; return Samples"):
+        read("tests.unit.test_augmentation_data:function_of_a_list")
+
+
+def test_parts_share_nothing_and_keep_the_shares_of_classes() -> None:
+    random = np.random.default_rng(0)
+    samples = Samples(
+        random.normal(3, 9, (500, 4)).astype(np.float32), (random.random(500) < 0.2).astype(int), ("a", "b")
+    )
+    found = split(samples, 1, training=200, trusted=50, selection=50, noise=0.3)
+    parts = (found.training, found.trusted, found.selection, found.test)
+    assert [len(part) for part in parts] == [200, 50, 50, 100]
+    rows = np.concatenate([part.rows for part in parts])
+    assert len(np.unique(rows)) == 400
+    share = samples.labels.mean()
+    for part in parts[1:]:
+        assert float(part.labels.double().mean()) == pytest.approx(share, abs=1.5 / len(part))
+    assert torch.equal(found.training.labels != torch.from_numpy(samples.labels[found.training.rows]), found.wrong)
+    assert float(found.wrong.float().mean()) == pytest.approx(0.3, abs=0.1)
+    torch.testing.assert_close(found.training.inputs.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    again = split(samples, 1, training=200, trusted=50, selection=50, noise=0.3)
+    assert torch.equal(again.training.labels, found.training.labels) and np.array_equal(
+        again.test.rows, found.test.rows
+    )
+    assert not np.array_equal(split(samples, 2, training=200, trusted=50, selection=50).test.rows, found.test.rows)
+    assert len(split(samples, 1, training=None, trusted=50, selection=0).training) == 350
+
+
+def test_test_samples_of_the_source_are_its_own() -> None:
+    samples = Samples(np.zeros((30, 1), np.float32), np.arange(30) % 3, ("a", "b", "c"), test=6)
+    found = split(samples, 0, training=None, trusted=6, selection=3)
+    assert found.test.rows.tolist() == list(range(24, 30)) and found.training.rows.max() < 24
+    assert len(split(samples, 0, training=3, trusted=3, selection=3, test=3).test) == 3
+
+
+def test_wrong_labels_are_other_classes() -> None:
+    labels = torch.arange(6000) % 3
+    found, wrong = mislabelled(labels, 3, 0.4, 0)
+    assert (found[wrong] != labels[wrong]).all() and torch.equal(found[~wrong], labels[~wrong])
+    counts = torch.bincount(((found - labels) % 3)[wrong], minlength=3)
+    assert counts[0] == 0 and abs(int(counts[1]) - int(counts[2])) < 250
+    assert not mislabelled(labels, 3, 0.0, 0)[1].any()
+
+
+def test_more_samples_than_there_are() -> None:
+    samples = Samples(np.zeros((10, 1), np.float32), np.arange(10) % 2, ("a", "b"))
+    with pytest.raises(DataError, match=r"data\.trusted: 9 samples are asked for, 8 are left"):
+        split(samples, 0, training=None, trusted=9, selection=1)
+    with pytest.raises(DataError, match="nothing is left for the part training"):
+        split(samples, 0, training=None, trusted=4, selection=4)
+    with pytest.raises(DataError, match=r"data\.noise"):
+        split(samples, 0, training=None, trusted=2, selection=2, noise=1.0)
+    with pytest.raises(DataError, match="0 inputs"):
+        Samples(np.zeros((0, 1)), np.zeros(0, int), ("a", "b"))
