@@ -184,6 +184,7 @@ def test_a_persons_labels_count_before_all_others(tmp_path: Path) -> None:
         ("prompt,label\nsecret,\n", "has no label"),
         ("prompt,label\nsecret,harmful\nother,\nsecret,harmless\n", "row 3: labels a prompt otherwise"),
         ("text,label\nsecret words,harmful\n", "has no column prompt"),
+        ("prompt,label\nsecret, words,harmful\n", "row 1 has 3 cells"),
     ],
 )
 def test_labels_of_a_person_that_cannot_be_read_name_the_row_and_quote_nothing(

@@ -91,9 +91,42 @@ def test_a_hub_is_asked_for_config_and_split(monkeypatch: pytest.MonkeyPatch) ->
         read_table("hub:no/network", "data")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "rows"),
+    [
+        ("a.csv", "a,b\nx,1,\ny,2,\n", ["a", "b"], [["x", 1], ["y", 2]]),
+        ("a.tsv", "text\nslowly, then\n", ["text"], [["slowly, then"]]),
+        ("a.csv", "id,text (yes;no;maybe)\n1,a\n", ["id", "text (yes;no;maybe)"], [[1, "a"]]),
+        ("a.csv", "From where, and why?|label\na|b\n", ["From where, and why?", "label"], [["a", "b"]]),
+        ("a.csv", "\ntext;label\na;b\n", ["text", "label"], [["a", "b"]]),
+        ("a.csv", "sep=;\r\ntext;label\r\na;b\r\n", ["text", "label"], [["a", "b"]]),
+    ],
+)
+def test_what_separates_cells_is_what_all_rows_agree_on(
+    tmp_path: Path, name: str, content: str, columns: list[str], rows: list[list[object]]
+) -> None:
+    (tmp_path / name).write_text(content)
+    table = read_table(tmp_path / name, "data")
+    assert (list(table.columns), table.to_numpy().tolist()) == (columns, rows)
+
+
+def test_cells_beyond_the_header_are_refused_by_row_and_unquoted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,label\nfine,harmless\nsecret, words,harmful\n")
+    with pytest.raises(DataError, match="row 2 has 3 cells, the header 2") as raised:
+        read_table(tmp_path / "a.csv", "prompts", quoted=False)
+    assert "secret" not in str(raised.value)
+    (tmp_path / "a.csv").write_text("a,b\n" + "1,2\n" * 300 + "1,2,3\n")
+    with pytest.raises(DataError, match="Expected 2 fields in line 302"):
+        read_table(tmp_path / "a.csv", "data")
+    (tmp_path / "a.csv").write_bytes("text\na\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match="holds zero bytes, and no mark of UTF-16"):
+        read_table(tmp_path / "a.csv", "data")
+
+
 def test_separators_and_suffixes() -> None:
     assert separator_of('"a;b;c",d\n') == ","
-    assert separator_of("a;b,c;d") == ";"
+    assert separator_of("a;b,c;d\n1;2,3;4") == ","
+    assert separator_of("a;b,c;d\n1;2;3") == ";"
     assert separator_of("text") == separator_of("") == ","
     assert (suffix_of("x/Y.CSV.GZ"), suffix_of("a.tsv"), suffix_of("a.txt"), suffix_of("csv")) == (
         ".csv.gz",

@@ -20,8 +20,9 @@ def wilson_of_groups(successes: np.ndarray, counts: np.ndarray) -> tuple[float, 
     """Wilson's 95 % interval of a proportion whose cases come in groups that are alike, such as texts by one source.
 
     The cases count as so many independent ones as have the variance of the ratio over groups, corrected for few groups
-    (Korn and Graubard 1998): never as more than there are, and where all groups agree as no more than the groups. In
-    simulations with a correlation of .3 to .7 within groups it covers .91 to .96.
+    (Korn and Graubard 1998): never as more than there are, and where none or all succeed, which tells nothing of how alike
+    they are, as no more than the groups. In simulations with a correlation of .3 to .7 within 12 or more groups it covers
+    .91 to .96; within 6 to 10, of shares of .1 or .2, .86 to .90.
 
     Args:
         successes: of each group, shape (G,), those without a case left out.
@@ -33,7 +34,9 @@ def wilson_of_groups(successes: np.ndarray, counts: np.ndarray) -> tuple[float, 
     share, effective = float(successes.sum()) / max(total, 1.0), min(total, float(groups))
     if groups >= 2 and not (counts == 1).all():
         variance = groups / (groups - 1) * float(((successes - share * counts) ** 2).sum()) / total**2
-        independent = share * (1 - share) / variance if 0 < share < 1 and variance > 0 else float(groups)
+        independent = float(groups)
+        if 0 < share < 1:
+            independent = share * (1 - share) / variance if variance > 0 else total
         few = (float(stdtrit(total - 1, 0.975)) / float(stdtrit(groups - 1, 0.975))) ** 2
         effective = min(total, independent * few)
     low, high = wilson(np.array(effective * share), np.array(effective))

@@ -1,8 +1,12 @@
 """Tables from files and hubs, as all systems read them."""
 
+import codecs
 import csv
+import gzip
 import io
+import re
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +19,13 @@ HUB = "hub:"
 SEPARATORS = ",;\t|"
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 _SNIFFED = 2**16
-"""Bytes whose first row tells what separates its cells."""
+"""Bytes whose rows tell what separates their cells."""
+_LOOKED_AT = 200
+"""Of these rows."""
+
+
+class _Malformed(ValueError):
+    """With a message that quotes nothing of the file."""
 
 
 def read_table(
@@ -24,7 +34,7 @@ def read_table(
     """A file (:data:`SUFFIXES`), a folder of Parquet, or ``hub:OWNER/NAME`` or ``hub:OWNER/NAME:CONFIG``.
 
     A .csv may be compressed (.csv.gz), in UTF-8 or with the byte order mark of UTF-16, and separated by any of
-    :data:`SEPARATORS`: the one that its first row holds most often.
+    :data:`SEPARATORS` (see :func:`separator_of`), or what a first line ``sep=`` says; a .tsv by tabs.
 
     Args:
         field: what messages call the source, such as ``task.name``.
@@ -46,10 +56,10 @@ def read_table(
         table = _from_hub(str(source).removeprefix(HUB), split) if named else _READERS[suffix](path, cells)
     except ModuleNotFoundError as error:
         raise DataError(f"{field} {str(source)!r}: needs a package; pip install {error.name}") from None
-    except (ConnectionError, TimeoutError):
+    except (ConnectionError, TimeoutError, MemoryError):
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0] if quoted else ""
+        reason = (str(error).strip().splitlines() or [""])[0] if quoted or isinstance(error, _Malformed) else ""
         raise DataError(f"{field} {str(source)!r}: cannot be read ({reason or type(error).__name__})") from None
     if not len(table):
         raise DataError(f"{field} {str(source)!r}: has no rows")
@@ -73,22 +83,49 @@ def _from_hub(name: str, split: str) -> "pd.DataFrame":
 def _separated(path: Path, cells: Mapping[str, Any]) -> "pd.DataFrame":
     import pandas as pd
 
-    content = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        import gzip
-
-        content = gzip.decompress(content)
-    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
-    text = content.decode(encoding)
-    given: dict[str, Any] = {"sep": separator_of(text), "keep_default_na": False, "na_values": [""]} | dict(cells)
-    table: pd.DataFrame = pd.read_csv(io.StringIO(text), **given)
+    squeezed = path.name.lower().endswith(".gz")
+    with gzip.open(path) if squeezed else path.open("rb") as opened:
+        head = opened.read(_SNIFFED)
+    encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8")
+    text = codecs.getincrementaldecoder(encoding)().decode(head)
+    if "\0" in text:
+        raise _Malformed("it holds zero bytes, and no mark of UTF-16 at its start")
+    announced = re.match(r"\s*sep=(.)\r?\n", text)
+    skipped = 1 if announced else 0
+    text = text[announced.end() :] if announced else text
+    # What is cut off at the end of the head says nothing.
+    whole = text.rpartition("\n")[0] if len(head) == _SNIFFED else text
+    tabs = path.name.lower().endswith(".tsv")
+    separator = announced[1] if announced else "\t" if tabs else separator_of(whole)
+    _check_width(whole, separator, skipped)
+    given: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "skiprows": skipped} | dict(cells)
+    table: pd.DataFrame = pd.read_csv(path, sep=separator, encoding=encoding, index_col=False, **given)
     return table
 
 
 def separator_of(text: str) -> str:
-    """What separates the cells of a text's first row: the most frequent of :data:`SEPARATORS` outside quotes."""
-    header = next(iter(text[:_SNIFFED].splitlines()), "")
-    return max(SEPARATORS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
+    """What separates the cells of a text: of :data:`SEPARATORS` the first by which its first rows have as many cells as its
+    header, and more than one; a comma where none has.
+    """
+    for separator in SEPARATORS:
+        widths = [len(row) for row in _rows(text, separator)]
+        if widths and widths[0] > 1 and all(width == widths[0] for width in widths):
+            return separator
+    return SEPARATORS[0]
+
+
+def _rows(text: str, separator: str) -> list[list[str]]:
+    return list(islice((row for row in csv.reader(io.StringIO(text), delimiter=separator) if row), _LOOKED_AT))
+
+
+def _check_width(text: str, separator: str, skipped: int) -> None:
+    """Refuse a text of which a row has more cells than the header: they would move to other columns."""
+    rows = _rows(text, separator)
+    for number, row in enumerate(rows[1:], 1):
+        if any(row[len(rows[0]) :]):
+            raise _Malformed(
+                f"row {number} has {len(row)} cells, the header {len(rows[0])}; put texts that hold {separator!r} in quotes"
+            )
 
 
 def _lines(path: Path, cells: Mapping[str, Any]) -> "pd.DataFrame":

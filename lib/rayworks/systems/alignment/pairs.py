@@ -186,7 +186,7 @@ def _shuffled(items: list[T], random: np.random.Generator) -> list[T]:
 def _read(section: PairsSection) -> list[Pair]:
     check_source(section)
     columns = (section.prompt_column, section.chosen_column, section.rejected_column)
-    table = read_table(section.source, "pairs.source", split=section.split)
+    table = read_table(section.source, "pairs.source", split=section.split, dtype=str)
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise DataError(

@@ -52,7 +52,7 @@ class SeedsSection(Section):
     source: str = Field(
         "built-in",
         min_length=1,
-        description="seeds: built-in, a .txt (one per line), .csv, .jsonl or .parquet file, or your own module:function",
+        description="seeds: built-in, a .txt (one per line), a .csv, .tsv, .jsonl or .parquet, or your own module:function",
     )
     column: str | None = Field(None, description="column of a table with the seeds; null: its only one, or text")
     paraphrase: str | None = Field(
@@ -173,7 +173,7 @@ class EvaluationSection(Section):
     sets: tuple[str, ...] = Field(
         ("xstest-safe", "xstest-unsafe"),
         description="prompts: xstest-safe, xstest-unsafe, over-refusal-80, over-refusal-70, pairs-50, pairs-100, phtest, "
-        "hub:OWNER/NAME, a .csv, .jsonl or .parquet file with the column request, export:FOLDER (of a run of this system), "
+        "hub:OWNER/NAME, a .csv, .tsv, .jsonl or .parquet with the column request, export:FOLDER (of a run of this system), "
         "planted-safe and planted-control (of the toy), or your own module:function; those written here come always",
     )
     most_per_set: int | None = Field(None, ge=1, description="prompts of a set, drawn by seed; null: all")

@@ -61,7 +61,9 @@ def replied(results: Results, name: str) -> Share:
 
 def _of_seeds(found: Sequence[Row], rows: Sequence[Row]) -> Share:
     uids = {row["uid"] for row in found}
-    return Share.of_groups([row["uid"] in uids for row in rows], [row["seed"] for row in rows])
+    # Unlikely paraphrases of runs begun before their seeds were kept count as cases of their own.
+    groups = [row.get("seed", number) for number, row in enumerate(rows)]
+    return Share.of_groups([row.get("uid") in uids for row in rows], groups)
 
 
 def outcomes_of(results: Results, model: str, name: str) -> list[Outcome]:

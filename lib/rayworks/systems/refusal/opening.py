@@ -133,7 +133,7 @@ def read_person(file: str) -> dict[str, Label]:
         DataError: the file cannot be read, a row of it used, or one prompt has two labels; the message names the row, not the
             prompt.
     """
-    table = read_table(file, "filter.person", quoted=False, dtype=str, na_values=[])
+    table = read_table(file, "filter.person", quoted=False, dtype=str, na_values=[]).fillna("")
     if missing := {"prompt", "label"} - set(table.columns):
         raise DataError(f"filter.person {file!r}: has no column {', '.join(sorted(missing))}; give prompt and label")
     found: dict[str, Label] = {}

@@ -63,14 +63,19 @@ class SupervisionActor:
         self._together()
         aim = min(aim, self._config.boosting.rounds)
         piece = 1 if self._config.weak.learner == "adapter" else aim
-        while len(chain.kept) < aim and not chain.ended:
+        undecided = arm == "boosting" and self._config.boosting.fallback
+        while not chain.ended:
             fitted, kept = dict[int, Any](), len(chain.kept)
-            undecided = arm == "boosting" and self._config.boosting.fallback and kept < ROUNDS
-            until = min(kept + piece, aim, ROUNDS if undecided else aim)
+            if undecided and kept == ROUNDS:
+                # Before all else, for a death may have come between the last round and its verdict.
+                self._decide(track, number, chain)
+                undecided = False
+                continue
+            if kept >= aim:
+                break
+            until = min(kept + piece, aim, ROUNDS if undecided and kept < ROUNDS else aim)
             grow(chain, learner, self._options(track), rounds=until, seed=seed, keep=fitted.__setitem__)
             self._keep_chain(track, number, chain, fitted)
-            if undecided and len(chain.kept) == ROUNDS:
-                self._decide(track, number, chain)
         rounds = chain.rounds_until(aim)
         return {
             "kept": sum(one.kept for one in rounds),
@@ -189,7 +194,7 @@ class OtherGroups:
         self._kept = dict[int, tuple[Any, Any]]()
 
     def __call__(self, question: str, teams: Sequence[Any], asked: Any) -> Callable[[], list[Any]]:
-        """Teams are sent once, and known by a reference afterwards."""
+        """Teams are sent once for as long as they are the same objects, and known by a reference afterwards."""
         if self._pool is None:
             config = self._config
             name, options = f"supervision/{config.run.name}/experts", worker_options(config.compute)

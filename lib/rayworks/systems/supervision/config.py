@@ -26,7 +26,7 @@ class TaskSection(Section):
         "sarcasm",
         min_length=1,
         description="examples: sarcasm, boolq, reviews (classes); openbookqa, siqa, quartz, asdiv, review-attributes "
-        "(texts); sciq, arc (texts, by their hub names); a .csv, .jsonl or .parquet file or hub:OWNER/NAME with the columns "
+        "(texts); sciq, arc (texts, by their hub names); a .csv, .tsv, .jsonl, .parquet or hub:OWNER/NAME with the columns "
         "text and label, or prompt and answer; or your own as module:function",
     )
     kind: Literal["classes", "texts"] | None = Field(
@@ -281,6 +281,10 @@ class Config(SystemConfig):
         wanted = task.count_labelled + task.count_validation + task.count_unlabelled + task.count_test
         if wanted > task.count:
             raise ValueError(f"task.count: is {task.count}, the parts take {wanted}; raise it or take smaller parts")
+        if task.split == "random" and task.count_easy_test:
+            raise ValueError(
+                "task.count_easy_test: a random split has no easy half; set split: easy-to-hard, or leave it out"
+            )
         if task.split == "easy-to-hard":
             easy = task.count_easy_test or 0
             known, hard = task.count_labelled + task.count_validation + easy, task.count_unlabelled + task.count_test

@@ -58,7 +58,7 @@ def teachers(results: Results, name: str) -> list[np.ndarray]:
 
 def easy(results: Results, name: str) -> float | None:
     """Accuracy of a student or an ensemble on the easy test, over seeds; None where there is none."""
-    found = [test["easy"].get(name) for test in results["tests"]]
+    found = [test.get("easy", {}).get(name) for test in results["tests"]]
     return None if None in found else float(np.mean(found))
 
 

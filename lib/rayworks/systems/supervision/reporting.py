@@ -154,7 +154,8 @@ def _rounds_table(config: Config, results: Results) -> Table:
 def places_table(results: Results) -> list[Table]:
     """How the weight is spread over the places of an answer; none where each unit is an answer."""
     rows: list[list[Cell]] = [
-        [place + 1, share, weight] for place, (share, weight) in enumerate(results["taught"]["boosting"][0]["by_place"])
+        [place + 1, share, weight]
+        for place, (share, weight) in enumerate(results["taught"]["boosting"][0].get("by_place", ()))
     ]
     note = "Of the labelled answers' tokens, the end among them, when the chain of the first seed ended."
     columns = ("place in the answer", "share of tokens", "share of weight")

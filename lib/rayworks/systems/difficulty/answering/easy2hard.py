@@ -14,7 +14,7 @@ import pandas as pd
 
 from rayworks.core import datasets
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.core.tables import HUB, SUFFIXES, read_table, suffix_of
+from rayworks.core.tables import HUB, read_table, suffix_of
 
 Certainty = Literal["verified", "reported", "unverified"]
 Split = Literal["train", "eval"]
@@ -217,18 +217,25 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in record.items()} for record in table.to_dict("records")]
 
 
+_SUFFIXES = (".jsonl", ".parquet")
+
+
 def _local(source: str, config: str, split: Split) -> pd.DataFrame:
     files = _files(Path(source).expanduser(), config, split)
     return pd.concat([read_table(file, "labels") for file in files], ignore_index=True)
 
 
 def _files(path: Path, config: str, split: Split) -> Sequence[Path]:
-    if path.is_file() and suffix_of(path):
+    if path.is_file() and suffix_of(path) in _SUFFIXES:
         return [path]
     folder = path / config if (path / config).is_dir() else path
-    files = [file for file in sorted(folder.rglob("*")) if suffix_of(file) and split in str(file.relative_to(folder))]
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if suffix_of(file) in _SUFFIXES and split in str(file.relative_to(folder))
+    ]
     if not files:
         raise DataError(
-            f"{path}: neither a {' or '.join(SUFFIXES)} file nor a folder with one named for {split!r}; correct the path"
+            f"{path}: neither a {' or '.join(_SUFFIXES)} file nor a folder with one named for {split!r}; correct the path"
         )
     return files

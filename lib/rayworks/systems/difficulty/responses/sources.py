@@ -52,6 +52,8 @@ def check_responses(source: str, data: DataSection) -> None:
         DataError: it is neither embedded nor a readable path, or :func:`read_responses` refuses it.
     """
     _check(source, tuple(evidence.RESPONSES))
+    if data.reader == "ray-data" and not (Path(source).is_dir() or source.endswith((".csv", ".parquet"))):
+        raise DataError(f"data {source}: data.reader ray-data reads .csv and .parquet; set data.reader: memory")
     if data.reader == "memory" and source not in evidence.RESPONSES and not source.startswith(HUB):
         read_responses(source, data)
 

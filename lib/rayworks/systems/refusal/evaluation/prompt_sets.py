@@ -58,7 +58,7 @@ def open_prompts(name: str) -> PromptSet:
     """The set of a name.
 
     Args:
-        name: one of :data:`BUILT_IN`; ``phtest`` or ``hub:OWNER/NAME``; a .csv, .jsonl or .parquet file with a column
+        name: one of :data:`BUILT_IN`; ``phtest`` or ``hub:OWNER/NAME``; a table (.csv, .tsv, .jsonl, .parquet) with a column
             ``request`` and perhaps ``label`` (else all are harmless), ``type`` and ``id``; or ``module:function``, which
             gives rows with these names.
 

@@ -10,7 +10,8 @@ from rayworks.core.errors import DataError
 
 def read_table(name: str) -> pd.DataFrame:
     """What ``task.name`` names (see :func:`rayworks.core.tables.read_table`); an empty cell is an empty text."""
-    return tables.read_table(name, "task.name", na_values=[])
+    written = dict.fromkeys(("uid", "text", "label", "prompt", "answer"), str)
+    return tables.read_table(name, "task.name", na_values=[], dtype=written)
 
 
 def texts_of(table: pd.DataFrame, column: str, name: str) -> list[str]:

@@ -47,7 +47,7 @@ def _examples(section: TaskSection, seed: int) -> Examples:
 
 def _of_the_user(section: TaskSection, seed: int) -> Examples:
     known = ", ".join((*CLASSIFIED, *GENERATED))
-    otherwise = f"is no task; choose {known}, a .csv, .jsonl or .parquet file, hub:OWNER/NAME or module:function"
+    otherwise = f"is no task; choose {known}, a table (.csv, .tsv, .jsonl, .parquet), hub:OWNER/NAME or module:function"
     make = of_the_user("task.name", section.name, otherwise)
     try:
         found = make(section, seed)
