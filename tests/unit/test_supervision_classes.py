@@ -13,6 +13,10 @@ from sklearn.tree import DecisionTreeClassifier
 
 from rayworks.core import config as configs
 from rayworks.core.errors import ConfigError, DataError
+from rayworks.core.run_directory import RunDirectory
+from rayworks.systems.supervision import actors
+from rayworks.systems.supervision.boosting.chain import Chain
+from rayworks.systems.supervision.boosting.verdict import ROUNDS, Verdict
 from rayworks.systems.supervision.class_track import ClassPool, ClassTrack, surest
 from rayworks.systems.supervision.config import Config, StudentSection, TaskSection, WeakSection
 from rayworks.systems.supervision.opening import check_tracks
@@ -346,3 +350,29 @@ def test_noise_reaches_what_experts_learn_and_not_the_truth() -> None:
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         configs.resolve(Config, overrides=settings)
+
+
+def test_a_death_before_the_verdict_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = str(save_headlines(tmp_path / "headlines.csv"))
+    asked: list[str] = []
+
+    def verdict(track: object, chain: Chain, *rest: object) -> Verdict:
+        asked.append(chain.arm)
+        if die and len(asked) == 1:
+            raise KeyboardInterrupt
+        return Verdict(False, "forced")
+
+    monkeypatch.setattr(actors, "first_verdict", verdict)
+    found = []
+    for name, die in (("whole", False), ("killed", True)):
+        changes = {"task.name": source, "task.split": "random", "boosting.rounds": 8, "boosting.fallback": True}
+        config = configs.resolve(Config, overrides=SMALL | changes | {"run.storage": str(tmp_path), "run.name": name})
+        directory = RunDirectory(config.run.storage, "supervision", name)
+        asked.clear()
+        if die:
+            with pytest.raises(KeyboardInterrupt):
+                actors.SupervisionActor(config, directory).grow((0, "boosting", 8))
+        found.append(actors.SupervisionActor(config, directory).grow((0, "boosting", 8)))
+    assert found[0]["kept"] == found[1]["kept"] == ROUNDS
+    assert found[0]["ended"] == found[1]["ended"] == f"after {ROUNDS} experts more will not help: forced"
+    assert found[0]["rounds"] == found[1]["rounds"]
