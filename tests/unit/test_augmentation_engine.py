@@ -14,6 +14,7 @@ from rayworks.systems.augmentation.engine.losses import Classification, Contrast
 from rayworks.systems.augmentation.engine.saflex import Saflex
 from rayworks.systems.augmentation.engine.settings import EngineSettings, l2rw, meta_weight_net
 from rayworks.systems.augmentation.engine.validation import ValidationBatches, check_leakage, leaked
+from rayworks.systems.augmentation.plug_in.sources import weigher
 from tests.blobs import Blobs, blobs, perceptron
 
 AT_ONCE: dict[str, Any] = {"warm_up": 0, "progress": 0.0}
@@ -115,8 +116,8 @@ def test_gains_are_averaged_by_source_over_views_and_steps() -> None:
     twin.load_state_dict(averages.state_dict())
     again = torch.ones(2, 2), torch.tensor([2, 3])
     assert torch.equal(twin.smoothed(*again), averages.smoothed(*again))
-    for ids in (torch.tensor([4, 0]), torch.tensor([-1, 0]), torch.tensor([0])):
-        with pytest.raises(DataError, match="give each row one of 0 to 3"):
+    for ids in (torch.tensor([4, 0]), torch.tensor([-1, 0]), torch.tensor([0]), torch.tensor([0.0, 1.0])):
+        with pytest.raises(DataError, match="give each row a whole number of 0 to 3"):
             averages.smoothed(torch.zeros(2, 2), ids)
 
 
@@ -290,3 +291,80 @@ def test_validation_rows_among_training_rows_are_counted_and_refused() -> None:
 
 def test_classification_is_the_default_loss(data: Blobs) -> None:
     assert isinstance(engine(data, EngineSettings()).loss, Classification)
+
+
+class Shared(nn.Module):
+    """A layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(20, 16)
+        self.encoder = nn.Sequential(self.embed, nn.ReLU())
+        self.out = nn.Linear(16, 5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.out(self.encoder(inputs))
+
+
+@pytest.mark.parametrize("backend", ["jvp", "double_backward", "finite_diff", "last_layer"])
+def test_a_layer_with_two_names_stays_the_optimisers(backend: Any) -> None:
+    data = blobs(rows=64, wrong=0.3, seed=0)
+    model = Shared()
+    before = dict(model.named_parameters())
+    saflex = weigher(data.validation, EngineSettings(warm_up=0, progress=0.0, backend=backend))
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    start = model.embed.weight.detach().clone()
+    for _ in range(3):
+        targets = saflex.targets(model, data.inputs, data.labels)
+        optimiser.zero_grad()
+        F.cross_entropy(model(data.inputs), targets).backward()
+        optimiser.step()
+    assert all(value is before[name] for name, value in model.named_parameters())
+    assert model.encoder[0].weight is model.embed.weight
+    assert not torch.equal(model.embed.weight, start)
+
+
+def test_source_ids_are_asked_for_from_the_first_step() -> None:
+    data = blobs(rows=64, wrong=0.3, seed=0)
+    saflex = weigher(data.validation, EngineSettings(gain_average=0.8), sources=64)
+    with pytest.raises(DataError, match="has no source ids"):
+        saflex.targets(perceptron(data), data.inputs, data.labels)
+
+
+def test_a_loss_that_fell_once_and_rose_again_has_fallen(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = blobs(rows=64, wrong=0.3, seed=0)
+    losses = iter([1.0, 0.2, 0.2, 3.0, 3.0, 3.0, 3.0, 3.0])
+    saflex = weigher(data.validation, EngineSettings(warm_up=40))
+    monkeypatch.setattr(saflex, "_validation_loss", lambda outputs, labels: torch.tensor(next(losses)))
+    model = perceptron(data)
+    for _ in range(40):
+        saflex.targets(model, data.inputs, data.labels)
+    assert not saflex.acting
+    saflex._begin_when_due(model)
+    assert saflex.acting and saflex.events == ["began at step 40"]
+
+
+def test_an_engine_that_waits_says_so() -> None:
+    data = blobs(rows=64, wrong=0.3, seed=0)
+    saflex = weigher(data.validation, EngineSettings(warm_up=16))
+    model = perceptron(data)
+    for _ in range(20):
+        saflex.targets(model, data.inputs, data.labels)
+    assert not saflex.acting
+    assert saflex.events == ["waits from step 16 on: the validation loss has not fallen by progress"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"normalise": "foo"},
+        {"backend": "foo"},
+        {"beta": float("inf")},
+        {"tau": "1"},
+        {"refresh": 1.5},
+        {"warm_up": True},
+    ],
+)
+def test_settings_that_are_none_are_refused_by_name(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        EngineSettings(**changes)

@@ -28,13 +28,30 @@ def outputs_of(model: nn.Module, inputs: Inputs, state: Mapping[str, Tensor] | N
     """
     arguments = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
     named = dict(inputs) if isinstance(inputs, Mapping) else {}
-    found: Any = model(*arguments, **named) if state is None else functional_call(model, dict(state), arguments, named)
+    if state is None:
+        found: Any = model(*arguments, **named)
+    else:
+        with _its_own_afterwards(model):
+            found = functional_call(model, dict(state), arguments, named)
     if isinstance(found, Mapping) and "logits" in found:
         found = found["logits"]
     if not isinstance(found, Tensor) or found.dim() != 2:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise DataError(f"model: its output is {shape}; give a module whose output is a tensor (batch, labels)")
     return found
+
+
+@contextmanager
+def _its_own_afterwards(model: nn.Module) -> Iterator[None]:
+    """Parameters and buffers as they were: ``functional_call`` loses those of a module that has two names."""
+    own = [(held, dict(held)) for module in model.modules() for held in (module._parameters, module._buffers)]
+    try:
+        yield
+    finally:
+        for held, before in own:
+            for name, value in before.items():
+                if held.get(name) is not value:
+                    held[name] = value
 
 
 def trainable(model: nn.Module) -> Gradient:

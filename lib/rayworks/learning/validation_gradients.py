@@ -32,10 +32,17 @@ def validation_gradient(
         only: names of the parameters that are asked for; empty: all that are trained.
 
     Raises:
+        ConfigError: a parameter of ``only`` is another one's, under a second name.
         DataError: the gradient of some parameter is not finite.
     """
     parameters, buffers = copied_state(model)
     names = tuple(only) or tuple(trainable(model))
+    for name in names:
+        if name not in parameters:
+            raise ConfigError(
+                f"backend last_layer: {name} is tied to another layer's weight, which its gradient alone says too little of; "
+                "take jvp"
+            )
     for name in names:
         parameters[name].requires_grad_()
     with evaluating(model), differentiable_kernels(device_of(model)), torch.enable_grad():

@@ -24,18 +24,29 @@ class GainAverages:
         self._table: Tensor | None = None
         self._seen = torch.zeros(sources, dtype=torch.bool)
 
+    def check(self, ids: Tensor | None, rows: int) -> None:
+        """Raise a :class:`DataError` where a batch of so many rows has no source ids, or others than the table's."""
+        if ids is None:
+            raise DataError(
+                "sources: the batch has no source ids, by which gains are averaged; collate with SourceRows, or set "
+                "gain_average to 0"
+            )
+        whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+        fits = whole and ids.shape == (rows,) and (not rows or 0 <= int(ids.min()) <= int(ids.max()) < self._sources)
+        if not fits:
+            raise DataError(
+                f"sources: ids {ids.flatten().tolist()[:3]}... of {len(ids)} for {rows} rows; give each row a whole number "
+                f"of 0 to {self._sources - 1}"
+            )
+
     def smoothed(self, gains: Tensor, ids: Tensor) -> Tensor:
         """``share * table + (1 - share) * gains`` of each view, ``(B, K)``; the table takes the mean over a row's views.
 
         Raises:
             DataError: an id is none of the table's.
         """
+        self.check(ids, len(gains))
         ids = ids.to(gains.device).long()
-        if ids.shape != gains.shape[:1] or (len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= self._sources)):
-            raise DataError(
-                f"sources: ids {ids.tolist()[:3]}... of {len(ids)} for {len(gains)} rows; give each row one of 0 to "
-                f"{self._sources - 1}"
-            )
         if self._table is None:
             self._table = gains.new_zeros(self._sources, gains.shape[1])
         self._table, self._seen = self._table.to(gains), self._seen.to(gains.device)

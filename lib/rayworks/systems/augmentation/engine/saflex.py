@@ -101,6 +101,7 @@ class Saflex:
         self._network = MetaWeightNet(seed) if settings.rule == "network" else None
         self.steps = 0
         self.begun, self.collapsed = settings.warm_up == 0 and settings.progress == 0, False
+        self._learned = self.begun
         self.events: list[str] = []
         """What happened, in words: when the engine began, and why it stopped."""
         self._gradient: Gradient | None = None
@@ -141,6 +142,9 @@ class Saflex:
         Raises:
             DataError: labels are no labels, source ids are missing, gains are not finite; the message says which row.
         """
+        if self._averages is not None:
+            # From the first step on, not when the engine begins.
+            self._averages.check(sources, len(labels))
         self._begin_when_due(model)
         self.steps += 1
         if not self.acting:
@@ -208,11 +212,7 @@ class Saflex:
         gains = normalised(gains, self.settings.normalise, self._mean)
         if self._averages is None:
             return gains
-        if sources is None:
-            raise DataError(
-                "sources: the batch has no source ids, by which gains are averaged; collate with SourceRows, or set "
-                "gain_average to 0"
-            )
+        assert sources is not None  # as weigh has seen to
         return self._averages.smoothed(gains, sources)
 
     def _refreshed(self, model: nn.Module) -> Gradient:
@@ -250,8 +250,12 @@ class Saflex:
                 value = float(self._mean(self._validation_loss(outputs_of(model, inputs), labels)))
             self._first_loss = value if self._first_loss != self._first_loss else self._first_loss
             self._note_loss(value, QUICK)
-        learned = not self.settings.progress or self._present_loss <= (1 - self.settings.progress) * self._first_loss
-        if self.steps >= self.settings.warm_up and learned:
+        # Once is enough: a model that learns wrong labels by heart afterwards needs the engine all the more.
+        fallen = self._present_loss <= (1 - self.settings.progress) * self._first_loss
+        self._learned = self._learned or not self.settings.progress or fallen
+        if self.steps == self.settings.warm_up and not self._learned:
+            self.events.append(f"waits from step {self.steps} on: the validation loss has not fallen by progress")
+        if self.steps >= self.settings.warm_up and self._learned:
             self.begun, self._loss_at_start = True, self._present_loss
             self.events.append(f"began at step {self.steps}")
 
@@ -299,6 +303,6 @@ class Saflex:
 
 
 _STATE = (
-    *("steps", "begun", "collapsed", "_draws", "_since_refresh", "_vanished"),
+    *("steps", "begun", "collapsed", "_learned", "_draws", "_since_refresh", "_vanished"),
     *("_first_loss", "_present_loss", "_loss_at_start", "_drift"),
 )

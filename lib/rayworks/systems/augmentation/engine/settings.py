@@ -1,6 +1,7 @@
 """What the engine is told: which closed form, how strong, when it starts and when it stops."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Literal, get_args
 
 from rayworks.core.errors import ConfigError
@@ -8,6 +9,8 @@ from rayworks.core.errors import ConfigError
 Mode = Literal["penalised", "lp", "prox", "model-tilt"]
 Rule = Literal["hard", "relu", "soft", "network"]
 Learn = Literal["both", "labels", "weights"]
+Normalise = Literal["none", "rms", "row"]
+Backend = Literal["jvp", "double_backward", "finite_diff", "last_layer"]
 GREEDY_TAU = 0.01
 """At most this temperature, a soft label is a vertex."""
 
@@ -60,11 +63,18 @@ class EngineSettings:
     """Leave to run without label retention, temperature and warm-up, which collapses."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("mode", Mode), ("rule", Rule), ("learn", Learn)):
+        choices = (("mode", Mode), ("rule", Rule), ("learn", Learn), ("normalise", Normalise), ("backend", Backend))
+        for name, kind in choices:
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(
                     f"{name}: {getattr(self, name)!r} is unknown; choose one of {', '.join(get_args(kind))}"
                 )
+        for field in fields(self):
+            value, whole = getattr(self, field.name), field.name in ("refresh", "warm_up")
+            if field.type in (int, float) and (
+                isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not isfinite(value)
+            ):
+                raise ConfigError(f"{field.name}: is {value!r}; must be a {'whole' if whole else 'finite'} number")
         for name, fits, bounds in (
             ("beta", self.beta >= 0, "at least 0"),
             ("tau", self.tau > 0, "above 0; take mode lp for its limit"),

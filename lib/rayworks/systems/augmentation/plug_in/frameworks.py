@@ -13,8 +13,9 @@ from rayworks.systems.augmentation.plug_in.sources import SOURCE
 def lightning_callback(saflex: Saflex, inputs: Any = 0, labels: Any = 1) -> Any:
     """A callback that puts weight times soft label in the labels' place before each training step.
 
-    The module's own step must take a cross-entropy of ``module(inputs)`` with probability targets. Source ids, at the end of
-    a list or under ``source``, are taken out of the batch. The engine's state is in Lightning's checkpoints.
+    The module's own step must take a cross-entropy of ``module(inputs)`` with probability targets. Source ids, whole numbers
+    at the end of a list of three or more or under ``source``, are taken out of the batch. The engine's state is in
+    Lightning's checkpoints.
 
     Args:
         inputs: place or key of the inputs in a batch.
@@ -37,7 +38,7 @@ def lightning_callback(saflex: Saflex, inputs: Any = 0, labels: Any = 1) -> Any:
             sources = None
             if isinstance(batch, MutableMapping):
                 sources = batch.pop(SOURCE, None)
-            elif len(batch) > 2:
+            elif len(batch) > 2 and not batch[-1].is_floating_point():
                 sources = batch.pop()
             batch[labels] = saflex.targets(pl_module, batch[inputs], batch[labels], sources)
 
