@@ -44,7 +44,9 @@ def outputs_of(model: nn.Module, inputs: Inputs, state: Mapping[str, Tensor] | N
 @contextmanager
 def _its_own_afterwards(model: nn.Module) -> Iterator[None]:
     """Parameters and buffers as they were: ``functional_call`` loses those of a module that has two names."""
-    own = [(held, dict(held)) for module in model.modules() for held in (module._parameters, module._buffers)]
+    own: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (held, dict(held)) for module in model.modules() for held in (module._parameters, module._buffers)
+    ]
     try:
         yield
     finally:
