@@ -210,6 +210,27 @@ def test_any_model_can_be_asked_to_judge() -> None:
     assert broken.judge([Case("q", "Yes, of course, this is how it works.")])[0].kind == "abstained"
 
 
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ('{"uid": "s/1", "text": "a"}\nnot json\n', "line 2: must be an object"),
+        ('{"uid": "s/1", "text": "a"}\n{"uid": "s/1", "text": "b"}\n', "s/1 has two answers"),
+        ('{"uid": "1", "text": "a"}\n', "none is of these prompts; its ids are such as '1', theirs such as 's/1'"),
+    ],
+)
+def test_files_of_answers_that_do_not_fit_are_refused(tmp_path: Path, content: str, match: str) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(DataError, match=match):
+        StoredAnswers(tmp_path / "a.jsonl").answers([Prompt("s/1", "How?", "harmless")], lambda answer: None)
+
+
+def test_a_mark_a_torn_line_and_an_error_asked_again_are_no_faults(tmp_path: Path) -> None:
+    rows = ['{"uid": "s/1", "text": "", "error": "HTTP 500"}', '{"uid": "s/1", "text": "a"}', '{"uid": "s/2", "te']
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + "\n".join(rows).encode())
+    found = StoredAnswers(tmp_path / "a.jsonl").answers([Prompt("s/1", "How?", "harmless")], lambda answer: None)
+    assert [(answer.text, answer.error) for answer in found] == [("a", "")]
+
+
 def test_stored_answers_stand_for_their_model(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     Journal(path, {}).answer(Counting(), PROMPTS)

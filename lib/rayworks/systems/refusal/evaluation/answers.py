@@ -138,11 +138,12 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a journal, with the fields of an answer, ``prompt`` and ``settings`` (empty where a file has none).
 
     Raises:
-        DataError: a line but the last is no such row; the last may have been cut off.
+        DataError: a line is no such row; the last may have been cut off before its end.
     """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
+    whole = path.read_text(encoding="utf-8-sig", errors="replace")
+    lines = whole.rstrip().split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -152,7 +153,7 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
             if not all(isinstance(text, str) for text in (row["uid"], *texts.values())):
                 raise ValueError
         except (ValueError, KeyError, AttributeError, TypeError):
-            if number == len(lines):
+            if number == len(lines) and not whole.endswith("\n"):
                 return
             raise DataError(
                 f"answers {path.name} line {number}: must be an object with uid and text; correct the file"
@@ -179,7 +180,8 @@ def _end_last_line(path: Path) -> None:
 class StoredAnswers:
     """The answers of a file, such as the journal of an earlier evaluation, as a model under test.
 
-    :class:`DataError` where the file is missing, or holds an answer to another prompt under a prompt's id.
+    :class:`DataError` where the file is missing, holds two answers or one to another prompt under a prompt's id, or none
+    of any prompt.
     """
 
     def __init__(self, path: Path) -> None:
@@ -187,10 +189,22 @@ class StoredAnswers:
             raise DataError(f"answers {path}: there is no such file; give the answers of an earlier run")
         self.settings: Mapping[str, Any] = {"file": str(path)}
         self._path = path
-        self._rows = {row["uid"]: row for row in rows_of(path)}
+        self._rows: dict[str, dict[str, Any]] = {}
+        for row in rows_of(path):
+            before = self._rows.get(row["uid"])
+            # An error may have been asked again, and a model of other settings anew.
+            same = before is not None and before["settings"] == row["settings"] and not before["error"]
+            if before and same and not row["error"] and before["text"] != row["text"]:
+                raise DataError(f"answers {path.name}: {row['uid']} has two answers; keep one of them")
+            self._rows[row["uid"]] = row
 
     def answers(self, prompts: Sequence[Prompt], arrived: Arrived) -> list[Answer]:
         """What the file holds; an error where it holds none."""
+        if prompts and self._rows and not any(prompt.uid in self._rows for prompt in prompts):
+            raise DataError(
+                f"answers {self._path.name}: none is of these prompts; its ids are such as {next(iter(self._rows))!r}, "
+                f"theirs such as {prompts[0].uid!r}"
+            )
         found = []
         for prompt in prompts:
             row = self._rows.get(prompt.uid)
