@@ -92,7 +92,7 @@ def test_files_and_hub_folders_are_read(tmp_path: Path, tiny_tokenizer: PreTrain
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([], "no column"),
+        ([], "has no rows"),
         ([{"prompt": "a", "chosen": "b"}], "has no column rejected"),
         ([{"prompt": "a", "chosen": "b", "rejected": 3}], "row 0"),
         ([{"prompt": "a", "chosen": "b", "rejected": ""}], "row 0"),

@@ -46,7 +46,7 @@ def test_weights_of_games_count(tmp_path: Path) -> None:
     [
         (GAMES.replace("a,b,1,2", "a,b,1,-5"), "row 1 has weight -5"),
         (GAMES.replace("b,c,0.5", "b,c,"), "row 2 has score"),
-        (GAMES.splitlines()[0] + "\n", "holds no game"),
+        (GAMES.splitlines()[0] + "\n", "has no rows"),
         (GAMES.replace("2,c,a", "0,c,a"), "row 3 is of period 0"),
     ],
 )

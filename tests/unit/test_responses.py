@@ -187,7 +187,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     for source, message in (
         (str(broken), "cannot be read"),
         (str(tmp_path / "none.csv"), "cannot be read"),
-        (str(tmp_path / "table.xlsx"), "neither an embedded set nor a .csv"),
+        (str(tmp_path / "table.xlsx"), "is no .csv, .tsv"),
     ):
         with pytest.raises(DataError, match=message):
             read_responses(source, DataSection())
