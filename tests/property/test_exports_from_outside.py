@@ -72,10 +72,10 @@ def damage(file: Path, how: str, what: Any) -> None:
     file.write_bytes(data)
 
 
-def is_read(system: str, export: Path) -> bool:
+def is_read(system: str, export: Path, **trusted: Any) -> bool:
     """Whether it is, and not refused by the one error there is."""
     try:
-        importlib.import_module(f"rayworks.systems.{system}.exported").read_export(export)
+        importlib.import_module(f"rayworks.systems.{system}.exported").read_export(export, **trusted)
     except DataError as error:
         assert f"export {export}: " in str(error)  # noqa: PT017  # either is right
         return False
@@ -84,18 +84,28 @@ def is_read(system: str, export: Path) -> bool:
 
 @pytest.mark.parametrize("system", REGISTRY)
 def test_a_damaged_export(system: str, exports: dict[str, Path], tmp_path: Path) -> None:
-    assert is_read(system, exports[system])
+    damaged(system, exports[system], tmp_path)
+
+
+def test_damaged_adapters_of_a_trusted_model(tmp_path: Path) -> None:
+    arguments = applications.supervision(tmp_path, lambda system: pytest.fail(system))["supervision-adapters"]
+    damaged("supervision", Path(arguments["export"]), tmp_path, trusted=arguments["trusted"])
+
+
+def damaged(system: str, whole: Path, folder: Path, **trusted: Any) -> None:
+    """Read an export, and then damaged copies of it."""
+    assert is_read(system, whole, **trusted)
 
     @settings(max_examples=EXAMPLES)
     @given(st.integers(0, 20), DAMAGE)
-    def damaged(number: int, found: tuple[str, Any]) -> None:
-        shutil.rmtree(tmp_path / "export", ignore_errors=True)
-        export = shutil.copytree(exports[system], tmp_path / "export")
+    def read_damaged(number: int, found: tuple[str, Any]) -> None:
+        shutil.rmtree(folder / "export", ignore_errors=True)
+        export = shutil.copytree(whole, folder / "export")
         chosen = files(export)[number % len(files(export))]
         damage(chosen, *found)
-        is_read(system, export)
+        is_read(system, export, **trusted)
 
-    damaged()
+    read_damaged()
 
 
 @pytest.mark.parametrize("system", REGISTRY)
