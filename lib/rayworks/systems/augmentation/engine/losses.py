@@ -1,5 +1,7 @@
 """Losses that the engine knows: what a sample's loss is at a soft label, what its gains are, which labels they make."""
 
+import abc
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,35 +15,35 @@ SLACK = 1e-3
 """How far the sum of a distribution may be from 1."""
 
 
-class Loss:
+class Loss(abc.ABC):
     """One kind of label. Outputs, labels, slopes and gains are ``(B, K)``, losses and scores ``(B,)``."""
 
     fixed_labels = True
     """Whether label k means the same in every batch, so that gains may be averaged over batches."""
 
+    @abc.abstractmethod
     def prepared(self, labels: Tensor, outputs: Tensor) -> Tensor:
         """Labels as ``(B, K)`` of the outputs' width, checked.
 
         Raises:
             DataError: they are no labels of this kind; the message names the row.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def per_sample(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample."""
-        raise NotImplementedError
 
     def gains(self, outputs: Tensor, slopes: Tensor) -> Tensor:
         """By how much more of each label lowers the validation loss."""
         return -slopes
 
+    @abc.abstractmethod
     def learned(self, gains: Tensor, labels: Tensor, outputs: Tensor, settings: EngineSettings) -> Tensor:
         """The closed form's labels."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def scores(self, labels: Tensor, outputs: Tensor, gains: Tensor) -> Tensor:
         """By how much a step on each sample with its label lowers the validation loss."""
-        raise NotImplementedError
 
     def check(self, settings: EngineSettings) -> None:
         """Raise a ConfigError for settings that this loss does not know."""
