@@ -22,7 +22,7 @@ PLAIN = 'name,text\nNA,"a, b"\n,c\n"1,5","d\ne"\n'
         ("a.csv", PLAIN.replace("\n", "\r\n").encode().replace(b"d\r\ne", b"d\ne")),
         ("a.csv", b"\xef\xbb\xbf" + PLAIN.encode()),
         ("a.CSV", PLAIN.encode("utf-16")),
-        ("a.csv.gz", gzip.compress(PLAIN.encode())),
+        ("a.csv.gz", gzip.compress(PLAIN.encode(), mtime=0)),
         ("a.csv", b'name;text\nNA;a, b\n;c\n1,5;"d\ne"\n'),
         ("a.tsv", b'name\ttext\nNA\ta, b\n\tc\n1,5\t"d\ne"\n'),
         ("a.csv", b'name|text\nNA|a, b\n|c\n1,5|"d\ne"\n'),

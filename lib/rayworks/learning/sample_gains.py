@@ -90,7 +90,7 @@ def outputs_and_slopes(
             own = {name: value.requires_grad_() for name, value in copied_state(model)[0].items() if name in gradient}
             same, slopes = method(_call_apart(model, inputs, draws), own, gradient)
         return same.detach() if outputs is None else outputs, slopes.detach()
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         raise _explained(error, backend) from error
 
 
