@@ -100,15 +100,11 @@ def slopes_to_gains(logits: Tensor, slopes: Tensor) -> Tensor:
     return (chances * slopes).sum(1, keepdim=True) - slopes
 
 
-def normalised(gains: Tensor, how: Normalise, mean: Callable[[Tensor], Tensor] = lambda value: value) -> Tensor:
-    """Gains over their root mean square, of the batch (``rms``) or of each row (``row``): g shrinks while training.
-
-    Args:
-        mean: makes one mean of those of several workers.
-    """
+def normalised(gains: Tensor, how: Normalise) -> Tensor:
+    """Gains over their root mean square, of the batch (``rms``) or of each row (``row``): g shrinks while training."""
     if how == "none":
         return gains
-    square = mean(gains.square().mean()) if how == "rms" else gains.square().mean(1, keepdim=True)
+    square = gains.square().mean() if how == "rms" else gains.square().mean(1, keepdim=True)
     return gains / (square.sqrt() + TINY)
 
 

@@ -12,12 +12,13 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from rayworks.core import seeds
-from rayworks.core.errors import ConfigError, DataError, InfrastructureError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.run_directory import RunDirectory
+from rayworks.learning.in_step import add_up
 from rayworks.lm.exactness import prove_scoring
 
 STATE = "state.pt"
@@ -100,17 +101,13 @@ class Shard:
         return batch[self.rank :: self.workers]
 
     def add_up(self, parameters: Sequence[nn.Parameter], found: dict[str, float]) -> dict[str, float]:
-        """Sum gradients, in place, and measures over all workers; :class:`InfrastructureError` where one of them is gone."""
+        """Sum gradients, in place, and measures over all workers; :func:`add_up` says what it raises."""
         if self.workers == 1:
             return found
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         values = torch.tensor(list(found.values()), dtype=torch.float64, device=parameters[0].device)
-        try:
-            for part in (*(parameter.grad for parameter in parameters), values):
-                distributed.all_reduce(part)
-        except RuntimeError as error:
-            raise InfrastructureError(f"another worker is gone ({str(error).splitlines()[0]})") from error
+        add_up([*(parameter.grad for parameter in parameters if parameter.grad is not None), values])
         return dict(zip(found, values.tolist(), strict=True))
 
 

@@ -5,22 +5,11 @@ labels of the upstream augmentation. Without a regulariser each label is a verte
 ``max_k A_ik >= 0``; weights act where beta or tau tie the label to something else.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rayworks.systems.augmentation.engine.settings import EngineSettings
-
-Mean = Callable[[Tensor], Tensor]
-"""From a worker's mean to the mean of all workers."""
-
-
-def alone(value: Tensor) -> Tensor:
-    """The mean of one worker."""
-    return value
-
 
 def soft_labels(gains: Tensor, labels: Tensor, log_chances: Tensor, settings: EngineSettings) -> Tensor:
     """The labels of :attr:`EngineSettings.mode`, rows of the simplex ``(B, K)``.
@@ -60,23 +49,23 @@ def raw_weights(scores: Tensor, settings: EngineSettings) -> Tensor:
 
 
 def scaled_weights(
-    raw: Tensor, settings: EngineSettings, trusted: Tensor | None = None, mean: Mean = alone
+    raw: Tensor, settings: EngineSettings, trusted: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Weights of mean 1 over the batch of all workers, and whether they vanished; then all are 1.
+    """Weights of mean 1 over the batch, and whether they vanished; then all are 1.
 
     Args:
         raw: ``(B,)``, at least 0.
         trusted: ``(B,)``, rows that keep a weight of 1 before scaling.
     """
     free = torch.ones_like(raw) if trusted is None else (~trusted).to(raw.dtype)
-    unit = 1.0 if settings.rule == "hard" else _ratio(raw * free, free, mean)
+    unit = 1.0 if settings.rule == "hard" else _ratio(raw * free, free)
     weights = settings.floor + (1 - settings.floor) * raw / unit
     weights = torch.where(free > 0, weights, torch.ones_like(weights))
     seen = torch.where(free > 0, raw, torch.ones_like(raw))
-    vanished = mean(seen.mean()) <= 0
-    weights = weights / mean(weights.mean()).clamp_min(1e-12)
+    vanished = seen.mean() <= 0
+    weights = weights / weights.mean().clamp_min(1e-12)
     return torch.where(vanished, torch.ones_like(weights), weights), vanished
 
 
-def _ratio(values: Tensor, counts: Tensor, mean: Mean) -> Tensor:
-    return mean(values.mean()).clamp_min(1e-12) / mean(counts.mean()).clamp_min(1e-12)
+def _ratio(values: Tensor, counts: Tensor) -> Tensor:
+    return values.mean().clamp_min(1e-12) / counts.mean().clamp_min(1e-12)

@@ -5,7 +5,7 @@ The engine holds what lasts from step to step: the average of the validation gra
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.learning.forward_passes import Gradient, Inputs, evaluating, outputs_of
+from rayworks.learning.in_step import Workers
 from rayworks.learning.sample_gains import head_parameters, normalised, outputs_and_slopes
 from rayworks.learning.validation_gradients import averaged, check_finite, preconditioned, validation_gradient
-from rayworks.systems.augmentation.engine.closed_forms import Mean, alone, raw_weights, scaled_weights
+from rayworks.systems.augmentation.engine.closed_forms import raw_weights, scaled_weights
 from rayworks.systems.augmentation.engine.gain_averages import GainAverages
 from rayworks.systems.augmentation.engine.losses import Classification, Loss
 from rayworks.systems.augmentation.engine.meta_weight_net import MetaWeightNet
@@ -57,6 +58,13 @@ class Weighed:
         """Weight times label, ``(B, K)``: as the target of a cross-entropy, which is linear in it, the same loss."""
         return self.weights[:, None] * self.labels
 
+    def shared(self, outputs: Tensor, workers: Workers) -> "Weighed":
+        """The rows of one of the workers, with its own outputs."""
+        parts = ("labels", "weights", "upstream", "gains", "scores")
+        known = {name: getattr(self, name) for name in parts}
+        mine = {name: None if part is None else workers.mine(part) for name, part in known.items()}
+        return replace(self, outputs=outputs, **mine)
+
     def measures(self) -> dict[str, float]:
         """Share of samples of weight 0, share of labels whose largest entry moved, entropy of the labels in nats."""
         moved = self.labels.argmax(1) != self.upstream.argmax(1)
@@ -72,7 +80,8 @@ class Saflex:
         validation: draws of validation rows, such as :class:`ValidationBatches`.
         sources: number of source rows, where gains are averaged by source; ids are 0 to this less 1.
         optimiser: Adam, where the gradient is measured as Adam does.
-        mean: the mean over the workers of a data-parallel run; all calls of a step are the same on every worker.
+        workers: that train in step, each with its own rows of every batch and of every validation batch, as
+            :meth:`Workers.mine` deals them out; labels and weights are those that one worker would find.
         seed: of the network of the rule ``network``.
 
     Raises:
@@ -87,16 +96,18 @@ class Saflex:
         *,
         sources: int = 0,
         optimiser: torch.optim.Optimizer | None = None,
-        mean: Mean = alone,
+        workers: Workers = Workers(),
         seed: int = 0,
     ) -> None:
         self.settings, self.loss = settings, loss or Classification()
         self.loss.check(settings)
+        if workers.count > 1 and not self.loss.fixed_labels:
+            raise ConfigError("workers: the labels of a contrastive batch are its own captions; let one worker train")
         if settings.gain_average and sources < 1:
             raise ConfigError("gain_average: averages gains by source row; give the engine the number of sources")
         if settings.precondition and optimiser is None:
             raise ConfigError("precondition: needs the optimiser's second moments; give the engine the optimiser")
-        self._validation, self._optimiser, self._mean = validation, optimiser, mean
+        self._validation, self._optimiser, self._workers = validation, optimiser, workers
         self._averages = GainAverages(sources, settings.gain_average) if settings.gain_average else None
         self._network = MetaWeightNet(seed) if settings.rule == "network" else None
         self.steps = 0
@@ -104,6 +115,8 @@ class Saflex:
         self._learned = self.begun
         self.events: list[str] = []
         """What happened, in words: when the engine began, and why it stopped."""
+        self.latest: Weighed | None = None
+        """The last batch, that of all workers, its outputs without a graph; None: the engine did not act."""
         self._gradient: Gradient | None = None
         self._draws = self._since_refresh = 0
         self._first_loss = self._present_loss = self._loss_at_start = float("nan")
@@ -146,7 +159,7 @@ class Saflex:
             # From the first step on, not when the engine begins.
             self._averages.check(sources, len(labels))
         self._begin_when_due(model)
-        self.steps += 1
+        self.steps, self.latest = self.steps + 1, None
         if not self.acting:
             with (
                 torch.set_grad_enabled(not apart and torch.is_grad_enabled()),
@@ -159,7 +172,11 @@ class Saflex:
         outputs, slopes = outputs_and_slopes(
             model, inputs, gradient, self.settings.backend, self.settings.head, apart=apart
         )
-        return self._solved(outputs, slopes, labels, sources, trusted)
+        every, found = self._workers, outputs.detach().to(slopes.dtype)
+        upstream = every.whole(self.loss.prepared(labels, found))
+        beside = (None if part is None else every.whole(part.to(found.device)) for part in (sources, trusted))
+        self.latest = self._solved(every.whole(found), every.whole(slopes), upstream, *beside)
+        return self.latest.shared(outputs, every)
 
     def targets(
         self,
@@ -177,14 +194,17 @@ class Saflex:
 
     @torch.no_grad()
     def _solved(
-        self, outputs: Tensor, slopes: Tensor, labels: Tensor, sources: Tensor | None, trusted: Tensor | None
+        self,
+        found: Tensor,
+        slopes: Tensor,
+        upstream: Tensor,
+        sources: Tensor | None = None,
+        trusted: Tensor | None = None,
     ) -> Weighed:
-        settings, found = self.settings, outputs.detach().to(slopes.dtype)
-        upstream = self.loss.prepared(labels, found)
+        settings = self.settings
         gains = self._gains(found, slopes, sources)
         learned = upstream if settings.learn == "weights" else self.loss.learned(gains, upstream, found, settings)
         if trusted is not None:
-            trusted = trusted.to(learned.device)
             learned = torch.where(trusted[:, None], upstream, learned)
         scores = self.loss.scores(learned, found, gains)
         raw = (
@@ -193,12 +213,12 @@ class Saflex:
             else raw_weights(scores, settings)
         )
         weights, vanished = scaled_weights(
-            torch.ones_like(raw) if settings.learn == "labels" else raw, settings, trusted, self._mean
+            torch.ones_like(raw) if settings.learn == "labels" else raw, settings, trusted
         )
         learned = torch.where(vanished, upstream, learned)
         self._vanished = self._vanished.to(vanished.device) + vanished
         self._watch(learned, weights, upstream)
-        return Weighed(outputs, learned, weights, upstream, self.loss, gains, scores)
+        return Weighed(found, learned, weights, upstream, self.loss, gains, scores)
 
     def _gains(self, outputs: Tensor, slopes: Tensor, sources: Tensor | None) -> Tensor:
         gains = self.loss.gains(outputs, slopes)
@@ -209,7 +229,7 @@ class Saflex:
                 f"gains: that of row {row}{source} for label {label} in step {self.steps} is not finite; look at its "
                 "input, or lower the learning rate"
             )
-        gains = normalised(gains, self.settings.normalise, self._mean)
+        gains = normalised(gains, self.settings.normalise)
         if self._averages is None:
             return gains
         assert sources is not None  # as weigh has seen to
@@ -223,12 +243,12 @@ class Saflex:
             new, value = validation_gradient(
                 model, inputs, lambda outputs: self._validation_loss(outputs, labels), only
             )
-            new = {name: self._mean(part) for name, part in new.items()}
+            new = {name: self._workers.mean(part) for name, part in new.items()}
             if settings.precondition and self._optimiser is not None:
                 new = preconditioned(new, model, self._optimiser)
             self._gradient = averaged(self._gradient, new, settings.gradient_average)
             self._draws, self._since_refresh = self._draws + 1, 0
-            self._note_loss(float(self._mean(value)), SLOW)
+            self._note_loss(float(self._workers.mean(value)), SLOW)
         self._since_refresh += 1
         return self._gradient
 
@@ -247,7 +267,7 @@ class Saflex:
             inputs, labels = self._validation(self._draws)
             self._draws += 1
             with torch.no_grad(), evaluating(model):
-                value = float(self._mean(self._validation_loss(outputs_of(model, inputs), labels)))
+                value = float(self._workers.mean(self._validation_loss(outputs_of(model, inputs), labels)))
             self._first_loss = value if self._first_loss != self._first_loss else self._first_loss
             self._note_loss(value, QUICK)
         # Once is enough: a model that learns wrong labels by heart afterwards needs the engine all the more.
@@ -265,7 +285,7 @@ class Saflex:
             return
         if isinstance(self.loss, Classification):
             # Differences are averaged before they are measured: those of one batch are mostly chance.
-            apart = self._mean((weights[:, None] * learned).mean(0)) - self._mean(upstream.mean(0))
+            apart = (weights[:, None] * learned).mean(0) - upstream.mean(0)
             self._drift = torch.lerp(apart, self._drift.to(apart), SLOW) if len(self._drift) else (1 - SLOW) * apart
         if self._loss_at_start != self._loss_at_start:
             self._loss_at_start = self._present_loss
