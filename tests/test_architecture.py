@@ -33,7 +33,10 @@ MAY_IMPORT = {
     },
     "runtime": {"pydantic", "numpy", "psutil", "ray", "rayworks.core", "rayworks.runtime"},
     "learning": {"torch", "rayworks.core", "rayworks.learning"},
-    "lm": {"numpy", "torch", "transformers", "peft", "safetensors", "vllm", "rayworks.core", "rayworks.learning", "rayworks.lm"},
+    "lm": {
+        *{"numpy", "torch", "transformers", "peft", "safetensors", "vllm"},
+        *{"rayworks.core", "rayworks.learning", "rayworks.lm"},
+    },
 }
 """Beside the standard library."""
 ONLY_WHERE_USED = {"matplotlib", "scipy", "fsspec", "cycler", "pandas", "PIL", "datasets"}

@@ -7,9 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rayworks.core.errors import ConfigError
 from rayworks.systems.augmentation.engine.closed_forms import raw_weights, scaled_weights, soft_labels, soft_marks
-from rayworks.systems.augmentation.engine.settings import EngineSettings, l2rw, meta_weight_net
+from rayworks.systems.augmentation.engine.settings import EngineSettings
 
 SETTINGS = EngineSettings()
 

@@ -16,7 +16,7 @@ from rayworks.systems.augmentation.training.arms import Arm, arms
 from rayworks.systems.augmentation.training.loop import ArmRun, TrainingSettings, online, stored
 from rayworks.systems.augmentation.training.nets import network
 from rayworks.systems.augmentation.training.tally import Tally
-from rayworks.systems.augmentation.upstream.images import OPERATIONS, random_operations
+from rayworks.systems.augmentation.upstream.images import random_operations
 from rayworks.systems.augmentation.upstream.views import identity, views
 
 ENGINE = EngineSettings(warm_up=120, gain_average=0.8)
@@ -29,7 +29,7 @@ def digits() -> Splits:
 
 
 def trained(arm: Arm, splits: Splits, settings: TrainingSettings = SETTINGS) -> ArmRun:
-    run = ArmRun(arm, splits, online(splits, identity), settings, seed=0, names=("identity",))
+    run = ArmRun(arm, splits, online(splits, identity), settings, seed=0)
     run.train()
     return run
 
@@ -59,12 +59,12 @@ def test_an_arm_goes_on_where_it_stopped(digits: Splits) -> None:
     settings = replace(SETTINGS, steps=20)
     whole = trained(arm, digits, settings)
     drawn = online(digits, identity)
-    first = ArmRun(arm, digits, drawn, settings, 0, ("identity",))
+    first = ArmRun(arm, digits, drawn, settings, 0)
     first.train(10)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
-    second = ArmRun(arm, digits, drawn, settings, 0, ("identity",))
+    second = ArmRun(arm, digits, drawn, settings, 0)
     second.load_state_dict(torch.load(file, weights_only=True))
     second.train()
     for one, other in zip(whole.model.parameters(), second.model.parameters(), strict=True):
@@ -77,7 +77,7 @@ def test_an_operation_that_is_wrong_on_purpose_is_named_first() -> None:
     splits = split(read("digits"), 1, training=600, trusted=100, selection=50)
     upstream = random_operations(("identity", "translate", "half-turn", "brightness"), 0.3)
     arm = Arm("SAFLEX", EngineSettings(warm_up=60), rows="all")
-    run = ArmRun(arm, splits, online(splits, upstream), replace(SETTINGS, steps=300), 0, OPERATIONS)
+    run = ArmRun(arm, splits, online(splits, upstream), replace(SETTINGS, steps=300), 0)
     run.train()
     harm = run.tally.harm()
     assert set(harm) == {"identity", "translate", "half-turn", "brightness"}
@@ -98,12 +98,12 @@ def test_views_made_beforehand_are_drawn_by_row() -> None:
 
 
 def test_a_tally_counts_ties_half() -> None:
-    tally = Tally(4, ("a",))
+    tally = Tally(4, 2)
     tally.by_source[:, 0] = 1
     tally.by_source[:, 1] = torch.tensor([0.0, 0.0, 1.0, 0.0])
     assert tally.find(torch.tensor([True, False, False, False])) == pytest.approx(2 / 3)
     assert np.isnan(tally.find(torch.zeros(4, dtype=torch.bool)))
-    assert Tally(2, ("a",)).harm() == {}
+    assert Tally(2, 2).harm() == {}
 
 
 def test_networks_fit_the_shape_of_the_data() -> None:

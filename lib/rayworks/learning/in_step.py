@@ -50,3 +50,6 @@ class Workers:
         found = value.detach().clone()
         add_up([found])
         return found / self.count
+
+
+ALONE = Workers()

@@ -2,6 +2,7 @@
 
 REGISTRY: dict[str, str] = {
     "alignment": "rayworks.systems.alignment:SPEC",
+    "augmentation": "rayworks.systems.augmentation:SPEC",
     "difficulty": "rayworks.systems.difficulty:SPEC",
     "federation": "rayworks.systems.federation:SPEC",
     "marl": "rayworks.systems.marl:SPEC",

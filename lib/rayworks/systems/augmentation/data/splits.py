@@ -112,11 +112,23 @@ def _stratified(labels: np.ndarray, rows: np.ndarray, size: int, seed: int, name
     return np.sort(order[np.argsort(ranks, kind="stable")[:size]])
 
 
+def standardisation(samples: Samples, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and spread ``(columns,)`` of some rows of a table; of other kinds, nothing."""
+    if samples.kind != "table":
+        return np.zeros(0), np.zeros(0)
+    part = samples.inputs[rows].astype(np.float64)
+    return part.mean(0), part.std(0) + 1e-9
+
+
+def standardised(rows: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Rows of a table as they are trained on, within ten spreads."""
+    found: np.ndarray = ((rows - mean) / spread).clip(-10, 10).astype(np.float32)
+    return found
+
+
 def _standardised(samples: Samples, training: np.ndarray) -> Tensor:
     if samples.kind == "texts":
         return torch.arange(len(samples.labels))
-    values = samples.inputs
-    if samples.kind == "table":
-        part = values[training].astype(np.float64)
-        values = ((values - part.mean(0)) / (part.std(0) + 1e-9)).clip(-10, 10).astype(np.float32)
-    return torch.from_numpy(values)
+    if samples.kind == "images":
+        return torch.from_numpy(samples.inputs)
+    return torch.from_numpy(standardised(samples.inputs, *standardisation(samples, training)))

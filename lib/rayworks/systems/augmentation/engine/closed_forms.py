@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rayworks.systems.augmentation.engine.settings import EngineSettings
 
+
 def soft_labels(gains: Tensor, labels: Tensor, log_chances: Tensor, settings: EngineSettings) -> Tensor:
     """The labels of :attr:`EngineSettings.mode`, rows of the simplex ``(B, K)``.
 
@@ -48,9 +49,7 @@ def raw_weights(scores: Tensor, settings: EngineSettings) -> Tensor:
     return (scores / settings.rule_temperature).clamp(-30, 30).exp()
 
 
-def scaled_weights(
-    raw: Tensor, settings: EngineSettings, trusted: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def scaled_weights(raw: Tensor, settings: EngineSettings, trusted: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Weights of mean 1 over the batch, and whether they vanished; then all are 1.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.learning.forward_passes import Gradient, Inputs, evaluating, outputs_of
-from rayworks.learning.in_step import Workers
+from rayworks.learning.in_step import ALONE, Workers
 from rayworks.learning.sample_gains import head_parameters, normalised, outputs_and_slopes
 from rayworks.learning.validation_gradients import averaged, check_finite, preconditioned, validation_gradient
 from rayworks.systems.augmentation.engine.closed_forms import raw_weights, scaled_weights
@@ -61,8 +61,8 @@ class Weighed:
     def shared(self, outputs: Tensor, workers: Workers) -> "Weighed":
         """The rows of one of the workers, with its own outputs."""
         parts = ("labels", "weights", "upstream", "gains", "scores")
-        known = {name: getattr(self, name) for name in parts}
-        mine = {name: None if part is None else workers.mine(part) for name, part in known.items()}
+        known: dict[str, Any] = {name: getattr(self, name) for name in parts}
+        mine: dict[str, Any] = {name: None if part is None else workers.mine(part) for name, part in known.items()}
         return replace(self, outputs=outputs, **mine)
 
     def measures(self) -> dict[str, float]:
@@ -96,7 +96,7 @@ class Saflex:
         *,
         sources: int = 0,
         optimiser: torch.optim.Optimizer | None = None,
-        workers: Workers = Workers(),
+        workers: Workers = ALONE,
         seed: int = 0,
     ) -> None:
         self.settings, self.loss = settings, loss or Classification()

@@ -28,12 +28,25 @@ class Arm:
     """Multiple of the steps, to spend the seconds of a dearer arm."""
     placebo: bool = False
     """Labels of the validation rows permuted anew for each draw: what is gained then is not gained by them."""
+    operation: str = ""
+    """The only operation that makes its views; empty: all of the upstream's."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.bootstrap < 1 or (self.bootstrap and self.engine):
             raise ConfigError(f"bootstrap: is {self.bootstrap}; must lie in [0, 1), and be 0 beside an engine")
         if self.longer < 1:
             raise ConfigError(f"longer: is {self.longer}; must be at least 1")
+
+
+PLAIN, UPSTREAM, ENGINE = "plain and trusted rows", "upstream and trusted rows", "SAFLEX"
+"""Of these the fall-back chooses: the augmentation dropped, as it is, or weighed."""
+ONLY = "only "
+"""Begins the names of arms with one operation."""
+
+
+def only(operation: str) -> Arm:
+    """The upstream of one operation alone, as it is."""
+    return Arm(ONLY + operation, rows="all", operation=operation)
 
 
 def arms(engine: EngineSettings, step_cost: float = 2.0) -> tuple[Arm, ...]:
@@ -54,15 +67,15 @@ def arms(engine: EngineSettings, step_cost: float = 2.0) -> tuple[Arm, ...]:
 
     return (
         Arm("plain", augmented=False),
-        Arm("plain and trusted rows", augmented=False, rows="all"),
+        Arm(PLAIN, augmented=False, rows="all"),
         Arm("upstream"),
-        Arm("upstream and trusted rows", rows="all"),
+        Arm(UPSTREAM, rows="all"),
         Arm("upstream at equal seconds", rows="all", longer=step_cost),
         Arm("trusted rows only", rows="trusted"),
         Arm("soft bootstrapping", rows="all", bootstrap=0.2),
         Arm("L2RW", alike(l2rw()), rows="all"),
         Arm("Meta-Weight-Net", alike(meta_weight_net()), rows="all"),
-        Arm("SAFLEX", engine, rows="all"),
+        Arm(ENGINE, engine, rows="all"),
         # On permuted labels the validation loss does not fall, so the placebo begins by its steps alone.
         Arm("placebo", replace(engine, progress=0.0), rows="all", placebo=True),
     )

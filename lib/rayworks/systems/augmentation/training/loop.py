@@ -4,7 +4,6 @@ All arms of a seed start from the same weights and draw the same rows and views,
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rayworks.core import seeds
-from rayworks.core.errors import DataError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.learning.forward_passes import Inputs
+from rayworks.learning.in_step import ALONE, Workers, add_up
 from rayworks.systems.augmentation.data.splits import Part, Splits
 from rayworks.systems.augmentation.engine.losses import Classification
-from rayworks.systems.augmentation.engine.saflex import Saflex, Weighed
+from rayworks.systems.augmentation.engine.saflex import Saflex
 from rayworks.systems.augmentation.engine.validation import ValidationBatches
 from rayworks.systems.augmentation.training.arms import Arm
-from rayworks.systems.augmentation.training.nets import network
+from rayworks.systems.augmentation.training.nets import OWN, network
 from rayworks.systems.augmentation.training.tally import Tally
-from rayworks.systems.augmentation.upstream.views import Upstream, Views, identity
+from rayworks.systems.augmentation.upstream.views import Drawn, Upstream, Views, identity
 
-Drawn = Callable[[Tensor, np.random.Generator], Views]
-"""From places ``(B,)`` among the training and then the trusted rows to views of them."""
 SCORED = 1000
 """Rows of a pass of an evaluation."""
 
@@ -45,6 +43,9 @@ class TrainingSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     width: int = 12
+    network: str = OWN
+    double: bool = False
+    """Whether to train in float64."""
 
 
 def pool(splits: Splits) -> Part:
@@ -89,25 +90,39 @@ class ArmRun:
 
     Args:
         drawn: views of :func:`online` or :func:`stored`.
-        names: of the upstream's operations, if the engine's opinion of each is asked for.
+        device: where the network is.
+        workers: that train in step, of which all but the batch statistics of a network of the user's are those of one.
 
     Raises:
+        ConfigError: the workers cannot share a batch.
         DataError: the trusted rows are of one class.
     """
 
     def __init__(
-        self, arm: Arm, splits: Splits, drawn: Drawn, settings: TrainingSettings, seed: int, names: tuple[str, ...] = ()
+        self,
+        arm: Arm,
+        splits: Splits,
+        drawn: Drawn,
+        settings: TrainingSettings,
+        seed: int,
+        device: str = "cpu",
+        workers: Workers = ALONE,
     ) -> None:
+        for name, size in (("batch", settings.batch), ("held", settings.held)):
+            if size % workers.count:
+                raise ConfigError(f"training.{name}: {size} rows cannot be dealt out to {workers.count} workers alike")
         self.arm, self.settings, self.step = arm, settings, 0
         self.steps = round(settings.steps * arm.longer)
         self._splits, self._seed, self._count = splits, seed, len(splits.training)
-        self._drawn, self._names = drawn if arm.augmented else online(splits, identity), names
-        self.model = network(tuple(splits.training.inputs.shape[1:]), len(splits.classes), settings.width, seed)
+        self._drawn = drawn if arm.augmented else online(splits, identity)
+        self._device, self._kind, self._workers = device, torch.float64 if settings.double else torch.float32, workers
+        shape, classes = tuple(splits.training.inputs.shape[1:]), len(splits.classes)
+        self.model = network(shape, classes, settings.width, seed, settings.network).to(device, self._kind)
         self._optimiser = torch.optim.SGD(
             self.model.parameters(), settings.rate, settings.momentum, weight_decay=settings.weight_decay
         )
         self.engine = self._engine() if arm.engine else None
-        self.tally = Tally(self._count + len(splits.trusted), names)
+        self.tally = Tally(self._count + len(splits.trusted), classes)
 
     def train(self, steps: int | None = None) -> None:
         """Some steps, or all that are left."""
@@ -119,12 +134,13 @@ class ArmRun:
             loss = self._loss()
             self._optimiser.zero_grad()
             torch.autograd.backward(loss)
+            self._share_gradients()
             self._optimiser.step()
             self.step += 1
 
     @torch.no_grad()
-    def evaluate(self, part: Part) -> dict[str, float]:
-        """``accuracy`` and ``nll``, the mean negative log likelihood in nats, on a part.
+    def evaluate(self, part: Part) -> dict[str, Any]:
+        """``accuracy`` and ``nll``, mean negative log likelihood in nats, and of each row ``0`` or ``1``: is it ``right``.
 
         Raises:
             DataError: the part is empty.
@@ -132,9 +148,23 @@ class ArmRun:
         if not len(part):
             raise DataError("evaluation: the part holds no sample; give it some")
         self.model.eval()
-        logits = torch.cat([self.model(rows) for rows in torch.split(part.inputs, SCORED)])
-        right = (logits.argmax(1) == part.labels).double().mean()
-        return {"accuracy": float(right), "nll": float(F.cross_entropy(logits, part.labels))}
+        logits = torch.cat([self.model(self._there(rows)).cpu() for rows in torch.split(part.inputs, SCORED)])
+        right = logits.argmax(1) == part.labels
+        nll = F.cross_entropy(logits, part.labels)
+        return {
+            "accuracy": float(right.double().mean()),
+            "nll": float(nll),
+            "right": "".join("01"[one] for one in right),
+        }
+
+    def batch(self, step: int) -> tuple[Views, Tensor]:
+        """The views of a step, of all workers, and their rows ``(B,)`` among the training and then the trusted rows."""
+        count, every = self._count, self._count + len(self._splits.trusted)
+        first, last = {"training": (0, count), "all": (0, every), "trusted": (count, every)}[self.arm.rows]
+        random = seeds.stream(self._seed, "batch", step)
+        places = first + (torch.from_numpy(random.random(self.settings.batch)) * (last - first)).long()
+        views = self._drawn(places, random)
+        return views, places[views.sources]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything to go on from."""
@@ -156,36 +186,46 @@ class ArmRun:
             self.engine.load_state_dict(state["engine"])
 
     def _engine(self) -> Saflex:
-        splits, settings = self._splits, self.settings
-        held = ValidationBatches(
-            splits.trusted.inputs, splits.trusted.labels, settings.held, self._seed, balanced=settings.balanced
-        )
+        splits, settings, workers = self._splits, self.settings, self._workers
+        inputs, labels = self._there(splits.trusted.inputs), splits.trusted.labels.to(self._device)
+        held = ValidationBatches(inputs, labels, settings.held, self._seed, balanced=settings.balanced)
 
-        def permuted(draw: int) -> tuple[Inputs, Tensor]:
-            inputs, labels = held(draw)
-            order = seeds.stream(self._seed, "placebo", draw).permutation(len(labels))
-            return inputs, labels[torch.from_numpy(order)]
+        def mine(draw: int) -> tuple[Inputs, Tensor]:
+            rows, kinds = held(draw)
+            if self.arm.placebo:
+                order = seeds.stream(self._seed, "placebo", draw).permutation(len(kinds))
+                kinds = kinds[torch.from_numpy(order).to(kinds.device)]
+            assert isinstance(rows, Tensor)
+            return workers.mine(rows), workers.mine(kinds)
 
         assert self.arm.engine is not None
         sources = self._count + len(splits.trusted)
-        return Saflex(self.arm.engine, permuted if self.arm.placebo else held, sources=sources, seed=self._seed)
+        return Saflex(self.arm.engine, mine, sources=sources, workers=workers, seed=self._seed)
 
     def _loss(self) -> Tensor:
-        count, every = self._count, self._count + len(self._splits.trusted)
-        first, last = {"training": (0, count), "all": (0, every), "trusted": (count, every)}[self.arm.rows]
-        random = seeds.stream(self._seed, "batch", self.step)
-        places = first + (torch.from_numpy(random.random(self.settings.batch)) * (last - first)).long()
-        views = self._drawn(places, random)
-        sources = places[views.sources]
+        views, sources = self.batch(self.step)
+        inputs, labels = (self._there(self._workers.mine(part)) for part in (views.inputs, views.labels))
         if self.engine is None:
-            return self._plain(views)
-        weighed: Weighed = self.engine.weigh(self.model, views.inputs, views.labels, sources, sources >= count)
-        if self._names and views.names == self._names:
-            self.tally.add(views, sources, weighed)
+            return self._plain(inputs, labels)
+        mine = self._workers.mine(sources)
+        weighed = self.engine.weigh(self.model, inputs, labels, mine, mine >= self._count)
+        if self.engine.latest is not None:
+            self.tally.add(views, sources, self.engine.latest, self.step)
         return weighed.mean_loss()
 
-    def _plain(self, views: Views) -> Tensor:
-        outputs: Tensor = self.model(views.inputs)
+    def _there(self, rows: Tensor) -> Tensor:
+        return rows.to(self._device, self._kind)
+
+    def _plain(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        outputs: Tensor = self.model(inputs)
         own = outputs.detach().softmax(1)
-        labels = torch.lerp(views.labels, own, self.arm.bootstrap) if self.arm.bootstrap else views.labels
-        return Classification().per_sample(outputs, labels).mean()
+        mixed = torch.lerp(labels, own, self.arm.bootstrap) if self.arm.bootstrap else labels
+        return Classification().per_sample(outputs, mixed).mean()
+
+    def _share_gradients(self) -> None:
+        if self._workers.count == 1:
+            return
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        add_up(gradients)
+        for gradient in gradients:
+            gradient /= self._workers.count

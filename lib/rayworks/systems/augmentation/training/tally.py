@@ -1,4 +1,4 @@
-"""What the engine thought of each source row, and of each operation at each strength."""
+"""What the engine thought of each source row, of each operation at each strength, and of each class."""
 
 from typing import Any
 
@@ -13,30 +13,45 @@ BINS = 5
 
 
 class Tally:
-    """Sums over the views that were weighed.
+    """Sums over the views that were weighed, and the worst and the best view of each row.
 
     Args:
         sources: number of source rows.
-        names: of the operations.
+        classes: number of classes.
     """
 
-    def __init__(self, sources: int, names: tuple[str, ...]) -> None:
-        self.names = names
+    def __init__(self, sources: int, classes: int) -> None:
+        self.names: tuple[str, ...] = ()
+        """Of the operations, in the order in which they were first seen."""
         self.by_source = torch.zeros(sources, 3, dtype=torch.float64)
         """Views, sum of scores of the upstream label, sum of weights of each row."""
-        self.by_operation = torch.zeros(len(names), BINS, 4, dtype=torch.float64)
-        """The same and the number dropped, of each operation and bin."""
+        self.labels = torch.zeros(sources, classes)
+        """Sum of the learned labels of each row."""
+        self.by_operation = torch.zeros(0, BINS, 4, dtype=torch.float64)
+        """Views, sums of scores and weights, and the number dropped, of each operation and bin."""
+        self.by_class = torch.zeros(classes, classes, dtype=torch.float64)
+        """Sum of weight times learned label, by the largest entry of the upstream label."""
+        self.extremes = torch.zeros(2, sources, 3, dtype=torch.float64)
+        """Score, step and place in the batch of the worst and of the best view of each row."""
+        self.extremes[0, :, 0], self.extremes[1, :, 0] = torch.inf, -torch.inf
 
-    def add(self, views: Views, sources: Tensor, weighed: Weighed) -> None:
-        """Count a batch in which the engine acted."""
-        if weighed.gains is None:
-            return
-        scores = weighed.loss.scores(weighed.upstream, weighed.outputs.detach(), weighed.gains)
-        columns = torch.stack([torch.ones_like(scores), scores, weighed.weights, (weighed.weights == 0).to(scores)], 1)
+    def add(self, views: Views, sources: Tensor, weighed: Weighed, step: int) -> None:
+        """Count a batch in which the engine acted: its views, and the number of its step.
+
+        Args:
+            sources: ``(B,)``, the row of each view.
+        """
+        assert weighed.gains is not None
+        scores = weighed.loss.scores(weighed.upstream, weighed.outputs, weighed.gains).cpu()
+        weights, learned, upstream = weighed.weights.cpu(), weighed.labels.cpu(), weighed.upstream.cpu()
+        columns = torch.stack([torch.ones_like(scores), scores, weights, (weights == 0).to(scores)], 1).double()
         bins = (views.strengths * BINS).long().clamp_max(BINS - 1)
-        flat = self.by_operation.view(-1, 4)
-        flat.index_add_(0, views.operations * BINS + bins, columns.double())
-        self.by_source.index_add_(0, sources, columns[:, :3].double())
+        places = self._places(views.names)[views.operations]
+        self.by_operation.view(-1, 4).index_add_(0, places * BINS + bins, columns)
+        self.by_source.index_add_(0, sources, columns[:, :3])
+        self.labels.index_add_(0, sources, learned.float())
+        self.by_class.index_add_(0, upstream.argmax(1), (weights[:, None] * learned).double())
+        self._note_extremes(sources, scores.double(), step)
 
     def find(self, wrong: Tensor) -> float:
         """Area under the curve of the mean score for finding wrong rows ``(n,)``, the first n; NaN without both kinds.
@@ -44,7 +59,7 @@ class Tally:
         Rows of equal score count half.
         """
         seen = self.by_source[: len(wrong), 0] > 0
-        scores = (self.by_source[: len(wrong), 1] / self.by_source[: len(wrong), 0])[seen]
+        scores = self.scores(len(wrong))[seen]
         bad, good = scores[wrong[seen]], scores[~wrong[seen]].sort().values
         if not len(bad) or not len(good):
             return float("nan")
@@ -52,16 +67,52 @@ class Tally:
         equal = torch.searchsorted(good, bad, right=True) - torch.searchsorted(good, bad)
         return float((above + equal / 2).sum() / (len(bad) * len(good)))
 
+    def scores(self, count: int) -> Tensor:
+        """Mean score of the upstream label of the first rows, ``(count,)``; NaN where a row was never weighed."""
+        return self.by_source[:count, 1] / self.by_source[:count, 0].where(self.by_source[:count, 0] > 0, torch.nan)
+
     def harm(self) -> dict[str, float]:
         """Mean score of the upstream label by operation, the most harmful first; only those that were seen."""
         sums = self.by_operation.sum(1)
         means = {name: float(row[1] / row[0]) for name, row in zip(self.names, sums, strict=True) if row[0] > 0}
         return dict(sorted(means.items(), key=lambda pair: pair[1]))
 
+    def furthest(self, count: int, most: int) -> list[list[tuple[int, float, int, int]]]:
+        """The worst views, and the best, of as many different of the first rows: row, score, step and place in the batch."""
+        found = []
+        for side, sign in enumerate((1.0, -1.0)):
+            order = (sign * self.extremes[side, :count, 0]).argsort(stable=True)[:most]
+            rows = [(int(row), *self.extremes[side, row].tolist()) for row in order]
+            found.append(
+                [(row, score, int(step), int(place)) for row, score, step, place in rows if abs(score) < 1e300]
+            )
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """Everything to go on from."""
-        return {"source": self.by_source.clone(), "operation": self.by_operation.clone()}
+        return {"names": list(self.names), **{name: getattr(self, name).clone() for name in _PARTS}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self.by_source, self.by_operation = state["source"].clone(), state["operation"].clone()
+        self.names = tuple(state["names"])
+        for name in _PARTS:
+            setattr(self, name, state[name].clone())
+
+    def _places(self, names: tuple[str, ...]) -> Tensor:
+        new = tuple(name for name in names if name not in self.names)
+        if new:
+            self.names += new
+            self.by_operation = torch.cat([self.by_operation, self.by_operation.new_zeros(len(new), BINS, 4)])
+        return torch.tensor([self.names.index(name) for name in names])
+
+    def _note_extremes(self, sources: Tensor, scores: Tensor, step: int) -> None:
+        places = torch.arange(len(scores), dtype=torch.float64)
+        for kept, sign in zip(self.extremes, (1.0, -1.0), strict=True):
+            order = (sign * scores).argsort(descending=True, stable=True)
+            better = order[sign * scores[order] < sign * kept[sources[order], 0]]
+            # Of several views of a row the furthest is written last.
+            for_rows = torch.stack([scores[better], torch.full_like(scores[better], step), places[better]], 1)
+            kept[sources[better]] = for_rows
+
+
+_PARTS = ("by_source", "labels", "by_operation", "by_class", "extremes")

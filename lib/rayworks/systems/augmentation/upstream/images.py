@@ -17,10 +17,13 @@ from rayworks.core.seeds import derive_small
 from rayworks.systems.augmentation.upstream.views import Upstream, Views, mixing, views
 
 GEOMETRIC = ("rotate", "half-turn", "translate", "scale", "shear", "flip", "flip-upside-down")
-PIXELS = ("brightness", "contrast", "invert", "posterise", "solarise", "noise", "blur", "cutout")
+PIXELS = ("brightness", "contrast", "invert", "posterise", "solarise", "noise", "blur", "cutout", "paste")
 OPERATIONS = ("identity", *GEOMETRIC, *PIXELS)
-USUAL = tuple(name for name in OPERATIONS if name not in ("half-turn", "flip", "flip-upside-down", "noise", "blur"))
-"""What RandAugment draws from; flips and half turns change the class of some images."""
+USUAL = tuple(
+    name for name in OPERATIONS if name not in ("half-turn", "flip", "flip-upside-down", "noise", "blur", "paste")
+)
+"""What RandAugment draws from; flips and half turns change the class of some images, and ``paste`` is wrong on purpose: a box
+of another image, under the label of the first."""
 
 
 def random_operations(names: Sequence[str] = USUAL, strength: float = 0.5, steps: int = 1) -> Upstream:
@@ -116,6 +119,12 @@ def _cutout(images: Tensor, amount: Tensor, sign: Tensor, random: np.random.Gene
     return torch.where(inside[:, None], torch.zeros_like(images), images)
 
 
+def _paste(images: Tensor, amount: Tensor, sign: Tensor, random: np.random.Generator) -> Tensor:
+    """A box of up to the whole side, of the next image that is pasted into."""
+    inside = squares(images, 2 * amount.flatten(), random)
+    return torch.where(inside[:, None], images.roll(1, 0), images)
+
+
 _CHANGES: dict[str, _Change] = {
     "brightness": lambda images, amount, sign, _: (images * (1 + 0.8 * sign * amount)).clamp(0, 1),
     "contrast": _contrast,
@@ -125,6 +134,7 @@ _CHANGES: dict[str, _Change] = {
     "noise": _noise,
     "blur": lambda images, amount, sign, _: torch.lerp(images, F.avg_pool2d(images, 3, 1, 1), amount),
     "cutout": _cutout,
+    "paste": _paste,
 }
 
 
@@ -145,12 +155,6 @@ def cut_and_mixed(inputs: Tensor, labels: Tensor, random: np.random.Generator, a
     area = inside.flatten(1).to(labels.dtype).mean(1)
     made = torch.where(inside[:, None], inputs[other], inputs)
     return views(made, torch.lerp(labels, labels[other], area[:, None]), 0, area, ("cutmix",))
-
-
-def pasted(inputs: Tensor, labels: Tensor, random: np.random.Generator, alpha: float = 1.0) -> Views:
-    """CutMix that keeps the label: wrong on purpose, to see whether it is found."""
-    found = cut_and_mixed(inputs, labels, random, alpha)
-    return views(found.inputs, labels, 0, found.strengths, ("paste",))
 
 
 def kornia_policy(policy: str = "rand-augment", magnitude: int = 9, steps: int = 2) -> Upstream:

@@ -44,6 +44,8 @@ class Views:
 
 Upstream = Callable[[Tensor, Tensor, np.random.Generator], Views]
 """From inputs ``(B, ...)``, labels ``(B, K)`` and a random generator to views."""
+Drawn = Callable[[Tensor, np.random.Generator], Views]
+"""From places ``(B,)`` among the training and then the trusted rows to views of them, on the CPU."""
 
 
 def views(

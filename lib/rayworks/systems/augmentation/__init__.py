@@ -1,0 +1,33 @@
+"""SAFLEX: learned weights and soft labels for augmented samples (arXiv 2410.02512).
+
+After any augmentation, the engine gives each sample a weight and a soft label by what a small step on it would do to the loss
+of a few trusted rows. The run trains it beside everything that is cheaper, says which operations and rows do harm, and
+whether to use it, to leave the augmentation as it is, or to drop it.
+"""
+
+from rayworks.core.registry import SystemSpec
+from rayworks.systems.augmentation.config import Config
+
+SPEC = SystemSpec(
+    name="augmentation",
+    title="SAFLEX: learned weights and soft labels for augmented samples",
+    paper="arXiv 2410.02512",
+    config=Config,
+    system="rayworks.systems.augmentation.system:AugmentationSystem",
+    smoke={"run.name": "smoke"},
+    headline=(
+        "accuracy_plain",
+        "accuracy_upstream",
+        "accuracy_l2rw",
+        "accuracy_saflex",
+        "gain",
+        "gain_low",
+        "noise_auc",
+        "step_cost_ratio",
+    ),
+    timed=frozenset({"step_cost_ratio", "seconds", "ratio"}),
+    figures=("arms.png", "views.png", "operations.png", "labels.png"),
+    needs=("digits",),
+)
+
+__all__ = ["SPEC", "Config"]

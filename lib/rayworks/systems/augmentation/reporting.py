@@ -1,0 +1,170 @@
+"""The report of a run: whether to use the engine, what each arm came to, and what the engine thinks of the augmentation."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rayworks.core.registry import SystemSpec
+from rayworks.core.report import Cell, Report, Table
+from rayworks.systems.augmentation import figures
+from rayworks.systems.augmentation.config import Config
+from rayworks.systems.augmentation.findings import VERDICTS, Findings
+from rayworks.systems.augmentation.training.arms import ENGINE, ONLY, PLAIN, UPSTREAM
+
+Values = Mapping[str, Any]
+FEW = 2
+"""Seeds below which there is no interval."""
+
+
+def build_report(config: Config, results: Values, spec: SystemSpec, shown: Values, views: bytes) -> Report:
+    """Build the report from the results of the run's stages.
+
+    Args:
+        shown: what is known of the worst and the best views.
+        views: their inputs, as an ``.npz``.
+    """
+    found = Findings(config, results)
+    gain, low, _ = found.gain(ENGINE, UPSTREAM)
+    headline: dict[str, Cell] = {
+        "accuracy_plain": found.mean(PLAIN),
+        "accuracy_upstream": found.mean(UPSTREAM),
+        "accuracy_l2rw": found.mean("L2RW"),
+        "accuracy_saflex": found.mean(ENGINE),
+        "gain": gain,
+        "gain_low": low,
+        "noise_auc": found.noise_auc,
+        "step_cost_ratio": results["cost"]["ratio"],
+    }
+    tables = [_verdict(found), _arms(found), _operations(found), _worst(shown)]
+    details = {
+        "gains": (found.accuracies(ENGINE) - found.accuracies(UPSTREAM)).tolist(),
+        "chosen": found.choices(),
+        "accuracies": {arm: found.accuracies(arm).tolist() for arm in found.trained},
+        "events": found.events(),
+    }
+    title = f"{spec.title}, {config.data.source}"
+    return Report(
+        spec.name, config.run.name, title, headline, tables, _pictures(found, shown, views), _notes(found), details
+    )
+
+
+def told(gain: tuple[float, float | None, float | None]) -> str:
+    """A difference with its interval, in words."""
+    mean, low, high = gain
+    return f"{mean:+.3f}" if low is None else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _verdict(found: Findings) -> Table:
+    rows: list[list[Cell]] = []
+    for arm in (UPSTREAM, ENGINE, PLAIN):
+        mean, error = (None, None) if arm == UPSTREAM else found.advantage(arm, list(found.seeds))
+        rows.append([arm, mean, error, found.choices().count(arm), found.mean(arm)])
+    rows.append(
+        ["taken by each seed's own hold-out", None, None, len(found.seeds), float(found.chosen_accuracies.mean())]
+    )
+    columns = ("arm", "above upstream, second hold-out", "standard error", "seeds that take it", "test accuracy")
+    note = (
+        f"{VERDICTS[found.chosen]} An arm is taken where it is better there by {found.config.experiment.errors:g} standard "
+        f"errors over {found.config.data.selection} rows a seed, on which no arm was trained."
+    )
+    return Table("What to do", columns, rows, note)
+
+
+def _arms(found: Findings) -> Table:
+    rows: list[list[Cell]] = []
+    for arm in (*found.arms, *found.only):
+        gain: tuple[float | None, ...] = (None, None, None) if arm == UPSTREAM else found.gain(arm, UPSTREAM)
+        losses = [one["test"]["nll"] for one in found.trained[arm]]
+        seconds = [one["seconds"] for one in found.trained[arm]]
+        rows.append([arm, found.mean(arm), *gain, float(np.mean(losses)), float(np.mean(seconds))])
+    columns = (
+        "arm", "test accuracy", "above upstream and trusted rows", "95 % low", "95 % high", "nats", "seconds",
+    )  # fmt: skip
+    data, rival = found.config.data, found.best_rival
+    note = (
+        f"Means over {len(found.seeds)} seeds, paired; intervals are Student's t. {data.trusted} trusted rows, {data.noise:.0%} "
+        f"of the training labels made wrong. Against the best of what is cheaper, {rival}, SAFLEX gains "
+        f"{told(found.gain(ENGINE, rival))}; which is the best was seen on the test, so this is the strictest comparison."
+    )
+    return Table("Arms", columns, rows, note)
+
+
+def _operations(found: Findings) -> Table:
+    totals: dict[str, np.ndarray] = {}
+    for one in found.trained[ENGINE]:
+        for name, bins in zip(one["names"], one["by_operation"], strict=True):
+            totals[name] = totals.get(name, 0.0) + np.array(bins).sum(0)
+    rows: list[list[Cell]] = []
+    for name, score in found.harm().items():
+        views, _, weights, dropped = totals[name]
+        alone = found.mean(ONLY + name)
+        rows.append([name, score, float(weights / views), float(dropped / views), int(views), alone])
+    agreement = found.agreement()
+    said = (
+        ""
+        if agreement is None
+        else f" Spearman's correlation with the loss of trainings on each alone: {agreement:.2f}."
+    )
+    columns = ("operation", "mean score", "mean weight", "share dropped", "views", "accuracy, trained on it alone")
+    note = f"The most harmful first. A score is by how much a step on the view lowers the trusted loss.{said}"
+    return Table("Harm of operations", columns, rows, note)
+
+
+def _worst(shown: Values) -> Table:
+    names = ("row", "operation", "strength", "score", "given", "suggested")
+    rows: list[list[Cell]] = [[row[name] for name in names] for row in shown["rows"] if row["kind"] == "worst"]
+    note = "One view a row of the first seed; rows.csv of the export has all rows. Look at them before you believe it."
+    return Table("Worst views", names, rows, note)
+
+
+def _pictures(found: Findings, shown: Values, views: bytes) -> dict[str, tuple[bytes, str]]:
+    with np.load(io.BytesIO(views)) as kept:
+        inputs = kept["inputs"]
+    seconds = {arm: float(np.mean([one["seconds"] for one in found.trained[arm]])) for arm in found.arms}
+    costs = {arm: (seconds[arm], found.accuracies(arm)) for arm in found.arms}
+    classes = found.results["classes"]
+    return {
+        "arms.png": (figures.arms(costs), "Test accuracy of each arm: dots are seeds, large ones their means."),
+        "views.png": (
+            figures.views(shown, inputs),
+            "The worst views of training rows, by a step's effect on the trusted loss, and the best; first seed. After the "
+            "given label, the one that the engine would give.",
+        ),
+        "operations.png": (
+            figures.operations(found.by_strength()),
+            "Mean score of views by operation and strength, all seeds.",
+        ),
+        "labels.png": (
+            figures.labels(found.sums("by_class"), classes),
+            "Soft labels that were learned, by the label that the upstream gave, weighed.",
+        ),
+    }
+
+
+def _notes(found: Findings) -> list[str]:
+    config, trained = found.config, found.trained
+    notes = [VERDICTS[found.chosen]]
+    if len(found.seeds) < FEW:
+        notes.append("One seed: differences have no interval.")
+    if not all(one["acted"] for one in trained[ENGINE]):
+        notes.append(
+            "In some seeds the engine never began: lower engine.warm_up or engine.progress, or train for longer."
+        )
+    stopped = [event for event in found.events() if "stopped" in event]
+    if stopped:
+        notes.append(f"The engine gave up in {len(stopped)} seeds; the first: {stopped[0]}.")
+    vanished = sum(one["vanished"] for one in trained[ENGINE])
+    if vanished:
+        notes.append(f"{vanished} batches had no weight left, and were trained on as the upstream has them.")
+    if "placebo" in trained:
+        gain = told(found.gain("placebo", UPSTREAM))
+        notes.append(f"With permuted labels of the trusted rows the engine gains {gain}.")
+    if config.engine.gain_average and not config.data.noise:
+        notes.append("engine.gain_average: averages over a row's views, which blurs what single views do.")
+    cost = config.experiment.step_cost
+    notes.append(
+        f"Upstream at equal seconds takes {cost:g} times the steps; a step of the engine costs what is measured."
+    )
+    return notes
