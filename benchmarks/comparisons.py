@@ -39,7 +39,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
 }
 """The results of each system, and of what all share."""
 
-UNLOADED = ("reasoning", "refusal", "supervision")
+UNLOADED = ("augmentation", "reasoning", "refusal", "supervision")
 """Applications that came after the stored result of the load."""
 
 _TOKENS = "tokens/s, ours, batch 8"

@@ -9,6 +9,7 @@ import numpy as np
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.alignment import exported as alignment
+from rayworks.systems.augmentation import exported as augmentation
 from rayworks.systems.difficulty import exported as difficulty
 from rayworks.systems.federation import exported as federation
 from rayworks.systems.marl import exported as marl
@@ -48,6 +49,16 @@ def _completion(export: Path) -> dict[str, Any]:
     prompt = next(prompts[0] for prompts in exported.prompts.values() if prompts)
     guidance = dict.fromkeys(exported.objectives, 1.0)
     return {"model": exported.base, "prompt": prompt, "max_tokens": TOKENS, "seed": 1, "guidance": guidance}
+
+
+def _weigh(export: Path) -> dict[str, Any]:
+    exported = augmentation.read_export(export)
+    labels, shape = [exported.classes[0]], exported.shape
+    if exported.kind == "texts":
+        return {"texts": ["area man wins award"], "labels": labels}
+    if exported.kind == "table":
+        return {"rows": [list(exported.mean)], "labels": labels}
+    return {"pixels": [np.linspace(0, 255, int(np.prod(shape))).astype(int).reshape(shape).tolist()], "labels": labels}
 
 
 def _score(export: Path) -> dict[str, Any]:
@@ -96,6 +107,7 @@ def _judge(export: Path) -> dict[str, Any]:
 
 QUESTIONS: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
     "alignment": ("/v1/completions", _completion),
+    "augmentation": ("/v1/augmentation/score", _weigh),
     "difficulty": ("/v1/difficulty/score", _score),
     "federation": ("/v1/federation/classify", _classify),
     "marl": ("/v1/marl/act", _act),

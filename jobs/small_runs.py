@@ -18,6 +18,11 @@ SMALL: dict[str, dict[str, Any]] = {
         "evaluation.best_of": 2,
         "evaluation.bootstrap": 100,
     },
+    "augmentation": {
+        "experiment.arms": "[plain and trusted rows, upstream and trusted rows, L2RW, SAFLEX]",
+        "training.steps": 400,
+        "training.steps_per_call": 100,
+    },
     "difficulty": {
         "uncertainty.bootstrap": 24,
         "uncertainty.refits_per_call": 2,

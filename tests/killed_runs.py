@@ -43,6 +43,7 @@ class Killed:
 
 KILLED = {
     "alignment": Killed(changes=()),
+    "augmentation": Killed(deaths=((checkpoint(2), "_Host"), (checkpoint(4), DRIVER)), models="export/*.safetensors"),
     "difficulty": Killed(),
     "federation": Killed(
         deaths=((checkpoint(2), "_Host"), (checkpoint(5), DRIVER)), models="trainings/*/model.safetensors"

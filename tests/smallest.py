@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.small_augmentation import save_rows
 from tests.small_bandit import save_bandit_logs, save_natural_events
 from tests.small_census import save_census
 from tests.small_evidence import save_games, save_responses
@@ -49,6 +50,29 @@ def difficulty(folder: Path) -> list[str]:
         "adaptive_tests.folds": 2,
         "adaptive_tests.random_draws": 2,
         "labels.bins": 3,
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def augmentation(folder: Path) -> list[str]:
+    """Forty steps on two hundred and forty rows of a table made in the folder, four arms, two seeds."""
+    settings = {
+        "compute.workers": 1,
+        "data.source": save_rows(folder / "rows.csv", 240),
+        "data.training": 100,
+        "data.trusted": 20,
+        "data.selection": 40,
+        "upstream.operations": "[identity, noise, mixup]",
+        "engine.warm_up": 10,
+        "engine.progress": 0,
+        "training.steps": 40,
+        "training.steps_per_call": 20,
+        "training.batch": 16,
+        "training.held": 8,
+        "training.width": 2,
+        "experiment.arms": "[plain and trusted rows, upstream and trusted rows, L2RW, SAFLEX]",
+        "experiment.seeds": 2,
+        "experiment.retrain": True,
     }
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 

@@ -15,6 +15,7 @@ LANGUAGE_MODELS = {"torch", "torch._dynamo", "transformers", "peft", "sympy"}
 
 ACTORS = {
     "alignment": (4800, {"pandas", "scipy", "scipy.stats", *LANGUAGE_MODELS}),
+    "augmentation": (2600, {"pandas", "torch"}),
     "difficulty": (1800, {"pandas", "scipy"}),
     "federation": (2600, {"flwr", "pandas", "torch"}),
     "marl": (3300, {"gymnasium", "pandas", "ray.rllib", "scipy", "torch", *TUNE}),
@@ -27,6 +28,7 @@ ACTORS = {
 """System to the most modules that its workers load before they are asked for anything, and the heavy ones among them."""
 TRIALS = {
     "alignment": (5300, set[str]()),
+    "augmentation": (3500, set[str]()),
     "difficulty": (2400, set[str]()),
     "federation": (3500, set[str]()),
     "marl": (3400, set[str]()),

@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from ..common.body import Body
+from ..common.pictures import DOT
 
 MOST_INPUTS = 1024
 Number = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Byte = Annotated[int, Field(ge=0, le=255)]
-DOT = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAADElEQVR4nGNgoA4AAABIAAEuuDx+AAAAAElFTkSuQmCC"
 
 
 class Limits(Body):

@@ -20,6 +20,7 @@ from tests.pool_here import PoolHere
 
 SMALLER = {
     "alignment": {"training.epochs": 1, "evaluation.samples": 2},
+    "augmentation": {"experiment.retrain": False, "training.steps": 30},
     "difficulty": {},
     "federation": {"experiment.seeds": 1, "strategy.rounds": 2, "scope.stages": ["training", "privacy"]},
     "marl": {

@@ -11,6 +11,11 @@ import torch
 
 from rayworks.core import config as configs
 from rayworks.core import seeds
+from rayworks.systems.augmentation import exported as augmentation_export
+from rayworks.systems.augmentation.config import Config as AugmentationConfig
+from rayworks.systems.augmentation.data.samples import read as read_samples
+from rayworks.systems.augmentation.opening import Opened as AugmentationOpened
+from rayworks.systems.augmentation.training.nets import network as augmentation_network
 from rayworks.systems.difficulty import exported as difficulty_export
 from rayworks.systems.difficulty.calibration import calibrate
 from rayworks.systems.difficulty.config import Config as DifficultyConfig
@@ -46,6 +51,7 @@ from rayworks.systems.supervision.weak.adapters import AdapterBase, ClassExperts
 from rayworks.systems.supervision.weak.classifiers import fit_expert
 from rayworks.systems.supervision.weak.features import features_named
 from tests.conftest import FinishedRun
+from tests.small_augmentation import save_rows
 from tests.small_headlines import headlines
 from tests.tiny_models import save_tiny_model
 
@@ -106,6 +112,26 @@ def simulated(subjects: int, items: int, seed: int = 0) -> np.ndarray:
     generator = np.random.default_rng(seed)
     parameters = ItemParameters.from_difficulty("1PL", np.linspace(-1.5, 1.5, items))
     return simulate(parameters, generator.normal(size=subjects), generator.random((subjects, items)))
+
+
+def augmentation(folder: Path, finished_runs: Runs) -> Arguments:
+    """Untrained models of digits and of a table, and one of a network of ours that is trusted."""
+    arguments: Arguments = {}
+    sources = {"digits": "digits", "table": save_rows(folder / "rows.csv", 240), "own": "digits"}
+    for name, source in sources.items():
+        section = {"data.source": source, "data.training": 100, "data.trusted": 20, "data.selection": 40}
+        section |= {"training.network": "tests.small_augmentation:network"} if name == "own" else {}
+        config = configs.resolve(AugmentationConfig, overrides=section)
+        opened = AugmentationOpened(config, read_samples(source), 0)
+        shape, classes = tuple(opened.splits.training.inputs.shape[1:]), opened.splits.classes
+        model = augmentation_network(shape, len(classes), 2, 0, config.training.network)
+        card = {**dict.fromkeys(augmentation_export.CARD, "made up"), "accuracy": 0.5, "seeds": 1, "noise_auc": None}
+        (folder / name).mkdir()
+        exported = augmentation_export.exported_model(config, model, opened, card)
+        augmentation_export.write_export(exported, _writer(folder / name))
+        arguments[f"augmentation-{name}"] = {"export": str(folder / name), "limits": {"inputs": 4}}
+    arguments["augmentation-own"]["trusted"] = ["tests.small_augmentation:network"]
+    return arguments
 
 
 def federation(folder: Path, finished_runs: Runs) -> Arguments:

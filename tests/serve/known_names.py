@@ -18,8 +18,8 @@ from rayworks.core.run_directory import EXPORT, MANIFEST, REPORT_JSON, RunDirect
 from rayworks.systems.difficulty.exported import CALIBRATION
 from rayworks.systems.reasoning.search import records
 from serve.apps.difficulty import RESPONSES
-from serve.apps.federation_schemas import DOT
 from serve.common.jobs import CARD
+from serve.common.pictures import DOT
 from tests.serve.deployment import Deployment
 
 OWNER = "ruth"
@@ -180,6 +180,20 @@ def jobs_of(deployment: Deployment, calibrated: str) -> Iterator[str]:
             directory.write(REPORT_JSON, json.dumps({"headline": {"reliability": 0.5}}))
             directory.write(MANIFEST, json.dumps({"state": "done"}))
         yield job
+
+
+def augmentation(deployment: Deployment, name: str) -> Known:
+    """Samples of its shape, and its classes."""
+    card = deployment.ask(name, "v1/augmentation/card").json()
+    assert card["kind"] == "images"
+    assert card["shape"] == [1, 8, 8], "the size of the picture"
+    others = {"pixels": None, "rows": None, "texts": None}
+    label = {"enum": card["classes"]}
+    images = {"type": "array", "items": {"const": DOT}, "minItems": 2, "maxItems": 2}
+    labels = {"type": "array", "items": label, "minItems": 2, "maxItems": 2}
+    return Known(
+        {"PredictBody": [{"images": images, **others}], "ScoreBody": [{"images": images, "labels": labels, **others}]}
+    )
 
 
 def federation(deployment: Deployment, name: str) -> Known:

@@ -73,7 +73,8 @@ class AugmentationActor:
         run, opened = self._run(arm, number), self._open(number)
         rows: list[dict[str, Any]] = []
         inputs: list[np.ndarray] = []
-        count = len(opened.splits.training)
+        given = opened.splits.training.labels
+        count, suggested = len(given), run.tally.suggested(given)
         for kind, furthest in zip(("worst", "best"), run.tally.furthest(count, MOST_VIEWS), strict=True):
             for row, score, step, at in furthest:
                 views, _ = run.batch(step)
@@ -85,8 +86,8 @@ class AugmentationActor:
                         "score": score,
                         "operation": views.names[int(views.operations[at])],
                         "strength": float(views.strengths[at]),
-                        "given": opened.splits.classes[int(views.labels[at].argmax())],
-                        "suggested": opened.splits.classes[int(run.tally.labels[row].argmax())],
+                        "given": opened.splits.classes[int(given[row])],
+                        "suggested": opened.splits.classes[int(suggested[row])],
                     }
                 )
         texts = opened.samples.inputs.ndim == 1
@@ -142,7 +143,7 @@ class AugmentationActor:
         """What the engine thought of rows, operations and classes; all rows as a table in the run."""
         splits, tally = self._open(number).splits, run.tally
         count = len(splits.training)
-        scores, suggested = tally.scores(count), tally.labels[:count].argmax(1)
+        scores, suggested = tally.scores(count), tally.suggested(splits.training.labels)
         order = scores.argsort(stable=True)
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")

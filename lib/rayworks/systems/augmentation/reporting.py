@@ -84,8 +84,8 @@ def _arms(found: Findings) -> Table:
     )  # fmt: skip
     data, rival = found.config.data, found.best_rival
     note = (
-        f"Means over {len(found.seeds)} seeds, paired; intervals are Student's t. {data.trusted} trusted rows, {data.noise:.0%} "
-        f"of the training labels made wrong. Against the best of what is cheaper, {rival}, SAFLEX gains "
+        f"Means over {len(found.seeds)} seeds, paired; intervals are Student's t. {data.trusted} trusted rows, "
+        f"{data.noise:.0%} of the training labels made wrong. Against the best of what is cheaper, {rival}, SAFLEX gains "
         f"{told(found.gain(ENGINE, rival))}; which is the best was seen on the test, so this is the strictest comparison."
     )
     return Table("Arms", columns, rows, note)

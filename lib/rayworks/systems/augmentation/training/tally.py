@@ -25,8 +25,8 @@ class Tally:
         """Of the operations, in the order in which they were first seen."""
         self.by_source = torch.zeros(sources, 3, dtype=torch.float64)
         """Views, sum of scores of the upstream label, sum of weights of each row."""
-        self.labels = torch.zeros(sources, classes)
-        """Sum of the learned labels of each row."""
+        self.gains = torch.zeros(sources, classes)
+        """Sum of the gains of each label of each row."""
         self.by_operation = torch.zeros(0, BINS, 4, dtype=torch.float64)
         """Views, sums of scores and weights, and the number dropped, of each operation and bin."""
         self.by_class = torch.zeros(classes, classes, dtype=torch.float64)
@@ -49,7 +49,7 @@ class Tally:
         places = self._places(views.names)[views.operations]
         self.by_operation.view(-1, 4).index_add_(0, places * BINS + bins, columns)
         self.by_source.index_add_(0, sources, columns[:, :3])
-        self.labels.index_add_(0, sources, learned.float())
+        self.gains.index_add_(0, sources, weighed.gains.cpu().float())
         self.by_class.index_add_(0, upstream.argmax(1), (weights[:, None] * learned).double())
         self._note_extremes(sources, scores.double(), step)
 
@@ -70,6 +70,11 @@ class Tally:
     def scores(self, count: int) -> Tensor:
         """Mean score of the upstream label of the first rows, ``(count,)``; NaN where a row was never weighed."""
         return self.by_source[:count, 1] / self.by_source[:count, 0].where(self.by_source[:count, 0] > 0, torch.nan)
+
+    def suggested(self, given: Tensor) -> Tensor:
+        """The label of the largest mean gain of each of the first rows whose given one, ``(n,)``, scores below 0."""
+        count = len(given)
+        return torch.where(self.scores(count) < 0, self.gains[:count].argmax(1), given)
 
     def harm(self) -> dict[str, float]:
         """Mean score of the upstream label by operation, the most harmful first; only those that were seen."""
@@ -115,4 +120,4 @@ class Tally:
             kept[sources[better]] = for_rows
 
 
-_PARTS = ("by_source", "labels", "by_operation", "by_class", "extremes")
+_PARTS = ("by_source", "gains", "by_operation", "by_class", "extremes")

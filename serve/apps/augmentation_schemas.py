@@ -1,0 +1,105 @@
+"""Requests and answers of the augmentation application, with bounds and examples."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from ..common.body import Body
+from ..common.pictures import DOT
+
+MOST_INPUTS, MOST_CHARACTERS = 1024, 20_000
+Number = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
+
+
+class Limits(Body):
+    """Limits of one request."""
+
+    inputs: int = Field(64, ge=1, le=MOST_INPUTS, description="samples of a request")
+
+
+class SamplesBody(Body):
+    """Samples: exactly one of the four, as the card says."""
+
+    images: list[str] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_INPUTS,
+        description="PNG files in base64, of the card's size; colours become greys where the model knows greys only",
+        examples=[[DOT]],
+    )
+    pixels: list[list[list[list[Byte]]]] | None = Field(
+        None, min_length=1, max_length=MOST_INPUTS, description="channels, rows and columns of bytes, instead of images"
+    )
+    rows: list[list[Number]] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_INPUTS,
+        description="rows of a table, in the units and columns that the run read",
+    )
+    texts: list[Text] | None = Field(None, min_length=1, max_length=MOST_INPUTS, description="texts")
+
+
+class PredictBody(SamplesBody):
+    """``POST /v1/augmentation/predict``."""
+
+    top: int = Field(1, ge=1, le=100, description="classes of each answer, the most probable first")
+
+
+class ScoreBody(SamplesBody):
+    """``POST /v1/augmentation/score``: samples with the labels that they have."""
+
+    labels: list[str | dict[str, Share]] = Field(
+        min_length=1,
+        max_length=MOST_INPUTS,
+        description="of each sample a class, or shares of classes that sum to 1, as of MixUp",
+        examples=[["3"]],
+    )
+
+
+class Guess(BaseModel):
+    """One guess."""
+
+    label: str
+    probability: float = Field(description="under the model, which knows its own classes only")
+
+
+class PredictAnswer(BaseModel):
+    """Guesses in the order of the samples."""
+
+    answers: list[list[Guess]]
+
+
+class Score(BaseModel):
+    """What the validation gradient says of one sample."""
+
+    weight: float = Field(description="by the run's rule, before a batch scales weights to a mean of 1; 0: drop it")
+    label: str = Field(description="class with the largest share of the learned label")
+    labels: dict[str, float] = Field(description="learned soft label")
+    score: float = Field(
+        description="how far a step on it with the learned label lowers the validation loss, in units of training rows"
+    )
+    given: float = Field(description="the same with the label it has; below 0 it does harm")
+
+
+class ScoreAnswer(BaseModel):
+    """Scores in the order of the samples."""
+
+    scores: list[Score]
+
+
+class ModelCard(BaseModel):
+    """Where the model comes from, and what it takes."""
+
+    source: str = Field(description="data set")
+    arm: str = Field(description="way it was trained, which the second hold-out chose")
+    verdict: str
+    accuracy: float = Field(description="on the test, the mean over seeds")
+    seeds: int
+    noise_auc: float | None = Field(description="how well scores found labels that were made wrong; null: none were")
+    kind: str = Field(description="images, table or texts")
+    classes: list[str]
+    shape: list[int] = Field(description="of one input of the network; of texts that of their vectors")
+    limits: Limits
