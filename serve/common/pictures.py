@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from rayworks.core.errors import DataError
 
@@ -30,6 +29,8 @@ def picture(text: str, where: str, shape: tuple[int, ...]) -> NDArray[Any]:
     Raises:
         DataError: it is no PNG, or of another size.
     """
+    from PIL import Image
+
     channels, height, width = shape
     if channels not in MODES:
         raise DataError(f"{where}: a model of {channels} channels takes pixels, not images")
