@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+NETWORK = "tests.small_augmentation:network"
+
 
 def save_rows(path: Path, count: int, seed: int = 0) -> str:
     """Write rows of four numbers and a word, with a label; the path."""

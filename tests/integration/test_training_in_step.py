@@ -29,6 +29,7 @@ from tests.test_contract import untimed
 from tests.tiny_models import save_tiny_model
 
 WORKERS = {
+    "augmentation": "training.workers",
     "alignment": "training.workers",
     "difficulty": "generalisation.workers",
     "reasoning": "learning.workers",
@@ -113,6 +114,40 @@ def test_two_workers_learn_what_one_does_though_one_of_them_is_killed(
         assert torch.allclose(others[name], value, atol=1e-5), name
     for one in (alone, together):
         one.cleanup()
+
+
+def test_two_workers_weigh_as_one_does_in_float64(
+    cluster: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gains averaged by row, weights scaled over the batch, and the tally: all are of the whole batch."""
+    monkeypatch.setattr("rayworks.runtime.stages.ActorPool", PoolHere)
+    given: dict[str, Any] = {
+        **{"run.storage": str(tmp_path / "runs"), "compute.workers": 1, "data.training": 100, "data.trusted": 20},
+        **{"training.steps": 24, "training.steps_per_call": 12, "training.batch": 16, "training.held": 8},
+        **{"training.width": 2, "training.double": True, "engine.warm_up": 4, "engine.progress": 0.0},
+        **{"upstream.operations": ["identity", "paste", "mixup"], "engine.gain_average": 0.8, "experiment.seeds": 1},
+        "experiment.arms": ["SAFLEX", "plain and trusted rows", "upstream and trusted rows"],
+    }
+    found = []
+    for workers in (1, 2):
+        run = begun("augmentation", given, workers)
+        while run._stages[run._done].name != "views":
+            run.train()
+        states = sorted(Path(run.run_directory.path("trainings")).glob("*/state.pt"))
+        found.append({path.parent.name: torch.load(path, weights_only=True) for path in states})
+        run.cleanup()
+    one, two = found
+    assert one.keys() == two.keys() and len(one) == 3
+    for name, state in one.items():
+        assert state["step"] == two[name]["step"] == 24
+        for part in ("model", "tally"):
+            for key, value in state[part].items():
+                other = two[name][part][key]
+                assert value == other if key == "names" else torch.allclose(value, other, atol=1e-9, rtol=0), (
+                    name,
+                    key,
+                )
+    assert float(one["SAFLEX-0"]["tally"]["by_source"].abs().sum()) > 0
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ from rayworks.systems.supervision.weak.adapters import AdapterBase, ClassExperts
 from rayworks.systems.supervision.weak.classifiers import fit_expert
 from rayworks.systems.supervision.weak.features import features_named
 from tests.conftest import FinishedRun
-from tests.small_augmentation import save_rows
+from tests.small_augmentation import NETWORK, save_rows
 from tests.small_headlines import headlines
 from tests.tiny_models import save_tiny_model
 
@@ -119,8 +119,14 @@ def augmentation(folder: Path, finished_runs: Runs) -> Arguments:
     arguments: Arguments = {}
     sources = {"digits": "digits", "table": save_rows(folder / "rows.csv", 240), "own": "digits"}
     for name, source in sources.items():
-        section = {"data.source": source, "data.training": 100, "data.trusted": 20, "data.selection": 40}
-        section |= {"training.network": "tests.small_augmentation:network"} if name == "own" else {}
+        section = {
+            "data.source": source,
+            "data.training": 100,
+            "data.trusted": 20,
+            "data.selection": 40,
+            "training.width": 2,
+        }
+        section |= {"training.network": NETWORK} if name == "own" else {}
         config = configs.resolve(AugmentationConfig, overrides=section)
         opened = AugmentationOpened(config, read_samples(source), 0)
         shape, classes = tuple(opened.splits.training.inputs.shape[1:]), opened.splits.classes
@@ -130,7 +136,7 @@ def augmentation(folder: Path, finished_runs: Runs) -> Arguments:
         exported = augmentation_export.exported_model(config, model, opened, card)
         augmentation_export.write_export(exported, _writer(folder / name))
         arguments[f"augmentation-{name}"] = {"export": str(folder / name), "limits": {"inputs": 4}}
-    arguments["augmentation-own"]["trusted"] = ["tests.small_augmentation:network"]
+    arguments["augmentation-own"]["trusted"] = [NETWORK]
     return arguments
 
 
