@@ -49,7 +49,7 @@ class AugmentationActor:
     def cost(self, number: int) -> dict[str, float]:
         """Seconds of a step of the engine over those of a plain one."""
         opened = self._open(number)
-        return {"ratio": step_cost(opened.splits, training_settings(self._config), self._config.engine.settings)}
+        return {"ratio": step_cost(opened.splits, training_settings(self._config), self._config.engine.settings(1))}
 
     def train(self, call: tuple[str, int, int]) -> dict[str, Any]:
         """Train an arm of a seed up to a step, from the state that is kept; what it came to, and at its end what it found."""

@@ -97,7 +97,9 @@ class EngineSection(Section):
         lt=1,
         description="share of earlier ones in the gains of a row: for wrong labels; 0 for harmful views",
     )
-    warm_up: int = Field(RECIPE.warm_up, ge=0, description="steps on upstream labels before it acts")
+    warm_up: int | None = Field(
+        None, ge=0, description="steps on upstream labels before it acts; null: a third of training.steps"
+    )
     progress: float = Field(
         RECIPE.progress, ge=0, lt=1, description="share by which the validation loss must fall before it acts"
     )
@@ -105,15 +107,15 @@ class EngineSection(Section):
         RECIPE.collapse, ge=0, description="rise of the validation loss, as a multiple, that stops it; 0: never"
     )
 
-    @property
-    def settings(self) -> EngineSettings:
-        """The same for the engine."""
-        return EngineSettings(**self.model_dump())
+    def settings(self, steps: int) -> EngineSettings:
+        """The same for the engine, in a training of so many steps."""
+        warm_up = steps // 3 if self.warm_up is None else self.warm_up
+        return EngineSettings(**{**self.model_dump(), "warm_up": warm_up})
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         try:
-            self.settings  # noqa: B018  # which checks them
+            self.settings(3)
         except ConfigError as error:
             raise ValueError(f"engine.{error}") from None
         return self

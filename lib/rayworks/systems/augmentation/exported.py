@@ -76,7 +76,7 @@ class ExportedModel:
         Args:
             labels: ``(n, K)``, distributions.
         """
-        loss, settings = Classification(), self.engine.settings
+        loss, settings = Classification(), self.engine.settings(1)
         taken = self._taken(inputs)
         backend = "jvp" if settings.backend == "last_layer" else settings.backend
         with torch.no_grad():

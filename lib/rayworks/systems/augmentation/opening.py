@@ -36,7 +36,7 @@ def training_settings(config: Config) -> TrainingSettings:
 
 def all_arms(config: Config, kind: str) -> dict[str, Arm]:
     """Every way to train of a run, by name: those asked for, and each operation alone."""
-    known = {arm.name: arm for arm in arms(config.engine.settings, config.experiment.step_cost)}
+    known = {arm.name: arm for arm in arms(config.engine.settings(config.training.steps), config.experiment.step_cost)}
     found = [known[name] for name in config.experiment.arms]
     if config.experiment.retrain and config.upstream.name == "operations":
         found += [only(operation) for operation in named.operations_of(kind, config.upstream.operations)]
