@@ -24,3 +24,8 @@ def save_rows(path: Path, count: int, seed: int = 0) -> str:
 def network(shape: tuple[int, ...], classes: int) -> nn.Module:
     """One layer."""
     return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), classes))
+
+
+def wrong_network(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """One output too many."""
+    return network(shape, classes + 1)

@@ -51,7 +51,7 @@ from rayworks.systems.supervision.weak.adapters import AdapterBase, ClassExperts
 from rayworks.systems.supervision.weak.classifiers import fit_expert
 from rayworks.systems.supervision.weak.features import features_named
 from tests.conftest import FinishedRun
-from tests.small_augmentation import NETWORK, save_rows
+from tests.small_augmentation import save_rows
 from tests.small_headlines import headlines
 from tests.tiny_models import save_tiny_model
 
@@ -115,9 +115,9 @@ def simulated(subjects: int, items: int, seed: int = 0) -> np.ndarray:
 
 
 def augmentation(folder: Path, finished_runs: Runs) -> Arguments:
-    """Untrained models of digits and of a table, and one of a network of ours that is trusted."""
+    """Untrained models of digits and of a table."""
     arguments: Arguments = {}
-    sources = {"digits": "digits", "table": save_rows(folder / "rows.csv", 240), "own": "digits"}
+    sources = {"digits": "digits", "table": save_rows(folder / "rows.csv", 240)}
     for name, source in sources.items():
         section = {
             "data.source": source,
@@ -126,7 +126,6 @@ def augmentation(folder: Path, finished_runs: Runs) -> Arguments:
             "data.selection": 40,
             "training.width": 2,
         }
-        section |= {"training.network": NETWORK} if name == "own" else {}
         config = configs.resolve(AugmentationConfig, overrides=section)
         opened = AugmentationOpened(config, read_samples(source), 0)
         shape, classes = tuple(opened.splits.training.inputs.shape[1:]), opened.splits.classes
@@ -136,7 +135,6 @@ def augmentation(folder: Path, finished_runs: Runs) -> Arguments:
         exported = augmentation_export.exported_model(config, model, opened, card)
         augmentation_export.write_export(exported, _writer(folder / name))
         arguments[f"augmentation-{name}"] = {"export": str(folder / name), "limits": {"inputs": 4}}
-    arguments["augmentation-own"]["trusted"] = [NETWORK]
     return arguments
 
 

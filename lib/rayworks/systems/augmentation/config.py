@@ -35,13 +35,13 @@ class DataSection(Section):
         description="digits, mnist, fashion-mnist, cifar10-test, adult, sarcasm, keel:NAME, a table with a column label, "
         "an .npz of inputs and labels, hub:OWNER/NAME, or module:function that returns Samples",
     )
-    training: int | None = Field(600, ge=2, description="samples to train on, drawn by seed; null: all that are left")
+    training: int | None = Field(None, ge=2, description="samples to train on, drawn by seed; null: all that are left")
     trusted: int = Field(50, ge=2, description="samples whose labels are right, by which gains are measured")
     selection: int = Field(
         200, ge=2, description="samples of a second hold-out, by which the fall-back decides; trained on by no arm"
     )
     test: int | None = Field(None, ge=1, description="test samples; null: the source's own, or a fifth")
-    noise: float = Field(0.4, ge=0, lt=1, description="share of training labels made wrong on purpose, uniformly")
+    noise: float = Field(0.0, ge=0, lt=1, description="share of training labels made wrong on purpose, uniformly")
 
 
 class UpstreamSection(Section):
@@ -53,7 +53,7 @@ class UpstreamSection(Section):
         description="operations, rand-augment, auto-augment, or module:function (inputs, labels, generator) -> Views",
     )
     operations: tuple[str, ...] = Field(
-        ("identity",),
+        (),
         description="operations to draw from, such as rotate or paste of images, noise or cutmix of tables, dropout or "
         "synonyms of texts; none: the usual ones of the kind",
     )
@@ -92,7 +92,7 @@ class EngineSection(Section):
         RECIPE.gradient_average, ge=0, lt=1, description="share of earlier ones in the validation gradient"
     )
     gain_average: float = Field(
-        0.8,
+        RECIPE.gain_average,
         ge=0,
         lt=1,
         description="share of earlier ones in the gains of a row: for wrong labels; 0 for harmful views",
@@ -124,7 +124,7 @@ class EngineSection(Section):
 class TrainingSection(Section):
     """What all arms share."""
 
-    steps: int = Field(600, ge=1, description="steps of SGD, with a cosine's rate")
+    steps: int = Field(800, ge=1, description="steps of SGD, with a cosine's rate")
     batch: int = Field(64, ge=1, description="rows of a step")
     held: int = Field(16, ge=1, description="trusted rows of a validation gradient")
     balanced: bool = Field(False, description="validation batches with as many rows of each class")

@@ -19,6 +19,7 @@ from rayworks.systems.augmentation.data.splits import Part, Splits, split
 from rayworks.systems.augmentation.engine.validation import check_leakage
 from rayworks.systems.augmentation.training.arms import Arm, arms, only
 from rayworks.systems.augmentation.training.loop import TrainingSettings, online, pool, stored
+from rayworks.systems.augmentation.training.nets import network
 from rayworks.systems.augmentation.upstream import named
 from rayworks.systems.augmentation.upstream.embedded import Embedded, Encoder, embedded
 from rayworks.systems.augmentation.upstream.generated import generated_views, of_generated
@@ -57,14 +58,19 @@ def check_config(config: Config) -> None:
         if section.name != "operations" or section.folder is not None:
             raise ConfigError("upstream.name: texts have operations only; set it to operations, and no folder")
         return
-    if section.folder is not None:
-        if samples.kind != "images":
-            raise ConfigError(
-                f"upstream.folder: is for images, {config.data.source} holds rows of a table; leave it out"
-            )
-        return
-    rows = min(4, len(opened.splits.training))
-    opened.drawn()(torch.arange(rows), np.random.default_rng(0))
+    if section.folder is not None and samples.kind != "images":
+        raise ConfigError(f"upstream.folder: is for images, {config.data.source} holds rows of a table; leave it out")
+    rows, splits = min(4, len(opened.splits.training)), opened.splits
+    drawn = opened.drawn()(torch.arange(rows), np.random.default_rng(0))
+    shape, classes, training = tuple(splits.training.inputs.shape[1:]), len(splits.classes), config.training
+    made = network(shape, classes, training.width, 0, training.network).eval()
+    with torch.no_grad():
+        outputs = made(drawn.inputs)
+    if outputs.shape != (len(drawn.inputs), classes):
+        raise ConfigError(
+            f"training.network: gives {tuple(outputs.shape)} for {len(drawn.inputs)} rows; give a logit of each of {classes} "
+            "classes"
+        )
 
 
 class Opened:
