@@ -31,7 +31,7 @@ SPEC = SystemSpec(
             "SAFLEX",
             "placebo",
         ],
-        "experiment.seeds": 2,
+        "experiment.seeds": 3,
     },
     headline=(
         "accuracy_plain",

@@ -1,7 +1,8 @@
 """What a seed trains on: samples read once, their splits, and views of them."""
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any
@@ -162,4 +163,12 @@ def encoder() -> Encoder:
     """Of texts, loaded once a process."""
     from rayworks.lm.sentences import SentenceVectors
 
-    return SentenceVectors().of
+    vectors = SentenceVectors()
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        """Vectors whose features have a mean square of 1, as networks want them."""
+        found = vectors.of(texts)
+        scaled: np.ndarray = found * np.float32(math.sqrt(found.shape[1]))
+        return scaled
+
+    return encode

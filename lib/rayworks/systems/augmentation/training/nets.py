@@ -38,7 +38,11 @@ def network(shape: Sequence[int], classes: int, width: int, seed: int, name: str
 
 
 def _users(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
-    made = of_the_user("training.network", name, f"is unknown; give {OWN} or module:function")(shape, classes)
+    function = of_the_user("training.network", name, f"is unknown; give {OWN} or module:function")
+    try:
+        made = function(shape, classes)
+    except Exception as error:
+        raise ConfigError(f"training.network: {name!r} failed on {shape}, {classes} ({error})") from error
     if not isinstance(made, nn.Module):
         raise ConfigError(f"training.network: {name!r} returned a {type(made).__name__}; return a torch.nn.Module")
     return made
