@@ -113,18 +113,17 @@ def test_generated_images_are_drawn_by_their_row_and_those_of_the_test_never(tmp
     assert torch.equal(drawn.labels[:3], labels)
 
 
-def finding(rights: dict[str, list[str]], **settings: Any) -> Findings:
-    def one(right: str) -> dict[str, Any]:
-        return {"selection": {"right": right}, "test": {"accuracy": right.count("1") / len(right), "nll": 1.0}}
+def finding(losses: dict[str, list[list[float]]], **settings: Any) -> Findings:
+    def one(given: list[float]) -> dict[str, Any]:
+        return {"selection": {"losses": given}, "test": {"accuracy": 1 - float(np.mean(given)), "nll": 1.0}}
 
-    config = resolved(experiment__seeds=len(rights[UPSTREAM]), **settings)
-    return Findings(config, {"trained": {arm: [one(right) for right in values] for arm, values in rights.items()}})
+    config = resolved(experiment__seeds=len(losses[UPSTREAM]), **settings)
+    return Findings(config, {"trained": {arm: [one(part) for part in values] for arm, values in losses.items()}})
 
 
 def test_the_fall_back_asks_for_more_than_chance() -> None:
-    as_it_is = "1" * 50 + "0" * 50
-    little, much = "1" * 51 + "0" * 49, "1" * 70 + "0" * 30
-    worse = "0" * 100
+    as_it_is = [0.4, 0.6] * 50
+    little, much, worse = [0.4, 0.6] * 49 + [0.5, 0.4], [0.2, 0.3] * 50, [0.9] * 100
     assert finding({UPSTREAM: [as_it_is], ENGINE: [little], PLAIN: [worse]}).chosen == UPSTREAM
     assert finding({UPSTREAM: [as_it_is], ENGINE: [much], PLAIN: [worse]}).chosen == ENGINE
     assert finding({UPSTREAM: [as_it_is], ENGINE: [worse], PLAIN: [much]}).chosen == PLAIN
@@ -132,20 +131,21 @@ def test_the_fall_back_asks_for_more_than_chance() -> None:
     assert same.chosen == UPSTREAM, "a tie leaves the augmentation as it is"
     found = finding({UPSTREAM: [as_it_is] * 2, ENGINE: [much, worse], PLAIN: [worse] * 2})
     assert found.choices() == [ENGINE, UPSTREAM]
-    assert found.chosen_accuracies.tolist() == [0.7, 0.5]
+    assert found.chosen_accuracies.tolist() == pytest.approx([0.75, 0.5])
 
 
 def test_the_error_of_an_advantage_is_that_of_simulated_hold_outs() -> None:
-    """Paired rows: of 200 rows, one arm right with chance .8, the other .75 of them, dependent."""
+    """Paired rows, whose losses depend on how hard they are."""
     generator, found, errors = np.random.default_rng(3), [], []
-    for _ in range(300):
-        easy = generator.random(200)
-        words = [
-            "".join("01"[int(value)] for value in (easy + 0.1 * generator.random(200) < bound)) for bound in (0.8, 0.75)
-        ]
-        mean, error = finding({UPSTREAM: [words[1]], ENGINE: [words[0]], PLAIN: [words[1]]}).advantage(ENGINE, [0])
+    for _ in range(400):
+        hard = generator.exponential(size=200)
+        one, other = (hard * generator.uniform(0, 1, 200) + shift for shift in (0.0, 0.1))
+        mean, error = finding({UPSTREAM: [other.tolist()], ENGINE: [one.tolist()], PLAIN: [hard.tolist()]}).advantage(
+            ENGINE, [0]
+        )
         found.append(mean)
         errors.append(error)
+    assert np.mean(found) == pytest.approx(0.1, abs=0.02)
     assert np.mean(errors) == pytest.approx(np.std(found), rel=0.15)
 
 

@@ -62,7 +62,8 @@ class AugmentationActor:
         found = {"step": run.step, "steps": run.steps, "selection": run.evaluate(opened.splits.selection)}
         found |= {"events": run.engine.events if run.engine else [], "seconds": time.perf_counter() - began}
         if run.step >= run.steps:
-            found |= {"test": run.evaluate(opened.splits.test), "harm": run.tally.harm()}
+            test = run.evaluate(opened.splits.test)
+            found |= {"test": {name: test[name] for name in ("accuracy", "nll")}, "harm": run.tally.harm()}
             if run.engine and self._workers.rank == 0:
                 found |= self._opinion(run, number)
         return found

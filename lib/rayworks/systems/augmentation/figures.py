@@ -28,19 +28,23 @@ def arms(found: Mapping[str, tuple[float, np.ndarray]]) -> bytes:
     return drawing.png
 
 
-def operations(by_strength: Mapping[str, np.ndarray]) -> bytes:
-    """Mean score of the upstream label, operations (rows, the most harmful first) by strength; empty cells had no view."""
+def operations(by_strength: Mapping[str, np.ndarray], middle: float) -> bytes:
+    """Mean score of the upstream label less that of all views, operations (rows, the most harmful first) by strength.
+
+    Cells without a view are empty.
+    """
     with draw() as drawing:
         ax, names = drawing.ax, list(by_strength)
-        values = np.stack([by_strength[name] for name in names]) if names else np.zeros((1, 1))
-        bound = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
-        picture = ax.imshow(values, vmin=-bound or -1.0, vmax=bound or 1.0, cmap="RdBu", aspect="auto")
+        values = np.stack([by_strength[name] for name in names]) - middle if names else np.full((1, 1), np.nan)
         bins = values.shape[1]
+        seen = 1 + int(np.flatnonzero(np.isfinite(values).any(axis=0)).max(initial=0))
+        bound = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+        picture = ax.imshow(values[:, :seen], vmin=-bound, vmax=bound, cmap="RdBu", aspect="auto")
         ax.grid(visible=False)
         ax.set_yticks(range(len(names)), names)
-        ax.set_xticks(range(bins), [f"{at / bins:g} to {(at + 1) / bins:g}" for at in range(bins)])
-        ax.set(xlabel="strength", title="Which views help the trusted rows (blue), and which harm (red)")
-        drawing.figure.colorbar(picture, ax=ax, label="mean score")
+        ax.set_xticks(range(seen), [f"{at / bins:g} to {(at + 1) / bins:g}" for at in range(seen)])
+        ax.set(xlabel="strength", title="Better than the mean view (blue), and worse (red)")
+        drawing.figure.colorbar(picture, ax=ax, label=f"mean score, less that of all views ({middle:.3f})")
     return drawing.png
 
 

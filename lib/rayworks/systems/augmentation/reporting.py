@@ -64,9 +64,9 @@ def _verdict(found: Findings) -> Table:
     rows.append(
         ["taken by each seed's own hold-out", None, None, len(found.seeds), float(found.chosen_accuracies.mean())]
     )
-    columns = ("arm", "above upstream, second hold-out", "standard error", "seeds that take it", "test accuracy")
+    columns = ("arm", "nats below upstream, second hold-out", "standard error", "seeds that take it", "test accuracy")
     note = (
-        f"{VERDICTS[found.chosen]} An arm is taken where it is better there by {found.config.experiment.errors:g} standard "
+        f"{VERDICTS[found.chosen]} An arm is taken where its loss there is lower by {found.config.experiment.errors:g} standard "
         f"errors over {found.config.data.selection} rows a seed, on which no arm was trained."
     )
     return Table("What to do", columns, rows, note)
@@ -133,8 +133,8 @@ def _pictures(found: Findings, shown: Values, views: bytes) -> dict[str, tuple[b
             "given label, the one that the engine would give.",
         ),
         "operations.png": (
-            figures.operations(found.by_strength()),
-            "Mean score of views by operation and strength, all seeds.",
+            figures.operations(found.by_strength(), found.mean_score),
+            "Mean score of views by operation and strength, less that of all views, all seeds. Wrong labels lower all alike.",
         ),
         "labels.png": (
             figures.labels(found.sums("by_class"), classes),

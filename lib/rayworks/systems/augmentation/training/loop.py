@@ -140,7 +140,7 @@ class ArmRun:
 
     @torch.no_grad()
     def evaluate(self, part: Part) -> dict[str, Any]:
-        """``accuracy`` and ``nll``, mean negative log likelihood in nats, and of each row ``0`` or ``1``: is it ``right``.
+        """``accuracy`` and ``nll``, the mean negative log likelihood in nats, and those of each row as ``losses``.
 
         Raises:
             DataError: the part is empty.
@@ -149,13 +149,9 @@ class ArmRun:
             raise DataError("evaluation: the part holds no sample; give it some")
         self.model.eval()
         logits = torch.cat([self.model(self._there(rows)).cpu() for rows in torch.split(part.inputs, SCORED)])
-        right = logits.argmax(1) == part.labels
-        nll = F.cross_entropy(logits, part.labels)
-        return {
-            "accuracy": float(right.double().mean()),
-            "nll": float(nll),
-            "right": "".join("01"[one] for one in right),
-        }
+        losses = F.cross_entropy(logits.double(), part.labels, reduction="none")
+        accuracy = float((logits.argmax(1) == part.labels).double().mean())
+        return {"accuracy": accuracy, "nll": float(losses.mean()), "losses": losses.tolist()}
 
     def batch(self, step: int) -> tuple[Views, Tensor]:
         """The views of a step, of all workers, and their rows ``(B,)`` among the training and then the trusted rows."""
