@@ -1,8 +1,11 @@
 """Samples from every source, and splits that share nothing."""
 
+import gzip
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -46,7 +49,11 @@ def test_files_of_the_user(tmp_path: Path) -> None:
         ("a,label\n1,x\n2,\n", "row 1 has no label"),
         ("label\nx\ny\n", "no column beside 'label'"),
         ("a,label\n1,x\n2,x\n", "has 1 classes"),
+        ("a,label\n1,x\n2, \n", "row 1 has no label"),
+        ("word,label\n" + "".join(f"w{row},{row % 2}\n" for row in range(1001)), "column word holds over 1000 words"),
         ("", "cannot be read"),
+        ("a,label\n", "has no rows"),
+        ("a,label\n1,x,9\n", "row 1 has 3 cells, the header 2"),
     ):
         table.write_text(text)
         with pytest.raises(DataError, match=message):
@@ -64,6 +71,54 @@ def test_files_of_the_user(tmp_path: Path) -> None:
         read("keel:none")
     with pytest.raises(ConfigError, match="is unknown; give digits"):
         read("cifar100")
+
+
+TABLE = "age,colour,label\n1,red,yes\n2,blue,None\n?,,yes\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", TABLE.encode("utf-16")),
+        ("a.CSV", b"\xef\xbb\xbf" + TABLE.replace(",", ";").encode()),
+        ("a.tsv", TABLE.replace(",", "\t").encode()),
+        ("a.csv.gz", gzip.compress(TABLE.encode(), mtime=0)),
+        (
+            "a.jsonl",
+            b'{"age": 1, "colour": "red", "label": "yes"}\n{"age": 2, "colour": "blue", "label": "None"}\n'
+            b'{"age": null, "colour": "", "label": "yes"}\n',
+        ),
+        ("a.parquet", b""),
+    ],
+)
+def test_tables_of_every_kind_are_the_same_samples(tmp_path: Path, name: str, content: bytes) -> None:
+    """A number that is not there is the mean, a word that is not there its own value; a class may be called None."""
+    path = tmp_path / name
+    if name == "a.parquet":
+        columns = {"age": [1, 2, None], "colour": ["red", "blue", None], "label": ["yes", "None", "yes"]}
+        pd.DataFrame(columns).to_parquet(path)
+    else:
+        path.write_bytes(content)
+    found = read(str(path))
+    assert found.classes == ("None", "yes") and found.labels.tolist() == [1, 0, 1]
+    np.testing.assert_allclose(found.inputs[:, 0], [1, 2, 1.5])
+    assert sorted(found.inputs[:, 1:].T.tolist()) == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_labels_texts_and_numbers_of_odd_types(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"text": ["a", None, "NA"], "label": [1.0, 0.0, 1.0]}).to_parquet(path)
+    found = read(str(path))
+    assert found.inputs.tolist() == ["a", "", "NA"] and found.classes == ("0.0", "1.0")
+    days = pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-01"])
+    columns = {"on": [True, False, True], "day": days, "none": [None] * 3, "price": [Decimal("1.5"), Decimal(2), None]}
+    pd.DataFrame({**columns, "label": [True, False, True]}).to_parquet(path)
+    found = read(str(path))
+    assert found.classes == ("False", "True") and found.kind == "table"
+    assert np.unique(found.inputs).tolist() == [0, 1, 1.5, 1.75, 2]
+    pd.DataFrame({"a": [1, 2], "label": [1.0, None]}).to_parquet(path)
+    with pytest.raises(DataError, match="row 1 has no label"):
+        read(str(path))
 
 
 def own() -> Samples:
