@@ -267,6 +267,15 @@ def test_bad_validation_rows_are_named() -> None:
         ValidationBatches(rows, torch.ones(3, dtype=torch.long), 2, 0)
     with pytest.raises(DataError, match=r"3 labels, inputs of \[2\] rows"):
         ValidationBatches(rows[:2], torch.arange(3), 2, 0)
+    odd: list[tuple[Any, Any, str]] = [
+        (rows, [0, 1, 0], "list"),
+        (rows.numpy(), torch.arange(3), "ndarray"),
+        ({"x": rows, "training": True}, torch.arange(3), "bool"),
+        ((rows, torch.tensor(1.0)), torch.arange(3), "Tensor"),
+    ]
+    for inputs, labels, kind in odd:
+        with pytest.raises(DataError, match=f"holds a {kind} without rows of its own; give tensors"):
+            ValidationBatches(inputs, labels, 2, 0)
     with pytest.raises(DataError, match="0 labels"):
         ValidationBatches(rows[:0], torch.arange(0), 2, 0)
     with pytest.raises(ConfigError, match="validation batch: is 0"):

@@ -1,6 +1,9 @@
 """Gains by every backend: equal to explicit gradients, true to what a step does, and without a trace in the model."""
 
 import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -279,6 +282,50 @@ def test_frozen_parameters_have_no_share_and_mappings_are_read() -> None:
     for backend in ("jvp", "double_backward", "finite_diff", "last_layer"):
         found = outputs_and_slopes(Named(), {"values": inputs}, renamed, backend)[1]
         torch.testing.assert_close(found, outputs_and_slopes(model, (inputs,), gradient)[1], rtol=1e-6, atol=1e-9)
+
+
+class Wrapped(nn.Module):
+    """A module of which only the output differs."""
+
+    def __init__(self, wrap: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.inner, self.wrap = nn.Linear(5, 3).double(), wrap
+
+    def forward(self, inputs: Tensor) -> object:
+        return self.wrap(self.inner(inputs))
+
+
+class WithLogits(NamedTuple):
+    logits: Tensor
+    hidden: Tensor
+
+
+@pytest.mark.parametrize("backend", [*AGREEMENT, "last_layer"])
+@pytest.mark.parametrize(
+    "wrap", [lambda z: {"logits": z}, lambda z: WithLogits(z, z), lambda z: SimpleNamespace(logits=z)]
+)
+def test_outputs_may_have_their_logits_under_that_name(wrap: Callable[[Tensor], object], backend: Backend) -> None:
+    torch.manual_seed(0)
+    model, inputs, labels = Wrapped(wrap), torch.rand(4, 5).double(), torch.arange(4) % 3
+    gradient = gradient_of(model, inputs, labels)
+    plain = {name.removeprefix("inner."): part for name, part in gradient.items()}
+    found = outputs_and_slopes(model, inputs, gradient, backend)[1]
+    torch.testing.assert_close(found, outputs_and_slopes(model.inner, inputs, plain)[1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "what"),
+    [
+        (lambda z: (z, z), "a tuple"),
+        (lambda z: {"scores": z}, "a dict"),
+        (lambda z: z[:, 0], r"\(4,\)"),
+        (lambda z: WithLogits(z[0], z), r"\(3,\)"),
+        (lambda z: None, "a NoneType"),
+    ],
+)
+def test_outputs_of_two_meanings_are_refused(wrap: Callable[[Tensor], object], what: str) -> None:
+    with pytest.raises(DataError, match=rf"model: its output is {what}; give a module whose output is .*as its logits"):
+        outputs_of(Wrapped(wrap), torch.rand(4, 5).double())
 
 
 def test_gains_are_normalised_by_batch_or_row() -> None:
