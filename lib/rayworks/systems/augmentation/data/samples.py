@@ -27,7 +27,8 @@ class Samples:
     """Inputs with one class each.
 
     Raises:
-        DataError: parts differ in length, there is no sample or one class only, or a value is not finite.
+        DataError: parts differ in length or are of another kind, there is no sample or one class only, a label is none of
+            the classes, or a value is not finite.
     """
 
     inputs: np.ndarray
@@ -45,6 +46,15 @@ class Samples:
             )
         if len(np.unique(self.labels)) < 2 or len(self.classes) > MOST_CLASSES:
             raise DataError(f"data.source: has {len(self.classes)} classes; give 2 to {MOST_CLASSES} of them")
+        wrong = (self.labels < 0) | (self.labels >= len(self.classes))
+        if self.labels.dtype.kind not in "iu" or wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(
+                f"data.source: row {row} has label {self.labels[row]}; give a whole number for each class, from 0"
+            )
+        if self.inputs.ndim not in (1, 2, 4) or (self.inputs.dtype.kind in "UO") != (self.kind == "texts"):
+            shape, kind = self.inputs.shape, self.inputs.dtype
+            raise DataError(f"data.source: inputs are {shape} {kind}; give (n, columns), (n, C, H, W) or texts (n,)")
         if self.kind != "texts" and not np.isfinite(self.inputs).all():
             row = int(np.flatnonzero(~np.isfinite(self.inputs).reshape(len(self.inputs), -1).all(1))[0])
             raise DataError(f"data.source: row {row} holds a value that is not finite; fill or drop it")
@@ -160,16 +170,14 @@ def _table(source: str) -> Samples:
 def _arrays(source: str) -> Samples:
     try:
         with np.load(Path(source).expanduser(), allow_pickle=False) as file:
-            inputs, names = file["inputs"], file["labels"]
+            inputs, names = np.atleast_1d(file["inputs"]), file["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"data.source {source!r}: cannot be read ({error}); store arrays inputs and labels") from None
-    if inputs.dtype == np.uint8:
-        inputs = inputs.astype(np.float32) / 255
+    if inputs.dtype.kind != "U":
+        inputs = inputs.astype(np.float32) / (255 if inputs.dtype == np.uint8 else 1)
     inputs = inputs[:, None] if inputs.ndim == 3 else inputs
-    if inputs.ndim not in (2, 4):
-        raise DataError(f"data.source {source!r}: inputs are {inputs.shape}; give (n, columns) or (n, C, H, W)")
     classes, labels = np.unique(names, return_inverse=True)
-    return Samples(inputs.astype(np.float32), labels.reshape(-1).astype(np.int64), tuple(map(str, classes)))
+    return Samples(inputs, labels.reshape(-1).astype(np.int64), tuple(map(str, classes)))
 
 
 KNOWN: dict[str, Callable[[], Samples]] = {
