@@ -92,7 +92,7 @@ def outputs_and_slopes(
             with differentiable_kernels(device):
                 if backend == "one_sided":
                     beside = _call_apart(model, inputs, draws)
-                    return _one_sided(beside, own, gradient, outputs_of(model, inputs))
+                    return _one_sided(beside, own, gradient, lambda: outputs_of(model, inputs))
                 return method(lambda values: outputs_of(model, inputs, values), own, gradient)
         outputs = None if apart else outputs_of(model, inputs)
         with differentiable_kernels(device), torch.no_grad():
@@ -175,13 +175,14 @@ def _differences(call: _Call, own: Gradient, gradient: Mapping[str, Tensor]) -> 
 
 
 def _one_sided(
-    call: _Call, own: Gradient, gradient: Mapping[str, Tensor], outputs: Tensor | None = None
+    call: _Call, own: Gradient, gradient: Mapping[str, Tensor], training: Callable[[], Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """By the outputs given, where they are known, and one pass a step away."""
+    """By one pass a step away, whose memory is free again when the training pass is made, if there is one."""
     step = _along(own, gradient, ONE_SIDED_STEP)
     with torch.no_grad():
-        here = call(own) if outputs is None else outputs
-        return here, (call({name: value + step * gradient[name] for name, value in own.items()}) - here) / step
+        there = call({name: value + step * gradient[name] for name, value in own.items()})
+    here = training() if training else call(own)
+    return here, (there - here.detach()) / step
 
 
 def _along(own: Gradient, gradient: Mapping[str, Tensor], lengths: Mapping[torch.dtype, float]) -> Tensor:
