@@ -1,10 +1,15 @@
 """Samples from every source, and splits that share nothing."""
 
+import gzip
+from decimal import Decimal
 from pathlib import Path
 
+import datasets as hub
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.augmentation.data.samples import Samples, read
@@ -46,7 +51,11 @@ def test_files_of_the_user(tmp_path: Path) -> None:
         ("a,label\n1,x\n2,\n", "row 1 has no label"),
         ("label\nx\ny\n", "no column beside 'label'"),
         ("a,label\n1,x\n2,x\n", "has 1 classes"),
+        ("a,label\n1,x\n2, \n", "row 1 has no label"),
+        ("word,label\n" + "".join(f"w{row},{row % 2}\n" for row in range(1001)), "column word holds over 1000 words"),
         ("", "cannot be read"),
+        ("a,label\n", "has no rows"),
+        ("a,label\n1,x,9\n", "row 1 has 3 cells, the header 2"),
     ):
         table.write_text(text)
         with pytest.raises(DataError, match=message):
@@ -55,8 +64,13 @@ def test_files_of_the_user(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="store arrays inputs and labels"):
         read(str(arrays))
     np.savez(arrays, inputs=np.zeros(3), labels=np.arange(3))
-    with pytest.raises(DataError, match=r"give \(n, columns\)"):
+    with pytest.raises(DataError, match=r"inputs are \(3,\) float32; give \(n, columns\), \(n, C, H, W\)"):
         read(str(arrays))
+    np.savez(arrays, inputs=np.array(1.0), labels=np.arange(2))
+    with pytest.raises(DataError, match="1 inputs and 2 labels"):
+        read(str(arrays))
+    np.savez(arrays, inputs=np.array(["hello", "bye"]), labels=np.arange(2))
+    assert read(str(arrays)).kind == "texts"
     np.savez(arrays, inputs=np.array([[1.0], [np.nan]]), labels=np.arange(2))
     with pytest.raises(DataError, match="row 1 holds a value"):
         read(str(arrays))
@@ -64,6 +78,103 @@ def test_files_of_the_user(tmp_path: Path) -> None:
         read("keel:none")
     with pytest.raises(ConfigError, match="is unknown; give digits"):
         read("cifar100")
+
+
+TABLE = "age,colour,label\n1,red,yes\n2,blue,None\n?,,yes\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", TABLE.encode("utf-16")),
+        ("a.CSV", b"\xef\xbb\xbf" + TABLE.replace(",", ";").encode()),
+        ("a.tsv", TABLE.replace(",", "\t").encode()),
+        ("a.csv.gz", gzip.compress(TABLE.encode(), mtime=0)),
+        (
+            "a.jsonl",
+            b'{"age": 1, "colour": "red", "label": "yes"}\n{"age": 2, "colour": "blue", "label": "None"}\n'
+            b'{"age": null, "colour": "", "label": "yes"}\n',
+        ),
+        ("a.parquet", b""),
+    ],
+)
+def test_tables_of_every_kind_are_the_same_samples(tmp_path: Path, name: str, content: bytes) -> None:
+    """A number that is not there is the mean, a word that is not there its own value; a class may be called None."""
+    path = tmp_path / name
+    if name == "a.parquet":
+        columns = {"age": [1, 2, None], "colour": ["red", "blue", None], "label": ["yes", "None", "yes"]}
+        pd.DataFrame(columns).to_parquet(path)
+    else:
+        path.write_bytes(content)
+    found = read(str(path))
+    assert found.classes == ("None", "yes") and found.labels.tolist() == [1, 0, 1]
+    np.testing.assert_allclose(found.inputs[:, 0], [1, 2, 1.5])
+    assert sorted(found.inputs[:, 1:].T.tolist()) == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_labels_texts_and_numbers_of_odd_types(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"text": ["a", None, "NA"], "label": [1.0, 0.0, 1.0]}).to_parquet(path)
+    found = read(str(path))
+    assert found.inputs.tolist() == ["a", "", "NA"] and found.classes == ("0.0", "1.0")
+    days = pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-01"])
+    columns = {"on": [True, False, True], "day": days, "none": [None] * 3, "price": [Decimal("1.5"), Decimal(2), None]}
+    pd.DataFrame({**columns, "label": [True, False, True]}).to_parquet(path)
+    found = read(str(path))
+    assert found.classes == ("False", "True") and found.kind == "table"
+    assert np.unique(found.inputs).tolist() == [0, 1, 1.5, 1.75, 2]
+    pd.DataFrame({"a": [1, 2], "label": [1.0, None]}).to_parquet(path)
+    with pytest.raises(DataError, match="row 1 has no label"):
+        read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "message"),
+    [
+        (np.zeros((3, 2)), np.array([0, 1, -1]), "row 2 has label -1; give a whole number for each class"),
+        (np.zeros((3, 2)), np.array([0, 2, 1]), "row 1 has label 2"),
+        (np.zeros((3, 2)), np.array([0.0, 1.0, 1.0]), "row 0 has label 0.0; give a whole number"),
+        (np.zeros((3, 4, 4)), np.array([0, 1, 1]), r"inputs are \(3, 4, 4\) float64"),
+        (np.zeros(3), np.array([0, 1, 1]), r"inputs are \(3,\) float64"),
+        (np.full((3, 2), "x"), np.array([0, 1, 1]), r"inputs are \(3, 2\) <U1; give "),
+    ],
+)
+def test_samples_of_no_kind_are_named(inputs: np.ndarray, labels: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Samples(inputs, labels, ("a", "b"))
+
+
+def hub_folder(folder: Path, **splits: list[int]) -> str:
+    """A data set as a hub stores it: grey pictures whose every pixel is a number of its own, and names of classes."""
+    features = hub.Features({"image": hub.Image(), "label": hub.ClassLabel(names=["none", "benign", "malignant"])})
+    for name, labels in splits.items():
+        pictures = [Image.fromarray(np.full((5, 4), 10 * row, np.uint8)) for row in range(len(labels))]
+        table = hub.Dataset.from_dict({"image": pictures, "label": labels}, features)
+        table.to_parquet(folder / f"{name}-00000-of-00001.parquet")
+    return f"hub:{folder}"
+
+
+def test_pictures_of_a_hub_without_a_network(tmp_path: Path) -> None:
+    """As MedMNIST's are stored; the test samples are the source's own, or else its validation samples."""
+    found = read(hub_folder(tmp_path / "all", train=[0, 1, 2, 1], validation=[1], test=[2, 0]))
+    assert found.inputs.shape == (6, 1, 5, 4) and found.kind == "images" and found.test == 2
+    assert found.labels.tolist() == [0, 1, 2, 1, 2, 0] and found.classes == ("none", "benign", "malignant")
+    np.testing.assert_allclose(found.inputs[:, 0, 0, 0], np.array([0, 10, 20, 30, 0, 10]) / 255, rtol=1e-6)
+    assert len(split(found, 0, training=None, trusted=1, selection=0).test) == 2
+    assert read(hub_folder(tmp_path / "held", train=[0, 1, 2], validation=[1])).test == 1
+    assert read(hub_folder(tmp_path / "one", train=[0, 1, 2])).test == 0
+    with pytest.raises(DataError, match="row 3 has label -1"):
+        read(hub_folder(tmp_path / "hidden", train=[0, 1, 2], test=[-1]))
+    with pytest.raises(DataError, match="has no split train; it has test"):
+        read(hub_folder(tmp_path / "bare", test=[0, 1]))
+    hub.Dataset.from_dict({"pixels": [1, 2]}).to_parquet(tmp_path / "odd" / "train.parquet")
+    with pytest.raises(DataError, match="needs an image and a class label column; it has pixels"):
+        read(f"hub:{tmp_path / 'odd'}")
+
+
+def test_a_hub_that_cannot_be_reached_is_no_fault_of_the_data() -> None:
+    with pytest.raises(ConnectionError):
+        read("hub:nobody/medmnist")
 
 
 def own() -> Samples:

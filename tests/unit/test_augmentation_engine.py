@@ -1,7 +1,7 @@
 """The engine over steps: when it begins and stops, what it keeps, what it refuses."""
 
 import copy
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.augmentation.engine.gain_averages import GainAverages
 from rayworks.systems.augmentation.engine.losses import Classification, Contrastive, MultiLabel, Regression
 from rayworks.systems.augmentation.engine.saflex import Saflex
-from rayworks.systems.augmentation.engine.settings import EngineSettings, l2rw, meta_weight_net
+from rayworks.systems.augmentation.engine.settings import Backend, EngineSettings, l2rw, meta_weight_net
 from rayworks.systems.augmentation.engine.validation import ValidationBatches, check_leakage, leaked
 from rayworks.systems.augmentation.plug_in.sources import weigher
 from tests.blobs import Blobs, blobs, perceptron
@@ -175,7 +175,7 @@ def test_greedy_labels_collapse_and_are_stopped(data: Blobs) -> None:
     assert torch.equal(weighed.labels, weighed.upstream) and not saflex.acting
 
 
-@pytest.mark.parametrize("backend", ["jvp", "double_backward", "finite_diff", "last_layer"])
+@pytest.mark.parametrize("backend", get_args(Backend))
 def test_batch_statistics_move_once_a_step(backend: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3))
@@ -267,6 +267,15 @@ def test_bad_validation_rows_are_named() -> None:
         ValidationBatches(rows, torch.ones(3, dtype=torch.long), 2, 0)
     with pytest.raises(DataError, match=r"3 labels, inputs of \[2\] rows"):
         ValidationBatches(rows[:2], torch.arange(3), 2, 0)
+    odd: list[tuple[Any, Any, str]] = [
+        (rows, [0, 1, 0], "list"),
+        (rows.numpy(), torch.arange(3), "ndarray"),
+        ({"x": rows, "training": True}, torch.arange(3), "bool"),
+        ((rows, torch.tensor(1.0)), torch.arange(3), "Tensor"),
+    ]
+    for inputs, labels, kind in odd:
+        with pytest.raises(DataError, match=f"holds a {kind} without rows of its own; give tensors"):
+            ValidationBatches(inputs, labels, 2, 0)
     with pytest.raises(DataError, match="0 labels"):
         ValidationBatches(rows[:0], torch.arange(0), 2, 0)
     with pytest.raises(ConfigError, match="validation batch: is 0"):
@@ -306,7 +315,7 @@ class Shared(nn.Module):
         return self.out(self.encoder(inputs))
 
 
-@pytest.mark.parametrize("backend", ["jvp", "double_backward", "finite_diff", "last_layer"])
+@pytest.mark.parametrize("backend", get_args(Backend))
 def test_a_layer_with_two_names_stays_the_optimisers(backend: Any) -> None:
     data = blobs(rows=64, wrong=0.3, seed=0)
     model = Shared()

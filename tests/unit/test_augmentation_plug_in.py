@@ -100,6 +100,67 @@ def test_lightning(data: Blobs, upstream: float, tmp_path: Path) -> None:
         lightning_callback(saflex).on_train_batch_start(trainer, module, (data.inputs, data.labels), 0)
 
 
+def taken(batch: Any, **where: Any) -> tuple[Any, Tensor | None]:
+    """A batch after the callback, and the source ids that the engine was given."""
+    pytest.importorskip("pytorch_lightning")
+    given: list[Tensor | None] = []
+
+    class Engine:
+        def targets(self, model: Any, inputs: Tensor, labels: Tensor, sources: Tensor | None) -> Tensor:
+            given.append(sources)
+            return F.one_hot(labels, 3).float()
+
+    lightning_callback(Engine(), **where).on_train_batch_start(None, nn.Linear(2, 3), batch, 0)
+    return batch, given[0]
+
+
+ROWS, CODES, IDS = torch.rand(4, 2), torch.tensor([0, 1, 2, 0]), torch.tensor([7, 3, 1, 9])
+
+
+@pytest.mark.parametrize(
+    ("batch", "where", "ids", "left"),
+    [
+        ([ROWS, CODES], {}, None, 2),
+        ([ROWS, CODES, IDS], {}, IDS, 2),
+        ([ROWS, CODES, IDS, torch.rand(4)], {"sources": 2}, IDS, 3),
+        ([ROWS, CODES, torch.rand(4)], {}, None, 3),
+        ([ROWS, CODES, torch.zeros(4, 9, dtype=torch.long)], {}, None, 3),
+        ([ROWS, CODES, ["a", "b", "c", "d"]], {}, None, 3),
+        ([CODES, ROWS], {"inputs": 1, "labels": 0}, None, 2),
+        ({"x": ROWS, "y": CODES}, {"inputs": "x", "labels": "y"}, None, 2),
+        ({"x": ROWS, "y": CODES, "source": IDS}, {"inputs": "x", "labels": "y"}, IDS, 2),
+        ({"x": ROWS, "y": CODES, "source": ["web"] * 4}, {"inputs": "x", "labels": "y"}, None, 3),
+        ({"x": ROWS, "y": CODES, "row": IDS}, {"inputs": "x", "labels": "y", "sources": "row"}, IDS, 2),
+    ],
+)
+def test_source_ids_are_taken_out_of_a_batch_and_nothing_else(
+    batch: Any, where: dict[str, Any], ids: Tensor | None, left: int
+) -> None:
+    found, given = taken(type(batch)(batch), **where)
+    assert given is ids and len(found) == left
+    assert found[where.get("labels", 1)].shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "where", "message"),
+    [
+        ({"x": ROWS, "y": CODES}, {}, r"inputs: are at 0, and the batch has 'x', 'y'; say where the inputs are"),
+        (
+            {"x": ROWS, "y": CODES},
+            {"inputs": "x", "labels": "label"},
+            r"labels: are at 'label', and the batch has 'x', 'y'",
+        ),
+        ({"x": ROWS, "y": CODES}, {"inputs": "x", "labels": "y", "sources": "id"}, r"sources: are at 'id'"),
+        ([ROWS], {}, "labels: are at 1, and the batch has 1 parts"),
+        ([ROWS, CODES], {"inputs": "x"}, "inputs: are at 'x', and the batch has 2 parts"),
+        ([ROWS, CODES], {"sources": 2}, "sources: are at 2, and the batch has 2 parts"),
+    ],
+)
+def test_places_that_a_batch_lacks_are_named(batch: Any, where: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        taken(type(batch)(batch), **where)
+
+
 class Named(nn.Module):
     """A model as the Trainer knows them, whose own loss takes class numbers."""
 
@@ -143,6 +204,8 @@ def test_the_trainer(data: Blobs, upstream: float, tmp_path: Path) -> None:
     trainer.saflex = weigher(data.validation, SETTINGS, sources=len(items))
     # The validation rows are given by the model's own argument.
     trainer.saflex = weigher(({"x": data.validation[0]}, data.validation[1]), SETTINGS, sources=len(items))
+    with pytest.raises(ConfigError, match="label: are at 'labels', and the batch has 'x'"):
+        trainer.compute_loss(model, {"x": data.inputs[:4]})
     trainer.train()
     assert accuracy(model.net, data) > upstream + BETTER
     assert trainer.evaluate()["eval_loss"] > 0

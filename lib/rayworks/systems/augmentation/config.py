@@ -83,7 +83,7 @@ class EngineSection(Section):
     floor: float = Field(RECIPE.floor, ge=0, lt=1, description="least weight")
     learn: Literal["both", "labels", "weights"] = Field(RECIPE.learn, description="parts that are learned")
     normalise: Literal["none", "rms", "row"] = Field(RECIPE.normalise, description="unit of the gains")
-    backend: Literal["jvp", "double_backward", "finite_diff", "last_layer"] = Field(
+    backend: Literal["jvp", "double_backward", "finite_diff", "one_sided", "last_layer"] = Field(
         RECIPE.backend, description="how slopes are computed; last_layer is an approximation"
     )
     head: str = Field(RECIPE.head, description="last_layer: name of the layer; empty: the last one")

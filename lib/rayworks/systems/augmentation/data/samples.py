@@ -13,10 +13,13 @@ import pandas as pd
 from rayworks.core import datasets, pictures
 from rayworks.core.errors import DataError
 from rayworks.core.registry import of_the_user
+from rayworks.core.tables import SUFFIXES, read_table, suffix_of
 
 Kind = Literal["images", "table", "texts"]
 KEEL = "keel:"
 MOST_CLASSES = 1000
+MISSING = ("", "?", "NA", "N/A", "nan", "NaN", "None", "null")
+"""Words for a number that is not there."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Samples:
     """Inputs with one class each.
 
     Raises:
-        DataError: parts differ in length, there is no sample or one class only, or a value is not finite.
+        DataError: parts differ in length or are of another kind, there is no sample or one class only, a label is none of
+            the classes, or a value is not finite.
     """
 
     inputs: np.ndarray
@@ -42,6 +46,15 @@ class Samples:
             )
         if len(np.unique(self.labels)) < 2 or len(self.classes) > MOST_CLASSES:
             raise DataError(f"data.source: has {len(self.classes)} classes; give 2 to {MOST_CLASSES} of them")
+        wrong = (self.labels < 0) | (self.labels >= len(self.classes))
+        if self.labels.dtype.kind not in "iu" or wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(
+                f"data.source: row {row} has label {self.labels[row]}; give a whole number for each class, from 0"
+            )
+        if self.inputs.ndim not in (1, 2, 4) or (self.inputs.dtype.kind in "UO") != (self.kind == "texts"):
+            shape, kind = self.inputs.shape, self.inputs.dtype
+            raise DataError(f"data.source: inputs are {shape} {kind}; give (n, columns), (n, C, H, W) or texts (n,)")
         if self.kind != "texts" and not np.isfinite(self.inputs).all():
             row = int(np.flatnonzero(~np.isfinite(self.inputs).reshape(len(self.inputs), -1).all(1))[0])
             raise DataError(f"data.source: row {row} holds a value that is not finite; fill or drop it")
@@ -53,9 +66,10 @@ class Samples:
 
 
 def read(source: str) -> Samples:
-    """All samples of a source: digits, mnist, fashion-mnist, cifar10-test, adult, sarcasm, ``keel:NAME``, a .csv with a
-    column ``label`` (and ``text``, or else columns of features), an .npz of ``inputs`` and ``labels``, ``hub:OWNER/NAME``
-    such as those of MedMNIST, or ``module:function`` of the user's own that returns :class:`Samples`.
+    """All samples of a source: digits, mnist, fashion-mnist, cifar10-test, adult, sarcasm, ``keel:NAME``, a table (see
+    :func:`read_table`) with a column ``label`` (and ``text``, or else columns of features), an .npz of ``inputs`` and
+    ``labels``, ``hub:OWNER/NAME`` such as those of MedMNIST, or ``module:function`` of the user's own that returns
+    :class:`Samples`.
 
     Raises:
         ConfigError: there is no such source.
@@ -67,14 +81,12 @@ def read(source: str) -> Samples:
         return _keel(source.removeprefix(KEEL))
     if source.startswith("hub:"):
         return _hub(source)
-    if source.endswith(".csv"):
-        return _csv(source)
+    if suffix_of(source):
+        return _table(source)
     if source.endswith(".npz"):
         return _arrays(source)
-    names = ", ".join(KNOWN)
-    function = of_the_user(
-        "data.source", source, f"is unknown; give {names}, keel:NAME, a .csv or .npz, or module:function"
-    )
+    choices = ", ".join((*KNOWN, "keel:NAME", "hub:OWNER/NAME", *SUFFIXES, ".npz"))
+    function = of_the_user("data.source", source, f"is unknown; give {choices} or module:function")
     found = function()
     if not isinstance(found, Samples):
         raise DataError(f"data.source {source!r}: returned a {type(found).__name__}; return Samples")
@@ -102,23 +114,30 @@ def _hub(source: str) -> Samples:
     return _pictured(splits["train"], *([] if held is None else [held]))
 
 
-def _tabular(table: pd.DataFrame, label: str, source: str) -> Samples:
-    """Numbers as they are, one column for each value of the others; what is missing is the mean, and a value of its own."""
-    classes, labels = np.unique(table[label].astype(str).str.strip(), return_inverse=True)
-    features = table.drop(columns=label)
-    numbers = features.select_dtypes("number")
-    words = features.drop(columns=numbers.columns)
-    parts = [numbers.fillna(numbers.mean()).fillna(0.0).to_numpy(np.float32)]
-    if words.shape[1]:
-        parts.append(pd.get_dummies(words.astype(str)).to_numpy(np.float32))
-    if not sum(part.shape[1] for part in parts):
+def _labelled(table: pd.DataFrame, label: str, source: str) -> Samples:
+    """Texts, or numbers as they are and one column for each word; what is missing is the mean, and a word of its own."""
+    if table.shape[1] < 2:
         raise DataError(f"data.source {source!r}: has no column beside {label!r}; give features")
-    return Samples(np.concatenate(parts, 1), labels.reshape(-1).astype(np.int64), tuple(map(str, classes)))
+    classes, names = np.unique(table[label].astype(str).str.strip(), return_inverse=True)
+    labels, features = names.reshape(-1).astype(np.int64), table.drop(columns=label)
+    if "text" in features:
+        return Samples(features["text"].fillna("").astype(str).to_numpy(str), labels, tuple(map(str, classes)))
+    for name in [name for name in features if not pd.api.types.is_numeric_dtype(features[name])]:
+        cells = features[name].astype(str).str.strip()
+        given = features[name].notna() & ~cells.isin(MISSING)
+        values = pd.to_numeric(cells.where(given), errors="coerce")
+        features[name] = values if values.notna().equals(given) else cells.where(given, "")
+        if features[name].dtype != values.dtype and cells.nunique() > MOST_CLASSES:
+            raise DataError(
+                f"data.source {source!r}: column {name} holds over {MOST_CLASSES} words; drop or group them"
+            )
+    filled = features.fillna(features.mean(numeric_only=True)).fillna(0.0)
+    return Samples(pd.get_dummies(filled).to_numpy(np.float32), labels, tuple(map(str, classes)))
 
 
 def _adult() -> Samples:
     table = pd.read_parquet(datasets.fetch("adult"))
-    return _tabular(table, str(table.columns[-1]), "adult")
+    return _labelled(table, str(table.columns[-1]), "adult")
 
 
 def _keel(name: str) -> Samples:
@@ -129,12 +148,7 @@ def _keel(name: str) -> Samples:
         raise DataError(f"data.source 'keel:{name}': unknown; choose one of {names}")
     rows = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("@")]
     table = pd.DataFrame([[value.strip() for value in row.split(",")] for row in rows])
-    label = table.columns[-1]
-    for column in table.columns[:-1]:
-        number = pd.to_numeric(table[column].replace("?", np.nan), errors="coerce")
-        if number.notna().sum() == (table[column] != "?").sum():
-            table[column] = number
-    return _tabular(table, label, f"keel:{name}")
+    return _labelled(table, table.columns[-1], f"keel:{name}")
 
 
 def _sarcasm() -> Samples:
@@ -143,34 +157,27 @@ def _sarcasm() -> Samples:
     return Samples(np.array([row["input"][-1]["content"] for row in rows]), labels, ("sincere", "sarcastic"))
 
 
-def _csv(source: str) -> Samples:
-    try:
-        table = pd.read_csv(Path(source).expanduser())
-    except (OSError, ValueError) as error:
-        raise DataError(f"data.source {source!r}: cannot be read ({error}); give a table with a header") from None
+def _table(source: str) -> Samples:
+    table = read_table(source, "data.source")
     if "label" not in table:
         raise DataError(f"data.source {source!r}: has no column label; it has {', '.join(map(str, table.columns))}")
-    if table["label"].isna().any():
-        raise DataError(f"data.source {source!r}: row {int(table['label'].isna().argmax())} has no label; give it one")
-    if "text" not in table:
-        return _tabular(table, "label", source)
-    classes, labels = np.unique(table["label"].astype(str), return_inverse=True)
-    return Samples(table["text"].astype(str).to_numpy(str), labels.astype(np.int64), tuple(map(str, classes)))
+    bare = table["label"].isna() | (table["label"].astype(str).str.strip() == "")
+    if bare.any():
+        raise DataError(f"data.source {source!r}: row {int(bare.argmax())} has no label; give it one")
+    return _labelled(table, "label", source)
 
 
 def _arrays(source: str) -> Samples:
     try:
         with np.load(Path(source).expanduser(), allow_pickle=False) as file:
-            inputs, names = file["inputs"], file["labels"]
+            inputs, names = np.atleast_1d(file["inputs"]), file["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"data.source {source!r}: cannot be read ({error}); store arrays inputs and labels") from None
-    if inputs.dtype == np.uint8:
-        inputs = inputs.astype(np.float32) / 255
+    if inputs.dtype.kind != "U":
+        inputs = inputs.astype(np.float32) / (255 if inputs.dtype == np.uint8 else 1)
     inputs = inputs[:, None] if inputs.ndim == 3 else inputs
-    if inputs.ndim not in (2, 4):
-        raise DataError(f"data.source {source!r}: inputs are {inputs.shape}; give (n, columns) or (n, C, H, W)")
     classes, labels = np.unique(names, return_inverse=True)
-    return Samples(inputs.astype(np.float32), labels.reshape(-1).astype(np.int64), tuple(map(str, classes)))
+    return Samples(inputs, labels.reshape(-1).astype(np.int64), tuple(map(str, classes)))
 
 
 KNOWN: dict[str, Callable[[], Samples]] = {

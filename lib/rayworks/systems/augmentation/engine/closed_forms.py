@@ -57,11 +57,12 @@ def scaled_weights(raw: Tensor, settings: EngineSettings, trusted: Tensor | None
         trusted: ``(B,)``, rows that keep a weight of 1 before scaling.
     """
     free = torch.ones_like(raw) if trusted is None else (~trusted).to(raw.dtype)
-    unit = 1.0 if settings.rule == "hard" else _ratio(raw * free, free)
-    weights = settings.floor + (1 - settings.floor) * raw / unit
-    weights = torch.where(free > 0, weights, torch.ones_like(weights))
-    seen = torch.where(free > 0, raw, torch.ones_like(raw))
-    vanished = seen.mean() <= 0
+    own = torch.where(free > 0, raw, torch.zeros_like(raw))
+    # Scores may be of any unit, such as that of a gradient that has all but vanished.
+    own = own / own.max().clamp_min(torch.finfo(raw.dtype).tiny)
+    unit = 1.0 if settings.rule == "hard" else _ratio(own, free)
+    weights = torch.where(free > 0, settings.floor + (1 - settings.floor) * own / unit, torch.ones_like(own))
+    vanished = (own + 1 - free).sum() <= 0
     weights = weights / weights.mean().clamp_min(1e-12)
     return torch.where(vanished, torch.ones_like(weights), weights), vanished
 

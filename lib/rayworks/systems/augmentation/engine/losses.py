@@ -58,6 +58,10 @@ class Classification(Loss):
 
     def prepared(self, labels: Tensor, outputs: Tensor) -> Tensor:
         """See :class:`Loss`."""
+        if outputs.shape[1] < 2:
+            raise DataError(
+                "outputs: are one for each row, whose softmax is 1; give one for each class, or take MultiLabel"
+            )
         return distributions(labels, outputs.shape[1], outputs)
 
     def per_sample(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -143,7 +147,7 @@ class Contrastive(Loss):
                 raise DataError(
                     f"labels: are {len(labels)} for {len(outputs)} images; give one caption number for each"
                 )
-            same = (labels[:, None] == labels[None]).to(outputs.dtype)
+            same = (labels[:, None] == labels[None]).to(outputs)
             return same / same.sum(1, keepdim=True)
         return distributions(labels, outputs.shape[1], outputs)
 
@@ -170,7 +174,9 @@ def distributions(labels: Tensor, classes: int, like: Tensor) -> Tensor:
     Raises:
         DataError: a row is no distribution, or a number no class.
     """
-    if labels.dim() == 1 and not labels.is_floating_point():
+    if labels.dim() == 1 and labels.is_floating_point():
+        raise DataError(f"labels: are {labels.dtype}; give whole numbers, or {tuple(like.shape)}, as the outputs are")
+    if labels.dim() == 1:
         wrong = (labels < 0) | (labels >= classes)
         _refuse(labels, wrong, f"is no class; give numbers of 0 to {classes - 1}, one for each output")
         labels = F.one_hot(labels.long(), classes)

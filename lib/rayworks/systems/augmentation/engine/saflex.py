@@ -3,8 +3,8 @@
 The engine holds what lasts from step to step: the average of the validation gradient, averages of gains, whether it acts.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.learning.forward_passes import Gradient, Inputs, evaluating, outputs_of
+from rayworks.learning.forward_passes import Gradient, Inputs, device_of, evaluating, form_of, outputs_of, placed
 from rayworks.learning.in_step import ALONE, Workers
 from rayworks.learning.sample_gains import head_parameters, normalised, outputs_and_slopes
 from rayworks.learning.validation_gradients import averaged, check_finite, preconditioned, validation_gradient
@@ -153,12 +153,15 @@ class Saflex:
             apart: leave the training pass to the caller; see :func:`outputs_and_slopes`.
 
         Raises:
-            DataError: labels are no labels, source ids are missing, gains are not finite; the message says which row.
+            DataError: labels are no labels, source ids are missing, gains are not finite, the message says which row; or
+                the model takes the batch but not the trusted rows.
         """
+        # All from the first step on, not when the engine begins.
+        _check_batch(labels, sources, trusted)
         if self._averages is not None:
-            # From the first step on, not when the engine begins.
             self._averages.check(sources, len(labels))
-        self._begin_when_due(model)
+        with self._beside(inputs):
+            self._begin_when_due(model)
         self.steps, self.latest = self.steps + 1, None
         if not self.acting:
             with (
@@ -168,7 +171,8 @@ class Saflex:
                 outputs = outputs_of(model, inputs)
             upstream = self.loss.prepared(labels, outputs.detach())
             return Weighed(outputs, upstream, torch.ones_like(upstream[:, 0]), upstream, self.loss)
-        gradient = self._refreshed(model)
+        with self._beside(inputs):
+            gradient = self._refreshed(model)
         outputs, slopes = outputs_and_slopes(
             model, inputs, gradient, self.settings.backend, self.settings.head, apart=apart
         )
@@ -238,7 +242,7 @@ class Saflex:
     def _refreshed(self, model: nn.Module) -> Gradient:
         settings = self.settings
         if self._gradient is None or self._since_refresh >= settings.refresh:
-            inputs, labels = self._validation(self._draws)
+            inputs, labels = self._drawn(model)
             only = head_parameters(model, settings.head) if settings.backend == "last_layer" else ()
             new, value = validation_gradient(
                 model, inputs, lambda outputs: self._validation_loss(outputs, labels), only
@@ -247,13 +251,37 @@ class Saflex:
             if settings.precondition and self._optimiser is not None:
                 new = preconditioned(new, model, self._optimiser)
             self._gradient = averaged(self._gradient, new, settings.gradient_average)
-            self._draws, self._since_refresh = self._draws + 1, 0
+            self._since_refresh = 0
             self._note_loss(float(self._workers.mean(value)), SLOW)
         self._since_refresh += 1
         return self._gradient
 
+    def _drawn(self, model: nn.Module) -> tuple[Inputs, Tensor]:
+        inputs, labels = self._validation(self._draws)
+        self._draws += 1
+        return placed(inputs, device_of(model)), labels
+
+    @contextmanager
+    def _beside(self, batch: Inputs) -> Iterator[None]:
+        """What a model says of trusted rows that have another form than the batch, in words of those who gave them."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, LookupError) as error:
+            rows, here = form_of(self._validation(self._draws)[0]), form_of(batch)
+            if rows == here:
+                raise
+            raise DataError(
+                f"validation: trusted rows are {rows}, those of the batch {here}, and the model does not take them "
+                f"({(str(error).strip().splitlines() or [type(error).__name__])[0]}); make both by one pipeline"
+            ) from error
+
     def _validation_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        return self.loss.per_sample(outputs, self.loss.prepared(labels, outputs)).mean()
+        try:
+            return self.loss.per_sample(outputs, self.loss.prepared(labels, outputs)).mean()
+        except DataError as error:
+            raise DataError(f"validation {error}") from None
 
     def _note_loss(self, value: float, share: float) -> None:
         known = self._present_loss == self._present_loss
@@ -264,8 +292,7 @@ class Saflex:
         if self.begun:
             return
         if self.settings.progress and self.steps % PROBE == 0:
-            inputs, labels = self._validation(self._draws)
-            self._draws += 1
+            inputs, labels = self._drawn(model)
             with torch.no_grad(), evaluating(model):
                 value = float(self._workers.mean(self._validation_loss(outputs_of(model, inputs), labels)))
             self._first_loss = value if self._first_loss != self._first_loss else self._first_loss
@@ -320,6 +347,17 @@ class Saflex:
             self._averages.load_state_dict(state["averages"])
         if self._network:
             self._network.load_state_dict(state["network"])
+
+
+def _check_batch(labels: Tensor, sources: Tensor | None, trusted: Tensor | None) -> None:
+    shape = tuple(labels.shape) if isinstance(labels, Tensor) else f"a {type(labels).__name__}"
+    if not isinstance(shape, tuple) or not shape or not shape[0]:
+        raise DataError(f"labels: are {shape}; give a tensor of one row at least")
+    for name, part in (("sources", sources), ("trusted", trusted)):
+        if part is not None and (not isinstance(part, Tensor) or part.shape != shape[:1]):
+            raise DataError(f"{name}: are no tensor of one entry for each of {shape[0]} rows; give one")
+    if trusted is not None and trusted.dtype != torch.bool:
+        raise DataError(f"trusted: is {trusted.dtype}; give true for rows that keep label and weight, as bool")
 
 
 _STATE = (

@@ -10,7 +10,7 @@ Mode = Literal["penalised", "lp", "prox", "model-tilt"]
 Rule = Literal["hard", "relu", "soft", "network"]
 Learn = Literal["both", "labels", "weights"]
 Normalise = Literal["none", "rms", "row"]
-Backend = Literal["jvp", "double_backward", "finite_diff", "last_layer"]
+Backend = Literal["jvp", "double_backward", "finite_diff", "one_sided", "last_layer"]
 GREEDY_TAU = 0.01
 """At most this temperature, a soft label is a vertex."""
 
@@ -41,7 +41,7 @@ class EngineSettings:
     """What is learned; the other is left as the upstream has it."""
     normalise: Literal["none", "rms", "row"] = "rms"
     """Unit of the gains: none, their root mean square in the batch, or in the row."""
-    backend: Literal["jvp", "double_backward", "finite_diff", "last_layer"] = "jvp"
+    backend: Literal["jvp", "double_backward", "finite_diff", "one_sided", "last_layer"] = "jvp"
     """How slopes are computed; see :mod:`rayworks.learning.sample_gains`."""
     head: str = ""
     """Name of the linear layer of ``last_layer``; empty: the last one."""

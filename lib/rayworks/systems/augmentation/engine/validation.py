@@ -27,7 +27,7 @@ class ValidationBatches:
         classes: whether labels are classes, of which there must be two.
 
     Raises:
-        DataError: there are no rows, parts differ in length, or one class only.
+        DataError: parts are no tensors or differ in length, or there are no rows or one class only.
     """
 
     def __init__(
@@ -41,6 +41,11 @@ class ValidationBatches:
         classes: bool = True,
     ) -> None:
         parts = [inputs] if isinstance(inputs, Tensor) else inputs.values() if isinstance(inputs, Mapping) else inputs
+        odd = next(
+            (type(part).__name__ for part in (labels, *parts) if not isinstance(part, Tensor) or not part.dim()), ""
+        )
+        if odd:
+            raise DataError(f"validation: holds a {odd} without rows of its own; give tensors of as many rows")
         if not len(labels) or any(len(part) != len(labels) for part in parts):
             raise DataError(
                 f"validation: {len(labels)} labels, inputs of {[len(part) for part in parts]} rows; give as many of both"
