@@ -65,7 +65,7 @@ class Findings:
     def advantage(self, arm: str, numbers: Sequence[int]) -> tuple[float, float]:
         """Mean over seeds of the nats below the upstream's loss on the second hold-out, and its standard error over rows.
 
-        Losses tell arms apart with a tenth of the rows that accuracies need.
+        Losses tell arms apart by fewer rows than accuracies need.
         """
         means, squares = [], []
         for number in numbers:

@@ -66,8 +66,8 @@ def _verdict(found: Findings) -> Table:
     )
     columns = ("arm", "nats below upstream, second hold-out", "standard error", "seeds that take it", "test accuracy")
     note = (
-        f"{VERDICTS[found.chosen]} An arm is taken where its loss there is lower by {found.config.experiment.errors:g} standard "
-        f"errors over {found.config.data.selection} rows a seed, on which no arm was trained."
+        f"{VERDICTS[found.chosen]} An arm is taken where its loss there is lower by {found.config.experiment.errors:g} "
+        f"standard errors over {found.config.data.selection} rows a seed, on which no arm was trained."
     )
     return Table("What to do", columns, rows, note)
 
