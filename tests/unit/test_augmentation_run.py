@@ -115,7 +115,11 @@ def test_generated_images_are_drawn_by_their_row_and_those_of_the_test_never(tmp
 
 def finding(losses: dict[str, list[list[float]]], **settings: Any) -> Findings:
     def one(given: list[float]) -> dict[str, Any]:
-        return {"selection": {"losses": given}, "test": {"accuracy": 1 - float(np.mean(given)), "nll": 1.0}}
+        right = [int(loss < 0.55) for loss in given]
+        return {
+            "selection": {"losses": given, "right": right},
+            "test": {"accuracy": 1 - float(np.mean(given)), "nll": 1.0},
+        }
 
     config = resolved(experiment__seeds=len(losses[UPSTREAM]), **settings)
     return Findings(config, {"trained": {arm: [one(part) for part in values] for arm, values in losses.items()}})
@@ -127,6 +131,10 @@ def test_the_fall_back_asks_for_more_than_chance() -> None:
     assert finding({UPSTREAM: [as_it_is], ENGINE: [little], PLAIN: [worse]}).chosen == UPSTREAM
     assert finding({UPSTREAM: [as_it_is], ENGINE: [much], PLAIN: [worse]}).chosen == ENGINE
     assert finding({UPSTREAM: [as_it_is], ENGINE: [worse], PLAIN: [much]}).chosen == PLAIN
+    calibrated = [0.56] * 90 + [0.01] * 10
+    found = finding({UPSTREAM: [as_it_is], ENGINE: [calibrated], PLAIN: [worse]}, experiment__errors=0.0)
+    assert found.chosen == UPSTREAM, "a lower loss at a lower accuracy is no reason"
+    assert finding({UPSTREAM: [as_it_is], ENGINE: [much], PLAIN: [[loss - 0.1 for loss in much]]}).chosen == PLAIN
     same = finding({UPSTREAM: [as_it_is], ENGINE: [as_it_is], PLAIN: [as_it_is]}, experiment__errors=0.0)
     assert same.chosen == UPSTREAM, "a tie leaves the augmentation as it is"
     found = finding({UPSTREAM: [as_it_is] * 2, ENGINE: [much, worse], PLAIN: [worse] * 2})

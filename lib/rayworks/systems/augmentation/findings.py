@@ -62,25 +62,34 @@ class Findings:
         """Test accuracy by seed of the arm that was taken there."""
         return np.array([self.accuracies(arm)[number] for number, arm in enumerate(self.choices())])
 
-    def advantage(self, arm: str, numbers: Sequence[int]) -> tuple[float, float]:
+    def advantage(self, arm: str, numbers: Sequence[int], what: str = "losses") -> tuple[float, float]:
         """Mean over seeds of the nats below the upstream's loss on the second hold-out, and its standard error over rows.
 
-        Losses tell arms apart by fewer rows than accuracies need.
+        Args:
+            what: ``losses``, or ``right`` for accuracies above the upstream's.
         """
+        sign = -1.0 if what == "losses" else 1.0
         means, squares = [], []
         for number in numbers:
-            one, other = (np.array(self.trained[name][number]["selection"]["losses"]) for name in (arm, UPSTREAM))
-            difference = other - one
+            one, other = (np.array(self.trained[name][number]["selection"][what], float) for name in (arm, UPSTREAM))
+            difference = sign * (one - other)
             means.append(difference.mean())
             squares.append(difference.var(ddof=1) / len(difference))
         return float(np.mean(means)), float(np.sqrt(np.sum(squares)) / len(numbers))
 
     def _chosen(self, numbers: Sequence[int]) -> str:
-        """The arm that beats the upstream by the most, if by the standard errors asked for."""
-        found = {arm: self.advantage(arm, numbers) for arm in (ENGINE, PLAIN)}
-        bound = self.config.experiment.errors
-        better = {arm: mean for arm, (mean, error) in found.items() if mean > bound * error and mean > 0}
-        return max(better, key=better.__getitem__) if better else UPSTREAM
+        """The arm whose loss is lower, and whose accuracy is not lower, by the standard errors asked for; of two, the surer.
+
+        Losses tell arms apart by fewer rows than accuracies need, but calibration alone is no reason to take an arm.
+        """
+        bound, surest, taken = self.config.experiment.errors, 0.0, UPSTREAM
+        for arm in (ENGINE, PLAIN):
+            mean, error = self.advantage(arm, numbers)
+            more, its_error = self.advantage(arm, numbers, "right")
+            sure = mean / max(error, 1e-12)
+            if mean > 0 and sure > max(bound, surest) and more >= -bound * its_error:
+                surest, taken = sure, arm
+        return taken
 
     @property
     def noise_auc(self) -> float | None:

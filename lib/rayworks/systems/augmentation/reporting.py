@@ -59,15 +59,21 @@ def told(gain: tuple[float, float | None, float | None]) -> str:
 def _verdict(found: Findings) -> Table:
     rows: list[list[Cell]] = []
     for arm in (UPSTREAM, ENGINE, PLAIN):
-        mean, error = (None, None) if arm == UPSTREAM else found.advantage(arm, list(found.seeds))
-        rows.append([arm, mean, error, found.choices().count(arm), found.mean(arm)])
+        above: tuple[float | None, ...] = (None, None, None, None)
+        if arm != UPSTREAM:
+            above = (*found.advantage(arm, list(found.seeds)), *found.advantage(arm, list(found.seeds), "right"))
+        rows.append([arm, *above, found.choices().count(arm), found.mean(arm)])
     rows.append(
-        ["taken by each seed's own hold-out", None, None, len(found.seeds), float(found.chosen_accuracies.mean())]
+        ["taken by each seed's own hold-out", *[None] * 4, len(found.seeds), float(found.chosen_accuracies.mean())]
     )
-    columns = ("arm", "nats below upstream, second hold-out", "standard error", "seeds that take it", "test accuracy")
+    columns = (
+        "arm", "nats below upstream, second hold-out", "standard error", "accuracy above it, second hold-out",
+        "standard error of that", "seeds that take it", "test accuracy",
+    )  # fmt: skip
     note = (
-        f"{VERDICTS[found.chosen]} An arm is taken where its loss there is lower by {found.config.experiment.errors:g} "
-        f"standard errors over {found.config.data.selection} rows a seed, on which no arm was trained."
+        f"{VERDICTS[found.chosen]} An arm is taken where its loss there is lower, and its accuracy not lower, by "
+        f"{found.config.experiment.errors:g} standard errors over {found.config.data.selection} rows a seed, on which no arm "
+        "was trained."
     )
     return Table("What to do", columns, rows, note)
 

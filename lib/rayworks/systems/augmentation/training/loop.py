@@ -140,7 +140,7 @@ class ArmRun:
 
     @torch.no_grad()
     def evaluate(self, part: Part) -> dict[str, Any]:
-        """``accuracy`` and ``nll``, the mean negative log likelihood in nats, and those of each row as ``losses``.
+        """``accuracy``, ``nll``, mean negative log likelihood in nats, and of each row its ``losses`` and ``right``, 1 or 0.
 
         Raises:
             DataError: the part is empty.
@@ -150,8 +150,9 @@ class ArmRun:
         self.model.eval()
         logits = torch.cat([self.model(self._there(rows)).cpu() for rows in torch.split(part.inputs, SCORED)])
         losses = F.cross_entropy(logits.double(), part.labels, reduction="none")
-        accuracy = float((logits.argmax(1) == part.labels).double().mean())
-        return {"accuracy": accuracy, "nll": float(losses.mean()), "losses": losses.tolist()}
+        right = (logits.argmax(1) == part.labels).int()
+        rows = {"losses": losses.tolist(), "right": right.tolist()}
+        return {"accuracy": float(right.double().mean()), "nll": float(losses.mean()), **rows}
 
     def batch(self, step: int) -> tuple[Views, Tensor]:
         """The views of a step, of all workers, and their rows ``(B,)`` among the training and then the trusted rows."""
