@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
 NETWORK = "tests.small_augmentation:network"
 
@@ -29,3 +29,27 @@ def network(shape: tuple[int, ...], classes: int) -> nn.Module:
 def wrong_network(shape: tuple[int, ...], classes: int) -> nn.Module:
     """One output too many."""
     return network(shape, classes + 1)
+
+
+def dropping_network(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """One layer behind dropout."""
+    return nn.Sequential(nn.Dropout(0.5), *network(shape, classes))
+
+
+def tied_network(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Two layers of one weight, and one that is frozen."""
+    size = int(np.prod(shape))
+    first, second, frozen = nn.Linear(size, size), nn.Linear(size, size), nn.Linear(size, size)
+    second.weight = first.weight
+    frozen.requires_grad_(requires_grad=False)
+    return nn.Sequential(nn.Flatten(), first, second, frozen, nn.Linear(size, classes))
+
+
+def pair_network(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Fails on every input."""
+
+    class Pair(nn.Module):
+        def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+            return inputs, inputs
+
+    return Pair()

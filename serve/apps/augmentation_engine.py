@@ -1,5 +1,6 @@
 """Predict and score samples with the model of one export, without HTTP."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -28,6 +29,8 @@ class Scoring:
     def __init__(self, folder: str, trusted: Sequence[str], limits: Limits) -> None:
         self.exported: ExportedModel = read_export(folder, trusted)
         self.limits = limits
+        # A pass takes the module's parameters out, and derivatives of one thread are seen by all.
+        self._turn = threading.Lock()
         try:
             self.card()
         except ValidationError as error:
@@ -88,12 +91,14 @@ class Scoring:
 
     def predict(self, asked: Sequence[Any]) -> list[np.ndarray]:
         """Probabilities ``(n, K)`` of each request, in one pass over all."""
-        return np.split(self.exported.probabilities(np.concatenate(asked)), _ends(asked))
+        with self._turn:
+            return np.split(self.exported.probabilities(np.concatenate(asked)), _ends(asked))
 
     def score(self, asked: Sequence[tuple[Any, np.ndarray]]) -> list[Scored]:
         """What is said of the samples and labels of each request, in one pass over all."""
         inputs, labels = zip(*asked, strict=True)
-        whole = self.exported.score(np.concatenate(inputs), np.concatenate(labels))
+        with self._turn:
+            whole = self.exported.score(np.concatenate(inputs), np.concatenate(labels))
         parts = [np.split(part, _ends(inputs)) for part in vars(whole).values()]
         return [Scored(*one) for one in zip(*parts, strict=True)]
 
@@ -126,9 +131,12 @@ class Scoring:
             DataError: the answer is not a distribution.
         """
         exported = self.exported
-        inputs: Any = ["a text"] if exported.kind == "texts" else np.zeros((1, *exported.shape), np.float32)
-        found = exported.score(inputs, np.eye(len(exported.classes), dtype=np.float32)[:1])
-        if not np.isclose(exported.probabilities(inputs).sum(), 1.0) or not np.isfinite(found.scores).all():
+        inputs: Any = (
+            np.array(["a text"], object) if exported.kind == "texts" else np.zeros((1, *exported.shape), np.float32)
+        )
+        labels = np.eye(len(exported.classes), dtype=np.float32)[:1]
+        [found], [chances] = self.score([(inputs, labels)]), self.predict([inputs])
+        if not np.isclose(chances.sum(), 1.0) or not np.isfinite(found.scores).all():
             raise DataError("model: its answers are not finite; export the run again")
 
 

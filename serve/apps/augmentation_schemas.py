@@ -75,7 +75,9 @@ class PredictAnswer(BaseModel):
 class Score(BaseModel):
     """What the validation gradient says of one sample."""
 
-    weight: float = Field(description="by the run's rule, before a batch scales weights to a mean of 1; 0: drop it")
+    weight: float = Field(
+        description="by the run's rule (its sign for network), before a batch scales weights to a mean of 1; 0: drop it"
+    )
     label: str = Field(description="class with the largest share of the learned label")
     labels: dict[str, float] = Field(description="learned soft label")
     score: float = Field(

@@ -160,7 +160,7 @@ def test_pictures_of_a_hub_without_a_network(tmp_path: Path) -> None:
     assert found.inputs.shape == (6, 1, 5, 4) and found.kind == "images" and found.test == 2
     assert found.labels.tolist() == [0, 1, 2, 1, 2, 0] and found.classes == ("none", "benign", "malignant")
     np.testing.assert_allclose(found.inputs[:, 0, 0, 0], np.array([0, 10, 20, 30, 0, 10]) / 255, rtol=1e-6)
-    assert len(split(found, 0, training=None, trusted=1, selection=0).test) == 2
+    assert len(split(found, 0, training=None, trusted=1, selection=0, duplicates=True).test) == 2
     assert read(hub_folder(tmp_path / "held", train=[0, 1, 2], validation=[1])).test == 1
     assert read(hub_folder(tmp_path / "one", train=[0, 1, 2])).test == 0
     with pytest.raises(DataError, match="row 3 has label -1"):
@@ -217,9 +217,9 @@ def test_parts_share_nothing_and_keep_the_shares_of_classes() -> None:
 
 def test_test_samples_of_the_source_are_its_own() -> None:
     samples = Samples(np.zeros((30, 1), np.float32), np.arange(30) % 3, ("a", "b", "c"), test=6)
-    found = split(samples, 0, training=None, trusted=6, selection=3)
+    found = split(samples, 0, training=None, trusted=6, selection=3, duplicates=True)
     assert found.test.rows.tolist() == list(range(24, 30)) and found.training.rows.max() < 24
-    assert len(split(samples, 0, training=3, trusted=3, selection=3, test=3).test) == 3
+    assert len(split(samples, 0, training=3, trusted=3, selection=3, test=3, duplicates=True).test) == 3
 
 
 def test_wrong_labels_are_other_classes() -> None:

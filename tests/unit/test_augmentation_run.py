@@ -12,20 +12,21 @@ from PIL import Image
 from rayworks.core import config as configs
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.augmentation.config import Config
-from rayworks.systems.augmentation.data.samples import read
-from rayworks.systems.augmentation.data.splits import Part
+from rayworks.systems.augmentation.data.samples import Samples, read
+from rayworks.systems.augmentation.data.splits import Part, split
 from rayworks.systems.augmentation.engine.losses import Classification
 from rayworks.systems.augmentation.exported import CARD, exported_model, read_export, write_export
 from rayworks.systems.augmentation.findings import Findings
-from rayworks.systems.augmentation.opening import Opened, all_arms, check_config
-from rayworks.systems.augmentation.training.arms import ENGINE, PLAIN, UPSTREAM
+from rayworks.systems.augmentation.opening import Opened, all_arms, check_config, training_settings
+from rayworks.systems.augmentation.training.arms import ENGINE, PLAIN, UPSTREAM, Arm
+from rayworks.systems.augmentation.training.loop import ArmRun
 from rayworks.systems.augmentation.training.nets import network
 from rayworks.systems.augmentation.training.tally import Tally
 from rayworks.systems.augmentation.upstream.embedded import embedded
 from rayworks.systems.augmentation.upstream.generated import generated_views, of_generated
 from rayworks.systems.augmentation.upstream.named import OPERATIONS_OF, any_of, upstream_of
 from rayworks.systems.augmentation.upstream.texts import TEXT_OPERATIONS
-from rayworks.systems.augmentation.upstream.views import identity, views
+from rayworks.systems.augmentation.upstream.views import Views, identity, views
 from tests.small_augmentation import NETWORK, save_rows
 
 AMOUNTS: dict[str, Any] = {"strength": 0.5, "steps": 1, "alpha": 1.0}
@@ -162,7 +163,7 @@ def test_a_tally_remembers_the_furthest_view_of_each_row() -> None:
 
     class Fake:
         def __init__(self, gains: list[float]) -> None:
-            self.gains = torch.tensor([[gain, -gain] for gain in gains])
+            self.own = torch.tensor([[gain, -gain] for gain in gains])
             self.upstream = self.labels = torch.eye(2)[torch.zeros(len(gains), dtype=torch.long)]
             self.weights, self.outputs, self.loss = torch.ones(len(gains)), torch.zeros(len(gains), 2), loss
 
@@ -192,6 +193,7 @@ def test_a_tally_remembers_the_furthest_view_of_each_row() -> None:
         ({"training__network": "nowhere:net"}, "training.network"),
         ({"training__network": "json:dumps"}, "training.network"),
         ({"training__network": "builtins:print"}, "return a torch.nn.Module"),
+        ({"training__network": "tests.small_augmentation:pair_network"}, "gives a tuple for 4 rows"),
         ({"training__network": "tests.small_augmentation:wrong_network"}, "a logit of each of 10 classes"),
     ],
 )
@@ -219,6 +221,63 @@ def test_settings_that_do_not_fit_together(settings: dict[str, Any], says: str) 
         resolved(**settings)
 
 
+def test_content_that_others_are_measured_by_is_left_out() -> None:
+    """Sixty contents, each in two rows: a part that is measured by them leaves none of those for training."""
+    kinds = np.repeat(np.arange(60), 2)
+    samples = Samples(np.eye(60, dtype=np.float32)[kinds], kinds % 2, ("a", "b"))
+    kept = split(samples, 0, training=80, trusted=10, selection=4, test=3, duplicates=True)
+    found = split(samples, 0, training=80, trusted=10, selection=4, test=3)
+    held = np.concatenate([found.selection.rows, found.test.rows, found.trusted.rows])
+    assert not np.isin(kinds[found.training.rows], kinds[held]).any()
+    assert not np.isin(kinds[found.trusted.rows], kinds[np.concatenate([found.selection.rows, found.test.rows])]).any()
+    assert kept.left_out == 0 and len(kept.training) == 80
+    assert found.left_out == 90 - len(found.training) - len(found.trusted) > 0
+    with pytest.raises(DataError, match=r"data\.duplicates"):
+        split(Samples(samples.inputs * 0, kinds % 2, ("a", "b")), 0, training=40, trusted=30, selection=20, test=30)
+
+
+def test_a_diverged_arm_is_measured_and_said() -> None:
+    _, found = opened(Path(), "digits", training__rate=1e6, training__steps=5)
+    config = resolved(training__rate=1e6, training__steps=5, training__width=2)
+    run = ArmRun(Arm("plain"), found.splits, found.drawn(), training_settings(config), 0)
+    run.train()
+    measured = run.evaluate(found.splits.test)
+    assert np.isfinite(measured["nll"]) and measured["nll"] > 2
+    assert max(measured["losses"]) <= 100
+
+
+def test_networks_that_draw_repeat_and_go_on(tmp_path: Path) -> None:
+    """Dropout draws by seed and step, whatever ran before in the process."""
+    name = "tests.small_augmentation:dropping_network"
+    config, found = opened(tmp_path, "digits", training__network=name, training__steps=6)
+
+    def weights(*pieces: int) -> torch.Tensor:
+        torch.rand(len(pieces))
+        run = ArmRun(Arm("plain"), found.splits, found.drawn(), training_settings(config), 0)
+        for piece in pieces:
+            again = ArmRun(Arm("plain"), found.splits, found.drawn(), training_settings(config), 0)
+            again.load_state_dict(run.state_dict())
+            run = again
+            run.train(piece)
+        return torch.cat([value.flatten() for value in run.model.parameters()]).detach()
+
+    whole = weights(6)
+    assert torch.equal(whole, weights(2, 4)) and torch.equal(whole, weights(6))
+
+
+@pytest.mark.parametrize(("strength", "source"), [(-0.1, 0), (7.5, 0), (float("nan"), 0), (0.5, -1)])
+def test_views_out_of_bounds(strength: float, source: int) -> None:
+    with pytest.raises(DataError, match="mend the pipeline"):
+        Views(
+            torch.zeros(1, 2),
+            torch.ones(1, 1),
+            torch.tensor([source]),
+            torch.zeros(1).long(),
+            torch.tensor([strength]),
+            ("a",),
+        )
+
+
 def test_the_arms_of_a_run() -> None:
     config = resolved(experiment__retrain=True, upstream__operations=["identity", "paste"])
     found = all_arms(config, "images")
@@ -233,7 +292,7 @@ def opened(tmp_path: Path, source: str, **settings: Any) -> tuple[Config, Opened
     return config, Opened(config, read(source), 0)
 
 
-@pytest.mark.parametrize("name", ["own", NETWORK])
+@pytest.mark.parametrize("name", ["own", NETWORK, "tests.small_augmentation:tied_network"])
 def test_an_export_says_what_the_model_did(tmp_path: Path, name: str) -> None:
     source = save_rows(tmp_path / "rows.csv", 240)
     config, found = opened(tmp_path, source, training__network=name)

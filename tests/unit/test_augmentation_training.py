@@ -40,8 +40,8 @@ def test_wrong_labels_are_found_and_a_placebo_finds_nothing(digits: Splits) -> N
     accuracy = {name: run.evaluate(digits.test)["accuracy"] for name, run in found.items()}
     assert accuracy["SAFLEX"] > accuracy["upstream and trusted rows"] + 0.03
     assert accuracy["SAFLEX"] > accuracy["placebo"] + 0.03
-    assert found["SAFLEX"].tally.find(digits.wrong) > 0.85
-    assert found["placebo"].engine.begun and found["placebo"].tally.find(digits.wrong) < 0.6
+    assert found["SAFLEX"].tally.find(digits.wrong, digits.training.labels) > 0.85
+    assert found["placebo"].engine.begun and found["placebo"].tally.find(digits.wrong, digits.training.labels) < 0.6
 
 
 def test_every_arm_runs_and_repeats(digits: Splits) -> None:
@@ -100,9 +100,10 @@ def test_views_made_beforehand_are_drawn_by_row() -> None:
 def test_a_tally_counts_ties_half() -> None:
     tally = Tally(4, 2)
     tally.by_source[:, 0] = 1
-    tally.by_source[:, 1] = torch.tensor([0.0, 0.0, 1.0, 0.0])
-    assert tally.find(torch.tensor([True, False, False, False])) == pytest.approx(2 / 3)
-    assert np.isnan(tally.find(torch.zeros(4, dtype=torch.bool)))
+    tally.gains[:, 1] = torch.tensor([0.0, 0.0, 1.0, 0.0])
+    given = torch.ones(4, dtype=torch.long)
+    assert tally.find(torch.tensor([True, False, False, False]), given) == pytest.approx(2 / 3)
+    assert np.isnan(tally.find(torch.zeros(4, dtype=torch.bool), given))
     assert Tally(2, 2).harm() == {}
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import time
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -26,6 +25,8 @@ FOUND, STATE = "found.json", "state.pt"
 TRAININGS, MODEL, ROWS, VIEWS = "trainings", "model", "rows.csv", "views.npz"
 MOST_VIEWS = 24
 """Worst, and best, views that are shown."""
+SEEDS_HELD = 2
+"""Seeds whose splits a worker holds."""
 
 
 def training_folder(arm: str, number: int) -> str:
@@ -54,13 +55,17 @@ class AugmentationActor:
     def train(self, call: tuple[str, int, int]) -> dict[str, Any]:
         """Train an arm of a seed up to a step, from the state that is kept; what it came to, and at its end what it found."""
         arm, number, until = call
-        began, run = time.perf_counter(), self._run(arm, number)
+        run = self._run(arm, number)
         run.train(until - run.step)
         if self._workers.rank == 0:
             self._keep(run, arm, number)
         opened = self._open(number)
         found = {"step": run.step, "steps": run.steps, "selection": run.evaluate(opened.splits.selection)}
-        found |= {"events": run.engine.events if run.engine else [], "seconds": time.perf_counter() - began}
+        found |= {
+            "left_out": opened.splits.left_out,
+            "events": run.engine.events if run.engine else [],
+            "seconds": run.seconds,
+        }
         if run.step >= run.steps:
             test = run.evaluate(opened.splits.test)
             found |= {"test": {name: test[name] for name in ("accuracy", "nll")}, "harm": run.tally.harm()}
@@ -111,6 +116,8 @@ class AugmentationActor:
 
     def _open(self, number: int) -> Opened:
         if number not in self._opened:
+            while len(self._opened) >= SEEDS_HELD:
+                self._opened.pop(next(iter(self._opened)))
             self._opened[number] = Opened(self._config, self._samples, number, self._directory)
         return self._opened[number]
 
@@ -143,19 +150,19 @@ class AugmentationActor:
     def _opinion(self, run: ArmRun, number: int) -> dict[str, Any]:
         """What the engine thought of rows, operations and classes; all rows as a table in the run."""
         splits, tally = self._open(number).splits, run.tally
-        count = len(splits.training)
-        scores, suggested = tally.scores(count), tally.suggested(splits.training.labels)
+        given = splits.training.labels
+        scores, suggested = tally.scores(given), tally.suggested(given)
         order = scores.argsort(stable=True)
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["row", "given", "suggested", "score", "weight", "wrong_on_purpose"])
         for at in order.tolist():
             seen = float(tally.by_source[at, 0])
-            names = [splits.classes[int(labels[at])] for labels in (splits.training.labels, suggested)]
+            names = [splits.classes[int(labels[at])] for labels in (given, suggested)]
             weight = float(tally.by_source[at, 2]) / seen if seen else float("nan")
             table.writerow([int(splits.training.rows[at]), *names, float(scores[at]), weight, int(splits.wrong[at])])
         self._directory.write(f"{training_folder(run.arm.name, number)}/{ROWS}", text.getvalue())
-        auc = tally.find(splits.wrong)
+        auc = tally.find(splits.wrong, given)
         weighed = float(tally.by_operation[..., 0].sum())
         return {
             "noise_auc": auc if auc == auc else None,

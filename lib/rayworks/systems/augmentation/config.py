@@ -41,6 +41,11 @@ class DataSection(Section):
         200, ge=2, description="samples of a second hold-out, by which the fall-back decides; trained on by no arm"
     )
     test: int | None = Field(None, ge=1, description="test samples; null: the source's own, or a fifth")
+    duplicates: bool = Field(
+        False,
+        description="rows for training whose content is also trusted or held out are kept, as in tables of few values; "
+        "false: they are left out, and counted",
+    )
     noise: float = Field(0.0, ge=0, lt=1, description="share of training labels made wrong on purpose, uniformly")
 
 
@@ -197,12 +202,16 @@ class Config(SystemConfig):
         if missing:
             raise ValueError(f"experiment.arms: {missing[0]!r} is missing; the fall-back chooses among three")
         for name in ("batch", "held"):
-            if getattr(training, name) % training.workers:
+            size = min(training.held, self.data.trusted) if name == "held" else training.batch
+            if size % training.workers:
                 raise ValueError(
-                    f"training.{name}: {getattr(training, name)} rows cannot be dealt out to {training.workers} workers alike"
+                    f"training.{name}: {size} rows cannot be dealt out to {training.workers} workers alike"
                 )
-        if self.upstream.folder is not None and self.experiment.retrain:
+        own = self.upstream.name != "operations" or self.upstream.folder is not None
+        if own and self.experiment.retrain:
             raise ValueError(
-                "experiment.retrain: generated images have no operations to train on alone; set it to false"
+                "experiment.retrain: is for operations; leave out upstream.name and folder, or set it to false"
             )
+        if own and self.upstream.operations:
+            raise ValueError("upstream.operations: are drawn by upstream.name operations only; leave them or it out")
         return self

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rayworks.core.exports import Write, reading
-from rayworks.learning.sample_gains import outputs_and_slopes
+from rayworks.learning.sample_gains import normalised, outputs_and_slopes
 from rayworks.learning.validation_gradients import validation_gradient
 from rayworks.systems.augmentation.config import Config, EngineSection
 from rayworks.systems.augmentation.data.splits import Part, standardisation, standardised
@@ -25,8 +25,10 @@ from rayworks.systems.augmentation.training.nets import OWN, network
 DESCRIPTION, WEIGHTS, GRADIENT = "model.json", "model.safetensors", "gradient.safetensors"
 CARD = ("source", "arm", "verdict", "accuracy", "seeds", "noise_auc")
 """Fields of a card."""
-MOST_ROWS = 2000
-"""Training rows behind the unit of gains."""
+MOST_ROWS, AT_ONCE = 2000, 256
+"""Training rows behind the unit of gains, and how many are looked at together."""
+LARGEST = 2**26
+"""Of the product of an input's size and the width, in an export that is read."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,12 @@ class ExportedModel:
         """
         loss, settings = Classification(), self.engine.settings(1)
         taken = self._taken(inputs)
-        backend = "jvp" if settings.backend == "last_layer" else settings.backend
         with torch.no_grad():
-            outputs, slopes = outputs_and_slopes(self.model, taken, self.gradient, backend, apart=True)
-            gains = loss.gains(outputs, slopes) / self.unit
+            outputs, slopes = outputs_and_slopes(
+                self.model, taken, self.gradient, settings.backend, settings.head, apart=True
+            )
+            gains = loss.gains(outputs, slopes)
+            gains = gains / self.unit if settings.normalise == "rms" else normalised(gains, settings.normalise)
             upstream = loss.prepared(torch.from_numpy(labels), outputs)
             learned = upstream if settings.learn == "weights" else loss.learned(gains, upstream, outputs, settings)
             scores, given = loss.scores(learned, outputs, gains), loss.scores(upstream, outputs, gains)
@@ -107,10 +111,13 @@ def exported_model(config: Config, model: nn.Module, opened: Opened, card: Mappi
     held = splits.selection
     gradient, _ = validation_gradient(model, held.inputs.float(), lambda outputs: _mean_loss(outputs, held))
     mean, spread = standardisation(opened.samples, opened.places.training.rows)
-    rows = splits.training.inputs[:MOST_ROWS].float()
+    rows = splits.training.inputs[:: -(-len(splits.training) // MOST_ROWS)].float()
+    settings, squares = config.engine.settings(1), []
     with torch.no_grad():
-        outputs, slopes = outputs_and_slopes(model, rows, gradient, apart=True)
-    unit = float(Classification().gains(outputs, slopes).square().mean().sqrt())
+        for part in torch.split(rows, AT_ONCE):
+            found = outputs_and_slopes(model, part, gradient, settings.backend, settings.head, apart=True)
+            squares.append(Classification().gains(*found).square())
+    unit = float(torch.cat(squares).mean().sqrt())
     return ExportedModel(
         model,
         gradient,
@@ -134,7 +141,7 @@ def write_export(exported: ExportedModel, write: Write) -> None:
     described |= {"engine": exported.engine.model_dump(mode="json"), "card": dict(exported.card)}
     write(DESCRIPTION, json.dumps(described, indent=2).encode())
     for name, values in ((WEIGHTS, exported.model.state_dict()), (GRADIENT, exported.gradient)):
-        write(name, safetensors.torch.save({key: value.detach().contiguous() for key, value in values.items()}))
+        write(name, safetensors.torch.save({key: value.detach().clone().contiguous() for key, value in values.items()}))
 
 
 def read_export(folder: str | Path, trusted: Sequence[str] = ()) -> ExportedModel:
@@ -160,7 +167,7 @@ def read_export(folder: str | Path, trusted: Sequence[str] = ()) -> ExportedMode
         model.load_state_dict(safetensors.torch.load_file(path / WEIGHTS))
         gradient = safetensors.torch.load_file(path / GRADIENT)
         fits = {key: value.shape for key, value in model.named_parameters()}
-        if {key: value.shape for key, value in gradient.items()} != fits:
+        if not gradient or any(fits.get(key) != value.shape for key, value in gradient.items()):
             raise ValueError("its gradient is not one of its network")
         if not all(value.isfinite().all() for value in (*gradient.values(), *model.state_dict().values())):
             raise ValueError("its weights or its gradient are not finite")
@@ -202,5 +209,7 @@ def _check(
     finite = all(map(math.isfinite, (*mean, *spread))) and all(value > 0 for value in spread)
     if not finite or len(mean) != columns or len(spread) != columns:
         raise ValueError("means and spreads of its columns do not fit its inputs")
+    if math.prod(shape) * int(described["width"]) > LARGEST:
+        raise ValueError(f"its inputs have shape {shape} and its width is {described['width']}")
     if not (math.isfinite(described["unit"]) and described["unit"] > 0) or not 1 <= described["width"] <= 4096:
         raise ValueError("its unit or its width is out of bounds")

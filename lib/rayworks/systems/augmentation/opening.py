@@ -17,7 +17,7 @@ from rayworks.core.run_directory import RunDirectory
 from rayworks.systems.augmentation.config import Config
 from rayworks.systems.augmentation.data.samples import Samples, read
 from rayworks.systems.augmentation.data.splits import Part, Splits, split
-from rayworks.systems.augmentation.engine.validation import check_leakage
+from rayworks.systems.augmentation.engine.losses import distributions
 from rayworks.systems.augmentation.training.arms import Arm, arms, only
 from rayworks.systems.augmentation.training.loop import TrainingSettings, online, pool, stored
 from rayworks.systems.augmentation.training.nets import network
@@ -26,7 +26,7 @@ from rayworks.systems.augmentation.upstream.embedded import Embedded, Encoder, e
 from rayworks.systems.augmentation.upstream.generated import generated_views, of_generated
 from rayworks.systems.augmentation.upstream.views import Drawn
 
-TEXTS = "texts"
+TEXTS, TEXT_FEATURES = "texts", 384
 VECTORS = "vectors"
 """Folder of the run."""
 
@@ -53,25 +53,33 @@ def check_config(config: Config) -> None:
         DataError: the samples cannot be read or split.
     """
     samples, section = read(config.data.source), config.upstream
-    opened = Opened(config, samples, 0)
+    opened, *_ = [Opened(config, samples, number) for number in range(config.experiment.seeds)]
     if samples.kind == TEXTS:
         named.operations_of(TEXTS, section.operations)
         if section.name != "operations" or section.folder is not None:
             raise ConfigError("upstream.name: texts have operations only; set it to operations, and no folder")
+        _check_network(config, (TEXT_FEATURES,), len(samples.classes), torch.zeros(2, TEXT_FEATURES))
         return
     if section.folder is not None and samples.kind != "images":
         raise ConfigError(f"upstream.folder: is for images, {config.data.source} holds rows of a table; leave it out")
     rows, splits = min(4, len(opened.splits.training)), opened.splits
     drawn = opened.drawn()(torch.arange(rows), np.random.default_rng(0))
-    shape, classes, training = tuple(splits.training.inputs.shape[1:]), len(splits.classes), config.training
-    made = network(shape, classes, training.width, 0, training.network).eval()
-    with torch.no_grad():
-        outputs = made(drawn.inputs)
-    if outputs.shape != (len(drawn.inputs), classes):
-        raise ConfigError(
-            f"training.network: gives {tuple(outputs.shape)} for {len(drawn.inputs)} rows; give a logit of each of {classes} "
-            "classes"
-        )
+    shape, classes = tuple(splits.training.inputs.shape[1:]), len(splits.classes)
+    distributions(drawn.labels, classes, torch.zeros(len(drawn.labels), classes))
+    _check_network(config, shape, classes, drawn.inputs)
+
+
+def _check_network(config: Config, shape: tuple[int, ...], classes: int, inputs: torch.Tensor) -> None:
+    name, rows = config.training.network, len(inputs)
+    made = network(shape, classes, config.training.width, 0, name).eval()
+    try:
+        with torch.no_grad():
+            outputs = made(inputs)
+    except Exception as error:
+        raise ConfigError(f"training.network: {name!r} fails on inputs of {tuple(inputs.shape)} ({error})") from error
+    if not isinstance(outputs, torch.Tensor) or outputs.shape != (rows, classes):
+        found = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else f"a {type(outputs).__name__}"
+        raise ConfigError(f"training.network: gives {found} for {rows} rows; give a logit of each of {classes} classes")
 
 
 class Opened:
@@ -94,9 +102,8 @@ class Opened:
             selection=section.selection,
             test=section.test,
             noise=section.noise,
+            duplicates=section.duplicates,
         )
-        if samples.kind != TEXTS:
-            check_leakage(self.places.training.inputs, self.places.trusted.inputs)
 
     @cached_property
     def splits(self) -> Splits:

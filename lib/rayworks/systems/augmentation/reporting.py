@@ -12,6 +12,7 @@ from rayworks.systems.augmentation import figures
 from rayworks.systems.augmentation.config import Config
 from rayworks.systems.augmentation.findings import VERDICTS, Findings
 from rayworks.systems.augmentation.training.arms import ENGINE, ONLY, PLAIN, UPSTREAM
+from rayworks.systems.augmentation.training.loop import DIVERGED
 
 Values = Mapping[str, Any]
 FEW = 2
@@ -161,14 +162,20 @@ def _notes(found: Findings) -> list[str]:
     stopped = [event for event in found.events() if "stopped" in event]
     if stopped:
         notes.append(f"The engine gave up in {len(stopped)} seeds; the first: {stopped[0]}.")
+    left_out = [one["left_out"] for one in trained[ENGINE]]
+    if any(left_out):
+        notes.append(
+            f"Up to {max(left_out)} rows a seed were left out, whose content is also in a part they are measured by."
+        )
+    lost = [arm for arm in found.trained if max(one["test"]["nll"] for one in trained[arm]) > DIVERGED / 2]
+    if lost:
+        notes.append(f"Diverged: {', '.join(lost)}; rows count {DIVERGED:g} nats at most. Lower training.rate.")
     vanished = sum(one["vanished"] for one in trained[ENGINE])
     if vanished:
         notes.append(f"{vanished} batches had no weight left, and were trained on as the upstream has them.")
     if "placebo" in trained:
         gain = told(found.gain("placebo", UPSTREAM))
         notes.append(f"With permuted labels of the trusted rows the engine gains {gain}.")
-    if config.engine.gain_average and not config.data.noise:
-        notes.append("engine.gain_average: averages over a row's views, which blurs what single views do.")
     cost = config.experiment.step_cost
     notes.append(
         f"Upstream at equal seconds takes {cost:g} times the steps; a step of the engine costs what is measured."

@@ -12,6 +12,8 @@ from rayworks.systems.augmentation.training.loop import ArmRun, TrainingSettings
 from rayworks.systems.augmentation.upstream.views import identity
 
 ROUNDS = 5
+LONGEST = 64
+"""Steps of a round, at most."""
 
 
 def step_cost(splits: Splits, settings: TrainingSettings, engine: EngineSettings) -> float:
@@ -22,7 +24,7 @@ def step_cost(splits: Splits, settings: TrainingSettings, engine: EngineSettings
         ArmRun(arm, splits, online(splits, identity), settings, 0)
         for arm in (Arm("plain", rows="all"), Arm("engine", at_once, rows="all"))
     ]
-    steps = max(4, engine.refresh)
+    steps = min(max(4, engine.refresh), LONGEST)
     found = []
     for run in runs:
         run.train(2)

@@ -97,8 +97,7 @@ class AugmentationSystem(StagedSystem[Config]):
             wave = unfinished[: self.settings.compute.workers]
             calls = [(arm.name, at, (found[at]["step"] if found[at] else 0) + training.steps_per_call) for at in wave]
             for number, one in zip(wave, self.workers.map("train", calls), strict=True):
-                seconds = found[number]["seconds"] if found[number] else 0.0
-                found[number] = one | {"seconds": one["seconds"] + seconds}
+                found[number] = one
         last = found[unfinished[0]]
         key = arm.name.lower().replace(" ", "_").replace("-", "_")
         told = {f"{key}_{name}": last["selection"][name] for name in ("accuracy", "nll")}

@@ -42,6 +42,8 @@ class Splits:
     """A second hold-out, by which arms are chosen."""
     test: Part
     classes: tuple[str, ...]
+    left_out: int = 0
+    """Rows that were drawn for training or as trusted ones, whose content is also among those that they are measured by."""
 
 
 def split(
@@ -53,6 +55,7 @@ def split(
     selection: int,
     test: int | None = None,
     noise: float = 0.0,
+    duplicates: bool = False,
 ) -> Splits:
     """Disjoint random parts, each with the classes in their shares; a function of the seed.
 
@@ -62,6 +65,8 @@ def split(
         training: samples to train on; None: all that are left.
         test: samples to test on; None: the source's own, or a fifth.
         noise: share of the training labels that become another class, uniformly.
+        duplicates: keep rows for training, or as trusted ones, whose content is also in another part, as is usual in tables
+            of few values; false: leave them out.
 
     Raises:
         DataError: there are fewer samples than that, or a part has no sample.
@@ -84,11 +89,35 @@ def split(
     empty = [name for name, rows in parts.items() if not len(rows) and name != "selection"]
     if empty:
         raise DataError(f"data: nothing is left for the part {empty[0]} of {count} samples; give more, or ask for less")
+    drawn = len(parts["training"]) + len(parts["trusted"])
+    if not duplicates:
+        _leave_out_duplicates(samples.inputs, parts)
+    for name in ("training", "trusted"):
+        if len(np.unique(samples.labels[parts[name]])) < 2:
+            raise DataError(
+                f"data.{name}: {len(parts[name])} rows of fewer than two classes are left, once those are out whose content "
+                "is in other parts; set data.duplicates to keep them, or give more"
+            )
+    left_out = drawn - len(parts["training"]) - len(parts["trusted"])
     inputs = _standardised(samples, parts["training"])
     made = {name: Part(inputs[rows], torch.from_numpy(samples.labels[rows]), rows) for name, rows in parts.items()}
     labels, wrong = mislabelled(made["training"].labels, len(samples.classes), noise, seed)
     given = replace(made["training"], labels=labels)
-    return Splits(given, wrong, made["trusted"], made["selection"], made["test"], samples.classes)
+    return Splits(given, wrong, made["trusted"], made["selection"], made["test"], samples.classes, left_out)
+
+
+def _leave_out_duplicates(inputs: np.ndarray, parts: dict[str, np.ndarray]) -> None:
+    """Trusted rows whose content is measured by, and training rows whose content is in any other part, in place."""
+
+    def contents(rows: np.ndarray) -> list[object]:
+        # Zero of either sign is the same content.
+        return inputs[rows].tolist() if inputs.ndim == 1 else [(row + 0.0).tobytes() for row in inputs[rows]]
+
+    held = {*contents(parts["test"]), *contents(parts["selection"])}
+    for name in ("trusted", "training"):
+        own = contents(parts[name])
+        parts[name] = parts[name][np.array([one not in held for one in own], bool)]
+        held |= set(own)
 
 
 def mislabelled(labels: Tensor, classes: int, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,8 @@ class Weighed:
     """``(B, K)``; None: the engine does not act yet, or any more."""
     scores: Tensor | None = None
     """``(B,)``, of the learned labels."""
+    own: Tensor | None = None
+    """``(B, K)``, gains of the views themselves, before they are averaged by source row."""
 
     def mean_loss(self) -> Tensor:
         """What to take the backward pass of: the mean of weight times loss."""
@@ -60,7 +62,7 @@ class Weighed:
 
     def shared(self, outputs: Tensor, workers: Workers) -> "Weighed":
         """The rows of one of the workers, with its own outputs."""
-        parts = ("labels", "weights", "upstream", "gains", "scores")
+        parts = ("labels", "weights", "upstream", "gains", "scores", "own")
         known: dict[str, Any] = {name: getattr(self, name) for name in parts}
         mine: dict[str, Any] = {name: None if part is None else workers.mine(part) for name, part in known.items()}
         return replace(self, outputs=outputs, **mine)
@@ -206,7 +208,8 @@ class Saflex:
         trusted: Tensor | None = None,
     ) -> Weighed:
         settings = self.settings
-        gains = self._gains(found, slopes, sources)
+        own = self._gains(found, slopes, sources)
+        gains = own if self._averages is None or sources is None else self._averages.smoothed(own, sources)
         learned = upstream if settings.learn == "weights" else self.loss.learned(gains, upstream, found, settings)
         if trusted is not None:
             learned = torch.where(trusted[:, None], upstream, learned)
@@ -222,7 +225,7 @@ class Saflex:
         learned = torch.where(vanished, upstream, learned)
         self._vanished = self._vanished.to(vanished.device) + vanished
         self._watch(learned, weights, upstream)
-        return Weighed(found, learned, weights, upstream, self.loss, gains, scores)
+        return Weighed(found, learned, weights, upstream, self.loss, gains, scores, own)
 
     def _gains(self, outputs: Tensor, slopes: Tensor, sources: Tensor | None) -> Tensor:
         gains = self.loss.gains(outputs, slopes)
@@ -233,11 +236,7 @@ class Saflex:
                 f"gains: that of row {row}{source} for label {label} in step {self.steps} is not finite; look at its "
                 "input, or lower the learning rate"
             )
-        gains = normalised(gains, self.settings.normalise)
-        if self._averages is None:
-            return gains
-        assert sources is not None  # as weigh has seen to
-        return self._averages.smoothed(gains, sources)
+        return normalised(gains, self.settings.normalise)
 
     def _refreshed(self, model: nn.Module) -> Gradient:
         settings = self.settings

@@ -59,6 +59,9 @@ def arms(engine: EngineSettings, step_cost: float = 2.0) -> tuple[Arm, ...]:
     def alike(rival: EngineSettings) -> EngineSettings:
         return replace(
             rival,
+            backend=engine.backend,
+            head=engine.head,
+            refresh=engine.refresh,
             warm_up=engine.warm_up,
             progress=engine.progress,
             gradient_average=engine.gradient_average,

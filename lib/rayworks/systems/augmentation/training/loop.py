@@ -4,6 +4,7 @@ All arms of a seed start from the same weights and draw the same rows and views,
 """
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ from rayworks.systems.augmentation.training.nets import OWN, network
 from rayworks.systems.augmentation.training.tally import Tally
 from rayworks.systems.augmentation.upstream.views import Drawn, Upstream, Views, identity
 
+DIVERGED = 100.0
+"""Nats that a row counts at most, such as one whose logits are not finite."""
 SCORED = 1000
 """Rows of a pass of an evaluation."""
 
@@ -108,10 +111,13 @@ class ArmRun:
         device: str = "cpu",
         workers: Workers = ALONE,
     ) -> None:
-        for name, size in (("batch", settings.batch), ("held", settings.held)):
+        held = min(settings.held, len(splits.trusted))
+        for name, size in (("batch", settings.batch), ("held", held)):
             if size % workers.count:
                 raise ConfigError(f"training.{name}: {size} rows cannot be dealt out to {workers.count} workers alike")
         self.arm, self.settings, self.step = arm, settings, 0
+        self.seconds = 0.0
+        """Spent on training."""
         self.steps = round(settings.steps * arm.longer)
         self._splits, self._seed, self._count = splits, seed, len(splits.training)
         self._drawn = drawn if arm.augmented else online(splits, identity)
@@ -127,16 +133,23 @@ class ArmRun:
     def train(self, steps: int | None = None) -> None:
         """Some steps, or all that are left."""
         self.model.train()
-        for _ in range(min(self.steps - self.step, self.steps if steps is None else steps)):
-            rate = self.settings.rate * (1 + math.cos(math.pi * self.step / self.steps)) / 2
-            for group in self._optimiser.param_groups:
-                group["lr"] = rate
-            loss = self._loss()
-            self._optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            self._share_gradients()
-            self._optimiser.step()
-            self.step += 1
+        began = time.perf_counter()
+        with torch.random.fork_rng():
+            for _ in range(min(self.steps - self.step, self.steps if steps is None else steps)):
+                torch.manual_seed(seeds.derive_small(self._seed, "step", self.step, self._workers.rank))
+                self._train_step()
+        self.seconds += time.perf_counter() - began
+
+    def _train_step(self) -> None:
+        rate = self.settings.rate * (1 + math.cos(math.pi * self.step / self.steps)) / 2
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        loss = self._loss()
+        self._optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        self._share_gradients()
+        self._optimiser.step()
+        self.step += 1
 
     @torch.no_grad()
     def evaluate(self, part: Part) -> dict[str, Any]:
@@ -149,8 +162,10 @@ class ArmRun:
             raise DataError("evaluation: the part holds no sample; give it some")
         self.model.eval()
         logits = torch.cat([self.model(self._there(rows)).cpu() for rows in torch.split(part.inputs, SCORED)])
-        losses = F.cross_entropy(logits.double(), part.labels, reduction="none")
-        right = (logits.argmax(1) == part.labels).int()
+        losses = (
+            F.cross_entropy(logits.double(), part.labels, reduction="none").nan_to_num(DIVERGED).clamp_max(DIVERGED)
+        )
+        right = ((logits.argmax(1) == part.labels) & logits.isfinite().all(1)).int()
         rows = {"losses": losses.tolist(), "right": right.tolist()}
         return {"accuracy": float(right.double().mean()), "nll": float(losses.mean()), **rows}
 
@@ -167,6 +182,7 @@ class ArmRun:
         """Everything to go on from."""
         return {
             "step": self.step,
+            "seconds": self.seconds,
             "model": self.model.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "tally": self.tally.state_dict(),
@@ -175,7 +191,7 @@ class ArmRun:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of the same arm."""
-        self.step = state["step"]
+        self.step, self.seconds = state["step"], state["seconds"]
         self.model.load_state_dict(state["model"])
         self._optimiser.load_state_dict(state["optimiser"])
         self.tally.load_state_dict(state["tally"])
@@ -201,6 +217,11 @@ class ArmRun:
 
     def _loss(self) -> Tensor:
         views, sources = self.batch(self.step)
+        if not len(views.labels) or len(views.labels) % self._workers.count:
+            raise DataError(
+                f"upstream.name: makes {len(views.labels)} views of a batch of {self.settings.batch}; make one at least, and "
+                f"as many for each of {self._workers.count} workers"
+            )
         inputs, labels = (self._there(self._workers.mine(part)) for part in (views.inputs, views.labels))
         if self.engine is None:
             return self._plain(inputs, labels)

@@ -41,25 +41,28 @@ class Tally:
         Args:
             sources: ``(B,)``, the row of each view.
         """
-        assert weighed.gains is not None
-        scores = weighed.loss.scores(weighed.upstream, weighed.outputs, weighed.gains).cpu()
+        assert weighed.own is not None
+        scores = weighed.loss.scores(weighed.upstream, weighed.outputs, weighed.own).cpu()
         weights, learned, upstream = weighed.weights.cpu(), weighed.labels.cpu(), weighed.upstream.cpu()
         columns = torch.stack([torch.ones_like(scores), scores, weights, (weights == 0).to(scores)], 1).double()
         bins = (views.strengths * BINS).long().clamp_max(BINS - 1)
         places = self._places(views.names)[views.operations]
         self.by_operation.view(-1, 4).index_add_(0, places * BINS + bins, columns)
         self.by_source.index_add_(0, sources, columns[:, :3])
-        self.gains.index_add_(0, sources, weighed.gains.cpu().float())
+        self.gains.index_add_(0, sources, weighed.own.cpu().float())
         self.by_class.index_add_(0, upstream.argmax(1), (weights[:, None] * learned).double())
         self._note_extremes(sources, scores.double(), step)
 
-    def find(self, wrong: Tensor) -> float:
+    def find(self, wrong: Tensor, given: Tensor) -> float:
         """Area under the curve of the mean score for finding wrong rows ``(n,)``, the first n; NaN without both kinds.
 
         Rows of equal score count half.
+
+        Args:
+            given: their labels ``(n,)``.
         """
         seen = self.by_source[: len(wrong), 0] > 0
-        scores = self.scores(len(wrong))[seen]
+        scores = self.scores(given)[seen]
         bad, good = scores[wrong[seen]], scores[~wrong[seen]].sort().values
         if not len(bad) or not len(good):
             return float("nan")
@@ -67,14 +70,17 @@ class Tally:
         equal = torch.searchsorted(good, bad, right=True) - torch.searchsorted(good, bad)
         return float((above + equal / 2).sum() / (len(bad) * len(good)))
 
-    def scores(self, count: int) -> Tensor:
-        """Mean score of the upstream label of the first rows, ``(count,)``; NaN where a row was never weighed."""
-        return self.by_source[:count, 1] / self.by_source[:count, 0].where(self.by_source[:count, 0] > 0, torch.nan)
+    def scores(self, given: Tensor) -> Tensor:
+        """Mean gain of the labels that the first rows have, ``(n,)``; NaN where a row was never weighed.
+
+        What they are mixed with in a view does not count.
+        """
+        seen = self.by_source[: len(given), 0]
+        return self.gains[: len(given)].gather(1, given[:, None])[:, 0].double() / seen.where(seen > 0, torch.nan)
 
     def suggested(self, given: Tensor) -> Tensor:
         """The label of the largest mean gain of each of the first rows whose given one, ``(n,)``, scores below 0."""
-        count = len(given)
-        return torch.where(self.scores(count) < 0, self.gains[:count].argmax(1), given)
+        return torch.where(self.scores(given) < 0, self.gains[: len(given)].argmax(1), given)
 
     def harm(self) -> dict[str, float]:
         """Mean score of the upstream label by operation, the most harmful first; only those that were seen."""
@@ -101,7 +107,7 @@ class Tally:
         """Go on from a state."""
         self.names = tuple(state["names"])
         for name in _PARTS:
-            setattr(self, name, state[name].clone())
+            setattr(self, name, state[name].cpu().clone())
 
     def _places(self, names: tuple[str, ...]) -> Tensor:
         new = tuple(name for name in names if name not in self.names)

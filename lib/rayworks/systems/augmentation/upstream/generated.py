@@ -52,7 +52,11 @@ def generated_views(
     sources = torch.tensor([rows[source] for source in table["source"]])
     kinds = table["operation"].tolist() if "operation" in table else ["generated"] * len(table)
     names = tuple(sorted(set(kinds)))
-    strengths = torch.tensor(table["strength"].astype(float).to_numpy() if "strength" in table else np.ones(len(table)))
+    amounts = pd.to_numeric(table["strength"], errors="coerce") if "strength" in table else pd.Series(1.0, table.index)
+    wrong = table["file"][~amounts.between(0, 1)]
+    if len(wrong):
+        raise DataError(f"upstream.folder {folder!r}: the strength of {wrong.iloc[0]} is no number of 0 to 1; give one")
+    strengths = torch.tensor(amounts.to_numpy(np.float64))
     places = torch.tensor([names.index(kind) for kind in kinds])
     return Views(torch.from_numpy(images), labels[sources], sources, places, strengths.float(), names)
 

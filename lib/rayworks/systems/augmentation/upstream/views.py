@@ -38,6 +38,8 @@ class Views:
                 f"views: inputs, labels, sources, operations and strengths are {[len(part) for part in parts]}; give as many "
                 "of each, a source id with every view"
             )
+        if not ((self.strengths >= 0) & (self.strengths <= 1)).all() or bool((self.sources < 0).any()):
+            raise DataError("views: a strength is outside [0, 1], or a source below 0; mend the pipeline")
         if len(self.operations) and not 0 <= int(self.operations.min()) <= int(self.operations.max()) < len(self.names):
             raise DataError(f"views: an operation is none of the {len(self.names)} named ones; name it")
 
