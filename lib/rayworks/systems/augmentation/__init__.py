@@ -20,6 +20,7 @@ SPEC = SystemSpec(
         "data.noise": 0.4,
         "upstream.operations": ["identity", "rotate", "translate", "brightness", "paste"],
         "upstream.strength": 0.3,
+        "training.steps": 600,
         "engine.gain_average": 0.8,
         "experiment.arms": [
             "plain and trusted rows",
