@@ -89,16 +89,16 @@ def split(
     empty = [name for name, rows in parts.items() if not len(rows) and name != "selection"]
     if empty:
         raise DataError(f"data: nothing is left for the part {empty[0]} of {count} samples; give more, or ask for less")
-    drawn = len(parts["training"]) + len(parts["trusted"])
+    sizes = {name: len(parts[name]) for name in ("training", "trusted")}
     if not duplicates:
         _leave_out_duplicates(samples.inputs, parts)
-    for name in ("training", "trusted"):
-        if len(np.unique(samples.labels[parts[name]])) < 2:
+    for name, size in sizes.items():
+        if len(parts[name]) < size and len(np.unique(samples.labels[parts[name]])) < 2:
             raise DataError(
                 f"data.{name}: {len(parts[name])} rows of fewer than two classes are left, once those are out whose content "
                 "is in other parts; set data.duplicates to keep them, or give more"
             )
-    left_out = drawn - len(parts["training"]) - len(parts["trusted"])
+    left_out = sum(size - len(parts[name]) for name, size in sizes.items())
     inputs = _standardised(samples, parts["training"])
     made = {name: Part(inputs[rows], torch.from_numpy(samples.labels[rows]), rows) for name, rows in parts.items()}
     labels, wrong = mislabelled(made["training"].labels, len(samples.classes), noise, seed)
