@@ -62,6 +62,7 @@ def augmentation(folder: Path) -> list[str]:
         "data.training": 100,
         "data.trusted": 20,
         "data.selection": 40,
+        "data.noise": 0.3,
         "upstream.operations": "[identity, noise, mixup]",
         "engine.warm_up": 10,
         "engine.progress": 0,

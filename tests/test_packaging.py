@@ -22,7 +22,7 @@ LIBRARY = ROOT / "lib" / "rayworks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FOLDERS = ("jobs", "serve", "cluster", "benchmarks", "tests")
 OURS = {"rayworks", *FOLDERS}
-PEERS = {"obp", "py_irt", "recbole", "vmas"}
+PEERS = {"betty", "obp", "py_irt", "recbole", "vmas"}
 """Installed by benchmarks/peers.py into environments of their own."""
 REPOSITORY = ("tools",)
 BEYOND_BASE = {

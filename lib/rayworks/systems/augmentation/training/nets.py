@@ -53,4 +53,8 @@ def _convolutional(channels: int, classes: int, width: int) -> nn.Module:
     for inputs, outputs in ((channels, width), (width, 2 * width)):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     layers += [nn.Conv2d(2 * width, 4 * width, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            # From torch's own start this net stands still for some hundred steps, and an engine that begins there kills it.
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     return nn.Sequential(*layers, nn.Linear(16 * width, classes))
