@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from rayworks.systems.augmentation.exported import read_export
+from serve.apps.augmentation_engine import Scoring
+from serve.apps.augmentation_schemas import Limits
 from tests.serve.deployment import Deployment
 
 LABELS: list[Any] = ["3", {"1": 0.25, "7": 0.75}, "0"]
@@ -99,3 +101,18 @@ def test_the_card_says_what_it_is(deployment: Deployment) -> None:
     assert card["classes"] == ["one", "three", "two"]
     assert (card["kind"], card["shape"], card["noise_auc"]) == ("table", [6], None)
     assert httpx.get(f"{deployment.url('augmentation-table')}/healthz").json()["status"] == "ok"
+
+
+def test_answers_at_once_are_those_of_one_after_the_other(deployment: Deployment) -> None:
+    """Derivatives of one thread are seen by all, and a pass takes the parameters out of the module."""
+    scoring = Scoring(str(deployment.folder / "augmentation" / "digits"), (), Limits())
+    inputs = pixels() / np.float32(255)
+    question = (inputs, distributions())
+    chances, [scored] = scoring.predict([inputs])[0], scoring.score([question])
+    with ThreadPoolExecutor(3) as pool:
+        checks = [pool.submit(scoring.check) for _ in range(40)]
+        scores = [pool.submit(scoring.score, [question]) for _ in range(40)]
+        guesses = [pool.submit(scoring.predict, [inputs]) for _ in range(40)]
+        assert all(np.array_equal(one.result()[0].given, scored.given) for one in scores)
+        assert all(np.array_equal(one.result()[0], chances) for one in guesses)
+        assert not any(one.result() for one in checks)
