@@ -338,6 +338,13 @@ def test_damaged_exports(tmp_path: Path, part: str, value: Any) -> None:
         read_export(tmp_path)
 
 
+def test_an_engine_that_never_began_is_reported() -> None:
+    config = resolved(experiment__seeds=1)
+    one = {"names": [], "by_operation": [], "harm": {}, "noise_auc": None}
+    found = Findings(config, {"trained": {ENGINE: [one]}})
+    assert found.mean_score == 0 and found.by_strength() == {} and found.noise_auc is None
+
+
 def test_views_of_the_run_are_those_of_its_kind(tmp_path: Path) -> None:
     _, found = opened(tmp_path, save_rows(tmp_path / "rows.csv", 240), upstream__operations=["noise"])
     drawn = found.drawn()(torch.arange(4), random())

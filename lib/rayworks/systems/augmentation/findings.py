@@ -38,7 +38,9 @@ class Findings:
 
     def gain(self, arm: str, over: str) -> tuple[float, float | None, float | None]:
         """Mean difference of test accuracies, paired by seed, with the 95 % interval of Student's t."""
-        return t_interval((self.accuracies(arm) - self.accuracies(over)).tolist())
+        mean, low, high = t_interval((self.accuracies(arm) - self.accuracies(over)).tolist())
+        # Differences that tie say nothing of how far seeds lie apart.
+        return (mean, None, None) if low == high else (mean, low, high)
 
     @property
     def best_rival(self) -> str:
@@ -112,9 +114,8 @@ class Findings:
     @property
     def mean_score(self) -> float:
         """Of all views that were weighed; 0 without any."""
-        views, scores = (
-            sum(float(np.array(one["by_operation"])[..., at].sum()) for one in self.trained[ENGINE]) for at in (0, 1)
-        )
+        bins = [np.array(one["by_operation"]).reshape(-1, 4) for one in self.trained[ENGINE]]
+        views, scores = (sum(float(part[:, at].sum()) for part in bins) for at in (0, 1))
         return scores / views if views else 0.0
 
     def by_strength(self) -> dict[str, np.ndarray]:

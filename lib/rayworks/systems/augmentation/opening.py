@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from rayworks.core import seeds
-from rayworks.core.errors import ConfigError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.run_directory import RunDirectory
 from rayworks.systems.augmentation.config import Config
 from rayworks.systems.augmentation.data.samples import Samples, read
@@ -65,6 +65,11 @@ def check_config(config: Config) -> None:
     rows, splits = min(4, len(opened.splits.training)), opened.splits
     drawn = opened.drawn()(torch.arange(rows), np.random.default_rng(0))
     shape, classes = tuple(splits.training.inputs.shape[1:]), len(splits.classes)
+    if drawn.labels.shape != (len(drawn.inputs), classes):
+        raise DataError(
+            f"upstream.name: gives labels {tuple(drawn.labels.shape)} of {len(drawn.inputs)} views; give each a distribution "
+            f"over {classes} classes"
+        )
     distributions(drawn.labels, classes, torch.zeros(len(drawn.labels), classes))
     _check_network(config, shape, classes, drawn.inputs)
 

@@ -74,7 +74,7 @@ def _verdict(found: Findings) -> Table:
     note = (
         f"{VERDICTS[found.chosen]} An arm is taken where its loss there is lower, and its accuracy not lower, by "
         f"{found.config.experiment.errors:g} standard errors over {found.config.data.selection} rows a seed, on which no arm "
-        "was trained."
+        "was trained. The last row is the accuracy of what each seed's own hold-out takes."
     )
     return Table("What to do", columns, rows, note)
 
@@ -152,7 +152,13 @@ def _pictures(found: Findings, shown: Values, views: bytes) -> dict[str, tuple[b
 
 def _notes(found: Findings) -> list[str]:
     config, trained = found.config, found.trained
+    mean, error = found.advantage(found.chosen, list(found.seeds), "right")
     notes = [VERDICTS[found.chosen]]
+    if found.chosen != UPSTREAM:
+        notes.append(
+            f"Taken by {found.choices().count(found.chosen)} of {len(found.seeds)} seeds; its accuracy on the second hold-outs "
+            f"is {mean:+.3f} above upstream's, with a standard error of {error:.3f}."
+        )
     if len(found.seeds) < FEW:
         notes.append("One seed: differences have no interval.")
     if not all(one["acted"] for one in trained[ENGINE]):
@@ -176,8 +182,7 @@ def _notes(found: Findings) -> list[str]:
     if "placebo" in trained:
         gain = told(found.gain("placebo", UPSTREAM))
         notes.append(f"With permuted labels of the trusted rows the engine gains {gain}.")
-    cost = config.experiment.step_cost
-    notes.append(
-        f"Upstream at equal seconds takes {cost:g} times the steps; a step of the engine costs what is measured."
-    )
+    if "upstream at equal seconds" in trained:
+        notes.append(f"Upstream at equal seconds takes {config.experiment.step_cost:g} times the steps.")
+    notes.append("The ratio of step costs is that of steps in which the engine acts; those of the warm-up are plain.")
     return notes

@@ -176,6 +176,11 @@ class ArmRun:
         random = seeds.stream(self._seed, "batch", step)
         places = first + (torch.from_numpy(random.random(self.settings.batch)) * (last - first)).long()
         views = self._drawn(places, random)
+        if len(views.sources) and int(views.sources.max()) >= len(places):
+            raise DataError(
+                f"upstream.name: a view has source {int(views.sources.max())} in a batch of {len(places)}; give the place of "
+                "its row in the batch"
+            )
         return views, places[views.sources]
 
     def state_dict(self) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def random_operations(names: Sequence[str] = USUAL, strength: float = 0.5, steps
             drawn = places[torch.from_numpy(random.integers(0, len(places), count))]
             amount = torch.from_numpy(strength * random.random(count)).to(inputs.dtype)
             made = operate(made, drawn, amount, random)
+            amount = amount * (drawn != 0)
             worst = torch.where(amount > most, drawn, worst)
             most = torch.maximum(most, amount.to(most.dtype))
         return views(made, labels, worst, most, OPERATIONS)
