@@ -156,8 +156,8 @@ def _notes(found: Findings) -> list[str]:
     notes = [VERDICTS[found.chosen]]
     if found.chosen != UPSTREAM:
         notes.append(
-            f"Taken by {found.choices().count(found.chosen)} of {len(found.seeds)} seeds; its accuracy on the second hold-outs "
-            f"is {mean:+.3f} above upstream's, with a standard error of {error:.3f}."
+            f"Taken by {found.choices().count(found.chosen)} of {len(found.seeds)} seeds; on the second hold-outs its "
+            f"accuracy is {mean:+.3f} above upstream's, with a standard error of {error:.3f}."
         )
     if len(found.seeds) < FEW:
         notes.append("One seed: differences have no interval.")
