@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayworks.core.errors import DataError
+from rayworks.core.errors import ConfigError, DataError
+from rayworks.learning.validation_gradients import validation_gradient
 from rayworks.systems.augmentation.engine.losses import MultiLabel
 from rayworks.systems.augmentation.engine.saflex import Saflex
 from rayworks.systems.augmentation.engine.settings import EngineSettings
@@ -94,3 +95,9 @@ def test_one_row_is_weighed_and_one_class_is_none() -> None:
         small(one, held).weigh(one, torch.rand(4, 5), torch.zeros(4, dtype=torch.long))
     marks = Saflex(EngineSettings(**AT_ONCE), lambda _: (held[0], torch.rand(6, 1).round()), MultiLabel())
     assert marks.weigh(one, torch.rand(4, 5), torch.ones(4, 1)).labels.shape == (4, 1)
+
+
+def test_a_model_of_which_nothing_is_trained_is_named() -> None:
+    frozen = torch.nn.Linear(2, 2).requires_grad_(requires_grad=False)
+    with pytest.raises(ConfigError, match="no parameter needs a gradient"):
+        validation_gradient(frozen, torch.zeros(3, 2), lambda outputs: outputs.mean())

@@ -32,11 +32,13 @@ def validation_gradient(
         only: names of the parameters that are asked for; empty: all that are trained.
 
     Raises:
-        ConfigError: a parameter of ``only`` is another one's, under a second name.
+        ConfigError: a parameter of ``only`` is another one's, under a second name, or nothing is trained.
         DataError: the gradient of some parameter is not finite.
     """
     parameters, buffers = copied_state(model)
     names = tuple(only) or tuple(trainable(model))
+    if not names:
+        raise ConfigError("model: no parameter needs a gradient; let those be trained that shall learn")
     for name in names:
         if name not in parameters:
             raise ConfigError(
