@@ -15,6 +15,7 @@ from rayworks.systems.augmentation.config import Config
 from rayworks.systems.augmentation.data.samples import Samples, read
 from rayworks.systems.augmentation.data.splits import Part, split
 from rayworks.systems.augmentation.engine.losses import Classification
+from rayworks.systems.augmentation.engine.saflex import Weighed
 from rayworks.systems.augmentation.exported import CARD, exported_model, read_export, write_export
 from rayworks.systems.augmentation.findings import Findings
 from rayworks.systems.augmentation.opening import Opened, all_arms, check_config, training_settings
@@ -161,17 +162,16 @@ def test_the_error_of_an_advantage_is_that_of_simulated_hold_outs() -> None:
 def test_a_tally_remembers_the_furthest_view_of_each_row() -> None:
     tally, loss = Tally(3, 2), Classification()
 
-    class Fake:
-        def __init__(self, gains: list[float]) -> None:
-            self.own = torch.tensor([[gain, -gain] for gain in gains])
-            self.upstream = self.labels = torch.eye(2)[torch.zeros(len(gains), dtype=torch.long)]
-            self.weights, self.outputs, self.loss = torch.ones(len(gains)), torch.zeros(len(gains), 2), loss
+    def weighed(*gains: float) -> Weighed:
+        own, rows = torch.tensor([[gain, -gain] for gain in gains]), len(gains)
+        labels, ones = torch.eye(2)[torch.zeros(rows, dtype=torch.long)], torch.ones(rows)
+        return Weighed(torch.zeros(rows, 2), labels, ones, labels, loss, gains=own, own=own)
 
     def seen(names: tuple[str, ...]) -> Any:
         return views(torch.zeros(3, 1), torch.eye(2)[[0, 0, 0]], torch.arange(3) % len(names), 0.5, names)
 
-    tally.add(seen(("a", "b")), torch.tensor([0, 0, 1]), Fake([0.5, -2.0, 1.0]), 7)  # type: ignore[arg-type]  # a stand-in
-    tally.add(seen(("b", "c")), torch.tensor([0, 1, 1]), Fake([-1.0, 3.0, -0.5]), 8)  # type: ignore[arg-type]  # a stand-in
+    tally.add(seen(("a", "b")), torch.tensor([0, 0, 1]), weighed(0.5, -2.0, 1.0), 7)
+    tally.add(seen(("b", "c")), torch.tensor([0, 1, 1]), weighed(-1.0, 3.0, -0.5), 8)
     worst, best = tally.furthest(3, 2)
     assert worst == [(0, -2.0, 7, 1), (1, -0.5, 8, 2)]
     assert best == [(1, 3.0, 8, 1), (0, 0.5, 7, 0)]
