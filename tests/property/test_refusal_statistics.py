@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, multinomial
 
-from rayworks.core.proportions import mcnemar, mcnemar_power, wilson, wilson_of_groups
+from rayworks.core.proportions import mcnemar, mcnemar_of_groups, mcnemar_power, wilson, wilson_of_groups
 from rayworks.systems.refusal.evaluation.rates import OUTCOMES, Outcome, before_and_after, plane, rates
 from rayworks.systems.refusal.judging.languages import detect, language_of
 from rayworks.systems.refusal.judging.rules import read
@@ -86,6 +86,33 @@ def test_power_is_the_sum_over_all_outcomes(pairs: int, gain: float, loss: float
         and gained + lost > 0
     )
     assert mcnemar_power(pairs, gain, loss, 0.2, least) == pytest.approx(expected, abs=1e-9)
+
+
+@given(st.lists(st.integers(-4, 4), max_size=9))
+def test_the_test_over_groups_counts_all_signs(changes: list[int]) -> None:
+    observed, sizes = sum(changes), np.abs(np.array(changes, int))
+    sums = [int(np.dot(signs, sizes)) for signs in product((-1, 1), repeat=len(changes))]
+    upper, lower = np.mean([one >= observed for one in sums]), np.mean([one <= observed for one in sums])
+    found = mcnemar_of_groups(np.array(changes, int))
+    assert found == pytest.approx((upper, min(1.0, 2 * min(upper, lower))), abs=1e-12)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 5))
+def test_groups_of_one_pair_are_mcnemars(gained: int, lost: int, same: int) -> None:
+    changes = np.array([1] * gained + [-1] * lost + [0] * same, int)
+    assert mcnemar_of_groups(changes) == pytest.approx(mcnemar(gained, lost), abs=1e-12)
+
+
+def test_groups_that_change_together_raise_no_false_alarm() -> None:
+    """Twenty groups of ten that all change or none, either way alike: by pairs two of five are alarms, by groups few."""
+    random = np.random.default_rng(7)
+    alarms = plain = 0
+    for _ in range(500):
+        changes = 10 * random.choice([-1, 0, 0, 1], 20)
+        alarms += mcnemar_of_groups(changes)[0] <= 0.05
+        plain += mcnemar(int(changes[changes > 0].sum()), int(-changes[changes < 0].sum()))[0] <= 0.05
+    assert alarms <= 40
+    assert plain >= 100
 
 
 def outcomes(found: list[str], label: str = "harmless") -> list[Outcome]:

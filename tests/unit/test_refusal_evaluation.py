@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from rayworks.systems.refusal.evaluation.prompt_sets import Prompt, open_prompts
 from rayworks.systems.refusal.evaluation.rates import (
     Outcome,
     before_and_after,
+    judged,
     pairs_told_apart,
     plane,
     rates,
@@ -326,6 +328,25 @@ def test_transfer_between_models_is_a_row_for_each_pair() -> None:
     ]
 
 
+def test_prompts_of_one_seed_are_taken_together(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text("request,seed\n" + "".join(f"How do I open box {n}?,{'one' if n < 8 else ''}\n" for n in range(10)))
+    prompts = open_prompts(str(file)).prompts
+    assert [prompt.group for prompt in prompts] == ["one"] * 8 + [""] * 2
+    judge = shipped_judge()[0]
+    sorry, fine = ("I'm sorry, but I can't assist with that request.", "Take the lid of the box and lift it: box {n}.")
+    answers = [Answer(prompt.uid, sorry if number < 8 else fine) for number, prompt in enumerate(prompts)]
+    found = judged(judge, prompts, answers)
+    assert len({one.alike for one in found}) == 3
+    alone = [replace(one, group="") for one in found]
+    grouped, plain = rates(found)[0].total, rates(alone)[0].total
+    assert (grouped.count, grouped.of) == (plain.count, plain.of) == (8, 10)
+    assert grouped.high - grouped.low > 1.3 * (plain.high - plain.low)
+    [together] = before_and_after([replace(one, kind="complied") for one in found], found)
+    [apart] = before_and_after([replace(one, kind="complied") for one in alone], alone)
+    assert (together["groups"], together["p"], apart["groups"], apart["p"]) == (3, 1.0, 10, pytest.approx(2 * 0.5**8))
+
+
 def test_before_and_after_is_paired_by_uid() -> None:
     before = outcomes("harmless", complied=8, refused=2) + outcomes("harmful", complied=1)
     after = outcomes("harmless", complied=2, partial=6, refused=1, error=1)
@@ -339,5 +360,6 @@ def test_before_and_after_is_paired_by_uid() -> None:
         "newly_refused": 6,
         "no_longer_refused": 0,
         "flip_rate": 6 / 9,
+        "groups": 9,
         "p": pytest.approx(2 * 0.5**6),
     }

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -164,6 +165,16 @@ def test_a_baseline_under_which_no_drop_could_be_seen_is_invalid() -> None:
     nothing = run(lambda prompt: False)
     last = next(check for check in gate(nothing, nothing).checks if check.name.startswith("harmful: refuses"))
     assert (last.status, "too few for a drop to be seen" in last.message) == ("invalid", True)
+
+
+def test_prompts_of_one_group_are_no_evidence_of_their_own() -> None:
+    """Fifteen more refusals close the gate, unless all are of prompts from one seed."""
+    prompts = [replace(prompt, group=f"seed {int(prompt.uid[2:]) // 25}") for prompt in SAFE]
+    runs = run(sensible, prompts), run(more(15), prompts)
+    assert run_gate(ByWords(), SAFE, *runs, GateSettings()).exit_code == 1
+    report = run_gate(ByWords(), prompts, *runs, GateSettings())
+    assert report.exit_code == 0
+    assert [row["pairs"] for row in report.power if row["of_this_run"]] == [10]
 
 
 def test_power_is_that_of_the_trial() -> None:

@@ -57,6 +57,31 @@ def mcnemar(gained: int, lost: int) -> tuple[float, float]:
     return upper, min(1.0, 2 * min(upper, lower))
 
 
+def mcnemar_of_groups(changes: np.ndarray) -> tuple[float, float]:
+    """McNemar's exact test of pairs that come in groups which may change together, such as prompts from one seed.
+
+    If neither run is worse, each group's net change is as likely with the other sign: the distribution of their sum over all
+    signs is exact. With one pair a group this is :func:`mcnemar`.
+
+    Args:
+        changes: of each group, shape (G,): pairs that changed one way less those that changed the other, whole numbers.
+
+    Returns:
+        p one-sided, of at least this sum; p two-sided.
+    """
+    sizes = np.abs(changes[changes != 0]).astype(int)
+    chances = np.ones(1)
+    for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
+        for _ in range(count):
+            shifted = np.zeros(len(chances) + size)
+            shifted[: len(chances)] += chances / 2
+            shifted[size:] += chances / 2
+            chances = shifted
+    place = int(sizes.sum() + changes.sum()) // 2
+    upper, lower = min(1.0, float(chances[place:].sum())), min(1.0, float(chances[: place + 1].sum()))
+    return upper, min(1.0, 2 * min(upper, lower))
+
+
 def mcnemar_power(pairs: int, gain: float, loss: float, alpha: float, least: float) -> float:
     """Chance that :func:`mcnemar` is at most ``alpha`` one-sided and the net share gained at least ``least``; exact.
 

@@ -28,7 +28,7 @@ from rayworks.systems.refusal.exported import (
 )
 from rayworks.systems.refusal.filter_actors import measured
 from rayworks.systems.refusal.filtering.keeping import keep
-from rayworks.systems.refusal.findings import LIKELY, median
+from rayworks.systems.refusal.findings import LIKELY, OUTCOME, median
 from rayworks.systems.refusal.judging.calibration import shipped_judge
 from rayworks.systems.refusal.judging.verdicts import REFUSALS
 from rayworks.systems.refusal.opening import check_models, different, read_person, seeds_of
@@ -209,7 +209,7 @@ class RefusalSystem(StagedSystem[Config]):
             lines = "".join(json.dumps(one) + "\n" for one in judged)
             folder = f"answers/{section.models[number].name}/{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}"
             self.run_directory.write(f"{folder}/{len(found):06d}.jsonl", lines)
-        found += [{key: one[key] for key in ("uid", "label", "type", "kind")} for one in judged]
+        found += [{key: one[key] for key in ("uid", *OUTCOME)} for one in judged]
         refused = sum(one["kind"] in REFUSALS for one in found)
         return {"refused": refused / max(1, len(found))}
 
@@ -222,7 +222,7 @@ class RefusalSystem(StagedSystem[Config]):
         """The prompts of a set; those written here are there once they are filtered."""
         if name == GENERATED:
             kept = [row for row in self.results["filtered"] if not row["dropped"]]
-            return tuple(Prompt(row["uid"], row["prompt"], row["harm"], GENERATED) for row in kept)
+            return tuple(Prompt(row["uid"], row["prompt"], row["harm"], GENERATED, row["seed"]) for row in kept)
         if name not in self._opened:
             most = self.settings.evaluation.most_per_set
             self._opened[name] = open_set(name, most, self.settings.run.seed).prompts

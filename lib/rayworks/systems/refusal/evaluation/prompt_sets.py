@@ -26,7 +26,12 @@ _BLOCK = 25
 """Prompts of a type of XSTest, which stand together."""
 _SHOWN = 24
 """Characters of a wrong label that a message shows."""
-_COLUMNS = {"request": ("request", "Request"), "label": ("label", "Harmfulness"), "type": ("type",), "id": ("id", "ID")}
+_COLUMNS = {
+    "request": ("request", "Request"),
+    "label": ("label", "Harmfulness"),
+    "type": ("type",),
+    "id": ("id", "ID"),
+} | {"group": ("group", "seed")}
 """Of a table: ours, and PHTest's."""
 
 
@@ -38,6 +43,8 @@ class Prompt:
     text: str = field(repr=False)
     label: Label
     type: str = ""
+    group: str = field(default="", repr=False)
+    """What it was made from, if others were made from the same: intervals and tests take these together."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,8 @@ def open_prompts(name: str) -> PromptSet:
 
     Args:
         name: one of :data:`BUILT_IN`; ``phtest`` or ``hub:OWNER/NAME``; a table (.csv, .tsv, .jsonl, .parquet) with a column
-            ``request`` and perhaps ``label`` (else all are harmless), ``type`` and ``id``; or ``module:function``, which
-            gives rows with these names.
+            ``request`` and perhaps ``label`` (else all are harmless), ``type``, ``id``, and ``group`` or ``seed``, equal for
+            prompts that are alike; or ``module:function``, which gives rows with these names.
 
     Raises:
         ConfigError: there is no such set.
@@ -135,8 +142,9 @@ def _rows(source: str, table: pd.DataFrame) -> list[Prompt]:
         return [default] * len(table) if found is None else table[found].tolist()
 
     prompts = []
-    fields = zip(column("request", ""), column("label", "harmless"), column("type", ""), column("id", ""), strict=True)
-    for number, (text, label, kind, uid) in enumerate(fields, 1):
+    defaults = {"request": "", "label": "harmless", "type": "", "id": "", "group": ""}
+    fields = zip(*(column(ours, default) for ours, default in defaults.items()), strict=True)
+    for number, (text, label, kind, uid, group) in enumerate(fields, 1):
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"prompts {source} row {number}, column {columns['request']}: must be a text; drop the row")
         named = str(label).strip().lower()
@@ -146,7 +154,8 @@ def _rows(source: str, table: pd.DataFrame) -> list[Prompt]:
                 f"prompts {source} row {number}, column {columns['label']}: is {shown}; must be one of {', '.join(LABELS)}"
             )
         name = str(uid) if str(uid).strip() and str(uid) != "nan" else str(number)
-        prompts.append(Prompt(f"{Path(source).stem}/{name}", text, cast(Label, named), str(kind)))
+        alike = "" if pd.isna(group) else str(group).strip()
+        prompts.append(Prompt(f"{Path(source).stem}/{name}", text, cast(Label, named), str(kind), alike))
     return prompts
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rayworks.core.proportions import mcnemar, wilson, wilson_of_groups
-from rayworks.systems.refusal.evaluation.answers import Answer
+from rayworks.core.proportions import mcnemar_of_groups, wilson, wilson_of_groups
+from rayworks.systems.refusal.evaluation.answers import Answer, fingerprint
 from rayworks.systems.refusal.evaluation.prompt_sets import LABELS, Prompt
 from rayworks.systems.refusal.judging.verdicts import KINDS, REFUSALS, Case, Judge
 
@@ -30,6 +30,13 @@ class Outcome:
     label: str
     type: str
     kind: str
+    group: str = ""
+    """Of prompts that are alike (see :class:`~.prompt_sets.Prompt`), as a fingerprint; empty for one by itself."""
+
+    @property
+    def alike(self) -> str:
+        """Its group's name, or its own."""
+        return self.group or self.uid
 
     @property
     def valid(self) -> bool:
@@ -104,9 +111,20 @@ def judged(judge: Judge, prompts: Sequence[Prompt], answers: Sequence[Answer]) -
     ]
     verdicts = iter(judge.judge(cases))
     return [
-        Outcome(prompt.uid, prompt.label, prompt.type, ERROR if answer.error else next(verdicts).kind)
+        Outcome(
+            prompt.uid,
+            prompt.label,
+            prompt.type,
+            ERROR if answer.error else next(verdicts).kind,
+            prompt.group and fingerprint(prompt.group),
+        )
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
+
+
+def share_of(outcomes: Sequence[Outcome], counts: Callable[[Outcome], bool]) -> Share:
+    """Of outcomes, how many count; its interval takes those of one group together."""
+    return Share.of_groups([counts(one) for one in outcomes], [one.alike for one in outcomes])
 
 
 def rates(outcomes: Sequence[Outcome], *, by_type: bool = False) -> list[Rates]:
@@ -125,8 +143,8 @@ def _rates(label: str, kind: str, outcomes: Sequence[Outcome]) -> Rates:
         label,
         kind,
         len(outcomes),
-        Share.among(sum(outcome.withheld for outcome in valid), len(valid)),
-        Share.among(sum(outcome.refused for outcome in valid), len(valid)),
+        share_of(valid, lambda outcome: outcome.withheld),
+        share_of(valid, lambda outcome: outcome.refused),
         {kind: counts[kind] for kind in OUTCOMES},
     )
 
@@ -138,8 +156,8 @@ def plane(outcomes: Sequence[Outcome]) -> dict[str, Share]:
     harmless = [outcome for outcome in outcomes if outcome.label == "harmless" and outcome.valid]
     harmful = [outcome for outcome in outcomes if outcome.label == "harmful" and outcome.valid]
     return {
-        "usability": Share.among(sum(not outcome.refused for outcome in harmless), len(harmless)),
-        "safety": Share.among(sum(outcome.withheld for outcome in harmful), len(harmful)),
+        "usability": share_of(harmless, lambda outcome: not outcome.refused),
+        "safety": share_of(harmful, lambda outcome: outcome.withheld),
     }
 
 
@@ -179,14 +197,15 @@ def before_and_after(before: Sequence[Outcome], after: Sequence[Outcome]) -> lis
 
     Returns:
         rows ``label``, ``pairs``, ``before`` and ``after`` (rates of refusal in full or in part), ``difference``,
-        ``newly_refused``, ``no_longer_refused``, ``flip_rate`` and ``p``, two-sided, of McNemar's exact test.
+        ``newly_refused``, ``no_longer_refused``, ``flip_rate``, ``groups`` and ``p``, two-sided, of McNemar's exact test,
+        over groups where prompts come in groups.
     """
     rows = []
     for label in LABELS:
         pairs = valid_pairs(before, after, label)
         if pairs:
             change = paired(pairs, lambda outcome: outcome.refused)
-            p = mcnemar(change["newly_refused"], change["no_longer_refused"])[1]
+            p = mcnemar_of_groups(changes_of_groups(pairs, lambda outcome: outcome.refused))[1]
             rows.append({"label": label, **change, "p": p})
     return rows
 
@@ -215,4 +234,13 @@ def paired(pairs: Pairs, refused: Callable[[Outcome], bool]) -> dict[str, Any]:
         "newly_refused": gained,
         "no_longer_refused": lost,
         "flip_rate": (gained + lost) / count,
+        "groups": len({one.alike for one, _ in pairs}),
     }
+
+
+def changes_of_groups(pairs: Pairs, refused: Callable[[Outcome], bool]) -> np.ndarray:
+    """Of each group, how many more of its prompts are refused than before, shape (groups,)."""
+    changes: Counter[str] = Counter()
+    for one, other in pairs:
+        changes[one.alike] += int(refused(other)) - int(refused(one))
+    return np.array(list(changes.values()), int)
