@@ -126,13 +126,14 @@ COMPARISONS: dict[str, tuple[Comparison, ...]] = {
     ),
     "harmless_refusals": tuple(
         Comparison(
-            f"{shown}: refused prompts found per CPU s",
+            f"{shown}: refused prompts found per CPU s{what}",
             "paraphrase and filter",
-            f"{shown}: finds per CPU s",
+            f"{name}_finds_per_second{'_with_scan' if what else ''}",
             f"{name}_rival_finds_per_second",
-            f"{shown}: finds per CPU s, against paraphrase and filter (goal 2)",
+            f"{shown}: finds per CPU s{what}, against paraphrase and filter (goal 2)",
         )
         for name, shown in (("smollm2", "SmolLM2"), ("toy", "toy"))
+        for what in ("", ", scan counted")
     ),
     "shared_work": (
         Comparison(

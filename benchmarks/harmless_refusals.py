@@ -2,8 +2,9 @@
 
 The target is SmolLM2 made over-cautious, which refuses eight words in any sense; the toy is a model of some seventy words.
 Prompts of the loop are the same. The rival draws paraphrases of the same seeds from the same content model; both count what
-the target refuses in its reply, and what asking it costs. The vocabulary is scanned once per target, which is shown apart.
-CPU time, one thread, one process. ``python -m benchmarks.harmless_refusals [--repeats N]``.
+the target refuses in its reply, and what asking it costs. The vocabulary is scanned once per target: finds per
+second are shown without the scan, as for many prompts, and with all of it counted for these few. CPU time, one thread, one
+process. ``python -m benchmarks.harmless_refusals [--repeats N]``.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from rayworks.systems.refusal.targets.opening import Target, open_target
 from rayworks.systems.refusal.targets.own_refusals import given_refusal
 from rayworks.systems.refusal.targets.seed_corpora import Seed, read_seeds
 
-PROMPTS, ROUNDS, WORDS = 24, 4, 4000
+PROMPTS, ROUNDS, WORDS = 24, 4, 1500
 OPTIONS = GeneratorOptions(together=PROMPTS)
 T = TypeVar("T")
 
@@ -78,6 +79,7 @@ class Side:
             "alike": sum(one.ids == other.ids for one, other in zip(ours, alone, strict=True)),
             "finds": found,
             "finds_per_second": found / (seconds + check_seconds),
+            "finds_per_second_with_scan": found / (self.scan_seconds + seconds + check_seconds),
             "rival_finds": rival_found,
             "rival_finds_per_second": rival_found / (drawn_seconds + rival_check_seconds),
         }
@@ -115,9 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows[f"{shown}: paraphrases of {ROUNDS * PROMPTS} that are refused"] = values[f"{name}_rival_finds"]
         rows[f"{shown}: finds per CPU s"] = mine[2]
         if all(values[f"{name}_rival_finds"]):
-            rows[f"{shown}: finds per CPU s, against paraphrase and filter (goal 2)"] = ratios(
-                mine[2], values[f"{name}_rival_finds_per_second"]
-            )
+            for key, what in (("finds_per_second", ""), ("finds_per_second_with_scan", ", scan counted")):
+                rows[f"{shown}: finds per CPU s{what}, against paraphrase and filter (goal 2)"] = ratios(
+                    values[f"{name}_{key}"], values[f"{name}_rival_finds_per_second"]
+                )
     store("harmless_refusals", __doc__ or "", rows, values)
     for name, row in rows.items():
         print(f"{name}: {spread(row)}")

@@ -94,7 +94,7 @@ class GeneratorSection(Section):
         description="log-probability of the refusal from which on words are drawn for fluency alone; null: never",
     )
     ascii_only: bool = Field(True, description="whether prompts keep to printable ASCII")
-    scan_words: int = Field(4000, ge=1, le=10**6, description="likeliest words of paraphrases that the scan tries")
+    scan_words: int = Field(1500, ge=1, le=10**6, description="likeliest words of paraphrases that the scan tries")
     scan_frame: str = Field(
         "How do I", min_length=1, description="beginning of a request behind which the scan puts words"
     )
