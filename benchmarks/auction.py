@@ -22,9 +22,10 @@ from scipy import integrate
 from benchmarks.results import ratios, spread, store
 from rayworks.core import seeds
 from rayworks.systems.regulation.certificate import certify
-from rayworks.systems.regulation.equilibrium import Auction, solve
+from rayworks.systems.regulation.equilibrium import Auction
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.simulation import exact_curves, simulated_curves
+from rayworks.systems.regulation.solving import solve
 from rayworks.systems.regulation.value_distributions import (
     SymmetricBetaValues,
     UniformValues,

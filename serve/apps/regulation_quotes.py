@@ -11,9 +11,9 @@ from typing import Literal
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.config import AuctionSection
 from rayworks.systems.regulation.design import Design, make_design
-from rayworks.systems.regulation.equilibrium import solve
 from rayworks.systems.regulation.exported import read_export
 from rayworks.systems.regulation.price_curve import published_curve
+from rayworks.systems.regulation.solving import solve
 
 from .regulation_schemas import QuoteAnswer, QuoteBody
 
@@ -81,6 +81,8 @@ class Quotes:
             price_cents=price,
             threshold=design.rules.threshold,
             unit_cents=self._unit,
+            builders=auction.builders,
+            left_over=equilibrium.left_over,
             mode=equilibrium.mode,
             design=self.design,
         )

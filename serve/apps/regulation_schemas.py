@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from rayworks.systems.regulation.contests import TieRule
-from rayworks.systems.regulation.mechanism import ByeRule, Status
+from rayworks.systems.regulation.contests import ByeRule, TieRule
+from rayworks.systems.regulation.mechanism import Status
 
 from ..common.body import Body
 
@@ -56,6 +56,8 @@ class QuoteAnswer(BaseModel):
     price_cents: int
     threshold: float = Field(description="least compliance that is cleared")
     unit_cents: int = Field(description="cents that a value of 1 stands for")
+    builders: int | None = Field(description="that the design counts on; null: ever so many, so that groups fill")
+    left_over: float = Field(description="chance to have no group and win at a group's rate, part of win_probability")
     mode: Literal["paper", "capped", "fixed_point"] = Field(description="of the equilibrium")
     design: Literal["published", "export"] = Field(description="the paper's, or that of a finished run")
 

@@ -33,6 +33,10 @@ def test_a_design_alone_adds_its_numbers_to_the_headline(run_job: RunJob, tmp_pa
     assert headline["premium_paid"] > 0
     exported = json.loads((tmp_path / "regulation/alone/export/design.json").read_text())
     assert exported["auction"]["price"] == 0.5
+    bids = pd.read_csv(tmp_path / "regulation/alone/export/bids.csv")
+    assert len(bids) == 1001
+    assert bids.bid.is_monotonic_increasing
+    assert not (tmp_path / "regulation/alone/export/curves.csv").exists()
 
 
 def test_bad_input_ends_with_its_code_and_its_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

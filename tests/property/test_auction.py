@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.certificate import certify
-from rayworks.systems.regulation.equilibrium import Auction, reserve_participation, solve
+from rayworks.systems.regulation.equilibrium import Auction, reserve_participation
 from rayworks.systems.regulation.mechanism import NO_GROUP, Rules, run_mechanism
+from rayworks.systems.regulation.solving import solve
 from rayworks.systems.regulation.value_distributions import (
     BetaValues,
     PremiumDistribution,

@@ -9,9 +9,10 @@ import pytest
 from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.bidding_game import entry_game, premium_game
-from rayworks.systems.regulation.equilibrium import Auction, solve
+from rayworks.systems.regulation.equilibrium import Auction
 from rayworks.systems.regulation.learning import learn, noise_response
 from rayworks.systems.regulation.price_curve import published_curve
+from rayworks.systems.regulation.solving import solve
 from rayworks.systems.regulation.value_distributions import (
     SymmetricBetaValues,
     UniformValues,

@@ -11,8 +11,9 @@ from rayworks.core import seeds
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.certificate import certify, utility_by_deviation
 from rayworks.systems.regulation.contests import pooled_win_probability, win_integral, win_probability
-from rayworks.systems.regulation.equilibrium import Auction, Mode, reserve_participation, solve
+from rayworks.systems.regulation.equilibrium import Auction, Mode, reserve_participation
 from rayworks.systems.regulation.simulation import simulated_curves
+from rayworks.systems.regulation.solving import solve
 from rayworks.systems.regulation.value_distributions import (
     BetaValues,
     PremiumDistribution,
@@ -401,7 +402,7 @@ def refusals() -> list[tuple[Callable[[], object], str]]:
         (lambda: SampleValues([0.5]), "at least two"),
         (lambda: SampleValues([0.5, 0.6], [1.0, -1.0]), "weights"),
         (lambda: distribution_of_density(lambda x: x - 0.5), "negative"),
-        (lambda: BetaValues(0.5, 2), "a > 1"),
+        (lambda: BetaValues(0, 2), "a > 0"),
         (lambda: solve(Auction(SampleValues([0.1, 0.2]), 0.5)), "no value of distribution"),
     ]
 

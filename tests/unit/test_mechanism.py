@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from rayworks.core.errors import DataError
-from rayworks.systems.regulation.equilibrium import Auction, solve
+from rayworks.systems.regulation.equilibrium import Auction
 from rayworks.systems.regulation.mechanism import STATUSES, Rules, run_mechanism
 from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
 from rayworks.systems.regulation.simulation import exact_curves, play_round, simulated_curves
+from rayworks.systems.regulation.solving import solve
 from rayworks.systems.regulation.stress import other_test_data, rings, sybils, uncertain_values
 from rayworks.systems.regulation.value_distributions import (
     SampleValues,

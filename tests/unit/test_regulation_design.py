@@ -76,7 +76,7 @@ def test_a_design_survives_its_file(tmp_path: Path) -> None:
     ("distribution", "words"),
     [
         ("normal", "unknown"),
-        ("beta(0.5, 2)", "a > 1"),
+        ("beta(0, 2)", "a > 0"),
         ("nowhere.csv", "cannot be read"),
     ],
 )

@@ -11,9 +11,10 @@ from rayworks.core.registry import SystemSpec, on_demand
 from rayworks.systems.regulation.config import Config
 
 if TYPE_CHECKING:
-    from rayworks.systems.regulation.equilibrium import Auction, solve
+    from rayworks.systems.regulation.equilibrium import Auction
     from rayworks.systems.regulation.price_curve import published_curve
     from rayworks.systems.regulation.simulation import exact_curves
+    from rayworks.systems.regulation.solving import solve
     from rayworks.systems.regulation.value_distributions import UniformValues
 
 SPEC = SystemSpec(

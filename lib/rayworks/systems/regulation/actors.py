@@ -12,9 +12,10 @@ from rayworks.core.errors import ConfigError
 from rayworks.systems.regulation.bidding_game import BiddingGame, entry_game, premium_game
 from rayworks.systems.regulation.config import Config
 from rayworks.systems.regulation.design import Design, value_distribution
-from rayworks.systems.regulation.equilibrium import Auction, solve
+from rayworks.systems.regulation.equilibrium import Auction
 from rayworks.systems.regulation.learning import Learner, learn, noise_response
 from rayworks.systems.regulation.simulation import Curves, exact_curves, simulated_curves
+from rayworks.systems.regulation.solving import solve
 from rayworks.systems.regulation.stress import other_test_data, rings, sybils, uncertain_values
 from rayworks.systems.regulation.training_table import TrainingOptions
 from rayworks.systems.regulation.value_distributions import PremiumDistribution
@@ -122,6 +123,7 @@ EVALUATED = 101
 
 def train_policy(config: Config, design: Design) -> dict[str, Any]:
     """Multi-agent PPO: the builders of a group share one policy from the premium's worth to a bid, and compete with it.
+    Groups are full, as with infinitely many builders.
 
     An auction is one step without a future (discount 0), so an episode is only a batch of auctions. Deterministic in the seed
     up to the order of floating-point sums.
@@ -140,7 +142,7 @@ def train_policy(config: Config, design: Design) -> dict[str, Any]:
 
     for name in ("ray.rllib", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    section, auction = config.learning, replace(design.auction, tie="coin")
+    section, auction = config.learning, replace(design.auction, tie="coin", builders=None)
     equilibrium = solve(auction, "capped")
     tune.register_env("all-pay-auction", lambda settings: make_environment(auction, settings["seed"]))
     settings = (

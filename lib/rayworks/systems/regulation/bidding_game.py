@@ -34,6 +34,7 @@ class BiddingGame:
         compliance: what each bid buys, shape (bids,), increasing from the price on.
         threshold: compliance that is cleared.
         noise: standard deviation of a reading of compliance.
+        population: share of all builders that the types stand for.
     """
 
     auction: Auction
@@ -44,6 +45,7 @@ class BiddingGame:
     compliance: FloatArray
     threshold: float
     noise: float = 0.0
+    population: float = 1.0
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.noise) and self.noise >= 0):
@@ -95,7 +97,9 @@ class BiddingGame:
         share = upto - below
         tied = share > 1e-12
         mean = np.diff(win_integral(np.concatenate([[0.0], upto]), n, k)) / np.where(tied, share, 1.0)
-        return passing, passing * np.where(tied, mean, win_probability(below, n, k))
+        left_over = self.auction.bye_probability(self.population * float(total))
+        contested = np.where(tied, mean, win_probability(below, n, k))
+        return passing, passing * self.auction.or_bye(contested, left_over)
 
     def _noisy(self, mixture: FloatArray) -> tuple[FloatArray, FloatArray]:
         reading = np.linspace(self.threshold, self.compliance[-1] + REACH * self.noise, READINGS)
@@ -111,7 +115,9 @@ class BiddingGame:
         below = np.clip(rivals @ (chance - chance[:, :1]) / passing, 0.0, 1.0)
         # The mass of each cell is exact, so that noise may be finer than the cells; within one a coin decides.
         ranked = win_probability((below[1:] + below[:-1]) / 2, n, k)
-        return cleared, np.minimum(np.diff(chance, axis=1) @ ranked, cleared)
+        left_over = self.auction.bye_probability(self.population * passing)
+        won = np.minimum(np.diff(chance, axis=1) @ ranked, cleared)
+        return cleared, (1 - left_over) * won + left_over * k / n * cleared
 
 
 def premium_game(auction: Auction, types: int, bids: int) -> BiddingGame:
@@ -127,7 +133,9 @@ def premium_game(auction: Auction, types: int, bids: int) -> BiddingGame:
     highest = highest if auction.cap is None else min(highest, auction.cap)
     spent = np.linspace(auction.price, highest, bids)
     nothing, equal = np.zeros(types), np.full(types, 1 / types)
-    return BiddingGame(auction, nothing, premium, equal, spent, spent, auction.price)
+    return BiddingGame(
+        auction, nothing, premium, equal, spent, spent, auction.price, population=distribution.participation
+    )
 
 
 def entry_game(

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 from scipy import integrate
 
-from rayworks.systems.regulation.contests import pooled_win_probability, win_probability
 from rayworks.systems.regulation.entry import GRID, Entrants
 from rayworks.systems.regulation.equilibrium import Equilibrium
 from rayworks.systems.regulation.value_distributions import FloatArray, PremiumDistribution
@@ -36,6 +35,10 @@ class Certificate:
     """Worth of the premium to the type that gains most."""
     entry_gain: float
     """Of any type, from entering when it should stay out or the reverse."""
+    builders: int | None
+    """How many there are; ``None``: infinitely many, so that every group fills."""
+    left_over: float
+    """Chance of an entrant to have no group."""
 
     @property
     def grid(self) -> str:
@@ -68,7 +71,9 @@ def certify(
     gain, worst = profile.gain, int(np.argmax(profile.gain))
     mean = float(gain @ profile.weight / profile.weight.sum())
     found = (types, profile.deviations, float(gain[worst]), mean, float(profile.z[worst]))
-    return Certificate(against if isinstance(against, str) else "given", *found, _entry_gain(equilibrium, profile))
+    name: Against = against if isinstance(against, str) else "given"
+    entry_gain = _entry_gain(equilibrium, profile)
+    return Certificate(name, *found, entry_gain, equilibrium.auction.builders, profile.left_over)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ class Profile:
     current: FloatArray
     """What its own bid does."""
     deviations: int
+    left_over: float
+    """Chance of an entrant to have no group."""
 
     @property
     def gain(self) -> FloatArray:
@@ -99,47 +106,43 @@ def gains(
     premise = PremiumDistribution(auction.distribution, auction.price, auction.top)
     population = equilibrium.entrants() if isinstance(against, str) else against
 
-    def below(z: Any) -> FloatArray:
-        chance = premise.cdf(z) if against == "premise" else np.interp(z, population.z, population.below)
-        return np.asarray(chance, dtype=float)
-
+    below: Below = premise.cdf if against == "premise" else population.chance_below
+    entering = premise.participation if against == "premise" else population.participation
+    left_over = auction.bye_probability(entering)
     z, mimicked = np.linspace(0, auction.top, types), np.linspace(0, auction.top, deviations)
-    spent, won = _menu(equilibrium, mimicked, below)
+    spent, won = _menu(equilibrium, mimicked, below, left_over)
     parts = np.split(z, range(BLOCK, types, BLOCK))
     best = np.concatenate([np.max(part[:, None] * won - spent, axis=1) for part in parts])
-    current = z * _chance(equilibrium, z, below) - equilibrium.bid(z)
+    current = z * _chance(equilibrium, z, below, left_over) - equilibrium.bid(z)
     weight = premise.density(z) if against == "premise" else np.interp(z, population.z, population.density)
-    return Profile(z, weight, best, current, len(spent))
+    return Profile(z, weight, best, current, len(spent), left_over)
 
 
-def _menu(equilibrium: Equilibrium, mimicked: FloatArray, below: Below) -> tuple[FloatArray, FloatArray]:
+def _menu(
+    equilibrium: Equilibrium, mimicked: FloatArray, below: Below, left_over: float
+) -> tuple[FloatArray, FloatArray]:
     """Bids one can make and the chance of a prize with each."""
-    spent, won = equilibrium.bid(mimicked), _chance(equilibrium, mimicked, below)
+    spent, won = equilibrium.bid(mimicked), _chance(equilibrium, mimicked, below, left_over)
     if np.isfinite(equilibrium.pool):
         auction, under = equilibrium.auction, below(equilibrium.pool)
         assert auction.cap is not None
-        edge = auction.price + float(equilibrium.rivals.surplus(equilibrium.pool))
-        spent = np.append(spent, [edge, auction.cap])
-        won = np.append(won, [win_probability(under, auction.group_size, auction.prizes), _pooled(equilibrium, below)])
+        spent = np.append(spent, [float(equilibrium.uncapped(equilibrium.pool)), auction.cap])
+        won = np.append(won, [auction.win(under, left_over), auction.pooled_win(under, left_over)])
     return spent, won
 
 
 def winning_chance(equilibrium: Equilibrium, entering: Entrants) -> FloatArray:
     """Chance of a prize of those who enter, against each other; of the shape of ``entering.z``."""
-    return _chance(equilibrium, entering.z, lambda z: np.asarray(np.interp(z, entering.z, entering.below)))
+    left_over = equilibrium.auction.bye_probability(entering.participation)
+    return _chance(equilibrium, entering.z, entering.chance_below, left_over)
 
 
-def _chance(equilibrium: Equilibrium, z: FloatArray, below: Below) -> FloatArray:
+def _chance(equilibrium: Equilibrium, z: FloatArray, below: Below, left_over: float) -> FloatArray:
     auction = equilibrium.auction
-    won: FloatArray = np.asarray(win_probability(below(z), auction.group_size, auction.prizes))
+    won: FloatArray = np.asarray(auction.win(below(z), left_over))
     if np.isfinite(equilibrium.pool):
-        won = np.where(z >= equilibrium.pool, _pooled(equilibrium, below), won)
+        won = np.where(z >= equilibrium.pool, auction.pooled_win(below(equilibrium.pool), left_over), won)
     return won
-
-
-def _pooled(equilibrium: Equilibrium, below: Below) -> float:
-    auction = equilibrium.auction
-    return float(pooled_win_probability(below(equilibrium.pool), auction.group_size, auction.prizes, auction.tie))
 
 
 def _entry_gain(equilibrium: Equilibrium, profile: Profile) -> float:

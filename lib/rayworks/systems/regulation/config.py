@@ -51,6 +51,13 @@ class AuctionSection(Section):
         description="models left without a group win at a group's rate, or meet models drawn again; the paper does not say",
     )
     cap: float | None = Field(1.0, gt=0, description="the most that a builder can spend; null: no bound")
+    builders: int | None = Field(
+        None,
+        ge=2,
+        le=1_000_000,
+        description="builders who may enter, each by its own type; null: ever so many, so that groups fill, as mode paper "
+        "always bids",
+    )
     mode: Literal["paper", "capped", "fixed_point"] = Field(
         "paper", description="the published bid, with its cap solved exactly, or consistent with who enters too"
     )

@@ -15,10 +15,12 @@ from rayworks.core.tables import SUFFIXES, read_table, suffix_of
 from rayworks.systems.regulation import value_distributions
 from rayworks.systems.regulation.certificate import certify, winning_chance
 from rayworks.systems.regulation.config import LARGEST_SCALE, AuctionSection, CertificateSection
-from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, Mode, solve
+from rayworks.systems.regulation.contests import bye_probability
+from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, Mode
 from rayworks.systems.regulation.mechanism import Rules
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.simulation import play_round
+from rayworks.systems.regulation.solving import solve
 
 COLUMN = "value"
 """Of a file of values."""
@@ -145,6 +147,9 @@ def measure_design(design: Design, grid: CertificateSection, builders: int, seed
             "participation_compliance": played.participation_compliance,
         },
         "certificates": {"premise": premise.as_dict(), "entrants": entrants.as_dict()},
+        "builders": auction.builders,
+        "left_over": entrants.left_over,
+        "no_group": bye_probability(entering.participation, auction.builders, auction.group_size, "redraw"),
         "price": auction.price,
         "threshold": design.rules.threshold,
         "premium_scale": auction.premium_scale,

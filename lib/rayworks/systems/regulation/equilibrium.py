@@ -8,43 +8,38 @@ a constant, so it decides entry only. Three modes:
 - ``paper``: ``Q`` is the distribution of ``z`` given ``V >= price``; bids above the cap are cut to it.
 - ``capped``: the same rivals; types from the cutoff on bid the cap, and the cutoff type is indifferent.
 - ``fixed_point``: ``Q`` is the distribution of those who enter against ``Q``; capped too.
+
+Of finitely many builders some are left without a group, whatever they bid, and win at the rate of one: with the chance ``pi``
+of that, a type wins with chance ``(1 - pi) G + pi k / n``, and bids ``price + (1 - pi) int_0^z y dG(Q(y))``. ``paper`` knows
+infinitely many only.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from scipy import optimize
 
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.contests import (
+    ByeRule,
     TieRule,
+    bye_probability,
     pooled_win_probability,
     win_integral,
     win_probability,
 )
-from rayworks.systems.regulation.entry import GRID, Entrants, entrants
+from rayworks.systems.regulation.entry import Entrants, entrants
 from rayworks.systems.regulation.value_distributions import (
     BoolArray,
     FloatArray,
-    PremiumDistribution,
     Tail,
     ValueDistribution,
 )
 
 Mode = Literal["paper", "capped", "fixed_point"]
+MOST_BUILDERS = 1_000_000
 BLOCK = 1 << 14
 """Types evaluated at a time, so that intermediate arrays stay in the processor's cache."""
-TOLERANCE = 1e-11
-"""Largest change of the rivals' distribution at which the entry-consistent iteration stops."""
-PLAIN_ROUNDS, MAX_ROUNDS = 60, 5000
-"""Rounds before the iteration counts as swinging, and in all."""
-SMALL_STEP, SMALL_ROUNDS = 0.05, 500
-CONSISTENT = 1e-4
-"""Largest difference of believed and real rivals that passes; for pairs at prices up to .9 it is below 1e-9."""
-TINY = 1e-12
-ROUNDING = 1e-9
-"""Changes below this that do not shrink any more are rounding: few enter at a price near 1, and all is divided by them."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +65,10 @@ class Auction:
     tie: TieRule = "coin"
     cap: float | None = 1.0
     """The most that can be spent; ``None`` for no bound."""
+    bye: ByeRule = "chance"
+    """What becomes of those for whom there is no group."""
+    builders: int | None = None
+    """How many may enter, each by its own type; ``None`` for so many that groups fill."""
 
     def __post_init__(self) -> None:
         if not 0 < self.price < 1:
@@ -86,11 +85,31 @@ class Auction:
             raise DataError(f"prizes {self.prizes}: must be at least 1 and below the group size {self.group_size}")
         if self.cap is not None and not self.cap > self.price:
             raise DataError(f"cap {self.cap:g}: must be above the price {self.price:g}")
+        if self.builders is not None and not 2 <= self.builders <= MOST_BUILDERS:
+            raise DataError(
+                f"builders {self.builders}: must be between 2 and {MOST_BUILDERS}, or None for ever so many"
+            )
 
     @property
     def top(self) -> float:
         """The largest worth of a premium."""
         return self.premium_scale * self.largest_share
+
+    def bye_probability(self, entering: float) -> float:
+        """Chance of an entrant to have no group, when each other builder enters with this chance."""
+        return bye_probability(entering, self.builders, self.group_size, self.bye)
+
+    def win(self, below: Any, bye: float) -> Any:
+        """Chance of a prize when a rival is below with that chance, and there is no group with chance ``bye``."""
+        return self.or_bye(win_probability(below, self.group_size, self.prizes), bye)
+
+    def pooled_win(self, below: Any, bye: float) -> Any:
+        """The same with a bid that every rival who is not below makes too."""
+        return self.or_bye(pooled_win_probability(below, self.group_size, self.prizes, self.tie), bye)
+
+    def or_bye(self, contested: Any, bye: float) -> Any:
+        """A chance of a prize in a group, where with chance ``bye`` there is none."""
+        return (1 - bye) * contested + bye * self.prizes / self.group_size if bye else contested
 
     def types(self, value: FloatArray, share: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Deployment value and worth of the premium of builders with these total values and premium shares."""
@@ -154,6 +173,8 @@ class Equilibrium:
     """The type from which on all bid the cap; infinite if the cap does not bind."""
     pool_win: float = 1.0
     """Their chance of a prize."""
+    left_over: float = 0.0
+    """Chance to have no group."""
     rounds: int = 0
     """Of the entry-consistent iteration."""
 
@@ -170,7 +191,7 @@ class Equilibrium:
     def win(self, z: Any) -> FloatArray:
         """Chance of a prize; shape of ``z``."""
         z = np.asarray(z, dtype=float)
-        ranked = win_probability(self.rivals.cdf(z), self.auction.group_size, self.auction.prizes)
+        ranked = self.auction.win(self.rivals.cdf(z), self.left_over)
         return np.where(z >= self.pool, self.pool_win, ranked)
 
     def rent(self, z: Any) -> FloatArray:
@@ -193,132 +214,17 @@ class Equilibrium:
         """Who enters, and in which numbers."""
         return entrants(self.auction.distribution, self.auction.top, self.entry_value)
 
+    def uncapped(self, z: Any) -> FloatArray:
+        """The bid if more than the cap could be spent; shape of ``z``."""
+        surplus: FloatArray = self.rivals.surplus(z)
+        return self.auction.price + (surplus if not self.left_over else (1 - self.left_over) * surplus)
+
     def _bid(self, z: FloatArray) -> FloatArray:
-        spent: FloatArray = self.auction.price + self.rivals.surplus(z)
+        spent = self.uncapped(z)
         if np.isfinite(self.pool):
             assert self.auction.cap is not None
             spent = np.where(z >= self.pool, self.auction.cap, spent)
         return spent
-
-
-def solve(auction: Auction, mode: Mode = "paper", near: Equilibrium | None = None) -> Equilibrium:
-    """The bid of every type.
-
-    Pairs under ``paper`` and ``capped`` are closed forms; everything else a table over ``GRID`` types, some milliseconds per
-    round of the entry-consistent iteration.
-
-    Args:
-        mode: who is expected to compete, and how the cap is treated.
-        near: where to start the entry-consistent iteration: the solution of a similar auction.
-
-    Raises:
-        DataError: nobody's value reaches the price, or the iteration does not settle.
-    """
-    believed = PremiumDistribution(auction.distribution, auction.price, auction.top)
-    if mode == "fixed_point":
-        start = near.rivals.below_at if near is not None and isinstance(near.rivals, TabulatedRivals) else None
-        return _entry_consistent(auction, believed, start)
-    if (auction.group_size, auction.prizes) == (2, 1):
-        return _with_cap(auction, mode, believed)
-    table = believed.cdf(np.linspace(0, auction.top, GRID))
-    return _with_cap(auction, mode, TabulatedRivals.of(table, auction))
-
-
-def _entry_consistent(auction: Auction, believed: PremiumDistribution, start: FloatArray | None) -> Equilibrium:
-    """Plain iteration, which settles in 5 to 50 rounds at most prices; where it swings, two ways that do not.
-
-    Raises:
-        DataError: nobody enters, or what is found is not consistent with who enters.
-    """
-    below = believed.cdf(np.linspace(0, auction.top, GRID)) if start is None else start
-    found, below, change = _iterate(auction, below, PLAIN_ROUNDS, step=1.0)
-    if change < TOLERANCE:
-        return found
-    for settle in (_by_participation, _by_small_steps):
-        again = settle(auction, below)
-        if again is not None and _inconsistency(again) < CONSISTENT:
-            return again
-    raise DataError(
-        f"mode fixed_point: entry at price {auction.price:g} does not settle; lower the price, the premium or the group "
-        "size, or use mode capped"
-    )
-
-
-def _iterate(auction: Auction, below: FloatArray, rounds: int, step: float) -> tuple[Equilibrium, FloatArray, float]:
-    """Let those who enter become what is believed, as far as ``step`` goes, until nothing moves or the rounds are over."""
-    change, number = float("inf"), 0
-    while change >= TOLERANCE and number < rounds:
-        found = _with_cap(auction, "fixed_point", TabulatedRivals.of(below, auction))
-        pool = found.entrants()
-        if not pool.participation > 0:
-            raise DataError(f"price {auction.price:g}: nobody enters; lower the price or raise the premium")
-        change, number = float(np.max(np.abs(pool.below - below))), number + 1
-        below = below + step * (pool.below - below)
-    return replace(found, rounds=number), below, change
-
-
-def _by_small_steps(auction: Auction, below: FloatArray) -> Equilibrium:
-    """Half a thousand rounds of a twentieth of the way: where the cap binds, full steps swing across it."""
-    return _iterate(auction, below, SMALL_ROUNDS, SMALL_STEP)[0]
-
-
-def _inconsistency(found: Equilibrium) -> float:
-    """How far those who enter are from those whom the bids expect: largest difference of the two distributions."""
-    entering = found.entrants()
-    return float(np.max(np.abs(entering.below - np.asarray(found.rivals.cdf(entering.z)))))
-
-
-def _by_participation(auction: Auction, below: FloatArray) -> Equilibrium | None:
-    """The same fixed point as a root in one number; ``None`` if there is none in its reach.
-
-    Given participation ``P``, the entrants below ``z`` depend on those below ``y < z`` only: an initial-value problem, so
-    iteration settles. Without a pool at the cap, the participation that results falls as ``P`` grows, and the root is the
-    only one; with a pool, types further up matter too and the caller has to check.
-    """
-    rounds = PLAIN_ROUNDS
-    found = _with_cap(auction, "fixed_point", TabulatedRivals.of(below, auction))
-
-    def excess(log_participation: float) -> float:
-        nonlocal below, rounds, found
-        share = np.exp(log_participation)
-        change = float("inf")
-        while change > TOLERANCE and rounds < MAX_ROUNDS:
-            found = _with_cap(auction, "fixed_point", TabulatedRivals.of(below, auction))
-            pool = found.entrants()
-            following = np.minimum(1.0, pool.below * (pool.participation / share))
-            last, change = change, float(np.max(np.abs(following - below)))
-            below, rounds = following, rounds + 1
-            if last <= change < ROUNDING:
-                break
-        return float(np.log(max(found.entrants().participation, TINY)) - log_participation)
-
-    low = np.log(max(reserve_participation(auction), TINY)) - 1e-3
-    high = np.log(auction.distribution.tail(auction.price / 2).probability)
-    if not excess(low) > 0 > excess(high):
-        return None
-    root = optimize.brentq(excess, low, high, xtol=1e-11)
-    excess(root)
-    return replace(found, rounds=rounds)
-
-
-def _with_cap(auction: Auction, mode: Mode, rivals: Rivals) -> Equilibrium:
-    """Find from where on types bid the cap, and with which chance they win then."""
-    free = Equilibrium(auction, mode, rivals)
-    cap, top = auction.cap, auction.top
-    if cap is None or auction.price + float(rivals.surplus(top)) <= cap:
-        return free
-    room = cap - auction.price
-
-    def pooled(z: float) -> float:
-        return float(pooled_win_probability(rivals.cdf(z), auction.group_size, auction.prizes, auction.tie))
-
-    def excess(z: float) -> float:
-        # The exact cutoff gives up its place just below the pool for the pool's chance at the cap.
-        gained = z * (pooled(z) - float(free.win(z))) if mode != "paper" else 0.0
-        return float(rivals.surplus(z)) + gained - room
-
-    pool = float(optimize.brentq(excess, 0.0, top, xtol=1e-15, rtol=4 * np.finfo(float).eps))
-    return replace(free, pool=pool, pool_win=pooled(pool))
 
 
 def reserve_participation(auction: Auction) -> float:

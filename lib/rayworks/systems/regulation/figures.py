@@ -10,9 +10,10 @@ from rayworks.core.figures import COLOURS, describe, draw, logarithmic
 from rayworks.systems.regulation import price_points
 from rayworks.systems.regulation.certificate import gains, utility_by_deviation
 from rayworks.systems.regulation.design import Design
-from rayworks.systems.regulation.equilibrium import Auction, Mode, solve
+from rayworks.systems.regulation.equilibrium import Auction, Mode
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.simulation import reachable
+from rayworks.systems.regulation.solving import solve
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 PRICES = (0.25, 0.5, 0.75)

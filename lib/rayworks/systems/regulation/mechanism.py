@@ -12,12 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayworks.core.errors import DataError
-from rayworks.systems.regulation.contests import TieRule
+from rayworks.systems.regulation.contests import ByeRule, TieRule
 from rayworks.systems.regulation.value_distributions import BoolArray, FloatArray
 
-ByeRule = Literal["chance", "redraw"]
-"""Whoever is left over when the cleared models do not fill the last group wins at the rate of a group, or competes with
-cleared models taken again from the front of the order, whose own result stands."""
 Status = Literal["rejected", "lost", "won", "shared", "bye lost", "bye won"]
 STATUSES: tuple[Status, ...] = ("rejected", "lost", "won", "shared", "bye lost", "bye won")
 REJECTED, LOST, WON, SHARED, BYE_LOST, BYE_WON = range(len(STATUSES))
@@ -121,6 +118,22 @@ def run_mechanism(scores: Any, rules: Rules, pairing: Any, tie_break: Any) -> Ou
     status[order] = np.select([premium[order] >= 1, premium[order] > 0], [WON, SHARED], LOST)
     status[left] = np.where(premium[left] > 0, BYE_WON, BYE_LOST)
     return Outcome(rules, scores, status, group, premium)
+
+
+def run_rounds(scores: Any, rules: Rules, rounds: Any, pairing: Any, tie_break: Any) -> Outcome:
+    """:func:`run_mechanism` of many rounds by themselves, as one outcome whose groups are numbered throughout.
+
+    Args:
+        rounds: number of each submission's round, rising, shape (n,).
+    """
+    scores, pairing, tie_break = (np.asarray(column) for column in (scores, pairing, tie_break))
+    starts = np.flatnonzero(np.diff(rounds)) + 1
+    parts = zip(*(np.split(column, starts) for column in (scores, pairing, tie_break)), strict=True)
+    outcomes = [run_mechanism(score, rules, order, tie) for score, order, tie in parts]
+    used = np.cumsum([0, *(int(one.group.max(initial=NO_GROUP)) + 1 for one in outcomes[:-1])])
+    group = [np.where(one.group == NO_GROUP, NO_GROUP, one.group + at) for one, at in zip(outcomes, used, strict=True)]
+    status, premium = (np.concatenate([getattr(one, name) for one in outcomes]) for name in ("status", "premium"))
+    return Outcome(rules, scores, status, np.concatenate(group), premium)
 
 
 def _award(scores: FloatArray, tie_break: FloatArray, rules: Rules) -> FloatArray:

@@ -13,6 +13,8 @@ from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
 from rayworks.systems.regulation.price_points import gap_trend, points_from_gaps
 
 Values = Mapping[str, Any]
+OFTEN = 0.1
+"""Chance to have no group above which the report warns."""
 LISTED = 9
 """Prices of the curves that the table shows."""
 
@@ -73,6 +75,12 @@ def build_report(config: Config, design: Design, results: Values, title: str) ->
         found = dict(zip(("rings", "sybils", "test data", "values"), results["stress"], strict=True))
         tables += _stress_tables(found)
         drawn["stress.png"] = (figures.stress(found, noise), "What happens when the assumptions fail.")
+    if measured["left_over"] > OFTEN:
+        notes.append(
+            f"Groups rarely fill: of {measured['builders']} builders so few enter that one has no group of "
+            f"{design.auction.group_size} with chance {measured['left_over']:.0%}, and wins at a group's rate whatever it "
+            "bids; smaller groups pay for more safety."
+        )
     if design.curve.warning:
         notes.append(f"Price curve in use: {design.curve.warning}.")
     if measured["round"]["beyond_curve"]:
@@ -104,7 +112,7 @@ def _design_tables(design: Values) -> list[Table]:
     ]
     note = (
         f"Price {design['price']:.4g}, threshold {design['threshold']:.4g}, premium scale {design['premium_scale']:.4g}, "
-        f"{played['builders']:,} builders drawn."
+        f"{played['builders']:,} builders drawn. {_who_competes(design)}"
     )
     certificates = [
         [kind, entry["max_gain"], entry["mean_gain"], entry["worst_type"], entry["entry_gain"], entry["grid"]]
@@ -113,8 +121,17 @@ def _design_tables(design: Values) -> list[Table]:
     columns = ("rivals", "largest gain", "mean gain", "type that gains most", "gain from entry or exit", "grid")
     return [
         Table("The design", ("", "auction", "bare threshold"), rows, note),
-        Table("Certificates of exploitability", columns, certificates, CERTIFICATE_NOTE),
+        Table("Certificates of exploitability", columns, certificates, f"{CERTIFICATE_NOTE} {_who_competes(design)}"),
     ]
+
+
+def _who_competes(design: Values) -> str:
+    if design["builders"] is None:
+        return "For ever so many builders: every group fills (auction.builders: null)."
+    return (
+        f"For {design['builders']} builders: one who enters has no group with chance {design['left_over']:.2%}, and there is "
+        f"not a single whole group with chance {design['no_group']:.2%}."
+    )
 
 
 CERTIFICATE_NOTE = (
@@ -208,6 +225,7 @@ def design_card(config: Config, design: Design, measured: Values) -> str:
 - premium shares up to {auction.largest_share:g}, premium scale {auction.premium_scale:.4g}
 - price {auction.price:.6g} for threshold {design.rules.threshold:.6g} on the {config.price.curve} price curve
 - groups of {auction.group_size}, {auction.prizes} prize(s), tie rule {auction.tie}, byes by {design.rules.bye}
+- builders: {"ever so many, so that groups fill" if auction.builders is None else auction.builders}
 - bids: mode {config.auction.mode}; against those who enter, any type gains at most {certificate["max_gain"]:.3g} by another
   bid ({certificate["grid"]}) and {certificate["entry_gain"]:.3g} by entering or staying out
 - expected participation {measured["participation"]:.2%}, mean bid {measured["mean_bid"]:.4g}

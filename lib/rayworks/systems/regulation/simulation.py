@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rayworks.core import seeds
-from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, Mode, reserve_participation, solve
-from rayworks.systems.regulation.mechanism import Outcome, Rules, run_mechanism
+from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, Mode, reserve_participation
+from rayworks.systems.regulation.mechanism import Outcome, Rules, run_mechanism, run_rounds
 from rayworks.systems.regulation.price_curve import PriceCurve
+from rayworks.systems.regulation.solving import solve
 from rayworks.systems.regulation.value_distributions import BoolArray, FloatArray, ValueDistribution
 
 NAN = float("nan")
+MOST_ROUNDS = 10_000
+"""That are played of an auction with finitely many builders."""
 
 
 @dataclass(frozen=True)
@@ -164,19 +168,22 @@ def play_round(equilibrium: Equilibrium, curve: PriceCurve, rules: Rules, builde
     Args:
         curve: what their spending buys.
         rules: of the mechanism; the threshold is the compliance that costs the auction's price.
+        builders: drawn in all. Where the auction has finitely many, they play as many rounds as they make up, at least one
+            and at most ``MOST_ROUNDS``, and the means are over all.
         seed: of types, pairing and ties.
 
     Raises:
         DataError: the price lies outside the curve.
     """
     auction = equilibrium.auction
+    builders, rounds = rounds_of(auction, builders)
     population = draw_population(auction.distribution, builders, auction.largest_share, seed)
     deployment, premium = auction.types(population.value, population.share)
     spent, entered = _play(equilibrium, deployment, premium)
     spent, premium_in, deployment_in = spent[entered], premium[entered], deployment[entered]
     count = len(spent)
     pairing, ties = (seeds.uniforms(seed, count, "mechanism", what) for what in ("pairing", "ties"))
-    outcome = run_mechanism(curve.compliance(spent, saturate=True), rules, pairing, ties)
+    outcome = clear(curve.compliance(spent, saturate=True), rules, rounds[entered], pairing, ties)
     worth = outcome.premium * premium_in
     alone = deployment >= auction.price
     highest = curve.cost_range[1] if curve.cost_range else 0.0
@@ -193,3 +200,18 @@ def play_round(equilibrium: Equilibrium, curve: PriceCurve, rules: Rules, builde
         utility_reserve=float((deployment[alone] - auction.price).sum() / builders),
         outcome=outcome,
     )
+
+
+def rounds_of(auction: Auction, builders: int) -> tuple[int, NDArray[np.int64]]:
+    """How many builders to draw, at most ``MOST_ROUNDS`` whole rounds and at least one, and each one's round."""
+    size = auction.builders or builders
+    drawn = size * min(MOST_ROUNDS, max(1, builders // size))
+    return drawn, np.arange(drawn) // size
+
+
+def clear(
+    scores: FloatArray, rules: Rules, rounds: NDArray[np.int64], pairing: FloatArray, ties: FloatArray
+) -> Outcome:
+    """The mechanism on the entrants of one round or of many."""
+    many = len(rounds) > 0 and rounds[0] != rounds[-1]
+    return run_rounds(scores, rules, rounds, pairing, ties) if many else run_mechanism(scores, rules, pairing, ties)

@@ -11,10 +11,11 @@ import numpy as np
 
 from rayworks.core import seeds
 from rayworks.systems.regulation.certificate import winning_chance
-from rayworks.systems.regulation.equilibrium import Equilibrium
-from rayworks.systems.regulation.mechanism import BYE_LOST, BYE_WON, REJECTED, Outcome, Rules, run_mechanism
+from rayworks.systems.regulation.contests import binomial
+from rayworks.systems.regulation.equilibrium import Auction, Equilibrium
+from rayworks.systems.regulation.mechanism import BYE_LOST, BYE_WON, REJECTED, Outcome, Rules
 from rayworks.systems.regulation.price_curve import PriceCurve
-from rayworks.systems.regulation.simulation import draw_population
+from rayworks.systems.regulation.simulation import clear, draw_population, rounds_of
 from rayworks.systems.regulation.value_distributions import FloatArray
 
 
@@ -42,29 +43,29 @@ def rings(equilibrium: Equilibrium, shares: Sequence[float]) -> tuple[list[RingP
     entering = equilibrium.entrants()
     z, spent = entering.z, equilibrium.bid(entering.z)
     won_before = winning_chance(equilibrium, entering)
+    left_over = auction.bye_probability(entering.participation)
     worth, rent = entering.mean(z), entering.mean(z * won_before - (spent - auction.price))
     points = []
     for share in shares:
-        inside = _last_place_chance(share, auction.group_size, auction.prizes)
+        inside = auction.or_bye(_last_place_chance(share, auction.group_size, auction.prizes), left_over)
         # Among outsiders the order is as before; a rival from the ring is below for sure.
         outside = winning_chance(equilibrium, replace(entering, below=share + (1 - share) * entering.below))
         bid = share * auction.price + (1 - share) * entering.mean(spent)
         points.append(RingPoint(share, worth * inside - rent, entering.mean(z * (outside - won_before)), bid))
-    return points, _break_even(worth, rent, auction.group_size, auction.prizes)
+    return points, _break_even(worth, rent, auction, left_over)
 
 
 def _last_place_chance(share: float, group_size: int, prizes: int) -> float:
     """Chance of a prize for one of those at the bottom, whose number among the rivals is binomial."""
     equals = np.arange(group_size)
     left = np.clip(prizes - (group_size - 1 - equals), 0, equals + 1)
-    from scipy import stats
-
-    return float(stats.binom.pmf(equals, group_size - 1, share) @ (left / (equals + 1)))
+    return float(binomial(group_size - 1, share) @ (left / (equals + 1)))
 
 
-def _break_even(worth: float, rent: float, group_size: int, prizes: int) -> float:
+def _break_even(worth: float, rent: float, auction: Auction, left_over: float) -> float:
     grid = np.linspace(0, 1, 1001)
-    gain = np.array([worth * _last_place_chance(share, group_size, prizes) - rent for share in grid])
+    won = np.array([_last_place_chance(share, auction.group_size, auction.prizes) for share in grid])
+    gain = worth * auction.or_bye(won, left_over) - rent
     return float(grid[np.argmax(gain >= 0)]) if (gain >= 0).any() else float("nan")
 
 
@@ -136,6 +137,7 @@ def _rounds(
 ) -> list[MeasuredRound]:
     """A round per spread, with noise on what is read, or on what builders believe their value to be."""
     auction = equilibrium.auction
+    builders, number = rounds_of(auction, builders)
     population = draw_population(auction.distribution, builders, auction.largest_share, seed)
     deployment, premium = auction.types(population.value, population.share)
     noise = seeds.stream(seed, "stress", what).standard_normal(builders)
@@ -150,7 +152,7 @@ def _rounds(
         true = curve.compliance(spent, saturate=True)
         reading = true if what == "values" else true + level * noise[entered]
         pairing, ties = (seeds.uniforms(seed, len(true), "mechanism", draw) for draw in ("pairing", "ties"))
-        outcome = run_mechanism(reading, rules, pairing, ties)
+        outcome = clear(reading, rules, number[entered], pairing, ties)
         worth = np.where(outcome.cleared, deployment[entered], 0.0) + outcome.premium * premium[entered]
         rounds.append(_measured(level, outcome, true, worth - spent, builders))
     return rounds

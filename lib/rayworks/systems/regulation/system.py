@@ -13,7 +13,7 @@ from rayworks.systems.regulation import SPEC
 from rayworks.systems.regulation.actors import STRESSES, RegulationActor, training_options
 from rayworks.systems.regulation.config import STAGES, Config
 from rayworks.systems.regulation.design import Design, make_design, measure_design, value_distribution
-from rayworks.systems.regulation.exported import ExportedDesign, write_export
+from rayworks.systems.regulation.exported import BIDS, CURVES, ExportedDesign, bids_csv, curves_csv, write_export
 from rayworks.systems.regulation.price_curve import PriceCurve, published_curve
 from rayworks.systems.regulation.price_points import points_from_gaps
 from rayworks.systems.regulation.reporting import build_report, design_card, design_report
@@ -70,8 +70,11 @@ class RegulationSystem(StagedSystem[Config]):
         return RegulationActor, self.settings
 
     def export(self) -> None:
-        """The design that Serve quotes from, the curve, and a card."""
+        """The design that Serve quotes from, its bids and curves as tables, and a card."""
         write_export(ExportedDesign(self._design, self.settings.auction), self.export_file)
+        self.export_file(BIDS, bids_csv(self._design))
+        if self.results["curves"]:
+            self.export_file(CURVES, curves_csv(self.results["curves"]))
         self.export_file("README.md", design_card(self.settings, self._design, self.results["design"]))
 
     def report(self) -> Report:

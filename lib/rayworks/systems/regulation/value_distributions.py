@@ -85,8 +85,10 @@ class SymmetricBetaValues(ValueDistribution):
 class BetaValues(ValueDistribution):
     """``V ~ Beta(a, b)`` through the regularised incomplete beta function.
 
+    With ``a`` of at most 1 the mean reciprocal of all values is infinite, but that of values above a price is not.
+
     Raises:
-        DataError: ``a`` is not above 1 (then values near 0 have no mean reciprocal) or ``b`` is not positive.
+        DataError: ``a`` or ``b`` is not positive.
     """
 
     a: float
@@ -94,15 +96,20 @@ class BetaValues(ValueDistribution):
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if not (self.a > 1 and self.b > 0):
-            raise DataError(f"distribution beta({self.a:g}, {self.b:g}): needs a > 1 and b > 0")
+        if not (self.a > 0 and self.b > 0):
+            raise DataError(f"distribution beta({self.a:g}, {self.b:g}): needs a > 0 and b > 0")
         object.__setattr__(self, "name", f"beta({self.a:g},{self.b:g})")
 
     def tail(self, t: Any) -> Tail:
-        """Incomplete beta functions with ``a`` shifted by one."""
+        """Incomplete beta functions with ``a`` shifted by one; below zero, by a hypergeometric function."""
         a, b = self.a, self.b
+        if a > 1:
+            reciprocal = (a + b - 1) / (a - 1) * special.betaincc(a - 1, b, t)
+        else:
+            left = 1 - np.asarray(t, dtype=float)
+            reciprocal = left**b / b * special.hyp2f1(b, 2 - a, b + 1, left) / special.beta(a, b)
         return Tail(
-            (a + b - 1) / (a - 1) * special.betaincc(a - 1, b, t),
+            reciprocal,
             special.betaincc(a, b, t),
             a / (a + b) * special.betaincc(a + 1, b, t),
         )
@@ -233,6 +240,11 @@ class PremiumDistribution:
     def rent(self, z: Any) -> Any:
         """``int_0^z F = z F(z) - surplus(z)``: what the premium adds to a type's utility."""
         return z * self.cdf(z) - self.surplus(z)
+
+    @property
+    def participation(self) -> float:
+        """Share of all builders whose value is at least the price."""
+        return float(self._above.probability)
 
     @property
     def mean(self) -> float:
