@@ -24,6 +24,9 @@ reveals the seed, which closes the round and pairs, and settles:
 
     curl "http://127.0.0.1:8000/regulation/v1/regulation/audit?round=spring" -H "Authorization: Bearer $KEY"
 
+``withdraw`` takes a submission back while a round is open, ``cancel`` ends a round without its seed, ``closes_at`` and
+``reveal_by`` are deadlines of a round, and ``head`` is one signed hash of all rounds, to be kept outside.
+
 A score is taken as submitted, and a model's digest tells copies only as long as no byte of them is changed. Any key may
 audit. How to repeat the pairing in another language, and what the commitment does not protect, is written in
 ``rayworks.systems.regulation.public_draws``; how the trail is hashed, in ``regulation_events``.
@@ -46,8 +49,10 @@ from ..common.served_run import PerKey, ServedRun, ServingArgs, bind
 from . import regulation_schemas as schemas
 from .regulation_audit import audit_page, receipt, round_answer, settlement_answer
 from .regulation_database import BUSY_SECONDS
-from .regulation_ledger import Ledger, Names, Terms
+from .regulation_head import Signer
+from .regulation_ledger import Ledger, Names
 from .regulation_quotes import Quotes
+from .regulation_records import Terms, utc
 
 PINNED = 0.001
 """Of the node's resource that a replica takes: it says where, not how many."""
@@ -85,6 +90,11 @@ class Args(ServingArgs):
         None, description="custom resource that only the node with the file has; needed on clusters of several machines"
     )
     regulators: list[str] = Field(["regulator"], description="names of keys that may open, reveal and settle rounds")
+    signing_key: str | None = Field(
+        None,
+        description="file of a private Ed25519 key in PEM, with which the ledger's head is signed; to make one: "
+        "openssl genpkey -algorithm ed25519",
+    )
     builder_names: Names = Field(
         "hash", description="how the audit names builders: a hash, or plain: names of their keys"
     )
@@ -123,6 +133,7 @@ class Regulation(ServedRun):
         super().__init__(args, shared)
         self.regulators = frozenset(args.regulators)
         self._quotes = Quotes(args.export, args.unit_cents)
+        self._signer = Signer(args.signing_key)
         # A wait for another replica's write ends before it could be taken for a stuck disk.
         busy_seconds = min(BUSY_SECONDS, args.deadline_seconds)
         self._ledger = Ledger(args.database, args.builder_names, args.most_submissions, busy_seconds)
@@ -151,20 +162,37 @@ class Regulation(ServedRun):
         """
         if isinstance(body, schemas.CommitBody):
             rules = Rules(**body.model_dump(include=set(schemas.RulesBody.model_fields)))
-            terms = Terms(body.round, body.commitment, rules, body.premium_cents, body.budget_cents)
+            dates = (None if at is None else utc(at) for at in (body.closes_at, body.reveal_by))
+            terms = Terms(body.round, body.commitment, rules, body.premium_cents, body.budget_cents, *dates)
             found = await self._booking.run(lambda: self._ledger.open_round(owner, terms))
         else:
-            found = await self._booking.run(lambda: self._ledger.reveal(owner, body.round, body.seed))
+            found = await self._booking.run(lambda: self._ledger.reveal(owner, body.round, body.seed, body.owners))
         return round_answer(found)
 
     @api.post("/v1/regulation/submit", status_code=201, responses=problems(404, 409))
     async def submit(
         self, body: schemas.SubmitBody, request: Request, owner: Builder, idempotency_key: IdempotencyKey = None
     ) -> schemas.SubmissionAnswer:
-        """Enter a model into an open round: one per key, and no model twice. Not for regulators."""
+        """Enter a model into an open round, one per key. Not for regulators.
+
+        Whose a model is that several keys enter is settled when the seed is revealed.
+        """
         # With its ticket the gateway sends a request again whose replica died.
         entry = (owner, body.round, body.model, body.score, idempotency_key or request.state.ticket)
         return receipt(await self._booking.run(lambda: self._ledger.submit(*entry)))
+
+    @api.post("/v1/regulation/withdraw", responses=problems(404, 409))
+    async def withdraw(self, body: schemas.WithdrawBody, owner: Builder) -> schemas.SubmissionAnswer:
+        """Take your submission back while the round is open; you may then enter another."""
+        return receipt(await self._booking.run(lambda: self._ledger.withdraw(owner, body.round)))
+
+    @api.post("/v1/regulation/cancel", responses=problems(404, 409))
+    async def cancel(self, body: schemas.CancelBody, owner: Caller) -> schemas.RoundAnswer:
+        """End a round without its seed. Regulators at any time before; any key once the seed is overdue."""
+        regulates = owner in self.regulators
+        return round_answer(
+            await self._booking.run(lambda: self._ledger.cancel(owner, body.round, regulates, body.reason))
+        )
 
     @api.post("/v1/regulation/settle", responses=problems(404, 409))
     async def settle(self, body: schemas.SettleBody, owner: Regulator) -> schemas.SettlementAnswer:
@@ -175,6 +203,23 @@ class Regulation(ServedRun):
     async def round(self, name: str, owner: Caller) -> schemas.RoundAnswer:
         """How far a round is."""
         return round_answer(await self._booking.run(lambda: self._ledger.round(name)))
+
+    @api.get("/v1/regulation/head", responses=problems(504))
+    async def head(self, owner: Caller) -> schemas.HeadAnswer:
+        """One hash that stands for all that was ever written, signed if the operator gave a key: keep it outside."""
+        return self._signer.head(*await self._booking.run(self._ledger.head))
+
+    @api.get("/v1/regulation/log", responses=problems(504))
+    async def log(
+        self,
+        owner: Caller,
+        after: Annotated[int, Query(ge=0, le=2**62, description="sequence of the last entry known")] = 0,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    ) -> schemas.LogAnswer:
+        """The chain that leads to the head, in pages: hashes only."""
+        found = await self._booking.run(lambda: self._ledger.log(after, limit))
+        entries = [schemas.LogLine(**vars(entry)) for entry in found]
+        return schemas.LogAnswer(entries=entries, next_after=entries[-1].sequence if len(entries) == limit else None)
 
     @api.get("/v1/regulation/audit", responses=problems(404, 504))
     async def audit(

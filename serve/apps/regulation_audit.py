@@ -6,7 +6,7 @@ from typing import Any
 
 from rayworks.systems.regulation.public_draws import PROTOCOL, commitment_of
 
-from . import regulation_ledger as ledger
+from . import regulation_records as ledger
 from . import regulation_schemas as schemas
 from .regulation_events import Event, first_break
 
@@ -26,31 +26,38 @@ def discrepancies(records: ledger.Records) -> list[str]:
 def _differences(records: ledger.Records) -> Iterator[str]:
     terms, state, seed = records.round.terms, records.round.state, records.round.seed
     facts = [event.facts for event in records.events]
-    expected = ["opened", *["submitted"] * len(records.submissions)]
-    expected += {"open": [], "paired": ["paired"], "settled": ["paired", "settled"]}[state]
-    if [entry.get("event") for entry in facts] != expected:
+    taken_back = {entry.withdrawn: entry for entry in records.submissions if entry.withdrawn is not None}
+    made = {entry.event.position: entry for entry in records.submissions}
+    closing = {"open": [], "paired": ["paired"], "settled": ["paired", "settled"], "cancelled": ["cancelled"]}[state]
+    kinds = dict.fromkeys(made, "submitted") | dict.fromkeys(taken_back, "withdrawn")
+    expected = ["opened", *(kinds[position] for position in sorted(kinds)), *closing]
+    if [entry.get("event") for entry in facts] != expected or sorted(kinds) != list(range(1, len(kinds) + 1)):
         yield f"events: are not those of a round that is {state} with {len(records.submissions)} submissions"
         return
     if {name: facts[0].get(name) for name in terms.facts()} != terms.facts():
         yield "terms: are not those of event 0"
-    for position, submission in enumerate(records.submissions, 1):
+    for position, submission in made.items():
         entry = facts[position]
         told = tuple(entry.get(name) for name in ("submission", "builder", "model", "score"))
         if told != (submission.number, submission.alias, submission.model, submission.score):
             yield f"submission {submission.number}: is not that of event {position}"
         if not submission.owned:
             yield f"submission {submission.number}: its builder is not the one who entered it"
-    if state == "open":
+    for position, submission in taken_back.items():
+        if (facts[position].get("submission"), facts[position].get("builder")) != (submission.number, submission.alias):
+            yield f"submission {submission.number}: is not the one that event {position} takes back"
+    if state in ("open", "cancelled"):
         if records.results or records.payments:
-            yield "results: are there, and the round is open"
+            yield f"results: are there, and the round is {state}"
         return
-    paired = facts[len(records.submissions) + 1]
+    last = len(kinds) + 1
+    paired = facts[last]
     if seed is None or commitment_of(seed) != terms.commitment or paired.get("seed") != seed:
         yield "seed: is not the one committed to"
         return
     if ledger.digest_of_results(records.results) != paired.get("results"):
-        yield f"results: are not those of event {len(records.submissions) + 1}"
-    if ledger.pair(terms, seed, records.submissions) != records.results:
+        yield f"results: are not those of event {last}"
+    if ledger.pair(terms, seed, records.standing, records.owners) != records.results:
         yield "results: are not those of the rules, the seed and the submissions"
     if state == "settled" and ledger.digest_of_payments(records.payments) != facts[-1].get("payments"):
         yield f"payments: are not those of event {len(facts) - 1}"
@@ -61,7 +68,9 @@ def _differences(records: ledger.Records) -> Iterator[str]:
 def audit_page(records: ledger.Records, offset: int, limit: int) -> schemas.AuditAnswer:
     """One page of submissions and events, with a check of all."""
     found = discrepancies(records)
-    end = offset + limit
+    end, unpaired = offset + limit, records.round.seed is None
+    # A submission's text stays hidden until it competes.
+    sealed = {entry.event.position for entry in records.submissions if unpaired or entry.withdrawn is not None}
     more = end < max(len(records.submissions), len(records.events))
     return schemas.AuditAnswer(
         **dict(round_answer(records.round)),
@@ -69,7 +78,7 @@ def audit_page(records: ledger.Records, offset: int, limit: int) -> schemas.Audi
         verified=not found,
         discrepancies=found,
         entries=_entries(records, offset, end),
-        trail=[_event(event, records.round.state) for event in records.events[offset:end]],
+        trail=[_event(event, event.position in sealed) for event in records.events[offset:end]],
         next_offset=end if more else None,
     )
 
@@ -85,7 +94,10 @@ def round_answer(found: ledger.Round) -> schemas.RoundAnswer:
         rules=schemas.RulesBody(**asdict(terms.rules)),
         premium_cents=terms.premium,
         budget_cents=terms.budget,
+        closes_at=terms.closes_at,
+        reveal_by=terms.reveal_by,
         submissions=found.submissions,
+        withdrawn=found.withdrawn,
         cleared=found.cleared,
         groups=found.groups,
         paid_cents=found.paid,
@@ -119,18 +131,23 @@ def receipt(submission: ledger.Submission) -> schemas.SubmissionAnswer:
         builder=submission.alias,
         model=submission.model,
         score=submission.score,
-        event=_event(submission.event, "paired"),
+        withdrawn=submission.withdrawn is not None,
+        event=_event(submission.event, sealed=False),
     )
 
 
 def _entries(records: ledger.Records, start: int, end: int) -> list[schemas.AuditedSubmission]:
-    """While a round is open, scores and models are sealed: anyone who saw them could bid a hair above."""
+    """While a round is open, scores and models are sealed: anyone who saw them could bid a hair above. Of a round without a
+    result, and of what was withdrawn, they stay so.
+    """
     shown, state = records.submissions[start:end], records.round.state
-    if state == "open":
-        return [schemas.AuditedSubmission(submission=entry.number, builder=entry.alias) for entry in shown]
     results = {result.number: result for result in records.results}
     return [
-        schemas.AuditedSubmission(
+        schemas.AuditedSubmission(submission=entry.number, builder=entry.alias, status="withdrawn")
+        if entry.withdrawn is not None
+        else schemas.AuditedSubmission(submission=entry.number, builder=entry.alias)
+        if records.round.seed is None
+        else schemas.AuditedSubmission(
             submission=entry.number,
             builder=entry.alias,
             model=entry.model,
@@ -150,8 +167,7 @@ def _fate(result: ledger.Result | None) -> dict[str, Any]:
     return {"cleared": result.cleared, "group": group, "status": result.status, "part": str(result.part)}
 
 
-def _event(event: Event, state: ledger.State) -> schemas.AuditedEvent:
-    sealed = state == "open" and event.position > 0
+def _event(event: Event, sealed: bool) -> schemas.AuditedEvent:
     return schemas.AuditedEvent(
         position=event.position, text=None if sealed else event.text, previous=event.previous, hash=event.hash
     )

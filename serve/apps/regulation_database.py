@@ -15,22 +15,24 @@ from typing import Any
 
 from rayworks.core.errors import DataError, InfrastructureError
 
-VERSION = 1
+VERSION = 2
 """Of the tables, kept in ``user_version``."""
 BUSY_SECONDS = 5.0
 WAL_PAUSE_SECONDS = 0.01
-KEPT = ("submissions", "results", "payments", "events")
+KEPT = ("submissions", "withdrawals", "results", "payments", "events")
 """Tables whose rows are never changed and never deleted."""
 TABLES = """
 CREATE TABLE rounds (
     round TEXT PRIMARY KEY CHECK (length(round) BETWEEN 1 AND 64),
-    state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'paired', 'settled')),
+    state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'paired', 'settled', 'cancelled')),
     commitment TEXT NOT NULL UNIQUE CHECK (length(commitment) = 64),
-    seed TEXT CHECK ((seed IS NULL) = (state = 'open')),
+    seed TEXT CHECK ((seed IS NULL) = (state IN ('open', 'cancelled'))),
     rules TEXT NOT NULL CHECK (json_valid(rules)),
     premium INTEGER CHECK (premium > 0),
     budget INTEGER CHECK (budget > 0),
     salt TEXT NOT NULL,
+    closes_at TEXT,
+    reveal_by TEXT,
     CHECK (premium IS NOT NULL OR budget IS NOT NULL)
 ) STRICT;
 CREATE TABLE submissions (
@@ -43,9 +45,15 @@ CREATE TABLE submissions (
     idempotency_key TEXT,
     event INTEGER NOT NULL,
     PRIMARY KEY (round, number),
-    UNIQUE (round, builder),
-    UNIQUE (round, model),
     UNIQUE (builder, idempotency_key),
+    FOREIGN KEY (round, event) REFERENCES events
+) STRICT;
+CREATE TABLE withdrawals (
+    round TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    event INTEGER NOT NULL,
+    PRIMARY KEY (round, number),
+    FOREIGN KEY (round, number) REFERENCES submissions,
     FOREIGN KEY (round, event) REFERENCES events
 ) STRICT;
 CREATE TABLE results (
@@ -70,20 +78,29 @@ CREATE TABLE events (
     text TEXT NOT NULL CHECK (json_valid(text)),
     previous TEXT NOT NULL CHECK (length(previous) = 64),
     hash TEXT NOT NULL CHECK (length(hash) = 64),
+    sequence INTEGER NOT NULL UNIQUE CHECK (sequence >= 1),
+    chain TEXT NOT NULL CHECK (length(chain) = 64),
     PRIMARY KEY (round, position),
     UNIQUE (round, previous)
 ) STRICT;
 CREATE TRIGGER rounds_only_move_forward BEFORE UPDATE ON rounds
-WHEN (OLD.state, NEW.state) NOT IN (VALUES ('open', 'paired'), ('paired', 'settled'))
+WHEN (OLD.state, NEW.state) NOT IN (VALUES ('open', 'paired'), ('paired', 'settled'), ('open', 'cancelled'))
     OR (OLD.seed IS NOT NULL AND NEW.seed IS NOT OLD.seed)
     OR (NEW.round, NEW.commitment, NEW.rules, NEW.salt) IS NOT (OLD.round, OLD.commitment, OLD.rules, OLD.salt)
-    OR NEW.premium IS NOT OLD.premium OR NEW.budget IS NOT OLD.budget
+    OR (NEW.premium, NEW.budget, NEW.closes_at, NEW.reveal_by) IS NOT (OLD.premium, OLD.budget, OLD.closes_at, OLD.reveal_by)
 BEGIN SELECT RAISE(ABORT, 'a round only moves forward'); END;
 CREATE TRIGGER rounds_stay_within_budget BEFORE UPDATE ON rounds
 WHEN NEW.state = 'settled' AND (SELECT sum(cents) FROM payments WHERE round = NEW.round) > NEW.budget
 BEGIN SELECT RAISE(ABORT, 'payments exceed the budget'); END;
 CREATE TRIGGER rounds_stay BEFORE DELETE ON rounds BEGIN SELECT RAISE(ABORT, 'rounds are kept'); END;
 CREATE TRIGGER submissions_come_while_open BEFORE INSERT ON submissions
+WHEN (SELECT state FROM rounds WHERE round = NEW.round) IS NOT 'open'
+BEGIN SELECT RAISE(ABORT, 'the round is not open'); END;
+CREATE TRIGGER a_builder_has_one_submission BEFORE INSERT ON submissions
+WHEN EXISTS (SELECT 1 FROM submissions s WHERE s.round = NEW.round AND s.builder = NEW.builder AND NOT EXISTS
+    (SELECT 1 FROM withdrawals w WHERE w.round = s.round AND w.number = s.number))
+BEGIN SELECT RAISE(ABORT, 'one submission a builder'); END;
+CREATE TRIGGER withdrawals_come_while_open BEFORE INSERT ON withdrawals
 WHEN (SELECT state FROM rounds WHERE round = NEW.round) IS NOT 'open'
 BEGIN SELECT RAISE(ABORT, 'the round is not open'); END;
 CREATE TRIGGER results_come_while_open BEFORE INSERT ON results

@@ -4,7 +4,7 @@ import hashlib
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import AwareDatetime, BaseModel, Discriminator, Field, Tag, model_validator
 
 from rayworks.systems.regulation.contests import ByeRule, TieRule
 from rayworks.systems.regulation.mechanism import Status
@@ -88,6 +88,16 @@ class CommitBody(RulesBody, Body):
     budget_cents: Cents | None = Field(
         None, ge=1, le=MOST_BUDGET, description="most that is paid in all; premiums beyond it are cut in proportion"
     )
+    closes_at: AwareDatetime | None = Field(
+        None,
+        description="until when models come and go, and before which no seed is revealed; null: until it is",
+        examples=["2031-03-01T12:00:00Z"],
+    )
+    reveal_by: AwareDatetime | None = Field(
+        None,
+        description="until when the seed may be revealed; after that any key may cancel the round",
+        examples=["2031-03-02T12:00:00Z"],
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -97,6 +107,8 @@ class CommitBody(RulesBody, Body):
             raise ValueError("premium_cents, budget_cents: give at least one")
         if self.prizes >= self.group_size:
             raise ValueError(f"prizes: {self.prizes} of a group of {self.group_size} leaves no contest; lower it")
+        if self.closes_at is not None and self.reveal_by is not None and self.reveal_by <= self.closes_at:
+            raise ValueError("reveal_by: must be after closes_at")
         return self
 
 
@@ -108,6 +120,11 @@ class RevealBody(Body):
         pattern=r"^[!-~]{32,256}$",
         description="32 to 256 printable characters without spaces: openssl rand -hex 32",
         examples=[EXAMPLE_SEED],
+    )
+    owners: dict[Hash, Annotated[int, Field(ge=1, strict=True)]] = Field(
+        {},
+        max_length=10_000,
+        description="of a model that several keys entered, the number of its owner's submission; the earliest if not named",
     )
 
 
@@ -129,6 +146,19 @@ class SubmitBody(Body):
     model: Hash = Field(description="SHA-256 of the model file", examples=["6b" * 32])
 
 
+class WithdrawBody(Body):
+    """``POST /v1/regulation/withdraw``."""
+
+    round: RoundName
+
+
+class CancelBody(Body):
+    """``POST /v1/regulation/cancel``."""
+
+    round: RoundName
+    reason: str = Field("", max_length=500, description="for the audit trail")
+
+
 class SettleBody(Body):
     """``POST /v1/regulation/settle``."""
 
@@ -139,7 +169,7 @@ class AuditedEvent(BaseModel):
     """An entry of the audit trail."""
 
     position: int
-    text: str | None = Field(description="as it was hashed; null while the round is open, except of the opening")
+    text: str | None = Field(description="as it was hashed; null of a submission that does not compete, or not yet")
     previous: str = Field(description="hash of the entry before; zeros for the first")
     hash: str = Field(description="SHA-256 of previous, a line feed, and text")
 
@@ -152,6 +182,7 @@ class SubmissionAnswer(BaseModel):
     builder: str = Field(description="as the audit names the builder")
     model: str
     score: float
+    withdrawn: bool = False
     event: AuditedEvent
 
 
@@ -159,13 +190,16 @@ class RoundAnswer(BaseModel):
     """How far a round is."""
 
     round: str
-    state: Literal["open", "paired", "settled"]
+    state: Literal["open", "paired", "settled", "cancelled"]
     commitment: str
     seed: str | None = Field(description="once revealed")
     rules: RulesBody
     premium_cents: int | None
     budget_cents: int | None
-    submissions: int
+    closes_at: str | None
+    reveal_by: str | None
+    submissions: int = Field(description="those withdrawn included")
+    withdrawn: int
     cleared: int | None = Field(description="models that may be deployed, once paired")
     groups: int | None = Field(description="once paired; the last may be of byes")
     paid_cents: int | None = Field(description="once settled")
@@ -201,9 +235,37 @@ class AuditedSubmission(BaseModel):
     score: float | None = None
     cleared: bool | None = None
     group: int | None = None
-    status: Status | None = None
+    status: Status | Literal["duplicate", "withdrawn"] | None = None
     part: str | None = Field(None, description="of a premium, as a fraction")
     paid_cents: int | None = Field(None, description="once settled")
+
+
+class HeadAnswer(BaseModel):
+    """All of the ledger in one hash, to be kept outside."""
+
+    events: int = Field(description="of all rounds")
+    head: str = Field(description="last hash of the ledger's chain")
+    at: str
+    text: str = Field(description="what is signed: protocol, at, events and head, a line each")
+    signature: str | None = Field(description="Ed25519 of the text, base64; null without signing_key")
+    public_key: str | None = Field(description="PEM")
+
+
+class LogLine(BaseModel):
+    """An event of the ledger's chain."""
+
+    sequence: int
+    round: str
+    position: int
+    hash: str
+    chain: str = Field(description="SHA-256 of the chain before, round, position and hash, a line feed between them")
+
+
+class LogAnswer(BaseModel):
+    """A page of the ledger's chain."""
+
+    entries: list[LogLine]
+    next_after: int | None
 
 
 class AuditAnswer(RoundAnswer):

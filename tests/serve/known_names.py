@@ -278,7 +278,7 @@ def recommendation(deployment: Deployment, name: str) -> Known:
     )
 
 
-ROUNDS = {"opened": 0, "submitted": 2, "revealed": 3}
+ROUNDS = {"opened": 0, "submitted": 2, "cancelled": 1, "revealed": 3}
 """Submissions of each before the requests; the last is paired, and may be settled."""
 
 
@@ -292,7 +292,7 @@ def regulation(deployment: Deployment, name: str) -> Known:
         for builder in ("ben", "cem", "dan")[:submissions]:
             model = hashlib.sha256(f"{round} {builder}".encode()).hexdigest()
             send(deployment, name, "submit", builder, round=round, score=0.7, model=model)
-    [*_, revealed] = known = list(seeds)
+    [_, _, cancelled, revealed] = known = list(seeds)
     send(deployment, name, "pair", round=revealed, seed=seeds[revealed])
     return Known(
         {
@@ -303,9 +303,11 @@ def regulation(deployment: Deployment, name: str) -> Known:
             "RevealBody": [{"round": {"const": round}, "seed": {"const": seeds[round]}} for round in known],
             "SubmitBody": [{"round": {"enum": known}}],
             "SettleBody": [{"round": {"enum": known}}],
+            "WithdrawBody": [{"round": {"enum": known}}],
+            "CancelBody": [{"round": {"const": cancelled}}],
         },
         {"round": known, "name": known},
-        owners={"/v1/regulation/submit": "ann"},
+        owners={"/v1/regulation/submit": "ann", "/v1/regulation/withdraw": "ben"},
     )
 
 

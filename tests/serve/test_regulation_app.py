@@ -136,7 +136,7 @@ def test_a_round_that_anyone_can_repeat(send: Send) -> None:
 
     found = audit(send, "spring")
     assert found["rules"] == opened.json()["rules"]
-    draws = public_draws(found["seed"], "spring", [entry["model"] for entry in found["entries"]])
+    draws = public_draws(found["seed"], "spring", [event["hash"] for event in found["trail"][1:6]])
     scores = [entry["score"] for entry in found["entries"]]
     outcome = run_mechanism(scores, Rules(**found["rules"]), draws.pairing, draws.tie_break)
     assert [entry["status"] for entry in found["entries"]] == [STATUSES[status] for status in outcome.status]
@@ -151,6 +151,34 @@ def test_a_round_that_anyone_can_repeat(send: Send) -> None:
         previous = hashlib.sha256(f"{previous}\n{event['text']}".encode()).hexdigest()
         assert event["hash"] == previous
     assert [answer.json()["event"] for answer in receipts] == found["trail"][1:6]
+
+
+def test_deadlines_withdrawal_cancellation_and_the_head(send: Send) -> None:
+    opened = open_round(send, "dated", closes_at="2090-01-01T13:00:00+01:00", reveal_by="2090-01-02T12:00:00Z").json()
+    assert (opened["closes_at"], opened["reveal_by"]) == (
+        "2090-01-01T12:00:00.000+00:00",
+        "2090-01-02T12:00:00.000+00:00",
+    )
+    enter(send, "dated", "ann")
+    copied = send("submit", key="ben", round="dated", score=0.8, model=model("ann"))
+    assert copied.status_code == 201, "nobody learns that a model is entered"
+    assert_problem(send("pair", round="dated", seed=seed_of("dated")), 409, "takes submissions until 2090")
+    taken_back = send("withdraw", key="ann", round="dated").json()
+    assert taken_back["withdrawn"] and taken_back["submission"] == 1
+    found = audit(send, "dated")
+    assert (found["submissions"], found["withdrawn"]) == (2, 1)
+    assert [entry["status"] for entry in found["entries"]] == ["withdrawn", None]
+    before = send("head", key="eve").json()
+    cancelled = send("cancel", round="dated", reason="another law").json()
+    assert cancelled["state"] == "cancelled"
+    head = send("head", key="eve").json()
+    assert head["events"] == before["events"] + 1
+    assert (head["signature"], head["public_key"]) == (None, None)
+    log = send(f"log?after={before['events']}", key="eve").json()
+    assert [(entry["round"], entry["chain"]) for entry in log["entries"]] == [("dated", head["head"])]
+    assert log["next_after"] is None
+    trail = audit(send, "dated")["trail"]
+    assert json.loads(trail[-1]["text"])["reason"] == "another law"
 
 
 def test_the_audit_comes_in_pages(send: Send) -> None:
@@ -180,7 +208,15 @@ def test_what_the_state_does_not_allow_is_refused_and_changes_nothing(send: Send
     refused: list[tuple[httpx.Response, int, str]] = [
         (open_round(send, "waiting", threshold=0.2), 409, "other terms"),
         (send("pair", round="used", commitment=commitment("closed"), threshold=0, budget_cents=1), 409, "round closed"),
-        (send("pair", round="waiting", seed=seed_of("waiting")), 409, "has 1 submissions"),
+        (
+            send("pair", round="filled", seed=seed_of("filled"), owners={model("ben"): 1}),
+            422,
+            "submission 1 did not enter",
+        ),
+        (send("withdraw", key="cem", round="filled"), 404, "no submission of yours"),
+        (send("withdraw", key="ann", round="closed"), 409, "is paired"),
+        (send("cancel", key="ann", round="filled"), 403, "only a regulator"),
+        (send("cancel", round="closed"), 409, "is paired, and stands"),
         (send("pair", round="filled", seed="4f" * 32), 422, "seed: its SHA-256 is"),
         (send("pair", round="closed", seed="4f" * 32), 422, "seed: its SHA-256 is"),
         (send("pair", round="nowhere", seed=seed_of("nowhere")), 404, "does not exist"),
@@ -190,7 +226,6 @@ def test_what_the_state_does_not_allow_is_refused_and_changes_nothing(send: Send
         (send("submit", key="cem", round="nowhere", **entry), 404, "does not exist"),
         (send("submit", key="ann", round="filled", **entry), 409, "one per key"),
         (enter(send, "filled", "ann"), 409, "one per key"),
-        (send("submit", key="cem", round="filled", score=0.6, model=model("ben")), 409, "submit another"),
         (send("rounds/nowhere"), 404, "does not exist"),
     ]
     for answer, status, words in refused:
@@ -222,6 +257,13 @@ def test_what_the_state_does_not_allow_is_refused_and_changes_nothing(send: Send
         ("pair", {"threshold": 0.5, "commitment": "abc"}, "commitment"),
         ("pair", {}, "threshold"),
         ("pair", {"seed": seed_of("bad"), "threshold": 0.5}, "threshold: extra"),
+        ("pair", {"threshold": 0.5, "closes_at": "2030-01-01T00:00:00"}, "closes_at"),
+        ("pair", {"threshold": 0.5, "closes_at": "2020-01-01T00:00:00Z"}, "closes_at, reveal_by: are over already"),
+        (
+            "pair",
+            {"threshold": 0.5, "closes_at": "2090-01-02T00:00:00Z", "reveal_by": "2090-01-01T00:00:00Z"},
+            "reveal_by: must be after closes_at",
+        ),
         ("settle", {"surprise": 1}, "surprise"),
     ],
 )

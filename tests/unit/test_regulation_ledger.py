@@ -1,6 +1,5 @@
 """The ledger alone: what it refuses leaves it as it was, and nothing happens twice however many try at once."""
 
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -19,34 +18,11 @@ from hypothesis import strategies as st
 from rayworks.core.errors import DataError, InfrastructureError
 from rayworks.systems.regulation.contests import TieRule
 from rayworks.systems.regulation.mechanism import Rules
-from rayworks.systems.regulation.public_draws import commitment_of
 from serve.apps.regulation_audit import audit_page, discrepancies
 from serve.apps.regulation_events import first_break
-from serve.apps.regulation_ledger import Ledger, Records, Submission, Terms
+from serve.apps.regulation_ledger import Ledger
 from serve.common.problems import Problem
-
-RULES = Rules(0.5)
-
-
-def seed_of(name: str) -> str:
-    return hashlib.sha256(f"seed of {name}".encode()).hexdigest()
-
-
-def terms(name: str = "spring", rules: Rules = RULES, premium: int | None = 101, budget: int | None = None) -> Terms:
-    return Terms(name, commitment_of(seed_of(name)), rules, premium, budget)
-
-
-TERMS = terms()
-OTHER = terms("autumn", Rules(0.5, 3, 2, "split", "redraw"), None, 1000)
-
-
-def model(name: object) -> str:
-    return hashlib.sha256(str(name).encode()).hexdigest()
-
-
-def dump(file: Path) -> str:
-    with closing(sqlite3.connect(file)) as connection:
-        return "\n".join(connection.iterdump())
+from tests.ledger_rounds import OTHER, TERMS, dump, fill, model, seed_of, settled, terms
 
 
 @pytest.fixture
@@ -58,20 +34,6 @@ def file(tmp_path: Path) -> Path:
 def ledger(file: Path) -> Iterator[Ledger]:
     with closing(Ledger(str(file), most_submissions=12)) as made:
         yield made
-
-
-def fill(ledger: Ledger, scores: list[float], played: Terms = TERMS) -> list[Submission]:
-    ledger.open_round("ruth", played)
-    return [
-        ledger.submit(f"builder-{number}", played.round, model(number), score, f"key-{played.round}")
-        for number, score in enumerate(scores)
-    ]
-
-
-def settled(ledger: Ledger, scores: list[float], played: Terms = TERMS) -> Records:
-    fill(ledger, scores, played)
-    ledger.reveal("ruth", played.round, seed_of(played.round))
-    return ledger.settle("ruth", played.round)
 
 
 def test_a_round_from_commitment_to_settlement(ledger: Ledger) -> None:
@@ -114,12 +76,13 @@ def act(ledger: Ledger) -> dict[str, Callable[[], object]]:
     fill(ledger, [0.6, 0.7], terms("paired"))
     ledger.reveal("ruth", "paired", seed_of("paired"))
     settled(ledger, [0.6, 0.7], terms("settled"))
+    fill(ledger, [0.6, 0.7], terms("cancelled"))
+    ledger.cancel("ruth", "cancelled", regulates=True)
     return {
         "other terms": lambda: ledger.open_round("ruth", terms("open", premium=102)),
         "used commitment": lambda: ledger.open_round("ruth", replace(TERMS, commitment=terms("paired").commitment)),
         "unknown round": lambda: ledger.submit("new", "nowhere", model("new"), 0.6, None),
         "second submission": lambda: ledger.submit("builder-0", "open", model("new"), 0.6, None),
-        "copied model": lambda: ledger.submit("new", "open", model(0), 0.6, None),
         "full": lambda: ledger.submit("new", "full", model("new"), 0.6, None),
         "closed": lambda: ledger.submit("new", "paired", model("new"), 0.6, None),
         "over": lambda: ledger.submit("new", "settled", model("new"), 0.6, None),
@@ -127,7 +90,14 @@ def act(ledger: Ledger) -> dict[str, Callable[[], object]]:
         "wrong seed": lambda: ledger.reveal("ruth", "full", seed_of("full") + "0"),
         "wrong seed later": lambda: ledger.reveal("ruth", "paired", seed_of("paired") + "0"),
         "seed of nothing": lambda: ledger.reveal("ruth", "nowhere", seed_of("nowhere")),
-        "one submission": lambda: ledger.reveal("ruth", "open", seed_of("open")),
+        "owner of another's": lambda: ledger.reveal("ruth", "full", seed_of("full"), {model(1): 1}),
+        "withdrawing nothing": lambda: ledger.withdraw("new", "open"),
+        "withdrawing too late": lambda: ledger.withdraw("builder-0", "paired"),
+        "cancelled by a builder": lambda: ledger.cancel("builder-0", "open", regulates=False),
+        "cancelled too late": lambda: ledger.cancel("ruth", "paired", regulates=True),
+        "seed of a cancelled round": lambda: ledger.reveal("ruth", "cancelled", seed_of("cancelled")),
+        "settling a cancelled round": lambda: ledger.settle("ruth", "cancelled"),
+        "into a cancelled round": lambda: ledger.submit("new", "cancelled", model("new"), 0.6, None),
         "not paired": lambda: ledger.settle("ruth", "full"),
         "settling nothing": lambda: ledger.settle("ruth", "nowhere"),
     }
@@ -138,7 +108,6 @@ WORDS = {
     "used commitment": (409, "that of round paired; take a new seed"),
     "unknown round": (404, "does not exist"),
     "second submission": (409, "one per key"),
-    "copied model": (409, "model: is in round open already"),
     "full": (409, "is full with 12"),
     "closed": (409, "is paired"),
     "over": (409, "is settled"),
@@ -146,7 +115,14 @@ WORDS = {
     "wrong seed": (422, "the commitment of round full is"),
     "wrong seed later": (422, "seed: its SHA-256"),
     "seed of nothing": (404, "does not exist"),
-    "one submission": (409, "has 1 submissions"),
+    "owner of another's": (422, "submission 1 did not enter model"),
+    "withdrawing nothing": (404, "no submission of yours"),
+    "withdrawing too late": (409, "is paired"),
+    "cancelled by a builder": (403, "only a regulator may cancel it as it has no reveal_by"),
+    "cancelled too late": (409, "is paired, and stands"),
+    "seed of a cancelled round": (409, "is cancelled"),
+    "settling a cancelled round": (409, "pays nothing"),
+    "into a cancelled round": (409, "is cancelled"),
     "not paired": (409, "reveal its seed first"),
     "settling nothing": (404, "does not exist"),
 }
@@ -279,7 +255,7 @@ def settle_in_process(file: str) -> int:
 
 
 def test_eight_at_once_do_nothing_twice(file: Path) -> None:
-    """Eight replicas' ledgers on one new file: each builder tries at all of them, and a model is contested."""
+    """Eight replicas' ledgers on one new file: each builder tries at all of them, and every model is entered twice."""
     with ThreadPoolExecutor(8) as pool:
         ledgers = list(pool.map(lambda _: Ledger(str(file)), range(8)))
         rounds = list(pool.map(lambda ledger: ledger.open_round("ruth", TERMS), ledgers))
@@ -294,13 +270,14 @@ def test_eight_at_once_do_nothing_twice(file: Path) -> None:
                 return str(problem.status)
 
         answers = list(pool.map(submit, range(16 * 8)))
-        assert (answers.count("taken"), answers.count("409")) == (8, 15 * 8)
+        assert (answers.count("taken"), answers.count("409")) == (16, 14 * 8)
         for revealed in pool.map(lambda ledger: ledger.reveal("ruth", "spring", seed_of("spring")), ledgers):
             assert revealed.state == "paired"
         found = list(pool.map(lambda ledger: ledger.settle("ruth", "spring"), ledgers))
     assert all(records == found[0] for records in found)
     assert discrepancies(found[0]) == []
-    assert [entry.number for entry in found[0].submissions] == list(range(1, 9))
+    assert [entry.number for entry in found[0].submissions] == list(range(1, 17))
+    assert sum(result.status == "duplicate" for result in found[0].results) == 8
     assert found[0].round.paid == 4 * 101
     for ledger in ledgers:
         ledger.close()
@@ -379,7 +356,7 @@ def test_files_that_are_no_ledger_are_refused_by_name(tmp_path: Path) -> None:
     text.write_text("not a database, but long enough to be taken for one" * 20)
     with pytest.raises(DataError, match=r"text: is not a ledger"):
         Ledger(str(text))
-    for name, statement in (("newer", "PRAGMA user_version = 2"), ("another", "CREATE TABLE a (b)")):
+    for name, statement in (("newer", "PRAGMA user_version = 3"), ("another", "CREATE TABLE a (b)")):
         with closing(sqlite3.connect(tmp_path / name)) as connection:
             connection.execute(statement)
         with pytest.raises(DataError, match=f"{name}: holds tables of version"):

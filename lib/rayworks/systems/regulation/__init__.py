@@ -56,7 +56,7 @@ __getattr__ = on_demand(
         "UniformValues": "value_distributions",
         "exact_curves": "simulation",
         "published_curve": "price_curve",
-        "solve": "equilibrium",
+        "solve": "solving",
     },
 )
 
