@@ -137,7 +137,7 @@ def test_two_workers_weigh_as_one_does_in_float64(
         found.append({path.parent.name: torch.load(path, weights_only=True) for path in states})
         run.cleanup()
     one, two = found
-    assert one.keys() == two.keys() and len(one) == 3
+    assert one.keys() == two.keys() and len(one) == 4
     for name, state in one.items():
         assert state["step"] == two[name]["step"] == 24
         for part in ("model", "tally"):

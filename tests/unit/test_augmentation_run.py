@@ -257,7 +257,7 @@ def test_content_that_others_are_measured_by_is_left_out() -> None:
     assert not np.isin(kinds[found.trusted.rows], kinds[np.concatenate([found.selection.rows, found.test.rows])]).any()
     assert kept.left_out == 0 and len(kept.training) == 80
     assert found.left_out == 90 - len(found.training) - len(found.trusted) > 0
-    with pytest.raises(DataError, match=r"data\.duplicates"):
+    with pytest.raises(DataError, match=r"40 of 40 rows have the content of rows in other parts.*data\.duplicates"):
         split(Samples(samples.inputs * 0, kinds % 2, ("a", "b")), 0, training=40, trusted=30, selection=20, test=30)
 
 
@@ -345,6 +345,17 @@ def test_an_export_says_what_the_model_did(tmp_path: Path, name: str) -> None:
     assert made.probabilities(read(source).inputs[found.places.training.rows[:5]]) == pytest.approx(
         model(trained).softmax(1).detach().numpy(), abs=1e-5
     )
+
+
+def test_an_export_that_only_scores_leaves_weights_and_labels(tmp_path: Path) -> None:
+    source = save_rows(tmp_path / "rows.csv", 240)
+    config, found = opened(tmp_path, source, engine__learn="nothing")
+    card = {**dict.fromkeys(CARD, "x"), "accuracy": 0.5, "accuracy_of_model": 0.4, "seeds": 1, "noise_auc": None}
+    made = exported_model(config, network((6,), 3, 2, 0), found, card)
+    labels = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    scored = made.score(read(source).inputs[:4], labels)
+    assert np.array_equal(scored.labels, labels) and np.array_equal(scored.weights, np.ones(4))
+    assert np.array_equal(scored.scores, scored.given) and scored.given.any()
 
 
 @pytest.mark.parametrize(
