@@ -19,7 +19,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "evaluation.bootstrap": 100,
     },
     "augmentation": {
-        "experiment.arms": "[plain and trusted rows, upstream and trusted rows, L2RW, SAFLEX]",
+        "experiment.arms": "[plain and trusted rows, upstream and trusted rows, upstream stopped early, L2RW, SAFLEX]",
         "training.steps": 400,
         "training.steps_per_call": 100,
     },

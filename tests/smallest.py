@@ -71,7 +71,7 @@ def augmentation(folder: Path) -> list[str]:
         "training.batch": 16,
         "training.held": 8,
         "training.width": 2,
-        "experiment.arms": "[plain and trusted rows, upstream and trusted rows, L2RW, SAFLEX]",
+        "experiment.arms": "[plain and trusted rows, upstream and trusted rows, upstream stopped early, L2RW, SAFLEX]",
         "experiment.seeds": 2,
         "experiment.retrain": True,
     }

@@ -22,9 +22,10 @@ from ray import serve
 
 from ..common.access import Caller
 from ..common.application import new_application
+from ..common.pictures import Limits
 from ..common.served_run import Deadline, LargestBatch, ServedRun, ServingArgs, bind
 from .augmentation_engine import Scoring
-from .augmentation_schemas import Limits, ModelCard, PredictAnswer, PredictBody, ScoreAnswer, ScoreBody
+from .augmentation_schemas import ModelCard, PredictAnswer, PredictBody, ScoreAnswer, ScoreBody
 
 api = new_application("augmentation", "Weights and soft labels of samples, by a validation gradient.")
 

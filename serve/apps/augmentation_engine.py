@@ -1,18 +1,16 @@
 """Predict and score samples with the model of one export, without HTTP."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from rayworks.core.errors import DataError
 from rayworks.systems.augmentation.exported import CARD, ExportedModel, Scored, read_export
 
-from ..common.pictures import array, picture, wanted
-from .augmentation_schemas import Guess, Limits, ModelCard, SamplesBody, Score
+from ..common.pictures import Limits, read_inputs, require_card, the_inputs, wanted
+from .augmentation_schemas import Guess, ModelCard, SamplesBody, Score
 
 TAKES = {"images": ("images", "pixels"), "table": ("rows",), "texts": ("texts",)}
 """Kind of data to the fields that hold its samples."""
@@ -31,10 +29,7 @@ class Scoring:
         self.limits = limits
         # A pass takes the module's parameters out, and derivatives of one thread are seen by all.
         self._turn = threading.Lock()
-        try:
-            self.card()
-        except ValidationError as error:
-            raise DataError(f"{folder}: its card is not that of a run ({error.errors()[0]['loc']})") from None
+        require_card(self, folder)
 
     def card(self) -> ModelCard:
         """Describe the model."""
@@ -49,23 +44,13 @@ class Scoring:
         Raises:
             DataError: too many, of another size, or not what the model takes; names the sample.
         """
-        exported, takes = self.exported, TAKES[self.exported.kind]
+        exported = self.exported
         fields = [name for names in TAKES.values() for name in names]
-        given = {name: getattr(body, name) for name in fields if getattr(body, name)}
-        if len(given) != 1 or next(iter(given)) not in takes:
-            shape = "texts" if exported.kind == "texts" else wanted(exported.shape)
-            raise DataError(f"body: give exactly one of {' and '.join(takes)}; this model takes {shape}")
-        name, values = next(iter(given.items()))
-        if len(values) > self.limits.inputs:
-            raise DataError(f"{name}: {len(values)}, at most {self.limits.inputs} are taken; send them in parts")
+        this_model = "texts" if exported.kind == "texts" else wanted(exported.shape)
+        name, values = the_inputs(body, fields, TAKES[exported.kind], this_model, self.limits)
         if name == "texts":
             return np.array(values, object)
-        readers: dict[str, Callable[[Any, str], np.ndarray]] = {
-            "images": partial(picture, shape=exported.shape),
-            "pixels": partial(array, shape=exported.shape, kind=np.uint8),
-            "rows": partial(array, shape=exported.shape, kind=np.float32),
-        }
-        read = np.stack([readers[name](value, f"{name}.{number}") for number, value in enumerate(values)])
+        read = read_inputs(name, values, exported.shape)
         return read / np.float32(255) if exported.kind == "images" else read
 
     def labels(self, given: Sequence[str | Mapping[str, float]], count: int) -> np.ndarray:

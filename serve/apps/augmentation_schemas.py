@@ -2,37 +2,20 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
-from ..common.body import Body
-from ..common.pictures import DOT
+from ..common.pictures import MOST_INPUTS, Limits, PicturesBody
 
-MOST_INPUTS, MOST_CHARACTERS = 1024, 20_000
+MOST_CHARACTERS = 20_000
 Number = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Byte = Annotated[int, Field(ge=0, le=255)]
+Class = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given)]
 Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
 
 
-class Limits(Body):
-    """Limits of one request."""
-
-    inputs: int = Field(64, ge=1, le=MOST_INPUTS, description="samples of a request")
-
-
-class SamplesBody(Body):
+class SamplesBody(PicturesBody):
     """Samples: exactly one of the four, as the card says."""
 
-    images: list[str] | None = Field(
-        None,
-        min_length=1,
-        max_length=MOST_INPUTS,
-        description="PNG files in base64, of the card's size; colours become greys where the model knows greys only",
-        examples=[[DOT]],
-    )
-    pixels: list[list[list[list[Byte]]]] | None = Field(
-        None, min_length=1, max_length=MOST_INPUTS, description="channels, rows and columns of bytes, instead of images"
-    )
     rows: list[list[Number]] | None = Field(
         None,
         min_length=1,
@@ -51,10 +34,11 @@ class PredictBody(SamplesBody):
 class ScoreBody(SamplesBody):
     """``POST /v1/augmentation/score``: samples with the labels that they have."""
 
-    labels: list[str | dict[str, Share]] = Field(
+    labels: list[Class | dict[str, Share]] = Field(
         min_length=1,
         max_length=MOST_INPUTS,
-        description="of each sample a class, or shares of classes that sum to 1, as of MixUp",
+        description="of each sample a class, or shares of classes that sum to 1, as of MixUp; a whole number is the class "
+        "of that name",
         examples=[["3"]],
     )
 
@@ -98,8 +82,11 @@ class ModelCard(BaseModel):
     source: str = Field(description="data set")
     arm: str = Field(description="way it was trained, which the second hold-out chose")
     verdict: str
-    accuracy: float = Field(description="on the test, the mean over seeds")
-    seeds: int
+    accuracy: float = Field(
+        description="on the test, the mean of the arm over the run's seeds; this model is the first's"
+    )
+    accuracy_of_model: float = Field(description="on the test of its own seed, of this model")
+    seeds: int = Field(description="of the run, over which accuracy is the mean")
     noise_auc: float | None = Field(description="how well scores found labels that were made wrong; null: none were")
     kind: str = Field(description="images, table or texts")
     classes: list[str]

@@ -21,9 +21,10 @@ from ray import serve
 
 from ..common.access import Caller
 from ..common.application import new_application
+from ..common.pictures import Limits
 from ..common.served_run import Deadline, LargestBatch, ServedRun, ServingArgs, bind
 from .federation_engine import Classifying
-from .federation_schemas import ClassifyAnswer, ClassifyBody, Limits, ModelCard
+from .federation_schemas import ClassifyAnswer, ClassifyBody, ModelCard
 
 api = new_application("federation", "Labels by a model that a federation learned.")
 

@@ -1,18 +1,16 @@
 """Classify images or features with the model of one export, without HTTP."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from rayworks.core.errors import DataError
 from rayworks.systems.federation.exported import CARD, ExportedModel, read_export
 
-from ..common.pictures import array, picture, wanted
-from .federation_schemas import ClassifyBody, Label, Limits, ModelCard
+from ..common.pictures import Limits, read_inputs, require_card, the_inputs, wanted
+from .federation_schemas import ClassifyBody, Label, ModelCard
 
 Inputs = NDArray[Any]
 
@@ -27,10 +25,7 @@ class Classifying:
     def __init__(self, folder: str, limits: Limits) -> None:
         self.exported: ExportedModel = read_export(folder)
         self.limits = limits
-        try:
-            self.card()
-        except ValidationError as error:
-            raise DataError(f"{folder}: its card is not that of a run ({error.errors()[0]['loc']})") from None
+        require_card(self, folder)
 
     def card(self) -> ModelCard:
         """Describe the model."""
@@ -44,22 +39,10 @@ class Classifying:
         Raises:
             DataError: too many, of another size, or not what the model takes; names the input.
         """
-        given = {name: getattr(body, name) for name in ("images", "pixels", "features") if getattr(body, name)}
-        takes = ("images", "pixels") if len(self.exported.shape) == 3 else ("features",)
-        if len(given) != 1 or next(iter(given)) not in takes:
-            raise DataError(
-                f"body: give exactly one of {' and '.join(takes)}; this model takes {wanted(self.exported.shape)}"
-            )
-        name, values = next(iter(given.items()))
-        if len(values) > self.limits.inputs:
-            raise DataError(f"{name}: {len(values)}, at most {self.limits.inputs} are taken; send them in parts")
         shape = self.exported.shape
-        readers: dict[str, Callable[[Any, str], Inputs]] = {
-            "images": partial(picture, shape=shape),
-            "pixels": partial(array, shape=shape, kind=np.uint8),
-            "features": partial(array, shape=shape, kind=np.float32),
-        }
-        return np.stack([readers[name](value, f"{name}.{number}") for number, value in enumerate(values)])
+        takes = ("images", "pixels") if len(shape) == 3 else ("features",)
+        fields = ("images", "pixels", "features")
+        return read_inputs(*the_inputs(body, fields, takes, wanted(shape), self.limits), shape)
 
     def answer(self, asked: Sequence[Inputs]) -> list[NDArray[np.float64]]:
         """Probabilities ``(n, K)`` of each request, in one pass over all."""

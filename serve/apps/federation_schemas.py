@@ -4,33 +4,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from ..common.body import Body
-from ..common.pictures import DOT
+from ..common.pictures import MOST_INPUTS, Limits, PicturesBody
 
-MOST_INPUTS = 1024
 Number = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Byte = Annotated[int, Field(ge=0, le=255)]
 
 
-class Limits(Body):
-    """Limits of one request."""
-
-    inputs: int = Field(64, ge=1, le=MOST_INPUTS, description="inputs of a request")
-
-
-class ClassifyBody(Body):
+class ClassifyBody(PicturesBody):
     """Images or feature vectors; one of the two, as the card says."""
 
-    images: list[str] | None = Field(
-        None,
-        min_length=1,
-        max_length=MOST_INPUTS,
-        description="PNG files in base64, of the card's size; colours become greys where the model knows greys only",
-        examples=[[DOT]],
-    )
-    pixels: list[list[list[list[Byte]]]] | None = Field(
-        None, min_length=1, max_length=MOST_INPUTS, description="channels, rows and columns of bytes, instead of images"
-    )
     features: list[list[Number]] | None = Field(
         None, min_length=1, max_length=MOST_INPUTS, description="numbers in [0, 1], for a model of features"
     )

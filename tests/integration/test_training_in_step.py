@@ -126,7 +126,7 @@ def test_two_workers_weigh_as_one_does_in_float64(
         **{"training.steps": 24, "training.steps_per_call": 12, "training.batch": 16, "training.held": 8},
         **{"training.width": 2, "training.double": True, "engine.warm_up": 4, "engine.progress": 0.0},
         **{"upstream.operations": ["identity", "paste", "mixup"], "engine.gain_average": 0.8, "experiment.seeds": 1},
-        "experiment.arms": ["SAFLEX", "plain and trusted rows", "upstream and trusted rows"],
+        "experiment.arms": ["SAFLEX", "plain and trusted rows", "upstream and trusted rows", "upstream stopped early"],
     }
     found = []
     for workers in (1, 2):
@@ -137,7 +137,7 @@ def test_two_workers_weigh_as_one_does_in_float64(
         found.append({path.parent.name: torch.load(path, weights_only=True) for path in states})
         run.cleanup()
     one, two = found
-    assert one.keys() == two.keys() and len(one) == 3
+    assert one.keys() == two.keys() and len(one) == 4
     for name, state in one.items():
         assert state["step"] == two[name]["step"] == 24
         for part in ("model", "tally"):

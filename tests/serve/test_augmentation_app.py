@@ -12,7 +12,7 @@ from PIL import Image
 
 from rayworks.systems.augmentation.exported import read_export
 from serve.apps.augmentation_engine import Scoring
-from serve.apps.augmentation_schemas import Limits
+from serve.common.pictures import Limits
 from tests.serve.deployment import Deployment
 
 LABELS: list[Any] = ["3", {"1": 0.25, "7": 0.75}, "0"]
@@ -77,6 +77,16 @@ def test_rows_are_taken_in_their_own_units(deployment: Deployment) -> None:
     assert not np.allclose(expected[0], expected[1])
 
 
+def test_classes_that_are_numbers_may_be_sent_as_numbers(deployment: Deployment) -> None:
+    body = {"pixels": pixels(2).tolist()}
+    as_words, as_numbers = (
+        ask(deployment, "digits", "score", labels=labels, **body) for labels in (["3", "0"], [3, 0])
+    )
+    assert as_numbers.status_code == 200 and as_numbers.json() == as_words.json()
+    for odd in (3.0, True, None, [3]):
+        assert ask(deployment, "digits", "score", labels=[odd, 0], **body).status_code == 422
+
+
 @pytest.mark.parametrize(
     ("app", "what", "body", "says"),
     [
@@ -100,6 +110,7 @@ def test_the_card_says_what_it_is(deployment: Deployment) -> None:
     card = deployment.ask("augmentation-table", "v1/augmentation/card").json()
     assert card["classes"] == ["one", "three", "two"]
     assert (card["kind"], card["shape"], card["noise_auc"]) == ("table", [6], None)
+    assert (card["accuracy"], card["accuracy_of_model"]) == (0.5, 0.4)
     assert httpx.get(f"{deployment.url('augmentation-table')}/healthz").json()["status"] == "ok"
 
 

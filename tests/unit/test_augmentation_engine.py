@@ -146,6 +146,40 @@ def test_only_one_of_both_is_learned_where_asked(data: Blobs) -> None:
     torch.testing.assert_close(by_target, weights.mean_loss())
 
 
+def test_samples_can_be_scored_and_trained_on_as_they_come(data: Blobs) -> None:
+    model, rows = perceptron(data), slice(0, 50)
+    saflex = engine(data, EngineSettings(learn="nothing", collapse=1.01, **AT_ONCE))
+    found = saflex.weigh(model, data.inputs[rows], data.labels[rows])
+    assert torch.equal(found.labels, found.upstream) and torch.equal(found.weights, torch.ones(50))
+    assert found.scores is not None and (found.scores > 0).any() and (found.scores < 0).any()
+    scored, plain = perceptron(data), perceptron(data)
+    train(engine(data, EngineSettings(learn="nothing", **AT_ONCE)), scored, data, 20)
+    train(engine(data, EngineSettings(warm_up=1000, progress=0.0)), plain, data, 20)
+    for one, other in zip(scored.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_batches_of_two_rows_do_not_end_it_but_a_rise_does(data: Blobs, seed: int) -> None:
+    """A model that is not trained further: its loss on two rows is scattered, and then other labels are asked of it."""
+    model, rows, turned = perceptron(data), slice(0, 50), []
+    train(engine(data, EngineSettings(warm_up=1000, progress=0.0)), model, data, 200)
+    held = ValidationBatches(*data.validation, batch=2, seed=seed)
+
+    def validation(draw: int) -> tuple[Any, Tensor]:
+        inputs, labels = held(draw)
+        return inputs, (labels + len(turned)) % 5
+
+    saflex = Saflex(EngineSettings(collapse=1.5, learn="labels", beta=50.0, **AT_ONCE), validation)
+    for _ in range(300):
+        saflex.weigh(model, data.inputs[rows], data.labels[rows])
+    assert not saflex.collapsed, saflex.events
+    turned.append(1)
+    for _ in range(100):
+        saflex.weigh(model, data.inputs[rows], data.labels[rows])
+    assert saflex.collapsed and "validation loss rose" in saflex.events[-1]
+
+
 def test_trusted_rows_keep_label_and_weight(data: Blobs) -> None:
     trusted = torch.arange(50) < 10
     found = engine(data, EngineSettings(**AT_ONCE)).weigh(

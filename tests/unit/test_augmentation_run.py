@@ -17,9 +17,10 @@ from rayworks.systems.augmentation.data.splits import Part, split
 from rayworks.systems.augmentation.engine.losses import Classification
 from rayworks.systems.augmentation.engine.saflex import Weighed
 from rayworks.systems.augmentation.exported import CARD, exported_model, read_export, write_export
-from rayworks.systems.augmentation.findings import Findings
+from rayworks.systems.augmentation.findings import VERDICTS, Findings
+from rayworks.systems.augmentation.harm import Harm
 from rayworks.systems.augmentation.opening import Opened, all_arms, check_config, training_settings
-from rayworks.systems.augmentation.training.arms import ENGINE, PLAIN, UPSTREAM, Arm
+from rayworks.systems.augmentation.training.arms import EARLY, ENGINE, PLAIN, UPSTREAM, Arm
 from rayworks.systems.augmentation.training.loop import ArmRun
 from rayworks.systems.augmentation.training.nets import network
 from rayworks.systems.augmentation.training.tally import Tally
@@ -116,6 +117,8 @@ def test_generated_images_are_drawn_by_their_row_and_those_of_the_test_never(tmp
 
 
 def finding(losses: dict[str, list[list[float]]], **settings: Any) -> Findings:
+    """Where none is given, stopping early changes nothing."""
+
     def one(given: list[float]) -> dict[str, Any]:
         right = [int(loss < 0.55) for loss in given]
         return {
@@ -124,6 +127,7 @@ def finding(losses: dict[str, list[list[float]]], **settings: Any) -> Findings:
         }
 
     config = resolved(experiment__seeds=len(losses[UPSTREAM]), **settings)
+    losses = {EARLY: losses[UPSTREAM], **losses}
     return Findings(config, {"trained": {arm: [one(part) for part in values] for arm, values in losses.items()}})
 
 
@@ -144,6 +148,21 @@ def test_the_fall_back_asks_for_more_than_chance() -> None:
     assert found.chosen_accuracies.tolist() == pytest.approx([0.75, 0.5])
 
 
+def test_weighing_has_to_beat_the_upstream_stopped_early_too() -> None:
+    as_it_is, better, best, worse = [0.4, 0.6] * 50, [0.3, 0.4] * 50, [0.1, 0.2] * 50, [0.9] * 100
+
+    def chosen(early: list[float], engine: list[float], plain: list[float]) -> Findings:
+        return finding({UPSTREAM: [as_it_is], EARLY: [early], ENGINE: [engine], PLAIN: [plain]})
+
+    assert chosen(best, better, worse).chosen == EARLY
+    assert chosen(better, best, worse).chosen == ENGINE
+    assert chosen(better, worse, best).chosen == PLAIN
+    assert chosen(better, better, better).chosen == EARLY, "of equals what costs nothing"
+    assert chosen(worse, better, worse).chosen == ENGINE, "a bad stop is no rival"
+    assert chosen(best, better, worse).best_rival == EARLY
+    assert set(VERDICTS) == {UPSTREAM, EARLY, ENGINE, PLAIN}
+
+
 def test_the_error_of_an_advantage_is_that_of_simulated_hold_outs() -> None:
     """Paired rows, whose losses depend on how hard they are."""
     generator, found, errors = np.random.default_rng(3), [], []
@@ -157,6 +176,10 @@ def test_the_error_of_an_advantage_is_that_of_simulated_hold_outs() -> None:
         errors.append(error)
     assert np.mean(found) == pytest.approx(0.1, abs=0.02)
     assert np.mean(errors) == pytest.approx(np.std(found), rel=0.15)
+
+
+def harm_of(*tallies: Tally) -> Harm:
+    return Harm([{"names": tally.names, "by_operation": tally.by_operation.tolist()} for tally in tallies])
 
 
 def test_a_tally_remembers_the_furthest_view_of_each_row() -> None:
@@ -176,11 +199,11 @@ def test_a_tally_remembers_the_furthest_view_of_each_row() -> None:
     assert worst == [(0, -2.0, 7, 1), (1, -0.5, 8, 2)]
     assert best == [(1, 3.0, 8, 1), (0, 0.5, 7, 0)]
     assert tally.names == ("a", "b", "c")
-    assert tally.harm() == pytest.approx({"b": (-2.0 - 1.0 - 0.5) / 3, "a": 0.75, "c": 3.0})
+    assert harm_of(tally).scores == pytest.approx({"b": (-2.0 - 1.0 - 0.5) / 3, "a": 0.75, "c": 3.0})
     assert tally.suggested(torch.tensor([0, 0, 1])).tolist() == [1, 0, 1]
     again = Tally(3, 2)
     again.load_state_dict(tally.state_dict())
-    assert again.furthest(3, 2) == [worst, best] and again.harm() == tally.harm()
+    assert again.furthest(3, 2) == [worst, best] and harm_of(again).scores == harm_of(tally).scores
 
 
 @pytest.mark.parametrize(
@@ -206,6 +229,8 @@ def test_what_cannot_be_trained_is_named_before_it_is(settings: dict[str, Any], 
     ("settings", "says"),
     [
         ({"experiment__arms": ["SAFLEX", "plain", "L2RW"]}, "is missing; the fall-back"),
+        ({"experiment__arms": ["SAFLEX", "SAFLEX"]}, "names one twice"),
+        ({"experiment__arms": []}, "is missing; the fall-back"),
         ({"experiment__arms": ["SAFLEX", "spin", "L2RW"]}, "'spin' is unknown"),
         ({"training__workers": 3}, "training.batch: 64 rows cannot be dealt out to 3 workers"),
         ({"engine__rule": "network"}, "engine.rule"),
@@ -232,7 +257,7 @@ def test_content_that_others_are_measured_by_is_left_out() -> None:
     assert not np.isin(kinds[found.trusted.rows], kinds[np.concatenate([found.selection.rows, found.test.rows])]).any()
     assert kept.left_out == 0 and len(kept.training) == 80
     assert found.left_out == 90 - len(found.training) - len(found.trusted) > 0
-    with pytest.raises(DataError, match=r"data\.duplicates"):
+    with pytest.raises(DataError, match=r"40 of 40 rows have the content of rows in other parts.*data\.duplicates"):
         split(Samples(samples.inputs * 0, kinds % 2, ("a", "b")), 0, training=40, trusted=30, selection=20, test=30)
 
 
@@ -297,7 +322,7 @@ def test_an_export_says_what_the_model_did(tmp_path: Path, name: str) -> None:
     source = save_rows(tmp_path / "rows.csv", 240)
     config, found = opened(tmp_path, source, training__network=name)
     model = network((6,), 3, 2, 0, name)
-    card = {**dict.fromkeys(CARD, "x"), "accuracy": 0.5, "seeds": 1, "noise_auc": None}
+    card = {**dict.fromkeys(CARD, "x"), "accuracy": 0.5, "accuracy_of_model": 0.4, "seeds": 1, "noise_auc": None}
     made = exported_model(config, model, found, card)
     folder = tmp_path / "export"
     folder.mkdir()
@@ -322,6 +347,17 @@ def test_an_export_says_what_the_model_did(tmp_path: Path, name: str) -> None:
     )
 
 
+def test_an_export_that_only_scores_leaves_weights_and_labels(tmp_path: Path) -> None:
+    source = save_rows(tmp_path / "rows.csv", 240)
+    config, found = opened(tmp_path, source, engine__learn="nothing")
+    card = {**dict.fromkeys(CARD, "x"), "accuracy": 0.5, "accuracy_of_model": 0.4, "seeds": 1, "noise_auc": None}
+    made = exported_model(config, network((6,), 3, 2, 0), found, card)
+    labels = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    scored = made.score(read(source).inputs[:4], labels)
+    assert np.array_equal(scored.labels, labels) and np.array_equal(scored.weights, np.ones(4))
+    assert np.array_equal(scored.scores, scored.given) and scored.given.any()
+
+
 @pytest.mark.parametrize(
     ("part", "value"),
     [("unit", 0), ("unit", float("nan")), ("kind", "sounds"), ("classes", ["a", "a", "b"]), ("shape", [5]), ("mean", [0.0]),
@@ -329,7 +365,7 @@ def test_an_export_says_what_the_model_did(tmp_path: Path, name: str) -> None:
 )  # fmt: skip
 def test_damaged_exports(tmp_path: Path, part: str, value: Any) -> None:
     config, found = opened(tmp_path, save_rows(tmp_path / "rows.csv", 240))
-    card = {**dict.fromkeys(CARD, "x"), "accuracy": 0.5, "seeds": 1, "noise_auc": None}
+    card = {**dict.fromkeys(CARD, "x"), "accuracy": 0.5, "accuracy_of_model": 0.4, "seeds": 1, "noise_auc": None}
     made = exported_model(config, network((6,), 3, 2, 0), found, card)
     write_export(made, lambda file, data: (tmp_path / file).write_bytes(data))
     described = json.loads((tmp_path / "model.json").read_text())
@@ -340,9 +376,10 @@ def test_damaged_exports(tmp_path: Path, part: str, value: Any) -> None:
 
 def test_an_engine_that_never_began_is_reported() -> None:
     config = resolved(experiment__seeds=1)
-    one = {"names": [], "by_operation": [], "harm": {}, "noise_auc": None}
+    one = {"names": [], "by_operation": [], "noise_auc": None}
     found = Findings(config, {"trained": {ENGINE: [one]}})
-    assert found.mean_score == 0 and found.by_strength() == {} and found.noise_auc is None
+    assert found.harm.mean_score == 0 and found.harm.by_strength() == {} and found.noise_auc is None
+    assert found.harm.others_told() == {} and found.agreement() is None
 
 
 def test_views_of_the_run_are_those_of_its_kind(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.augmentation.data.samples import read
 from rayworks.systems.augmentation.data.splits import Splits, split
 from rayworks.systems.augmentation.engine.settings import EngineSettings
-from rayworks.systems.augmentation.training.arms import Arm, arms
+from rayworks.systems.augmentation.harm import Harm
+from rayworks.systems.augmentation.training.arms import EARLY, UPSTREAM, Arm, arms
 from rayworks.systems.augmentation.training.loop import ArmRun, TrainingSettings, online, stored
 from rayworks.systems.augmentation.training.nets import network
+from rayworks.systems.augmentation.training.stopping import BestState
 from rayworks.systems.augmentation.training.tally import Tally
 from rayworks.systems.augmentation.upstream.images import random_operations
 from rayworks.systems.augmentation.upstream.views import identity, views
@@ -51,7 +53,7 @@ def test_every_arm_runs_and_repeats(digits: Splits) -> None:
         one, two = trained(arm, digits, short), trained(arm, digits, short)
         assert one.step == one.steps == (24 if "equal seconds" in arm.name else 12)
         assert one.evaluate(digits.selection) == two.evaluate(digits.selection)
-    assert len({arm.name for arm in arms(early)}) == 11
+    assert len({arm.name for arm in arms(early)}) == 12
 
 
 def test_an_arm_goes_on_where_it_stopped(digits: Splits) -> None:
@@ -72,6 +74,59 @@ def test_an_arm_goes_on_where_it_stopped(digits: Splits) -> None:
     assert torch.equal(whole.tally.by_source, second.tally.by_source)
 
 
+def test_the_upstream_stopped_early_is_the_best_of_its_own_training(digits: Splits) -> None:
+    """A rate at which the loss of the hold-out rises again, as wrong labels are learnt by heart."""
+    known = {arm.name: arm for arm in arms(ENGINE)}
+    settings = replace(SETTINGS, steps=400, rate=0.2)
+    whole, early = (ArmRun(known[name], digits, online(digits, identity), settings, 0) for name in (UPSTREAM, EARLY))
+    losses = []
+    for _ in range(40):
+        whole.train(10)
+        losses.append(whole.evaluate(digits.selection)["nll"])
+    assert min(losses) < losses[-1], "else there is nothing to stop"
+    early.train(130)
+    early.train()
+    found = early.evaluate(digits.selection)
+    assert found["nll"] == min(losses) and early.best is not None
+    assert early.best.step == 10 * (1 + int(np.argmin(losses)))
+    taken = ArmRun(known[EARLY], digits, online(digits, identity), settings, 0)
+    taken.load_state_dict(whole.state_dict())
+    assert taken.evaluate(digits.test) == early.evaluate(digits.test), "the same training, taken up at its end"
+    assert whole.evaluate(digits.test) != early.evaluate(digits.test)
+    assert whole.selected() == whole.evaluate(digits.selection)
+    assert early.selected()["nll"] >= found["nll"], "a stop is not judged by the rows that chose it"
+    assert (taken.selected(), taken.seconds) == (early.selected(), whole.seconds)
+
+
+def test_a_stop_is_judged_by_the_rows_that_did_not_choose_it() -> None:
+    """Pure chance: the lowest of forty means flatters, the crossed one does not."""
+    random, flattering, crossed = np.random.default_rng(0), [], []
+    for _ in range(200):
+        best, model = BestState(), torch.nn.Linear(1, 1)
+        for step in range(40):
+            losses = random.normal(1, 1, 20)
+            best.look(step, {"losses": losses.tolist(), "right": (losses < 1).astype(int).tolist()}, model)
+        flattering.append(float(best.best_loss))
+        crossed.append(np.mean(best.crossed()["losses"]))
+    assert np.mean(flattering) < 0.7
+    assert np.mean(crossed) == pytest.approx(1, abs=4 / (20 * 200) ** 0.5)
+
+
+def test_of_equal_states_the_first_is_kept() -> None:
+    best, model = BestState(), torch.nn.Linear(1, 1)
+    assert [step for step in range(1, 9) if best.due(step, 8)] == list(range(1, 9))
+    assert [step for step in range(1, 101) if best.due(step, 100)][-3:] == [96, 98, 100] and best.due(101, 101)
+    for step in (5, 10):
+        best.look(step, {"losses": [0.5, 0.5], "right": [1, 0]}, model)
+        with torch.no_grad():
+            model.weight.add_(1)
+    assert best.step == 5 and best.crossed() == {"losses": [0.5, 0.5], "right": [1, 0]}
+    assert torch.equal(best.model["weight"] + 2, model.weight), "a copy"
+    again = BestState()
+    again.load_state_dict(best.state_dict())
+    assert (again.step, again.crossed(), again.best_loss) == (5, best.crossed(), 0.5)
+
+
 def test_an_operation_that_is_wrong_on_purpose_is_named_first() -> None:
     """Digits half of which are turned upside down, with the label they had."""
     splits = split(read("digits"), 1, training=600, trusted=100, selection=50)
@@ -79,7 +134,7 @@ def test_an_operation_that_is_wrong_on_purpose_is_named_first() -> None:
     arm = Arm("SAFLEX", EngineSettings(warm_up=60), rows="all")
     run = ArmRun(arm, splits, online(splits, upstream), replace(SETTINGS, steps=300), 0)
     run.train()
-    harm = run.tally.harm()
+    harm = Harm([{"names": run.tally.names, "by_operation": run.tally.by_operation.tolist()}]).scores
     assert set(harm) == {"identity", "translate", "half-turn", "brightness"}
     assert next(iter(harm)) == "half-turn" and harm["half-turn"] < harm["identity"] / 2
 
@@ -104,7 +159,6 @@ def test_a_tally_counts_ties_half() -> None:
     given = torch.ones(4, dtype=torch.long)
     assert tally.find(torch.tensor([True, False, False, False]), given) == pytest.approx(2 / 3)
     assert np.isnan(tally.find(torch.zeros(4, dtype=torch.bool), given))
-    assert Tally(2, 2).harm() == {}
 
 
 def test_networks_fit_the_shape_of_the_data() -> None:
@@ -119,6 +173,8 @@ def test_bad_arms_are_named(digits: Splits) -> None:
         Arm("x", ENGINE, bootstrap=0.2)
     with pytest.raises(ConfigError, match="longer"):
         Arm("x", longer=0.5)
+    with pytest.raises(ConfigError, match="set watched"):
+        Arm("x", early=True)
     empty = replace(digits.test, inputs=digits.test.inputs[:0], labels=digits.test.labels[:0])
     with pytest.raises(DataError, match="holds no sample"):
         trained(Arm("plain"), digits, replace(SETTINGS, steps=1)).evaluate(empty)

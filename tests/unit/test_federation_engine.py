@@ -18,7 +18,8 @@ from rayworks.systems.federation.exported import CARD, DESCRIPTION, exported_mod
 from rayworks.systems.federation.training.classifiers import classifier_of
 from rayworks.systems.federation.training.local_training import weights_of
 from serve.apps.federation_engine import Classifying
-from serve.apps.federation_schemas import ClassifyBody, Limits, ModelCard
+from serve.apps.federation_schemas import ClassifyBody, ModelCard
+from serve.common.pictures import Limits
 
 FILLED = {
     "source": "made up", "method": "balanced", "rounds": 3, "clients": 4, "accuracy": 0.5, "accuracies": [0.5],

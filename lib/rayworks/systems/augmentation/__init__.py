@@ -25,6 +25,7 @@ SPEC = SystemSpec(
         "experiment.arms": [
             "plain and trusted rows",
             "upstream and trusted rows",
+            "upstream stopped early",
             "upstream at equal seconds",
             "trusted rows only",
             "soft bootstrapping",

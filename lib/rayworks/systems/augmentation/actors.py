@@ -15,10 +15,11 @@ from rayworks.runtime.data_parallel import agreed, place, stopping
 from rayworks.runtime.placement import device_of
 from rayworks.systems.augmentation.config import Config
 from rayworks.systems.augmentation.data.samples import Samples, read
+from rayworks.systems.augmentation.data.splits import Splits
 from rayworks.systems.augmentation.exported import exported_model, model_card, write_export
 from rayworks.systems.augmentation.opening import Opened, all_arms, training_settings
 from rayworks.systems.augmentation.step_cost import step_cost
-from rayworks.systems.augmentation.training.arms import Arm
+from rayworks.systems.augmentation.training.arms import EARLY, UPSTREAM, Arm
 from rayworks.systems.augmentation.training.loop import ArmRun
 
 FOUND, STATE = "found.json", "state.pt"
@@ -60,15 +61,17 @@ class AugmentationActor:
         if self._workers.rank == 0:
             self._keep(run, arm, number)
         opened = self._open(number)
-        found = {"step": run.step, "steps": run.steps, "selection": run.evaluate(opened.splits.selection)}
+        found = {"step": run.step, "steps": run.steps, "selection": run.selected()}
         found |= {
             "left_out": opened.splits.left_out,
+            "untrusted": _classes_without(opened.splits),
             "events": run.engine.events if run.engine else [],
             "seconds": run.seconds,
+            "stop": run.best.step if run.best and arm == EARLY else run.steps,
         }
         if run.step >= run.steps:
             test = run.evaluate(opened.splits.test)
-            found |= {"test": {name: test[name] for name in ("accuracy", "nll")}, "harm": run.tally.harm()}
+            found |= {"test": {name: test[name] for name in ("accuracy", "nll")}}
             if run.engine and self._workers.rank == 0:
                 found |= self._opinion(run, number)
         return found
@@ -130,16 +133,17 @@ class AugmentationActor:
         return all_arms(self._config, self._samples.kind)
 
     def _run(self, name: str, number: int) -> ArmRun:
-        """An arm at the state that is kept."""
+        """An arm at the state that is kept; to stop it early, that of the same training to its end, where it is there."""
         arm, opened = self._arms[name], self._open(number)
         device = device_of(self._config.compute)
         settings = training_settings(self._config)
         run = ArmRun(arm, opened.splits, opened.drawn(arm.operation), settings, opened.seed, device, self._workers)
-        path = f"{training_folder(name, number)}/{STATE}"
-        if self._directory.exists(path):
-            run.load_state_dict(
-                torch.load(io.BytesIO(self._directory.read(path)), weights_only=True, map_location=device)
-            )
+        for kept in (name, UPSTREAM) if name == EARLY else (name,):
+            path = f"{training_folder(kept, number)}/{STATE}"
+            if self._directory.exists(path):
+                state = io.BytesIO(self._directory.read(path))
+                run.load_state_dict(torch.load(state, weights_only=True, map_location=device))
+                break
         return run
 
     def _keep(self, run: ArmRun, arm: str, number: int) -> None:
@@ -159,7 +163,7 @@ class AugmentationActor:
         for at in order.tolist():
             seen = float(tally.by_source[at, 0])
             names = [splits.classes[int(labels[at])] for labels in (given, suggested)]
-            weight = float(tally.by_source[at, 2]) / seen if seen else float("nan")
+            weight = float(tally.by_source[at, 1]) / seen if seen else float("nan")
             table.writerow([int(splits.training.rows[at]), *names, float(scores[at]), weight, int(splits.wrong[at])])
         self._directory.write(f"{training_folder(run.arm.name, number)}/{ROWS}", text.getvalue())
         auc = tally.find(splits.wrong, given)
@@ -173,6 +177,12 @@ class AugmentationActor:
             "dropped": float(tally.by_operation[..., 3].sum()) / weighed if weighed else 0.0,
             "acted": bool(weighed),
         }
+
+
+def _classes_without(splits: Splits) -> list[str]:
+    """Names of the classes of training rows of which no trusted row is."""
+    known, trained = (set(part.labels.tolist()) for part in (splits.trusted, splits.training))
+    return [splits.classes[kind] for kind in sorted(trained - known)]
 
 
 def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder: str) -> None:

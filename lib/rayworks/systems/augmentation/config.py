@@ -13,6 +13,7 @@ ARMS = (
     "plain and trusted rows",
     "upstream",
     "upstream and trusted rows",
+    "upstream stopped early",
     "upstream at equal seconds",
     "trusted rows only",
     "soft bootstrapping",
@@ -22,7 +23,7 @@ ARMS = (
     "placebo",
 )
 """All ways to train; the headline and the fall-back need those of :data:`NEEDED`."""
-NEEDED = ("plain and trusted rows", "upstream and trusted rows", "SAFLEX")
+NEEDED = ("plain and trusted rows", "upstream and trusted rows", "upstream stopped early", "SAFLEX")
 RECIPE = EngineSettings()
 
 
@@ -86,7 +87,9 @@ class EngineSection(Section):
     )
     rule_temperature: float = Field(RECIPE.rule_temperature, gt=0, description="temperature of the rule soft")
     floor: float = Field(RECIPE.floor, ge=0, lt=1, description="least weight")
-    learn: Literal["both", "labels", "weights"] = Field(RECIPE.learn, description="parts that are learned")
+    learn: Literal["both", "labels", "weights", "nothing"] = Field(
+        RECIPE.learn, description="parts that are learned; nothing: samples are scored, and trained on as they come"
+    )
     normalise: Literal["none", "rms", "row"] = Field(RECIPE.normalise, description="unit of the gains")
     backend: Literal["jvp", "double_backward", "finite_diff", "one_sided", "last_layer"] = Field(
         RECIPE.backend, description="how slopes are computed; last_layer is an approximation"
@@ -157,7 +160,7 @@ class TrainingSection(Section):
 class ExperimentSection(Section):
     """What is compared, and how it is decided."""
 
-    arms: tuple[str, ...] = Field(ARMS, min_length=3, description=f"ways to train: of {', '.join(ARMS)}")
+    arms: tuple[str, ...] = Field(ARMS, description=f"ways to train: of {', '.join(ARMS)}")
     seeds: int = Field(
         3, ge=1, le=1000, description="seeds, each with splits, wrong labels and first weights of its own"
     )
@@ -200,7 +203,9 @@ class Config(SystemConfig):
             raise ValueError("experiment.arms: names one twice; name each once")
         missing = [name for name in NEEDED if name not in arms]
         if missing:
-            raise ValueError(f"experiment.arms: {missing[0]!r} is missing; the fall-back chooses among three")
+            raise ValueError(
+                f"experiment.arms: {missing[0]!r} is missing; the fall-back chooses of {', '.join(NEEDED)}"
+            )
         for name in ("batch", "held"):
             size = min(training.held, self.data.trusted) if name == "held" else training.batch
             if size % training.workers:

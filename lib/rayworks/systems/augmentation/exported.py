@@ -23,7 +23,7 @@ from rayworks.systems.augmentation.opening import TEXTS, Opened, encoder
 from rayworks.systems.augmentation.training.nets import OWN, network
 
 DESCRIPTION, WEIGHTS, GRADIENT = "model.json", "model.safetensors", "gradient.safetensors"
-CARD = ("source", "arm", "verdict", "accuracy", "seeds", "noise_auc")
+CARD = ("source", "arm", "verdict", "accuracy", "accuracy_of_model", "seeds", "noise_auc")
 """Fields of a card."""
 MOST_ROWS, AT_ONCE = 2000, 256
 """Training rows behind the unit of gains, and how many are looked at together."""
@@ -87,10 +87,14 @@ class ExportedModel:
             gains = loss.gains(outputs, slopes)
             gains = gains / self.unit if settings.normalise == "rms" else normalised(gains, settings.normalise)
             upstream = loss.prepared(torch.from_numpy(labels), outputs)
-            learned = upstream if settings.learn == "weights" else loss.learned(gains, upstream, outputs, settings)
+            learned = (
+                upstream
+                if settings.learn in ("weights", "nothing")
+                else loss.learned(gains, upstream, outputs, settings)
+            )
             scores, given = loss.scores(learned, outputs, gains), loss.scores(upstream, outputs, gains)
             weights = (scores >= 0).to(scores) if settings.rule == "network" else raw_weights(scores, settings)
-            if settings.learn == "labels":
+            if settings.learn in ("labels", "nothing"):
                 weights = torch.ones_like(scores)
             floored = settings.floor + (1 - settings.floor) * weights
         return Scored(*(part.double().numpy() for part in (scores, floored, learned, given)))
@@ -181,7 +185,8 @@ def model_card(card: Mapping[str, Any], classes: Sequence[str]) -> str:
     found = "" if card["noise_auc"] is None else f" Wrong labels were found with an AUC of {card['noise_auc']:.3f}."
     return (
         f"# A classifier of {card['source']}, trained by the arm {card['arm']}\n\n"
-        f"Test accuracy {card['accuracy']:.3f}, the mean over {card['seeds']} seeds; this is the first's.{found}\n\n"
+        f"Test accuracy {card['accuracy_of_model']:.3f}, of this model; the mean of the arm over {card['seeds']} seeds is "
+        f"{card['accuracy']:.3f}.{found}\n\n"
         f"{card['verdict']}\n\nClasses: {', '.join(classes)}.\n\n## Use\n\n"
         "`rayworks.systems.augmentation.exported.read_export(folder)`, or Serve: `POST /v1/augmentation/predict` for classes "
         "and `POST /v1/augmentation/score` for weights and soft labels of samples by the gradient of the second hold-out.\n"

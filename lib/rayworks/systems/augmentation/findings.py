@@ -1,19 +1,24 @@
 """What the arms came to over the seeds, whether to use the engine, and what it thinks of the augmentation."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from rayworks.core.bootstrap import t_interval
 from rayworks.systems.augmentation.config import Config
-from rayworks.systems.augmentation.training.arms import ENGINE, ONLY, PLAIN, UPSTREAM
+from rayworks.systems.augmentation.harm import Harm
+from rayworks.systems.augmentation.training.arms import EARLY, ENGINE, ONLY, PLAIN, UPSTREAM
 
 Values = Mapping[str, Any]
 VERDICTS = {
-    ENGINE: "Use SAFLEX: on the second hold-out it beats your augmentation as it is.",
-    UPSTREAM: "Leave your augmentation as it is: on the second hold-out neither weighing nor dropping it is better.",
-    PLAIN: "Drop it: on the second hold-out training without your augmentation is better.",
+    ENGINE: "Use SAFLEX: on the second hold-out it beats your augmentation as it is, trained to the end or stopped early.",
+    UPSTREAM: "Leave your augmentation as it is: on the second hold-out neither weighing nor dropping it is better, nor "
+    "stopping early.",
+    EARLY: "Leave your augmentation as it is, and stop early: on the second hold-out that beats training to the end, and "
+    "neither weighing nor dropping it beats both.",
+    PLAIN: "Drop it: on the second hold-out training without your augmentation is better, even where that is stopped early.",
 }
 """By the arm that is taken."""
 
@@ -45,7 +50,7 @@ class Findings:
     @property
     def best_rival(self) -> str:
         """The best, by mean test accuracy, of what is cheaper than the engine: the strictest comparison."""
-        rivals = (UPSTREAM, "upstream at equal seconds", "trusted rows only", "soft bootstrapping", PLAIN)
+        rivals = (UPSTREAM, EARLY, "upstream at equal seconds", "trusted rows only", "soft bootstrapping", PLAIN)
         return max(
             (name for name in rivals if name in self.trained), key=lambda name: float(self.accuracies(name).mean())
         )
@@ -64,34 +69,43 @@ class Findings:
         """Test accuracy by seed of the arm that was taken there."""
         return np.array([self.accuracies(arm)[number] for number, arm in enumerate(self.choices())])
 
-    def advantage(self, arm: str, numbers: Sequence[int], what: str = "losses") -> tuple[float, float]:
-        """Mean over seeds of the nats below the upstream's loss on the second hold-out, and its standard error over rows.
+    def advantage(
+        self, arm: str, numbers: Sequence[int], what: str = "losses", over: str = UPSTREAM
+    ) -> tuple[float, float]:
+        """Mean over seeds of the nats below a rival's loss on the second hold-out, and its standard error over rows.
 
         Args:
-            what: ``losses``, or ``right`` for accuracies above the upstream's.
+            what: ``losses``, or ``right`` for accuracies above the rival's.
+            over: the rival.
         """
         sign = -1.0 if what == "losses" else 1.0
         means, squares = [], []
         for number in numbers:
-            one, other = (np.array(self.trained[name][number]["selection"][what], float) for name in (arm, UPSTREAM))
+            one, other = (np.array(self.trained[name][number]["selection"][what], float) for name in (arm, over))
             difference = sign * (one - other)
             means.append(difference.mean())
             squares.append(difference.var(ddof=1) / len(difference))
         return float(np.mean(means)), float(np.sqrt(np.sum(squares)) / len(numbers))
 
     def _chosen(self, numbers: Sequence[int]) -> str:
-        """The arm whose loss is lower, and whose accuracy is not lower, by the standard errors asked for; of two, the surer.
+        """Of weighing and dropping the surer one that beats the upstream to its end and stopped early; else of these two."""
+        bound, surest = self.config.experiment.errors, 0.0
+        taken = EARLY if self._sureness(EARLY, UPSTREAM, numbers) > bound else UPSTREAM
+        for arm in (ENGINE, PLAIN):
+            sure = min(self._sureness(arm, rival, numbers) for rival in (UPSTREAM, EARLY))
+            if sure > max(bound, surest):
+                surest, taken = sure, arm
+        return taken
+
+    def _sureness(self, arm: str, over: str, numbers: Sequence[int]) -> float:
+        """Standard errors by which an arm's loss is lower than a rival's; 0 where its accuracy is lower by those asked for.
 
         Losses tell arms apart by fewer rows than accuracies need, but calibration alone is no reason to take an arm.
         """
-        bound, surest, taken = self.config.experiment.errors, 0.0, UPSTREAM
-        for arm in (ENGINE, PLAIN):
-            mean, error = self.advantage(arm, numbers)
-            more, its_error = self.advantage(arm, numbers, "right")
-            sure = mean / max(error, 1e-12)
-            if mean > 0 and sure > max(bound, surest) and more >= -bound * its_error:
-                surest, taken = sure, arm
-        return taken
+        mean, error = self.advantage(arm, numbers, over=over)
+        more, its_error = self.advantage(arm, numbers, "right", over)
+        as_right = more >= -self.config.experiment.errors * its_error
+        return max(0.0, mean) / max(error, 1e-12) if as_right else 0.0
 
     @property
     def noise_auc(self) -> float | None:
@@ -99,45 +113,23 @@ class Findings:
         found = [one["noise_auc"] for one in self.trained[ENGINE]]
         return None if None in found else float(np.mean(found))
 
-    def harm(self) -> dict[str, float]:
-        """Mean score of each operation's views over the seeds that saw it, the most harmful first."""
-        by_seed = [one["harm"] for one in self.trained[ENGINE]]
-        names = dict.fromkeys(name for one in by_seed for name in one)
-        means = {name: float(np.mean([one[name] for one in by_seed if name in one])) for name in names}
-        return dict(sorted(means.items(), key=lambda pair: pair[1]))
-
     def sums(self, name: str) -> np.ndarray:
         """A tally of the engine's, summed over seeds."""
         found: np.ndarray = np.sum([np.array(one[name]) for one in self.trained[ENGINE]], axis=0)
         return found
 
-    @property
-    def mean_score(self) -> float:
-        """Of all views that were weighed; 0 without any."""
-        bins = [np.array(one["by_operation"]).reshape(-1, 4) for one in self.trained[ENGINE]]
-        views, scores = (sum(float(part[:, at].sum()) for part in bins) for at in (0, 1))
-        return scores / views if views else 0.0
-
-    def by_strength(self) -> dict[str, np.ndarray]:
-        """Mean score of each operation, the most harmful first, in bins of strength; NaN where there was no view."""
-        totals: dict[str, np.ndarray] = {}
-        for one in self.trained[ENGINE]:
-            for name, bins in zip(one["names"], one["by_operation"], strict=True):
-                totals[name] = totals.get(name, 0.0) + np.array(bins)
-        with np.errstate(invalid="ignore"):
-            return {name: totals[name][:, 1] / totals[name][:, 0] for name in self.harm()}
-
     def agreement(self) -> float | None:
-        """Spearman's correlation of the engine's order of operations with that of trainings on each alone; None without."""
-        harm = self.harm()
-        names = [name for name in harm if ONLY + name in self.trained]
-        if len(names) < 3:
-            return None
-        from scipy.stats import spearmanr
+        """See :meth:`.Harm.agreement`; None where nothing was trained on operations alone."""
+        losses = {
+            name.removeprefix(ONLY): float(np.mean([one["test"]["nll"] for one in self.trained[name]]))
+            for name in self.only
+        }
+        return self.harm.agreement(losses)
 
-        losses = [-np.mean([one["test"]["nll"] for one in self.trained[ONLY + name]]) for name in names]
-        found = float(spearmanr([harm[name] for name in names], losses).statistic)
-        return found if np.isfinite(found) else None
+    @cached_property
+    def harm(self) -> Harm:
+        """What the engine thinks of operations."""
+        return Harm(self.trained[ENGINE])
 
     def events(self) -> list[str]:
         """What the engine said, by seed."""

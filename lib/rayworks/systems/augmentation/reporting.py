@@ -11,7 +11,7 @@ from rayworks.core.report import Cell, Report, Table
 from rayworks.systems.augmentation import figures
 from rayworks.systems.augmentation.config import Config
 from rayworks.systems.augmentation.findings import VERDICTS, Findings
-from rayworks.systems.augmentation.training.arms import ENGINE, ONLY, PLAIN, UPSTREAM
+from rayworks.systems.augmentation.training.arms import EARLY, ENGINE, ONLY, PLAIN, UPSTREAM
 from rayworks.systems.augmentation.training.loop import DIVERGED
 
 Values = Mapping[str, Any]
@@ -59,7 +59,7 @@ def told(gain: tuple[float, float | None, float | None]) -> str:
 
 def _verdict(found: Findings) -> Table:
     rows: list[list[Cell]] = []
-    for arm in (UPSTREAM, ENGINE, PLAIN):
+    for arm in (UPSTREAM, EARLY, ENGINE, PLAIN):
         above: tuple[float | None, ...] = (None, None, None, None)
         if arm != UPSTREAM:
             above = (*found.advantage(arm, list(found.seeds)), *found.advantage(arm, list(found.seeds), "right"))
@@ -74,7 +74,8 @@ def _verdict(found: Findings) -> Table:
     note = (
         f"{VERDICTS[found.chosen]} An arm is taken where its loss there is lower, and its accuracy not lower, by "
         f"{found.config.experiment.errors:g} standard errors over {found.config.data.selection} rows a seed, on which no arm "
-        "was trained. The last row is the accuracy of what each seed's own hold-out takes."
+        "was trained. SAFLEX and dropping have to beat the upstream to its end and stopped early; each half of the rows "
+        "judges the stop that the other half chose. The last row is the accuracy of what each seed's own hold-out takes."
     )
     return Table("What to do", columns, rows, note)
 
@@ -90,33 +91,55 @@ def _arms(found: Findings) -> Table:
         "arm", "test accuracy", "above upstream and trusted rows", "95 % low", "95 % high", "nats", "seconds",
     )  # fmt: skip
     data, rival = found.config.data, found.best_rival
+    stops = ", ".join(str(one["stop"]) for one in found.trained[EARLY])
     note = (
         f"Means over {len(found.seeds)} seeds, paired; intervals are Student's t. {data.trusted} trusted rows, "
         f"{data.noise:.0%} of the training labels made wrong. Against the best of what is cheaper, {rival}, SAFLEX gains "
-        f"{told(found.gain(ENGINE, rival))}; which is the best was seen on the test, so this is the strictest comparison."
+        f"{told(found.gain(ENGINE, rival))}; which is the best was seen on the test, so this is the strictest comparison. "
+        f"On {EARLY}, by the second hold-out after {stops} steps, it gains {told(found.gain(ENGINE, EARLY))}."
     )
     return Table("Arms", columns, rows, note)
 
 
 def _operations(found: Findings) -> Table:
-    totals: dict[str, np.ndarray] = {}
-    for one in found.trained[ENGINE]:
-        for name, bins in zip(one["names"], one["by_operation"], strict=True):
-            totals[name] = totals.get(name, 0.0) + np.array(bins).sum(0)
+    harm, told_from, agreement = found.harm, found.harm.others_told(), found.agreement()
     rows: list[list[Cell]] = []
-    for name, score in found.harm().items():
-        views, _, weights, dropped = totals[name]
-        alone = found.mean(ONLY + name)
-        rows.append([name, score, float(weights / views), float(dropped / views), int(views), alone])
-    agreement = found.agreement()
-    said = (
-        ""
-        if agreement is None
-        else f" Spearman's correlation with the loss of trainings on each alone: {agreement:.2f}."
+    for name, score in harm.scores.items():
+        views, _, weights, dropped, _ = harm.sums[name].sum(0)
+        low, high = harm.interval(name) or (None, None)
+        shares = float(weights / views), float(dropped / views)
+        rows.append([name, score, low, high, told_from[name], *shares, int(views), found.mean(ONLY + name)])
+    columns = (
+        "operation", "mean score", "95 % low", "95 % high", "others it is told from", "mean weight", "share dropped", "views",
+        "accuracy, trained on it alone",
+    )  # fmt: skip
+    seeds = len(found.seeds)
+    note = (
+        "The most harmful first. A score is by how much a step on the view lowers the trusted loss; below 0 it does harm. "
+        + (
+            f"Intervals are Student's t over {seeds} seeds; operations are told apart by differences paired by seed, whose "
+            "spread is pooled over all."
+            if seeds >= FEW
+            else "With one seed intervals are of its views, as if these were independent: they hold for this training alone."
+        )
+        + f" {_told(found)}"
     )
-    columns = ("operation", "mean score", "mean weight", "share dropped", "views", "accuracy, trained on it alone")
-    note = f"The most harmful first. A score is by how much a step on the view lowers the trusted loss.{said}"
+    if agreement is not None:
+        note += f" Spearman's correlation with the loss of trainings on each alone: {agreement:.2f}."
     return Table("Harm of operations", columns, rows, note)
+
+
+def _told(found: Findings) -> str:
+    """Which operations are told apart from zero, and how much of the order is sure."""
+    intervals = {name: found.harm.interval(name) for name in found.harm.scores}
+    harmful = [name for name, ends in intervals.items() if ends and ends[1] < 0]
+    helpful = [name for name, ends in intervals.items() if ends and ends[0] > 0]
+    count = len(intervals)
+    pairs, told_pairs = count * (count - 1) // 2, sum(found.harm.others_told().values()) // 2
+    return (
+        f"Told from zero: {', '.join(harmful) or 'none'} as harmful, {', '.join(helpful) or 'none'} as helpful. Of {pairs} "
+        f"pairs {told_pairs} are told apart, each by itself: of pairs that are equal one in twenty would be."
+    )
 
 
 def _worst(shown: Values) -> Table:
@@ -140,7 +163,7 @@ def _pictures(found: Findings, shown: Values, views: bytes) -> dict[str, tuple[b
             "given label, the one that the engine would give.",
         ),
         "operations.png": (
-            figures.operations(found.by_strength(), found.mean_score),
+            figures.operations(found.harm.by_strength(), found.harm.mean_score),
             "Mean score of views by operation and strength, less that of all views, all seeds. Wrong labels lower all alike.",
         ),
         "labels.png": (
@@ -159,6 +182,8 @@ def _notes(found: Findings) -> list[str]:
             f"Taken by {found.choices().count(found.chosen)} of {len(found.seeds)} seeds; on the second hold-outs its "
             f"accuracy is {mean:+.3f} above upstream's, with a standard error of {error:.3f}."
         )
+    if config.engine.learn == "nothing":
+        notes.append("engine.learn is nothing: the engine scored and weighed nothing, so that SAFLEX is the upstream.")
     if len(found.seeds) < FEW:
         notes.append("One seed: differences have no interval.")
     if not all(one["acted"] for one in trained[ENGINE]):
@@ -171,7 +196,14 @@ def _notes(found: Findings) -> list[str]:
     left_out = [one["left_out"] for one in trained[ENGINE]]
     if any(left_out):
         notes.append(
-            f"Up to {max(left_out)} rows a seed were left out, whose content is also in a part they are measured by."
+            f"Up to {max(left_out)} rows a seed were left out, whose content is also in a part they are measured by: "
+            "training or trusted rows are so many fewer than was asked for."
+        )
+    untrusted = sorted({name for one in trained[ENGINE] for name in one["untrusted"]})
+    if untrusted:
+        notes.append(
+            f"In some seed no trusted row is of the class {', '.join(untrusted)}: what helps it looks useless or harmful "
+            "there. Raise data.trusted."
         )
     lost = [arm for arm in found.trained if max(one["test"]["nll"] for one in trained[arm]) > DIVERGED / 2]
     if lost:

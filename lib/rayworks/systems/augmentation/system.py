@@ -125,6 +125,7 @@ class AugmentationSystem(StagedSystem[Config]):
             "arm": found.chosen,
             "verdict": VERDICTS[found.chosen],
             "accuracy": found.mean(found.chosen),
+            "accuracy_of_model": float(found.accuracies(found.chosen)[0]),
             "seeds": self._seeds,
             "noise_auc": found.noise_auc,
         }

@@ -95,8 +95,8 @@ def split(
     for name, size in sizes.items():
         if len(parts[name]) < size and len(np.unique(samples.labels[parts[name]])) < 2:
             raise DataError(
-                f"data.{name}: {len(parts[name])} rows of fewer than two classes are left, once those are out whose content "
-                "is in other parts; set data.duplicates to keep them, or give more"
+                f"data.{name}: {size - len(parts[name])} of {size} rows have the content of rows in other parts and are left "
+                f"out; the {len(parts[name])} left are not of two classes; set data.duplicates to keep all, or give more"
             )
     left_out = sum(size - len(parts[name]) for name, size in sizes.items())
     inputs = _standardised(samples, parts["training"])

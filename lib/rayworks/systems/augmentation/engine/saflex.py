@@ -3,6 +3,8 @@
 The engine holds what lasts from step to step: the average of the validation gradient, averages of gains, whether it acts.
 """
 
+import math
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -26,6 +28,10 @@ Validation = Callable[[int], tuple[Inputs, Tensor]]
 """From the number of a draw to inputs and labels."""
 PROBE = 8
 """Steps of the warm-up between two looks at the validation loss."""
+AT_START = 8
+"""Validation batches, the last of the warm-up and else the first after it, whose mean loss is that at the engine's start."""
+SURE = 2.0
+"""Standard errors by which the average of later ones must lie above the bound, so that small batches do not end it."""
 SLOW, QUICK = 0.95, 0.7
 """Shares of earlier values in the averages of what acting does, and of the loss of a warm-up."""
 DRIFT = 0.5
@@ -121,7 +127,8 @@ class Saflex:
         """The last batch, that of all workers, its outputs without a graph; None: the engine did not act."""
         self._gradient: Gradient | None = None
         self._draws = self._since_refresh = 0
-        self._first_loss = self._present_loss = self._loss_at_start = float("nan")
+        self._first_loss = self._present_loss = float("nan")
+        self._start: list[float] = []
         self._drift = torch.zeros(0)
         self._vanished = torch.zeros((), dtype=torch.long)
 
@@ -210,7 +217,8 @@ class Saflex:
         settings = self.settings
         own = self._gains(found, slopes, sources)
         gains = own if self._averages is None or sources is None else self._averages.smoothed(own, sources)
-        learned = upstream if settings.learn == "weights" else self.loss.learned(gains, upstream, found, settings)
+        kept = settings.learn in ("weights", "nothing")
+        learned = upstream if kept else self.loss.learned(gains, upstream, found, settings)
         if trusted is not None:
             learned = torch.where(trusted[:, None], upstream, learned)
         scores = self.loss.scores(learned, found, gains)
@@ -220,7 +228,7 @@ class Saflex:
             else raw_weights(scores, settings)
         )
         weights, vanished = scaled_weights(
-            torch.ones_like(raw) if settings.learn == "labels" else raw, settings, trusted
+            torch.ones_like(raw) if settings.learn in ("labels", "nothing") else raw, settings, trusted
         )
         learned = torch.where(vanished, upstream, learned)
         self._vanished = self._vanished.to(vanished.device) + vanished
@@ -283,6 +291,8 @@ class Saflex:
             raise DataError(f"validation {error}") from None
 
     def _note_loss(self, value: float, share: float) -> None:
+        if not self.begun or len(self._start) < AT_START:
+            self._start = [*self._start, value][-AT_START:]
         known = self._present_loss == self._present_loss
         self._present_loss = share * self._present_loss + (1 - share) * value if known else value
 
@@ -302,25 +312,31 @@ class Saflex:
         if self.steps == self.settings.warm_up and not self._learned:
             self.events.append(f"waits from step {self.steps} on: the validation loss has not fallen by progress")
         if self.steps >= self.settings.warm_up and self._learned:
-            self.begun, self._loss_at_start = True, self._present_loss
+            self.begun = True
             self.events.append(f"began at step {self.steps}")
 
     def _watch(self, learned: Tensor, weights: Tensor, upstream: Tensor) -> None:
         """Stop for good where labels drift away from the upstream's as a whole, or the validation loss rises."""
-        if not self.settings.collapse:
+        if not self.settings.collapse or self.settings.learn == "nothing":
             return
         if isinstance(self.loss, Classification):
             # Differences are averaged before they are measured: those of one batch are mostly chance.
             apart = (weights[:, None] * learned).mean(0) - upstream.mean(0)
             self._drift = torch.lerp(apart, self._drift.to(apart), SLOW) if len(self._drift) else (1 - SLOW) * apart
-        if self._loss_at_start != self._loss_at_start:
-            self._loss_at_start = self._present_loss
-        rose = self._present_loss > self.settings.collapse * self._loss_at_start
+        rose = self._present_loss > self._bound()
         drift = float(self._drift.abs().sum()) / 2
         if drift > DRIFT or rose:
             why = f"validation loss rose to {self._present_loss:.3g}" if rose else f"labels drifted by {drift:.2f}"
             self.collapsed = True
             self.events.append(f"stopped at step {self.steps}: {why}")
+
+    def _bound(self) -> float:
+        """The average of the validation loss above which it rose by more than chance makes of so small batches."""
+        if len(self._start) < AT_START:
+            return math.inf
+        factor = self.settings.collapse
+        of_averages = math.sqrt((1 - SLOW) / (1 + SLOW) + factor**2 / AT_START)
+        return factor * statistics.fmean(self._start) + SURE * of_averages * statistics.stdev(self._start)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything to go on from, as tensors and plain values."""
@@ -361,5 +377,5 @@ def _check_batch(labels: Tensor, sources: Tensor | None, trusted: Tensor | None)
 
 _STATE = (
     *("steps", "begun", "collapsed", "_learned", "_draws", "_since_refresh", "_vanished"),
-    *("_first_loss", "_present_loss", "_loss_at_start", "_drift"),
+    *("_first_loss", "_present_loss", "_start", "_drift"),
 )

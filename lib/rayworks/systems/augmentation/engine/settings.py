@@ -8,7 +8,7 @@ from rayworks.core.errors import ConfigError
 
 Mode = Literal["penalised", "lp", "prox", "model-tilt"]
 Rule = Literal["hard", "relu", "soft", "network"]
-Learn = Literal["both", "labels", "weights"]
+Learn = Literal["both", "labels", "weights", "nothing"]
 Normalise = Literal["none", "rms", "row"]
 Backend = Literal["jvp", "double_backward", "finite_diff", "one_sided", "last_layer"]
 GREEDY_TAU = 0.01
@@ -37,8 +37,8 @@ class EngineSettings:
     """Temperature of the rule ``soft``, above 0."""
     floor: float = 0.0
     """Least weight before weights are scaled to a mean of 1, in [0, 1)."""
-    learn: Literal["both", "labels", "weights"] = "both"
-    """What is learned; the other is left as the upstream has it."""
+    learn: Literal["both", "labels", "weights", "nothing"] = "both"
+    """What is learned; the rest is as the upstream has it. With nothing samples are scored, and trained on as they come."""
     normalise: Literal["none", "rms", "row"] = "rms"
     """Unit of the gains: none, their root mean square in the batch, or in the row."""
     backend: Literal["jvp", "double_backward", "finite_diff", "one_sided", "last_layer"] = "jvp"
@@ -58,7 +58,8 @@ class EngineSettings:
     progress: float = 0.1
     """Share by which the validation loss must have fallen before the engine acts, in [0, 1); 0: it need not."""
     collapse: float = 2.0
-    """Rise of the validation loss, as a multiple of what it was when the engine began, that stops the engine; 0: never."""
+    """Rise of the validation loss, as a multiple of what it was when the engine began, and beyond what chance makes of small
+    batches, that stops the engine; 0: never."""
     allow_greedy: bool = False
     """Leave to run without label retention, temperature and warm-up, which collapses."""
 
@@ -94,7 +95,7 @@ class EngineSettings:
             raise ConfigError(f"rule: network weighs upstream labels; set learn to weights, not {self.learn}")
         greedy = self.mode == "lp" or (self.mode == "penalised" and self.beta == 0 and self.tau <= GREEDY_TAU)
         unwarmed = self.warm_up == 0 and self.progress == 0
-        if greedy and self.learn != "weights" and unwarmed and not self.allow_greedy:
+        if greedy and self.learn in ("both", "labels") and unwarmed and not self.allow_greedy:
             raise ConfigError(
                 "beta, tau, warm_up: labels that keep nothing of the upstream's, from the first step, collapse; set a beta, "
                 "a tau or a warm-up, or allow_greedy"

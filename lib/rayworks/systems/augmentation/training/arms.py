@@ -30,16 +30,23 @@ class Arm:
     """Labels of the validation rows permuted anew for each draw: what is gained then is not gained by them."""
     operation: str = ""
     """The only operation that makes its views; empty: all of the upstream's."""
+    watched: bool = False
+    """Whether the second hold-out is looked at on the way, and the best state kept."""
+    early: bool = False
+    """Whether that state is what it comes to: stopped early by the second hold-out."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.bootstrap < 1 or (self.bootstrap and self.engine):
             raise ConfigError(f"bootstrap: is {self.bootstrap}; must lie in [0, 1), and be 0 beside an engine")
         if self.longer < 1:
             raise ConfigError(f"longer: is {self.longer}; must be at least 1")
+        if self.early and not self.watched:
+            raise ConfigError("early: stops by the second hold-out; set watched")
 
 
 PLAIN, UPSTREAM, ENGINE = "plain and trusted rows", "upstream and trusted rows", "SAFLEX"
-"""Of these the fall-back chooses: the augmentation dropped, as it is, or weighed."""
+EARLY = "upstream stopped early"
+"""Of these four the fall-back chooses: the augmentation dropped, as it is, weighed, or as it is and stopped early."""
 ONLY = "only "
 """Begins the names of arms with one operation."""
 
@@ -72,7 +79,8 @@ def arms(engine: EngineSettings, step_cost: float = 2.0) -> tuple[Arm, ...]:
         Arm("plain", augmented=False),
         Arm(PLAIN, augmented=False, rows="all"),
         Arm("upstream"),
-        Arm(UPSTREAM, rows="all"),
+        Arm(UPSTREAM, rows="all", watched=True),
+        Arm(EARLY, rows="all", watched=True, early=True),
         Arm("upstream at equal seconds", rows="all", longer=step_cost),
         Arm("trusted rows only", rows="trusted"),
         Arm("soft bootstrapping", rows="all", bootstrap=0.2),

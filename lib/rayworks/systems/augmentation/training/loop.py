@@ -23,6 +23,7 @@ from rayworks.systems.augmentation.engine.saflex import Saflex
 from rayworks.systems.augmentation.engine.validation import ValidationBatches
 from rayworks.systems.augmentation.training.arms import Arm
 from rayworks.systems.augmentation.training.nets import OWN, network
+from rayworks.systems.augmentation.training.stopping import BestState
 from rayworks.systems.augmentation.training.tally import Tally
 from rayworks.systems.augmentation.upstream.views import Drawn, Upstream, Views, identity
 
@@ -129,18 +130,26 @@ class ArmRun:
         )
         self.engine = self._engine() if arm.engine else None
         self.tally = Tally(self._count + len(splits.trusted), classes)
+        self.best = BestState() if arm.watched else None
 
     def train(self, steps: int | None = None) -> None:
         """Some steps, or all that are left."""
         self.model.train()
-        began = time.perf_counter()
         with torch.random.fork_rng():
             for _ in range(min(self.steps - self.step, self.steps if steps is None else steps)):
                 torch.manual_seed(seeds.derive_small(self._seed, "step", self.step, self._workers.rank))
                 self._train_step()
-        self.seconds += time.perf_counter() - began
+                if self.best and self.best.due(self.step, self.steps):
+                    self.best.look(self.step, self.evaluate(self._splits.selection), self.model)
+                    self.model.train()
+        self._stop_early()
+
+    def _stop_early(self) -> None:
+        if self.best and self.arm.early and self.step >= self.steps:
+            self.model.load_state_dict(self.best.model)
 
     def _train_step(self) -> None:
+        began = time.perf_counter()
         rate = self.settings.rate * (1 + math.cos(math.pi * self.step / self.steps)) / 2
         for group in self._optimiser.param_groups:
             group["lr"] = rate
@@ -150,6 +159,17 @@ class ArmRun:
         self._share_gradients()
         self._optimiser.step()
         self.step += 1
+        self.seconds += time.perf_counter() - began
+
+    def selected(self) -> dict[str, Any]:
+        """What the second hold-out says of it, as :meth:`evaluate`; of a stop that it chose, by halves: see
+        :meth:`.BestState.crossed`.
+        """
+        found = self.evaluate(self._splits.selection)
+        if not (self.best and self.arm.early and self.step >= self.steps):
+            return found
+        rows = self.best.crossed()
+        return {**rows, "accuracy": float(np.mean(rows["right"])), "nll": float(np.mean(rows["losses"]))}
 
     @torch.no_grad()
     def evaluate(self, part: Part) -> dict[str, Any]:
@@ -192,16 +212,20 @@ class ArmRun:
             "optimiser": self._optimiser.state_dict(),
             "tally": self.tally.state_dict(),
             "engine": self.engine.state_dict() if self.engine else None,
+            "best": self.best.state_dict() if self.best else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of the same arm."""
+        """Go on from a state of the same arm, or, to stop it early, of the arm that trains on to the end."""
         self.step, self.seconds = state["step"], state["seconds"]
         self.model.load_state_dict(state["model"])
         self._optimiser.load_state_dict(state["optimiser"])
         self.tally.load_state_dict(state["tally"])
         if self.engine:
             self.engine.load_state_dict(state["engine"])
+        if self.best:
+            self.best.load_state_dict(state["best"])
+        self._stop_early()
 
     def _engine(self) -> Saflex:
         splits, settings, workers = self._splits, self.settings, self._workers

@@ -10,6 +10,8 @@ from rayworks.systems.augmentation.upstream.views import Views
 
 BINS = 5
 """Bins of the strength, of equal width."""
+MEASURES = 5
+"""Kept of each operation and bin."""
 
 
 class Tally:
@@ -23,12 +25,12 @@ class Tally:
     def __init__(self, sources: int, classes: int) -> None:
         self.names: tuple[str, ...] = ()
         """Of the operations, in the order in which they were first seen."""
-        self.by_source = torch.zeros(sources, 3, dtype=torch.float64)
-        """Views, sum of scores of the upstream label, sum of weights of each row."""
+        self.by_source = torch.zeros(sources, 2, dtype=torch.float64)
+        """Views and sum of weights of each row."""
         self.gains = torch.zeros(sources, classes)
         """Sum of the gains of each label of each row."""
-        self.by_operation = torch.zeros(0, BINS, 4, dtype=torch.float64)
-        """Views, sums of scores and weights, and the number dropped, of each operation and bin."""
+        self.by_operation = torch.zeros(0, BINS, MEASURES, dtype=torch.float64)
+        """Views, sums of scores and weights, the number dropped and the sum of squared scores, of each operation and bin."""
         self.by_class = torch.zeros(classes, classes, dtype=torch.float64)
         """Sum of weight times learned label, by the largest entry of the upstream label."""
         self.extremes = torch.zeros(2, sources, 3, dtype=torch.float64)
@@ -44,11 +46,12 @@ class Tally:
         assert weighed.own is not None
         scores = weighed.loss.scores(weighed.upstream, weighed.outputs, weighed.own).cpu()
         weights, learned, upstream = weighed.weights.cpu(), weighed.labels.cpu(), weighed.upstream.cpu()
-        columns = torch.stack([torch.ones_like(scores), scores, weights, (weights == 0).to(scores)], 1).double()
+        ones, dropped = torch.ones_like(scores), (weights == 0).to(scores)
+        columns = torch.stack([ones, scores, weights, dropped, scores.square()], 1).double()
         bins = (views.strengths * BINS).long().clamp_max(BINS - 1)
         places = self._places(views.names)[views.operations]
-        self.by_operation.view(-1, 4).index_add_(0, places * BINS + bins, columns)
-        self.by_source.index_add_(0, sources, columns[:, :3])
+        self.by_operation.view(-1, MEASURES).index_add_(0, places * BINS + bins, columns)
+        self.by_source.index_add_(0, sources, columns[:, [0, 2]])
         self.gains.index_add_(0, sources, weighed.own.cpu().float())
         self.by_class.index_add_(0, upstream.argmax(1), (weights[:, None] * learned).double())
         self._note_extremes(sources, scores.double(), step)
@@ -82,12 +85,6 @@ class Tally:
         """The label of the largest mean gain of each of the first rows whose given one, ``(n,)``, scores below 0."""
         return torch.where(self.scores(given) < 0, self.gains[: len(given)].argmax(1), given)
 
-    def harm(self) -> dict[str, float]:
-        """Mean score of the upstream label by operation, the most harmful first; only those that were seen."""
-        sums = self.by_operation.sum(1)
-        means = {name: float(row[1] / row[0]) for name, row in zip(self.names, sums, strict=True) if row[0] > 0}
-        return dict(sorted(means.items(), key=lambda pair: pair[1]))
-
     def furthest(self, count: int, most: int) -> list[list[tuple[int, float, int, int]]]:
         """The worst views, and the best, of as many different of the first rows: row, score, step and place in the batch."""
         found = []
@@ -113,7 +110,7 @@ class Tally:
         new = tuple(name for name in names if name not in self.names)
         if new:
             self.names += new
-            self.by_operation = torch.cat([self.by_operation, self.by_operation.new_zeros(len(new), BINS, 4)])
+            self.by_operation = torch.cat([self.by_operation, self.by_operation.new_zeros(len(new), BINS, MEASURES)])
         return torch.tensor([self.names.index(name) for name in names])
 
     def _note_extremes(self, sources: Tensor, scores: Tensor, step: int) -> None:
