@@ -36,7 +36,7 @@ def prefixes(rows: Sequences) -> Sequences:
     inside = at <= place[:, None]
     item, kind = (torch.where(inside, part[source], 0) for part in (rows.item, rows.kind))
     row = torch.where(inside, rows.row[source], -1)
-    return Sequences(item, kind, row, at == place[:, None], rows.user[source])
+    return Sequences(item, kind, row, at == place[:, None], rows.user[source], rows.past[source])
 
 
 def trainer(log: EventLog, train: Sequences, batch: int, epochs: int, seed: int) -> Trainer[AcceptanceModel]:

@@ -28,7 +28,7 @@ def logs(draw: st.DrawFn) -> EventLog:
 def test_clean_logs_give_no_warning(log: EventLog, test: int, valid: int, seed: int) -> None:
     found = audit(log, Windows(test, valid), seed)
     assert found.warnings == 0, [finding for finding in found.findings if finding.severity == "warning"]
-    assert set(found.baselines) == {"always accept", "per-step prior", "template lookup"}
+    assert set(found.baselines) == {"always accept", "per-step prior", "template lookup", "item rate", "user and item"}
 
 
 @settings(max_examples=25, deadline=None)

@@ -56,7 +56,12 @@ def test_a_rollout_goes_on_from_what_it_imagined() -> None:
     item = found.items + 1
     kind = torch.where(found.accepted, ACCEPTED, 2)
     with torch.no_grad():
-        torch.testing.assert_close(torch.sigmoid(model(item, kind)), found.probability, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            torch.sigmoid(model(item, kind, torch.arange(item.shape[1]).expand_as(item))),
+            found.probability,
+            atol=1e-5,
+            rtol=1e-5,
+        )
     again = roll_out(model, model.remember(6), uniform_policy, 5, seed=3)
     assert torch.equal(again.items, found.items) and torch.equal(again.accepted, found.accepted)
     assert not torch.equal(roll_out(model, model.remember(6), uniform_policy, 5, seed=4).items, found.items)

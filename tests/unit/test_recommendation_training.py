@@ -152,7 +152,9 @@ def test_the_constraint_is_the_squared_distance_from_the_recursion(form: str) ->
     item = torch.tensor([[1, 2, 3, 4]])
     kind = torch.tensor([[NATURAL, REJECTED, NATURAL, ACCEPTED]])
     row = torch.arange(4)[None]
-    batch = Sequences(item, kind, row, kind >= REJECTED, torch.zeros(1, dtype=torch.int64))
+    batch = Sequences(
+        item, kind, row, kind >= REJECTED, torch.zeros(1, dtype=torch.int64), torch.arange(kind.shape[1])[None]
+    )
     log_natural = torch.log(torch.tensor([[0.5, 0.5], [0.1, 0.2], [0.5, 0.5], [0.05, 0.3]]))
     options = ConstraintOptions(weight=2.0, form="raw" if form == "raw" else "calibrated")
     constraint = Constraint(options, log_natural, items=ITEMS)
@@ -230,7 +232,8 @@ def test_a_model_scales_and_shifts_its_log_odds() -> None:
         return model
 
     item, kind = torch.tensor([[1, 2, 3]]), torch.tensor([[NATURAL, ACCEPTED, REJECTED]])
+    past = torch.arange(3)[None]
     found = make(0.5, 0.25)
-    torch.testing.assert_close(found(item, kind), make()(item, kind) * 0.5 + 0.25)
+    torch.testing.assert_close(found(item, kind, past), make()(item, kind, past) * 0.5 + 0.25)
     everything = found.score(found.states(item, kind))
-    torch.testing.assert_close(everything.gather(2, item[..., None] - 1)[..., 0], found(item, kind))
+    torch.testing.assert_close(everything.gather(2, item[..., None] - 1)[..., 0], found(item, kind, past))

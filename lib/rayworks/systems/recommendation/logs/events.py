@@ -28,7 +28,8 @@ class EventLog:
     kind: np.ndarray
     """int8 (N,), one of NATURAL, REJECTED, ACCEPTED."""
     time: np.ndarray
-    """float64 (N,), never falling within a user; only its order is used."""
+    """float64 (N,), never falling within a user; only its order is used. Events of one user at one time are a slate: none of
+    them is known when another is predicted."""
     propensity: np.ndarray
     """float64 (N,), probability with which the logging policy recommended the item, in (0, 1]; NaN where not logged and at
     natural events."""
@@ -49,6 +50,13 @@ class EventLog:
     def offsets(self) -> np.ndarray:
         """int64 (U + 1,): the events of user u are those from ``offsets[u]`` to ``offsets[u + 1]``."""
         return np.asarray(np.searchsorted(self.user, np.arange(len(self.users) + 1)))
+
+    @cached_property
+    def instant(self) -> np.ndarray:
+        """int64 (N,): row of the user's first event at the same time: what is before it is the past of this event."""
+        new = np.ones(len(self), bool)
+        new[1:] = (np.diff(self.user) != 0) | (np.diff(self.time) != 0)
+        return np.maximum.accumulate(np.where(new, np.arange(len(self)), 0))
 
     @cached_property
     def step(self) -> np.ndarray:

@@ -24,6 +24,8 @@ class Sequences:
     """Bool (W, T): positions that this row is to predict. Each event to predict is scored in one row."""
     user: Tensor
     """int64 (W,)."""
+    past: Tensor
+    """int64 (W, T): how many of the row's events are before the position's instant, and so may tell of it."""
 
     def __len__(self) -> int:
         return len(self.item)
@@ -31,8 +33,9 @@ class Sequences:
     def take(self, rows: Tensor) -> "Sequences":
         """Some rows (int64 (B,)), cut to the longest of them."""
         length = int((self.row[rows] >= 0).sum(1).max()) if len(rows) else 0
-        item, kind, row, scored = (part[rows, :length] for part in (self.item, self.kind, self.row, self.scored))
-        return Sequences(item, kind, row, scored, self.user[rows])
+        parts = (self.item, self.kind, self.row, self.scored, self.past)
+        item, kind, row, scored, past = (part[rows, :length] for part in parts)
+        return Sequences(item, kind, row, scored, self.user[rows], past)
 
     def batches(self, size: int) -> Iterator["Sequences"]:
         """All rows in order, ``size`` at a time."""
@@ -45,7 +48,7 @@ class Sequences:
 
     def to(self, device: str) -> "Sequences":
         """The same on a device."""
-        parts = (part.to(device) for part in (self.item, self.kind, self.row, self.scored, self.user))
+        parts = (part.to(device) for part in (self.item, self.kind, self.row, self.scored, self.user, self.past))
         return Sequences(*parts)
 
 
@@ -79,4 +82,5 @@ def sequences(log: EventLog, length: int, scored: np.ndarray | None = None) -> S
         row=torch.from_numpy(row),
         scored=torch.from_numpy(due),
         user=torch.from_numpy(user),
+        past=torch.from_numpy(np.where(inside, np.maximum(log.instant[row] - row[:, :1], 0), 0)),
     )

@@ -8,6 +8,11 @@ from rayworks.core import seeds
 from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
 from rayworks.systems.recommendation.measures.metrics import auc, bce
 
+PRIOR_ROWS = 5.0
+EFFECT_VARIANCE = 1.0
+"""Of effects of users and items, in squared logits, before anything is seen."""
+ROUNDS = 30
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -27,6 +32,8 @@ def score_baselines(log: EventLog, split: Windows, seed: int) -> dict[str, Basel
     acceptance at the same step, ``template lookup`` at the same test step of users who decided alike at all training
     steps, falling back on the prior where nobody did. Both learn from one random half of the users what they predict for
     the other, so that no user's own decision is looked up.
+    ``item rate`` is the item's acceptance in the training window, with the weight of :data:`PRIOR_ROWS` more rows at the rate
+    of all; ``user and item`` a logistic regression on who and what, with a penalty that shrinks both to none.
     """
     accepted = log.kind == ACCEPTED
     labelled, tested = split.train_mask(log) & log.recommended, split.test_mask(log)
@@ -43,11 +50,39 @@ def score_baselines(log: EventLog, split: Windows, seed: int) -> dict[str, Basel
     cell = template[log.user[rows]] * (left.max() + 1) + left
     lookup = _learned_from_others(cell, accepted[rows], half[rows], prior[rows])
     outcome = accepted[rows]
+    by_item = _item_rate(log, labelled, accepted, rate)[rows]
+    by_both = _user_and_item(log, labelled, accepted, rate)[rows]
     return {
         "always accept": _score(np.full(len(rows), rate), np.ones(len(rows), bool), outcome),
         "per-step prior": _score(prior[rows], prior[rows] >= 0.5, outcome),
         "template lookup": _score(lookup, lookup >= 0.5, outcome),
+        "item rate": _score(by_item, by_item >= 0.5, outcome),
+        "user and item": _score(by_both, by_both >= 0.5, outcome),
     }
+
+
+def _item_rate(log: EventLog, labelled: np.ndarray, accepted: np.ndarray, rate: float) -> np.ndarray:
+    count = np.bincount(log.item[labelled], minlength=len(log.items))
+    total = np.bincount(log.item[labelled], accepted[labelled], minlength=len(log.items))
+    found: np.ndarray = ((total + PRIOR_ROWS * rate) / (count + PRIOR_ROWS))[log.item]
+    return found
+
+
+def _user_and_item(log: EventLog, labelled: np.ndarray, accepted: np.ndarray, rate: float) -> np.ndarray:
+    """Chance of each event by an effect of its user and one of its item, Newton's steps on each side in turn."""
+    effects = [np.zeros(len(log.users)), np.zeros(len(log.items))]
+    codes = [log.user[labelled], log.item[labelled]]
+    outcome = accepted[labelled].astype(float)
+    bounded = min(max(rate, 1e-6), 1 - 1e-6)
+    level = float(np.log(bounded / (1 - bounded)))
+    for _ in range(ROUNDS):
+        for effect, code in zip(effects, codes, strict=True):
+            chance = 1 / (1 + np.exp(-(level + effects[0][codes[0]] + effects[1][codes[1]])))
+            slope = np.bincount(code, outcome - chance, len(effect)) - effect / EFFECT_VARIANCE
+            curvature = np.bincount(code, chance * (1 - chance), len(effect)) + 1 / EFFECT_VARIANCE
+            effect += slope / curvature
+    found: np.ndarray = 1 / (1 + np.exp(-(level + effects[0][log.user] + effects[1][log.item])))
+    return found
 
 
 def fingerprints(log: EventLog, mask: np.ndarray, value: np.ndarray, position: np.ndarray, seed: int) -> np.ndarray:

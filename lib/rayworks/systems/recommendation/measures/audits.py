@@ -68,6 +68,7 @@ def audit(log: EventLog, split: Windows, seed: int) -> Audit:
         _decision_independence(log),
         _natural_independence(log),
         _leaked_labels(log, split),
+        _ties(log),
         _duplicates(log),
         _identical_users(log, seed),
         _short_users(log),
@@ -220,6 +221,27 @@ def _leaked_labels(log: EventLog, split: Windows) -> Finding:
     share = leaked / max(int(test.sum()), 1)
     sentence = f"{leaked:,} of {int(test.sum()):,} test labels are seen in training or validation"
     return _finding("leaked labels", leaked > 0, share, sentence, "; part the windows")
+
+
+def _ties(log: EventLog) -> Finding:
+    """Decisions with other events at the same time, and those that the log gives away by a natural event of the item."""
+    rows = np.flatnonzero(log.recommended)
+    _, size = np.unique(log.instant, return_counts=True)
+    together = np.repeat(size, size)[rows] > 1
+    keys = log.instant * np.int64(len(log.items)) + log.item
+    copied = np.isin(keys[rows], keys[~log.recommended])
+    accepted = log.kind[rows] == ACCEPTED
+    share = float(together.mean())
+    sentence = (
+        f"{share:.1%} of the decisions share their time with other events, of which their prediction knows nothing"
+    )
+    warns = bool(copied.mean() > NEGLIGIBLE)
+    rates = [f"{accepted[which].mean():.0%}" if which.any() else "none" for which in (copied, ~copied)]
+    advice = (
+        f"; {copied.mean():.1%} have a natural event of the item at the same time, of which {rates[0]} are accepted, and "
+        f"{rates[1]} of the others: such rows log the decision twice, drop the natural ones"
+    )
+    return _finding("ties", warns, share, sentence, advice)
 
 
 def _duplicates(log: EventLog) -> Finding:

@@ -1,6 +1,6 @@
 """The acceptance model: the probability that a recommended item is accepted, given the user's history.
 
-Every position of a sequence is predicted in the same pass, from the positions before it only.
+Every position of a sequence is predicted in the same pass, from the positions before its instant only.
 """
 
 from dataclasses import dataclass
@@ -87,9 +87,12 @@ class AcceptanceModel(nn.Module):
         with torch.no_grad():
             self.item.weight[0], self.kind.weight[0] = 0, 0
 
-    def forward(self, item: Tensor, kind: Tensor) -> Tensor:
-        """Logits (B, T) that the item at each position would be accepted, from ``item`` and ``kind`` (B, T) before it."""
-        return self.score(self.states(item, kind), (item - 1).clamp(min=0)[..., None])[..., 0]
+    def forward(self, item: Tensor, kind: Tensor, past: Tensor) -> Tensor:
+        """Logits (B, T) that the item at each position would be accepted, from the first ``past`` (int64 (B, T)) of ``item``
+        and ``kind`` (B, T).
+        """
+        states = at_positions(self.states(item, kind), past)
+        return self.score(states, (item - 1).clamp(min=0)[..., None])[..., 0]
 
     def states(self, item: Tensor, kind: Tensor) -> Tensor:
         """(B, T, d + 1): the user's state before each position."""
@@ -164,6 +167,11 @@ class AcceptanceModel(nn.Module):
         return states + added
 
 
+def at_positions(values: Tensor, position: Tensor) -> Tensor:
+    """``values`` (B, T, ...) of each row at ``position`` (int64 (B, S))."""
+    return values[torch.arange(len(values), device=values.device)[:, None], position]
+
+
 @torch.no_grad()
 def predict(model: AcceptanceModel, rows: Sequences, count: int, batch: int = 512) -> Tensor:
     """Logits (N,) at the scored positions of ``rows``, NaN at the log's other rows.
@@ -176,6 +184,6 @@ def predict(model: AcceptanceModel, rows: Sequences, count: int, batch: int = 51
     device = model.start.device
     found = torch.full((count,), torch.nan)
     for part in rows.batches(batch):
-        logits = model(part.item.to(device), part.kind.to(device)).cpu()
+        logits = model(part.item.to(device), part.kind.to(device), part.past.to(device)).cpu()
         found[part.row[part.scored]] = logits[part.scored].float()
     return found

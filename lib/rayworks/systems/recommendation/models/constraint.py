@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rayworks.systems.recommendation.logs.events import REJECTED
 from rayworks.systems.recommendation.logs.sequences import Sequences
-from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions, at_positions
 from rayworks.systems.recommendation.models.training import Objective
 
 
@@ -52,7 +52,7 @@ class Constraint(nn.Module):
     def forward(self, logits: Tensor, batch: Sequences) -> Tensor:
         """Weighted squared difference (B, T); 0 where there is no recommendation before in the sequence."""
         recommended = batch.kind >= REJECTED
-        previous = previous_place(recommended)
+        previous = at_positions(previous_place(recommended), batch.past)
         probability = torch.sigmoid(logits)
         before = probability.gather(1, previous.clamp(min=0))
         log_natural = self.log_natural[batch.row.clamp(min=0)]
@@ -83,7 +83,7 @@ class AcceptanceObjective(Objective[AcceptanceModel]):
 
     def forward(self, batch: Sequences) -> Tensor:
         """See :class:`~.training.Objective`."""
-        logits = self.model(batch.item, batch.kind)
+        logits = self.model(batch.item, batch.kind, batch.past)
         labels = batch.labels()
         if not self.training:
             return F.binary_cross_entropy_with_logits(logits, labels, reduction="none")

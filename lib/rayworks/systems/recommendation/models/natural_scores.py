@@ -37,7 +37,7 @@ class NaturalScores:
 
 @torch.no_grad()
 def natural_scores(model: NaturalPreference, log: EventLog, wanted: np.ndarray | None = None) -> NaturalScores:
-    """Score recommendations by the natural events before them.
+    """Score recommendations by the natural events before their instant.
 
     A history is encoded once however many recommendations follow it. A recommendation without any natural event before it
     is left out: there is no preference to read.
@@ -48,11 +48,11 @@ def natural_scores(model: NaturalPreference, log: EventLog, wanted: np.ndarray |
     """
     model.eval()
     chosen = log.recommended if wanted is None else wanted & log.recommended
-    before = np.concatenate([[0], np.cumsum(~log.recommended)])
-    count = before[:-1] - before[log.offsets[:-1]][log.user]
+    before = np.concatenate([[0], np.cumsum(~log.recommended)])[log.instant]
+    count = before - before[np.minimum(log.offsets[:-1], len(log) - 1)][log.user]
     rows = np.flatnonzero(chosen & (count > 0))
     natural_items = log.item[~log.recommended].astype(np.int64) + 1
-    end = before[:-1][rows]
+    end = before[rows]
     shown, previous = log.item[rows].astype(np.int64), _previous_shown(log)[rows]
     if_rejected, rank = _score(model, natural_items, end, count[rows], shown, np.full(len(rows), -1), ranked=True)
     if_accepted, _ = _score(model, natural_items, end, count[rows], shown, previous, ranked=False)
@@ -65,9 +65,9 @@ def top_rule(scores: NaturalScores, items: int, share: float = TOP_SHARE) -> np.
 
 
 def _previous_shown(log: EventLog) -> np.ndarray:
-    """int64 (N,): item recommended to the user before each event, -1 where there is none."""
+    """int64 (N,): item recommended to the user before each event's instant, -1 where there is none."""
     positions = np.where(log.recommended, np.arange(len(log)), -1)
-    last = np.concatenate([[-1], np.maximum.accumulate(positions)[:-1]])
+    last = np.concatenate([[-1], np.maximum.accumulate(positions)[:-1]])[log.instant]
     return np.where(last >= log.offsets[log.user], log.item[last], -1)
 
 

@@ -13,7 +13,7 @@ from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED, EventLog
 from rayworks.systems.recommendation.logs.sequences import sequences
 from rayworks.systems.recommendation.logs.simulator import Simulator
-from rayworks.systems.recommendation.models.acceptance import AcceptanceModel
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, at_positions
 from rayworks.systems.recommendation.models.histories import Histories, equally_long, histories_of
 from rayworks.systems.recommendation.models.next_item import NaturalPreference
 from rayworks.systems.recommendation.models.training import bootstrap_weights
@@ -207,7 +207,8 @@ def _acceptance_now(
         unseen = (bootstrap_weights(len(log.users), config.run.seed, number) == 0).numpy()[log.user]
         for batch in sequences(log, member.options.length, log.recommended & unseen).batches(BATCH):
             scored = batch.scored
-            states, shown = member.states(batch.item, batch.kind)[scored], batch.item[scored] - 1
+            states = at_positions(member.states(batch.item, batch.kind), batch.past)[scored]
+            shown = batch.item[scored] - 1
             at = batch.row[scored].numpy()
             for first in range(0, len(at), at_once):
                 part = slice(first, first + at_once)
