@@ -16,6 +16,7 @@ from rayworks.systems.difficulty.item_response import abilities
 from rayworks.systems.difficulty.item_response.adaptive_tests import predict_score
 from rayworks.systems.difficulty.item_response.curves import ItemParameters
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_items
+from rayworks.systems.difficulty.item_response.remarks import remarks
 from rayworks.systems.difficulty.labels.label_form import label
 from rayworks.systems.difficulty.rating_run import rate_of
 from rayworks.systems.difficulty.ratings.rating_games import PeriodReport, Ratings
@@ -265,19 +266,7 @@ def _suspects(matrix: ResponseMatrix, found: Estimates) -> np.ndarray:
 
 
 def _fit_warnings(body: schemas.FitBody, responses: Responses, found: Estimates, suspects: np.ndarray) -> list[str]:
-    warnings = []
-    held, unbounded = found.calibration.with_prior, found.calibration.unbounded
-    if unbounded.any():
-        whom = "all items" if held.all() else "them"
-        names = shown(responses.items[unbounded])
-        warnings.append(f"no finite difficulty from the responses alone, so a prior holds {whom}: {names}")
-    elif held.any():
-        warnings.append("all items have a prior, as the estimator or the model asks")
-    if suspects.any():
-        names = shown(responses.items[suspects])
-        warnings.append(f"suspected label errors, for the more able solve them less often: {names}")
-    if not found.calibration.converged:
-        warnings.append("the fit did not converge; take estimator map or a model with fewer parameters")
+    warnings = remarks(replace(found.calibration, suspects=suspects), responses.items)
     if body.allow_disconnected and (parts := len(responses.components())) > 1:
         warnings.append(f"{parts} parts share no subject; their scales rest on one population for all")
     return warnings

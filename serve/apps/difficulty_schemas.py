@@ -94,7 +94,10 @@ class FittedItem(LabelledItem):
     ceiling: float
     solve_rate: float
     held_by_prior: bool
-    unbounded: bool = Field(description="the responses alone give no finite estimate: solved by all or none, say")
+    unbounded: bool = Field(
+        description="the responses alone give no finite estimate; of an item that all or none solved the value is by "
+        "convention and touches no other item"
+    )
     suspected_label_error: bool = Field(description="the more able solve it less often")
 
 

@@ -14,10 +14,12 @@ from rayworks.systems.difficulty.config import Config
 from rayworks.systems.difficulty.item_response import bayesian, model_fit
 from rayworks.systems.difficulty.item_response.abilities import Abilities, posterior_means, weighted_likelihood
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, fitting_grid
+from rayworks.systems.difficulty.item_response.extreme_items import Extremes
 from rayworks.systems.difficulty.item_response.item_fit import aberrant_share, local_dependence, residual_fit, score_fit
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit, working_of
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.priors import Priors
+from rayworks.systems.difficulty.item_response.remarks import remarks
 from rayworks.systems.difficulty.item_response.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.item_response.standard_errors import StandardErrors, from_information, standard_errors
 from rayworks.systems.difficulty.labels.label_form import label
@@ -68,7 +70,8 @@ def estimate(responses: Responses, matrix: ResponseMatrix, config: Config) -> Es
     grid = fitting_grid(len(found.parameters))
     log_likelihood = expectation(matrix)(working_of(found.parameters), grid).log_likelihood
     everywhere = np.ones(len(found.parameters), dtype=bool)
-    marked = (everywhere, np.isin(responses.solve_rates(), (0.0, 1.0)), ~everywhere)
+    extreme = np.isin(responses.solve_rates(), (0.0, 1.0))
+    marked = (everywhere, extreme, ~everywhere, Extremes.none(len(everywhere)))
     converged = found.converged is not False
     calibration = Calibration(found.parameters, grid, log_likelihood, 0, converged, [], *marked, options)
     zero = np.zeros(len(everywhere))
@@ -180,6 +183,7 @@ def _fit_as_dict(
         },
         "log_likelihood": calibration.log_likelihood,
         "unbounded": np.flatnonzero(calibration.unbounded).tolist(),
+        "remarks": remarks(calibration, items),
         "abilities": {"ability": ability.ability.tolist(), "error": ability.error.tolist()},
         "reliability": ability.reliability,
     }

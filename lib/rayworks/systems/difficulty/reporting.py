@@ -44,7 +44,7 @@ def build_report(config: Config, results: Results, title: str) -> Report:
         headline=headline(first),
         tables=tables,
         figures=_figures(first, bootstrap, profiles, evaluated, errors, rated),
-        notes=_notes(first, new),
+        notes=[*_notes(first, new), *_remarks(calibrated)],
         details={
             "labels": {name: result["labels"] for name, result in calibrated.items()},
             "diagnostics": {
@@ -132,7 +132,7 @@ def _hard_items(result: Found, bootstrap: Found | None) -> Table:
         ("item", "difficulty", "95 % interval", "bootstrap sd", "solved", "rating", "tier (chance)", "flags", "text"),
         rows,
         note=f"Difficulty in logits, {result['label_provenance']['method']}; tier 1 is the easiest. An item that nobody "
-        "or everybody solved has its estimate from the prior and a wide interval.",
+        "or everybody solved has a value by convention and a wide interval, and touches no other item.",
     )
 
 
@@ -289,6 +289,11 @@ def _functioning(calibrated: Found) -> list[Table]:
     return tables
 
 
+def _remarks(calibrated: Results) -> list[str]:
+    """What the numbers of each set rest on beside its responses."""
+    return [f"{name}: {remark}." for name, found in calibrated.items() for remark in found["remarks"]]
+
+
 def _interval(profile: Found) -> str | None:
     low, high = profile["half_point_low"], profile["half_point_high"]
     return None if low is None or high is None else f"{low:.2f} to {high:.2f}"
@@ -297,9 +302,9 @@ def _interval(profile: Found) -> str | None:
 def _notes(first: Found, new: Found) -> list[str]:
     notes = [
         "rating compares items within a set only. Across sets use a common scale through shared solvers.",
-        "flags: prior, no finite estimate without it (solved by none or all, separating solvers from failures, or solved "
-        f"less by the abler); loose, a standard error above {LOOSE:g}: use the 1PL or estimator map; misfit, infit or outfit "
-        "outside .7 to 1.3; key?, solved less by the abler (a wrong key, or an ambiguous text).",
+        "flags: prior, no finite estimate from the responses alone (solved by none or all, separating solvers from failures, "
+        f"or solved less by the abler); loose, a standard error above {LOOSE:g}: use the 1PL or estimator map; misfit, infit "
+        "or outfit outside .7 to 1.3; key?, solved less by the abler (a wrong key, or an ambiguous text).",
     ]
     told = ", ".join(name for name, values in new.items() if not values["errors"])
     if told:

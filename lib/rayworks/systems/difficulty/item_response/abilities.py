@@ -9,6 +9,7 @@ import numpy as np
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Quadrature, equispaced
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, posterior, working_of
+from rayworks.systems.difficulty.item_response.working import Working
 from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, in_blocks
 from rayworks.systems.difficulty.responses.response_store import Responses
 
@@ -31,9 +32,13 @@ class Abilities:
     def reliability(self) -> float:
         """Marginal reliability: the share of the estimates' variance that is not error.
 
-        Of posterior means, whose variance has shrunk, ``var / (var + mean error**2)``; else ``1 - mean error**2 / var``.
+        Of posterior means, whose variance has shrunk, ``var / (var + mean error**2)``; else ``1 - mean error**2 / var``; 0
+        where all estimates are equal.
         """
-        variance, noise = float(self.ability.var(ddof=1)), float(np.mean(self.error**2))
+        variance = float(self.ability.var(ddof=1)) if len(self.ability) > 1 else 0.0
+        noise = float(np.mean(self.error**2))
+        if variance <= 0:
+            return 0.0
         if self.estimator == "EAP":
             return variance / (variance + noise)
         return 1 - noise / variance
@@ -41,17 +46,20 @@ class Abilities:
 
 def posterior_means(matrix: ResponseMatrix, calibration: Calibration) -> Abilities:
     """EAP: mean and standard deviation of each subject's posterior; one E-step."""
-    return expected_abilities(matrix, calibration.parameters, calibration.quadrature)
+    return _expected(matrix, calibration.working, calibration.quadrature, calibration.parameters.population_sd)
 
 
 def expected_abilities(matrix: ResponseMatrix, parameters: ItemParameters, quadrature: Quadrature) -> Abilities:
     """EAP of subjects on items with known parameters."""
+    return _expected(matrix, working_of(parameters), quadrature, parameters.population_sd)
+
+
+def _expected(matrix: ResponseMatrix, working: Working, quadrature: Quadrature, spread: float) -> Abilities:
     moments = np.stack([quadrature.nodes, quadrature.nodes**2], axis=1)
-    working = working_of(parameters)
     found = np.concatenate([posterior(part, working, quadrature)[0] @ moments for _, part in in_blocks(matrix)])
     mean = found[:, 0]
     variance = np.maximum(found[:, 1] - mean**2, 0)
-    return Abilities(mean * parameters.population_sd, np.sqrt(variance) * parameters.population_sd, "EAP")
+    return Abilities(mean * spread, np.sqrt(variance) * spread, "EAP")
 
 
 def posterior_modes(responses: Responses, parameters: ItemParameters) -> Abilities:

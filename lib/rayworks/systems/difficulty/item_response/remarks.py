@@ -1,0 +1,52 @@
+"""What a calibration rests on beside the responses, in sentences: priors, conventions and limits that change a number."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rayworks.systems.difficulty.item_response.extreme_items import ADJUSTMENT
+from rayworks.systems.difficulty.item_response.marginal_likelihood import LOG_SPREAD_SD, Calibration
+from rayworks.systems.difficulty.responses.response_store import shown
+
+
+def remarks(calibration: Calibration, items: Sequence[str] | np.ndarray) -> list[str]:
+    """One sentence for each prior, convention or limit; none where the responses alone made every number."""
+    names, held = np.asarray(items, dtype=object), calibration.with_prior
+    extreme, priors = calibration.extremes.mask, calibration.options.priors
+    told = []
+    if extreme.any():
+        by = (
+            "the prior of the others"
+            if calibration.options.estimator == "map"
+            else f"convention (a score {ADJUSTMENT:g} of a response from its end)"
+        )
+        told.append(
+            f"no finite difficulty, for all or none solved them; they do not touch the others and have a value by {by}: "
+            f"{shown(names[extreme])}"
+        )
+    mean = "that of the items" if priors.difficulty_mean is None else f"{priors.difficulty_mean:.2f}"
+    normal = f"difficulties normal around {mean} with deviation {priors.difficulty_sd:g}"
+    if calibration.parameters.model != "1PL":
+        normal += f", log discriminations around 0 with {priors.discrimination_sd:g}"
+    if calibration.nested:
+        told.append(
+            "the answers are nested (who solves a harder item solves all easier ones), so the scale has no finite estimate; "
+            f"priors hold all of it: {normal}, log spread of abilities around 0 with {LOG_SPREAD_SD:g}"
+        )
+    elif held.any() and (held | extreme).all():
+        told.append(f"a prior holds all items: {normal}")
+    elif held.any():
+        told.append(
+            f"no finite estimate from the responses alone, so a prior holds them ({normal}): {shown(names[held])}"
+        )
+    if calibration.working.estimates_lower:
+        told.append("a prior holds the guessing of all items: beta {:g}, {:g}".format(*priors.guessing))
+    if calibration.parameters.model == "1PL" and (~extreme).sum() < 2:
+        told.append("the spread of abilities is taken to be 1, for a single item does not tell it")
+    if calibration.suspects.any():
+        told.append(
+            f"suspected label errors, for the more able solve them less often: {shown(names[calibration.suspects])}"
+        )
+    if not calibration.converged:
+        told.append("the fit did not converge; take estimator map or a model with fewer parameters")
+    return told
