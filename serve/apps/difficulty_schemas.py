@@ -128,7 +128,10 @@ class StartingRating(Body):
     fixed: bool = Field(False, description="the rating is known and stays, as of contestants that problems meet")
 
 
-Period = Annotated[int | str | None, Field(description="integers, or texts that sort in time; none: one period")]
+Period = Annotated[
+    int | str | None,
+    Field(description="integers, which count the periods that pass, or texts, of which the order counts; none: one"),
+]
 
 
 class GameRow(Body):
@@ -194,7 +197,7 @@ class RatedPlayer(BaseModel):
 
 
 class RateAnswer(BaseModel):
-    """Ratings of all players, by name."""
+    """Ratings of all players, in the order in which the request names them."""
 
     system: str
     mode: str

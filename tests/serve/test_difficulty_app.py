@@ -133,7 +133,7 @@ def attempt(problem: str, contestant: str, solved: float = 1) -> dict[str, Any]:
         ({"matrix": [[1, 0], [0, 1]], "items": ["a", "a"]}, ["unique"]),
         ({"matrix": [[1, 0], [1, 0]], "model": "5PL"}, ["model", "4PL"]),
         ({"matrix": [[1, 0], [1, 0]], "guessing": 0.2}, ["guessing", "3PL"]),
-        ({"matrix": [[1, 1], [0, 0]]}, ["one difficulty"]),
+        ({"matrix": [[1, 0], [None, None], [0, 1]]}, ["subject-1 answered nothing", "leave the row out"]),
         ({"matrix": SMALL[:4], "standard_errors": "cross-product"}, ["more subjects than parameters"]),
         ({"matrix": SMALL, "surprise": 1}, ["surprise"]),
         ({"model": "1PL"}, ["matrix, responses: send one"]),

@@ -96,7 +96,7 @@ def shards(source: str, config: Config, name: str) -> tuple[np.ndarray, Everywhe
     part: Any = _part.options(num_returns=count + 1)
     parted: list[list[Any]] = [part.remote(block, count) for block in data.to_arrow_refs()]
     facts = ray.get([parts[0] for parts in parted])
-    items = np.unique(np.concatenate([names for names, _ in facts]))
+    items = pd.unique(np.concatenate([names for names, _ in facts]))
     filled = np.sum([sizes for _, sizes in facts], axis=0)
     tables = [[parts[1 + number] for parts in parted] for number in range(count) if filled[number]]
     pool: ActorPool[Any, Any] = ActorPool(

@@ -259,7 +259,7 @@ def _ratings(rated: Any) -> list[Table]:
         told = ", ".join(losses) or "one period only"
         caps = ", ".join(f"{kind} {count}" for kind, count in found["capped"].items() if count) or "none"
         note = (
-            f"{found['games']:,} games in {found['periods']} periods, {found['mode']}{_settled(found)}; "
+            f"{found['games']:,} games in {found['elapsed']}; {found['mode']}{_settled(found)}; "
             f"capped updates: {caps}. "
             f"Log-loss of the next period's results: {told} (0.693 is a coin)."
         )

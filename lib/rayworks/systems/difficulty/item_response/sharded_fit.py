@@ -36,7 +36,7 @@ class Shard:
     ) -> None:
         name = f"{source}, part {number} of its subjects"
         part = from_table(table, name, duplicates=duplicates, allow_disconnected=True, least_subjects=1)
-        position = np.searchsorted(items, part.items.astype(str))
+        position = pd.Index(items).get_indexer(part.items.astype(str))
         self.responses: Responses = replace(part, items=items, item=position[part.item].astype(np.int32))
         self.matrix: ResponseMatrix = as_matrix(self.responses)
         self._number = number

@@ -113,6 +113,7 @@ def from_table(
     table: pd.DataFrame,
     source: str = "responses",
     *,
+    subjects: Sequence[str] | None = None,
     items: Sequence[str] | None = None,
     duplicates: Duplicates = "error",
     allow_disconnected: bool = False,
@@ -122,7 +123,7 @@ def from_table(
 
     Args:
         source: name in errors.
-        items: all items that should be there; an item nobody saw is an error.
+        subjects, items: their order, else that in which the rows name them; an item that nobody saw is an error.
         duplicates: what two rows of one subject and item mean.
         least_subjects: fewer are refused; a shard of a larger table may hold one.
         allow_disconnected: take designs whose parts share no subject; their scales then rest on the population alone.
@@ -136,21 +137,21 @@ def from_table(
     if not len(table):
         raise DataError(f"{source}: holds no response")
     table = _deduplicated(_checked(table.reset_index(drop=True), source), source, duplicates)
-    subject, subjects = pd.factorize(table["subject"].astype(str), sort=True)
-    item, seen = pd.factorize(table["item"].astype(str), sort=True)
-    unseen = [] if items is None else sorted(set(map(str, items)) - set(seen))
-    if unseen:
+    subject, answering = _numbered(table["subject"], subjects)
+    item, seen = _numbered(table["item"], items)
+    unseen = seen[np.bincount(item, minlength=len(seen)) == 0]
+    if len(unseen):
         raise DataError(f"{source}: nobody saw item {shown(unseen)}; leave it out of the list or add a response")
-    if len(subjects) < least_subjects:
-        raise DataError(f"{source}: has one subject ({subjects[0]}); a difficulty needs at least two")
+    if len(answering) < least_subjects:
+        raise DataError(f"{source}: has one subject ({answering[0]}); a difficulty needs at least two")
     responses = Responses(
-        subjects=np.asarray(subjects, dtype=object),
-        items=np.asarray(seen, dtype=object),
+        subjects=answering,
+        items=seen,
         subject=subject.astype(np.int32),
         item=item.astype(np.int32),
         score=table["score"].to_numpy(np.float64, copy=True),
         weight=table["weight"].to_numpy(np.float64, copy=True),
-        family=_families(table, subject, np.asarray(subjects, dtype=object), source),
+        family=_families(table, subject, answering, source),
         period=table["period"].astype(str).to_numpy(object) if "period" in table else None,
         split=table["split"].astype(str).to_numpy(object) if "split" in table else None,
     )
@@ -161,9 +162,15 @@ def from_table(
 
 
 def from_matrix(
-    matrix: np.ndarray, subjects: Sequence[str] | None = None, items: Sequence[str] | None = None
+    matrix: np.ndarray,
+    subjects: Sequence[str] | None = None,
+    items: Sequence[str] | None = None,
+    *,
+    allow_disconnected: bool = False,
 ) -> Responses:
     """A store from a dense table of scores, NaN (or -1 in an integer table) where nothing was observed.
+
+    Subjects and items keep the order of the table, so that the n-th difficulty is that of the n-th column.
 
     Raises:
         DataError: a score outside [0, 1], or a shape that is not that of the names.
@@ -178,6 +185,8 @@ def from_matrix(
     if (len(names[0]), len(names[1])) != matrix.shape:
         raise DataError(f"matrix: is {matrix.shape}, but there are {len(names[0])} subjects and {len(names[1])} items")
     observed = ~np.isnan(matrix) if matrix.dtype.kind == "f" else matrix != UNOBSERVED
+    if not observed.any():
+        raise DataError("matrix: holds no response")
     silent = ~observed.any(axis=1)
     if silent.any():
         name = names[0][int(silent.argmax())]
@@ -186,7 +195,16 @@ def from_matrix(
     frame = pd.DataFrame(
         {"subject": np.array(names[0])[subject], "item": np.array(names[1])[item], "score": matrix[observed]}
     )
-    return from_table(frame, "matrix", items=names[1])
+    order: dict[str, Any] = {"subjects": names[0], "items": names[1]}
+    return from_table(frame, "matrix", **order, allow_disconnected=allow_disconnected)
+
+
+def _numbered(names: "pd.Series[Any]", first: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    """A position per row, and the names by position: those told, in that order, then others as they come."""
+    told = pd.Index(list(map(str, first or ())), dtype=object)
+    named = pd.Index(names.astype(str), dtype=object)
+    ordered = told.append(named).unique()
+    return np.asarray(ordered.get_indexer(named)), np.asarray(ordered, dtype=object)
 
 
 def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from rayworks.core import datasets
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.tables import HUB, read_table
 from rayworks.systems.difficulty.config import DataSection
+from rayworks.systems.difficulty.ratings.period_labels import PeriodLabels, number_periods
 from rayworks.systems.difficulty.ratings.rating_periods import Games
 from rayworks.systems.difficulty.responses import evidence
 from rayworks.systems.difficulty.responses.response_store import Responses, from_table
@@ -90,8 +91,8 @@ def _texts(items: pd.DataFrame) -> dict[str, str]:
     return dict(zip(items["item"].astype(str), items["text"].astype(str), strict=True)) if "text" in items else {}
 
 
-def read_games(source: str) -> tuple[list[str], list[str], Games]:
-    """Names of players, names of periods, and the games between them by position.
+def read_games(source: str) -> tuple[list[str], PeriodLabels, Games]:
+    """Names of players, the periods, and the games between them by position.
 
     Columns ``period``, ``player``, ``opponent``, ``score`` or ``period``, ``problem``, ``contestant``, ``solved``; ``weight``
     if games count differently.
@@ -117,8 +118,9 @@ def read_games(source: str) -> tuple[list[str], list[str], Games]:
     if itself.any():
         row = int(itself.argmax())
         raise DataError(f"{source}: row {row + 1}: {table['player'].iloc[row]} meets itself; drop the game")
-    names = pd.Index(pd.unique(pd.concat([table["player"], table["opponent"]]).astype(str))).sort_values()
-    period, periods = pd.factorize(table["period"], sort=True)
+    names = pd.Index(pd.unique(pd.concat([table["player"], table["opponent"]]).astype(str)))
+    periods = number_periods(table["period"])
+    period = periods.of_game
     back = np.flatnonzero(np.diff(period) < 0)
     if len(back):
         row = int(back[0]) + 1
@@ -129,7 +131,7 @@ def read_games(source: str) -> tuple[list[str], list[str], Games]:
     score = _numbers(table, "score", 0.0, 1.0, source)
     weight = _numbers(table, "weight", 0.0, np.inf, source) if "weight" in table else None
     player, opponent = (names.get_indexer(table[side].astype(str)) for side in ("player", "opponent"))
-    return list(names), [str(name) for name in periods], Games(player, opponent, score, period, weight)
+    return list(names), periods, Games(player, opponent, score, period, weight)
 
 
 def _numbers(table: pd.DataFrame, column: str, low: float, high: float, source: str) -> np.ndarray:
