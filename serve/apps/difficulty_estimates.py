@@ -15,7 +15,7 @@ from rayworks.systems.difficulty.item_response import abilities
 from rayworks.systems.difficulty.item_response.adaptive_tests import predict_score
 from rayworks.systems.difficulty.item_response.curves import ItemParameters
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_items
-from rayworks.systems.difficulty.item_response.remarks import remarks
+from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_scores
 from rayworks.systems.difficulty.labels.label_form import label
 from rayworks.systems.difficulty.rating_run import rate_of
 from rayworks.systems.difficulty.ratings.period_labels import number_periods
@@ -41,9 +41,11 @@ def read_responses(body: schemas.FitBody) -> Responses:
         matrix = np.array(body.matrix, dtype=float, ndmin=2)
         subjects = body.subjects or [f"subject-{number}" for number in range(matrix.shape[0])]
         items = body.items or [f"item-{number}" for number in range(matrix.shape[1])]
-        return from_matrix(matrix, subjects, items, allow_disconnected=body.allow_disconnected)
+        return from_matrix(matrix, subjects, items, attempts=body.attempts, allow_disconnected=body.allow_disconnected)
     rows = body.responses or []
-    columns = {name: [getattr(row, name) for row in rows] for name in ("subject", "item", "score", "weight")}
+    columns = {
+        name: [getattr(row, name) for row in rows] for name in ("subject", "item", "score", "weight", "attempts")
+    }
     table = pd.DataFrame({**columns, "family": [row.family or row.subject for row in rows]})
     merging: dict[str, Any] = {"duplicates": body.duplicates, "allow_disconnected": body.allow_disconnected}
     return from_table(table, "responses", **merging)
@@ -259,7 +261,10 @@ def _suspects(matrix: ResponseMatrix, found: Estimates) -> np.ndarray:
 
 
 def _fit_warnings(body: schemas.FitBody, responses: Responses, found: Estimates, suspects: np.ndarray) -> list[str]:
-    warnings = remarks(replace(found.calibration, suspects=suspects), responses.items)
+    warnings = [
+        *remarks(replace(found.calibration, suspects=suspects), responses.items),
+        *(told.replace("data.", "") for told in remarks_on_scores(responses)),
+    ]
     if body.allow_disconnected and (parts := len(responses.components())) > 1:
         warnings.append(f"{parts} parts share no subject; their scales rest on one population for all")
     return warnings

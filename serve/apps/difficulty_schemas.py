@@ -23,6 +23,7 @@ class ResponseRow(Body):
     item: Name
     score: Score = Field(description="1 solved, 0 not; between them partial credit")
     weight: Weight = 1.0
+    attempts: float = Field(1.0, gt=0, le=1e6, description="that the score is the average of; it weighs as many")
     family: Name | None = Field(None, description="subjects of one family answer alike (standard_errors: sandwich)")
 
 
@@ -43,7 +44,10 @@ class FitBody(Body):
     standard_errors: Literal["auto", "observed", "cross-product", "sandwich"] = "auto"
     bins: int = Field(5, ge=2, le=20, description="difficulty tiers")
     normalisation: Literal["minmax", "percentile"] = "minmax"
-    duplicates: Literal["error", "mean", "first", "last"] = Field("error", description="two responses to one item")
+    duplicates: Literal["error", "mean", "first", "last"] = Field(
+        "error", description="two responses to one item; their mean counts as two"
+    )
+    attempts: float = Field(1.0, gt=0, le=1e6, description="matrix: attempts that each score is the average of")
     allow_disconnected: bool = Field(False, description="take a design whose parts share no subject")
 
     @model_validator(mode="after")
@@ -52,6 +56,8 @@ class FitBody(Body):
             raise ValueError("matrix, responses: send one of the two")
         if self.matrix is None and (self.subjects or self.items):
             raise ValueError("subjects, items: name rows and columns of matrix; responses carry their own names")
+        if self.matrix is None and "attempts" in self.model_fields_set:
+            raise ValueError("attempts: belong to matrix; responses carry their own")
         if self.guessing is not None and self.model != "3PL":
             raise ValueError("guessing: fixes the asymptote of a 3PL; say model: 3PL or leave it out")
         if self.matrix is not None:

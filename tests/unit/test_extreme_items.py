@@ -9,7 +9,7 @@ from rayworks.systems.difficulty.item_response.curves import MODELS, Model
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.remarks import remarks
-from rayworks.systems.difficulty.item_response.standard_errors import standard_errors
+from rayworks.systems.difficulty.item_response.standard_errors import Method, standard_errors
 from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix, as_matrix
 from rayworks.systems.difficulty.responses.response_store import from_matrix
 
@@ -93,7 +93,7 @@ def test_values_of_extreme_items_keep_the_order_of_scores(estimator: str) -> Non
 
 
 @pytest.mark.parametrize("standard", ["observed", "sandwich"])
-def test_every_kind_of_error_of_an_extreme_item_is_wide(standard: str) -> None:
+def test_every_kind_of_error_of_an_extreme_item_is_wide(standard: Method) -> None:
     scores, _ = easy_benchmark(13)
     matrix = ByteMatrix(np.concatenate([scores, np.zeros((30, 1), np.int8)], axis=1))
     found = fit(matrix, FitOptions(model="1PL"))
@@ -117,7 +117,7 @@ def test_nested_answers_are_held_by_a_prior_that_is_named(shape: str) -> None:
     rate = scores.mean(0)
     order = np.argsort(-rate, kind="stable")
     assert (np.diff(found.parameters.difficulty[order]) >= -1e-6).all()
-    assert any("nested" in remark for remark in remarks(found, range(len(rate))))
+    assert any("nested" in remark for remark in remarks(found, [f"q{n}" for n in range(len(rate))]))
 
 
 def test_a_wide_population_is_no_nesting() -> None:

@@ -96,7 +96,7 @@ def test_duplicates_are_merged_as_asked() -> None:
     frame = table(("ann", "q1", 0.0)).assign(weight=[1.0, 1.0, 1.0, 1.0, 3.0])
     merged = from_table(frame, duplicates="mean").table().set_index(["subject", "item"])
     assert merged.loc[("ann", "q1"), "score"] == pytest.approx(0.25)
-    assert merged.loc[("ann", "q1"), "weight"] == 2.0
+    assert merged.loc[("ann", "q1"), "weight"] == 4.0, "two responses tell as much as two"
     assert from_table(frame, duplicates="first").table()["score"].sum() == 2
     assert from_table(frame, duplicates="last").table()["score"].sum() == 1
 

@@ -70,9 +70,9 @@ class ShardActor:
     def call(self, number: int, tables: list[Any], origin: tuple[Any, ...], method: str, *arguments: Any) -> Any:
         """A method of a shard, which is made from its parts at the first call."""
         if number not in self._shards:
-            items, source, duplicates = origin
+            items, source, duplicates, attempts = origin
             whole = pd.concat(ray.get(tables), ignore_index=True)
-            self._shards[number] = Shard(whole, items, source, number, duplicates)
+            self._shards[number] = Shard(whole, items, source, number, duplicates, attempts)
         return getattr(self._shards[number], method)(*arguments)
 
 
@@ -103,7 +103,7 @@ def shards(source: str, config: Config, name: str) -> tuple[np.ndarray, Everywhe
         ShardActor, size=config.compute.workers, name=name, options=worker_options(config.compute)
     )
     duplicates: Duplicates = config.data.duplicates
-    origin = (items, source, duplicates)
+    origin = (items, source, duplicates, config.data.attempts)
 
     def everywhere(method: str, *arguments: Any) -> list[Any]:
         # References inside a list stay references: Ray would resolve bare ones at every call.

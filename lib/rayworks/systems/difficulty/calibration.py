@@ -19,7 +19,7 @@ from rayworks.systems.difficulty.item_response.item_fit import aberrant_share, l
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit, working_of
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.priors import Priors
-from rayworks.systems.difficulty.item_response.remarks import remarks
+from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_scores
 from rayworks.systems.difficulty.item_response.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.item_response.standard_errors import StandardErrors, from_information, standard_errors
 from rayworks.systems.difficulty.labels.label_form import label
@@ -97,6 +97,7 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
         "cells": len(responses.score),
         "families": len(np.unique(responses.family.astype(str))),
         **_fit_as_dict(responses.items, evidence, found.provenance, calibration, estimates.errors, ability, config),
+        "remarks": [*remarks(calibration, responses.items), *remarks_on_scores(responses)],
         "seconds": estimates.seconds,
         "convergence": estimates.convergence,
         "solve_rates": responses.solve_rates().tolist(),

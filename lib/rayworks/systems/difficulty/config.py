@@ -25,7 +25,10 @@ class DataSection(Section):
         description="game sets: an embedded set, or a file with columns period, player, opponent, score",
     )
     duplicates: Literal["error", "mean", "first", "last"] = Field(
-        "error", description="how two rows of one subject and item are merged"
+        "error", description="how two rows of one subject and item are merged; their mean weighs as many as they are"
+    )
+    attempts: float = Field(
+        1.0, gt=0, description="attempts that each score is the average of; a column attempts says it row by row"
     )
     allow_disconnected: bool = Field(
         False, description="take a design whose parts share no subject; their scales then rest on the population alone"

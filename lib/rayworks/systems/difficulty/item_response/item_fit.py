@@ -36,7 +36,10 @@ class ResidualFit:
 
 
 def residual_fit(responses: Responses, parameters: ItemParameters, ability: np.ndarray) -> ResidualFit:
-    """Residuals at the estimated abilities (Wright and Masters 1982; Drasgow 1985); linear in the responses."""
+    """Residuals at the estimated abilities (Wright and Masters 1982; Drasgow 1985); linear in the responses.
+
+    A weight is a number of attempts: their average varies so much less.
+    """
     subjects, items = responses.shape
     p = _cell_probability(responses, parameters, ability)
     variance, squared = p * (1 - p), (responses.score - p) ** 2
@@ -50,8 +53,8 @@ def residual_fit(responses: Responses, parameters: ItemParameters, ability: np.n
     logit = np.log(p) - np.log1p(-p)
     spread = by_subject(variance * logit**2)
     return ResidualFit(
-        infit=by_item(squared) / by_item(variance),
-        outfit=by_item(squared / variance) / by_item(np.ones_like(p)),
+        infit=by_item(responses.weight * squared) / by_item(variance),
+        outfit=by_item(squared / variance) / np.bincount(responses.item, minlength=items),
         person=by_subject((responses.score - p) * logit) / np.sqrt(np.maximum(spread, 1e-12)),
     )
 

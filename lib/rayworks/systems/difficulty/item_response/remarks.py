@@ -6,7 +6,7 @@ import numpy as np
 
 from rayworks.systems.difficulty.item_response.extreme_items import ADJUSTMENT
 from rayworks.systems.difficulty.item_response.marginal_likelihood import LOG_SPREAD_SD, Calibration
-from rayworks.systems.difficulty.responses.response_store import shown
+from rayworks.systems.difficulty.responses.response_store import Responses, shown
 
 
 def remarks(calibration: Calibration, items: Sequence[str] | np.ndarray) -> list[str]:
@@ -50,3 +50,13 @@ def remarks(calibration: Calibration, items: Sequence[str] | np.ndarray) -> list
     if not calibration.converged:
         told.append("the fit did not converge; take estimator map or a model with fewer parameters")
     return told
+
+
+def remarks_on_scores(responses: Responses) -> list[str]:
+    """A sentence where averages of attempts would count as one response each."""
+    if not (attempts := responses.looks_averaged):
+        return []
+    return [
+        f"scores look like averages of {attempts} attempts and count as one response each; if they are, say data.attempts: "
+        f"{attempts} (or give a column attempts), for errors are too wide"
+    ]

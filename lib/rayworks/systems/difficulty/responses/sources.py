@@ -76,14 +76,14 @@ def read_responses(source: str, data: DataSection) -> ResponseSet:
     Raises:
         DataError: it cannot be read, or the store refuses it.
     """
-    merging: dict[str, Any] = data.model_dump(include={"duplicates", "allow_disconnected"})
+    merging: dict[str, Any] = data.model_dump(include={"duplicates", "attempts", "allow_disconnected"})
     if source in evidence.RESPONSES:
         found = evidence.read_responses(source)
         store = from_table(found.responses, source, items=found.items["item"].tolist(), **merging)
         return ResponseSet(store, _texts(found.items), found.subjects, found.provenance)
     table = _table(source)
     store = from_table(table, source, **merging)
-    attributes = table.drop(columns=["item", "score", "weight", "period", "split", "text"], errors="ignore")
+    attributes = table.drop(columns=["item", "score", "weight", "attempts", "period", "split", "text"], errors="ignore")
     return ResponseSet(store, _texts(table), attributes.drop_duplicates("subject"), source)
 
 
