@@ -97,7 +97,7 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
         "cells": len(responses.score),
         "families": len(np.unique(responses.family.astype(str))),
         **_fit_as_dict(responses.items, evidence, found.provenance, calibration, estimates.errors, ability, config),
-        "remarks": [*remarks(calibration, responses.items), *remarks_on_scores(responses)],
+        "remarks": [*found.told, *remarks(calibration, responses.items), *remarks_on_scores(responses)],
         "seconds": estimates.seconds,
         "convergence": estimates.convergence,
         "solve_rates": responses.solve_rates().tolist(),

@@ -1,6 +1,6 @@
 """Reading evidence: embedded sets by name, CSV, Parquet and JSON-lines files by path, hub data sets by id."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from rayworks.systems.difficulty.config import DataSection
 from rayworks.systems.difficulty.ratings.period_labels import PeriodLabels, number_periods
 from rayworks.systems.difficulty.ratings.rating_periods import Games
 from rayworks.systems.difficulty.responses import evidence
+from rayworks.systems.difficulty.responses.board_shapes import Board, recognise
 from rayworks.systems.difficulty.responses.response_store import Responses, from_table
+from rayworks.systems.difficulty.responses.result_logs import read_results
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,8 @@ class ResponseSet:
     """Item to its text, where the source has one."""
     subjects: pd.DataFrame
     provenance: str
+    told: tuple[str, ...] = ()
+    """What in a file was taken for what."""
 
     def focal(self, rule: str) -> np.ndarray:
         """Mask of the subjects for which ``attribute=value`` holds.
@@ -81,10 +85,12 @@ def read_responses(source: str, data: DataSection) -> ResponseSet:
         found = evidence.read_responses(source)
         store = from_table(found.responses, source, items=found.items["item"].tolist(), **merging)
         return ResponseSet(store, _texts(found.items), found.subjects, found.provenance)
-    table = _table(source)
-    store = from_table(table, source, **merging)
+    board = _board(source)
+    table, answered = board.table, set(board.table["item"])
+    order: dict[str, Any] = {"subjects": board.subjects, "items": [item for item in board.items if item in answered]}
+    store = from_table(table, source, **order, **merging)
     attributes = table.drop(columns=["item", "score", "weight", "attempts", "period", "split", "text"], errors="ignore")
-    return ResponseSet(store, _texts(table), attributes.drop_duplicates("subject"), source)
+    return ResponseSet(store, _texts(table), attributes.drop_duplicates("subject"), source, tuple(board.told))
 
 
 def _texts(items: pd.DataFrame) -> dict[str, str]:
@@ -152,6 +158,15 @@ def _table(source: str) -> pd.DataFrame:
         return read_table(HUB + name, "data", split=split or "train")
     ids = ("subject", "item", "family", "player", "opponent", "problem", "contestant", "text")
     return read_table(source, "data", dtype=dict.fromkeys(ids, str))
+
+
+def _board(source: str) -> Board:
+    """A file of any shape, or a table of the hub."""
+    if source.startswith(HUB) or Path(source).expanduser().is_dir():
+        return recognise(_table(source), source)
+    table, told = read_results(source, "data")
+    board = recognise(table, source)
+    return replace(board, told=[*told, *board.told])
 
 
 def _check(source: str, embedded: tuple[str, ...]) -> None:
