@@ -59,6 +59,7 @@ def run_settings(body: schemas.FitBody) -> dict[str, Any]:
         "model.name": body.model,
         "model.estimator": body.estimator,
         **guessing,
+        **({} if body.options is None else {"model.options": body.options}),
         "uncertainty.standard_errors": body.standard_errors,
         "labels.bins": body.bins,
         "labels.normalisation": body.normalisation,

@@ -41,6 +41,7 @@ class FitBody(Body):
     model: Literal["1PL", "2PL", "3PL", "4PL"] = "1PL"
     estimator: Literal["mml", "map"] = Field("mml", description="mml: priors only where no estimate is finite without")
     guessing: float | None = Field(None, ge=0, lt=1, description="3PL: fixes guessing at the chance rate")
+    options: int | None = Field(None, ge=2, le=1000, description="3PL, 4PL: options to choose from, which set guessing")
     standard_errors: Literal["auto", "observed", "cross-product", "sandwich"] = "auto"
     bins: int = Field(5, ge=2, le=20, description="difficulty tiers")
     normalisation: Literal["minmax", "percentile"] = "minmax"
@@ -60,6 +61,8 @@ class FitBody(Body):
             raise ValueError("attempts: belong to matrix; responses carry their own")
         if self.guessing is not None and self.model != "3PL":
             raise ValueError("guessing: fixes the asymptote of a 3PL; say model: 3PL or leave it out")
+        if self.options is not None and self.model not in ("3PL", "4PL"):
+            raise ValueError("options: set the guessing of a 3PL or 4PL; say model or leave them out")
         if self.matrix is not None:
             self._check_shape(self.matrix)
         return self

@@ -13,6 +13,7 @@ from rayworks.systems.difficulty.item_response.curves import Model
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_matrix
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.item_response.priors import Priors, guessing_prior
 from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_scores
 from rayworks.systems.difficulty.item_response.standard_errors import intervals, standard_errors
 from rayworks.systems.difficulty.responses.board_shapes import Board, recognise
@@ -70,6 +71,7 @@ def fit(
     model: Model = "1PL",
     *,
     attempts: float = 1.0,
+    options: int | None = None,
     items_in_rows: bool | None = None,
     estimator: str = "mml",
     allow_disconnected: bool = False,
@@ -81,6 +83,7 @@ def fit(
             (a row a response, under any usual column names) or wide (models by questions, or the other way round).
         model: 1PL to 4PL.
         attempts: that each score is the average of, where no column says it.
+        options: to choose from, which set the guessing of a 3PL or 4PL.
         items_in_rows: of a wide table; by default its first column's name tells.
         estimator: mml or map.
         allow_disconnected: take parts that share no subject as one population.
@@ -99,7 +102,8 @@ def fit(
         raise DataError("board: holds no response; every cell is empty")
     responses = from_table(found.table, "board", **order, **settings)
     matrix = as_matrix(responses)
-    calibration = fit_matrix(matrix, FitOptions(model=model, estimator=estimator))
+    priors = Priors() if options is None else Priors(guessing=guessing_prior(options))
+    calibration = fit_matrix(matrix, FitOptions(model=model, estimator=estimator, priors=priors))
     errors = standard_errors(matrix, calibration)
     names = responses.items
     told.append(

@@ -15,10 +15,17 @@ from rayworks.systems.difficulty.item_response import bayesian, model_fit
 from rayworks.systems.difficulty.item_response.abilities import Abilities, posterior_means, weighted_likelihood
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, fitting_grid
 from rayworks.systems.difficulty.item_response.extreme_items import Extremes
-from rayworks.systems.difficulty.item_response.item_fit import aberrant_share, local_dependence, residual_fit, score_fit
+from rayworks.systems.difficulty.item_response.item_fit import (
+    aberrant_share,
+    benjamini_hochberg,
+    flipped_key,
+    local_dependence,
+    residual_fit,
+    score_fit,
+)
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit, working_of
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
-from rayworks.systems.difficulty.item_response.priors import Priors
+from rayworks.systems.difficulty.item_response.priors import Priors, guessing_prior
 from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_scores
 from rayworks.systems.difficulty.item_response.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.item_response.standard_errors import StandardErrors, from_information, standard_errors
@@ -39,7 +46,8 @@ LARGEST_SPLIT = 60
 def fit_options(config: Config) -> FitOptions:
     """The estimator's options from the config."""
     model = config.model
-    priors = Priors(model.difficulty_prior_sd, model.discrimination_prior_sd, model.guessing_prior)
+    guess = model.guessing_prior if model.options is None else guessing_prior(model.options)
+    priors = Priors(model.difficulty_prior_sd, model.discrimination_prior_sd, guess)
     guessing = () if model.guessing is None else (model.guessing,)
     same = model.model_dump(include={"tolerance", "max_iterations", "nodes", "estimate_population"})
     return FitOptions(model.name, "map" if model.estimator == "map" else "mml", priors, guessing=guessing, **same)
@@ -150,7 +158,17 @@ def calibrate_shards(name: str, items: np.ndarray, sharded: ShardedFit, config: 
         "suspects": np.flatnonzero(calibration.suspects).tolist(),
         "misfitting": [],
         **dict.fromkeys(
-            ("infit", "outfit", "aberrant_subjects", "person_fit", "score_fit", "dependence", "held_out", "functioning")
+            (
+                "infit",
+                "outfit",
+                "flipped_key_p",
+                "aberrant_subjects",
+                "person_fit",
+                "score_fit",
+                "dependence",
+                "held_out",
+                "functioning",
+            )
         ),
     }
 
@@ -288,6 +306,7 @@ def _diagnose(responses: Responses, matrix: ResponseMatrix, calibration: Calibra
     return {
         "infit": residual.infit.tolist(),
         "outfit": residual.outfit.tolist(),
+        "flipped_key_p": _plain(benjamini_hochberg(flipped_key(responses))),
         "misfitting": np.flatnonzero(residual.flagged).tolist(),
         "aberrant_subjects": aberrant_share(residual.person),
         "person_fit": _plain(residual.person),

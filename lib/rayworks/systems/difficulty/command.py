@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "rayworks diffic
             options.board,
             options.model,
             attempts=options.attempts,
+            options=options.options,
             items_in_rows=options.items_in_rows or None,
             estimator=options.estimator,
             allow_disconnected=options.allow_disconnected,
@@ -47,6 +48,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     found.add_argument(
         "--attempts", type=float, default=1.0, metavar="N", help="attempts that each score is the average of"
     )
+    found.add_argument("--options", type=int, metavar="N", help="3PL, 4PL: options to choose from")
     found.add_argument(
         "--items-in-rows", action="store_true", help="of a wide table: a row a question, a column a model"
     )

@@ -48,7 +48,10 @@ def build_report(config: Config, results: Results, title: str) -> Report:
         details={
             "labels": {name: result["labels"] for name, result in calibrated.items()},
             "diagnostics": {
-                name: {key: result[key] for key in ("infit", "outfit", "score_fit", "dependence", "functioning")}
+                name: {
+                    key: result[key]
+                    for key in ("infit", "outfit", "flipped_key_p", "score_fit", "dependence", "functioning")
+                }
                 for name, result in calibrated.items()
             },
         },
@@ -304,7 +307,8 @@ def _notes(first: Found, new: Found) -> list[str]:
         "rating compares items within a set only. Across sets use a common scale through shared solvers.",
         "flags: prior, no finite estimate from the responses alone (solved by none or all, separating solvers from failures, "
         f"or solved less by the abler); loose, a standard error above {LOOSE:g}: use the 1PL or estimator map; misfit, infit "
-        "or outfit outside .7 to 1.3; key?, solved less by the abler (a wrong key, or an ambiguous text).",
+        "or outfit beyond chance (standardised, adjusted over items, p < .05); key?, solved less by the abler (a wrong key, "
+        "or an ambiguous text; flipped_key_p in report.json is its p, adjusted over items).",
     ]
     told = ", ".join(name for name, values in new.items() if not values["errors"])
     if told:

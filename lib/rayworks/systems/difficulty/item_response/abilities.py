@@ -16,6 +16,10 @@ from rayworks.systems.difficulty.responses.response_store import Responses
 Estimator = Literal["EAP", "MAP", "WLE"]
 FARTHEST = 8.0
 """Bound on modes; a subject who solved all or nothing has no finite likelihood maximum."""
+EDGE_MASS = 1e-4
+"""Of a posterior at either end of the grid, from which on the grid is too narrow for it."""
+WIDEST = 60.0
+"""Deviations of the population beyond which no ability is looked for."""
 STEPS = 40
 TOLERANCE = 1e-8
 
@@ -55,11 +59,27 @@ def expected_abilities(matrix: ResponseMatrix, parameters: ItemParameters, quadr
 
 
 def _expected(matrix: ResponseMatrix, working: Working, quadrature: Quadrature, spread: float) -> Abilities:
-    moments = np.stack([quadrature.nodes, quadrature.nodes**2], axis=1)
-    found = np.concatenate([posterior(part, working, quadrature)[0] @ moments for _, part in in_blocks(matrix)])
-    mean = found[:, 0]
-    variance = np.maximum(found[:, 1] - mean**2, 0)
+    """On the grid given; of subjects whose posterior reaches its edge, on one as fine and twice as wide, and so on."""
+    found = [_moments(part, working, quadrature) for _, part in in_blocks(matrix)]
+    mean, variance, cut = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    beyond = np.flatnonzero(cut > EDGE_MASS)
+    edge = float(np.abs(quadrature.nodes).max())
+    if len(beyond) and edge < WIDEST:
+        rows = [matrix.part(slice(row, row + 1)) for row in beyond.tolist()]
+        wider = equispaced(2 * len(quadrature.nodes) - 1, 2 * edge)
+        for row, part in zip(beyond, rows, strict=True):
+            again = _expected(part, working, wider, 1.0)
+            mean[row], variance[row] = again.ability[0], again.error[0] ** 2
     return Abilities(mean * spread, np.sqrt(variance) * spread, "EAP")
+
+
+def _moments(
+    matrix: ResponseMatrix, working: Working, quadrature: Quadrature
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, variance, and the mass near the ends of the grid, of each subject's posterior, shape (J,) each."""
+    weights, _ = posterior(matrix, working, quadrature)
+    found = weights @ np.stack([quadrature.nodes, quadrature.nodes**2], axis=1)
+    return found[:, 0], np.maximum(found[:, 1] - found[:, 0] ** 2, 0), weights[:, [0, 1, -2, -1]].sum(1)
 
 
 def posterior_modes(responses: Responses, parameters: ItemParameters) -> Abilities:

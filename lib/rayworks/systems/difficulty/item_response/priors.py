@@ -1,10 +1,29 @@
 """Priors of the MAP estimates: difficulty normal, log-discrimination normal, asymptotes beta."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from rayworks.core.errors import ConfigError
 from rayworks.systems.difficulty.item_response.working import Working
+
+STRENGTH = 22.0
+"""Of the prior on guessing, as responses of subjects who know nothing: that of Beta(5, 17)."""
+LEAST_SHAPE = 1.5
+
+
+def guessing_prior(options: float | np.ndarray) -> tuple[Any, Any]:
+    """Beta parameters of guessing among so many options, of one item or of each, shape (I,): their mean is the chance rate.
+
+    Raises:
+        ConfigError: fewer than two options.
+    """
+    count = np.asarray(options, dtype=float)
+    if not (count >= 2).all():
+        raise ConfigError("model.options: must be at least 2; leave it out for answers that are written freely")
+    first = np.maximum(STRENGTH / count, LEAST_SHAPE)
+    return (float(first), float(STRENGTH - first)) if count.ndim == 0 else (first, STRENGTH - first)
 
 
 @dataclass(frozen=True)
@@ -17,7 +36,8 @@ class Priors:
 
     difficulty_sd: float = 2.0
     discrimination_sd: float = 0.5
-    guessing: tuple[float, float] = (5.0, 17.0)
+    guessing: tuple[Any, Any] = (5.0, 17.0)
+    """Two numbers, or two arrays (I,) where items differ in their options."""
     ceiling: tuple[float, float] = (17.0, 5.0)
     difficulty_mean: float | None = None
     """``None`` estimates it from the items that the prior holds."""
@@ -52,7 +72,7 @@ class Priors:
             total += float(np.sum((alpha - 1) * np.log(values) + (beta - 1) * np.log1p(-values)))
         return total
 
-    def of_asymptotes(self, at: Working) -> list[tuple[np.ndarray, float, float]]:
+    def of_asymptotes(self, at: Working) -> list[tuple[np.ndarray, Any, Any]]:
         """The asymptotes that are estimated, lower and share, each (I,), with the parameters of their beta priors."""
         found = [(at.lower, *self.guessing)] if at.estimates_lower else []
         return [*found, (at.share, *self.ceiling)] if at.estimates_share else found

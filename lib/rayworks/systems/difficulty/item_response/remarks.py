@@ -40,7 +40,8 @@ def remarks(calibration: Calibration, items: Sequence[str] | np.ndarray) -> list
             f"no finite estimate from the responses alone, so a prior holds them ({normal}): {shown(names[held])}"
         )
     if calibration.working.estimates_lower:
-        told.append("a prior holds the guessing of all items: beta {:g}, {:g}".format(*priors.guessing))
+        mean = np.mean(np.divide(priors.guessing[0], np.add(*priors.guessing)))
+        told.append(f"a beta prior of mean {mean:.2f} holds the guessing of all items; say how many options they have")
     if calibration.parameters.model == "1PL" and (~extreme).sum() < 2:
         told.append("the spread of abilities is taken to be 1, for a single item does not tell it")
     if calibration.suspects.any():
