@@ -15,7 +15,7 @@ from rayworks.systems.difficulty.item_response import abilities
 from rayworks.systems.difficulty.item_response.adaptive_tests import predict_score
 from rayworks.systems.difficulty.item_response.curves import ItemParameters
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_items
-from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_scores
+from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_design, remarks_on_scores
 from rayworks.systems.difficulty.labels.label_form import label
 from rayworks.systems.difficulty.rating_run import rate_of
 from rayworks.systems.difficulty.ratings.period_labels import number_periods
@@ -80,7 +80,8 @@ def fit(body: schemas.FitBody, responses: Responses) -> schemas.FitAnswer:
     labels = label(responses.items, parameters.difficulty, errors.difficulty, evidence, {}, **dict(config.labels))
     fields, rates = label_fields(labels.table), responses.solve_rates()
     suspects = _suspects(matrix, found)
-    reliability = abilities.posterior_means(matrix, calibration).reliability
+    found_abilities = abilities.posterior_means(matrix, calibration)
+    reliability = found_abilities.reliability
     items = [
         schemas.FittedItem(
             **fields[str(name)],
@@ -107,7 +108,10 @@ def fit(body: schemas.FitBody, responses: Responses) -> schemas.FitAnswer:
         converged=calibration.converged,
         iterations=calibration.iterations,
         seconds=found.seconds,
-        warnings=_fit_warnings(body, responses, found, suspects),
+        warnings=[
+            *_fit_warnings(body, responses, found, suspects),
+            *remarks_on_design(calibration, responses, found_abilities.ability),
+        ],
         items=items,
     )
 

@@ -17,6 +17,7 @@ from rayworks.systems.difficulty.item_response.item_fit import benjamini_hochber
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.priors import Priors, guessing_prior
+from rayworks.systems.difficulty.item_response.remarks import remarks_on_design
 from rayworks.systems.difficulty.item_response.standard_errors import standard_errors
 from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix, as_matrix
 from rayworks.systems.difficulty.responses.response_store import from_matrix
@@ -112,3 +113,24 @@ def test_options_may_differ_from_item_to_item() -> None:
     assert posterior_means(matrix, found).reliability > 0.5
     with pytest.raises(ConfigError, match="at least 2"):
         guessing_prior(1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_selective_design_is_named(seed: int) -> None:
+    """Groups of models that each saw items near their level, linked by ten, got narrow difficulties without a warning."""
+    draw = np.random.default_rng(seed)
+    levels = np.repeat([-3.0, -1.0, 1.0, 3.0], 25)
+    ability, b = draw.normal(levels, 0.7), np.concatenate([draw.normal(0, 1, 10), draw.normal(levels, 0.7)])
+    random = simulate(ItemParameters.from_difficulty("1PL", b), draw.normal(size=100), draw.random((100, 110))).astype(
+        float
+    )
+    scores = simulate(ItemParameters.from_difficulty("1PL", b), ability, draw.random((100, 110))).astype(float)
+    apart = np.concatenate([np.zeros((100, 10), bool), levels[:, None] != levels], axis=1)
+    scores[apart] = random[draw.permuted(apart, axis=1)] = np.nan
+    for table, named in ((scores, True), (random, False)):
+        responses = from_matrix(table)
+        matrix = as_matrix(responses)
+        found = fit(matrix, FitOptions(model="1PL"))
+        told = remarks_on_design(found, responses, posterior_means(matrix, found).ability)
+        assert bool(told) is named
+        assert not named or "the abler subjects saw the harder items" in told[0]

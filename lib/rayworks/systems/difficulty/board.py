@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from rayworks.core.errors import DataError
+from rayworks.systems.difficulty.item_response.abilities import posterior_means
 from rayworks.systems.difficulty.item_response.curves import Model
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_matrix
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.priors import Priors, guessing_prior
-from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_scores
+from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_design, remarks_on_scores
 from rayworks.systems.difficulty.item_response.standard_errors import intervals, standard_errors
 from rayworks.systems.difficulty.responses.board_shapes import Board, recognise
 from rayworks.systems.difficulty.responses.response_matrix import as_matrix
@@ -110,7 +111,9 @@ def fit(
         f"{matrix.shape[0]:,} subjects, {matrix.shape[1]:,} items, {len(responses.score):,} responses; {model} by "
         f"{estimator}, errors {errors.method}; abilities are N(0, s) with s {calibration.parameters.population_sd:.2f}"
     )
+    ability = posterior_means(matrix, calibration).ability
     told += [*remarks(calibration, names), *remarks_on_scores(responses)]
+    told += remarks_on_design(calibration, responses, ability)
     table = _items(found.items, responses, calibration, errors.difficulty)
     return BoardFit(table, [note.replace("data.attempts: ", "attempts ") for note in told], calibration, responses)
 

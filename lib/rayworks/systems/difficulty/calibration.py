@@ -26,7 +26,7 @@ from rayworks.systems.difficulty.item_response.item_fit import (
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit, working_of
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.priors import Priors, guessing_prior
-from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_scores
+from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_design, remarks_on_scores
 from rayworks.systems.difficulty.item_response.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.item_response.standard_errors import StandardErrors, from_information, standard_errors
 from rayworks.systems.difficulty.labels.label_form import label
@@ -97,6 +97,7 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
     ability = posterior_means(matrix, calibration)
     halves = split_half_correlations(matrix, calibration.options, config.run.seed, config.uncertainty.split_halves)
     evidence = np.bincount(responses.item, minlength=len(responses.items))
+    doubts = [*remarks_on_scores(responses), *remarks_on_design(calibration, responses, ability.ability)]
     return {
         "name": name,
         "subject_names": list(map(str, responses.subjects)),
@@ -105,7 +106,7 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
         "cells": len(responses.score),
         "families": len(np.unique(responses.family.astype(str))),
         **_fit_as_dict(responses.items, evidence, found.provenance, calibration, estimates.errors, ability, config),
-        "remarks": [*found.told, *remarks(calibration, responses.items), *remarks_on_scores(responses)],
+        "remarks": [*found.told, *remarks(calibration, responses.items), *doubts],
         "seconds": estimates.seconds,
         "convergence": estimates.convergence,
         "solve_rates": responses.solve_rates().tolist(),

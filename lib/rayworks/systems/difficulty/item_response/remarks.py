@@ -8,6 +8,10 @@ from rayworks.systems.difficulty.item_response.extreme_items import ADJUSTMENT
 from rayworks.systems.difficulty.item_response.marginal_likelihood import LOG_SPREAD_SD, Calibration
 from rayworks.systems.difficulty.responses.response_store import Responses, shown
 
+FEWEST_SUBJECTS = 8
+SELECTED = 0.3
+"""Correlation of ability with the difficulty of the items seen, from which on a design is named selective."""
+
 
 def remarks(calibration: Calibration, items: Sequence[str] | np.ndarray) -> list[str]:
     """One sentence for each prior, convention or limit; none where the responses alone made every number."""
@@ -60,4 +64,32 @@ def remarks_on_scores(responses: Responses) -> list[str]:
     return [
         f"scores look like averages of {attempts} attempts and count as one response each; if they are, say data.attempts: "
         f"{attempts} (or give a column attempts), for errors are too wide"
+    ]
+
+
+def remarks_on_design(calibration: Calibration, responses: Responses, ability: np.ndarray) -> list[str]:
+    """A sentence where who saw which item went by ability, which one population for all subjects does not know.
+
+    Args:
+        ability: posterior mean of each subject, shape (J,).
+    """
+    subjects, items = responses.shape
+    if len(responses.score) == subjects * items or subjects < FEWEST_SUBJECTS:
+        return []
+    usual = ~calibration.extremes.mask[responses.item]
+    cell, harder = responses.subject[usual], calibration.parameters.difficulty[responses.item[usual]]
+    seen = np.bincount(cell, minlength=subjects)
+    asked = np.bincount(cell, harder, subjects) / np.maximum(seen, 1)
+    kept = (seen > 0) & np.isfinite(asked)
+    if kept.sum() < FEWEST_SUBJECTS or np.ptp(asked[kept]) < 1e-9 or np.ptp(ability[kept]) < 1e-9:
+        return []
+    r = float(np.corrcoef(ability[kept], asked[kept])[0, 1])
+    # Fisher's z: chance alone reaches four deviations once in thirty thousand data sets.
+    if abs(r) < SELECTED or abs(np.arctanh(np.clip(r, -0.999, 0.999))) * np.sqrt(kept.sum() - 3) < 4:
+        return []
+    told = "harder" if r > 0 else "easier"
+    return [
+        f"selective design: the abler subjects saw the {told} items (r = {r:.2f}); one normal population for all of them "
+        "pulls difficulties together, and the intervals do not count that. Have all subjects answer the same items, or "
+        "calibrate the groups apart and link them by their common items"
     ]
