@@ -143,11 +143,18 @@ def refusal_gate(arguments: Sequence[str] | None, program: str) -> int:
     return code
 
 
+def difficulty(arguments: Sequence[str] | None, program: str) -> int:
+    """Calibrate the items of a board of results; arguments as for :func:`run`."""
+    code: int = load("rayworks.systems.difficulty.command:main")(arguments, program)
+    return code
+
+
 Command = Callable[[Sequence[str] | None, str], int]
 COMMANDS: dict[str, tuple[Command, str]] = {
     "run": (run, "run a system"),
     "sweep": (sweep, "run a system over ranges of its settings"),
     "refusal-gate": (refusal_gate, "compare how often two models refuse, for the CI of a model"),
+    "difficulty": (difficulty, "difficulties of a benchmark's items from a file of results"),
     "systems": (systems, "list the systems"),
     "datasets": (datasets.main, "list the data sets, or fetch some"),
     "models": (models.main, "list the packaged language models, or fetch some"),

@@ -1,7 +1,6 @@
 """Answers to requests: calls of the library, without HTTP."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +15,14 @@ from rayworks.systems.difficulty.item_response import abilities
 from rayworks.systems.difficulty.item_response.adaptive_tests import predict_score
 from rayworks.systems.difficulty.item_response.curves import ItemParameters
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_items
+from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_design, remarks_on_scores
 from rayworks.systems.difficulty.labels.label_form import label
 from rayworks.systems.difficulty.rating_run import rate_of
+from rayworks.systems.difficulty.ratings.period_labels import number_periods
 from rayworks.systems.difficulty.ratings.rating_games import PeriodReport, Ratings
 from rayworks.systems.difficulty.ratings.rating_periods import Games, RatePeriod, chronological, converged
 from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, as_matrix
-from rayworks.systems.difficulty.responses.response_store import Responses, from_table, shown
+from rayworks.systems.difficulty.responses.response_store import Responses, from_matrix, from_table, shown
 
 from . import difficulty_schemas as schemas
 from .difficulty_item_bank import CalibratedSet, interval, label_fields
@@ -36,20 +37,18 @@ def read_responses(body: schemas.FitBody) -> Responses:
     Raises:
         DataError: naming the row or the items at fault.
     """
-    names: Sequence[str] | None = None
     if body.matrix is not None:
         matrix = np.array(body.matrix, dtype=float, ndmin=2)
         subjects = body.subjects or [f"subject-{number}" for number in range(matrix.shape[0])]
-        names = body.items or [f"item-{number}" for number in range(matrix.shape[1])]
-        subject, item = np.nonzero(~np.isnan(matrix))
-        told = {"subject": np.take(subjects, subject), "item": np.take(names, item), "score": matrix[subject, item]}
-        table = pd.DataFrame(told)
-    else:
-        rows = body.responses or []
-        columns = {name: [getattr(row, name) for row in rows] for name in ("subject", "item", "score", "weight")}
-        table = pd.DataFrame({**columns, "family": [row.family or row.subject for row in rows]})
-    source, apart = "matrix" if body.matrix is not None else "responses", body.allow_disconnected
-    return from_table(table, source, items=names, duplicates=body.duplicates, allow_disconnected=apart)
+        items = body.items or [f"item-{number}" for number in range(matrix.shape[1])]
+        return from_matrix(matrix, subjects, items, attempts=body.attempts, allow_disconnected=body.allow_disconnected)
+    rows = body.responses or []
+    columns = {
+        name: [getattr(row, name) for row in rows] for name in ("subject", "item", "score", "weight", "attempts")
+    }
+    table = pd.DataFrame({**columns, "family": [row.family or row.subject for row in rows]})
+    merging: dict[str, Any] = {"duplicates": body.duplicates, "allow_disconnected": body.allow_disconnected}
+    return from_table(table, "responses", **merging)
 
 
 def run_settings(body: schemas.FitBody) -> dict[str, Any]:
@@ -60,6 +59,7 @@ def run_settings(body: schemas.FitBody) -> dict[str, Any]:
         "model.name": body.model,
         "model.estimator": body.estimator,
         **guessing,
+        **({} if body.options is None else {"model.options": body.options}),
         "uncertainty.standard_errors": body.standard_errors,
         "labels.bins": body.bins,
         "labels.normalisation": body.normalisation,
@@ -80,9 +80,10 @@ def fit(body: schemas.FitBody, responses: Responses) -> schemas.FitAnswer:
     labels = label(responses.items, parameters.difficulty, errors.difficulty, evidence, {}, **dict(config.labels))
     fields, rates = label_fields(labels.table), responses.solve_rates()
     suspects = _suspects(matrix, found)
-    reliability = abilities.posterior_means(matrix, calibration).reliability
-    items = {
-        str(name): schemas.FittedItem(
+    found_abilities = abilities.posterior_means(matrix, calibration)
+    reliability = found_abilities.reliability
+    items = [
+        schemas.FittedItem(
             **fields[str(name)],
             discrimination=float(parameters.discrimination[position]),
             discrimination_error=float(errors.discrimination[position]),
@@ -94,7 +95,7 @@ def fit(body: schemas.FitBody, responses: Responses) -> schemas.FitAnswer:
             suspected_label_error=bool(suspects[position]),
         )
         for position, name in enumerate(responses.items)
-    }
+    ]
     return schemas.FitAnswer(
         model=parameters.model,
         estimator=body.estimator,
@@ -107,8 +108,11 @@ def fit(body: schemas.FitBody, responses: Responses) -> schemas.FitAnswer:
         converged=calibration.converged,
         iterations=calibration.iterations,
         seconds=found.seconds,
-        warnings=_fit_warnings(body, responses, found, suspects),
-        items=[items[name] for name in _order_of_request(body, responses)],
+        warnings=[
+            *_fit_warnings(body, responses, found, suspects),
+            *remarks_on_design(calibration, responses, found_abilities.ability),
+        ],
+        items=items,
     )
 
 
@@ -129,7 +133,8 @@ def rate(body: schemas.RateBody, expires: float) -> schemas.RateAnswer:
         raise DataError(f"ratings: {unknown!r} has no game; leave it out or add one")
     position = {name: number for number, name in enumerate(players)}
     one, two, scores, weights, periods_of = zip(*rows, strict=True)
-    period, _ = pd.factorize(pd.Series(periods_of, dtype=object).fillna(0), sort=True)
+    labels = number_periods(pd.Series(periods_of, dtype=object).fillna(0))
+    period = labels.of_game
     order = np.argsort(period, kind="stable")
     player, opponent = (np.array([position[name] for name in side])[order] for side in (one, two))
     score, weight = (np.array(column, dtype=float)[order] for column in (scores, weights))
@@ -146,7 +151,9 @@ def rate(body: schemas.RateBody, expires: float) -> schemas.RateAnswer:
         raise DataError(f"opponent: {players[games.player[itself[0]]]!r} meets itself; drop the game")
     section = RatingSection(glicko2=body.glicko2, glicko1=body.glicko1, elo=body.elo)
     rate_one = _until(expires, rate_of(section, body.system))
-    warnings, passes, settled = [], 1, True
+    warnings, passes, settled = [f"ratings age by the periods that passed: {labels.told}"], 1, True
+    if len(labels.number) == 1:
+        warnings.clear()
     if body.mode == "chronological":
         ratings, reports = start, list[PeriodReport]()
         for snapshot in chronological(start, games, rate_one, fixed=fixed):
@@ -155,7 +162,7 @@ def rate(body: schemas.RateBody, expires: float) -> schemas.RateAnswer:
     else:
         result = converged(start, games, rate_one, fixed=fixed)
         ratings, reports, passes, settled = result.ratings, list(result.reports), result.passes, not len(result.moving)
-        warnings = _rating_warnings(players, fixed, result.unanimous, result.moving)
+        warnings += _rating_warnings(players, fixed, result.unanimous, result.moving)
     capped = _capped(reports)
     counts = np.bincount(np.concatenate([games.player, games.opponent]), minlength=len(players))
     return schemas.RateAnswer(
@@ -247,12 +254,6 @@ def smallest_fit() -> float:
     return fit(body, read_responses(body)).log_likelihood
 
 
-def _order_of_request(body: schemas.FitBody, responses: Responses) -> list[str]:
-    if body.responses is not None:
-        return list(dict.fromkeys(row.item for row in body.responses))
-    return list(body.items or (f"item-{number}" for number in range(len(responses.items))))
-
-
 def _suspects(matrix: ResponseMatrix, found: Estimates) -> np.ndarray:
     """Items whose discrimination is not positive in a 2PL that no prior holds back."""
     options = found.calibration.options
@@ -265,19 +266,10 @@ def _suspects(matrix: ResponseMatrix, found: Estimates) -> np.ndarray:
 
 
 def _fit_warnings(body: schemas.FitBody, responses: Responses, found: Estimates, suspects: np.ndarray) -> list[str]:
-    warnings = []
-    held, unbounded = found.calibration.with_prior, found.calibration.unbounded
-    if unbounded.any():
-        whom = "all items" if held.all() else "them"
-        names = shown(responses.items[unbounded])
-        warnings.append(f"no finite difficulty from the responses alone, so a prior holds {whom}: {names}")
-    elif held.any():
-        warnings.append("all items have a prior, as the estimator or the model asks")
-    if suspects.any():
-        names = shown(responses.items[suspects])
-        warnings.append(f"suspected label errors, for the more able solve them less often: {names}")
-    if not found.calibration.converged:
-        warnings.append("the fit did not converge; take estimator map or a model with fewer parameters")
+    warnings = [
+        *remarks(replace(found.calibration, suspects=suspects), responses.items),
+        *(told.replace("data.", "") for told in remarks_on_scores(responses)),
+    ]
     if body.allow_disconnected and (parts := len(responses.components())) > 1:
         warnings.append(f"{parts} parts share no subject; their scales rest on one population for all")
     return warnings
@@ -287,14 +279,14 @@ def _sides(body: schemas.RateBody) -> tuple[list[tuple[str, str, float, float, A
     """Rows of player, opponent, score, weight, period; and players by name to their role."""
     if body.games is not None:
         rows = [(row.player, row.opponent, row.score, row.weight, row.period) for row in body.games]
-        return rows, dict.fromkeys(sorted({row[0] for row in rows} | {row[1] for row in rows}), "player")
+        return rows, dict.fromkeys((side for row in rows for side in row[:2]), "player")
     attempts = body.attempts or []
     # The problem wins when it is not solved.
     rows = [(row.problem, row.contestant, 1 - row.solved, row.weight, row.period) for row in attempts]
-    problems, contestants = {row.problem for row in attempts}, {row.contestant for row in attempts}
-    if both := problems & contestants:
+    problems, contestants = dict.fromkeys(row[0] for row in rows), dict.fromkeys(row[1] for row in rows)
+    if both := problems.keys() & contestants.keys():
         raise DataError(f"attempts: {min(both)!r} is problem and contestant; give them two names")
-    return rows, {**dict.fromkeys(sorted(problems), "problem"), **dict.fromkeys(sorted(contestants), "contestant")}
+    return rows, {**dict.fromkeys(problems, "problem"), **dict.fromkeys(contestants, "contestant")}
 
 
 def _start(body: schemas.RateBody, players: list[str]) -> tuple[Ratings, np.ndarray]:

@@ -23,6 +23,7 @@ class ResponseRow(Body):
     item: Name
     score: Score = Field(description="1 solved, 0 not; between them partial credit")
     weight: Weight = 1.0
+    attempts: float = Field(1.0, gt=0, le=1e6, description="that the score is the average of; it weighs as many")
     family: Name | None = Field(None, description="subjects of one family answer alike (standard_errors: sandwich)")
 
 
@@ -40,10 +41,14 @@ class FitBody(Body):
     model: Literal["1PL", "2PL", "3PL", "4PL"] = "1PL"
     estimator: Literal["mml", "map"] = Field("mml", description="mml: priors only where no estimate is finite without")
     guessing: float | None = Field(None, ge=0, lt=1, description="3PL: fixes guessing at the chance rate")
+    options: int | None = Field(None, ge=2, le=1000, description="3PL, 4PL: options to choose from, which set guessing")
     standard_errors: Literal["auto", "observed", "cross-product", "sandwich"] = "auto"
     bins: int = Field(5, ge=2, le=20, description="difficulty tiers")
     normalisation: Literal["minmax", "percentile"] = "minmax"
-    duplicates: Literal["error", "mean", "first", "last"] = Field("error", description="two responses to one item")
+    duplicates: Literal["error", "mean", "first", "last"] = Field(
+        "error", description="two responses to one item; their mean counts as two"
+    )
+    attempts: float = Field(1.0, gt=0, le=1e6, description="matrix: attempts that each score is the average of")
     allow_disconnected: bool = Field(False, description="take a design whose parts share no subject")
 
     @model_validator(mode="after")
@@ -52,8 +57,12 @@ class FitBody(Body):
             raise ValueError("matrix, responses: send one of the two")
         if self.matrix is None and (self.subjects or self.items):
             raise ValueError("subjects, items: name rows and columns of matrix; responses carry their own names")
+        if self.matrix is None and "attempts" in self.model_fields_set:
+            raise ValueError("attempts: belong to matrix; responses carry their own")
         if self.guessing is not None and self.model != "3PL":
             raise ValueError("guessing: fixes the asymptote of a 3PL; say model: 3PL or leave it out")
+        if self.options is not None and self.model not in ("3PL", "4PL"):
+            raise ValueError("options: set the guessing of a 3PL or 4PL; say model or leave them out")
         if self.matrix is not None:
             self._check_shape(self.matrix)
         return self
@@ -94,7 +103,10 @@ class FittedItem(LabelledItem):
     ceiling: float
     solve_rate: float
     held_by_prior: bool
-    unbounded: bool = Field(description="the responses alone give no finite estimate: solved by all or none, say")
+    unbounded: bool = Field(
+        description="the responses alone give no finite estimate; of an item that all or none solved the value is by "
+        "convention and touches no other item"
+    )
     suspected_label_error: bool = Field(description="the more able solve it less often")
 
 
@@ -125,7 +137,10 @@ class StartingRating(Body):
     fixed: bool = Field(False, description="the rating is known and stays, as of contestants that problems meet")
 
 
-Period = Annotated[int | str | None, Field(description="integers, or texts that sort in time; none: one period")]
+Period = Annotated[
+    int | str | None,
+    Field(description="integers, which count the periods that pass, or texts, of which the order counts; none: one"),
+]
 
 
 class GameRow(Body):
@@ -191,7 +206,7 @@ class RatedPlayer(BaseModel):
 
 
 class RateAnswer(BaseModel):
-    """Ratings of all players, by name."""
+    """Ratings of all players, in the order in which the request names them."""
 
     system: str
     mode: str

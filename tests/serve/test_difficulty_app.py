@@ -100,11 +100,11 @@ def test_a_fit_says_what_it_can_not_vouch_for(send: Send) -> None:
     scores[:, 0] = 1
     scores[:, 5] = 1 - scores[:, 5]
     found = send("fit", matrix=scores.tolist()).json()
-    assert all(item["held_by_prior"] for item in found["items"])
+    assert not any(item["held_by_prior"] for item in found["items"])
+    assert "do not touch the others" in found["warnings"][0] and "item-0" in found["warnings"][0]
     unbounded = [item["item"] for item in found["items"] if item["unbounded"]]
     suspected = [item["item"] for item in found["items"] if item["suspected_label_error"]]
     assert (unbounded, suspected) == (["item-0"], ["item-5"])
-    assert any("prior" in warning and "item-0" in warning for warning in found["warnings"])
     assert any("label errors" in warning and "item-5" in warning for warning in found["warnings"])
     parts = [[1, 0, None, None], [0, 1, None, None], [None, None, 1, 0], [None, None, 0, 1], [None, None, 1, 1]]
     joined = send("fit", matrix=parts, allow_disconnected=True)
@@ -133,7 +133,7 @@ def attempt(problem: str, contestant: str, solved: float = 1) -> dict[str, Any]:
         ({"matrix": [[1, 0], [0, 1]], "items": ["a", "a"]}, ["unique"]),
         ({"matrix": [[1, 0], [1, 0]], "model": "5PL"}, ["model", "4PL"]),
         ({"matrix": [[1, 0], [1, 0]], "guessing": 0.2}, ["guessing", "3PL"]),
-        ({"matrix": [[1, 1], [0, 0]]}, ["one difficulty"]),
+        ({"matrix": [[1, 0], [None, None], [0, 1]]}, ["subject-1 answered nothing", "leave the row out"]),
         ({"matrix": SMALL[:4], "standard_errors": "cross-product"}, ["more subjects than parameters"]),
         ({"matrix": SMALL, "surprise": 1}, ["surprise"]),
         ({"model": "1PL"}, ["matrix, responses: send one"]),

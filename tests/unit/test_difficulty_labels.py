@@ -42,19 +42,19 @@ def labelled(value: list[float], std: float = 0.1, **options: Any) -> pd.DataFra
 def test_labels_have_their_schema_and_scale() -> None:
     found = labelled([3.0, -1.0, 1.0, 0.0, 7.0], bins=5)
     assert list(found.columns) == [*COLUMNS, *(f"p_bin_{n}" for n in range(5))]
-    assert found["item"].tolist() == ["i1", "i3", "i2", "i0", "i4"]
-    assert found["rating"].tolist() == pytest.approx([0, 0.125, 0.25, 0.5, 1])
+    assert found["item"].tolist() == ["i0", "i1", "i2", "i3", "i4"], "the order of the caller"
+    assert found["rating"].tolist() == pytest.approx([0.5, 0, 0.25, 0.125, 1])
     assert found["rating_std"].tolist() == pytest.approx([0.1 / 8] * 5)
-    assert found["rating_quantile"].tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert found["bin"].tolist() == [0, 1, 2, 3, 4]
+    assert found["rating_quantile"].tolist() == pytest.approx([0.8, 0.2, 0.6, 0.4, 1.0])
+    assert found["bin"].tolist() == [3, 0, 2, 1, 4]
 
 
 def test_ties_are_broken_by_the_item_not_by_the_row() -> None:
     names, value = np.array(["c", "a", "b"], dtype=object), np.array([0.5, 0.5, 0.9])
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
         found = label(names[order], value[order], np.ones(3), np.ones(3), {}, bins=3).table
-        assert found["item"].tolist() == ["a", "c", "b"]
-        assert found["bin"].tolist() == [0, 1, 2]
+        assert found["item"].tolist() == names[order].tolist()
+        assert found.set_index("item")["bin"].to_dict() == {"a": 0, "c": 1, "b": 2}
 
 
 @given(
@@ -63,7 +63,7 @@ def test_ties_are_broken_by_the_item_not_by_the_row() -> None:
     st.integers(2, 8),
 )
 def test_chances_of_bins_sum_to_one_and_ranks_are_all_there(value: list[float], std: float, bins: int) -> None:
-    found = labelled(value, std, bins=bins)
+    found = labelled(value, std, bins=bins).sort_values("rating_quantile")
     chances = found[[f"p_bin_{n}" for n in range(bins)]].to_numpy()
     np.testing.assert_allclose(chances.sum(1), 1)
     assert (chances >= 0).all()
@@ -108,12 +108,23 @@ def test_published_points_have_the_shape_of_our_labels(name: str) -> None:
     [
         ([0.0, float("inf")], 0.1, "item i1 has difficulty inf"),
         ([0.0, 1.0], float("nan"), r"item i0 has difficulty 0\.0 \+- nan"),
-        ([1.0, 1.0], 0.1, "all items have one difficulty"),
     ],
 )
 def test_what_has_no_scale_is_refused(value: list[float], std: float, message: str) -> None:
     with pytest.raises(DataError, match=message):
         labelled(value, std)
+
+
+@pytest.mark.parametrize("value", [[1.0], [1.0, 1.0]])
+@pytest.mark.parametrize("normalisation", ["minmax", "percentile"])
+def test_items_of_one_difficulty_have_labels_that_say_nothing(value: list[float], normalisation: str) -> None:
+    names = np.array([f"i{n}" for n in range(len(value))])
+    count = np.ones(len(value))
+    options: dict[str, Any] = {"bins": 3, "normalisation": normalisation}
+    found = label(names, np.array(value), 0.3 * count, count, {}, **options)
+    assert found.table["rating"].tolist() == [0.5] * len(value)
+    assert found.table["rating_std"].tolist() == [0.5] * len(value)
+    assert "says nothing" in found.provenance["scale"]
 
 
 def test_the_common_scale_says_so_in_its_name() -> None:
@@ -143,7 +154,7 @@ def test_model_responses_become_labels_that_fall_with_accuracy() -> None:
     """GSM8K, ARC, Winogrande: with no missing cell the 1PL's order is exactly that of the mean accuracy."""
     data = simulated(0, subjects=400, items=60, population_sd=1.5)
     found = from_responses(data.responses, bins=4)
-    table = found.table.set_index("item")
+    table = found.table.sort_values("unnorm_rating").set_index("item")
     accuracy = pd.Series(data.responses.solve_rates(), data.responses.items).loc[table.index]
     steps = np.diff(accuracy.to_numpy())
     assert (steps <= 1e-12).all()
@@ -207,7 +218,9 @@ def test_rows_in_any_order_give_the_same_labels() -> None:
     table, known, _ = attempts(1, problems=8)
     straight = from_attempts(table, known, mode="chronological").table
     shuffled = from_attempts(table.sample(frac=1, random_state=0), known, mode="chronological").table
-    pd.testing.assert_frame_equal(straight, shuffled, rtol=1e-5)
+    pd.testing.assert_frame_equal(
+        straight.set_index("item"), shuffled.set_index("item").loc[straight["item"]], rtol=1e-5
+    )
 
 
 def test_the_switch_counts_problems_not_tried_as_lost() -> None:

@@ -25,7 +25,7 @@ def test_problems_are_players_that_win_when_they_are_not_solved(tmp_path: Path) 
     path.write_text("period,problem,contestant,solved\n1,1A,ann,1\n1,1B,ann,0\n")
     names, periods, games = read_games(str(path))
     assert names == ["1A", "1B", "ann"]
-    assert periods == ["1"]
+    assert periods.names == ["1"]
     assert games.score.tolist() == [0.0, 1.0]
 
 

@@ -43,7 +43,7 @@ def test_a_store_gives_back_its_rows() -> None:
 def test_ids_may_be_anything_that_prints() -> None:
     found = from_table(pd.DataFrame({"subject": [7, 7, 8, 8], "item": ["ä b", "#", "ä b", "#"], "score": [1, 0, 0, 1]}))
     assert found.subjects.tolist() == ["7", "8"]
-    assert found.items.tolist() == ["#", "ä b"]
+    assert found.items.tolist() == ["ä b", "#"]
     assert found.is_binary and found.density == 1
 
 
@@ -78,7 +78,7 @@ def test_bad_tables_are_refused_by_row_and_name(frame: pd.DataFrame, message: st
 
 
 def test_an_item_nobody_saw_is_named() -> None:
-    with pytest.raises(DataError, match="nobody saw item q3, q4; leave it out of the list"):
+    with pytest.raises(DataError, match="nobody saw item q4, q3; leave it out of the list"):
         from_table(table(), items=["q1", "q2", "q4", "q3"])
 
 
@@ -96,7 +96,7 @@ def test_duplicates_are_merged_as_asked() -> None:
     frame = table(("ann", "q1", 0.0)).assign(weight=[1.0, 1.0, 1.0, 1.0, 3.0])
     merged = from_table(frame, duplicates="mean").table().set_index(["subject", "item"])
     assert merged.loc[("ann", "q1"), "score"] == pytest.approx(0.25)
-    assert merged.loc[("ann", "q1"), "weight"] == 2.0
+    assert merged.loc[("ann", "q1"), "weight"] == 4.0, "two responses tell as much as two"
     assert from_table(frame, duplicates="first").table()["score"].sum() == 2
     assert from_table(frame, duplicates="last").table()["score"].sum() == 1
 
@@ -201,10 +201,11 @@ def games(tmp_path: Path, **columns: list[Any]) -> str:
 
 
 def test_games_are_read(tmp_path: Path) -> None:
-    players, periods, found = read_games(games(tmp_path))
+    players, labels, found = read_games(games(tmp_path))
+    periods = labels.names
     assert (players, periods) == (["a", "b", "c"], ["1", "2"])
     assert found.player.tolist() == [0, 1, 2] and found.opponent.tolist() == [1, 2, 0]
-    assert found.period.tolist() == [0, 0, 1]
+    assert found.period.tolist() == [1, 1, 2]
 
 
 @pytest.mark.parametrize(

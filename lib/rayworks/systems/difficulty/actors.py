@@ -70,9 +70,9 @@ class ShardActor:
     def call(self, number: int, tables: list[Any], origin: tuple[Any, ...], method: str, *arguments: Any) -> Any:
         """A method of a shard, which is made from its parts at the first call."""
         if number not in self._shards:
-            items, source, duplicates = origin
+            items, source, duplicates, attempts = origin
             whole = pd.concat(ray.get(tables), ignore_index=True)
-            self._shards[number] = Shard(whole, items, source, number, duplicates)
+            self._shards[number] = Shard(whole, items, source, number, duplicates, attempts)
         return getattr(self._shards[number], method)(*arguments)
 
 
@@ -96,14 +96,14 @@ def shards(source: str, config: Config, name: str) -> tuple[np.ndarray, Everywhe
     part: Any = _part.options(num_returns=count + 1)
     parted: list[list[Any]] = [part.remote(block, count) for block in data.to_arrow_refs()]
     facts = ray.get([parts[0] for parts in parted])
-    items = np.unique(np.concatenate([names for names, _ in facts]))
+    items = pd.unique(np.concatenate([names for names, _ in facts]))
     filled = np.sum([sizes for _, sizes in facts], axis=0)
     tables = [[parts[1 + number] for parts in parted] for number in range(count) if filled[number]]
     pool: ActorPool[Any, Any] = ActorPool(
         ShardActor, size=config.compute.workers, name=name, options=worker_options(config.compute)
     )
     duplicates: Duplicates = config.data.duplicates
-    origin = (items, source, duplicates)
+    origin = (items, source, duplicates, config.data.attempts)
 
     def everywhere(method: str, *arguments: Any) -> list[Any]:
         # References inside a list stay references: Ray would resolve bare ones at every call.

@@ -14,10 +14,19 @@ from rayworks.systems.difficulty.config import Config
 from rayworks.systems.difficulty.item_response import bayesian, model_fit
 from rayworks.systems.difficulty.item_response.abilities import Abilities, posterior_means, weighted_likelihood
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, fitting_grid
-from rayworks.systems.difficulty.item_response.item_fit import aberrant_share, local_dependence, residual_fit, score_fit
+from rayworks.systems.difficulty.item_response.extreme_items import Extremes
+from rayworks.systems.difficulty.item_response.item_fit import (
+    aberrant_share,
+    benjamini_hochberg,
+    flipped_key,
+    local_dependence,
+    residual_fit,
+    score_fit,
+)
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit, working_of
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
-from rayworks.systems.difficulty.item_response.priors import Priors
+from rayworks.systems.difficulty.item_response.priors import Priors, guessing_prior
+from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_design, remarks_on_scores
 from rayworks.systems.difficulty.item_response.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.item_response.standard_errors import StandardErrors, from_information, standard_errors
 from rayworks.systems.difficulty.labels.label_form import label
@@ -37,7 +46,8 @@ LARGEST_SPLIT = 60
 def fit_options(config: Config) -> FitOptions:
     """The estimator's options from the config."""
     model = config.model
-    priors = Priors(model.difficulty_prior_sd, model.discrimination_prior_sd, model.guessing_prior)
+    guess = model.guessing_prior if model.options is None else guessing_prior(model.options)
+    priors = Priors(model.difficulty_prior_sd, model.discrimination_prior_sd, guess)
     guessing = () if model.guessing is None else (model.guessing,)
     same = model.model_dump(include={"tolerance", "max_iterations", "nodes", "estimate_population"})
     return FitOptions(model.name, "map" if model.estimator == "map" else "mml", priors, guessing=guessing, **same)
@@ -68,7 +78,8 @@ def estimate(responses: Responses, matrix: ResponseMatrix, config: Config) -> Es
     grid = fitting_grid(len(found.parameters))
     log_likelihood = expectation(matrix)(working_of(found.parameters), grid).log_likelihood
     everywhere = np.ones(len(found.parameters), dtype=bool)
-    marked = (everywhere, np.isin(responses.solve_rates(), (0.0, 1.0)), ~everywhere)
+    extreme = np.isin(responses.solve_rates(), (0.0, 1.0))
+    marked = (everywhere, extreme, ~everywhere, Extremes.none(len(everywhere)))
     converged = found.converged is not False
     calibration = Calibration(found.parameters, grid, log_likelihood, 0, converged, [], *marked, options)
     zero = np.zeros(len(everywhere))
@@ -86,6 +97,7 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
     ability = posterior_means(matrix, calibration)
     halves = split_half_correlations(matrix, calibration.options, config.run.seed, config.uncertainty.split_halves)
     evidence = np.bincount(responses.item, minlength=len(responses.items))
+    doubts = [*remarks_on_scores(responses), *remarks_on_design(calibration, responses, ability.ability)]
     return {
         "name": name,
         "subject_names": list(map(str, responses.subjects)),
@@ -94,6 +106,7 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
         "cells": len(responses.score),
         "families": len(np.unique(responses.family.astype(str))),
         **_fit_as_dict(responses.items, evidence, found.provenance, calibration, estimates.errors, ability, config),
+        "remarks": [*found.told, *remarks(calibration, responses.items), *doubts],
         "seconds": estimates.seconds,
         "convergence": estimates.convergence,
         "solve_rates": responses.solve_rates().tolist(),
@@ -146,7 +159,17 @@ def calibrate_shards(name: str, items: np.ndarray, sharded: ShardedFit, config: 
         "suspects": np.flatnonzero(calibration.suspects).tolist(),
         "misfitting": [],
         **dict.fromkeys(
-            ("infit", "outfit", "aberrant_subjects", "person_fit", "score_fit", "dependence", "held_out", "functioning")
+            (
+                "infit",
+                "outfit",
+                "flipped_key_p",
+                "aberrant_subjects",
+                "person_fit",
+                "score_fit",
+                "dependence",
+                "held_out",
+                "functioning",
+            )
         ),
     }
 
@@ -180,6 +203,7 @@ def _fit_as_dict(
         },
         "log_likelihood": calibration.log_likelihood,
         "unbounded": np.flatnonzero(calibration.unbounded).tolist(),
+        "remarks": remarks(calibration, items),
         "abilities": {"ability": ability.ability.tolist(), "error": ability.error.tolist()},
         "reliability": ability.reliability,
     }
@@ -283,6 +307,7 @@ def _diagnose(responses: Responses, matrix: ResponseMatrix, calibration: Calibra
     return {
         "infit": residual.infit.tolist(),
         "outfit": residual.outfit.tolist(),
+        "flipped_key_p": _plain(benjamini_hochberg(flipped_key(responses))),
         "misfitting": np.flatnonzero(residual.flagged).tolist(),
         "aberrant_subjects": aberrant_share(residual.person),
         "person_fit": _plain(residual.person),

@@ -25,7 +25,10 @@ class DataSection(Section):
         description="game sets: an embedded set, or a file with columns period, player, opponent, score",
     )
     duplicates: Literal["error", "mean", "first", "last"] = Field(
-        "error", description="how two rows of one subject and item are merged"
+        "error", description="how two rows of one subject and item are merged; their mean weighs as many as they are"
+    )
+    attempts: float = Field(
+        1.0, gt=0, description="attempts that each score is the average of; a column attempts says it row by row"
     )
     allow_disconnected: bool = Field(
         False, description="take a design whose parts share no subject; their scales then rest on the population alone"
@@ -59,6 +62,11 @@ class ModelSection(Section):
         0.5, gt=0, description="standard deviation of the normal prior on log discrimination"
     )
     guessing_prior: tuple[float, float] = Field((5.0, 17.0), description="beta prior of guessing (3PL, 4PL)")
+    options: int | None = Field(
+        None,
+        ge=2,
+        description="3PL, 4PL: options to choose from, which set the mean of guessing's prior to their chance rate",
+    )
     guessing: float | None = Field(
         None, ge=0, lt=1, description="3PL: fix guessing at the chance rate instead of estimating it"
     )
@@ -73,8 +81,12 @@ class ModelSection(Section):
     def _consistent(self) -> "ModelSection":
         if self.guessing is not None and self.name != "3PL":
             raise ValueError("model.guessing: fixes the asymptote of a 3PL; set model.name: 3PL or leave it out")
+        if self.options is not None and self.name not in ("3PL", "4PL"):
+            raise ValueError("model.options: set the guessing of a 3PL or 4PL; set model.name or leave it out")
         if self.estimator in ("variational", "nuts") and self.name == "4PL":
             raise ValueError("model.estimator: the 4PL has no variational or NUTS posterior; use map")
+        if self.estimator in ("variational", "nuts") and self.options is not None:
+            raise ValueError("model.options: variational and nuts have a prior of their own; leave them out or use mml")
         if self.estimator in ("variational", "nuts") and self.guessing is not None:
             raise ValueError("model.guessing: variational and nuts estimate it; leave it out or use mml")
         return self

@@ -8,6 +8,7 @@ import numpy as np
 
 from rayworks.systems.difficulty.config import RatingSection
 from rayworks.systems.difficulty.ratings.glicko2 import SCALE, deviation_impact, rate_period
+from rayworks.systems.difficulty.ratings.period_labels import PeriodLabels
 from rayworks.systems.difficulty.ratings.rating_baselines import rate_elo, rate_glicko1
 from rayworks.systems.difficulty.ratings.rating_games import Ratings
 from rayworks.systems.difficulty.ratings.rating_periods import (
@@ -33,12 +34,9 @@ def rate_of(section: RatingSection, system: str) -> RatePeriod:
 
 
 def rate_games(
-    name: str, players: Sequence[str], periods: Sequence[str], games: Games, section: RatingSection
+    name: str, players: Sequence[str], periods: PeriodLabels, games: Games, section: RatingSection
 ) -> dict[str, Any]:
-    """Ratings of a game set as plain values.
-
-    Periods without games do not exist: the numbering of the set's own periods is what passes as time.
-    """
+    """Ratings of a game set as plain values."""
     start = section.glicko2.start(len(players))
     rate = rate_of(section, section.system)
     snapshots = list(chronological(start, games, rate))
@@ -51,6 +49,7 @@ def rate_games(
     count = np.bincount(games.player, minlength=len(players)) + np.bincount(games.opponent, minlength=len(players))
     kept = np.argsort(-count, kind="stable")[:HISTORY]
     numbers, rating, deviation = rating_history(snapshots, kept)
+    named = dict(zip(periods.number.tolist(), periods.names, strict=True))
     order = np.argsort(-ratings.rating, kind="stable")
     return {
         "name": name,
@@ -59,6 +58,7 @@ def rate_games(
         "passes": passes,
         "games": len(games.score),
         "periods": len(snapshots),
+        "elapsed": periods.told,
         "unanimous": [players[index] for index in unanimous],
         "moving": [players[index] for index in moving],
         "capped": {
@@ -71,7 +71,7 @@ def rate_games(
             "games": count[order].tolist(),
         },
         "history": {
-            "period": [periods[number] for number in numbers],
+            "period": [named[int(number)] for number in numbers],
             "player": [players[index] for index in kept],
             "rating": rating.T.tolist(),
             "deviation": deviation.T.tolist(),

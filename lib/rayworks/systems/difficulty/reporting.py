@@ -44,11 +44,14 @@ def build_report(config: Config, results: Results, title: str) -> Report:
         headline=headline(first),
         tables=tables,
         figures=_figures(first, bootstrap, profiles, evaluated, errors, rated),
-        notes=_notes(first, new),
+        notes=[*_notes(first, new), *_remarks(calibrated)],
         details={
             "labels": {name: result["labels"] for name, result in calibrated.items()},
             "diagnostics": {
-                name: {key: result[key] for key in ("infit", "outfit", "score_fit", "dependence", "functioning")}
+                name: {
+                    key: result[key]
+                    for key in ("infit", "outfit", "flipped_key_p", "score_fit", "dependence", "functioning")
+                }
                 for name, result in calibrated.items()
             },
         },
@@ -132,7 +135,7 @@ def _hard_items(result: Found, bootstrap: Found | None) -> Table:
         ("item", "difficulty", "95 % interval", "bootstrap sd", "solved", "rating", "tier (chance)", "flags", "text"),
         rows,
         note=f"Difficulty in logits, {result['label_provenance']['method']}; tier 1 is the easiest. An item that nobody "
-        "or everybody solved has its estimate from the prior and a wide interval.",
+        "or everybody solved has a value by convention and a wide interval, and touches no other item.",
     )
 
 
@@ -259,7 +262,7 @@ def _ratings(rated: Any) -> list[Table]:
         told = ", ".join(losses) or "one period only"
         caps = ", ".join(f"{kind} {count}" for kind, count in found["capped"].items() if count) or "none"
         note = (
-            f"{found['games']:,} games in {found['periods']} periods, {found['mode']}{_settled(found)}; "
+            f"{found['games']:,} games in {found['elapsed']}; {found['mode']}{_settled(found)}; "
             f"capped updates: {caps}. "
             f"Log-loss of the next period's results: {told} (0.693 is a coin)."
         )
@@ -289,6 +292,11 @@ def _functioning(calibrated: Found) -> list[Table]:
     return tables
 
 
+def _remarks(calibrated: Results) -> list[str]:
+    """What the numbers of each set rest on beside its responses."""
+    return [f"{name}: {remark}." for name, found in calibrated.items() for remark in found["remarks"]]
+
+
 def _interval(profile: Found) -> str | None:
     low, high = profile["half_point_low"], profile["half_point_high"]
     return None if low is None or high is None else f"{low:.2f} to {high:.2f}"
@@ -297,9 +305,10 @@ def _interval(profile: Found) -> str | None:
 def _notes(first: Found, new: Found) -> list[str]:
     notes = [
         "rating compares items within a set only. Across sets use a common scale through shared solvers.",
-        "flags: prior, no finite estimate without it (solved by none or all, separating solvers from failures, or solved "
-        f"less by the abler); loose, a standard error above {LOOSE:g}: use the 1PL or estimator map; misfit, infit or outfit "
-        "outside .7 to 1.3; key?, solved less by the abler (a wrong key, or an ambiguous text).",
+        "flags: prior, no finite estimate from the responses alone (solved by none or all, separating solvers from failures, "
+        f"or solved less by the abler); loose, a standard error above {LOOSE:g}: use the 1PL or estimator map; misfit, infit "
+        "or outfit beyond chance (standardised, adjusted over items, p < .05); key?, solved less by the abler (a wrong key, "
+        "or an ambiguous text; flipped_key_p in report.json is its p, adjusted over items).",
     ]
     told = ", ".join(name for name, values in new.items() if not values["errors"])
     if told:

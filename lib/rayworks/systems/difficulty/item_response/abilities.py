@@ -9,12 +9,17 @@ import numpy as np
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Quadrature, equispaced
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, posterior, working_of
+from rayworks.systems.difficulty.item_response.working import Working
 from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, in_blocks
 from rayworks.systems.difficulty.responses.response_store import Responses
 
 Estimator = Literal["EAP", "MAP", "WLE"]
 FARTHEST = 8.0
 """Bound on modes; a subject who solved all or nothing has no finite likelihood maximum."""
+EDGE_MASS = 1e-4
+"""Of a posterior at either end of the grid, from which on the grid is too narrow for it."""
+WIDEST = 60.0
+"""Deviations of the population beyond which no ability is looked for."""
 STEPS = 40
 TOLERANCE = 1e-8
 
@@ -31,9 +36,13 @@ class Abilities:
     def reliability(self) -> float:
         """Marginal reliability: the share of the estimates' variance that is not error.
 
-        Of posterior means, whose variance has shrunk, ``var / (var + mean error**2)``; else ``1 - mean error**2 / var``.
+        Of posterior means, whose variance has shrunk, ``var / (var + mean error**2)``; else ``1 - mean error**2 / var``; 0
+        where all estimates are equal.
         """
-        variance, noise = float(self.ability.var(ddof=1)), float(np.mean(self.error**2))
+        variance = float(self.ability.var(ddof=1)) if len(self.ability) > 1 else 0.0
+        noise = float(np.mean(self.error**2))
+        if variance <= 0:
+            return 0.0
         if self.estimator == "EAP":
             return variance / (variance + noise)
         return 1 - noise / variance
@@ -41,17 +50,36 @@ class Abilities:
 
 def posterior_means(matrix: ResponseMatrix, calibration: Calibration) -> Abilities:
     """EAP: mean and standard deviation of each subject's posterior; one E-step."""
-    return expected_abilities(matrix, calibration.parameters, calibration.quadrature)
+    return _expected(matrix, calibration.working, calibration.quadrature, calibration.parameters.population_sd)
 
 
 def expected_abilities(matrix: ResponseMatrix, parameters: ItemParameters, quadrature: Quadrature) -> Abilities:
     """EAP of subjects on items with known parameters."""
-    moments = np.stack([quadrature.nodes, quadrature.nodes**2], axis=1)
-    working = working_of(parameters)
-    found = np.concatenate([posterior(part, working, quadrature)[0] @ moments for _, part in in_blocks(matrix)])
-    mean = found[:, 0]
-    variance = np.maximum(found[:, 1] - mean**2, 0)
-    return Abilities(mean * parameters.population_sd, np.sqrt(variance) * parameters.population_sd, "EAP")
+    return _expected(matrix, working_of(parameters), quadrature, parameters.population_sd)
+
+
+def _expected(matrix: ResponseMatrix, working: Working, quadrature: Quadrature, spread: float) -> Abilities:
+    """On the grid given; of subjects whose posterior reaches its edge, on one as fine and twice as wide, and so on."""
+    found = [_moments(part, working, quadrature) for _, part in in_blocks(matrix)]
+    mean, variance, cut = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    beyond = np.flatnonzero(cut > EDGE_MASS)
+    edge = float(np.abs(quadrature.nodes).max())
+    if len(beyond) and edge < WIDEST:
+        rows = [matrix.part(slice(row, row + 1)) for row in beyond.tolist()]
+        wider = equispaced(2 * len(quadrature.nodes) - 1, 2 * edge)
+        for row, part in zip(beyond, rows, strict=True):
+            again = _expected(part, working, wider, 1.0)
+            mean[row], variance[row] = again.ability[0], again.error[0] ** 2
+    return Abilities(mean * spread, np.sqrt(variance) * spread, "EAP")
+
+
+def _moments(
+    matrix: ResponseMatrix, working: Working, quadrature: Quadrature
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, variance, and the mass near the ends of the grid, of each subject's posterior, shape (J,) each."""
+    weights, _ = posterior(matrix, working, quadrature)
+    found = weights @ np.stack([quadrature.nodes, quadrature.nodes**2], axis=1)
+    return found[:, 0], np.maximum(found[:, 1] - found[:, 0] ** 2, 0), weights[:, [0, 1, -2, -1]].sum(1)
 
 
 def posterior_modes(responses: Responses, parameters: ItemParameters) -> Abilities:

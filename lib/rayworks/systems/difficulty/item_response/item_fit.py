@@ -12,8 +12,8 @@ from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibr
 from rayworks.systems.difficulty.responses.response_matrix import BLOCK, ResponseMatrix
 from rayworks.systems.difficulty.responses.response_store import Responses
 
-MISFIT = (0.7, 1.3)
-"""Infit and outfit outside are flagged."""
+MISFIT = 0.05
+"""Items whose infit or outfit departs from 1 with an adjusted p below it are flagged."""
 LARGEST_BLOCK = 4_000_000
 """Numbers in one block of score distributions without an item."""
 SMALLEST_EXPECTED = 1.0
@@ -27,16 +27,22 @@ class ResidualFit:
     infit: np.ndarray
     outfit: np.ndarray
     person: np.ndarray
+    infit_z: np.ndarray
+    outfit_z: np.ndarray
+    """Standardised by Wilson and Hilferty's cube root (Wright and Masters 1982): what is usual depends on who answered."""
 
     @property
     def flagged(self) -> np.ndarray:
-        """Items whose infit or outfit lies outside ``MISFIT``."""
-        low, high = MISFIT
-        return np.asarray((self.infit < low) | (self.infit > high) | (self.outfit < low) | (self.outfit > high))
+        """Items whose infit or outfit departs from 1 by more than chance, adjusted over the items (:data:`MISFIT`)."""
+        p_values = [benjamini_hochberg(2 * ndtr(-np.abs(z))) for z in (self.infit_z, self.outfit_z)]
+        return np.asarray(np.minimum(*np.nan_to_num(p_values, nan=1.0)) < MISFIT / 2)
 
 
 def residual_fit(responses: Responses, parameters: ItemParameters, ability: np.ndarray) -> ResidualFit:
-    """Residuals at the estimated abilities (Wright and Masters 1982; Drasgow 1985); linear in the responses."""
+    """Residuals at the estimated abilities (Wright and Masters 1982; Drasgow 1985); linear in the responses.
+
+    A weight is a number of attempts: their average varies so much less.
+    """
     subjects, items = responses.shape
     p = _cell_probability(responses, parameters, ability)
     variance, squared = p * (1 - p), (responses.score - p) ** 2
@@ -49,11 +55,51 @@ def residual_fit(responses: Responses, parameters: ItemParameters, ability: np.n
 
     logit = np.log(p) - np.log1p(-p)
     spread = by_subject(variance * logit**2)
+    count, known = np.bincount(responses.item, minlength=items), by_item(variance)
+    infit = by_item(responses.weight * squared) / known
+    outfit = by_item(squared / variance) / count
+    # Fourth moment of the average of w attempts, times w**2: what a squared residual varies by.
+    fourth = variance * (1 - 6 * variance) / responses.weight + 3 * variance**2
+    of_infit = np.sqrt(np.bincount(responses.item, fourth - variance**2, items)) / known
+    of_outfit = np.sqrt(np.bincount(responses.item, fourth / variance**2 - 1, items)) / count
     return ResidualFit(
-        infit=by_item(squared) / by_item(variance),
-        outfit=by_item(squared / variance) / by_item(np.ones_like(p)),
+        infit=infit,
+        outfit=outfit,
         person=by_subject((responses.score - p) * logit) / np.sqrt(np.maximum(spread, 1e-12)),
+        infit_z=_cube_root(infit, of_infit),
+        outfit_z=_cube_root(outfit, of_outfit),
     )
+
+
+def _cube_root(mean_square: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """A mean square as a standard normal deviate; NaN where it has no deviation."""
+    usual = np.where(deviation > 1e-9, deviation, np.nan)
+    return np.asarray((np.cbrt(mean_square) - 1) * 3 / usual + usual / 3)
+
+
+def flipped_key(responses: Responses) -> np.ndarray:
+    """One-sided p per item that the abler solve it less, shape (I,): from the correlation with the mean of the other items.
+
+    Small where the key is likely wrong; NaN where scores do not vary, or fewer than four subjects saw the item.
+    """
+    from scipy.stats import t
+
+    subject, item, score = responses.subject, responses.item, responses.score
+    subjects, items = responses.shape
+    totals, counts = np.bincount(subject, score, subjects), np.bincount(subject, minlength=subjects)
+    kept = counts[subject] > 1
+    subject, item, score = subject[kept], item[kept], score[kept]
+    rest = (totals[subject] - score) / (counts[subject] - 1)
+    n = np.bincount(item, minlength=items).astype(float)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.asarray(np.bincount(item, values, items) / np.maximum(n, 1))
+
+    first, second = score - mean(score)[item], rest - mean(rest)[item]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = mean(first * second) / np.sqrt(mean(first**2) * mean(second**2))
+        statistic = r * np.sqrt((n - 2) / np.maximum(1 - r**2, 1e-12))
+    return np.where((n > 3) & np.isfinite(r), t.cdf(statistic, np.maximum(n - 2, 1)), np.nan)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,9 @@ from scipy.special import logit, logsumexp
 
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model, Quadrature, equispaced, fitting_grid
+from rayworks.systems.difficulty.item_response.extreme_items import PARKED, Extremes, with_values
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions, maximise
+from rayworks.systems.difficulty.item_response.priors import Priors
 from rayworks.systems.difficulty.item_response.working import Counts, Expectation, Working
 from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, in_blocks
 
@@ -20,6 +22,10 @@ STEEPEST = 8.0
 """A discrimination that grows beyond it has no finite maximum: solvers and failures are separated by ability."""
 SUSPECT_SLOPE = 0.05
 """A discrimination below it in the unconstrained fit marks an item as a suspected label error."""
+FEWEST_OF_TWO = 3
+"""Items below which answers do not tell two parameters of each."""
+LOG_SPREAD_SD = 1.0
+"""Of the prior on the logarithm of the spread of abilities, where nested answers leave it no finite estimate."""
 
 
 Expect = Callable[[Working, Quadrature], Expectation]
@@ -44,7 +50,10 @@ class Calibration:
     """Items that have no finite estimate of their own, shape (I,)."""
     suspects: np.ndarray
     """Items whose unconstrained discrimination is not positive: suspected label errors, shape (I,)."""
+    extremes: Extremes
+    """Items that all or none solved, which were no part of the fit."""
     options: FitOptions
+    """As used: the mean of the prior where one was given to few items, the spread where it could be estimated."""
 
     @property
     def free_per_item(self) -> int:
@@ -53,14 +62,19 @@ class Calibration:
 
     @property
     def free_parameters(self) -> int:
-        """Parameters estimated in all, the population's spread included."""
+        """Parameters estimated in all, the population's spread included; items that all or none solved have none."""
         spread = self.parameters.model == "1PL" and self.options.estimate_population
-        return self.free_per_item * len(self.parameters) + spread
+        return self.free_per_item * int((~self.extremes.mask).sum()) + spread
+
+    @property
+    def nested(self) -> bool:
+        """Whether the answers of a 1PL are so nearly nested that a prior had to keep its scale finite."""
+        return self.parameters.model == "1PL" and self.options.priors.log_spread_sd is not None
 
     @property
     def working(self) -> Working:
-        """The parameters as the E-step takes them; guessing that was given is fixed."""
-        return replace(working_of(self.parameters), fixed_lower=bool(self.options.guessing))
+        """The parameters as the E-step takes them; guessing that was given is fixed, extreme items are certain."""
+        return self.extremes.parked(replace(working_of(self.parameters), fixed_lower=bool(self.options.guessing)))
 
     @property
     def abilities(self) -> np.ndarray:
@@ -167,38 +181,66 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions, start: Working |
     if len(unseen):
         raise DataError(f"items: nobody saw item number {int(unseen[0])} ({len(unseen)} in all); leave them out")
     quadrature = fitting_grid(len(totals.seen)) if options.nodes == 0 else equispaced(options.nodes)
-    rate = totals.scored / totals.seen
-    unbounded = (rate <= 0) | (rate >= 1)
-    together = options.model == "1PL" and bool(unbounded.any())
-    everywhere = options.estimator == "map" or options.model in ("3PL", "4PL") or together
-    held = np.ones(len(totals.seen), dtype=bool) if everywhere else unbounded
+    logistic = options.model in ("1PL", "2PL")
+    extremes = Extremes.of(totals) if logistic else Extremes.none(len(totals.seen))
+    inner = ~extremes.mask
+    few = inner.sum() < (FEWEST_OF_TWO if options.model == "2PL" else 0)
+    everywhere = options.estimator == "map" or not logistic or few
     start = start or _start(totals, options)
-    suspects = np.zeros(len(totals.seen), dtype=bool)
+    options = _identified(options, start, inner, totals)
+    held = inner & everywhere
+    start = extremes.parked(start)
+    unbounded, suspects = ((totals.scored <= 0) | (totals.scored >= totals.seen)), np.zeros(len(inner), dtype=bool)
     working, trace, iterations, converged = _iterate(expect, start, quadrature, totals, options, held)
-    while options.model != "1PL":
+    while True:
         if working.slope.sum() < 0:
             working = replace(working, slope=-working.slope)
-        reversed_now = (working.slope < SUSPECT_SLOPE) & ~held & converged
-        steep_now = ~(np.abs(working.slope) <= STEEPEST) & ~held
+        free = inner & ~held
+        reversed_now = (working.slope < SUSPECT_SLOPE) & free & converged & (options.model != "1PL")
+        nested_now = _spread_runs_off(working, options)
+        steep_now = ~(np.abs(working.slope) <= STEEPEST) & (free | (inner & nested_now))
         if not (reversed_now | steep_now).any():
             break
         suspects |= reversed_now
         unbounded = unbounded | reversed_now | steep_now
-        held = held | unbounded
+        held = held | ((reversed_now | steep_now) & inner)
+        options = replace(options, priors=_tightened(options, working, inner & ~held, held))
+        gentle = np.where(held, np.clip(np.nan_to_num(working.slope, nan=1.0), 0.3, 1.5), working.slope)
         again = replace(
             working,
-            slope=np.where(held, np.clip(np.nan_to_num(working.slope, nan=1.0), 0.3, 1.5), working.slope),
+            slope=start.slope if options.model == "1PL" else gentle,
             intercept=np.where(held, start.intercept, working.intercept),
         )
         working, trace, more, converged = _iterate(expect, again, quadrature, totals, options, held)
         iterations += more
-    log_likelihood = expect(working, quadrature).log_likelihood
-    if not np.isfinite(log_likelihood):
+    found = expect(working, quadrature)
+    if not np.isfinite(found.log_likelihood):
         raise DataError(
             f"fit: the {options.model} left the finite numbers after {iterations} iterations; use estimator map"
         )
-    parameters, marked = _as_parameters(working, options.model), (held, unbounded, suspects)
-    return Calibration(parameters, quadrature, log_likelihood, iterations, converged, trace, *marked, options)
+    centred = replace(options, priors=replace(options.priors, difficulty_mean=options.priors.mean_of(working, held)))
+    valued, extremes = with_values(extremes, working, found.seen, quadrature, totals, centred)
+    parameters, marked = _as_parameters(valued, options.model), (held, unbounded, suspects, extremes)
+    return Calibration(parameters, quadrature, found.log_likelihood, iterations, converged, trace, *marked, options)
+
+
+def _identified(options: FitOptions, start: Working, inner: np.ndarray, totals: Counts) -> FitOptions:
+    """The options without what the items cannot tell: of one the spread of abilities; the mean that extreme ones spoil."""
+    if options.model in ("1PL", "2PL") and inner.sum() > 1:
+        return options
+    usual = inner & (totals.scored > 0) & (totals.scored < totals.seen)
+    known = float(np.mean(-start.intercept[usual] / start.slope[usual])) if len(inner) > 1 and usual.any() else 0.0
+    spread = options.estimate_population and options.model not in ("1PL", "2PL")
+    return replace(options, priors=replace(options.priors, difficulty_mean=known), estimate_population=spread)
+
+
+def _tightened(options: FitOptions, working: Working, free: np.ndarray, held: np.ndarray) -> Priors:
+    """The prior around the difficulties of the items that need none, and on the spread of a 1PL that has none."""
+    if options.model == "1PL":
+        return replace(options.priors, log_spread_sd=LOG_SPREAD_SD)
+    if free.any():
+        return replace(options.priors, difficulty_mean=float(np.median(-working.intercept[free] / working.slope[free])))
+    return replace(options.priors, difficulty_mean=None if held.sum() > 1 else 0.0)
 
 
 def working_of(parameters: ItemParameters) -> Working:
@@ -222,7 +264,7 @@ def _iterate(
 
     trace: list[float] = []
     following, objective = em(working)
-    while evaluations < options.max_iterations and not _runs_off(following, held):
+    while evaluations < options.max_iterations and not _runs_off(following, held, options):
         trace.append(objective)
         step = following.vector - working.vector
         if np.abs(step).max() < options.tolerance:
@@ -248,9 +290,15 @@ def _iterate(
     return following, trace, evaluations, False
 
 
-def _runs_off(at: Working, held: np.ndarray) -> bool:
-    """Whether some item has no finite estimate, so that further iterations are useless."""
-    return at.model != "1PL" and bool((~(np.abs(at.slope) <= STEEPEST) & ~held).any())
+def _runs_off(at: Working, held: np.ndarray, options: FitOptions) -> bool:
+    """Whether some item, or the population of a 1PL, has no finite estimate, so that further iterations are useless."""
+    if at.model == "1PL":
+        return _spread_runs_off(at, options)
+    return bool((~(np.abs(at.slope) <= STEEPEST) & ~held & (np.abs(at.intercept) < PARKED)).any())
+
+
+def _spread_runs_off(at: Working, options: FitOptions) -> bool:
+    return at.model == "1PL" and options.priors.log_spread_sd is None and not at.slope[0] <= STEEPEST
 
 
 def _start(totals: Counts, options: FitOptions) -> Working:

@@ -19,9 +19,10 @@ NEWTON_STEPS = 2
 class FitOptions:
     """How to fit.
 
-    ``estimator`` "mml" puts the priors only on items that have no finite estimate without them: solved by all or none, of
-    negative discrimination, or separating solvers from failures. One such item brings the prior to all items of a 1PL, whose
-    difficulties would else not fall with the solve rate. "map" puts them on every item, as the 3PL and 4PL always do.
+    ``estimator`` "mml" puts the priors only on items that have no finite estimate without them: of negative discrimination,
+    or separating solvers from failures; and on all items of a 1PL whose answers are nested, so that its population has no
+    finite spread. "map" puts them on every item, as the 3PL and 4PL always do. Of one to two parameters an item that all or
+    none solved is left out and given a value afterwards (:mod:`~.extreme_items`).
     """
 
     model: Model = "2PL"
@@ -63,11 +64,15 @@ def _common_slope_step(
     _, prior_gradient, _, _, prior_curvature = options.priors.logistic_terms(at, held)
     gradient = totals.scored - expected.sum(1) + prior_gradient
     diagonal = curvature.sum(1) + prior_curvature
+    # Items that all or none solved are certain at every node, and stay where they are.
+    diagonal = np.where(diagonal > 0, diagonal, np.inf)
     if not options.estimate_population:
         return replace(at, intercept=at.intercept + np.clip(gradient / diagonal, -LONGEST_STEP, LONGEST_STEP))
     border = curvature @ x
     slope_gradient = found.first_moment.sum() - (expected @ x).sum()
-    schur = (curvature @ x**2).sum() - (border**2 / diagonal).sum()
+    spread_gradient, spread_curvature = options.priors.spread_terms(at)
+    slope_gradient += spread_gradient
+    schur = (curvature @ x**2).sum() + spread_curvature - (border**2 / diagonal).sum()
     slope_step = (slope_gradient - (border * gradient / diagonal).sum()) / max(schur, 1e-9)
     slope_step = float(np.clip(slope_step, -0.5 * at.slope[0], LONGEST_STEP))
     step = (gradient - border * slope_step) / diagonal
@@ -111,10 +116,11 @@ def _asymptote_step(
     information += 1e-8 * np.eye(size)
     step = np.linalg.solve(information, gradient[:, :, None])[:, :, 0]
     scale = _shortening(step, at, held)
-    before = _item_objective(at, found, x, options, held)
+    mean = options.priors.mean_of(at, held)
+    before = _item_objective(at, found, x, options, held, mean)
     for _ in range(6):
         changed = _moved(at, scale[:, None] * step)
-        worse = _item_objective(changed, found, x, options, held) < before - 1e-10
+        worse = _item_objective(changed, found, x, options, held, mean) < before - 1e-10
         if not worse.any():
             return changed
         scale = np.where(worse, scale / 2, scale)
@@ -151,15 +157,16 @@ def _add_priors(
 
 
 def _item_objective(
-    at: Working, found: Expectation, x: np.ndarray, options: FitOptions, held: np.ndarray
+    at: Working, found: Expectation, x: np.ndarray, options: FitOptions, held: np.ndarray, mean: float
 ) -> np.ndarray:
-    """Expected complete-data log-likelihood plus log-prior per item, shape (I,)."""
+    """Expected complete-data log-likelihood plus log-prior at that mean of the difficulties per item, shape (I,)."""
     assert found.scored is not None
     p = at.probability(at.slope[:, None] * x + at.intercept[:, None])
     value = (found.scored * np.log(p) + (found.seen - found.scored) * np.log1p(-p)).sum(1)
     a = np.where(held, np.maximum(at.slope, SMALLEST_SLOPE), 1.0)
     priors = options.priors
-    penalty = (at.intercept / (a * priors.difficulty_sd)) ** 2 + (np.log(a) / priors.discrimination_sd) ** 2
+    off = -at.intercept / a - mean
+    penalty = (off / priors.difficulty_sd) ** 2 + (np.log(a) / priors.discrimination_sd) ** 2
     value = value - 0.5 * held * penalty
     for values, alpha, beta in priors.of_asymptotes(at):
         value = value + (alpha - 1) * np.log(values) + (beta - 1) * np.log1p(-values)

@@ -32,11 +32,19 @@ class Shard:
     """The subjects of one shard, their items numbered as in the whole table."""
 
     def __init__(
-        self, table: pd.DataFrame, items: np.ndarray, source: str, number: int, duplicates: Duplicates
+        self,
+        table: pd.DataFrame,
+        items: np.ndarray,
+        source: str,
+        number: int,
+        duplicates: Duplicates,
+        attempts: float = 1.0,
     ) -> None:
         name = f"{source}, part {number} of its subjects"
-        part = from_table(table, name, duplicates=duplicates, allow_disconnected=True, least_subjects=1)
-        position = np.searchsorted(items, part.items.astype(str))
+        part = from_table(
+            table, name, duplicates=duplicates, attempts=attempts, allow_disconnected=True, least_subjects=1
+        )
+        position = pd.Index(items).get_indexer(part.items.astype(str))
         self.responses: Responses = replace(part, items=items, item=position[part.item].astype(np.int32))
         self.matrix: ResponseMatrix = as_matrix(self.responses)
         self._number = number

@@ -188,19 +188,23 @@ def _complete_rasch(matrix: ResponseMatrix, calibration: Calibration, frequency:
     covariances = [np.diag(each @ weights) - weights.T @ (weights * each[:, None]) for each in sizes]
     mass = size @ weights
     complete = mass * p * (1 - p)
-    prior = calibration.options.priors.logistic_terms(working, calibration.with_prior)[4]
-    diagonal = complete.sum(1) + prior
+    priors = calibration.options.priors
+    prior = priors.logistic_terms(working, calibration.with_prior)[4]
+    diagonal = complete.sum(1) + prior + calibration.extremes.information
     values, vectors = np.linalg.eigh(covariances[0])
-    root = p @ (vectors * np.sqrt(np.maximum(values, 0)))
+    shared = priors.shared_direction(working, calibration.with_prior)[1]
+    root = np.column_stack([p @ (vectors * np.sqrt(np.maximum(values, 0))), shared])
     scaled = root / diagonal[:, None]
-    core = np.linalg.inv(np.eye(len(x)) - root.T @ scaled)
+    core = np.linalg.inv(np.eye(root.shape[1]) - root.T @ scaled)
     variance = 1 / diagonal + np.einsum("ik,kl,il->i", scaled, core, scaled, optimize=True)
     if not calibration.options.estimate_population:
         return _rasch_errors(np.sqrt(variance), 0.0)
     total = x * p.sum(0)
     border = complete @ x - p @ (covariances[0] @ total - covariances[1] @ x)
-    corner = (complete @ x**2).sum() - (
-        x @ covariances[2] @ x - 2 * x @ covariances[1] @ total + total @ covariances[0] @ total
+    corner = (
+        (complete @ x**2).sum()
+        + priors.spread_terms(working)[1]
+        - (x @ covariances[2] @ x - 2 * x @ covariances[1] @ total + total @ covariances[0] @ total)
     )
     solved = border / diagonal + scaled @ (core @ (root.T @ (border / diagonal)))
     sd_variance = 1 / (corner - border @ solved)
@@ -215,16 +219,27 @@ def _rasch_errors(difficulty: np.ndarray, population_sd: float) -> StandardError
 def _prior_information(calibration: Calibration) -> np.ndarray:
     working, options, held = calibration.working, calibration.options, calibration.with_prior
     _, _, aa, ae, ee = options.priors.logistic_terms(working, held)
-    items = len(ee)
+    # What all or none solved has in the data no information, and here that of its own value.
+    extremes = calibration.extremes
+    ee = ee + extremes.information
+    aa = aa + extremes.mask / (options.priors.discrimination_sd * working.slope) ** 2
+    items, spread = len(ee), options.priors.spread_terms(working)[1]
     blocks = [ee] if working.model == "1PL" else [aa, ee]
     for values, alpha, beta in options.priors.of_asymptotes(working):
         blocks.append((alpha + beta - 2) * values * (1 - values))
-    population = [np.zeros(1)] if working.model == "1PL" and options.estimate_population else []
+    population = [np.full(1, spread)] if working.model == "1PL" and options.estimate_population else []
     information = np.diag(np.concatenate([*population, *blocks]))
     if working.model != "1PL":
         across = np.arange(items)
         information[across, items + across] = information[items + across, across] = ae
-    return information
+    by_slope, by_intercept = options.priors.shared_direction(working, held)
+    start = len(population[0]) if population else 0
+    shared = np.zeros(len(information))
+    if working.model == "1PL":
+        shared[start:] = by_intercept
+    else:
+        shared[: 2 * items] = np.concatenate([by_slope, by_intercept])
+    return np.asarray(information - np.outer(shared, shared))
 
 
 def _inverse(information: np.ndarray) -> np.ndarray:
@@ -258,12 +273,14 @@ def _from_covariance(covariance: np.ndarray, calibration: Calibration, method: s
     working = calibration.working
     items = len(calibration.parameters)
     variance = np.maximum(np.diag(covariance), 0)
+    _keep_extremes(variance, calibration)
     zero = np.zeros(items)
     if working.model == "1PL":
         first = int(calibration.options.estimate_population)
         sd = float(np.sqrt(variance[0])) if first else 0.0
         return StandardErrors(np.sqrt(variance[first:]), zero, zero, zero, sd, method)
-    a, e = working.slope, working.intercept
+    # The value given to an extreme item, not the certainty it has in the fit.
+    a, e = working.slope, calibration.parameters.intercept
     across = np.arange(items)
     var_a, var_e, cov = variance[:items], variance[items : 2 * items], covariance[across, items + across]
     var_b = var_e / a**2 + e**2 * var_a / a**4 - 2 * e * cov / a**3
@@ -280,6 +297,18 @@ def _from_covariance(covariance: np.ndarray, calibration: Calibration, method: s
             var_ceiling += by_lower**2 * variance[lower] + 2 * by_share * by_lower * covariance[lower, share]
         ceiling = np.sqrt(np.maximum(var_ceiling, 0))
     return StandardErrors(np.sqrt(np.maximum(var_b, 0)), np.sqrt(var_a), guessing, ceiling, 0.0, method)
+
+
+def _keep_extremes(variance: np.ndarray, calibration: Calibration) -> None:
+    """A sandwich has no filling for items that nobody's answers tell apart: their own information stays."""
+    extremes, items = calibration.extremes, len(calibration.parameters)
+    first = int(calibration.parameters.model == "1PL" and calibration.options.estimate_population)
+    at = np.flatnonzero(extremes.mask)
+    if calibration.parameters.model == "1PL":
+        variance[first + at] = 1 / extremes.information[at]
+    else:
+        spread = calibration.options.priors.discrimination_sd * calibration.parameters.discrimination[at]
+        variance[at], variance[items + at] = spread**2, 1 / extremes.information[at]
 
 
 def intervals(estimate: np.ndarray, error: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,8 @@ from scipy.special import expit, logit
 
 from rayworks.systems.difficulty.item_response.curves import Model
 
+FARTHEST_JUMP = 60.0
+
 
 @dataclass(frozen=True, eq=False)
 class Counts:
@@ -55,11 +57,11 @@ class Working:
         return np.concatenate(parts)
 
     def at(self, vector: np.ndarray) -> "Working | None":
-        """The same model at another vector; None if the vector is not a set of parameters."""
+        """The same model at another vector; None if the vector is no set of parameters, or absurdly far away."""
         items = len(self.intercept)
         slopes = 1 if self.model == "1PL" else items
         parts = np.split(vector, np.cumsum([slopes, items, items])[: 1 + self.estimates_lower + self.estimates_share])
-        if not np.isfinite(vector).all() or np.abs(vector).max() > 60:
+        if not np.isfinite(vector).all() or np.abs(vector - self.vector).max() > FARTHEST_JUMP:
             return None
         changed = replace(self, slope=np.broadcast_to(parts[0], items).copy(), intercept=parts[1])
         if self.estimates_lower:

@@ -17,6 +17,7 @@ from rayworks.systems.difficulty.item_response.standard_errors import standard_e
 from rayworks.systems.difficulty.labels.label_form import Labels, label
 from rayworks.systems.difficulty.labels.solve_rates import fit_solve_rates
 from rayworks.systems.difficulty.ratings.glicko2 import Glicko2Options, rate_period
+from rayworks.systems.difficulty.ratings.period_labels import number_periods
 from rayworks.systems.difficulty.ratings.rating_games import Ratings
 from rayworks.systems.difficulty.ratings.rating_periods import chronological, converged, problem_games
 from rayworks.systems.difficulty.responses.response_matrix import as_matrix
@@ -96,10 +97,12 @@ def from_attempts(
     options = options or Glicko2Options()
     if unattempted_unsolved:
         attempts = _with_unattempted(attempts)
-    attempts = attempts.sort_values("period", kind="stable")
-    problems = sorted(attempts["problem"].astype(str).unique())
+    problems = list(dict.fromkeys(attempts["problem"].astype(str)))
+    numbered = number_periods(attempts["period"]).of_game
+    attempts = attempts.iloc[np.argsort(numbered, kind="stable")]
     known = contestants.astype({"contestant": str})
-    period = pd.factorize(attempts["period"], sort=True)[0]
+    # Numbers of contests are names: what lies between two of them is no time in which a rating ages.
+    period = np.unique(np.sort(numbered), return_inverse=True)[1]
     problem, contestant = (attempts[column].astype(str).tolist() for column in ("problem", "contestant"))
     solved = attempts["solved"].to_numpy(float)
     games = problem_games(problems, known["contestant"].tolist(), problem, contestant, solved, period)

@@ -21,7 +21,7 @@ ROBUST = (0.005, 0.995)
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """A table with one row per item, hardest last, and where it came from.
+    """A table with one row per item, in the order they were given, and where it came from.
 
     Columns: ``item``, ``unnorm_rating``, ``unnorm_rating_std``, ``rating``, ``rating_std``, ``rating_quantile``, ``bin``,
     ``bin_probability`` (of the bin given), ``evidence`` (responses or games counted) and ``p_bin_0`` ... (all bins).
@@ -44,18 +44,18 @@ def label(
     """Labels of items from raw difficulties and their standard deviations, all of shape (I,).
 
     Items whose uncertainty is wider than a bin have no bin worth the name: ``bin_probability`` says how much to trust it.
+    Of items that all have one difficulty every rating is .5 +- .5, as far as [0, 1] lets it be uncertain.
     Ties in the value are broken by the item's id, so that quantiles do not depend on the order of rows.
 
     Raises:
-        DataError: fewer than two distinct difficulties, or values that are not finite.
+        DataError: values that are not finite.
     """
     value, std = np.asarray(value, float), np.asarray(std, float)
     if not (np.isfinite(value).all() and np.isfinite(std).all()):
         at = int(np.argmin(np.isfinite(value) & np.isfinite(std)))
         raise DataError(f"labels: item {items[at]} has difficulty {value[at]} +- {std[at]}; use estimator map")
     low, high = (value.min(), value.max()) if normalisation == "minmax" else np.quantile(value, ROBUST)
-    if high <= low:
-        raise DataError("labels: all items have one difficulty, which leaves no scale; add other items")
+    scale = high - low if high > low else 0.0
     order = np.lexsort((np.asarray(items, dtype=str), value))
     rank = np.empty(len(value))
     rank[order] = np.arange(1, len(value) + 1)
@@ -67,8 +67,8 @@ def label(
             "item": np.asarray(items, dtype=str),
             "unnorm_rating": value,
             "unnorm_rating_std": std,
-            "rating": np.clip((value - low) / (high - low), 0, 1),
-            "rating_std": std / (high - low),
+            "rating": np.clip((value - low) / scale, 0, 1) if scale else np.full(len(value), 0.5),
+            "rating_std": std / scale if scale else np.full(len(value), 0.5),
             "rating_quantile": quantile,
             "bin": hard,
             "bin_probability": probability[np.arange(len(value)), hard],
@@ -76,8 +76,13 @@ def label(
             **{f"p_bin_{number}": probability[:, number] for number in range(bins)},
         }
     )
+    if not scale:
+        provenance = {
+            **provenance,
+            "scale": "none: all items have one difficulty, so every rating is .5 and says nothing",
+        }
     facts = {**provenance, "normalisation": normalisation, "low": float(low), "high": float(high), "bins": bins}
-    return Labels(table.iloc[order].reset_index(drop=True), facts)
+    return Labels(table, facts)
 
 
 def _edges(ascending: np.ndarray, hard: np.ndarray, bins: int) -> np.ndarray:

@@ -51,7 +51,7 @@ def fit_solve_rates(
         DataError: columns, rates or counts at fault, or a population that no shared item ties to a known one.
     """
     rates = _checked(rates)
-    item, items = pd.factorize(rates["item"].astype(str), sort=True)
+    item, items = pd.factorize(rates["item"].astype(str))
     group, groups = pd.factorize(rates["population"].astype(str))
     known = dict(known or {str(groups[0]): (0.0, 1.0)})
     _check_known(known, list(groups))

@@ -114,6 +114,7 @@ def rate_period(
     options: Glicko2Options = GLICKO2,
     *,
     fixed: MaskArray | None = None,
+    idle: IndexArray | int = 0,
 ) -> tuple[Ratings, PeriodReport]:
     """Ratings after one period of games, all rated against the ratings before it (Glickman, steps 2 to 8).
 
@@ -124,6 +125,7 @@ def rate_period(
         score: (G,) of ``player``, in [0, 1]; a win is 1, a draw 1/2.
         weight: (G,) how many games each counts for; all 1 if ``None``.
         fixed: (P,) players whose rating is known and stays as it is, such as contestants that problems are rated against.
+        idle: (P,) or one number: periods without any game that passed before this one; deviations grow in each.
 
     Returns:
         the new ratings, and what was capped. Players without games only get a larger deviation.
@@ -134,9 +136,12 @@ def rate_period(
     check_columns(ratings, player, opponent, score, weight, fixed)
     free = np.ones(len(ratings), bool) if fixed is None else ~fixed
     mu, phi = (ratings.rating - options.start_rating) / SCALE, ratings.deviation / SCALE
+    if np.any(idle):
+        grown = np.sqrt(phi**2 + idle * options.elapsed_periods * ratings.volatility**2)
+        phi = np.where(free, np.minimum(grown, np.maximum(phi, options.max_deviation / SCALE)), phi)
     impact = deviation_impact(phi)
     if options.clueless_deviation is not None:
-        impact = np.where(ratings.deviation >= options.clueless_deviation, 0.0, impact)
+        impact = np.where(SCALE * phi >= options.clueless_deviation, 0.0, impact)
     information, surprise = sum_games(mu, impact, player, opponent, score, weight, free)
 
     rated = np.flatnonzero(information)

@@ -51,6 +51,7 @@ def rate_glicko1(
     options: GlickoOptions = GLICKO1,
     *,
     fixed: MaskArray | None = None,
+    idle: IndexArray | int = 0,
 ) -> tuple[Ratings, PeriodReport]:
     """One period of Glicko-1: deviations grow by c first, then every player is rated against the grown ones.
 
@@ -58,7 +59,7 @@ def rate_glicko1(
     """
     check_columns(ratings, player, opponent, score, weight, fixed)
     free = np.ones(len(ratings), bool) if fixed is None else ~fixed
-    grown = np.minimum(np.sqrt(ratings.deviation**2 + options.growth**2), options.max_deviation)
+    grown = np.minimum(np.sqrt(ratings.deviation**2 + (1 + idle) * options.growth**2), options.max_deviation)
     phi = np.where(free, grown, ratings.deviation) / SCALE
     information, surprise = sum_games(
         ratings.rating / SCALE, deviation_impact(phi), player, opponent, score, weight, free
@@ -82,6 +83,7 @@ def rate_elo(
     options: EloOptions = ELO,
     *,
     fixed: MaskArray | None = None,
+    idle: IndexArray | int = 0,
 ) -> tuple[Ratings, PeriodReport]:
     """One period of Elo: r' = r + K sum (s - E). Deviations and volatilities neither count nor change.
 

@@ -36,6 +36,7 @@ class RatePeriod(Protocol):
         weight: FloatArray | None = None,
         *,
         fixed: MaskArray | None = None,
+        idle: IndexArray | int = 0,
     ) -> tuple[Ratings, PeriodReport]:
         """As :func:`glicko2.rate_period`."""
 
@@ -44,7 +45,7 @@ class RatePeriod(Protocol):
 class Games:
     """G games in the order of their periods; each column (G,).
 
-    ``period`` holds integers that never fall. Only their order counts: numbers without games are not periods.
+    ``period`` holds integers that never fall. A number between two of them without games is a period in which ratings age.
     """
 
     player: IndexArray
@@ -163,8 +164,17 @@ def chronological(
         DataError: the games are not in the order of their periods, or cannot be rated.
     """
     games.check(ratings, fixed)
+    before, met = after, np.zeros(len(ratings), dtype=np.int64)
+    if after is not None:
+        earlier = games.period <= after
+        met[games.player[earlier]] = met[games.opponent[earlier]] = 1
     for number, played in games.periods(after):
-        ratings, report = rate(ratings, played.player, played.opponent, played.score, played.weight, fixed=fixed)
+        # Who has not played yet does not age.
+        idle = 0 if before is None else (number - before - 1) * met
+        columns = (played.player, played.opponent, played.score, played.weight)
+        ratings, report = rate(ratings, *columns, fixed=fixed, idle=idle)
+        before = number
+        met[played.player] = met[played.opponent] = 1
         yield Snapshot(number, ratings, report)
 
 

@@ -1,7 +1,7 @@
 """The response store: who answered which item with what score. Everything else of this system derives from it.
 
-Row schema: subject, item, score in [0, 1], weight, period, split, and the family a subject belongs to (fine-tunes of one
-base model answer alike). Memory is linear in the observed responses.
+Row schema: subject, item, score in [0, 1], attempts (that the score is the average of), weight, period, split, and the family
+a subject belongs to (fine-tunes of one base model answer alike). Memory is linear in the observed responses.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ from scipy.sparse.csgraph import connected_components
 from rayworks.core.errors import DataError
 
 Duplicates = Literal["error", "mean", "first", "last"]
-COLUMNS = ("subject", "item", "score", "weight", "period", "split", "family")
+COLUMNS = ("subject", "item", "score", "weight", "attempts", "period", "split", "family")
+MOST_ATTEMPTS = 64
+"""Up to which fractions are recognised as averages."""
 UNOBSERVED = -1
 """Stands for no response in integer matrices."""
 SHOWN = 5
@@ -55,6 +57,16 @@ class Responses:
     def density(self) -> float:
         """Observed share of the table."""
         return len(self.score) / max(1, self.shape[0] * self.shape[1])
+
+    @property
+    def looks_averaged(self) -> int:
+        """How many attempts the scores look like averages of, where nothing says how many they are; else 0."""
+        inner = self.score[(self.score > 0) & (self.score < 1)]
+        if not len(inner) or not np.all(self.weight == 1):
+            return 0
+        counts = np.arange(2, MOST_ATTEMPTS + 1)
+        exact = [np.abs(inner * count - np.round(inner * count)).max() < 1e-3 for count in counts]
+        return int(counts[exact.index(True)]) if any(exact) else 0
 
     def solve_rates(self) -> np.ndarray:
         """Weighted mean score per item; NaN where none is observed."""
@@ -113,8 +125,10 @@ def from_table(
     table: pd.DataFrame,
     source: str = "responses",
     *,
+    subjects: Sequence[str] | None = None,
     items: Sequence[str] | None = None,
     duplicates: Duplicates = "error",
+    attempts: float = 1.0,
     allow_disconnected: bool = False,
     least_subjects: int = 2,
 ) -> Responses:
@@ -122,8 +136,9 @@ def from_table(
 
     Args:
         source: name in errors.
-        items: all items that should be there; an item nobody saw is an error.
-        duplicates: what two rows of one subject and item mean.
+        subjects, items: their order, else that in which the rows name them; an item that nobody saw is an error.
+        duplicates: what two rows of one subject and item mean; an average weighs as many responses as it is of.
+        attempts: that each score is the average of, where no column of that name says it.
         least_subjects: fewer are refused; a shard of a larger table may hold one.
         allow_disconnected: take designs whose parts share no subject; their scales then rest on the population alone.
 
@@ -135,22 +150,22 @@ def from_table(
         raise DataError(f"{source}: has no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
     if not len(table):
         raise DataError(f"{source}: holds no response")
-    table = _deduplicated(_checked(table.reset_index(drop=True), source), source, duplicates)
-    subject, subjects = pd.factorize(table["subject"].astype(str), sort=True)
-    item, seen = pd.factorize(table["item"].astype(str), sort=True)
-    unseen = [] if items is None else sorted(set(map(str, items)) - set(seen))
-    if unseen:
+    table = _deduplicated(_checked(table.reset_index(drop=True), source, attempts), source, duplicates)
+    subject, answering = _numbered(table["subject"], subjects)
+    item, seen = _numbered(table["item"], items)
+    unseen = seen[np.bincount(item, minlength=len(seen)) == 0]
+    if len(unseen):
         raise DataError(f"{source}: nobody saw item {shown(unseen)}; leave it out of the list or add a response")
-    if len(subjects) < least_subjects:
-        raise DataError(f"{source}: has one subject ({subjects[0]}); a difficulty needs at least two")
+    if len(answering) < least_subjects:
+        raise DataError(f"{source}: has one subject ({answering[0]}); a difficulty needs at least two")
     responses = Responses(
-        subjects=np.asarray(subjects, dtype=object),
-        items=np.asarray(seen, dtype=object),
+        subjects=answering,
+        items=seen,
         subject=subject.astype(np.int32),
         item=item.astype(np.int32),
         score=table["score"].to_numpy(np.float64, copy=True),
         weight=table["weight"].to_numpy(np.float64, copy=True),
-        family=_families(table, subject, np.asarray(subjects, dtype=object), source),
+        family=_families(table, subject, answering, source),
         period=table["period"].astype(str).to_numpy(object) if "period" in table else None,
         split=table["split"].astype(str).to_numpy(object) if "split" in table else None,
     )
@@ -161,9 +176,16 @@ def from_table(
 
 
 def from_matrix(
-    matrix: np.ndarray, subjects: Sequence[str] | None = None, items: Sequence[str] | None = None
+    matrix: np.ndarray,
+    subjects: Sequence[str] | None = None,
+    items: Sequence[str] | None = None,
+    *,
+    attempts: float = 1.0,
+    allow_disconnected: bool = False,
 ) -> Responses:
     """A store from a dense table of scores, NaN (or -1 in an integer table) where nothing was observed.
+
+    Subjects and items keep the order of the table, so that the n-th difficulty is that of the n-th column.
 
     Raises:
         DataError: a score outside [0, 1], or a shape that is not that of the names.
@@ -178,6 +200,8 @@ def from_matrix(
     if (len(names[0]), len(names[1])) != matrix.shape:
         raise DataError(f"matrix: is {matrix.shape}, but there are {len(names[0])} subjects and {len(names[1])} items")
     observed = ~np.isnan(matrix) if matrix.dtype.kind == "f" else matrix != UNOBSERVED
+    if not observed.any():
+        raise DataError("matrix: holds no response")
     silent = ~observed.any(axis=1)
     if silent.any():
         name = names[0][int(silent.argmax())]
@@ -186,10 +210,19 @@ def from_matrix(
     frame = pd.DataFrame(
         {"subject": np.array(names[0])[subject], "item": np.array(names[1])[item], "score": matrix[observed]}
     )
-    return from_table(frame, "matrix", items=names[1])
+    order: dict[str, Any] = {"subjects": names[0], "items": names[1]}
+    return from_table(frame, "matrix", **order, attempts=attempts, allow_disconnected=allow_disconnected)
 
 
-def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
+def _numbered(names: "pd.Series[Any]", first: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    """A position per row, and the names by position: those told, in that order, then others as they come."""
+    told = pd.Index(list(map(str, first or ())), dtype=object)
+    named = pd.Index(names.astype(str), dtype=object)
+    ordered = told.append(named).unique()
+    return np.asarray(ordered.get_indexer(named)), np.asarray(ordered, dtype=object)
+
+
+def _checked(table: pd.DataFrame, source: str, attempts: float) -> pd.DataFrame:
     for column in ("subject", "item", "family"):
         empty = table[column].isna().to_numpy() if column in table else np.zeros(0, dtype=bool)
         if empty.any():
@@ -200,9 +233,10 @@ def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
     for column, low, high, bounds in (
         ("score", 0.0, 1.0, "in [0, 1]; leave an unobserved cell out"),
         ("weight", np.nextafter(0, 1), np.inf, "above 0; leave out a response that does not count"),
+        ("attempts", np.nextafter(0, 1), np.inf, "above 0; leave out an item that was not tried"),
     ):
         if column not in kept:
-            kept[column] = 1.0
+            kept[column] = attempts if column == "attempts" else 1.0
         kept[column] = pd.to_numeric(kept[column], errors="coerce").astype(float)
         values = kept[column].to_numpy()
         wrong = ~((values >= low) & (values <= high) & np.isfinite(values))
@@ -212,6 +246,8 @@ def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
                 f"{source}: row {row + 1} ({kept['subject'].iloc[row]}, {kept['item'].iloc[row]}) has {column} "
                 f"{table[column].tolist()[row]!r}; must be a number {bounds} ({int(wrong.sum())} such rows)"
             )
+    # The average of n attempts is a binomial count: it tells as much as n responses.
+    kept["weight"] *= kept.pop("attempts")
     return kept
 
 
@@ -233,8 +269,6 @@ def _deduplicated(table: pd.DataFrame, source: str, duplicates: Duplicates) -> p
     merged = weighted.groupby(keys, sort=False).agg({"score": "sum", "weight": "sum", **others}).reset_index()
     total = merged["weight"].to_numpy()
     merged["score"] = np.divide(merged["score"], total, out=np.zeros(len(merged)), where=total > 0)
-    counts = table.groupby(keys, sort=False)["weight"].size().to_numpy()
-    merged["weight"] = total / counts
     return merged
 
 

@@ -1,6 +1,6 @@
 """Reading evidence: embedded sets by name, CSV, Parquet and JSON-lines files by path, hub data sets by id."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ from rayworks.core import datasets
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.tables import HUB, read_table
 from rayworks.systems.difficulty.config import DataSection
+from rayworks.systems.difficulty.ratings.period_labels import PeriodLabels, number_periods
 from rayworks.systems.difficulty.ratings.rating_periods import Games
 from rayworks.systems.difficulty.responses import evidence
+from rayworks.systems.difficulty.responses.board_shapes import Board, recognise
 from rayworks.systems.difficulty.responses.response_store import Responses, from_table
+from rayworks.systems.difficulty.responses.result_logs import read_results
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +28,8 @@ class ResponseSet:
     """Item to its text, where the source has one."""
     subjects: pd.DataFrame
     provenance: str
+    told: tuple[str, ...] = ()
+    """What in a file was taken for what."""
 
     def focal(self, rule: str) -> np.ndarray:
         """Mask of the subjects for which ``attribute=value`` holds.
@@ -75,23 +80,25 @@ def read_responses(source: str, data: DataSection) -> ResponseSet:
     Raises:
         DataError: it cannot be read, or the store refuses it.
     """
-    merging: dict[str, Any] = data.model_dump(include={"duplicates", "allow_disconnected"})
+    merging: dict[str, Any] = data.model_dump(include={"duplicates", "attempts", "allow_disconnected"})
     if source in evidence.RESPONSES:
         found = evidence.read_responses(source)
         store = from_table(found.responses, source, items=found.items["item"].tolist(), **merging)
         return ResponseSet(store, _texts(found.items), found.subjects, found.provenance)
-    table = _table(source)
-    store = from_table(table, source, **merging)
-    attributes = table.drop(columns=["item", "score", "weight", "period", "split", "text"], errors="ignore")
-    return ResponseSet(store, _texts(table), attributes.drop_duplicates("subject"), source)
+    board = _board(source)
+    table, answered = board.table, set(board.table["item"])
+    order: dict[str, Any] = {"subjects": board.subjects, "items": [item for item in board.items if item in answered]}
+    store = from_table(table, source, **order, **merging)
+    attributes = table.drop(columns=["item", "score", "weight", "attempts", "period", "split", "text"], errors="ignore")
+    return ResponseSet(store, _texts(table), attributes.drop_duplicates("subject"), source, tuple(board.told))
 
 
 def _texts(items: pd.DataFrame) -> dict[str, str]:
     return dict(zip(items["item"].astype(str), items["text"].astype(str), strict=True)) if "text" in items else {}
 
 
-def read_games(source: str) -> tuple[list[str], list[str], Games]:
-    """Names of players, names of periods, and the games between them by position.
+def read_games(source: str) -> tuple[list[str], PeriodLabels, Games]:
+    """Names of players, the periods, and the games between them by position.
 
     Columns ``period``, ``player``, ``opponent``, ``score`` or ``period``, ``problem``, ``contestant``, ``solved``; ``weight``
     if games count differently.
@@ -117,8 +124,9 @@ def read_games(source: str) -> tuple[list[str], list[str], Games]:
     if itself.any():
         row = int(itself.argmax())
         raise DataError(f"{source}: row {row + 1}: {table['player'].iloc[row]} meets itself; drop the game")
-    names = pd.Index(pd.unique(pd.concat([table["player"], table["opponent"]]).astype(str))).sort_values()
-    period, periods = pd.factorize(table["period"], sort=True)
+    names = pd.Index(pd.unique(pd.concat([table["player"], table["opponent"]]).astype(str)))
+    periods = number_periods(table["period"])
+    period = periods.of_game
     back = np.flatnonzero(np.diff(period) < 0)
     if len(back):
         row = int(back[0]) + 1
@@ -129,7 +137,7 @@ def read_games(source: str) -> tuple[list[str], list[str], Games]:
     score = _numbers(table, "score", 0.0, 1.0, source)
     weight = _numbers(table, "weight", 0.0, np.inf, source) if "weight" in table else None
     player, opponent = (names.get_indexer(table[side].astype(str)) for side in ("player", "opponent"))
-    return list(names), [str(name) for name in periods], Games(player, opponent, score, period, weight)
+    return list(names), periods, Games(player, opponent, score, period, weight)
 
 
 def _numbers(table: pd.DataFrame, column: str, low: float, high: float, source: str) -> np.ndarray:
@@ -150,6 +158,15 @@ def _table(source: str) -> pd.DataFrame:
         return read_table(HUB + name, "data", split=split or "train")
     ids = ("subject", "item", "family", "player", "opponent", "problem", "contestant", "text")
     return read_table(source, "data", dtype=dict.fromkeys(ids, str))
+
+
+def _board(source: str) -> Board:
+    """A file of any shape, or a table of the hub."""
+    if source.startswith(HUB) or Path(source).expanduser().is_dir():
+        return recognise(_table(source), source)
+    table, told = read_results(source, "data")
+    board = recognise(table, source)
+    return replace(board, told=[*told, *board.told])
 
 
 def _check(source: str, embedded: tuple[str, ...]) -> None:

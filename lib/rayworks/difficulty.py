@@ -1,0 +1,12 @@
+"""Difficulties of a board of results in one call.
+
+>>> import rayworks.difficulty
+>>> found = rayworks.difficulty.fit("board.csv")  # doctest: +SKIP
+>>> found.items, found.notes  # doctest: +SKIP
+
+The whole system is :mod:`rayworks.systems.difficulty`.
+"""
+
+from rayworks.systems.difficulty.board import BoardFit, fit, read_board
+
+__all__ = ["BoardFit", "fit", "read_board"]
