@@ -184,7 +184,14 @@ class Regulation(ServedRun):
     @api.post("/v1/regulation/withdraw", responses=problems(404, 409))
     async def withdraw(self, body: schemas.WithdrawBody, owner: Builder) -> schemas.SubmissionAnswer:
         """Take your submission back while the round is open; you may then enter another."""
-        return receipt(await self._booking.run(lambda: self._ledger.withdraw(owner, body.round)))
+        return receipt(await self._booking.run(lambda: self._ledger.withdraw(owner, body.round, body.submission)))
+
+    @api.get("/v1/regulation/clashes", responses=problems(404, 504))
+    async def clashes(
+        self, owner: Regulator, round: Annotated[str, Query(description="name of the round")]
+    ) -> schemas.ClashesAnswer:
+        """Models that several keys have entered, for regulators: name the owners when the seed is revealed."""
+        return schemas.ClashesAnswer(clashes=await self._booking.run(lambda: self._ledger.clashes(round)))
 
     @api.post("/v1/regulation/cancel", responses=problems(404, 409))
     async def cancel(self, body: schemas.CancelBody, owner: Caller) -> schemas.RoundAnswer:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from rayworks.systems.regulation.public_draws import PROTOCOL, commitment_of
@@ -36,6 +37,7 @@ def _differences(records: ledger.Records) -> Iterator[str]:
         return
     if {name: facts[0].get(name) for name in terms.facts()} != terms.facts():
         yield "terms: are not those of event 0"
+    yield from _untimely(terms, facts)
     for position, submission in made.items():
         entry = facts[position]
         told = tuple(entry.get(name) for name in ("submission", "builder", "model", "score"))
@@ -55,6 +57,11 @@ def _differences(records: ledger.Records) -> Iterator[str]:
     if seed is None or commitment_of(seed) != terms.commitment or paired.get("seed") != seed:
         yield "seed: is not the one committed to"
         return
+    claims = {(entry.model, entry.number) for entry in records.standing}
+    for model, number in records.owners.items():
+        if (model, number) not in claims:
+            yield f"owners: submission {number} did not enter the model it is named for"
+            return
     if ledger.digest_of_results(records.results) != paired.get("results"):
         yield f"results: are not those of event {last}"
     if ledger.pair(terms, seed, records.standing, records.owners) != records.results:
@@ -63,6 +70,20 @@ def _differences(records: ledger.Records) -> Iterator[str]:
         yield f"payments: are not those of event {len(facts) - 1}"
     if state == "settled" and ledger.payments_of(terms, records.results) != records.payments:
         yield "payments: are not those of the rules and the results"
+
+
+def _untimely(terms: ledger.Terms, facts: list[dict[str, Any]]) -> Iterator[str]:
+    """Events out of their time: before the one before, or on the wrong side of a deadline."""
+    before = datetime.min.replace(tzinfo=UTC)
+    for position, entry in enumerate(facts):
+        at, kind = datetime.fromisoformat(str(entry["at"])), entry["event"]
+        late = kind in ("submitted", "withdrawn") and terms.closed(at)
+        early = kind == "paired" and terms.closes_at is not None and not terms.closed(at)
+        overdue = kind in ("submitted", "withdrawn", "paired") and terms.overdue(at)
+        soon = kind == "cancelled" and "builder" in entry and not terms.overdue(at)
+        if late or early or overdue or soon or at < before:
+            yield f"event {position}: {kind} at {entry['at']}, which is not its time"
+        before = at
 
 
 def audit_page(records: ledger.Records, offset: int, limit: int) -> schemas.AuditAnswer:

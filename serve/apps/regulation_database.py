@@ -115,6 +115,22 @@ BEGIN SELECT RAISE(ABORT, 'the round is not paired, or is settled'); END;
     for table in KEPT
     for action in ("UPDATE", "DELETE")
 )
+KEYS = {
+    "rounds": ("round", "commitment"),
+    "submissions": ("round, number", "builder, idempotency_key"),
+    "withdrawals": ("round, number",),
+    "results": ("round, number",),
+    "payments": ("round, number",),
+    "events": ("round, position", "round, previous", "sequence"),
+}
+"""What no two rows share: INSERT OR REPLACE would delete the other row without a word."""
+TABLES += "".join(
+    f"CREATE TRIGGER {table}_replace_none_{number} BEFORE INSERT ON {table} WHEN EXISTS (SELECT 1 FROM {table} WHERE "
+    + " AND ".join(f"{column} = NEW.{column}" for column in key.split(", "))
+    + f") BEGIN SELECT RAISE(ABORT, '{table} are kept'); END;\n"
+    for table, keys in KEYS.items()
+    for number, key in enumerate(keys)
+)
 
 
 class Database:

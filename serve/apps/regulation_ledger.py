@@ -38,6 +38,8 @@ from .regulation_records import (
 )
 
 Names = Literal["hash", "plain"]
+MOST_WITHDRAWALS = 3
+"""Of a builder in a round: each stays in the trail that everybody reads."""
 
 
 def utc_now() -> datetime:
@@ -116,10 +118,11 @@ class Ledger:
                 if (repeated["round"], repeated["model"], repeated["score"]) != (round, model, score):
                     raise Problem(422, "Idempotency-Key: was used for another submission; take a new one")
                 return submission_of(connection, repeated)
-            found = self._open(connection, round)
+            found = round_of(connection, round)
+            self._takes(found)
             if _standing(connection, round, builder) is not None:
                 raise Problem(409, f"round {round}: has your submission already; one per key, unless you withdraw it")
-            if found.submissions >= self._most:
+            if found.submissions - found.withdrawn >= self._most:
                 raise Problem(409, f"round {round}: is full with {self._most} submissions; take another")
             number, alias = found.submissions + 1, self._alias(connection, round, builder)
             # Until the round closes only the entry's hash is public: it commits to key, model, score and a nonce, which keeps
@@ -132,17 +135,29 @@ class Ledger:
             )
             return Submission(round, number, alias, model, score, event)
 
-    def withdraw(self, builder: str, round: str) -> Submission:
-        """Take a builder's submission back while the round is open; the next one may be another.
+    def withdraw(self, builder: str, round: str, number: int) -> Submission:
+        """Take a builder's submission back while the round is open; the next one may be another. Again, it changes nothing.
 
         Raises:
-            Problem: 404 without such a round or submission, 409 when the round is closed.
+            Problem: 404 without such a round, or submission of this builder; 409 when the round is closed, or the builder has
+                taken back ``MOST_WITHDRAWALS``.
         """
         with self._database.writing() as connection:
-            self._open(connection, round)
-            row = _standing(connection, round, builder)
+            found = round_of(connection, round)
+            query = "SELECT * FROM submissions WHERE round = ? AND builder = ? AND number = ?"
+            row = connection.execute(query, (round, builder, number)).fetchone()
             if row is None:
-                raise Problem(404, f"round {round}: has no submission of yours")
+                raise Problem(404, f"round {round}: has no submission {number} of yours")
+            entry = submission_of(connection, row)
+            if entry.withdrawn is not None:
+                return entry
+            self._takes(found)
+            of_builder = "withdrawals JOIN submissions USING (round, number) WHERE round = ? AND builder = ?"
+            taken_back = connection.execute(f"SELECT count(*) FROM {of_builder}", (round, builder)).fetchone()[0]
+            if taken_back >= MOST_WITHDRAWALS:
+                raise Problem(
+                    409, f"round {round}: {MOST_WITHDRAWALS} submissions of yours are withdrawn; this one stands"
+                )
             facts = {"submission": row["number"], "builder": row["alias"]}
             event = self._append(connection, round, "withdrawn", facts)
             connection.execute("INSERT INTO withdrawals VALUES (?, ?, ?)", (round, row["number"], event.position))
@@ -196,6 +211,8 @@ class Ledger:
             if found.state == "cancelled":
                 raise Problem(409, f"round {round}: is cancelled; open another")
             if found.state != "open":
+                if owners and owners != records_of(connection, round).owners:
+                    raise Problem(409, f"round {round}: is paired with other owners, and stands")
                 return found
             if found.terms.closes_at is not None and not found.terms.closed(self._now()):
                 raise Problem(409, f"round {round}: takes submissions until {found.terms.closes_at}; reveal after that")
@@ -205,9 +222,7 @@ class Ledger:
             claims = {(entry.model, entry.number) for entry in standing}
             for model, number in owners.items():
                 if (model, number) not in claims:
-                    raise Problem(
-                        422, f"owners: submission {number} did not enter model {model[:12]}...; see the audit"
-                    )
+                    raise Problem(422, f"owners: submission {number} did not enter model {model[:12]}...; see clashes")
             results = pair(found.terms, seed, standing, owners)
             connection.executemany(
                 "INSERT INTO results VALUES (?, ?, ?, ?, ?)",
@@ -217,6 +232,17 @@ class Ledger:
             self._append(connection, round, "paired", facts)
             connection.execute("UPDATE rounds SET state = 'paired', seed = ? WHERE round = ?", (seed, round))
             return round_of(connection, round)
+
+    def clashes(self, round: str) -> dict[str, list[int]]:
+        """Of models that several keys have entered, their submissions: what a regulator settles by ``owners``.
+
+        Raises:
+            Problem: 404 without such a round.
+        """
+        claims: dict[str, list[int]] = {}
+        for entry in self.records(round).standing:
+            claims.setdefault(entry.model, []).append(entry.number)
+        return {model: numbers for model, numbers in claims.items() if len(numbers) > 1}
 
     def settle(self, regulator: str, round: str) -> Records:
         """Pay the premiums of a paired round; a settled one is left as it is.
@@ -266,10 +292,20 @@ class Ledger:
             return int(connection.execute("SELECT count(*) FROM rounds").fetchone()[0])
 
     def head(self) -> tuple[int, str]:
-        """How many events all rounds have, and the hash that stands for all of them: see :mod:`.regulation_events`."""
+        """How many events all rounds have, and the hash that stands for all of them: see :mod:`.regulation_events`.
+
+        Raises:
+            Problem: 409 where the chain does not follow from the events any more.
+        """
+        count, chain = 0, BEGINNING
         with self._database.reading() as connection:
-            last = connection.execute("SELECT sequence, chain FROM events ORDER BY sequence DESC LIMIT 1").fetchone()
-            return (0, BEGINNING) if last is None else (last["sequence"], last["chain"])
+            for row in connection.execute(
+                "SELECT sequence, round, position, hash, chain FROM events ORDER BY sequence"
+            ):
+                count, chain = count + 1, hash_lines(chain, row["round"], row["position"], row["hash"])
+                if (row["sequence"], row["chain"]) != (count, chain):
+                    raise Problem(409, f"ledger: event {count} does not follow from those before; it was tampered with")
+        return count, chain
 
     def log(self, after: int, limit: int) -> Sequence[LogEntry]:
         """Events of all rounds in their order, from the one behind ``after`` on."""
@@ -281,14 +317,14 @@ class Ledger:
         """Close the file."""
         self._database.close()
 
-    def _open(self, connection: sqlite3.Connection, round: str) -> Round:
-        """The round, if it takes and gives back submissions."""
-        found = round_of(connection, round)
+    def _takes(self, found: Round) -> None:
+        """Refuse where a round neither takes nor gives back submissions."""
+        round, now = found.terms.round, self._now()
         if found.state != "open":
             raise Problem(409, f"round {round}: is closed to submissions, it is {found.state}; take an open one")
-        if found.terms.closed(self._now()):
-            raise Problem(409, f"round {round}: is closed to submissions since {found.terms.closes_at}; take another")
-        return found
+        if found.terms.closed(now) or found.terms.overdue(now):
+            since = found.terms.closes_at or found.terms.reveal_by
+            raise Problem(409, f"round {round}: is closed to submissions since {since}; take another")
 
     def _alias(self, connection: sqlite3.Connection, round: str, builder: str) -> str:
         if self._names == "plain":

@@ -135,11 +135,12 @@ class Records:
 def pair(terms: Terms, seed: str, standing: Sequence[Submission], owners: Mapping[str, int]) -> list[Result]:
     """The mechanism at public draws: a pure function of what the audit shows.
 
-    Of the submissions of one model one competes, the owner's: that which ``owners`` names, else the earliest.
+    Of the submissions of one model one competes, the owner's: that which ``owners`` names, else the earliest that clears the
+    threshold.
     """
     draws = public_draws(seed, terms.round, [entry.event.hash for entry in standing])
     earliest: dict[str, int] = {}
-    for entry in standing:
+    for entry in sorted(standing, key=lambda entry: (entry.score < terms.rules.threshold, entry.number)):
         earliest.setdefault(entry.model, entry.number)
     owning = {**earliest, **owners}
     places = np.array([at for at, entry in enumerate(standing) if owning[entry.model] == entry.number], dtype=int)

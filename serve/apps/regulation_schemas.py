@@ -1,10 +1,20 @@
 """Requests and answers of the regulation application, with bounds and examples. Money is whole cents everywhere."""
 
 import hashlib
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from rayworks.systems.regulation.contests import ByeRule, TieRule
 from rayworks.systems.regulation.mechanism import Status
@@ -72,6 +82,22 @@ class RulesBody(BaseModel):
     bye: ByeRule = Field("chance", description="whoever fills no group: wins at a group's rate, or meets models again")
 
 
+LEAST = timedelta(seconds=1)
+
+
+def _moment(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("must be a text of ISO 8601 with its zone, such as 2031-03-01T12:00:00Z")
+    return value
+
+
+def _of_our_time(value: datetime) -> datetime:
+    if not 1 < value.year < 9999:
+        raise ValueError("must be in this age")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_moment), AfterValidator(_of_our_time)]
 EMPTY = hashlib.sha256(b"").hexdigest()
 
 
@@ -88,12 +114,12 @@ class CommitBody(RulesBody, Body):
     budget_cents: Cents | None = Field(
         None, ge=1, le=MOST_BUDGET, description="most that is paid in all; premiums beyond it are cut in proportion"
     )
-    closes_at: AwareDatetime | None = Field(
+    closes_at: Moment | None = Field(
         None,
         description="until when models come and go, and before which no seed is revealed; null: until it is",
         examples=["2031-03-01T12:00:00Z"],
     )
-    reveal_by: AwareDatetime | None = Field(
+    reveal_by: Moment | None = Field(
         None,
         description="until when the seed may be revealed; after that any key may cancel the round",
         examples=["2031-03-02T12:00:00Z"],
@@ -107,8 +133,8 @@ class CommitBody(RulesBody, Body):
             raise ValueError("premium_cents, budget_cents: give at least one")
         if self.prizes >= self.group_size:
             raise ValueError(f"prizes: {self.prizes} of a group of {self.group_size} leaves no contest; lower it")
-        if self.closes_at is not None and self.reveal_by is not None and self.reveal_by <= self.closes_at:
-            raise ValueError("reveal_by: must be after closes_at")
+        if self.closes_at is not None and self.reveal_by is not None and self.reveal_by < self.closes_at + LEAST:
+            raise ValueError("reveal_by: must be at least a second after closes_at")
         return self
 
 
@@ -150,6 +176,7 @@ class WithdrawBody(Body):
     """``POST /v1/regulation/withdraw``."""
 
     round: RoundName
+    submission: int = Field(ge=1, strict=True, description="its number, as the receipt has it")
 
 
 class CancelBody(Body):
@@ -249,6 +276,12 @@ class HeadAnswer(BaseModel):
     text: str = Field(description="what is signed: protocol, at, events and head, a line each")
     signature: str | None = Field(description="Ed25519 of the text, base64; null without signing_key")
     public_key: str | None = Field(description="PEM")
+
+
+class ClashesAnswer(BaseModel):
+    """Models that several keys have entered."""
+
+    clashes: dict[str, list[int]] = Field(description="by model, the submissions that claim it")
 
 
 class LogLine(BaseModel):

@@ -303,7 +303,7 @@ def regulation(deployment: Deployment, name: str) -> Known:
             "RevealBody": [{"round": {"const": round}, "seed": {"const": seeds[round]}} for round in known],
             "SubmitBody": [{"round": {"enum": known}}],
             "SettleBody": [{"round": {"enum": known}}],
-            "WithdrawBody": [{"round": {"enum": known}}],
+            "WithdrawBody": [{"round": {"enum": known}, "submission": up_to(2, 1)}],
             "CancelBody": [{"round": {"const": cancelled}}],
         },
         {"round": known, "name": known},

@@ -163,7 +163,9 @@ def test_deadlines_withdrawal_cancellation_and_the_head(send: Send) -> None:
     copied = send("submit", key="ben", round="dated", score=0.8, model=model("ann"))
     assert copied.status_code == 201, "nobody learns that a model is entered"
     assert_problem(send("pair", round="dated", seed=seed_of("dated")), 409, "takes submissions until 2090")
-    taken_back = send("withdraw", key="ann", round="dated").json()
+    assert send("clashes?round=dated").json() == {"clashes": {model("ann"): [1, 2]}}
+    assert_problem(send("clashes?round=dated", key="ann"), 403, "not a regulator")
+    taken_back = send("withdraw", key="ann", round="dated", submission=1).json()
     assert taken_back["withdrawn"] and taken_back["submission"] == 1
     found = audit(send, "dated")
     assert (found["submissions"], found["withdrawn"]) == (2, 1)
@@ -213,8 +215,8 @@ def test_what_the_state_does_not_allow_is_refused_and_changes_nothing(send: Send
             422,
             "submission 1 did not enter",
         ),
-        (send("withdraw", key="cem", round="filled"), 404, "no submission of yours"),
-        (send("withdraw", key="ann", round="closed"), 409, "is paired"),
+        (send("withdraw", key="cem", round="filled", submission=1), 404, "no submission 1 of yours"),
+        (send("withdraw", key="ann", round="closed", submission=1), 409, "is paired"),
         (send("cancel", key="ann", round="filled"), 403, "only a regulator"),
         (send("cancel", round="closed"), 409, "is paired, and stands"),
         (send("pair", round="filled", seed="4f" * 32), 422, "seed: its SHA-256 is"),
@@ -258,11 +260,13 @@ def test_what_the_state_does_not_allow_is_refused_and_changes_nothing(send: Send
         ("pair", {}, "threshold"),
         ("pair", {"seed": seed_of("bad"), "threshold": 0.5}, "threshold: extra"),
         ("pair", {"threshold": 0.5, "closes_at": "2030-01-01T00:00:00"}, "closes_at"),
+        ("pair", {"threshold": 0.5, "closes_at": 5}, "closes_at: value error, must be a text of ISO 8601"),
+        ("pair", {"threshold": 0.5, "closes_at": "9999-12-31T23:59:59-12:00"}, "closes_at"),
         ("pair", {"threshold": 0.5, "closes_at": "2020-01-01T00:00:00Z"}, "closes_at, reveal_by: are over already"),
         (
             "pair",
             {"threshold": 0.5, "closes_at": "2090-01-02T00:00:00Z", "reveal_by": "2090-01-01T00:00:00Z"},
-            "reveal_by: must be after closes_at",
+            "reveal_by: must be at least a second after",
         ),
         ("settle", {"surprise": 1}, "surprise"),
     ],

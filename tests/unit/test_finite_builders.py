@@ -9,10 +9,10 @@ from scipy import integrate, stats
 from rayworks.core.config import resolve
 from rayworks.core.errors import DataError
 from rayworks.systems.regulation.bidding_game import entry_game, premium_game
-from rayworks.systems.regulation.certificate import certify
+from rayworks.systems.regulation.certificate import certify, gains
 from rayworks.systems.regulation.config import Config
 from rayworks.systems.regulation.contests import ByeRule, bye_probability
-from rayworks.systems.regulation.design import make_design, measure_design
+from rayworks.systems.regulation.design import make_design, measure_design, value_distribution
 from rayworks.systems.regulation.entry import GRID
 from rayworks.systems.regulation.equilibrium import Auction, Equilibrium, Mode
 from rayworks.systems.regulation.learning import learn
@@ -20,6 +20,7 @@ from rayworks.systems.regulation.mechanism import BYE_LOST, BYE_WON, Rules, run_
 from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.simulation import play_round
 from rayworks.systems.regulation.solving import solve
+from rayworks.systems.regulation.stress import rings
 from rayworks.systems.regulation.value_distributions import (
     BetaValues,
     FloatArray,
@@ -247,3 +248,53 @@ def test_numbers_of_builders_that_are_none() -> None:
     for wrong in (0, 1, 10**7):
         with pytest.raises(DataError, match=f"builders {wrong}: must be between 2"):
             Auction(UNIFORM, 0.5, builders=wrong)
+
+
+@pytest.mark.parametrize(
+    "auction",
+    [
+        Auction(UNIFORM, 0.5, group_size=8, builders=10),
+        Auction(UNIFORM, 0.9, group_size=4),
+        Auction(UNIFORM, 0.25, group_size=8, builders=10, premium_scale=2.0),
+        Auction(UNIFORM, 0.3, premium_scale=5.0, cap=None),
+    ],
+)
+def test_the_gain_from_entry_is_the_largest_of_all_types(auction: Auction) -> None:
+    """Against every pair of a value and a worth on a grid."""
+    equilibrium = solve(auction, "paper")
+    profile = gains(equilibrium, "entrants", 201, 401)
+    value, at = np.meshgrid(np.linspace(0, 1, 1001), np.arange(201), indexing="ij")
+    z = profile.z[at]
+    deployment = value - z / auction.premium_scale
+    exists = (z <= auction.top * value) & (value > 0)
+    entered = value > equilibrium.entry_value(profile.z)[at]
+    gain = np.where(entered, -(deployment + profile.current[at]), deployment + profile.best[at])
+    brute = float(np.max(np.where(exists, gain, 0.0), initial=0.0))
+    stated = certify(equilibrium, types=201, deviations=401).entry_gain
+    assert stated >= brute - 1e-9
+    assert stated == pytest.approx(brute, abs=0.002)
+
+
+def test_who_is_alone_in_the_game_wins_at_a_groups_rate() -> None:
+    for builders, noise in ((10, 0.0), (None, 0.0), (10, 0.01)):
+        game = replace(entry_game(Auction(UNIFORM, 0.5, builders=builders), 4, 4, 6), noise=noise)
+        nobody = np.eye(7)[0]
+        cleared, won = game.chances(nobody)
+        assert won[-1] == pytest.approx(cleared[-1] / 2)
+
+
+def test_rings_share_by_the_tie_rule() -> None:
+    """All in the ring: a contested prize is drawn by a coin, or given to nobody."""
+    equilibrium = solve(Auction(UNIFORM, 0.5, tie="void"), "fixed_point")
+    entering = equilibrium.entrants()
+    [point], _ = rings(equilibrium, [1.0])
+    rent = entering.mean(equilibrium.rent(entering.z))
+    assert point.member_gain == pytest.approx(-rent, abs=1e-9)
+    coin = solve(Auction(UNIFORM, 0.5), "fixed_point")
+    [shared], _ = rings(coin, [1.0])
+    assert shared.member_gain == pytest.approx(coin.entrants().mean(coin.entrants().z) / 2 - rent, abs=1e-6)
+
+
+def test_spellings_of_beta() -> None:
+    for text in ("beta(.5,.5)", "beta(0.5, 0.50)", "beta(5e-1,5e-1)"):
+        assert value_distribution(text).name == "beta(0.5,0.5)"

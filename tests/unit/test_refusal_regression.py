@@ -168,12 +168,15 @@ def test_a_baseline_under_which_no_drop_could_be_seen_is_invalid() -> None:
 
 
 def test_prompts_of_one_group_are_no_evidence_of_their_own() -> None:
-    """Fifteen more refusals close the gate, unless all are of prompts from one seed."""
+    """Fifteen more refusals close the gate; where all are of prompts from one seed, nothing can be said."""
     prompts = [replace(prompt, group=f"seed {int(prompt.uid[2:]) // 25}") for prompt in SAFE]
     runs = run(sensible, prompts), run(more(15), prompts)
     assert run_gate(ByWords(), SAFE, *runs, GateSettings()).exit_code == 1
     report = run_gate(ByWords(), prompts, *runs, GateSettings())
-    assert report.exit_code == 0
+    assert report.exit_code == 2
+    assert any(
+        "in 10 groups worse" in check.message and "so few groups changed" in check.message for check in report.checks
+    )
     assert [row["pairs"] for row in report.power if row["of_this_run"]] == [10]
 
 

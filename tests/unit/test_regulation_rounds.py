@@ -2,19 +2,22 @@
 
 import base64
 import hashlib
+import json
+import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.regulation.public_draws import commitment_of
 from serve.apps.regulation_audit import audit_page, discrepancies
-from serve.apps.regulation_events import BEGINNING
+from serve.apps.regulation_events import BEGINNING, hash_lines
 from serve.apps.regulation_head import Signer
 from serve.apps.regulation_ledger import Ledger
 from serve.common.problems import Problem
@@ -55,7 +58,7 @@ def test_deadlines_keep_everybody_to_them(file: Path) -> None:
         with pytest.raises(Problem, match="closed to submissions since 2030-01-01T12:10"):
             ledger.submit("late", "spring", model("late"), 0.6, None)
         with pytest.raises(Problem, match="closed to submissions since 2030-01-01T12:10"):
-            ledger.withdraw("builder-0", "spring")
+            ledger.withdraw("builder-0", "spring", 1)
         clock.minutes = 20
         assert ledger.reveal("ruth", "spring", seed_of("spring")).state == "paired"
         assert discrepancies(ledger.records("spring")) == []
@@ -122,10 +125,11 @@ def test_entries_bind_key_and_salt(ledger: Ledger) -> None:
 
 def test_what_is_withdrawn_does_not_compete(ledger: Ledger, file: Path) -> None:
     fill(ledger, [0.6, 0.9, 0.7])
-    taken_back = ledger.withdraw("builder-1", "spring")
+    taken_back = ledger.withdraw("builder-1", "spring", 2)
     assert (taken_back.number, taken_back.withdrawn) == (2, 4)
-    with pytest.raises(Problem, match="no submission of yours"):
-        ledger.withdraw("builder-1", "spring")
+    assert ledger.withdraw("builder-1", "spring", 2) == taken_back, "asked again, it is as it was"
+    with pytest.raises(Problem, match="no submission 1 of yours"):
+        ledger.withdraw("builder-1", "spring", 1)
     again = ledger.submit("builder-1", "spring", model("better"), 0.95, "new key")
     assert again.number == 4
     before = dump(file)
@@ -182,3 +186,98 @@ def test_a_signed_head_is_verified_by_openssl(tmp_path: Path) -> None:
     subprocess.run(["openssl", "genpkey", "-algorithm", "x25519", "-out", str(key)], check=True, capture_output=True)
     with pytest.raises(ConfigError, match="no Ed25519 key"):
         Signer(str(key))
+
+
+def test_one_builder_cannot_close_a_round_to_others(ledger: Ledger) -> None:
+    ledger.open_round("ruth", TERMS)
+    for number in range(1, 4):
+        ledger.submit("mallory", "spring", model(number), 0.6, None)
+        ledger.withdraw("mallory", "spring", number)
+    ledger.submit("mallory", "spring", model(4), 0.6, None)
+    with pytest.raises(Problem, match="3 submissions of yours are withdrawn; this one stands"):
+        ledger.withdraw("mallory", "spring", 4)
+    others = [ledger.submit(f"b{number}", "spring", model(f"b{number}"), 0.7, None) for number in range(11)]
+    assert len(others) == 11, "what is withdrawn takes no room of the twelve"
+
+
+def test_a_claim_that_does_not_clear_is_not_the_owners(ledger: Ledger) -> None:
+    ledger.open_round("ruth", TERMS)
+    ledger.submit("mallory", "spring", model("ann's"), 0.0, None)
+    ledger.submit("ann", "spring", model("ann's"), 0.9, None)
+    ledger.submit("ben", "spring", model("ben's"), 0.7, None)
+    assert ledger.clashes("spring") == {model("ann's"): [1, 2]}
+    ledger.reveal("ruth", "spring", seed_of("spring"))
+    assert [result.status for result in ledger.records("spring").results] == ["duplicate", "won", "lost"]
+    with pytest.raises(Problem, match="paired with other owners"):
+        ledger.reveal("ruth", "spring", seed_of("spring"), {model("ann's"): 1})
+
+
+def rewritten(file: Path, change: Callable[[dict[str, Any]], None], keep_chain: bool = False) -> None:
+    """All events of the first round changed as an operator could, with hashes that follow."""
+    with closing(sqlite3.connect(file)) as connection:
+        for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        previous = chain = BEGINNING
+        rows = connection.execute("SELECT round, position, text FROM events ORDER BY sequence").fetchall()
+        for round, position, text in rows:
+            facts = json.loads(text)
+            change(facts)
+            text = json.dumps(facts, separators=(",", ":"))
+            digest = hash_lines(previous, text)
+            chain = hash_lines(chain, round, position, digest)
+            sets = "text = ?, previous = ?, hash = ?" + ("" if keep_chain else ", chain = ?")
+            values = [text, previous, digest, *([] if keep_chain else [chain]), round, position]
+            connection.execute(f"UPDATE events SET {sets} WHERE round = ? AND position = ?", values)
+            previous = digest
+        connection.commit()
+
+
+def test_the_audit_checks_owners_and_times_and_the_head_its_chain(file: Path) -> None:
+    clock = Clock()
+    with closing(Ledger(str(file), now=clock)) as ledger:
+        fill(ledger, [0.6, 0.9], DATED)
+        clock.minutes = 15
+        ledger.reveal("ruth", "spring", seed_of("spring"))
+        assert discrepancies(ledger.records("spring")) == []
+        head = ledger.head()
+
+        def owner(facts: dict[str, Any]) -> None:
+            if facts["event"] == "paired":
+                facts["owners"] = {model(0): 2}
+
+        rewritten(file, owner)
+        assert discrepancies(ledger.records("spring")) == [
+            "owners: submission 2 did not enter the model it is named for"
+        ]
+        assert ledger.head() != head, "a witness who kept the head sees it"
+
+        def late(facts: dict[str, Any]) -> None:
+            facts.pop("owners", None)
+            if facts["event"] == "submitted":
+                facts["at"] = "2031-01-01T12:00:00.000+00:00"
+
+        rewritten(file, late, keep_chain=True)
+        found = discrepancies(ledger.records("spring"))
+        assert found[0].startswith("event 1: submitted at 2031-01-01") and len(found) >= 2
+        with pytest.raises(Problem, match="does not follow from those before; it was tampered with"):
+            ledger.head()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT OR REPLACE INTO events SELECT round, position, '{}', previous, hash, sequence, chain FROM events",
+        "INSERT OR REPLACE INTO submissions SELECT round, number, builder, alias, model, 1.0, idempotency_key, event "
+        "FROM submissions",
+        "INSERT OR REPLACE INTO results SELECT round, number, group_number, 'won', '1' FROM results",
+        "INSERT OR REPLACE INTO payments SELECT round, number, 1 FROM payments",
+        "INSERT OR REPLACE INTO rounds "
+        "SELECT round, 'open', commitment, NULL, rules, 1, budget, salt, NULL, NULL FROM rounds",
+    ],
+)
+def test_nothing_is_replaced(ledger: Ledger, file: Path, statement: str) -> None:
+    settled(ledger, [0.6, 0.9])
+    before = dump(file)
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection, pytest.raises(sqlite3.IntegrityError):
+        connection.execute(statement)
+    assert dump(file) == before

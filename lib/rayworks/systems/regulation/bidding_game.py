@@ -90,7 +90,7 @@ class BiddingGame:
         total = rivals.sum()
         n, k = self.auction.group_size, self.auction.prizes
         if total <= 0:
-            return passing, passing.copy()
+            return passing, passing * (k / n)
         upto = np.minimum(np.cumsum(rivals) / total, 1.0)
         below = np.concatenate([[0.0], upto[:-1]])
         # Equal bids are ranked by a coin, so the chance is the mean over the ranks they share.
@@ -111,7 +111,7 @@ class BiddingGame:
         passing = float(rivals @ cleared)
         n, k = self.auction.group_size, self.auction.prizes
         if passing <= 1e-12:
-            return cleared, cleared.copy()
+            return cleared, cleared * (k / n)
         below = np.clip(rivals @ (chance - chance[:, :1]) / passing, 0.0, 1.0)
         # The mass of each cell is exact, so that noise may be finer than the cells; within one a coin decides.
         ranked = win_probability((below[1:] + below[:-1]) / 2, n, k)

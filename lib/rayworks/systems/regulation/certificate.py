@@ -149,10 +149,12 @@ def _entry_gain(equilibrium: Equilibrium, profile: Profile) -> float:
     """Largest gain at the margin: the last to enter may regret it, the first to stay out may too."""
     auction, z = equilibrium.auction, profile.z
     marginal = equilibrium.entry_value(z)
-    exists = (marginal >= z / auction.top) & (marginal <= 1)
-    deployment = marginal - z / auction.premium_scale
-    staying_in, coming_in = -(deployment + profile.current), deployment + profile.best
-    return float(np.max(np.where(exists, np.maximum(staying_in, coming_in), 0.0), initial=0.0))
+    least, paid = z / auction.top, z / auction.premium_scale
+    # The lowest value that enters may regret it, and the highest that stays out.
+    inside, outside = np.maximum(marginal, least), np.minimum(marginal, 1.0)
+    leaving = np.where(inside < 1, -(inside - paid + profile.current), 0.0)
+    coming = np.where(outside > least, outside - paid + profile.best, 0.0)
+    return float(max(0.0, np.max(leaving), np.max(coming)))
 
 
 def utility_by_deviation(equilibrium: Equilibrium, factors: FloatArray) -> FloatArray:

@@ -22,6 +22,7 @@ from rayworks.systems.regulation.price_curve import PriceCurve
 from rayworks.systems.regulation.simulation import play_round
 from rayworks.systems.regulation.solving import solve
 
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?"
 COLUMN = "value"
 """Of a file of values."""
 SCALE_STEP = 3.0
@@ -80,7 +81,7 @@ def value_distribution(text: str) -> value_distributions.ValueDistribution:
         return value_distributions.UniformValues()
     if text == "beta22":
         return value_distributions.SymmetricBetaValues()
-    shape = re.fullmatch(r"beta\(\s*(\d+\.?\d*)\s*,\s*(\d+\.?\d*)\s*\)", text)
+    shape = re.fullmatch(rf"beta\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)", text)
     if shape:
         return value_distributions.BetaValues(float(shape[1]), float(shape[2]))
     if not suffix_of(text):

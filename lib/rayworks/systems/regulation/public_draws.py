@@ -11,11 +11,11 @@ binds key, model, score and a nonce, in order of arrival; those withdrawn are le
     pairing_i         = draw("pairing", i)
     tie_break_i       = floor(draw("tie", i) / 2^11) / 2^53, in [0, 1)
 
-Of submissions of one model, the one that the regulator names as its owner's competes, else the earliest. From numbers to
-pairs, as ``mechanism.run_mechanism`` does it: models with a score of at least the threshold are cleared; the cleared, by
-rising ``pairing_i``, are cut into groups of ``group_size``, and the last ones, too few for a group, are byes. The
-``prizes`` best scores of a group win; among equal ones the larger ``tie_break_i`` does (tie rule ``coin``). A bye wins if its
-``tie_break_i`` is below ``prizes / group_size`` (bye rule ``chance``).
+Of submissions of one model, the one that the regulator names as its owner's competes, else the earliest that is cleared.
+From numbers to pairs, as ``mechanism.run_mechanism`` does it: models with a score of at least the threshold are cleared; the
+cleared, by rising ``pairing_i``, are cut into groups of ``group_size``, and the last ones, too few for a group, are byes.
+The ``prizes`` best scores of a group win; among equal ones the larger ``tie_break_i`` does (tie rule ``coin``). A bye wins
+if its ``tie_break_i`` is below ``prizes / group_size`` (bye rule ``chance``).
 
 What it protects: the commitment stops the regulator from choosing the seed after it has seen the submissions, and because
 the book enters every number, whoever knows the seed learns the pairing only once the last model is in: each further

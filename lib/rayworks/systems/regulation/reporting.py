@@ -129,8 +129,8 @@ def _who_competes(design: Values) -> str:
     if design["builders"] is None:
         return "For ever so many builders: every group fills (auction.builders: null)."
     return (
-        f"For {design['builders']} builders: one who enters has no group with chance {design['left_over']:.2%}, and there is "
-        f"not a single whole group with chance {design['no_group']:.2%}."
+        f"For {design['builders']} builders: one who enters has no group with chance {design['left_over']:.2%}, and "
+        f"finds that there is not a single whole one with chance {design['no_group']:.2%}."
     )
 
 
@@ -201,7 +201,8 @@ def _stress_tables(found: Mapping[str, Values]) -> list[Table]:
     pays = "never pays" if break_even is None else f"pays from a share of {break_even:.2f}"
     sybils = [[name.replace("_", " "), value] for name, value in found["sybils"].items()]
     note = (
-        "A rebuilt second model pays where its rent exceeds the price; a copy always does, so copies must be refused."
+        "A rebuilt second model pays where its rent exceeds the price; a copy always does, so copies must be refused. "
+        "Counted as in a large population: of few builders a second model also fills groups, and may meet the first."
     )
     return [
         _rows("Rings that bid the bare price", found["rings"]["points"], f"The ring {pays}."),

@@ -47,7 +47,7 @@ def rings(equilibrium: Equilibrium, shares: Sequence[float]) -> tuple[list[RingP
     worth, rent = entering.mean(z), entering.mean(z * won_before - (spent - auction.price))
     points = []
     for share in shares:
-        inside = auction.or_bye(_last_place_chance(share, auction.group_size, auction.prizes), left_over)
+        inside = auction.or_bye(_last_place_chance(share, auction), left_over)
         # Among outsiders the order is as before; a rival from the ring is below for sure.
         outside = winning_chance(equilibrium, replace(entering, below=share + (1 - share) * entering.below))
         bid = share * auction.price + (1 - share) * entering.mean(spent)
@@ -55,16 +55,17 @@ def rings(equilibrium: Equilibrium, shares: Sequence[float]) -> tuple[list[RingP
     return points, _break_even(worth, rent, auction, left_over)
 
 
-def _last_place_chance(share: float, group_size: int, prizes: int) -> float:
-    """Chance of a prize for one of those at the bottom, whose number among the rivals is binomial."""
-    equals = np.arange(group_size)
-    left = np.clip(prizes - (group_size - 1 - equals), 0, equals + 1)
-    return float(binomial(group_size - 1, share) @ (left / (equals + 1)))
+def _last_place_chance(share: float, auction: Auction) -> float:
+    """Chance of a prize for one of those at the bottom, who tie and whose number among the rivals is binomial."""
+    equals = np.arange(auction.group_size)
+    left = np.clip(auction.prizes - (auction.group_size - 1 - equals), 0, equals + 1)
+    part = left / (equals + 1)
+    return float(binomial(auction.group_size - 1, share) @ (np.floor(part) if auction.tie == "void" else part))
 
 
 def _break_even(worth: float, rent: float, auction: Auction, left_over: float) -> float:
     grid = np.linspace(0, 1, 1001)
-    won = np.array([_last_place_chance(share, auction.group_size, auction.prizes) for share in grid])
+    won = np.array([_last_place_chance(share, auction) for share in grid])
     gain = worth * auction.or_bye(won, left_over) - rent
     return float(grid[np.argmax(gain >= 0)]) if (gain >= 0).any() else float("nan")
 
@@ -82,7 +83,9 @@ class Sybils:
 
 
 def sybils(equilibrium: Equilibrium) -> Sybils:
-    """Temptation to enter twice; exact in a large population. Rebuilding never pays once ``rent(top) <= price``."""
+    """Temptation to enter twice; exact in a large population: of few builders a second model fills groups, and may meet the
+    first, which is not counted. Rebuilding never pays once ``rent(top) <= price``.
+    """
     entering = equilibrium.entrants()
     inside = entering.density > 0
     copied = entering.z * winning_chance(equilibrium, entering)

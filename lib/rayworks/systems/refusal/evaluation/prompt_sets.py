@@ -137,6 +137,10 @@ def _rows(source: str, table: pd.DataFrame) -> list[Prompt]:
     if columns["request"] is None:
         raise DataError(f"prompts {source}: has no column request; add one")
 
+    if columns["group"] == "seed" and pd.to_numeric(table["seed"], errors="coerce").notna().all():
+        # Numbers are the seeds of somebody's random draws, not what prompts were made from.
+        columns["group"] = None
+
     def column(name: str, default: str) -> Sequence[Any]:
         found = columns[name]
         return [default] * len(table) if found is None else table[found].tolist()
