@@ -292,7 +292,7 @@ def regulation(deployment: Deployment, name: str) -> Known:
         for builder in ("ben", "cem", "dan")[:submissions]:
             model = hashlib.sha256(f"{round} {builder}".encode()).hexdigest()
             send(deployment, name, "submit", builder, round=round, score=0.7, model=model)
-    [_, _, cancelled, revealed] = known = list(seeds)
+    [_, submitted, cancelled, revealed] = known = list(seeds)
     send(deployment, name, "pair", round=revealed, seed=seeds[revealed])
     return Known(
         {
@@ -303,7 +303,7 @@ def regulation(deployment: Deployment, name: str) -> Known:
             "RevealBody": [{"round": {"const": round}, "seed": {"const": seeds[round]}} for round in known],
             "SubmitBody": [{"round": {"enum": known}}],
             "SettleBody": [{"round": {"enum": known}}],
-            "WithdrawBody": [{"round": {"enum": known}, "submission": up_to(2, 1)}],
+            "WithdrawBody": [{"round": {"const": submitted}, "submission": {"const": 1}}],
             "CancelBody": [{"round": {"const": cancelled}}],
         },
         {"round": known, "name": known},
