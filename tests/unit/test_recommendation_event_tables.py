@@ -51,6 +51,21 @@ def test_separators_and_suffixes_give_one_log(suffix: str, separator: str, tmp_p
     assert_same(read_events(str(path)), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("events.csv", "\n".join(ROWS).encode("utf-16"), "cannot be read .*utf-8"),
+        ("events.csv.gz", "\n".join(ROWS).encode(), "cannot be read"),
+        ("events.csv", b"user;item,time\n", "has no column user, item, shown, accepted"),
+        ("events.csv", ("\n".join(ROWS) + ",9").encode(), "cannot be read .*Expected 5 columns, got 6"),
+    ],
+)
+def test_unreadable_files_are_refused(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_events(str(tmp_path / name))
+
+
 def test_a_large_file_is_sniffed_by_its_head(tmp_path: Path) -> None:
     times = [str(number) for number in range(20_000)]
     assert len(read_events(with_times(tmp_path, *times))) == 20_000

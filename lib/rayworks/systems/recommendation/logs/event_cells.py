@@ -70,7 +70,7 @@ def fractional(column: "pd.Series[Any]") -> np.ndarray:
         return np.zeros(len(column), bool)
     values = column.to_numpy(float, na_value=np.nan)
     most = 2.0**24 if column.dtype.name.lower() == "float32" else 2.0**53
-    return ~np.isnan(values) & ((values != np.round(values)) | (np.abs(values) >= most))
+    return np.asarray(~np.isnan(values) & ((values != np.round(values)) | (np.abs(values) >= most)))
 
 
 def name_codes(column: "pd.Series[Any]") -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +142,7 @@ def seconds_of(parts: Sequence[Times], source: str) -> np.ndarray:
     seconds = np.concatenate(found)
     if NUMBER in first:
         _require_one_unit(seconds, source)
-    return seconds
+    return np.asarray(seconds)
 
 
 def _require_one_form(first: Mapping[int, tuple[int, str]], source: str) -> None:

@@ -147,7 +147,7 @@ def reading(source: str) -> Iterator[None]:
         yield
     except (ConnectionError, TimeoutError):
         raise
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise DataError(f"{source}: cannot be read ({reason}); mend or rewrite the file") from None
 
