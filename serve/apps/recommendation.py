@@ -1,6 +1,7 @@
 r"""Predict and explain whether users accept recommended items, and what they would do under other recommendations.
 
-A user is known by a past: what was taken unasked (``natural``), and what was recommended with the decision about it.
+A user is known by a past: what was taken unasked (``natural``), and what was recommended with the decision about it. Events
+on items that are not in the catalogue are left out of it, and the answer says so; an item to score must be in it.
 
     curl http://127.0.0.1:8000/recommendation/v1/recommendation/accept -H "Authorization: Bearer $KEY" \
       -H 'Content-Type: application/json' \
@@ -77,7 +78,9 @@ class Recommendation(ServedRun):
         """Chances that a user would accept the items of a slate, each recommended now, in the order asked."""
         question = self._recommender.slate(body)
         scored = await self._scoring.ask(question)
-        return schemas.AcceptAnswer(items=self._recommender.scored_items(scored), events_used=len(question.past))
+        return schemas.AcceptAnswer(
+            items=self._recommender.scored_items(scored), events_used=len(question.past), **question.left_out
+        )
 
     @api.post("/v1/recommendation/rank")
     async def rank(self, body: schemas.RankBody, owner: Caller) -> schemas.RankAnswer:
@@ -88,6 +91,7 @@ class Recommendation(ServedRun):
             items=self._recommender.scored_items(scored),
             candidates=len(self._recommender.items) - len(question.excluded),
             events_used=len(question.past),
+            **question.left_out,
         )
 
     @api.post("/v1/recommendation/attribute")

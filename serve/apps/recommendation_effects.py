@@ -14,7 +14,7 @@ from rayworks.systems.recommendation.models.histories import Histories, historie
 from rayworks.systems.recommendation.values.roll_out import Policy, greedy_policy, mixture, roll_out, uniform_policy
 
 from . import recommendation_schemas as schemas
-from .recommendation_engine import Recommender, as_floats, interval, last, require_at_most
+from .recommendation_engine import Recommender, as_floats, interval, last, left_out, require_at_most
 
 MOST_CELLS = 4_000_000
 """Rollouts x items of one step: 32 MB a table."""
@@ -35,14 +35,19 @@ def explain(recommender: Recommender, body: schemas.AttributeBody) -> schemas.At
         DataError: naming the event or item at fault.
     """
     require_at_most("items", len(body.items), recommender.limits.attributed)
-    past = last(recommender.past(body.events), recommender.holds)
+    whole = recommender.past(body.events)
+    past = last(whole.events, recommender.holds)
     codes = torch.tensor([recommender.codes(body.items, "items")])
     found = attribute(recommender.models, histories([past]), codes, recommender.reference)
     errors = as_floats(member_error(found.probability)[0])
     columns = (body.items, found.probability[0, 0].tolist(), errors, found.mean()[0], found.error()[0])
     items = [_attributed(*row, recommender.quantile) for row in zip(*columns, strict=True)]
     return schemas.AttributeAnswer(
-        items=items, compared_users=len(recommender.reference), events_used=len(past), note=NOTE
+        items=items,
+        compared_users=len(recommender.reference),
+        events_used=len(past),
+        note=NOTE,
+        **left_out(whole),
     )
 
 
@@ -106,7 +111,7 @@ def what_if(recommender: Recommender, body: schemas.WhatIfBody, expires: float) 
             f"{asked.field}: {asked.steps} steps are more than the {recommender.holds} events that the model can hold; "
             "ask for fewer"
         )
-    past = last(whole, recommender.holds - asked.steps)
+    past = last(whole.events, recommender.holds - asked.steps)
     known = histories([past])
     if isinstance(asked, schemas.SetItems):
         found = _with_items(recommender, known, asked, expires)
@@ -120,7 +125,8 @@ def what_if(recommender: Recommender, body: schemas.WhatIfBody, expires: float) 
         interval=interval(mean, mean_error, recommender.quantile, 0, 1),
         exact=found.exact,
         events_used=len(past),
-        warnings=[*_forgotten(recommender, len(whole) - len(past), asked.steps), *found.warnings],
+        warnings=[*_forgotten(recommender, len(whole.events) - len(past), asked.steps), *found.warnings],
+        **left_out(whole),
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -10,15 +11,22 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.causes.attribution import member_error, member_quantile
-from rayworks.systems.recommendation.exported import read_export
+from rayworks.systems.recommendation.exported import KnownPast, read_export
 from rayworks.systems.recommendation.logs.events import KINDS
 from rayworks.systems.recommendation.models.histories import histories, states_after
 
-from .recommendation_schemas import AcceptBody, Event, Limits, RankBody, ScoredItem
+from .recommendation_schemas import MOST_NAMED, AcceptBody, Event, Limits, RankBody, ScoredItem
 
 Past = Sequence[tuple[int, int]]
 """Item code and kind of each event, as :func:`~rayworks.systems.recommendation.models.histories.histories` takes them."""
 KIND = {name: number for number, name in enumerate(KINDS)}
+
+
+class LeftOut(TypedDict):
+    """What an answer says of the events that a model does not know."""
+
+    unknown_events: int
+    unknown_items: list[str]
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Slate:
 
     past: Past
     items: Sequence[int]
+    left_out: LeftOut
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Ranking:
     count: int
     excluded: Sequence[int]
     """Each once, and not all items."""
+    left_out: LeftOut
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class Recommender:
         """Events of a past that the models can hold."""
         self.quantile = member_quantile(len(self.models))
         """Standard errors to each side of a 95 % interval."""
-        self._code = {name: code for code, name in enumerate(exported.items)}
+        self._exported = exported
 
     def check(self) -> None:
         """A real prediction, of every model.
@@ -74,7 +84,7 @@ class Recommender:
         Raises:
             DataError: it is not a probability.
         """
-        [found] = self.answer([Slate([(0, KIND["accepted"])], [0])])
+        [found] = self.answer([Slate([(0, KIND["accepted"])], [0], left_out(KnownPast([], 0, [])))])
         if not ((found.probability >= 0) & (found.probability <= 1)).all():
             raise DataError(f"export: the models answer {found.probability.tolist()}, which are not probabilities")
 
@@ -85,7 +95,8 @@ class Recommender:
             DataError: naming the event or item at fault.
         """
         require_at_most("items", len(body.items), self.limits.items)
-        return Slate(last(self.past(body.events), self.holds), self.codes(body.items, "items"))
+        past = self.past(body.events)
+        return Slate(last(past.events, self.holds), self.codes(body.items, "items"), left_out(past))
 
     def ranking(self, body: RankBody) -> Ranking:
         """A request's question.
@@ -95,11 +106,11 @@ class Recommender:
         """
         require_at_most("k", body.k, self.limits.items)
         past = self.past(body.events)
-        seen = [code for code, _ in past] if body.exclude_seen else []
+        seen = [code for code, _ in past.events] if body.exclude_seen else []
         excluded = sorted({*self.codes(body.exclude, "exclude"), *seen})
         if len(excluded) == len(self.items):
             raise DataError(f"exclude, exclude_seen: leave none of the {len(self.items):,} items; exclude fewer")
-        return Ranking(last(past, self.holds), body.k, excluded)
+        return Ranking(last(past.events, self.holds), body.k, excluded, left_out(past))
 
     @torch.inference_mode()
     def answer(self, questions: Sequence[Slate | Ranking]) -> list[Scored]:
@@ -125,15 +136,15 @@ class Recommender:
             for code, probability, error in zip(scored.items, scored.probability[0].tolist(), errors, strict=True)
         ]
 
-    def past(self, events: Sequence[Event]) -> Past:
-        """A request's events, checked.
+    def past(self, events: Sequence[Event]) -> KnownPast:
+        """A request's events, checked; those on items that are not in the catalogue are left out.
 
         Raises:
-            DataError: naming the event whose item is not in the catalogue, or whose time is missing or goes backwards.
+            DataError: naming the event whose time is missing or goes backwards.
         """
         require_at_most("events", len(events), self.limits.events)
         _require_order([event.time for event in events])
-        return [(self._codes_of(event.item, f"events.{n}.item"), KIND[event.kind]) for n, event in enumerate(events)]
+        return self._exported.past([(event.item, KIND[event.kind]) for event in events])
 
     def codes(self, names: Sequence[str], field: str) -> list[int]:
         """Codes of items.
@@ -144,7 +155,7 @@ class Recommender:
         return [self._codes_of(name, f"{field}.{number}") for number, name in enumerate(names)]
 
     def _codes_of(self, name: str, field: str) -> int:
-        code = self._code.get(name)
+        code = self._exported.codes.get(name)
         if code is None:
             raise DataError(f"{field}: {name[:80]!r} is not in the catalogue of {len(self.items):,} items")
         return code
@@ -153,6 +164,11 @@ class Recommender:
 def last(past: Past, count: int) -> Past:
     """The last ``count`` events."""
     return past[max(len(past) - count, 0) :]
+
+
+def left_out(past: KnownPast) -> LeftOut:
+    """How many events of a past a model does not know, and the first of their items."""
+    return LeftOut(unknown_events=past.skipped, unknown_items=list(past.unknown[:MOST_NAMED]))
 
 
 def require_at_most(field: str, count: int, most: int) -> None:

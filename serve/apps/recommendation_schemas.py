@@ -9,6 +9,8 @@ from ..common.body import Body
 
 MOST_EVENTS, MOST_ITEMS, MOST_ATTRIBUTED = 5_000, 1_000, 50
 MOST_STEPS, MOST_ROLLOUTS, MOST_PATHS = 1_000, 2_000, 1_024
+MOST_NAMED = 20
+"""Unknown items that an answer names."""
 BEST, STEPS, ROLLOUTS, PATHS = 10, 10, 64, 64
 """Defaults of rankings and what-ifs."""
 
@@ -21,7 +23,6 @@ Error = Annotated[
 Interval = Annotated[
     tuple[float, float] | None, Field(description="95 %, by the standard error; null where that is null")
 ]
-EventsUsed = Annotated[int, Field(description="events of the past that counted: the last that the model can hold")]
 Cause = Literal["item", "previous_decision", "natural_preference", "recommender"]
 PolicyName = Literal["greedy", "uniform", "softmax"]
 
@@ -63,8 +64,23 @@ class UserBody(Body):
     events: list[Event] = Field(
         [],
         max_length=MOST_EVENTS,
-        description="the user's past in order of time; empty for a new user. A model counts the last that it can hold",
+        description="the user's past in order of time; empty for a new user. Events on items that are not in the catalogue "
+        "are left out and counted in the answer; of the others a model counts the last that it can hold",
         examples=[EXAMPLE_EVENTS],
+    )
+
+
+class UserAnswer(BaseModel):
+    """What was made of the past."""
+
+    events_used: int = Field(
+        description="events of the past that counted: of those on known items the last that the model can hold"
+    )
+    unknown_events: int = Field(
+        description="events of the past that did not count, whatever their kind, for their item is not in the catalogue"
+    )
+    unknown_items: list[str] = Field(
+        max_length=MOST_NAMED, description=f"items of those events, each once; the first {MOST_NAMED}"
     )
 
 
@@ -84,11 +100,10 @@ class ScoredItem(BaseModel):
     standard_error: Error
 
 
-class AcceptAnswer(BaseModel):
+class AcceptAnswer(UserAnswer):
     """The slate, in the order asked."""
 
     items: list[ScoredItem]
-    events_used: EventsUsed
 
 
 class RankBody(UserBody):
@@ -99,12 +114,11 @@ class RankBody(UserBody):
     exclude_seen: bool = Field(False, description="never return items of the past")
 
 
-class RankAnswer(BaseModel):
+class RankAnswer(UserAnswer):
     """The items most likely to be accepted, the best first."""
 
     items: list[ScoredItem]
     candidates: int = Field(description="items of the catalogue that were not excluded")
-    events_used: EventsUsed
 
 
 class AttributeBody(UserBody):
@@ -144,12 +158,11 @@ class AttributedItem(ScoredItem):
     sentence: str = Field(description="the strongest cause in words")
 
 
-class AttributeAnswer(BaseModel):
+class AttributeAnswer(UserAnswer):
     """Causes of acceptance, in the order asked."""
 
     items: list[AttributedItem]
     compared_users: int = Field(description="users whose natural events natural_preference is held against")
-    events_used: EventsUsed
     note: str
 
 
@@ -255,7 +268,7 @@ class WhatIfStep(BaseModel):
     )
 
 
-class WhatIfAnswer(BaseModel):
+class WhatIfAnswer(UserAnswer):
     """Acceptance to expect, step by step, were the recommendations set or chosen otherwise."""
 
     steps: list[WhatIfStep]
@@ -263,5 +276,4 @@ class WhatIfAnswer(BaseModel):
     standard_error: Error
     interval: Interval
     exact: bool = Field(description="whether all paths of decisions were followed, not a sample of them")
-    events_used: EventsUsed
     warnings: list[str]

@@ -51,6 +51,8 @@ def test_ray_data_gives_the_log_that_pandas_gives(tmp_path: Path) -> None:
     options = ReadOptions(columns=renamed)
     assert_same(found, read_events_distributed(str(sheet), options))
     assert_same(found, read_events(str(sheet), options))
+    table.rename(columns=renamed).to_csv(tmp_path / "events.csv.gz", index=False, sep=";")
+    assert_same(found, read_events_distributed(str(tmp_path / "events.csv.gz"), options))
     table.loc[437, "propensity"] = 1.5
     table.loc[437, ["shown", "accepted"]] = 1
     table.iloc[300:].to_parquet(folder / "2.parquet")

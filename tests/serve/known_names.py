@@ -278,7 +278,7 @@ def recommendation(deployment: Deployment, name: str) -> Known:
     )
 
 
-ROUNDS = {"opened": 0, "submitted": 2, "cancelled": 1, "revealed": 3}
+ROUNDS = {"opened": 0, "submitted": 2, "cancelled": 1, "withdrawn": 1, "revealed": 3}
 """Submissions of each before the requests; the last is paired, and may be settled."""
 
 
@@ -292,7 +292,7 @@ def regulation(deployment: Deployment, name: str) -> Known:
         for builder in ("ben", "cem", "dan")[:submissions]:
             model = hashlib.sha256(f"{round} {builder}".encode()).hexdigest()
             send(deployment, name, "submit", builder, round=round, score=0.7, model=model)
-    [_, submitted, cancelled, revealed] = known = list(seeds)
+    [opened, submitted, cancelled, withdrawn, revealed] = known = list(seeds)
     send(deployment, name, "pair", round=revealed, seed=seeds[revealed])
     return Known(
         {
@@ -300,10 +300,12 @@ def regulation(deployment: Deployment, name: str) -> Known:
                 {"value": up_to(10**8), "share": {"enum": ["0.1", 0.4]}, "price": {"enum": [0.3, 0.6, None]}}
             ],
             "CommitBody": [{"premium_cents": up_to(1000, 1), "prizes": up_to(1, 1), "round": {"const": f"new-{mark}"}}],
-            "RevealBody": [{"round": {"const": round}, "seed": {"const": seeds[round]}} for round in known],
+            "RevealBody": [
+                {"round": {"const": round}, "seed": {"const": seeds[round]}} for round in (opened, submitted, revealed)
+            ],
             "SubmitBody": [{"round": {"enum": known}}],
             "SettleBody": [{"round": {"enum": known}}],
-            "WithdrawBody": [{"round": {"const": submitted}, "submission": {"const": 1}}],
+            "WithdrawBody": [{"round": {"const": withdrawn}, "submission": {"const": 1}}],
             "CancelBody": [{"round": {"const": cancelled}}],
         },
         {"round": known, "name": known},

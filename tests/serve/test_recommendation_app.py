@@ -97,6 +97,34 @@ def test_answers_do_not_depend_on_who_shares_the_batch(send: Send) -> None:
             np.testing.assert_allclose(column(first["items"], name), column(second["items"], name), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("accept", {"items": ["i4"]}),
+        ("rank", {"k": 4, "exclude_seen": True}),
+        ("attribute", {"items": ["i4"]}),
+        ("whatif", {"do": ["i4", "i9"]}),
+    ],
+)
+def test_a_past_on_unknown_items_counts_without_them(send: Send, route: str, body: dict[str, Any]) -> None:
+    past = events(PAST)
+    expected = found(send(route, events=past, **body))
+    assert (expected["unknown_events"], expected["unknown_items"]) == (0, [])
+    new = [event(f"new {number}", ("natural", "accepted", "rejected")[number % 3]) for number in range(25)]
+    answer = found(send(route, events=[*new, past[0], new[0], *past[1:]], **body))
+    assert answer.pop("unknown_events") == 26
+    assert answer.pop("unknown_items") == [f"new {number}" for number in range(20)]
+    assert {name: answer[name] for name in answer if name != "items"} == {
+        name: expected[name] for name in answer if name != "items"
+    }
+    if route != "whatif":
+        assert column(answer["items"], "item") == column(expected["items"], "item")
+        chances = column(expected["items"], "probability")
+        assert column(answer["items"], "probability") == pytest.approx(chances, abs=1e-6)
+    nobody = found(send(route, events=new, **body))
+    assert (nobody["events_used"], nobody["unknown_events"]) == (0, 25)
+
+
 def test_a_ranking_is_of_all_items_but_the_excluded(send: Send, exported: Exported) -> None:
     chances = np.asarray(acceptance(exported.models, known(PAST)))[0, 0]
     best = [ITEMS[code] for code in np.argsort(-chances)]
@@ -215,11 +243,7 @@ GREEDY = {"name": "greedy"}
     ("route", "body", "words"),
     [
         ("accept", {"items": ["i1", "zz"]}, ["items.1: 'zz' is not in the catalogue of 30 items"]),
-        (
-            "accept",
-            {"items": ["i1"], "events": [event(), event("zz")]},
-            ["events.1.item: 'zz' is not in the catalogue"],
-        ),
+        ("accept", {"items": ["zz"], "events": [event("zz")]}, ["items.0: 'zz' is not in the catalogue"]),
         ("accept", {"items": ["i1"], "events": [event(time=2), event(time=1)]}, ["events.1.time: 1 is before 2"]),
         ("accept", {"items": ["i1"], "events": [event(time=2), event()]}, ["events.1.time", "is missing"]),
         ("accept", {"items": ["i1"], "events": [event(kind="decided")]}, ["events.0.kind", "accepted"]),

@@ -90,10 +90,15 @@ def test_parquet_folders_and_other_names_and_dates_give_the_same_log(
         ("b,y,1,0,1", "b,y,1,0,0", "row 3: accepted is 0; a decision without a recommendation"),
         ("b,x,3,1,0", "b,x,3,1,", "row 1: accepted is empty; a recommendation without a decision"),
         ("b,x,3,1,0", "b,x,3,1,0.5", "row 1: accepted is 0.5; must be 0 or 1"),
-        ("b,x,3,1,0", "b,x,3,1,yes", "row 1: accepted is yes; must be 0 or 1"),
+        ("b,x,3,1,0", "b,x,3,1,maybe", "row 1: accepted is maybe; must be 0 or 1"),
+        ("b,x,3,1,0", "b,x,3,1,NA", "row 1: accepted is NA; must be 0 or 1"),
         ("b,z,3,1,1,1,", "b,z,3,1,1,0,", "row 5: propensity is 0; must be above 0 and at most 1"),
         ("b,z,3,1,1,1,", "b,z,3,1,1,1.01,", "row 5: propensity is 1.01"),
-        ("b,z,3,1,1,1,", "b,z,3,1,1,,", "row 5: propensity is empty while other rows have one"),
+        (
+            "b,z,3,1,1,1,",
+            "b,z,3,1,1,,",
+            "row 5: propensity is empty while other rows have one, such as row 1; fill in an",
+        ),
         ("accepted,", "liked,", "has no column accepted; found user, item, time, shown, liked"),
     ],
 )
@@ -122,9 +127,13 @@ def test_sources_that_hold_nothing_are_refused(table: Callable[[str], str], tmp_
     (tmp_path / "broken.parquet").write_text("no")
     with pytest.raises(DataError, match="cannot be read"):
         read_events(str(tmp_path / "broken.parquet"))
-    (tmp_path / "events.tsv").write_text("")
-    with pytest.raises(DataError, match=r"neither \.csv nor \.parquet"):
-        read_events(str(tmp_path / "events.tsv"))
+    for name, words in (
+        ("events.tsv", "cannot be read"),
+        ("events.xls", r"is no \.csv, \.csv\.gz, \.tsv or \.parquet file"),
+    ):
+        (tmp_path / name).write_text("")
+        with pytest.raises(DataError, match=words):
+            read_events(str(tmp_path / name))
     with pytest.raises(DataError, match="columns: who is not a column of events"):
         read_events(table(EVENTS), ReadOptions(columns={"who": "user"}))
     with pytest.raises(DataError, match="columns: two of ours are one of the file's"):

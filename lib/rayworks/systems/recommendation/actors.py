@@ -74,7 +74,7 @@ def _read(files: list[str], columns: list[str]) -> ray.data.Dataset:
         return ray.data.read_parquet(files, columns=columns)
     options = event_tables.csv_as_text(columns)
     options.include_columns = columns
-    return ray.data.read_csv(files, convert_options=options)
+    return ray.data.read_csv(files, convert_options=options, parse_options=event_tables.csv_separated(files[0]))
 
 
 @ray.remote

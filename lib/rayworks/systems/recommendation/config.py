@@ -26,7 +26,10 @@ Signal = Literal[
 class ReadOptions(Section):
     """How a source becomes events; each setting says which source has it."""
 
-    columns: dict[str, str] = Field({}, description="generic table: our column to the file's name of it")
+    columns: dict[str, str] = Field(
+        {},
+        description='generic table: our column to the file\'s name of it; "" leaves shown, accepted or propensity out',
+    )
     ordered: bool = Field(
         False, description="generic table: time must not go backwards within a user; else it is sorted"
     )

@@ -1,8 +1,9 @@
 """The export of a run: acceptance models, catalogue and reference users, without pickle."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import safetensors.torch
@@ -16,6 +17,18 @@ DESCRIPTION, MEMBER, REFERENCE = "model.json", "member-{}.safetensors", "referen
 
 
 @dataclass(frozen=True)
+class KnownPast:
+    """What a model can use of a user's past."""
+
+    events: Sequence[tuple[int, int]]
+    """Item code and kind of each event on an item of the catalogue, as :func:`~.models.histories.histories` takes them."""
+    skipped: int
+    """Events on other items."""
+    unknown: Sequence[str]
+    """Those items, each once, in the order of the events."""
+
+
+@dataclass(frozen=True)
 class Exported:
     """Models of one catalogue."""
 
@@ -25,6 +38,21 @@ class Exported:
     """(I,) names."""
     reference: Histories
     """Users whose natural events stand for those of others in attributions."""
+
+    @cached_property
+    def codes(self) -> Mapping[str, int]:
+        """Code of each name of an item."""
+        return {name: code for code, name in enumerate(self.items)}
+
+    def past(self, events: Sequence[tuple[str, int]]) -> KnownPast:
+        """A user's past from names and kinds (see :data:`~.logs.events.KINDS`), in order of time.
+
+        A catalogue grows after training. An event on an item that the models have never seen is left out, whatever its
+        kind, and the rest keeps its order.
+        """
+        known = [(self.codes[name], kind) for name, kind in events if name in self.codes]
+        unknown = dict.fromkeys(name for name, _ in events if name not in self.codes)
+        return KnownPast(known, len(events) - len(known), tuple(unknown))
 
 
 def weights_of(model: nn.Module) -> bytes:

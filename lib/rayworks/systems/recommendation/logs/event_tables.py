@@ -14,14 +14,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset
+import pyarrow.fs
 
 from rayworks.core.errors import DataError
+from rayworks.core.tables import separator_of, suffix_of
+from rayworks.systems.recommendation.logs import event_cells
 from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED, EventLog, event_log
 
 NATURAL_COLUMNS = ("user", "item", "time")
 COLUMNS = (*NATURAL_COLUMNS, "shown", "accepted")
 OPTIONAL = ("shown", "accepted", "propensity")
 FOLDER_SUFFIX = "*.parquet"
+SEPARATED = (".csv", ".csv.gz", ".tsv")
+KINDS_OF_FILES = f"{', '.join(SEPARATED)} or .parquet"
+HEAD = 2**16
+"""Bytes of a file whose rows tell what separates their cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,18 +42,20 @@ class EncodedEvents:
     kind: np.ndarray
     """int8 (N,), as in :class:`~.events.EventLog`."""
     time: np.ndarray
-    """float64 (N,)."""
+    """float64 (N,); in a part as each cell is read by itself."""
     propensity: np.ndarray
     """float64 (N,), NaN where there is none."""
     users: np.ndarray
     """Names, sorted."""
     items: np.ndarray
     """Names, sorted."""
+    cells: event_cells.Times | None = None
+    """What the cells of ``time`` may mean, in a part."""
 
     def take(self, rows: np.ndarray) -> "EncodedEvents":
         """Some rows, by number or by mask; names stay."""
         numbers = {name: getattr(self, name)[rows] for name in ("user", "item", "kind", "time", "propensity")}
-        return replace(self, **numbers)
+        return replace(self, **numbers, cells=None)
 
 
 def files_of(source: str) -> list[str]:
@@ -64,9 +73,9 @@ def files_of(source: str) -> list[str]:
             raise DataError(f"{source}: holds no {FOLDER_SUFFIX} file; name a file, or a folder of Parquet files")
         return files
     if not path.exists():
-        raise DataError(f"{source}: does not exist; name a .csv or .parquet file, or a folder of .parquet files")
-    if path.suffix not in (".csv", ".parquet"):
-        raise DataError(f"{source}: is neither .csv nor .parquet; write it as one of them")
+        raise DataError(f"{source}: does not exist; name a {KINDS_OF_FILES} file, or a folder of .parquet files")
+    if suffix_of(path) not in (*SEPARATED, ".parquet"):
+        raise DataError(f"{source}: is no {KINDS_OF_FILES} file; write it as one of them")
     return [str(path)]
 
 
@@ -74,6 +83,22 @@ def csv_as_text(names: Sequence[str]) -> Any:
     """Arrow's options that read the columns ``names`` as text: an id is what is written, only an empty cell is missing."""
     types = dict.fromkeys(names, pa.string())
     return pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
+
+
+def csv_separated(file: str) -> Any:
+    """Arrow's options for what separates the cells of a file: a tab in a .tsv, else what its first rows show.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if suffix_of(file) == ".tsv":
+        return pyarrow.csv.ParseOptions(delimiter="\t")
+    with reading(file):
+        system, path = pyarrow.fs.FileSystem.from_uri(file if "://" in file else str(Path(file).absolute()))
+        with system.open_input_stream(path) as opened:
+            head = opened.read(HEAD)
+    text = head.decode(errors="replace")
+    return pyarrow.csv.ParseOptions(delimiter=separator_of(text.rpartition("\n")[0] if len(head) == HEAD else text))
 
 
 def column_names(files: Sequence[str]) -> list[str]:
@@ -101,13 +126,14 @@ def read_columns(files: Sequence[str], names: Sequence[str], *, as_text: bool = 
 def _dataset(files: Sequence[str], options: Any) -> Any:
     if not is_csv(files):
         return pyarrow.dataset.dataset(list(files), format="parquet")
-    form = pyarrow.dataset.CsvFileFormat(**({} if options is None else {"convert_options": options}))
+    given = {} if options is None else {"convert_options": options}
+    form = pyarrow.dataset.CsvFileFormat(parse_options=csv_separated(files[0]), **given)
     return pyarrow.dataset.dataset(list(files), format=form)
 
 
 def is_csv(files: Sequence[str]) -> bool:
     """Whether a table is of CSV, not of Parquet, files."""
-    return files[0].endswith(".csv")
+    return suffix_of(files[0]) in SEPARATED
 
 
 @contextmanager
@@ -121,7 +147,7 @@ def reading(source: str) -> Iterator[None]:
         yield
     except (ConnectionError, TimeoutError):
         raise
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise DataError(f"{source}: cannot be read ({reason}); mend or rewrite the file") from None
 
@@ -133,7 +159,8 @@ def projection(
 
     Args:
         found: the file's columns.
-        columns: our name to the file's, for those that are called otherwise there.
+        columns: our name to the file's, for those that are called otherwise there; an optional column that is called ""
+            is not read.
         source: what messages call the data.
         required: columns that it must have; with ``shown`` it must have ``accepted`` too.
 
@@ -146,9 +173,12 @@ def projection(
         raise DataError(
             f"{source}: columns: {', '.join(unknown)} is not a column of events; choose from {', '.join(known)}"
         )
-    names = {name: columns.get(name, name) for name in known}
-    needed = {*required, *columns, *(("accepted",) if names["shown"] in found else ())}
-    missing = [names[name] for name in known if name in needed and names[name] not in found]
+    left_out = {name for name in OPTIONAL if columns.get(name) == ""}
+    names = {name: columns.get(name, name) for name in known if name not in left_out}
+    needed = {*required, *columns} - left_out
+    if names.get("shown") in found:
+        needed.add("accepted")
+    missing = [names.get(name) or name for name in known if name in needed and names.get(name) not in found]
     if missing:
         raise DataError(
             f"{source}: has no column {', '.join(missing)}; found {', '.join(found)}; map names by columns={{ours: theirs}}"
@@ -165,8 +195,9 @@ def encode(
     """Check the rows of a table with our column names and replace names by numbers.
 
     ``shown`` is 0 at a natural event, where ``accepted`` is 1 or empty, and 1 at a recommendation, where ``accepted`` is
-    the decision. Without a column ``shown`` all events are natural. ``time`` is a number or a date of ISO 8601, which
-    becomes seconds since 1970.
+    the decision; both may be written as yes and no, or true and false. Without a column ``shown`` all events are natural.
+    ``time`` is a number or a date, which becomes seconds since 1970; a form in which the whole column is written is chosen
+    by :func:`join`.
 
     Args:
         table: rows, the index counts them from 0 in the order of the file; columns beyond ours are ignored.
@@ -183,17 +214,24 @@ def encode(
         if bad.any():
             row = int(bad.argmax())
             value = table[column].iloc[row]
-            shown_value = "is empty" if pd.isna(value) else f"is {value}"
+            shown_value = "is empty" if np.ndim(value) == 0 and pd.isna(value) else f"is {value}"
             name = theirs.get(column, column)
             raise DataError(f"{source}: row {first_row + int(table.index[row])}: {name} {shown_value}; {why}")
 
+    for column in (name for name in (*NATURAL_COLUMNS, *OPTIONAL) if name in table):
+        refuse(event_cells.nested(table[column]), column, "a cell must be one number or text; give one event per row")
     for column in ("user", "item"):
+        refuse(event_cells.fractional(table[column]), column, "a name must be a text or a whole number below 2^53")
         refuse(table[column].isna().to_numpy(), column, "every event needs one; drop the row")
-    time = _seconds(table["time"])
-    refuse(~np.isfinite(time), "time", "must be a number or a date of ISO 8601")
+    cells = event_cells.times(table["time"], first_row)
+    refuse(
+        ~np.isfinite(cells.seconds),
+        "time",
+        "must be a number or a date of ISO 8601, such as 2019-11-30T09:05:58",
+    )
     kind, propensity = np.full(len(table), NATURAL, np.int8), np.full(len(table), np.nan)
     if "shown" in table:
-        shown, accepted = _numbers(table["shown"]), _numbers(table["accepted"])
+        shown, accepted = event_cells.flags(table["shown"]), event_cells.flags(table["accepted"])
         refuse(~np.isin(shown, (0, 1)), "shown", "must be 0 at a natural event, 1 at a recommendation")
         natural, empty = shown == 0, table["accepted"].isna().to_numpy()
         refuse(
@@ -206,12 +244,12 @@ def encode(
         refuse(~empty & ~np.isin(accepted, (0, 1)), "accepted", "must be 0 or 1")
         kind = np.where(natural, NATURAL, np.where(accepted == 1, ACCEPTED, REJECTED)).astype(np.int8)
         if "propensity" in table:
-            given = _numbers(table["propensity"])
+            given = event_cells.numbers(table["propensity"])
             outside = ~table["propensity"].isna().to_numpy() & ~((given > 0) & (given <= 1))
             refuse(~natural & outside, "propensity", "must be above 0 and at most 1: an item shown had a chance")
             propensity = np.where(natural, np.nan, given)
-    (user, users), (item, items) = _codes(table["user"]), _codes(table["item"])
-    return EncodedEvents(user, item, kind, time, propensity, users, items)
+    (user, users), (item, items) = (event_cells.name_codes(table[name]) for name in ("user", "item"))
+    return EncodedEvents(user, item, kind, cells.seconds, propensity, users, items, cells)
 
 
 def join(parts: Sequence[EncodedEvents], source: str, *, ordered: bool) -> EncodedEvents:
@@ -224,8 +262,8 @@ def join(parts: Sequence[EncodedEvents], source: str, *, ordered: bool) -> Encod
             alternate.
 
     Raises:
-        DataError: there are no rows, some recommendations only have a propensity, or time goes backwards in an ordered
-            table.
+        DataError: there are no rows, times are in two forms or units, some recommendations only have a propensity, or time
+            goes backwards in an ordered table.
     """
     if not sum(len(part.user) for part in parts):
         raise DataError(f"{source}: has no events")
@@ -233,13 +271,15 @@ def join(parts: Sequence[EncodedEvents], source: str, *, ordered: bool) -> Encod
     items = np.unique(np.concatenate([part.items for part in parts]))
     user = np.concatenate([np.searchsorted(users, part.users)[part.user] for part in parts]).astype(np.int32)
     item = np.concatenate([np.searchsorted(items, part.items)[part.item] for part in parts]).astype(np.int32)
-    kind, time, propensity = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("kind", "time", "propensity")
-    )
+    kind, propensity = (np.concatenate([getattr(part, name) for part in parts]) for name in ("kind", "propensity"))
+    time = event_cells.seconds_of([part.cells for part in parts if part.cells is not None], source)
     unlogged = (kind >= REJECTED) & np.isnan(propensity)
     if unlogged.any() and np.isfinite(propensity).any():
-        row = int(unlogged.argmax())
-        raise DataError(f"{source}: row {row + 1}: propensity is empty while other rows have one; give all or none")
+        row, other = int(unlogged.argmax()), int(np.isfinite(propensity).argmax())
+        raise DataError(
+            f"{source}: row {row + 1}: propensity is empty while other rows have one, such as row {other + 1}; fill in an "
+            'estimate, drop the row, or read the log without propensities by columns={propensity: ""}'
+        )
     order = np.argsort(user, kind="stable") if ordered else np.lexsort((time, user))
     backwards = (np.diff(user[order]) == 0) & (np.diff(time[order]) < 0)
     if backwards.any():
@@ -259,23 +299,3 @@ def as_log(events: EncodedEvents, source: str) -> EventLog:
     """
     columns = (events.user, events.item, events.kind, events.time, events.propensity)
     return event_log(*columns, users=events.users.tolist(), items=events.items.tolist(), source=source)
-
-
-def _numbers(column: "pd.Series[Any]") -> np.ndarray:
-    return pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
-
-
-def _seconds(column: "pd.Series[Any]") -> np.ndarray:
-    dated = pd.api.types.is_datetime64_any_dtype(column)
-    seconds = np.full(len(column), np.nan) if dated else _numbers(column).copy()
-    other = np.isnan(seconds) & column.notna().to_numpy()
-    if other.any():
-        dates = pd.to_datetime(column[other], utc=True, errors="coerce", format=None if dated else "ISO8601")
-        seconds[other] = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
-    return seconds
-
-
-def _codes(column: "pd.Series[Any]") -> tuple[np.ndarray, np.ndarray]:
-    indices, found = pd.factorize(column)
-    names, codes = np.unique(np.asarray(found.astype(str), dtype=object), return_inverse=True)
-    return codes[indices].astype(np.int32), names
