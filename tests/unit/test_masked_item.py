@@ -18,7 +18,8 @@ def batch_of(item: list[list[int]]) -> Sequences:
     items = torch.tensor(item)
     row = torch.where(items > 0, torch.arange(items.numel()).view_as(items), -1)
     scored = (items > 0) & (torch.arange(items.shape[1]) > 0)
-    return Sequences(items, (items > 0).long(), row, scored, torch.arange(len(items)))
+    past = torch.arange(items.shape[1]).expand_as(items)
+    return Sequences(items, (items > 0).long(), row, scored, torch.arange(len(items)), past)
 
 
 def test_a_cycle_is_learned() -> None:

@@ -141,7 +141,14 @@ def test_defect_9_rules_without_probabilities_have_no_cross_entropy(log: EventLo
 
 def test_defect_10_natural_preference_is_read_on_a_scale_of_acceptance() -> None:
     kind = torch.tensor([[REJECTED, REJECTED]])
-    batch = Sequences(torch.ones(1, 2, dtype=torch.int64), kind, torch.tensor([[0, 1]]), kind > 0, torch.zeros(1))
+    batch = Sequences(
+        torch.ones(1, 2, dtype=torch.int64),
+        kind,
+        torch.tensor([[0, 1]]),
+        kind > 0,
+        torch.zeros(1),
+        torch.tensor([[0, 1]]),
+    )
     for items in (10, 1000):
         even = torch.full((2, 2), -math.log(items))
         # Where natural preference says nothing, the target is what b makes of it, however many items there are.

@@ -87,11 +87,13 @@ class AcceptanceModel(nn.Module):
         with torch.no_grad():
             self.item.weight[0], self.kind.weight[0] = 0, 0
 
-    def forward(self, item: Tensor, kind: Tensor, past: Tensor) -> Tensor:
+    def forward(self, item: Tensor, kind: Tensor, past: Tensor | None = None) -> Tensor:
         """Logits (B, T) that the item at each position would be accepted, from the first ``past`` (int64 (B, T)) of ``item``
-        and ``kind`` (B, T).
+        and ``kind`` (B, T); if None, from all before it, each event having a time of its own.
         """
-        states = at_positions(self.states(item, kind), past)
+        states = self.states(item, kind)
+        if past is not None:
+            states = at_positions(states, past)
         return self.score(states, (item - 1).clamp(min=0)[..., None])[..., 0]
 
     def states(self, item: Tensor, kind: Tensor) -> Tensor:
