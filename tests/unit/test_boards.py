@@ -255,10 +255,13 @@ def test_sizes_of_models_are_no_percentages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("model,q1,q2\na,1,maybe\nb,0,1\n", "'maybe'"),
-        ("model,question_id,correct\na,q,1\nb,q,perhaps\n", "cell 2 of the scores is 'perhaps'"),
-        ("model,question_id,correct\na,q,1\nb,q,-3\n", "cell 2 of the scores is '-3'"),
-        ("model,question_id,grade\na,q,4\nb,q,2\n", "scores run to 4, which is no share"),
+        ("model,q1,q2\na,1,maybe\nb,0,1\n", "row 1, column q2 of the scores is 'maybe'"),
+        ("model,question_id,correct\na,q,1\nb,q,perhaps\n", "row 2 of the scores is 'perhaps'"),
+        ("model,question_id,correct\na,q,1\nb,q,-3\n", "row 2 of the scores is '-3'"),
+        (
+            "model,question_id,grade\na,q,4\nb,q,2\n",
+            "row 1 of the scores is '4', outside \\[0, 1\\], and scores run to 4",
+        ),
         ("model,question_id,correct\na,q,1\n,q,0\n", "row 2 has no subject or no item"),
         ("name,date\nann,2024-01-01\nbob,2024-01-02\n", "is no board of results; found columns name, date"),
         ("model,q1\na,\nb,\n", "holds no response"),

@@ -124,7 +124,7 @@ def _wide(table: pd.DataFrame, named: dict[str, str], where: str, items_in_rows:
     ]
     if left:
         told.append(f"columns left out, for they hold no scores of one {other}: {shown(left)}")
-    read = read_scores(table[kept].to_numpy(dtype=object).ravel(), where)
+    read = read_scores(table[kept].to_numpy(dtype=object).ravel(), where, kept)
     subject, item = np.repeat(rows.to_numpy(object), len(kept)), np.tile(np.array(kept, dtype=object), len(table))
     if transposed:
         subject, item = item, subject

@@ -32,11 +32,14 @@ def words_to_numbers(cells: "Sequence[Any] | pd.Series[Any] | np.ndarray") -> np
     return np.array([_number(one) for one in found], dtype=float)[codes] if len(codes) else np.zeros(0)
 
 
-def read_scores(cells: "Sequence[Any] | pd.Series[Any] | np.ndarray", where: str) -> Scores:
+def read_scores(
+    cells: "Sequence[Any] | pd.Series[Any] | np.ndarray", where: str, columns: Sequence[Any] = ()
+) -> Scores:
     """Scores of all cells of a table, on one scale.
 
     Args:
         where: what messages call the table.
+        columns: names of a wide table's columns, its cells coming row by row.
 
     Raises:
         DataError: a cell is no score, or the scale cannot be known; names the cell.
@@ -49,18 +52,19 @@ def read_scores(cells: "Sequence[Any] | pd.Series[Any] | np.ndarray", where: str
         told.append("-1 taken as not observed")
     wrong = np.flatnonzero(np.isinf(numbers) | (numbers < 0) | (numbers > 100))
     if len(wrong):
-        row = int(np.flatnonzero(np.isin(codes, wrong))[0]) + 1
         raise DataError(
-            f"{where}: cell {row} of the scores is {found[codes[row - 1]]!r}; a score is a number in [0, 1], a percentage, "
-            "or right or wrong; leave an unobserved cell empty"
+            f"{where}: {_first(found, codes, wrong, columns)}; a score is a number in [0, 1], a percentage, or right or "
+            "wrong; leave an unobserved cell empty"
         )
     largest = float(np.nanmax(numbers, initial=0.0))
     if largest > LEAST_PERCENT and not _written_percent(found):
         numbers = numbers / 100
         told.append(f"scores run to {largest:g}, taken as percentages")
     elif largest > 1:
+        first = _first(found, codes, np.flatnonzero(numbers > 1), columns)
         raise DataError(
-            f"{where}: scores run to {largest:g}, which is no share and no percentage; divide graded scores by their maximum"
+            f"{where}: {first}, outside [0, 1], and scores run to {largest:g}, which is no percentage; divide graded scores "
+            "by their maximum"
         )
     if any(str(one).strip().lower() in (RIGHT | WRONG) - {"0", "1"} for one in found):
         names = sorted({str(one).strip() for one in found if str(one).strip().lower() in (RIGHT | WRONG) - {"0", "1"}})
@@ -73,6 +77,14 @@ def read_scores(cells: "Sequence[Any] | pd.Series[Any] | np.ndarray", where: str
 def _distinct(cells: Any) -> tuple[list[Any], np.ndarray]:
     codes, found = pd.factorize(np.asarray(cells, dtype=object), use_na_sentinel=False)
     return list(found), np.asarray(codes)
+
+
+def _first(found: Sequence[Any], codes: np.ndarray, wrong: np.ndarray, columns: Sequence[Any]) -> str:
+    """The first cell that holds one of these values, by its row and column."""
+    at = int(np.flatnonzero(np.isin(codes, wrong))[0])
+    row, column = divmod(at, max(1, len(columns)))
+    named = f", column {columns[column]}" if len(columns) else ""
+    return f"row {row + 1}{named} of the scores is {str(found[codes[at]])!r}"
 
 
 def _written_percent(found: Sequence[Any]) -> bool:
