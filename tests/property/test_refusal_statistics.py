@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, multinomial
 
-from rayworks.core.proportions import mcnemar, mcnemar_of_groups, mcnemar_power, wilson, wilson_of_groups
+from rayworks.core.proportions import mcnemar_of_groups, mcnemar_power, wilson, wilson_of_groups
 from rayworks.systems.refusal.evaluation.rates import OUTCOMES, Outcome, before_and_after, plane, rates
 from rayworks.systems.refusal.judging.languages import detect, language_of
 from rayworks.systems.refusal.judging.rules import read
@@ -98,9 +98,8 @@ def test_the_test_over_groups_counts_all_signs(changes: list[int]) -> None:
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 5))
-def test_groups_of_one_pair_are_mcnemars(gained: int, lost: int, same: int) -> None:
-    changes = np.array([1] * gained + [-1] * lost + [0] * same, int)
-    assert mcnemar_of_groups(changes) == pytest.approx(mcnemar(gained, lost), abs=1e-12)
+def test_pairs_that_stay_the_same_tell_nothing(gained: int, lost: int, same: int) -> None:
+    assert mcnemar(gained, lost, same) == mcnemar(gained, lost)
 
 
 def test_groups_that_change_together_raise_no_false_alarm() -> None:
@@ -113,6 +112,11 @@ def test_groups_that_change_together_raise_no_false_alarm() -> None:
         plain += mcnemar(int(changes[changes > 0].sum()), int(-changes[changes < 0].sum()))[0] <= 0.05
     assert alarms <= 40
     assert plain >= 100
+
+
+def mcnemar(gained: int, lost: int, same: int = 0) -> tuple[float, float]:
+    """Of so many pairs, each a group."""
+    return mcnemar_of_groups(np.array([1] * gained + [-1] * lost + [0] * same, int))
 
 
 def outcomes(found: list[str], label: str = "harmless") -> list[Outcome]:

@@ -43,25 +43,11 @@ def wilson_of_groups(successes: np.ndarray, counts: np.ndarray) -> tuple[float, 
     return float(low), float(high)
 
 
-def mcnemar(gained: int, lost: int) -> tuple[float, float]:
-    """McNemar's exact test of the pairs that differ: of these, ``gained`` changed one way and ``lost`` the other.
-
-    Returns:
-        p one-sided, of at least this many gained if both ways were equally likely; p two-sided.
-    """
-    from scipy.special import bdtr
-
-    pairs = gained + lost
-    upper = float(bdtr(lost, pairs, 0.5))
-    lower = float(bdtr(gained, pairs, 0.5))
-    return upper, min(1.0, 2 * min(upper, lower))
-
-
 def mcnemar_of_groups(changes: np.ndarray) -> tuple[float, float]:
     """McNemar's exact test of pairs that come in groups which may change together, such as prompts from one seed.
 
     If neither run is worse, each group's net change is as likely with the other sign: the distribution of their sum over all
-    signs is exact. With one pair a group this is :func:`mcnemar`.
+    signs is exact. With one pair a group this is McNemar's binomial test.
 
     Args:
         changes: of each group, shape (G,): pairs that changed one way less those that changed the other, whole numbers.
@@ -83,7 +69,7 @@ def mcnemar_of_groups(changes: np.ndarray) -> tuple[float, float]:
 
 
 def mcnemar_power(pairs: int, gain: float, loss: float, alpha: float, least: float) -> float:
-    """Chance that :func:`mcnemar` is at most ``alpha`` one-sided and the net share gained at least ``least``; exact.
+    """Chance that McNemar's exact test is at most ``alpha`` one-sided and the net share gained at least ``least``; exact.
 
     Args:
         pairs: compared.
