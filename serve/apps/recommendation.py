@@ -20,7 +20,8 @@ on items that are not in the catalogue are left out of it, and the answer says s
       -d '{"events": [{"item": "3", "kind": "natural"}], "policy": {"name": "greedy", "exploration": 0.1}, "steps": 10}'
 
 ``accept`` and ``rank`` are answered in batches, ``attribute`` and ``whatif`` one after another beside them. The first
-model of the export gives all values; the others, trained on resampled users, give their standard errors.
+model of the export gives all values; the others, trained on resampled users, give their spread, and what came of held-out
+decisions gives intervals.
 """
 
 import asyncio

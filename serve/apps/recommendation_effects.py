@@ -14,7 +14,7 @@ from rayworks.systems.recommendation.models.histories import Histories, historie
 from rayworks.systems.recommendation.values.roll_out import Policy, greedy_policy, mixture, roll_out, uniform_policy
 
 from . import recommendation_schemas as schemas
-from .recommendation_engine import Recommender, as_floats, interval, last, left_out, require_at_most
+from .recommendation_engine import Recommender, as_floats, interval, last, require_at_most
 
 MOST_CELLS = 4_000_000
 """Rollouts x items of one step: 32 MB a table."""
@@ -41,28 +41,30 @@ def explain(recommender: Recommender, body: schemas.AttributeBody) -> schemas.At
     found = attribute(recommender.models, histories([past]), codes, recommender.reference)
     errors = as_floats(member_error(found.probability)[0])
     columns = (body.items, found.probability[0, 0].tolist(), errors, found.mean()[0], found.error()[0])
-    items = [_attributed(*row, recommender.quantile) for row in zip(*columns, strict=True)]
+    items = [_attributed(*row, recommender) for row in zip(*columns, strict=True)]
     return schemas.AttributeAnswer(
         items=items,
         compared_users=len(recommender.reference),
         events_used=len(past),
         note=NOTE,
-        **left_out(whole),
+        **recommender.left_out(whole),
     )
 
 
 def _attributed(
-    item: str, probability: float, error: float | None, values: np.ndarray, errors: np.ndarray, quantile: float
+    item: str, probability: float, error: float | None, values: np.ndarray, errors: np.ndarray, recommender: Recommender
 ) -> schemas.AttributedItem:
+    reach = recommender.quantile
     contrasts = {
-        cause: schemas.Contrast(value=value, standard_error=spread, interval=interval(value, spread, quantile, -1, 1))
+        cause: schemas.Contrast(value=value, model_spread=spread, spread_interval=interval(value, spread, reach, -1, 1))
         for cause, value, spread in zip(CAUSES, values.tolist(), as_floats(errors), strict=True)
     }
     strongest = CAUSES[int(np.abs(values).argmax())]
     return schemas.AttributedItem(
         item=item,
         probability=probability,
-        standard_error=error,
+        model_spread=error,
+        held_out=recommender.like_it(probability, chosen=False),
         contrasts=schemas.Contrasts(**contrasts),
         strongest=strongest,
         sentence=_sentence(item, strongest, contrasts[strongest]),
@@ -73,11 +75,11 @@ def _sentence(item: str, cause: str, contrast: schemas.Contrast) -> str:
     words = IN_WORDS[cause][0].upper() + IN_WORDS[cause][1:]
     direction = "raises" if contrast.value > 0 else "lowers"
     said = f"{words} {direction} the chance that {item} is accepted by {abs(contrast.value):.3f}"
-    if contrast.interval is None:
+    if contrast.spread_interval is None:
         return f"{said}; how sure that is, is not known."
-    low, high = contrast.interval
-    doubt = "which may be chance" if low <= 0 <= high else "and its sign is clear"
-    return f"{said} (95 % interval {low:+.3f} to {high:+.3f}), {doubt}."
+    low, high = contrast.spread_interval
+    doubt = "which may be chance" if low <= 0 <= high else "and models of other users agree on its sign"
+    return f"{said} ({low:+.3f} to {high:+.3f} by models of other users), {doubt}."
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class _Imagined:
     exact: bool
     simulation_errors: Sequence[float | None]
     """(T,) of the first model."""
+    chosen: bool
+    """Whether the model chose the items by itself."""
     warnings: list[str]
 
 
@@ -119,18 +123,18 @@ def what_if(recommender: Recommender, body: schemas.WhatIfBody, expires: float) 
         found = _by_policy(recommender, known, asked, expires)
     mean, [mean_error] = found.acceptance[0].mean(), as_floats(member_error(found.acceptance.mean(1, keepdims=True)))
     return schemas.WhatIfAnswer(
-        steps=_steps(found, recommender.quantile),
+        steps=_steps(found, recommender),
         mean=mean,
-        standard_error=mean_error,
-        interval=interval(mean, mean_error, recommender.quantile, 0, 1),
+        model_spread=mean_error,
+        spread_interval=interval(mean, mean_error, recommender.quantile, 0, 1),
         exact=found.exact,
         events_used=len(past),
         warnings=[*_forgotten(recommender, len(whole.events) - len(past), asked.steps), *found.warnings],
-        **left_out(whole),
+        **recommender.left_out(whole),
     )
 
 
-def _steps(found: _Imagined, quantile: float) -> list[schemas.WhatIfStep]:
+def _steps(found: _Imagined, recommender: Recommender) -> list[schemas.WhatIfStep]:
     values, errors = found.acceptance[0].tolist(), as_floats(member_error(found.acceptance))
     columns = (values, errors, found.simulation_errors, found.items)
     return [
@@ -138,8 +142,9 @@ def _steps(found: _Imagined, quantile: float) -> list[schemas.WhatIfStep]:
             step=step,
             item=item,
             acceptance=value,
-            standard_error=error,
-            interval=interval(value, error, quantile, 0, 1),
+            model_spread=error,
+            spread_interval=interval(value, error, recommender.quantile, 0, 1),
+            held_out=recommender.like_it(value, chosen=found.chosen),
             simulation_error=simulation_error,
         )
         for step, (value, error, simulation_error, item) in enumerate(zip(*columns, strict=True), 1)
@@ -153,7 +158,7 @@ def _forgotten(recommender: Recommender, events: int, steps: int) -> list[str]:
             f"events: the first {events} do not count; the model holds {recommender.holds}, the {steps} steps included"
         )
     if len(recommender.models) <= MEMBERS_FOR_INTERVALS:
-        found.append("standard_error: is null; the export has fewer than two models of resampled users")
+        found.append("model_spread: is null; the export has fewer than two models of resampled users")
     return found
 
 
@@ -166,7 +171,7 @@ def _with_items(recommender: Recommender, past: Histories, asked: schemas.SetIte
     exact, branches = found[0].exact, asked.steps - 1
     few = [] if exact else [f"paths: {asked.paths} of the 2^{branches} paths of decisions were drawn; ask for more"]
     acceptance = torch.cat([one.probability for one in found]).double().numpy()
-    return _Imagined(acceptance, asked.items, exact, [None] * asked.steps, few)
+    return _Imagined(acceptance, asked.items, exact, [None] * asked.steps, False, few)
 
 
 def _by_policy(recommender: Recommender, past: Histories, asked: schemas.ByPolicy, expires: float) -> _Imagined:
@@ -180,7 +185,8 @@ def _by_policy(recommender: Recommender, past: Histories, asked: schemas.ByPolic
     tables = torch.stack(expected).double().numpy()
     errors = tables[0].std(0, ddof=1) / np.sqrt(asked.rollouts)
     doubts = _doubts(asked, errors.max())
-    return _Imagined(tables.mean(1), [None] * asked.steps, False, errors.tolist(), doubts)
+    chosen = asked.policy.name == "greedy" and not asked.policy.exploration
+    return _Imagined(tables.mean(1), [None] * asked.steps, False, errors.tolist(), chosen, doubts)
 
 
 def _policy(body: schemas.PolicyBody) -> Policy:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -13,18 +13,23 @@ from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.causes.attribution import member_error, member_quantile
 from rayworks.systems.recommendation.exported import KnownPast, read_export
 from rayworks.systems.recommendation.logs.events import KINDS
+from rayworks.systems.recommendation.models.held_out import choices_of
 from rayworks.systems.recommendation.models.histories import histories, states_after
 
-from .recommendation_schemas import MOST_NAMED, AcceptBody, Event, Limits, RankBody, ScoredItem
+from .recommendation_schemas import MOST_NAMED, AcceptBody, Event, LikeIt, Limits, RankBody, ScoredItem
 
 Past = Sequence[tuple[int, int]]
 """Item code and kind of each event, as :func:`~rayworks.systems.recommendation.models.histories.histories` takes them."""
 KIND = {name: number for number, name in enumerate(KINDS)}
 
 
-class LeftOut(TypedDict):
-    """What an answer says of the events that a model does not know."""
+ChancesOf = Literal["any item", "logged recommendations"]
 
+
+class LeftOut(TypedDict):
+    """What an answer says of the events that a model does not know, and of what its chances are."""
+
+    chances_of: ChancesOf
     unknown_events: int
     unknown_items: list[str]
 
@@ -56,6 +61,8 @@ class Scored:
     items: Sequence[int]
     probability: np.ndarray
     """(M, k): of each model."""
+    choices: int
+    """How many of the first items the model has chosen itself."""
 
 
 class Recommender:
@@ -70,8 +77,14 @@ class Recommender:
 
     def __init__(self, folder: str, limits: Limits) -> None:
         exported = read_export(folder)
-        self.limits, self.models, self.reference = limits, exported.models, exported.reference
+        self.limits, self.reference = limits, exported.reference
+        # Whoever asks chooses the items, not the log's recommender.
+        self.models = [model.of_any_item() for model in exported.models]
+        weighted = self.models[0] is not exported.models[0]
+        self.chances_of: ChancesOf = "any item" if weighted else "logged recommendations"
+        self._bands = {chosen: exported.bands("chosen" if chosen else "all") for chosen in (False, True)}
         self.items = exported.items
+        self.choices = choices_of(len(self.items))
         self.holds = self.models[0].options.length - 1
         """Events of a past that the models can hold."""
         self.quantile = member_quantile(len(self.models))
@@ -84,7 +97,7 @@ class Recommender:
         Raises:
             DataError: it is not a probability.
         """
-        [found] = self.answer([Slate([(0, KIND["accepted"])], [0], left_out(KnownPast([], 0, [])))])
+        [found] = self.answer([Slate([(0, KIND["accepted"])], [0], self.left_out(KnownPast([], 0, [])))])
         if not ((found.probability >= 0) & (found.probability <= 1)).all():
             raise DataError(f"export: the models answer {found.probability.tolist()}, which are not probabilities")
 
@@ -96,7 +109,7 @@ class Recommender:
         """
         require_at_most("items", len(body.items), self.limits.items)
         past = self.past(body.events)
-        return Slate(last(past.events, self.holds), self.codes(body.items, "items"), left_out(past))
+        return Slate(last(past.events, self.holds), self.codes(body.items, "items"), self.left_out(past))
 
     def ranking(self, body: RankBody) -> Ranking:
         """A request's question.
@@ -110,7 +123,7 @@ class Recommender:
         excluded = sorted({*self.codes(body.exclude, "exclude"), *seen})
         if len(excluded) == len(self.items):
             raise DataError(f"exclude, exclude_seen: leave none of the {len(self.items):,} items; exclude fewer")
-        return Ranking(last(past.events, self.holds), body.k, excluded, left_out(past))
+        return Ranking(last(past.events, self.holds), body.k, excluded, self.left_out(past))
 
     @torch.inference_mode()
     def answer(self, questions: Sequence[Slate | Ranking]) -> list[Scored]:
@@ -126,15 +139,33 @@ class Recommender:
         slates = pad_sequence(items, batch_first=True)
         logits = torch.stack([model.score(state, slates) for model, state in zip(self.models, states, strict=True)])
         probability = torch.sigmoid(logits).numpy()
-        return [Scored(one.tolist(), probability[:, row, : len(one)]) for row, one in enumerate(items)]
+        return [
+            Scored(one.tolist(), probability[:, row, : len(one)], self.choices if isinstance(question, Ranking) else 0)
+            for row, (one, question) in enumerate(zip(items, questions, strict=True))
+        ]
 
     def scored_items(self, scored: Scored) -> list[ScoredItem]:
         """An answer by name, by the first model."""
-        errors = as_floats(member_error(scored.probability))
+        columns = (scored.items, scored.probability[0].tolist(), as_floats(member_error(scored.probability)))
         return [
-            ScoredItem(item=self.items[code], probability=probability, standard_error=error)
-            for code, probability, error in zip(scored.items, scored.probability[0].tolist(), errors, strict=True)
+            ScoredItem(
+                item=self.items[code],
+                probability=probability,
+                model_spread=spread,
+                held_out=self.like_it(probability, chosen=place < scored.choices),
+            )
+            for place, (code, probability, spread) in enumerate(zip(*columns, strict=True))
         ]
+
+    def like_it(self, probability: float, *, chosen: bool) -> LikeIt | None:
+        """What came of held-out decisions that were given about this chance; ``chosen`` by the model from all items."""
+        found = self._bands[chosen].of(probability)
+        return None if found is None else LikeIt(low=found[0], high=found[1], decisions=found[2])
+
+    def left_out(self, past: KnownPast) -> LeftOut:
+        """How many events of a past a model does not know, and the first of their items; and what chances are of."""
+        unknown = list(past.unknown[:MOST_NAMED])
+        return LeftOut(chances_of=self.chances_of, unknown_events=past.skipped, unknown_items=unknown)
 
     def past(self, events: Sequence[Event]) -> KnownPast:
         """A request's events, checked; those on items that are not in the catalogue are left out.
@@ -164,11 +195,6 @@ class Recommender:
 def last(past: Past, count: int) -> Past:
     """The last ``count`` events."""
     return past[max(len(past) - count, 0) :]
-
-
-def left_out(past: KnownPast) -> LeftOut:
-    """How many events of a past a model does not know, and the first of their items."""
-    return LeftOut(unknown_events=past.skipped, unknown_items=list(past.unknown[:MOST_NAMED]))
 
 
 def require_at_most(field: str, count: int, most: int) -> None:

@@ -16,12 +16,18 @@ BEST, STEPS, ROLLOUTS, PATHS = 10, 10, 64, 64
 
 Name = Annotated[str, Field(min_length=1, max_length=256, examples=["17"])]
 Probability = Annotated[float, Field(description="chance that the item would be accepted if it were recommended now")]
-Error = Annotated[
+Spread = Annotated[
     float | None,
-    Field(description="standard error over the models of resampled users; null with fewer than two of them"),
+    Field(
+        description="standard deviation over the models of resampled users: what other users would have changed, not what "
+        "all models get wrong; null with fewer than two of them"
+    ),
 ]
-Interval = Annotated[
-    tuple[float, float] | None, Field(description="95 %, by the standard error; null where that is null")
+SpreadInterval = Annotated[
+    tuple[float, float] | None,
+    Field(
+        description="95 % by that deviation alone (Student's t), too narrow for the truth where logs are small; or null"
+    ),
 ]
 Cause = Literal["item", "previous_decision", "natural_preference", "recommender"]
 PolicyName = Literal["greedy", "uniform", "softmax"]
@@ -70,8 +76,26 @@ class UserBody(Body):
     )
 
 
+class LikeIt(BaseModel):
+    """95 % interval of the mean chance of decisions that the model gives about this chance, by what came of held-out ones."""
+
+    low: float
+    high: float
+    decisions: int = Field(description="held-out decisions that it rests on")
+
+
+HeldOut = Annotated[
+    LikeIt | None, Field(description="null where the export has too few held-out decisions; it is of no single user")
+]
+
+
 class UserAnswer(BaseModel):
     """What was made of the past."""
+
+    chances_of: Literal["any item", "logged recommendations"] = Field(
+        description="any item: calibrated by the log's propensities, as if items were chosen regardless of the user. logged "
+        "recommendations: for items such as the log's recommender shows the user, too high for others"
+    )
 
     events_used: int = Field(
         description="events of the past that counted: of those on known items the last that the model can hold"
@@ -97,7 +121,8 @@ class ScoredItem(BaseModel):
 
     item: str
     probability: Probability
-    standard_error: Error
+    model_spread: Spread
+    held_out: HeldOut
 
 
 class AcceptAnswer(UserAnswer):
@@ -131,8 +156,8 @@ class Contrast(BaseModel):
     """How much a cause changes the chance of acceptance, all else equal."""
 
     value: float = Field(description="chance as it is, less the chance with the cause set to what it is held against")
-    standard_error: Error
-    interval: Interval
+    model_spread: Spread
+    spread_interval: SpreadInterval
 
 
 class Contrasts(BaseModel):
@@ -261,8 +286,9 @@ class WhatIfStep(BaseModel):
     step: int = Field(description="from 1")
     item: str | None = Field(description="that was set; null where a policy chooses")
     acceptance: float = Field(description="expected: the chance that this recommendation is accepted")
-    standard_error: Error
-    interval: Interval
+    model_spread: Spread
+    spread_interval: SpreadInterval
+    held_out: HeldOut
     simulation_error: float | None = Field(
         description="standard error from the finite number of rollouts; null where nothing was rolled out"
     )
@@ -273,7 +299,7 @@ class WhatIfAnswer(UserAnswer):
 
     steps: list[WhatIfStep]
     mean: float = Field(description="mean acceptance over the steps")
-    standard_error: Error
-    interval: Interval
+    model_spread: Spread
+    spread_interval: SpreadInterval
     exact: bool = Field(description="whether all paths of decisions were followed, not a sample of them")
     warnings: list[str]

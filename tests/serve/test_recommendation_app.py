@@ -79,7 +79,7 @@ def test_chances_of_a_slate_are_the_models(send: Send, exported: Exported, past:
     expected = np.asarray(acceptance(exported.models, known(past), torch.tensor([slate])))[:, 0]
     assert column(answer["items"], "item") == ["i4", "i17", "i4", "i0"]
     np.testing.assert_allclose(column(answer["items"], "probability"), expected[0], atol=1e-5)
-    np.testing.assert_allclose(column(answer["items"], "standard_error"), expected[1:].std(0, ddof=1), atol=1e-5)
+    np.testing.assert_allclose(column(answer["items"], "model_spread"), expected[1:].std(0, ddof=1), atol=1e-5)
     assert answer["events_used"] == min(len(past), HOLDS)
     assert np.ptp(expected[0]) > 0.01, "the oracle tells items apart"
 
@@ -93,7 +93,7 @@ def test_answers_do_not_depend_on_who_shares_the_batch(send: Send) -> None:
         together = list(pool.map(lambda one: found(send(one[0], **one[1])), asked))
     for first, second in zip(alone, together, strict=True):
         assert column(first["items"], "item") == column(second["items"], "item")
-        for name in ("probability", "standard_error"):
+        for name in ("probability", "model_spread"):
             np.testing.assert_allclose(column(first["items"], name), column(second["items"], name), atol=1e-5)
 
 
@@ -138,9 +138,7 @@ def test_a_ranking_is_of_all_items_but_the_excluded(send: Send, exported: Export
     assert column(answer["items"], "item") == left
     assert answer["candidates"] == len(left)
     slate = found(send("accept", events=events(PAST), items=left))
-    assert column(slate["items"], "standard_error") == pytest.approx(
-        column(answer["items"], "standard_error"), abs=1e-5
-    )
+    assert column(slate["items"], "model_spread") == pytest.approx(column(answer["items"], "model_spread"), abs=1e-5)
 
 
 @pytest.mark.parametrize("past", [[], PAST], ids=["new user", "past"])
@@ -150,8 +148,8 @@ def test_causes_are_the_librarys_contrasts(send: Send, exported: Exported, past:
     for item, values, errors in zip(answer["items"], expected.mean()[0], expected.error()[0], strict=True):
         contrasts = [item["contrasts"][cause] for cause in CAUSES]
         np.testing.assert_allclose(column(contrasts, "value"), values, atol=1e-5)
-        np.testing.assert_allclose(column(contrasts, "standard_error"), errors, atol=1e-5)
-        low, high = np.transpose(column(contrasts, "interval"))
+        np.testing.assert_allclose(column(contrasts, "model_spread"), errors, atol=1e-5)
+        low, high = np.transpose(column(contrasts, "spread_interval"))
         np.testing.assert_allclose(low, np.maximum(values - member_quantile(4) * errors, -1), atol=1e-5)
         np.testing.assert_allclose(high, np.minimum(values + member_quantile(4) * errors, 1), atol=1e-5)
         assert item["strongest"] == CAUSES[np.abs(values).argmax()]
@@ -171,12 +169,12 @@ def test_set_recommendations_follow_all_paths_or_a_sample(send: Send, exported: 
     pairs = list(zip(exported.models, memories, strict=True))
     expected = np.concatenate([intervene(model, memory, items).probability for model, memory in pairs])
     np.testing.assert_allclose(column(answer["steps"], "acceptance"), expected[0], atol=1e-5)
-    np.testing.assert_allclose(column(answer["steps"], "standard_error"), expected[1:].std(0, ddof=1), atol=1e-5)
+    np.testing.assert_allclose(column(answer["steps"], "model_spread"), expected[1:].std(0, ddof=1), atol=1e-5)
     assert (answer["exact"], answer["warnings"], answer["events_used"]) == (True, [], 5)
     assert column(answer["steps"], "item") == ["i4", "i9", "i4"]
     assert answer["mean"] == pytest.approx(expected[0].mean(), abs=1e-5)
-    assert answer["standard_error"] == pytest.approx(expected[1:].mean(1).std(ddof=1), abs=1e-5)
-    low, high = answer["interval"]
+    assert answer["model_spread"] == pytest.approx(expected[1:].mean(1).std(ddof=1), abs=1e-5)
+    low, high = answer["spread_interval"]
     assert low < answer["mean"] < high
     now = found(send("accept", events=events(PAST), items=["i4"]))["items"][0]["probability"]
     assert answer["steps"][0]["acceptance"] == pytest.approx(now, abs=1e-5)
@@ -203,7 +201,7 @@ def test_a_policy_is_rolled_out_the_same_for_the_same_seed(send: Send, exported:
     )
     np.testing.assert_allclose(column(answer["steps"], "acceptance"), tables[0].mean(0), atol=1e-5)
     spread = tables[1:].mean(1).std(0, ddof=1)
-    np.testing.assert_allclose(column(answer["steps"], "standard_error"), spread, atol=1e-5)
+    np.testing.assert_allclose(column(answer["steps"], "model_spread"), spread, atol=1e-5)
     simulated = column(answer["steps"], "simulation_error")
     np.testing.assert_allclose(simulated, tables[0].std(0, ddof=1) / np.sqrt(40), atol=1e-5)
     assert simulated[0] == pytest.approx(0, abs=1e-6), "nothing is drawn before the first step"
@@ -294,12 +292,12 @@ def test_keys_sizes_and_open_paths(deployment: Deployment) -> None:
 
 def test_one_model_has_no_errors_and_a_deployment_its_own_limits(send: Send) -> None:
     answer = found(send("accept", app="recommendation-narrow", items=["i999"]))
-    assert answer["items"][0]["standard_error"] is None
+    assert answer["items"][0]["model_spread"] is None
     causes = found(send("attribute", app="recommendation-narrow", items=["i999"]))["items"][0]
-    assert causes["contrasts"]["item"]["interval"] is None
+    assert causes["contrasts"]["item"]["spread_interval"] is None
     assert "is not known" in causes["sentence"]
     imagined = found(send("whatif", app="recommendation-narrow", do=["i1", "i2"]))
-    assert (imagined["standard_error"], imagined["interval"]) == (None, None)
+    assert (imagined["model_spread"], imagined["spread_interval"]) == (None, None)
     assert "fewer than two" in imagined["warnings"][0]
     assert_problem(
         send("accept", app="recommendation-narrow", items=["i1"] * 11), 422, "items: 11 are more than the 10"

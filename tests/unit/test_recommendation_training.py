@@ -11,7 +11,7 @@ from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED, Windows
 from rayworks.systems.recommendation.logs.sequences import Sequences, sequences
 from rayworks.systems.recommendation.logs.simulator import Simulator, SimulatorOptions
-from rayworks.systems.recommendation.measures.calibration import platt
+from rayworks.systems.recommendation.measures.calibration import calibration
 from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
 from rayworks.systems.recommendation.models.constraint import (
     AcceptanceObjective,
@@ -186,33 +186,36 @@ def test_calibration_has_the_lowest_cross_entropy_and_the_right_mean() -> None:
     draw = np.random.default_rng(0)
     honest = draw.normal(1, 2, 20_000)
     outcome = (draw.random(20_000) < 1 / (1 + np.exp(-honest))).astype(float)
-    scale, shift = platt(honest, outcome)
+    found = calibration(honest, outcome)
+    scale, shift = found.scale, found.shift
     assert scale == pytest.approx(1.0, abs=0.05)
     assert shift == pytest.approx(0.0, abs=0.05)
-    other_scale, other_shift = platt(3 * honest + 2, outcome)
-    assert other_scale == pytest.approx(scale / 3, rel=1e-6)
-    assert other_shift == pytest.approx(shift - 2 * scale / 3, abs=1e-6)
+    other = calibration(3 * honest + 2, outcome)
+    assert other.scale == pytest.approx(scale / 3, rel=1e-5)
+    assert other.shift == pytest.approx(shift - 2 * scale / 3, abs=1e-5)
     calibrated = 1 / (1 + np.exp(-(scale * honest + shift)))
     assert calibrated.mean() == pytest.approx(outcome.mean(), abs=1e-4)
 
 
 def test_decisions_all_alike_are_calibrated_to_finite_numbers() -> None:
-    scale, shift = platt(np.random.default_rng(0).normal(0, 1, 50), np.ones(50))
-    assert scale == 1 and np.isfinite(shift) and shift > 2
+    draw = np.random.default_rng(0)
+    found = calibration(draw.normal(0, 1, 50), np.ones(50), [draw.normal(0, 1, 50)])
+    assert found.scale == 1 and found.others == (0,) and np.isfinite(found.shift) and found.shift > 2
     with pytest.raises(DataError, match="validation"):
-        platt(np.empty(0), np.empty(0))
+        calibration(np.empty(0), np.empty(0))
 
 
 def test_calibration_never_turns_an_order_around() -> None:
     draw = np.random.default_rng(1)
     logits = draw.normal(0, 1, 200)
     against = (draw.random(200) < 1 / (1 + np.exp(logits))).astype(float)
-    scale, shift = platt(logits, against)
-    assert scale == 0.05
+    found = calibration(logits, against)
+    scale, shift = found.scale, found.shift
+    assert scale == pytest.approx(0.05)
     calibrated = 1 / (1 + np.exp(-(scale * logits + shift)))
     assert calibrated.mean() == pytest.approx(against.mean(), abs=0.01)
-    scale, _ = platt(np.array([-900.0, 900.0, 900.0, -900.0] * 10), np.array([0.0, 1.0, 1.0, 1.0] * 10))
-    assert scale >= 0.05
+    found = calibration(np.array([-900.0, 900.0, 900.0, -900.0] * 10), np.array([0.0, 1.0, 1.0, 1.0] * 10))
+    assert found.scale >= 0.05
 
 
 def test_a_training_that_diverges_says_so(rows: tuple[Sequences, Sequences]) -> None:
@@ -233,7 +236,7 @@ def test_a_model_scales_and_shifts_its_log_odds() -> None:
 
     item, kind = torch.tensor([[1, 2, 3]]), torch.tensor([[NATURAL, ACCEPTED, REJECTED]])
     past = torch.arange(3)[None]
-    found = make(0.5, 0.25)
+    found = make(0.5, 0.25, 0.0, 0.0)
     torch.testing.assert_close(found(item, kind, past), make()(item, kind, past) * 0.5 + 0.25)
     everything = found.score(found.states(item, kind))
     torch.testing.assert_close(everything.gather(2, item[..., None] - 1)[..., 0], found(item, kind, past))

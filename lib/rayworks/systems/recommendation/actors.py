@@ -152,12 +152,19 @@ def _finish(
 ) -> None:
     """Calibrate, write the model, then that it is done, then forget its states."""
     model, progress = trainer.trained(), trainer.progress
-    scale, shift = calibrate(model, config, log) if isinstance(model, AcceptanceModel) else (1.0, 0.0)
+    calibrated = {}
+    if isinstance(model, AcceptanceModel):
+        calibrate(model, config, log)
+        calibrated = {"calibration": model.calibration.tolist(), "for_any_item": _known(model.for_any_item)}
     directory.write(f"{folder}/{unit.name}/{MODEL}", weights_of(model))
     speed = progress.labels / progress.seconds
-    summary = {**vars(progress), "scale": scale, "shift": shift, "labels_per_second": speed}
+    summary = {**vars(progress), **calibrated, "labels_per_second": speed}
     directory.write_json(f"{folder}/{unit.name}/{DONE}", summary)
     directory.remove_folder(f"{folder}/{unit.name}/{STATES}")
+
+
+def _known(values: torch.Tensor) -> list[float] | None:
+    return values.tolist() if bool(values.any()) else None
 
 
 def _gather_parts(parts: Mapping[int, torch.Tensor], count: int, workers: int) -> list[torch.Tensor]:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog
-from rayworks.systems.recommendation.logs.sequences import sequences
 from rayworks.systems.recommendation.measures import metrics
 from rayworks.systems.recommendation.measures.estimates import Bootstrap, Estimate
-from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, predict
+from rayworks.systems.recommendation.models.acceptance import AcceptanceModel
 from rayworks.systems.recommendation.models.fitting import windows
+from rayworks.systems.recommendation.models.held_out import held_out, probabilities
 from rayworks.systems.recommendation.models.natural_scores import natural_scores, top_rule
 from rayworks.systems.recommendation.models.next_item import NaturalPreference, rank_held_out
 
@@ -25,12 +25,6 @@ HISTORY_NAMES = {
     "first-order": "natural events, last recommendation and decision",
     "all": "all events",
 }
-
-
-def probabilities(model: AcceptanceModel, log: EventLog, mask: np.ndarray, length: int) -> np.ndarray:
-    """Float64 (rows of ``mask``,): chance of acceptance of each recommendation, from all events before it."""
-    logits = predict(model, sequences(log, length, mask), len(log)).numpy()[mask].astype(np.float64)
-    return np.asarray(1 / (1 + np.exp(-logits)))
 
 
 def evaluate(
@@ -72,6 +66,7 @@ def evaluate(
     return {
         **results,
         "models": rows,
+        "held_out": held_out(config, log, model).as_json(),
         "reliability": {name: getattr(curve, name).tolist() for name in ("prediction", "outcome", "count")},
         "steps": {name: getattr(steps, name).tolist() for name in ("step", "count", "outcome", "prediction")},
         "step_auc": [None if np.isnan(value) else float(value) for value in steps.auc],

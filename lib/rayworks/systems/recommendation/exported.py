@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from torch import nn
 
 from rayworks.core.exports import Write, reading
+from rayworks.systems.recommendation.measures.bands import Bands, from_json
 from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions
 from rayworks.systems.recommendation.models.histories import Histories
 
@@ -38,6 +40,12 @@ class Exported:
     """(I,) names."""
     reference: Histories
     """Users whose natural events stand for those of others in attributions."""
+    held_out: Mapping[str, Any] = field(default_factory=dict)
+    """What came of the test window: see :meth:`~.models.held_out.HeldOut.as_json`."""
+
+    def bands(self, name: str) -> Bands:
+        """What came of held-out decisions, ``all`` or those that the model would have made (``chosen``)."""
+        return from_json(self.held_out.get(name, ()))
 
     @cached_property
     def codes(self) -> Mapping[str, int]:
@@ -67,6 +75,7 @@ def write_export(exported: Exported, write: Write) -> None:
         "options": asdict(exported.models[0].options),
         "members": len(exported.models),
         "items": list(exported.items),
+        "held_out": dict(exported.held_out),
     }
     write(DESCRIPTION, json.dumps(description).encode())
     for number, model in enumerate(exported.models):
@@ -90,4 +99,5 @@ def read_export(folder: str | Path) -> Exported:
             model.load_state_dict(safetensors.torch.load_file(path / MEMBER.format(number)))
             models.append(model.eval())
         reference = safetensors.torch.load_file(path / REFERENCE)
-        return Exported(models, tuple(description["items"]), Histories(reference["item"], reference["kind"]))
+        past = Histories(reference["item"], reference["kind"])
+        return Exported(models, tuple(description["items"]), past, description["held_out"])

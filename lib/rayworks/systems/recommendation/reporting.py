@@ -136,9 +136,15 @@ def _policy_table(found: Values) -> Table:
         imagined = float(np.mean(one["imagined"]))
         estimates = [_with_range(one["estimates"].get(key)) for key in ("wpdis", "wdr")]
         error = None if true is None else imagined - true
-        rows.append([name, true, imagined, error, *estimates, one.get("effective_share"), "; ".join(one["warnings"])])
-    columns = ("policy", "true", "imagined", "error", "log, per decision", "log and model", "effective share")
-    note = "Acceptance per recommendation. Effective share: of the trajectories, after weighting; near 0 the log is silent."
+        ends = None if one["range"] is None else "[{:.3f}, {:.3f}]".format(*one["range"])
+        share = one.get("effective_share")
+        rows.append([name, true, imagined, ends, error, *estimates, share, "; ".join(one["warnings"])])
+    columns = ("policy", "true", "imagined", "range", "error", "log, per decision", "log and model", "effective share")
+    note = (
+        "Acceptance per recommendation. Range: the imagined value moved by how far chances were off on held-out decisions as "
+        "the policy would make them (for the most acceptable, on items among the model's own choices), 95 %; it knows "
+        "nothing of what many steps add. Effective share: of the trajectories, after weighting; near 0 the log is silent."
+    )
     if all(one["true"] is None for one in found.values()):
         note += " Imagined: the recommendations to come. From the log: those that it holds."
     return Table("Value of recommenders", (*columns, "warnings"), rows, note)
@@ -186,10 +192,27 @@ def _ranking_table(config: Config, results: Values) -> Table:
 
 
 def _training_table(found: Values) -> Table:
-    keys = ("epoch", "best_epoch", "best", "scale", "shift", "labels_per_second")
-    rows = [[name, *(one[key] for key in keys)] for name, one in found.items()]
-    columns = ("model", "epochs", "best", "validation loss", "scale", "shift", "sequences per second")
-    note = "A sequence is a labelled prefix: one pass over a user's events learns from all of them."
+    keys = ("epoch", "best_epoch", "best")
+    rows: list[list[Cell]] = []
+    for name, one in found.items():
+        calibration = one.get("calibration") or [None] * 4
+        rows.append([name, *(one[key] for key in keys), *calibration, one["labels_per_second"]])
+    columns = (
+        "model",
+        "epochs",
+        "best",
+        "validation loss",
+        "scale",
+        "shift",
+        "item rate",
+        "user rate",
+        "sequences per second",
+    )
+    note = (
+        "A sequence is a labelled prefix: one pass over a user's events learns from all of them. Calibrated log-odds are "
+        "scale x (network + item rate x that of the item + user rate x that of the user) + shift: where the network has "
+        "little to say, its scale falls and the rates take over."
+    )
     return Table("Training", columns, rows, note)
 
 

@@ -105,7 +105,7 @@ class RecommendationSystem(StagedSystem[Config]):
     def export(self) -> None:
         """The acceptance models with what Serve needs beside them, and a card."""
         reference = effects.reference_users(self.settings, self._log)
-        exported = Exported(self._members(), self._log.items, reference)
+        exported = Exported(self._members(), self._log.items, reference, self.results["acceptance"]["held_out"])
         write_export(exported, self.export_file)
         self.export_file("README.md", model_card(self.settings, self._log, self.results))
 

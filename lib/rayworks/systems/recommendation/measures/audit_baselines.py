@@ -50,7 +50,7 @@ def score_baselines(log: EventLog, split: Windows, seed: int) -> dict[str, Basel
     cell = template[log.user[rows]] * (left.max() + 1) + left
     lookup = _learned_from_others(cell, accepted[rows], half[rows], prior[rows])
     outcome = accepted[rows]
-    by_item = _item_rate(log, labelled, accepted, rate)[rows]
+    by_item = item_rates(log, labelled)[0][log.item[rows]]
     by_both = _user_and_item(log, labelled, accepted, rate)[rows]
     return {
         "always accept": _score(np.full(len(rows), rate), np.ones(len(rows), bool), outcome),
@@ -61,11 +61,16 @@ def score_baselines(log: EventLog, split: Windows, seed: int) -> dict[str, Basel
     }
 
 
-def _item_rate(log: EventLog, labelled: np.ndarray, accepted: np.ndarray, rate: float) -> np.ndarray:
+def item_rates(log: EventLog, labelled: np.ndarray) -> tuple[np.ndarray, float]:
+    """Acceptance of each item (I,) in the rows ``labelled``, with :data:`PRIOR_ROWS` more at the rate of all; and that rate.
+
+    The rate of all has one acceptance and one rejection more, so that none is 0 or 1.
+    """
+    accepted = log.kind[labelled] == ACCEPTED
+    rate = float((accepted.sum() + 1) / (len(accepted) + 2))
     count = np.bincount(log.item[labelled], minlength=len(log.items))
-    total = np.bincount(log.item[labelled], accepted[labelled], minlength=len(log.items))
-    found: np.ndarray = ((total + PRIOR_ROWS * rate) / (count + PRIOR_ROWS))[log.item]
-    return found
+    total = np.bincount(log.item[labelled], accepted, minlength=len(log.items))
+    return (total + PRIOR_ROWS * rate) / (count + PRIOR_ROWS), rate
 
 
 def _user_and_item(log: EventLog, labelled: np.ndarray, accepted: np.ndarray, rate: float) -> np.ndarray:

@@ -1,61 +1,84 @@
-"""Calibrate probabilities by scaling and shifting logits (Platt 1999)."""
+"""Calibrate probabilities by scaling and shifting logits (Platt 1999), beside simpler predictors that may be surer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import Bounds, minimize
 from scipy.special import expit
 
 from rayworks.core.errors import DataError
 
 LOWEST, HIGHEST = 0.05, 20.0
-STEPS = 100
-TOLERANCE = 1e-10
-RIDGE = 1e-9
+MOST_OF_OTHERS = 5.0
+LEAST_EFFECTIVE = 100.0
+"""Decisions that weighted ones must be worth, for a calibration or a band to rest on them."""
 
 
-def platt(logits: np.ndarray, outcome: np.ndarray) -> tuple[float, float]:
-    """The scale a and shift b for which sigma(a x + b) has the lowest cross-entropy on a validation window.
+@dataclass(frozen=True)
+class Calibration:
+    """``scale x (logit + sum_k others_k x_k) + shift``."""
 
-    The scale is kept within [.05, 20], for a calibration must never turn an order around; decisions all alike leave it at 1.
-    Labels are Platt's (n + 1) / (n + 2) and 1 / (n + 2), so that decisions all alike give finite numbers. Newton's method on
-    a convex loss, with halved steps where a whole one does not lower it.
+    scale: float
+    shift: float
+    others: tuple[float, ...] = ()
+    """Weights of the other predictors, in units of the logit's."""
+
+
+def effective(weight: np.ndarray) -> float:
+    """How many equal weights tell as much as these (N,): the square of their sum over the sum of their squares (Kish)."""
+    largest = weight.max(initial=0.0)
+    if not largest:
+        return 0.0
+    share = weight / largest
+    return float(share.sum() ** 2 / (share**2).sum())
+
+
+def calibration(
+    logits: np.ndarray,
+    outcome: np.ndarray,
+    others: Sequence[np.ndarray] = (),
+    weight: np.ndarray | None = None,
+) -> Calibration:
+    """The scale, shift and weights of other predictors with the lowest cross-entropy on a validation window.
+
+    The scale is kept within [.05, 20], for a calibration must never turn an order around, and the weights of others within
+    [0, 5 / scale], with a standard normal prior on their products with it; decisions all alike leave them at 1 and 0. Labels
+    are Platt's (n + 1) / (n + 2) and 1 / (n + 2), so that decisions all alike give finite numbers.
 
     Args:
-        logits: x, (N,).
+        logits: of the model, (N,).
         outcome: 0 or 1, (N,).
+        others: logits of simpler predictors, each (N,); where the model has little to say, they take over.
+        weight: how much each decision counts, (N,); all alike if None. Together they count as :func:`effective` says.
 
     Raises:
         DataError: no outcome.
     """
     if not len(outcome):
         raise DataError("calibration: the validation window has no decision")
-    x = np.stack([np.asarray(logits, np.float64), np.ones(len(outcome))])
-    positive = float(outcome.sum())
-    negative = len(outcome) - positive
-    label = np.where(outcome > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    weight = np.ones(len(outcome)) if weight is None else weight * (effective(weight) / weight.sum())
+    positive, count = float(weight @ outcome), float(weight.sum())
+    label = np.where(outcome > 0, (positive + 1) / (positive + 2), 1 / (count - positive + 2))
+    alike = min(positive, count - positive) <= 0
+    spread = float(np.std(logits)) or 1.0
+    x = np.stack([np.asarray(logits, np.float64) / spread, np.ones(len(outcome)), *others])
 
-    both = _newton(x, label, np.array([1.0, 0.0]), np.array([True, True]))
-    if min(positive, negative) > 0 and LOWEST <= both[0] <= HIGHEST:
-        return float(both[0]), float(both[1])
-    scale = float(np.clip(both[0], LOWEST, HIGHEST)) if min(positive, negative) > 0 else 1.0
-    return scale, float(_newton(x, label, np.array([scale, 0.0]), np.array([False, True]))[1])
-
-
-def _newton(x: np.ndarray, label: np.ndarray, found: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """(2,) at the lowest cross-entropy of sigma(found @ x) over the coordinates that are ``free``."""
-
-    def loss(at: np.ndarray) -> float:
+    def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
         scaled = at @ x
-        return float(np.mean(np.logaddexp(0, scaled) - label * scaled))
+        penalty = np.concatenate([[0.0, 0.0], at[2:]]) / count
+        value = weight @ (np.logaddexp(0, scaled) - label * scaled) / count + penalty @ at / 2
+        return float(value), x @ (weight * (expit(scaled) - label)) / count + penalty
 
-    for _ in range(STEPS):
-        chance = expit(found @ x)
-        gradient = x @ (chance - label) / len(label)
-        curvature = (x * (chance * (1 - chance))) @ x.T / len(label) + RIDGE * np.eye(2)
-        step = np.zeros(2)
-        step[free] = np.linalg.solve(curvature[np.ix_(free, free)], gradient[free])
-        before, length = loss(found), 1.0
-        while loss(found - length * step) > before and length > TOLERANCE:
-            length /= 2
-        found = found - length * step
-        if np.abs(step).max() < TOLERANCE or length <= TOLERANCE:
-            break
-    return found
+    low, high = (spread, spread) if alike else (LOWEST * spread, HIGHEST * spread)
+    most = 0.0 if alike else MOST_OF_OTHERS
+    bounds = Bounds(
+        np.array([low, -np.inf, *np.zeros(len(others))]), np.array([high, np.inf, *np.full(len(others), most)])
+    )
+    level = np.log((positive + 1) / (count - positive + 1))
+    start = np.array([np.clip(spread, low, high), level, *np.zeros(len(others))])
+    found = minimize(
+        loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-16, "gtol": 1e-10, "maxiter": 1000}
+    ).x
+    scale = float(np.clip(found[0] / spread, LOWEST, HIGHEST))
+    return Calibration(1.0 if alike else scale, float(found[1]), tuple((found[2:] / scale).tolist()))

@@ -1,7 +1,7 @@
 """Fit the models of a run in turn: natural preference, acceptance and its resampled members, ablations, rankings."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
 from rayworks.systems.recommendation.logs.sequences import sequences
-from rayworks.systems.recommendation.measures.calibration import platt
+from rayworks.systems.recommendation.measures.audit_baselines import item_rates
+from rayworks.systems.recommendation.measures.calibration import LEAST_EFFECTIVE, calibration, effective
 from rayworks.systems.recommendation.models import next_item
 from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, AcceptanceOptions, History, predict
 from rayworks.systems.recommendation.models.backbones import BackboneName
@@ -150,15 +151,70 @@ def _options(kind: type[OptionsT], *sections: Section, **given: Any) -> OptionsT
     return kind(**{**found, **given})
 
 
-def calibrate(model: AcceptanceModel, config: Config, log: EventLog) -> tuple[float, float]:
-    """Set the model's scale and shift of logits from the validation window; returns them."""
+def calibrate(model: AcceptanceModel, config: Config, log: EventLog) -> None:
+    """Set how the model's logits are scaled, shifted and joined with rates of items and users, from the validation window.
+
+    For any item, decisions count by the inverse of their propensity: a recommender shows what users like, so that what is
+    accepted of its choices says too much of the rest. Left as it is where propensities are not known, or where the weighted
+    decisions are worth fewer than :data:`~.measures.calibration.LEAST_EFFECTIVE`.
+    """
     if config.training.calibration == "none":
-        return 1.0, 0.0
+        return
+    split = windows(config)
+    labelled = split.train_mask(log) & log.recommended
+    rates, rate = item_rates(log, labelled)
+    level = np.log(rate / (1 - rate))
+    model.rates.copy_(torch.from_numpy(np.log(rates / (1 - rates)) - level))
+    model.rate.fill_(level)
+    seen = validation(model, config, log)
+    model.calibration.copy_(seen.calibration())
+    known = seen.calibration(1 / log.propensity)
+    if known is not None:
+        model.for_any_item.copy_(known)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a model and simpler predictors say of the V decisions of the validation window."""
+
+    mask: np.ndarray
+    """Bool (N,): those decisions in the log."""
+    logits: np.ndarray
+    """(V,), of the network."""
+    rates: tuple[np.ndarray, np.ndarray]
+    """What the item's and the user's rate add to them where they count fully, each (V,)."""
+    outcome: np.ndarray
+    """(V,), 0 or 1."""
+
+    @overload
+    def calibration(self) -> torch.Tensor: ...
+    @overload
+    def calibration(self, weight: np.ndarray) -> torch.Tensor | None: ...
+    def calibration(self, weight: np.ndarray | None = None) -> torch.Tensor | None:
+        """(4,), see :attr:`AcceptanceModel.calibration`.
+
+        Args:
+            weight: how much each event of the log counts, (N,); None where a decision has no finite one, or they are worth
+                too few.
+        """
+        if weight is not None:
+            weight = weight[self.mask]
+            if not np.isfinite(weight).all() or effective(weight) < LEAST_EFFECTIVE:
+                return None
+        found = calibration(self.logits, self.outcome, self.rates, weight)
+        return torch.tensor([found.scale, found.shift, *found.others])
+
+
+def validation(model: AcceptanceModel, config: Config, log: EventLog) -> Validation:
+    """The validation window as a trained model sees it."""
     mask = windows(config).valid_mask(log)
-    logits = predict(model, sequences(log, config.model.length, mask), len(log)).numpy()[mask]
-    found = platt(logits, (log.kind[mask] == ACCEPTED).astype(np.float64))
-    model.calibration.copy_(torch.tensor(found))
-    return found
+    rows = sequences(log, config.model.length, mask)
+    units = ((1.0, 0.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+    network, item, user = (
+        predict(model.calibrated(torch.tensor(unit)), rows, len(log)).numpy()[mask].astype(np.float64) for unit in units
+    )
+    outcome = (log.kind[mask] == ACCEPTED).astype(np.float64)
+    return Validation(mask, network, (item - network, user - network), outcome)
 
 
 def empty_model(unit: Unit, config: Config, items: int) -> nn.Module:

@@ -13,7 +13,10 @@ from rayworks.systems.recommendation.config import Config
 from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED, EventLog
 from rayworks.systems.recommendation.logs.sequences import sequences
 from rayworks.systems.recommendation.logs.simulator import Simulator
+from rayworks.systems.recommendation.measures.bands import Bands
 from rayworks.systems.recommendation.models.acceptance import AcceptanceModel, at_positions
+from rayworks.systems.recommendation.models.fitting import Validation, validation
+from rayworks.systems.recommendation.models.held_out import held_out, of_policy
 from rayworks.systems.recommendation.models.histories import Histories, equally_long, histories_of
 from rayworks.systems.recommendation.models.next_item import NaturalPreference
 from rayworks.systems.recommendation.models.training import bootstrap_weights
@@ -52,21 +55,27 @@ def simulated_policies(
     users = np.arange(min(config.policies.users, len(log.users)))
     past = histories_of(log, users, before_recommendations=True)
     steps, seed = options.steps, config.run.seed
+    seen = [validation(model, config, log) for model in models]
     found: dict[str, Any] = {}
     for exploration in explorations:
         table = simulator.mixed_policy(exploration)(simulator.start())
         policy = table_policy(table[: len(users)].float())
-        members = [imagine(model, past, policy, steps, seed).value().tolist() for model in models]
+        weight = _weights(log, np.arange(len(log.users)), table)
+        asked = [_calibrated(model, one, weight) for model, one in zip(models, seen, strict=True)]
+        members = [imagine(model, past, policy, steps, seed).value().tolist() for model in asked]
         found[mixture_name(exploration)] = {
             "exploration": exploration,
             "true": simulator.value(simulator.mixed_policy(exploration), "value").tolist(),
             "imagined": members[0],
             "members": members,
+            "range": _range(members[0], of_policy(config, log, asked[0], weight)),
             **_from_log(config, log, np.arange(len(log.users)), table, models),
         }
-    imagined = imagine(models[0], past, greedy_policy, steps, seed).value().tolist()
-    deployed = deploy(simulator, models[0], histories_of(log, np.arange(len(log.users)), before_recommendations=True))
+    greedy = models[0].of_any_item()
+    imagined = imagine(greedy, past, greedy_policy, steps, seed).value().tolist()
+    deployed = deploy(simulator, greedy, histories_of(log, np.arange(len(log.users)), before_recommendations=True))
     found[GREEDY] = {"exploration": None, "true": deployed.tolist(), "imagined": imagined, "members": [imagined]}
+    found[GREEDY] |= {"range": _range(imagined, held_out(config, log, models[0]).chosen)}
     found[GREEDY] |= {"estimates": {}, "warnings": [FAR]}
     return found
 
@@ -86,10 +95,20 @@ def logged_policies(
         before = histories_of(log, users, last=natural.length, before_recommendations=True)
         tables[NATURAL_PREFERENCE] = _natural_table(natural, before, len(log.items))
     policies: dict[str, Policy] = {name: table_policy(table) for name, table in tables.items()}
+    seen = [validation(model, config, log) for model in models]
     found: dict[str, Any] = {}
     for name, policy in {**policies, GREEDY: greedy_policy}.items():
-        members = [imagine(model, past, policy, steps, seed).value().tolist() for model in models]
+        if name == GREEDY:
+            asked = [model.of_any_item() for model in models]
+            band = held_out(config, log, models[0]).chosen
+        else:
+            weight = _weights(log, users, tables[name])
+            asked = [_calibrated(model, one, weight) for model, one in zip(models, seen, strict=True)]
+            known = np.isfinite(weight[log.recommended]).all()
+            band = of_policy(config, log, asked[0], weight) if known else Bands(())
+        members = [imagine(model, past, policy, steps, seed).value().tolist() for model in asked]
         found[name] = {"exploration": None, "true": None, "imagined": members[0], "members": members}
+        found[name] |= {"range": _range(members[0], band)}
         found[name] |= {"estimates": {}, "warnings": [FAR] if name == GREEDY else []}
         if np.isnan(log.propensity[log.recommended]).any():
             found[name]["warnings"].insert(0, UNLOGGED)
@@ -97,6 +116,31 @@ def logged_policies(
             found[name] |= _from_log(config, log, users, tables[name], models)
             found[name]["warnings"] += _contradiction(float(np.mean(members[0])), found[name]["estimates"]["wpdis"])
     return found
+
+
+def _weights(log: EventLog, users: np.ndarray, table: Tensor) -> np.ndarray:
+    """(N,): chance of the item at each event by the policy ``table`` (B, I) of ``users``, over its propensity; 0 for others'
+    events, NaN where no propensity is logged.
+    """
+    row = np.clip(np.searchsorted(users, log.user), 0, len(users) - 1)
+    chance = table[torch.from_numpy(row), torch.from_numpy(log.item.astype(np.int64))].double().numpy()
+    return np.asarray(np.where(users[row] == log.user, chance, 0.0) / log.propensity)
+
+
+def _calibrated(model: AcceptanceModel, seen: Validation, weight: np.ndarray) -> AcceptanceModel:
+    """The model for what a policy chooses; for any item, or as it is, where the log says too little of the policy."""
+    found = seen.calibration(weight)
+    return model.of_any_item() if found is None else model.calibrated(found)
+
+
+def _range(imagined: Sequence[float], found: Bands) -> tuple[float, float] | None:
+    """What the held-out decisions make of a mean imagined value: 95 %, for chances as they are at the log's end."""
+    if not found.bands:
+        return None
+    low, high = (
+        float(np.clip(np.mean(imagined) + offset, 0, 1)) for offset in (found.bands[0].low, found.bands[0].high)
+    )
+    return low, high
 
 
 def _contradiction(imagined: float, estimate: Mapping[str, float]) -> list[str]:
