@@ -225,7 +225,14 @@ def _acceptance_export(folder: Path, count: int, options: AcceptanceOptions, ite
     draw = seeds.stream(0, "reference")
     reference = Histories(torch.from_numpy(draw.integers(1, 31, (6, 5))), torch.full((6, 5), NATURAL))
     folder.mkdir()
-    write_export(Exported(models, items, reference), _writer(folder))
+    held_out = {}
+    if count > 1:
+        for model in models:
+            model.for_any_item.copy_(torch.tensor([0.8, -0.2, 0.5, 0.5]))
+        band = {"decisions": 200, "effective": 150.0, "said": 0.5, "offset": -0.1, "low": -0.2, "high": 0.05}
+        halves = [{"highest": 0.5, **band}, {"highest": 1.0, **band, "high": 0.0}]
+        held_out = {"any_item": True, "choices": 2, "all": halves, "chosen": [{"highest": 1.0, **band, "low": -0.4}]}
+    write_export(Exported(models, items, reference, held_out), _writer(folder))
     return str(folder)
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ def known(past: Codes, most: int = HOLDS) -> Histories:
 
 @pytest.fixture(scope="module")
 def exported(deployment: Deployment) -> Exported:
-    """Four models of a small catalogue."""
-    return read_export(deployment.folder / "recommendation" / "small")
+    """Four models of a small catalogue, as they answer questions about any item."""
+    stored = read_export(deployment.folder / "recommendation" / "small")
+    return replace(stored, models=[model.of_any_item() for model in stored.models])
 
 
 @pytest.fixture
@@ -139,6 +141,22 @@ def test_a_ranking_is_of_all_items_but_the_excluded(send: Send, exported: Export
     assert answer["candidates"] == len(left)
     slate = found(send("accept", events=events(PAST), items=left))
     assert column(slate["items"], "model_spread") == pytest.approx(column(answer["items"], "model_spread"), abs=1e-5)
+
+
+def test_intervals_are_of_held_out_decisions_like_these(send: Send) -> None:
+    """Bands of the export: [-.2, .05] below .5, [-.2, 0] above, and [-.4, .05] for what the model chooses (2 of 30)."""
+    slate = found(send("accept", events=events(PAST), items=ITEMS))
+    assert slate["chances_of"] == "any item"
+    ranking = found(send("rank", events=events(PAST), k=4))["items"]
+    asked = [(item, -0.2, 0.05 if item["probability"] <= 0.5 else 0.0) for item in slate["items"]]
+    asked += [(item, -0.4, 0.05) for item in ranking[:2]]
+    asked += [(item, -0.2, 0.05 if item["probability"] <= 0.5 else 0.0) for item in ranking[2:]]
+    for item, low, high in asked:
+        ends = [min(max(item["probability"] + offset, 0), 1) for offset in (low, high)]
+        assert [item["held_out"]["low"], item["held_out"]["high"]] == pytest.approx(ends, abs=1e-6)
+        assert item["held_out"]["decisions"] == 200
+    chosen = found(send("whatif", events=events(PAST), policy={"name": "greedy"}, steps=2, rollouts=8))["steps"][0]
+    assert chosen["held_out"]["low"] == pytest.approx(max(chosen["acceptance"] - 0.4, 0), abs=1e-6)
 
 
 @pytest.mark.parametrize("past", [[], PAST], ids=["new user", "past"])
@@ -293,6 +311,7 @@ def test_keys_sizes_and_open_paths(deployment: Deployment) -> None:
 def test_one_model_has_no_errors_and_a_deployment_its_own_limits(send: Send) -> None:
     answer = found(send("accept", app="recommendation-narrow", items=["i999"]))
     assert answer["items"][0]["model_spread"] is None
+    assert (answer["chances_of"], answer["items"][0]["held_out"]) == ("logged recommendations", None)
     causes = found(send("attribute", app="recommendation-narrow", items=["i999"]))["items"][0]
     assert causes["contrasts"]["item"]["spread_interval"] is None
     assert "is not known" in causes["sentence"]
