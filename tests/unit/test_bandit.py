@@ -41,7 +41,7 @@ def test_each_policy_is_read_from_the_others_log() -> None:
     random_log, own = logged(uniform, 30_000, 0), logged(favoured, 30_000, 1)
     for log, other, policy in ((random_log, own, empirical_policy(own)), (own, random_log, uniform)):
         checked = cross_check(log, other, policy, seed=0)
-        assert set(checked.relative_errors) == {"ips", "snips", "dm", "dr", "sndr"}
+        assert set(checked.relative_errors) == {"ips", "snips", "dm", "dr", "sndr", "dr_os"}
         assert max(checked.relative_errors.values()) < 0.05
         assert checked.truth.holds(checked.evaluation.estimates["dr"].value)
         assert checked.evaluation.diagnostics.warnings == ()

@@ -12,7 +12,7 @@ Stage = Literal["audit", "natural", "acceptance", "policies", "effects", "bandit
 STAGES: tuple[Stage, ...] = ("audit", "natural", "acceptance", "policies", "effects", "bandit", "ranking")
 """The stages in the order in which they run."""
 SIMULATOR = "simulator"
-RELEASED = ("kuairand:", "kuairec:", "movielens-100k")
+RELEASED = ("kuairand:", "kuairec:", "mind:", "retailrocket:", "movielens-100k")
 """Prefixes of sources that are published data sets."""
 MOST_AFFINITIES = 500_000_000
 """Most affinities of the simulator: 4 GB."""
@@ -37,7 +37,12 @@ class ReadOptions(Section):
     logs: Literal["all", "random", "standard"] = Field("all", description="kuairand: policies whose logs are read")
     watch_ratio: float = Field(2.0, ge=0, description="kuairec: accepted if played more than this times its length")
     min_rating: float = Field(4.0, ge=1, le=5, description="movielens-100k: lowest rating that counts as accepted")
-    observed: float = Field(0.5, ge=0, lt=1, description="movielens-100k: share of a history that counts as natural")
+    observed: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="movielens-100k, retailrocket: share of a history, or of a visitor's sessions, that counts as natural",
+    )
 
 
 class DataSection(ReadOptions):
@@ -46,7 +51,7 @@ class DataSection(ReadOptions):
     source: str = Field(
         SIMULATOR,
         description="simulator, a Parquet or CSV file or folder with columns user, item, time, shown, accepted and, where "
-        "known, propensity, kuairand:FOLDER, kuairec:FOLDER, or movielens-100k",
+        "known, propensity and slate, kuairand:FOLDER, kuairec:FOLDER, mind:FOLDER, retailrocket:FOLDER, or movielens-100k",
     )
     distributed: bool = Field(
         False, description="read a generic table by Ray Data, where it is larger than one worker reads"
@@ -76,10 +81,15 @@ class SimulatorSection(Section):
 
 
 class SplitSection(Section):
-    """Windows at the end of each user's recommendations; they do not overlap."""
+    """Windows of validation and test; they do not overlap."""
 
-    valid_steps: int = Field(3, ge=1, description="recommendations that choose the epoch and the calibration")
-    test_steps: int = Field(3, ge=1, description="the last recommendations, which are predicted")
+    by: Literal["user", "time"] = Field(
+        "user", description="user: the last recommendations of each user; time: the latest of all, by one clock"
+    )
+    valid_steps: int = Field(3, ge=1, description="recommendations of a user that choose the epoch and the calibration")
+    test_steps: int = Field(3, ge=1, description="the last recommendations of a user, which are predicted")
+    valid_share: float = Field(0.1, gt=0, lt=0.5, description="by time: share of the recommendations in validation")
+    test_share: float = Field(0.1, gt=0, lt=0.5, description="by time: share of the recommendations tested, the latest")
 
 
 class NaturalSection(Section):
@@ -273,6 +283,8 @@ class Config(SystemConfig):
         if self.constraint.weight and "natural" not in self.scope.stages:
             raise ValueError("constraint.weight: the constraint needs the stage natural; add it to scope.stages")
         needed = self.split.valid_steps + self.split.test_steps
+        if self.data.source == SIMULATOR and self.split.by == "time":
+            raise ValueError("split.by: simulated users step together, so that time is the user's step; set it to user")
         if self.data.source == SIMULATOR and self.simulator.steps <= needed:
             raise ValueError(f"simulator.steps: {self.simulator.steps} leaves none to train on; set it above {needed}")
         if self.data.distributed and self.data.source.startswith(RELEASED):

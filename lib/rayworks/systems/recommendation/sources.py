@@ -1,7 +1,8 @@
 """Read event logs, natural sequences and bandit logs, by path or by the name of a published data set.
 
-``kuairand:FOLDER`` and ``kuairec:FOLDER`` are the folders as their authors release them, ``movielens-100k`` and
-``open-bandit`` come from the catalogue; anything else is the path of a generic table (:mod:`~.event_tables`).
+``kuairand:FOLDER``, ``kuairec:FOLDER``, ``mind:FOLDER`` and ``retailrocket:FOLDER`` are the folders as their authors release
+them, ``movielens-100k`` and ``open-bandit`` come from the catalogue; anything else is the path of a generic table
+(:mod:`~.event_tables`).
 """
 
 from collections.abc import Callable
@@ -14,11 +15,12 @@ import pandas as pd
 from rayworks.core import datasets
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.config import ReadOptions
-from rayworks.systems.recommendation.logs import event_tables
+from rayworks.systems.recommendation.logs import event_tables, released_tables
 from rayworks.systems.recommendation.logs.events import NATURAL, EventLog
 from rayworks.systems.recommendation.values.bandit import BanditLog
 
-KUAIRAND, KUAIREC, MOVIELENS, OPEN_BANDIT = "kuairand:", "kuairec:", "movielens-100k", "open-bandit"
+KUAIRAND, KUAIREC, MIND, RETAILROCKET = "kuairand:", "kuairec:", "mind:", "retailrocket:"
+MOVIELENS, OPEN_BANDIT = "movielens-100k", "open-bandit"
 KUAIRAND_CANDIDATES = 7583
 """Videos that the random policy of KuaiRand draws from, in all three releases (its README, "Three Versions")."""
 POSITIONS = 3
@@ -35,6 +37,15 @@ NOTES: dict[str, tuple[str, ...]] = {
         "All events are recommendations; there are no natural ones.",
         "Almost every user saw every video, so acceptance is known for all pairs and no logging policy selects.",
         "Rows without a timestamp have no place in a sequence and are left out.",
+    ),
+    MIND: (
+        "The history of a user has an order but no times; it is taken to come before the first impression.",
+        "News of one impression are a slate; how they were chosen is not published, so there are no propensities.",
+    ),
+    RETAILROCKET: (
+        "These are visits, not recommendations: an item seen in a session is taken as if it had been recommended, accepted "
+        "if it was put into the cart or bought in that session. No effect of a recommender can be learned.",
+        "A session, which ends after half an hour without an event, is a slate.",
     ),
     MOVIELENS: (
         "These are ratings, not recommendations: the first part of each user's history is taken as natural, and a film "
@@ -120,6 +131,8 @@ def read_sequences(source: str, options: ReadOptions = DEFAULTS) -> NaturalSeque
     """
     if source == MOVIELENS:
         events = _movielens(options.model_copy(update={"observed": 1.0}))
+    elif source.startswith((MIND, RETAILROCKET)):
+        events = _events(source, options.model_copy(update={"observed": 1.0}))
     elif source.startswith((KUAIRAND, KUAIREC)):
         raise DataError(f"{source}: has recommendations only; name a source of natural sequences, such as {MOVIELENS}")
     else:
@@ -189,6 +202,8 @@ def _events(source: str, options: ReadOptions) -> event_tables.EncodedEvents:
     named: dict[str, Callable[[Path, ReadOptions], event_tables.EncodedEvents]] = {
         KUAIRAND: _kuairand,
         KUAIREC: _kuairec,
+        MIND: _mind,
+        RETAILROCKET: _retailrocket,
     }
     for prefix, read in named.items():
         if source.startswith(prefix):
@@ -241,6 +256,18 @@ def _kuairec(folder: Path, options: ReadOptions) -> event_tables.EncodedEvents:
         f"{KUAIREC}{folder}",
         ordered=False,
     )
+
+
+def _mind(folder: Path, options: ReadOptions) -> event_tables.EncodedEvents:
+    return _joined(released_tables.mind(folder), f"{MIND}{folder}")
+
+
+def _retailrocket(folder: Path, options: ReadOptions) -> event_tables.EncodedEvents:
+    return _joined(released_tables.retailrocket(folder, options.observed), f"{RETAILROCKET}{folder}")
+
+
+def _joined(table: pd.DataFrame, source: str) -> event_tables.EncodedEvents:
+    return event_tables.join([event_tables.encode(table, source)], source, ordered=False)
 
 
 def _movielens(options: ReadOptions) -> event_tables.EncodedEvents:

@@ -15,7 +15,7 @@ from rayworks.runtime.stages import Stage, StagedSystem
 from rayworks.runtime.system import Metrics
 from rayworks.systems.recommendation import SPEC, actors, sources
 from rayworks.systems.recommendation.causes import effects
-from rayworks.systems.recommendation.config import Config
+from rayworks.systems.recommendation.config import RELEASED, Config
 from rayworks.systems.recommendation.evaluation import evaluate, ranking_scores
 from rayworks.systems.recommendation.exported import Exported, write_export
 from rayworks.systems.recommendation.logs.event_tables import files_of
@@ -30,6 +30,19 @@ from rayworks.systems.recommendation.values import policies
 from rayworks.systems.recommendation.values.bandit import cross_check, empirical_policy
 
 TRAIN = "train"
+
+
+def _nothing_left(config: Config) -> str:
+    split = config.split
+    if split.by == "time":
+        return (
+            "no recommendation is before the windows of split.valid_share and split.test_share, or none in them (are all "
+            "times alike?); lower the shares, or set split.by to user"
+        )
+    return (
+        f"no user has more than split.valid_steps + split.test_steps = {split.valid_steps + split.test_steps} "
+        "recommendations; lower them, or give longer logs"
+    )
 
 
 class RecommendationSystem(StagedSystem[Config]):
@@ -54,7 +67,7 @@ class RecommendationSystem(StagedSystem[Config]):
     def check_inputs(cls, config: Config) -> None:
         """The log's files, the checkpoint, and the data sets of the other stages."""
         source = config.data.source
-        if not config.simulated and not source.startswith((sources.KUAIRAND, sources.KUAIREC, sources.MOVIELENS)):
+        if not config.simulated and not source.startswith(RELEASED):
             files_of(source)
         for name in (config.natural.checkpoint, config.natural.items):
             if name and not Path(name).expanduser().is_file():
@@ -80,10 +93,7 @@ class RecommendationSystem(StagedSystem[Config]):
             actors.frozen_natural(self.settings, self._log, self.run_directory)
         split = windows(self.settings)
         if not (split.train_mask(self._log) & self._log.recommended).any() or not split.valid_mask(self._log).any():
-            raise DataError(
-                f"{self.settings.data.source}: no user has more than split.valid_steps + split.test_steps = "
-                f"{split.valid + split.test} recommendations; lower them, or give longer logs"
-            )
+            raise DataError(f"{self.settings.data.source}: {_nothing_left(self.settings)}")
         self._units = units(self.settings, natural=has_natural(self.settings, self._log))
         super().start()
 

@@ -1,4 +1,4 @@
-"""Tables of events with columns user, item, time, shown, accepted, propensity: checked, encoded part by part, joined.
+"""Tables of events with columns user, item, time, shown, accepted, propensity, slate: checked, encoded in parts, joined.
 
 A part is a whole table, or a block of one that another process has read.
 """
@@ -20,10 +20,11 @@ from rayworks.core.errors import DataError
 from rayworks.core.tables import separator_of, suffix_of
 from rayworks.systems.recommendation.logs import event_cells
 from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED, EventLog, event_log
+from rayworks.systems.recommendation.logs.slates import together
 
 NATURAL_COLUMNS = ("user", "item", "time")
 COLUMNS = (*NATURAL_COLUMNS, "shown", "accepted")
-OPTIONAL = ("shown", "accepted", "propensity")
+OPTIONAL = ("shown", "accepted", "propensity", "slate")
 FOLDER_SUFFIX = "*.parquet"
 SEPARATED = (".csv", ".csv.gz", ".tsv")
 KINDS_OF_FILES = f"{', '.join(SEPARATED)} or .parquet"
@@ -51,11 +52,15 @@ class EncodedEvents:
     """Names, sorted."""
     cells: event_cells.Times | None = None
     """What the cells of ``time`` may mean, in a part."""
+    slate: np.ndarray | None = None
+    """int32 (N,), -1 where an event is of none, in a part whose table has slates."""
+    slates: np.ndarray | None = None
+    """Names of slates, sorted."""
 
     def take(self, rows: np.ndarray) -> "EncodedEvents":
         """Some rows, by number or by mask; names stay."""
         numbers = {name: getattr(self, name)[rows] for name in ("user", "item", "kind", "time", "propensity")}
-        return replace(self, **numbers, cells=None)
+        return replace(self, **numbers, cells=None, slate=None, slates=None)
 
 
 def files_of(source: str) -> list[str]:
@@ -196,6 +201,7 @@ def encode(
 
     ``shown`` is 0 at a natural event, where ``accepted`` is 1 or empty, and 1 at a recommendation, where ``accepted`` is
     the decision; both may be written as yes and no, or true and false. Without a column ``shown`` all events are natural.
+    Events of one user with one ``slate`` were shown together; where it is empty an event stands alone.
     ``time`` is a number or a date, which becomes seconds since 1970; a form in which the whole column is written is chosen
     by :func:`join`.
 
@@ -249,7 +255,14 @@ def encode(
             refuse(~natural & outside, "propensity", "must be above 0 and at most 1: an item shown had a chance")
             propensity = np.where(natural, np.nan, given)
     (user, users), (item, items) = (event_cells.name_codes(table[name]) for name in ("user", "item"))
-    return EncodedEvents(user, item, kind, cells.seconds, propensity, users, items, cells)
+    slate, slates = None, None
+    if "slate" in table:
+        refuse(event_cells.fractional(table["slate"]), "slate", "a name must be a text or a whole number below 2^53")
+        given = table["slate"].notna().to_numpy()
+        codes, slates = event_cells.name_codes(table["slate"][given])
+        slate = np.full(len(table), -1, np.int32)
+        slate[given] = codes
+    return EncodedEvents(user, item, kind, cells.seconds, propensity, users, items, cells, slate, slates)
 
 
 def join(parts: Sequence[EncodedEvents], source: str, *, ordered: bool) -> EncodedEvents:
@@ -288,7 +301,26 @@ def join(parts: Sequence[EncodedEvents], source: str, *, ordered: bool) -> Encod
             f"{source}: row {row + 1}: time {time[row]:.15g} goes backwards for user {users[user[row]]}; sort the table, "
             "or read it as not ordered"
         )
+    slate = _joined_slates(parts)
+    if slate is not None:
+        clock, time = time, together(user, time, slate)
+        order = np.lexsort((clock, time, user))
     return EncodedEvents(user, item, kind, time, propensity, users, items).take(order)
+
+
+def _joined_slates(parts: Sequence[EncodedEvents]) -> np.ndarray | None:
+    """int32 (N,) codes of all parts, -1 for none; None where no part has slates."""
+    names = [part.slates for part in parts if part.slates is not None]
+    if not names:
+        return None
+    slates = np.unique(np.concatenate(names))
+    found: list[np.ndarray] = []
+    for part in parts:
+        if part.slate is None or part.slates is None:
+            found.append(np.full(len(part.user), -1))
+        else:
+            found.append(np.append(np.searchsorted(slates, part.slates), -1)[part.slate])
+    return np.asarray(np.concatenate(found))
 
 
 def as_log(events: EncodedEvents, source: str) -> EventLog:

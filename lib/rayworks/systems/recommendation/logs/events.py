@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -143,6 +144,58 @@ def refuse(field: str, values: np.ndarray, bad: np.ndarray, why: str) -> None:
         raise DataError(f"{field} {values[at]:g} of {where} {why}")
 
 
+class Split(Protocol):
+    """Three windows of a log that do not overlap."""
+
+    def train_mask(self, log: EventLog) -> np.ndarray:
+        """Bool (N,): events that training may see at all, as input or as label."""
+
+    def known_mask(self, log: EventLog) -> np.ndarray:
+        """Bool (N,): events that a model of natural events may see."""
+
+    def valid_mask(self, log: EventLog) -> np.ndarray:
+        """Bool (N,): recommendations whose decision chooses the epoch and the calibration."""
+
+    def test_mask(self, log: EventLog) -> np.ndarray:
+        """Bool (N,): recommendations whose decision is predicted, each from all before it."""
+
+
+@dataclass(frozen=True)
+class TimeWindows:
+    """One clock for all users: nothing that is trained on came after anything that is tested.
+
+    The cuts are times of recommendations; those at a cut belong to the later window, so that windows may be a little larger
+    than asked for. Users who come after a cut are tested without having been trained on.
+    """
+
+    test: float
+    """Share of the recommendations that are tested, the latest."""
+    valid: float
+    """Share of those before them."""
+
+    def train_mask(self, log: EventLog) -> np.ndarray:
+        """See :class:`Split`."""
+        return np.asarray(log.time < self._cut(log, self.test + self.valid))
+
+    def known_mask(self, log: EventLog) -> np.ndarray:
+        """See :class:`Split`."""
+        return self.train_mask(log)
+
+    def valid_mask(self, log: EventLog) -> np.ndarray:
+        """See :class:`Split`."""
+        late = log.time >= self._cut(log, self.test + self.valid)
+        return np.asarray(log.recommended & late & ~self.test_mask(log))
+
+    def test_mask(self, log: EventLog) -> np.ndarray:
+        """See :class:`Split`."""
+        return np.asarray(log.recommended & (log.time >= self._cut(log, self.test)))
+
+    def _cut(self, log: EventLog, share: float) -> float:
+        """The time from which on there is ``share`` of the recommendations."""
+        times = np.sort(log.time[log.recommended])
+        return float(times[min(int((1 - share) * len(times)), len(times) - 1)])
+
+
 @dataclass(frozen=True)
 class Windows:
     """Steps counted from each user's end: disjoint, so that no label is seen before it is tested."""
@@ -153,14 +206,18 @@ class Windows:
     """Those before them."""
 
     def train_mask(self, log: EventLog) -> np.ndarray:
-        """Bool (N,): events that training may see at all, as input or as label."""
+        """See :class:`Split`."""
         return np.asarray(log.steps_left + log.recommended > self.test + self.valid)
 
+    def known_mask(self, log: EventLog) -> np.ndarray:
+        """See :class:`Split`: before the windows, or before any recommendation."""
+        return np.asarray(self.train_mask(log) | (~log.recommended & (log.step == 0)))
+
     def valid_mask(self, log: EventLog) -> np.ndarray:
-        """Bool (N,): recommendations whose decision chooses the epoch and the calibration."""
+        """See :class:`Split`."""
         inside = (log.steps_left >= self.test) & (log.steps_left < self.test + self.valid)
         return np.asarray(log.recommended & inside)
 
     def test_mask(self, log: EventLog) -> np.ndarray:
-        """Bool (N,): recommendations whose decision is predicted, each from all before it."""
+        """See :class:`Split`."""
         return np.asarray(log.recommended & (log.steps_left < self.test))

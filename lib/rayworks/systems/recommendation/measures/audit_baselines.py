@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayworks.core import seeds
-from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
+from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Split
 from rayworks.systems.recommendation.measures.metrics import auc, bce
 
 PRIOR_ROWS = 5.0
@@ -25,7 +25,7 @@ class Baseline:
     """Ties count half; None where all decisions are alike."""
 
 
-def score_baselines(log: EventLog, split: Windows, seed: int) -> dict[str, Baseline]:
+def score_baselines(log: EventLog, split: Split, seed: int) -> dict[str, Baseline]:
     """Scores on the test window; empty where nothing is tested or trained.
 
     ``always accept`` decides so and gives the training window's acceptance as its probability. ``per-step prior`` is the

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
+from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Split
 from rayworks.systems.recommendation.measures.audit_baselines import Baseline, fingerprints, score_baselines
 
 Severity = Literal["info", "warning"]
@@ -53,7 +53,7 @@ class Audit:
         return next(finding for finding in self.findings if finding.name == name)
 
 
-def audit(log: EventLog, split: Windows, seed: int) -> Audit:
+def audit(log: EventLog, split: Split, seed: int) -> Audit:
     """Run every check.
 
     Args:
@@ -83,7 +83,7 @@ def leaked_labels(train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> int
     return int((test & (train | valid)).sum())
 
 
-def _one_decision(log: EventLog, split: Windows) -> Finding:
+def _one_decision(log: EventLog, split: Split) -> Finding:
     accepted = (log.kind == ACCEPTED)[split.train_mask(log) & log.recommended]
     share = float(accepted.mean()) if len(accepted) else None
     if share in (0.0, 1.0):
@@ -215,7 +215,7 @@ def _independence(name: str, rates: _Rates | None, cause: str, groups: str, cons
     return Finding(name, "info", rates.share, f"{seen}; too few decisions to tell whether it depends on {cause}")
 
 
-def _leaked_labels(log: EventLog, split: Windows) -> Finding:
+def _leaked_labels(log: EventLog, split: Split) -> Finding:
     test = split.test_mask(log)
     leaked = leaked_labels(split.train_mask(log), split.valid_mask(log), test)
     share = leaked / max(int(test.sum()), 1)
@@ -276,7 +276,7 @@ def _short_users(log: EventLog) -> Finding:
     return _finding("users with one step", count > NEGLIGIBLE * users, count, sentence, advice)
 
 
-def _unseen_items(log: EventLog, split: Windows) -> Finding:
+def _unseen_items(log: EventLog, split: Split) -> Finding:
     tested = log.item[split.test_mask(log)]
     seen = np.zeros(len(log.items), bool)
     seen[log.item[split.train_mask(log)]] = True

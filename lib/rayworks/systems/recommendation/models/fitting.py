@@ -11,7 +11,7 @@ from rayworks.core import seeds
 from rayworks.core.config import Section
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.config import Config
-from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Windows
+from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Split, TimeWindows, Windows
 from rayworks.systems.recommendation.logs.sequences import sequences
 from rayworks.systems.recommendation.measures.audit_baselines import item_rates
 from rayworks.systems.recommendation.measures.calibration import LEAST_EFFECTIVE, calibration, effective
@@ -56,18 +56,16 @@ def units(config: Config, *, natural: bool) -> list[Unit]:
 
 def has_natural(config: Config, log: EventLog) -> bool:
     """Whether any user has enough natural events before the windows to learn from, beside those held out."""
-    counts = np.bincount(log.user[~log.recommended & _known(config, log)], minlength=1)
+    counts = np.bincount(log.user[~log.recommended & windows(config).known_mask(log)], minlength=1)
     return bool(counts.max() >= HELD_OUT + 2)
 
 
-def _known(config: Config, log: EventLog) -> np.ndarray:
-    """Bool (N,): events before the windows of validation and test, or before any recommendation."""
-    return np.asarray(windows(config).train_mask(log) | (~log.recommended & (log.step == 0)))
-
-
-def windows(config: Config) -> Windows:
+def windows(config: Config) -> Split:
     """The test and validation windows of a run."""
-    return Windows(config.split.test_steps, config.split.valid_steps)
+    split = config.split
+    if split.by == "time":
+        return TimeWindows(split.test_share, split.valid_share)
+    return Windows(split.test_steps, split.valid_steps)
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def make_trainer(
     options = next_item_options(unit, config, len(log.items))
     if unit.kind == "natural":
         # What users took after the windows begin is not known yet when they are predicted.
-        log = log.keep(_known(config, log))
+        log = log.keep(windows(config).known_mask(log))
     train, valid = next_item.natural_sequences(log, section.length + 1, HELD_OUT)
     training = _options(TrainingOptions, config.training, section, weight_decay=0.0)
     seed = seeds.derive_small(config.run.seed, "fit", unit.name)

@@ -204,7 +204,8 @@ def evaluate(
         raise DataError(f"policy has shape {policy.shape} where {(log.items, log.positions)} is due: items x positions")
     off_policy.check_policy(policy)
     rates = cross_fitted_rates(log, seed, folds, strength)
-    return off_policy.evaluate(log.actions, rates.target(log, policy), clip=clip, switch=switch, bootstrap=bootstrap)
+    target = rates.target(log, policy)
+    return off_policy.evaluate(log.actions, target, clip=clip, switch=switch, shrink=True, bootstrap=bootstrap)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.logs.events import refuse
 from rayworks.systems.recommendation.measures.estimates import Bootstrap, Estimate, SumOfRatios, estimate_all
+from rayworks.systems.recommendation.values.shrinkage import shrunk_doubly_robust
 
 LEAST_EFFECTIVE_SHARE = 0.1
 MOST_UNSUPPORTED = 0.01
@@ -173,6 +174,7 @@ def evaluate(
     *,
     clip: float = np.inf,
     switch: float | None = None,
+    shrink: bool = False,
     bootstrap: Bootstrap | None = None,
 ) -> Evaluation:
     """All estimators of the target policy's mean reward per row.
@@ -183,7 +185,8 @@ def evaluate(
             ``snips``.
         clip: weights above it are cut to it, for less variance and some bias.
         switch: rows whose weight is above it count by the reward model alone in ``switch_dr``; None leaves that out.
-        bootstrap: percentile intervals instead of normal ones.
+        shrink: add ``dr_os``, see :func:`~.shrinkage.shrunk_doubly_robust`.
+        bootstrap: percentile intervals instead of normal ones, but for ``dr_os``.
 
     Raises:
         DataError: log and target of different lengths; the target takes none of the logged actions.
@@ -200,9 +203,10 @@ def evaluate(
         forms["switch_dr"] = doubly_robust(log.reward, kept, target.predicted, target.expected)
     if group is not None:
         forms = {name: form.by(group) for name, form in forms.items()}
-    return Evaluation(
-        estimate_all(forms, bootstrap), diagnose(raw, clip=clip, unsupported=target.unsupported, group=group)
-    )
+    estimates = estimate_all(forms, bootstrap)
+    if shrink and target.predicted is not None and target.expected is not None:
+        estimates["dr_os"], _ = shrunk_doubly_robust(log.reward, raw, target.predicted, target.expected, group)
+    return Evaluation(estimates, diagnose(raw, clip=clip, unsupported=target.unsupported, group=group))
 
 
 def estimators(
