@@ -1,9 +1,9 @@
 """Doubly robust estimation with weights that are shrunk where overlap is poor, as far as the log itself advises.
 
 DRos (Su, Dimakopoulou, Krishnamurthy and Dudik 2020): a weight w becomes ``s w / (w^2 + s)``. With s infinite this is DR,
-with s = 0 the reward model alone. The strength is that of the smallest estimated mean squared error, of which the part that comes
-from the bias is kept in the interval. With two rows expected of the action that the target takes most, 95 % intervals cover .88
-in simulations, where those of DR cover .91: nothing in a log tells of actions that are not in it.
+with s = 0 the reward model alone. The strength is that of the smallest estimated mean squared error, of which the part that
+comes from the bias is kept in the interval. With two rows expected of the action that the target takes most, 95 % intervals
+cover .88 in simulations, where those of DR cover .91: nothing in a log tells of actions that are not in it.
 """
 
 import numpy as np
