@@ -95,6 +95,9 @@ def _by_exploration(axes: Any, mixtures: Mapping[str, Values]) -> None:
     at = np.array([one["exploration"] for one in mixtures.values()])
     axes.plot(at, [np.mean(one["true"]) for one in mixtures.values()], "o-", color=COLOURS[7], label="true")
     axes.errorbar(at, *_imagined(mixtures), fmt="s--", color=COLOURS[0], label="imagined by the model")
+    ranges = [(one["exploration"], *one["range"]) for one in mixtures.values() if one["range"] is not None]
+    if ranges:
+        axes.vlines(*np.array(ranges).T, color=COLOURS[0], linewidth=6, alpha=0.3, label="as held-out decisions advise")
     for (name, words), colour, shift in zip(
         (("wpdis", "log, per decision"), ("wdr", "log and model")), COLOURS[1:], (0.015, -0.015), strict=False
     ):
@@ -116,15 +119,21 @@ def _imagined(found: Values) -> tuple[np.ndarray, np.ndarray]:
 
 def _bars(axes: Any, found: Values) -> None:
     positions, (imagined, spread) = np.arange(len(found)), _imagined(found)
-    axes.barh(positions, imagined, xerr=spread, color=COLOURS[0], height=0.6)
+    axes.barh(positions, imagined, xerr=spread, color=COLOURS[0], alpha=0.35, height=0.6)
+    ranges = [
+        (at, *one["range"]) for at, one in zip(positions, found.values(), strict=True) if one["range"] is not None
+    ]
+    if ranges:
+        axes.hlines(*np.array(ranges).T, color=COLOURS[0], linewidth=6, label="as held-out decisions advise")
     for position, one in zip(positions, found.values(), strict=True):
         if "wpdis" in one["estimates"]:
             estimate = one["estimates"]["wpdis"]
             error = [[estimate["value"] - estimate["low"]], [estimate["high"] - estimate["value"]]]
-            label = None if axes.get_legend_handles_labels()[1] else "log, per decision"
+            label = None if "log, per decision" in axes.get_legend_handles_labels()[1] else "log, per decision"
             look = {"fmt": "^", "color": COLOURS[1], "capsize": 3, "label": label}
             axes.errorbar([estimate["value"]], [position], xerr=error, **look)
-            axes.legend(fontsize=8)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     axes.set_yticks(positions, list(found))
     axes.set(xlabel="share accepted, imagined", xlim=(0, 1), title="Value of policies")
 
