@@ -23,6 +23,21 @@ Result = TypeVar("Result")
 _SECONDS_BETWEEN_PINGS = 0.2
 
 
+class ItemFailed(InfrastructureError):
+    """An item was tried as often as it may be.
+
+    Args:
+        index: of the item, from 0.
+        attempts: how often it was tried.
+        reason: of the last failure.
+        late: whether it took too long, and nothing died.
+    """
+
+    def __init__(self, index: int, attempts: int, reason: str, *, late: bool = False) -> None:
+        super().__init__(f"item {index}: failed {attempts} times; last: {reason}")
+        self.index, self.late = index, late
+
+
 @ray.remote
 class _Host:
     """Owns one worker object and reports its failures as values, already classed."""
@@ -74,6 +89,8 @@ class _Work:
 
     method: str
     source: Iterator[tuple[int, Any]]
+    seconds_per_call: float | None
+    retry_late: bool = True
     ahead: float = math.inf
     """How many items may be drawn and not yet be returned."""
     drawn: int = 0
@@ -147,16 +164,27 @@ class ActorPool(Generic[Item, Result]):
         """How many actors were replaced so far."""
         return sum(self._replacements)
 
-    def map(self, method: str, items: Iterable[Item]) -> Iterator[Result]:
+    def map(
+        self, method: str, items: Iterable[Item], *, seconds_per_call: float | None = None, retry_late: bool = True
+    ) -> Iterator[Result]:
         """Call ``method(item)`` for each item; results in the order of the items.
 
         An item is drawn when at most as many again as can be in flight are drawn and not returned.
 
+        Args:
+            method: of the worker.
+            items: each is one call.
+            seconds_per_call: of these calls; None for the pool's.
+            retry_late: whether a call that took longer is tried elsewhere.
+
         Raises:
-            RayworksError: the first failure, with its class; data failures at once, infrastructure after the retries.
+            ItemFailed: infrastructure failed the item as often as it may.
+            RayworksError: another failure, with its class, at once.
         """
         waiting: dict[int, Result] = {}
-        work = _Work(method, enumerate(items), ahead=2 * len(self._members) * self._in_flight_per_actor)
+        ahead = 2 * len(self._members) * self._in_flight_per_actor
+        seconds = self._seconds_per_call if seconds_per_call is None else seconds_per_call
+        work = _Work(method, enumerate(items), seconds, retry_late, ahead=ahead)
         for index, result in self._finish(work):
             waiting[index] = result
             while work.returned in waiting:
@@ -165,7 +193,7 @@ class ActorPool(Generic[Item, Result]):
 
     def map_unordered(self, method: str, items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
         """The same, as ``(index, result)`` in the order they finish."""
-        return self._finish(_Work(method, enumerate(items)))
+        return self._finish(_Work(method, enumerate(items), self._seconds_per_call))
 
     def _finish(self, work: _Work) -> Iterator[tuple[int, Result]]:
         try:
@@ -228,13 +256,13 @@ class ActorPool(Generic[Item, Result]):
 
     def _wait(self, work: _Work) -> ray.ObjectRef | None:
         """A call that is over; None where instead an actor was made, or a call was given up."""
-        if self._seconds_per_call is None:
+        if work.seconds_per_call is None:
             return ray.wait(list(work.running), num_returns=1)[0][0]
         left = math.inf
         for member in self._members:
             if member.made is None and member.in_flight:
                 first = next(iter(member.in_flight))
-                rest = member.since + self._seconds_per_call - time.monotonic()
+                rest = member.since + work.seconds_per_call - time.monotonic()
                 if rest <= 0 and not ray.wait([first], timeout=0)[0]:
                     self._give_up(first, work)
                     return None
@@ -253,7 +281,10 @@ class ActorPool(Generic[Item, Result]):
         for queued in list(member.in_flight):
             work.retry.append(work.take(queued)[1])
         self._replace(member)
-        self._try_again(work, task, f"ran longer than seconds_per_call, {self._seconds_per_call:g}")
+        reason = f"ran longer than seconds_per_call, {work.seconds_per_call:g}"
+        if not work.retry_late:
+            raise ItemFailed(task.index, task.attempts + 1, reason, late=True)
+        self._try_again(work, task, reason)
 
     def _settle(self, reference: ray.ObjectRef, work: _Work) -> tuple[int, Result] | None:
         member, task = work.take(reference)
@@ -276,7 +307,7 @@ class ActorPool(Generic[Item, Result]):
     def _try_again(self, work: _Work, task: _Task, reason: str) -> None:
         task.attempts += 1
         if task.attempts > self._retries:
-            raise InfrastructureError(f"item {task.index}: failed {task.attempts} times; last: {reason}")
+            raise ItemFailed(task.index, task.attempts, reason)
         work.retry.append(task)
 
     def _comes_back(self, member: _Member, error: ray.exceptions.RayError) -> bool:

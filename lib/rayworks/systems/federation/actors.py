@@ -2,17 +2,18 @@
 
 One call carries a slice of clients. Arrays that many messages share, a round's model above all, lie in the object store once.
 What clients remember belongs to the driver, record by record; actors keep copies and fetch only those that they lack. So a
-dead actor or node loses nothing, and who computed what changes no result.
+dead actor or node loses nothing, and who computed what changes no result. What an app is handed is its own: it may change a
+message or its state in place, as if both had come over a network.
 """
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import ray
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
@@ -20,13 +21,12 @@ from flwr.supercore.run import Run
 from ray.util.metrics import Gauge
 
 from rayworks.core.config import ComputeSection
-from rayworks.core.errors import InfrastructureError
 from rayworks.lm.threads import limit_torch_threads
-from rayworks.runtime.actor_pool import ActorPool
+from rayworks.runtime.actor_pool import ActorPool, ItemFailed
 from rayworks.runtime.placement import worker_options
+from rayworks.systems.federation.messages.records import Record, all_private, private
 from rayworks.systems.federation.rounds.federated_training import RoundRecord
 
-Record = ArrayRecord | ConfigRecord | MetricRecord
 Reference: TypeAlias = "ray.ObjectRef[Any]"
 SERVER = 1
 """Number of the server; clients' nodes are their partitions plus 2."""
@@ -50,6 +50,8 @@ class Request:
     """Record to where it lies."""
     state: dict[str, tuple[str, Reference]]
     """What the client remembers: the message that made it, and where it lies."""
+    node_config: dict[str, Any]
+    """Of the client alone, beside what :class:`Served` says of all."""
 
 
 @dataclass
@@ -75,6 +77,7 @@ class Served:
     """Makes its client app."""
     arguments: tuple[Any, ...]
     clients: int
+    run_config: Mapping[str, Any]
 
 
 class ClientHost:
@@ -83,7 +86,6 @@ class ClientHost:
     def __init__(self) -> None:
         limit_torch_threads()
         self._identity = ""
-        self._clients = 0
         self._app = ClientApp()
         self._shared: dict[Reference, Record] = {}
         self._states: dict[int, dict[str, tuple[str, Record]]] = {}
@@ -92,10 +94,10 @@ class ClientHost:
         """One after the other; a client's exception is its error reply."""
         served, requests = call
         if served.identity != self._identity:
-            self._app, self._clients = served.factory(*served.arguments), served.clients
+            self._app = served.factory(*served.arguments)
             self._identity, self._shared, self._states = served.identity, {}, {}
         self._fetch(requests)
-        return [self._answer(request) for request in requests]
+        return [self._answer(request, served) for request in requests]
 
     def _fetch(self, requests: list[Request]) -> None:
         """Bring what is not here: shared records, and remembered ones that were made elsewhere."""
@@ -117,20 +119,24 @@ class ClientHost:
         for (node, name, maker, _), record in zip(missing, found, strict=True):
             self._states.setdefault(node, {})[name] = (maker, record)
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request, served: Served) -> Answer:
         message, node = request.message, _node(request)
-        shared = {name: self._shared[reference] for name, reference in request.shared.items()}
+        shared = {name: private(self._shared[reference]) for name, reference in request.shared.items()}
         message.content = RecordDict({**message.content, **shared})
         held = self._states.setdefault(node, {})
         before = {name: held[name][1] for name in request.state}
-        settings: dict[str, Any] = {"partition-id": node - FIRST_NODE, "num-partitions": self._clients}
-        context = Context(message.metadata.run_id, node, settings, RecordDict(dict(before)), {})
+        settings = {"partition-id": node - FIRST_NODE, "num-partitions": served.clients, **request.node_config}
+        state = all_private(RecordDict(dict(before)))
+        context = Context(message.metadata.run_id, node, settings, state, dict(served.run_config))
         try:
             reply = self._app(message, context)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             return Answer(Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message), {}, [])
-        new = {name: record for name, record in context.state.items() if before.get(name) is not record}
+        # By content: an app may change a record that it holds.
+        new = {name: private(record) for name, record in context.state.items() if before.get(name) != record}
+        if reply.has_content():
+            reply.content = all_private(reply.content)
         held.update({name: (message.metadata.message_id, record) for name, record in new.items()})
         return Answer(reply, new, [name for name in before if name not in context.state])
 
@@ -152,6 +158,8 @@ class RayGrid(Grid):
         factory: makes the client app inside an actor.
         clients: number of partitions; client i is node ``i + 2``.
         clients_per_task: clients of one call; None for four calls per worker.
+        run_config: what every client's context has as ``run_config``.
+        node_config: of each client, beside ``partition-id`` and ``num-partitions``.
     """
 
     def __init__(
@@ -162,12 +170,15 @@ class RayGrid(Grid):
         *arguments: Any,
         clients: int,
         clients_per_task: int | None = None,
+        run_config: Mapping[str, Any] | None = None,
+        node_config: Callable[[int], Mapping[str, Any]] | None = None,
     ) -> None:
         self._pool, self._clients, self._workers, self._per_task = pool, clients, workers, clients_per_task
-        self._served = Served(os.urandom(8).hex(), factory, arguments, clients)
+        self._served = Served(os.urandom(8).hex(), factory, arguments, clients, dict(run_config or {}))
+        self._node_config = node_config or (lambda partition: {})
         self._states: dict[int, dict[str, tuple[str, Reference]]] = {}
         self._shared: dict[int, tuple[Record, Reference]] = {}
-        self._deadly: dict[int, str] = {}
+        self._deadly: dict[int, Error] = {}
         self._identities = itertools.count(1)
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(run_id=int.from_bytes(os.urandom(4), "little") + 1)
@@ -179,36 +190,55 @@ class RayGrid(Grid):
     def stream(self, messages: Iterable[Message], timeout: float | None = None) -> Iterator[Message]:
         """Replies in the order of the messages, each as soon as those before it are there.
 
-        There is no deadline: a client that fails answers with an error, an actor that dies is replaced, and a client that
-        takes every actor with it is found by asking it alone, and not asked again.
+        A client that fails answers with an error, an actor that dies is replaced, and a client that takes every actor with it
+        is found by asking it alone, and not asked again. A node that does not exist answers that it is not there.
+
+        Args:
+            messages: to clients.
+            timeout: seconds that one call may take; a client that takes longer alone is left out of this round, with an
+                error for its answer. None: for ever.
         """
         sent = list(messages)
-        for message, answer in zip(sent, self._answers(self._requests(sent)), strict=True):
+        for message, answer in zip(sent, self._answers(self._requests(sent), timeout), strict=True):
             self._remember(message.metadata.dst_node_id, answer)
             answer.reply.metadata.__dict__["_message_id"] = str(next(self._identities))
             yield answer.reply
 
-    def _answers(self, requests: list[Request]) -> Iterator[Answer]:
+    def _answers(self, requests: list[Request], timeout: float | None) -> Iterator[Answer]:
         """Answers in the order of the requests."""
         size = self._per_task or max(1, -(-len(requests) // (CALLS_PER_WORKER * self._workers)))
+        left_out = {
+            node: Error(ErrorCode.NODE_UNAVAILABLE, "there is no such node") for node in self._unknown(requests)
+        }
         done = 0
         while done < len(requests):
-            waiting = list(itertools.takewhile(lambda request: _node(request) not in self._deadly, requests[done:]))
+            out = {**self._deadly, **left_out}
+            end = next((at for at in range(done, len(requests)) if _node(requests[at]) in out), len(requests))
+            waiting = requests[done:end]
             slices = [(self._served, waiting[start : start + size]) for start in range(0, len(waiting), size)]
+            first = done
+            calls = self._pool.map("answer", slices, seconds_per_call=timeout, retry_late=False)
             try:
-                for answers in self._pool.map("answer", slices):
+                for answers in calls:
                     done += len(answers)
                     yield from answers
-            except InfrastructureError as error:
+            except ItemFailed as error:
                 if size == 1:
-                    self._deadly[_node(requests[done])] = str(error)
+                    culprit = _node(requests[first + error.index])
+                    if error.late:
+                        left_out[culprit] = Error(ErrorCode.MESSAGE_UNAVAILABLE, f"no answer within {timeout:g} s")
+                    else:
+                        reason = f"its process dies each time; not asked again ({error})"
+                        self._deadly[culprit] = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
                 size = 1
                 continue
             if done < len(requests):
-                reason = f"its process dies each time; not asked again ({self._deadly[_node(requests[done])]})"
-                failure = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
-                yield Answer(Message(failure, reply_to=requests[done].message), {}, [])
+                yield Answer(Message(out[_node(requests[done])], reply_to=requests[done].message), {}, [])
                 done += 1
+
+    def _unknown(self, requests: list[Request]) -> list[int]:
+        known = range(FIRST_NODE, FIRST_NODE + self._clients)
+        return [node for node in map(_node, requests) if node not in known]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """All replies, in the order of the messages."""
@@ -257,11 +287,13 @@ class RayGrid(Grid):
                 if uses.get(id(record), 0) > 1:
                     shared[name] = self._stored(record)
                 else:
-                    # A copy: messages may share a config that a mod changes at the other end.
-                    own[name] = record.copy()
+                    # Messages may share a config that a mod changes at the other end.
+                    own[name] = private(record)
             light = Message(RecordDict(own), message.metadata.dst_node_id, message.metadata.message_type)
             light.__dict__["_metadata"] = message.metadata
-            requests.append(Request(light, shared, dict(self._states.get(message.metadata.dst_node_id, {}))))
+            node = message.metadata.dst_node_id
+            state, settings = dict(self._states.get(node, {})), dict(self._node_config(node - FIRST_NODE))
+            requests.append(Request(light, shared, state, settings))
         return requests
 
     def _stored(self, record: Record) -> Reference:

@@ -12,6 +12,7 @@ from rayworks.core.errors import DataError
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 """Names of records, those of Flower's own strategies."""
 NUMBER_BYTES = 8
+Record = ArrayRecord | ConfigRecord | MetricRecord
 
 
 def to_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
@@ -61,6 +62,23 @@ def number(record: MetricRecord | ConfigRecord, name: str) -> float:
     if not isinstance(found, int | float):
         raise DataError(f"message: {name!r} must be a number, not {found!r}")
     return float(found)
+
+
+def private(record: Record) -> Record:
+    """A copy that its owner may change in any way; the bytes of arrays, which nobody can change, are shared."""
+    if isinstance(record, ArrayRecord):
+        arrays = {name: Array(one.dtype, tuple(one.shape), one.stype, one.data) for name, one in record.items()}
+        return ArrayRecord(arrays)
+    copied = record.copy()
+    for name, value in record.items():
+        if isinstance(value, list):
+            copied[name] = list(value)  # type: ignore[assignment]  # a list of the same kind
+    return copied
+
+
+def all_private(content: RecordDict) -> RecordDict:
+    """The same for every record of a message or a state."""
+    return RecordDict({name: private(record) for name, record in content.items()})
 
 
 def content_bytes(message: Message) -> int:
