@@ -167,6 +167,7 @@ def recommendation(folder: Path) -> list[str]:
         "training.epochs": 4,
         "training.batch_size": 40,
         "uncertainty.members": 3,
+        "uncertainty.redrawn": 2,
         "uncertainty.resamples": 20,
         "ablations.histories": "[first-order]",
         "policies.explorations": "[0.5, 1.0]",

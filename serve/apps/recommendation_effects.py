@@ -185,7 +185,7 @@ def _by_policy(recommender: Recommender, past: Histories, asked: schemas.ByPolic
     tables = torch.stack(expected).double().numpy()
     errors = tables[0].std(0, ddof=1) / np.sqrt(asked.rollouts)
     doubts = _doubts(asked, errors.max())
-    chosen = asked.policy.name == "greedy" and not asked.policy.exploration
+    chosen = asked.policy.name != "uniform" and asked.policy.exploration < 1
     return _Imagined(tables.mean(1), [None] * asked.steps, False, errors.tolist(), chosen, doubts)
 
 

@@ -62,7 +62,7 @@ class Scored:
     probability: np.ndarray
     """(M, k): of each model."""
     choices: int
-    """How many of the first items the model has chosen itself."""
+    """How many of the first items are among those that the model would choose itself from all."""
 
 
 class Recommender:
@@ -133,15 +133,17 @@ class Recommender:
         items = [torch.tensor(question.items if isinstance(question, Slate) else []) for question in questions]
         rankings = [(row, one) for row, one in enumerate(questions) if isinstance(one, Ranking)]
         scores = self.models[0].score(states[0][[row for row, _ in rankings]]) if rankings else torch.empty(0)
+        choices = {}
         for (row, ranking), score in zip(rankings, scores, strict=True):
+            least = score.topk(self.choices).values[-1]
             score[ranking.excluded] = -torch.inf
-            items[row] = score.topk(min(ranking.count, len(score) - len(ranking.excluded))).indices
+            best = score.topk(min(ranking.count, len(score) - len(ranking.excluded)))
+            items[row], choices[row] = best.indices, int((best.values >= least).sum())
         slates = pad_sequence(items, batch_first=True)
         logits = torch.stack([model.score(state, slates) for model, state in zip(self.models, states, strict=True)])
         probability = torch.sigmoid(logits).numpy()
         return [
-            Scored(one.tolist(), probability[:, row, : len(one)], self.choices if isinstance(question, Ranking) else 0)
-            for row, (one, question) in enumerate(zip(items, questions, strict=True))
+            Scored(one.tolist(), probability[:, row, : len(one)], choices.get(row, 0)) for row, one in enumerate(items)
         ]
 
     def scored_items(self, scored: Scored) -> list[ScoredItem]:
@@ -159,8 +161,11 @@ class Recommender:
 
     def like_it(self, probability: float, *, chosen: bool) -> LikeIt | None:
         """What came of held-out decisions that were given about this chance; ``chosen`` by the model from all items."""
-        found = self._bands[chosen].of(probability)
-        return None if found is None else LikeIt(low=found[0], high=found[1], decisions=found[2])
+        band = self._bands[chosen].of(probability)
+        if band is None:
+            return None
+        low, high = band.interval()
+        return LikeIt(said=band.said, low=low, high=high, decisions=band.decisions)
 
     def left_out(self, past: KnownPast) -> LeftOut:
         """How many events of a past a model does not know, and the first of their items; and what chances are of."""

@@ -79,6 +79,7 @@ class UserBody(Body):
 class LikeIt(BaseModel):
     """95 % interval of the mean chance of decisions that the model gives about this chance, by what came of held-out ones."""
 
+    said: float = Field(description="mean chance that those decisions were given")
     low: float
     high: float
     decisions: int = Field(description="held-out decisions that it rests on")

@@ -144,19 +144,26 @@ def test_a_ranking_is_of_all_items_but_the_excluded(send: Send, exported: Export
 
 
 def test_intervals_are_of_held_out_decisions_like_these(send: Send) -> None:
-    """Bands of the export: [-.2, .05] below .5, [-.2, 0] above, and [-.4, .05] for what the model chooses (2 of 30)."""
+    """Bands of the export: [-.2, .05] off .5 below it, [-.2, 0] above, and [-.4, .05] for the model's choices (2 of 30)."""
     slate = found(send("accept", events=events(PAST), items=ITEMS))
     assert slate["chances_of"] == "any item"
     ranking = found(send("rank", events=events(PAST), k=4))["items"]
-    asked = [(item, -0.2, 0.05 if item["probability"] <= 0.5 else 0.0) for item in slate["items"]]
-    asked += [(item, -0.4, 0.05) for item in ranking[:2]]
-    asked += [(item, -0.2, 0.05 if item["probability"] <= 0.5 else 0.0) for item in ranking[2:]]
-    for item, low, high in asked:
-        ends = [min(max(item["probability"] + offset, 0), 1) for offset in (low, high)]
-        assert [item["held_out"]["low"], item["held_out"]["high"]] == pytest.approx(ends, abs=1e-6)
-        assert item["held_out"]["decisions"] == 200
-    chosen = found(send("whatif", events=events(PAST), policy={"name": "greedy"}, steps=2, rollouts=8))["steps"][0]
-    assert chosen["held_out"]["low"] == pytest.approx(max(chosen["acceptance"] - 0.4, 0), abs=1e-6)
+    plain = [(item, 0.3, 0.55 if item["probability"] <= 0.5 else 0.5) for item in [*slate["items"], *ranking[2:]]]
+    for item, low, high in [*plain, *((item, 0.1, 0.55) for item in ranking[:2])]:
+        like = item["held_out"]
+        assert [like["said"], like["low"], like["high"]] == pytest.approx([0.5, low, high], abs=1e-6)
+        assert like["decisions"] == 200
+    left = found(send("rank", events=events(PAST), k=1, exclude=[item["item"] for item in ranking]))["items"][0]
+    assert left["held_out"]["low"] == pytest.approx(0.3), "the best of what is left is no choice among all"
+    for policy in (
+        {"name": "greedy"},
+        {"name": "greedy", "exploration": 0.1},
+        {"name": "softmax", "temperature": 0.01},
+    ):
+        chosen = found(send("whatif", events=events(PAST), policy=policy, steps=2, rollouts=8))["steps"][0]
+        assert chosen["held_out"]["low"] == pytest.approx(0.1)
+    even = found(send("whatif", events=events(PAST), policy={"name": "uniform"}, steps=2, rollouts=8))["steps"][0]
+    assert even["held_out"]["low"] == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("past", [[], PAST], ids=["new user", "past"])

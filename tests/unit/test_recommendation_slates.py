@@ -8,9 +8,13 @@ import pytest
 
 from rayworks.core.errors import DataError
 from rayworks.systems.recommendation.config import Config, ReadOptions
+from rayworks.systems.recommendation.evaluation import evaluate
 from rayworks.systems.recommendation.logs.events import ACCEPTED, NATURAL, REJECTED, EventLog, TimeWindows, event_log
 from rayworks.systems.recommendation.logs.slates import together
+from rayworks.systems.recommendation.measures.audits import audit
+from rayworks.systems.recommendation.models import fitting
 from rayworks.systems.recommendation.sources import facts_of, read_events, read_sequences
+from rayworks.systems.recommendation.values.policies import logged_policies
 
 SLATES = """user,item,time,shown,accepted,slate
 a,x,10,1,0,first
@@ -28,17 +32,17 @@ def rows(log: EventLog) -> list[tuple[str, str, int, float]]:
     return [(log.users[user], log.items[item], int(kind), float(time)) for user, item, kind, time in columns]
 
 
-def test_events_of_a_slate_and_what_is_between_share_its_first_time(tmp_path: Path) -> None:
+def test_events_of_a_slate_and_what_is_between_share_its_last_time(tmp_path: Path) -> None:
     (tmp_path / "events.csv").write_text(SLATES)
     log = read_events(str(tmp_path / "events.csv"))
     assert rows(log) == [
-        ("a", "x", REJECTED, 10),
-        ("a", "z", NATURAL, 10),
-        ("a", "y", ACCEPTED, 10),
+        ("a", "x", REJECTED, 12),
+        ("a", "z", NATURAL, 12),
+        ("a", "y", ACCEPTED, 12),
         ("a", "x", ACCEPTED, 13),
         ("b", "x", REJECTED, 10),
-        ("b", "z", REJECTED, 20),
-        ("b", "y", ACCEPTED, 20),
+        ("b", "z", REJECTED, 30),
+        ("b", "y", ACCEPTED, 30),
     ]
     assert log.instant.tolist() == [0, 0, 0, 3, 4, 5, 5]
     plain = read_events(str(tmp_path / "events.csv"), ReadOptions(columns={"slate": ""}))
@@ -65,7 +69,7 @@ def test_slates_are_merged_as_a_loop_merges_them(seed: int) -> None:
             else:
                 merged.append([first, last])
         for first, last in merged:
-            expected[(user == one) & (time >= first) & (time <= last)] = first
+            expected[(user == one) & (time >= first) & (time <= last)] = last
     np.testing.assert_array_equal(together(user, time, slate), expected)
 
 
@@ -130,7 +134,8 @@ def test_impressions_of_mind_are_slates_after_the_history(tmp_path: Path) -> Non
     [
         ("N4-0\n2", "N4\n2", "row 1 shows a news without a label"),
         ("11/12/2019 6:11:30 PM", "2019-11-12", "row 2 has a time"),
-        ("U2", "", "row 2 has no user"),
+        ("\tU2", "\t", "row 2 has no user"),
+        ("N4-0\n2", "N4-0\tN5-1\n2", "row 1 has more than five cells"),
     ],
 )
 def test_rows_of_mind_in_error_are_named(old: str, new: str, words: str, tmp_path: Path) -> None:
@@ -141,15 +146,15 @@ def test_rows_of_mind_in_error_are_named(old: str, new: str, words: str, tmp_pat
         read_events(f"mind:{tmp_path / 'nowhere'}")
 
 
-HOUR = 3_600_000
+HOUR, DAY = 3_600_000, 1_400_000_000_000
 RETAIL: list[tuple[Any, ...]] = [
-    (2 * HOUR, "1", "view", "x"),
-    (0, "1", "view", "x"),
-    (60_000, "1", "view", "y"),
-    (2 * HOUR + 1, "1", "addtocart", "x"),
-    (2 * HOUR + 2, "1", "view", "y"),
-    (2 * HOUR + 3, "1", "transaction", "x"),
-    (5, "2", "view", "z"),
+    (DAY + 2 * HOUR, "1", "view", "x"),
+    (DAY, "1", "view", "x"),
+    (DAY + 60_000, "1", "view", "y"),
+    (DAY + 2 * HOUR + 1, "1", "addtocart", "x"),
+    (DAY + 2 * HOUR + 2, "1", "view", "y"),
+    (DAY + 2 * HOUR + 3, "1", "transaction", "x"),
+    (DAY + 5, "2", "view", "z"),
 ]
 
 
@@ -185,3 +190,29 @@ def test_sessions_of_retailrocket_are_slates_whose_carts_are_acceptances(tmp_pat
 def test_rows_of_retailrocket_in_error_are_named(row: tuple[Any, ...], words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=words):
         read_events(write_retail(tmp_path, [*RETAIL, row]))
+
+
+def test_a_log_split_by_time_is_audited_and_scored(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    lines = ["user,item,time,shown,accepted,propensity"]
+    for moment in range(900):
+        item = int(draw.integers(6))
+        accepted = int(draw.random() < 0.2 + 0.1 * item)
+        lines.append(f"u{draw.integers(40)},i{item},{moment},1,{accepted},{1 / 6}")
+    (tmp_path / "events.csv").write_text("\n".join([*lines, ""]))
+    source = str(tmp_path / "events.csv")
+    settings: dict[str, Any] = {"data": {"source": source}, "split": {"by": "time"}, "training": {"epochs": 3}}
+    scope = {"stages": ["audit", "acceptance"]}
+    config = Config.model_validate({"run": {"name": "x"}, "scope": scope, "policies": {"steps": 10}, **settings})
+    log, split = read_events(source), fitting.windows(config)
+    found = audit(log, split, 0)
+    assert found.baselines.keys() == {"always accept", "item rate", "user and item"}
+    trainer = fitting.make_trainer(fitting.Unit(fitting.MAIN, "acceptance"), config, log, None, fitting.Group())
+    while not trainer.finished:
+        trainer.epoch()
+    model = trainer.trained()
+    fitting.calibrate(model, config, log)
+    scores = evaluate(config, log, model, {}, None, None)
+    assert scores["decisions"] == int(split.test_mask(log).sum()) == 90
+    assert scores["held_out"]["all"]
+    assert logged_policies(config, [model], log, None)["uniform"]["imagined"]

@@ -27,6 +27,7 @@ SPEC = SystemSpec(
     figures=("calibration.png", "attribution.png", "policies.png", "effects.png"),
     needs=("open-bandit",),
     smoke={
+        "uncertainty.redrawn": 0,
         "run.name": "smoke",
         "compute.workers": 1,
         "simulator.users": 600,

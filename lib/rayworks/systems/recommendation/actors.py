@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from rayworks.core.errors import InfrastructureError
 from rayworks.core.run_directory import RunDirectory
+from rayworks.core.seeds import derive_small
 from rayworks.lm.threads import limit_torch_threads
 from rayworks.runtime.data_parallel import stopping
 from rayworks.runtime.failures import Failure, classify
@@ -23,9 +25,18 @@ from rayworks.systems.recommendation.exported import weights_of
 from rayworks.systems.recommendation.logs import event_tables
 from rayworks.systems.recommendation.logs.events import EventLog
 from rayworks.systems.recommendation.models.acceptance import AcceptanceModel
-from rayworks.systems.recommendation.models.fitting import Group, Unit, calibrate, empty_model, make_trainer, units
+from rayworks.systems.recommendation.models.fitting import (
+    MAIN,
+    Group,
+    Unit,
+    calibrate,
+    empty_model,
+    make_trainer,
+    units,
+)
 from rayworks.systems.recommendation.models.next_item import NaturalPreference
 from rayworks.systems.recommendation.models.recbole_checkpoint import read_recbole
+from rayworks.systems.recommendation.models.redrawing import redrawn
 from rayworks.systems.recommendation.models.training import Trainer
 from rayworks.systems.recommendation.sources import DEFAULTS
 
@@ -112,13 +123,14 @@ def training_loop(arguments: Mapping[str, Any], directory: RunDirectory, folder:
     for number, unit in enumerate(arguments["units"]):
         if not directory.exists(f"{folder}/{unit.name}/{DONE}"):
             constrained = unit.kind == "acceptance" and config.constraint.weight
-            natural = frozen_natural(config, logs[unit.kind], directory) if constrained else None
-            trainer = make_trainer(unit, config, logs[unit.kind], natural, group)
+            log = _log_of(unit, config, logs[unit.kind], directory)
+            natural = frozen_natural(config, log, directory) if constrained else None
+            trainer = make_trainer(unit, config, log, natural, group)
             _train(trainer, unit, directory, folder, group.rank == 0, number / len(arguments["units"]))
             if stopping(directory, folder):
                 return
             if group.rank == 0:
-                _finish(trainer, unit, config, logs[unit.kind], directory, folder)
+                _finish(trainer, unit, config, log, directory, folder)
             if workers > 1:
                 # The next unit may read what the first worker has just written.
                 _together(torch.distributed.barrier)
@@ -154,13 +166,21 @@ def _finish(
     model, progress = trainer.trained(), trainer.progress
     calibrated = {}
     if isinstance(model, AcceptanceModel):
-        calibrate(model, config, log)
+        calibrate(model, config, log, unit.member)
         calibrated = {"calibration": model.calibration.tolist(), "for_any_item": _known(model.for_any_item)}
     directory.write(f"{folder}/{unit.name}/{MODEL}", weights_of(model))
     speed = progress.labels / progress.seconds
     summary = {**vars(progress), **calibrated, "labels_per_second": speed}
     directory.write_json(f"{folder}/{unit.name}/{DONE}", summary)
     directory.remove_folder(f"{folder}/{unit.name}/{STATES}")
+
+
+def _log_of(unit: Unit, config: Config, log: EventLog, directory: RunDirectory) -> EventLog:
+    """What a unit learns from: the log, or its decisions drawn anew."""
+    if not unit.redrawn:
+        return log
+    main = load_unit(replace(unit, name=MAIN, redrawn=0), config, len(log.items), directory)
+    return redrawn(main, log, derive_small(config.run.seed, "redrawn", unit.redrawn))
 
 
 def _known(values: torch.Tensor) -> list[float] | None:

@@ -157,7 +157,7 @@ class TrainingSection(Section):
     patience: int = Field(5, ge=1, description="epochs without a better validation that end it")
     microbatches: int = Field(2, ge=1, le=1024, description="microbatches of a batch; at least compute.workers")
     calibration: Literal["platt", "none"] = Field(
-        "platt", description="scale and shift of logits, fitted on the validation window"
+        "platt", description="scale and shift of logits and weights of rates, fitted on the validation window"
     )
 
 
@@ -177,12 +177,21 @@ class UncertaintySection(Section):
     members: int = Field(
         3, ge=1, le=100, description="models: one of all users, the others of users drawn with replacement"
     )
+    redrawn: int = Field(
+        4,
+        ge=0,
+        le=100,
+        description="models of decisions drawn anew from the first, whose bias and spread make the intervals of effects; 0: "
+        "those of resampled users, which know no bias",
+    )
     resamples: int = Field(200, ge=0, description="resamplings of users for the intervals of AUC; 0 for none")
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
         if self.resamples == 1:
             raise ValueError("uncertainty.resamples: one makes no interval; set 0 or many")
+        if self.redrawn == 1:
+            raise ValueError("uncertainty.redrawn: one makes no interval; set 0, or 2 and more")
         return self
 
 

@@ -97,7 +97,9 @@ def _by_exploration(axes: Any, mixtures: Mapping[str, Values]) -> None:
     axes.errorbar(at, *_imagined(mixtures), fmt="s--", color=COLOURS[0], label="imagined by the model")
     ranges = [(one["exploration"], *one["range"]) for one in mixtures.values() if one["range"] is not None]
     if ranges:
-        axes.vlines(*np.array(ranges).T, color=COLOURS[0], linewidth=6, alpha=0.3, label="as held-out decisions advise")
+        axes.vlines(
+            *np.array(ranges).T, color=COLOURS[0], linewidth=6, alpha=0.3, label="adjusted by held-out decisions"
+        )
     for (name, words), colour, shift in zip(
         (("wpdis", "log, per decision"), ("wdr", "log and model")), COLOURS[1:], (0.015, -0.015), strict=False
     ):
@@ -124,7 +126,7 @@ def _bars(axes: Any, found: Values) -> None:
         (at, *one["range"]) for at, one in zip(positions, found.values(), strict=True) if one["range"] is not None
     ]
     if ranges:
-        axes.hlines(*np.array(ranges).T, color=COLOURS[0], linewidth=6, label="as held-out decisions advise")
+        axes.hlines(*np.array(ranges).T, color=COLOURS[0], linewidth=6, label="adjusted by held-out decisions")
     for position, one in zip(positions, found.values(), strict=True):
         if "wpdis" in one["estimates"]:
             estimate = one["estimates"]["wpdis"]

@@ -139,11 +139,21 @@ def _policy_table(found: Values) -> Table:
         ends = None if one["range"] is None else "[{:.3f}, {:.3f}]".format(*one["range"])
         share = one.get("effective_share")
         rows.append([name, true, imagined, ends, error, *estimates, share, "; ".join(one["warnings"])])
-    columns = ("policy", "true", "imagined", "range", "error", "log, per decision", "log and model", "effective share")
+    columns = (
+        "policy",
+        "true",
+        "imagined",
+        "adjusted",
+        "error",
+        "log, per decision",
+        "log and model",
+        "effective share",
+    )
     note = (
-        "Acceptance per recommendation. Range: the imagined value moved by how far chances were off on held-out decisions as "
-        "the policy would make them (for the most acceptable, on items among the model's own choices), 95 %; it knows "
-        "nothing of what many steps add. Effective share: of the trajectories, after weighting; near 0 the log is silent."
+        "Acceptance per recommendation. Adjusted: the imagined value moved by how far chances were off on held-out decisions "
+        "as the policy would make them (for the most acceptable, on items among the model's own choices); that is one step "
+        "at the log's end, and no 95 % interval of many. Effective share: of the trajectories, after weighting; near 0 the "
+        "log is silent."
     )
     if all(one["true"] is None for one in found.values()):
         note += " Imagined: the recommendations to come. From the log: those that it holds."
@@ -154,12 +164,18 @@ def _add_effects(found: Values, tables: list[Table], drawn: dict[str, tuple[byte
     treatment, alone, causes = found["treatment"], found["by_themselves"], found["attribution"]
     if treatment:
         contrast = "P(D_t | do(S_1..t), L) - P(D_t | S_t, L, no recommender)"
-        drawn["effects.png"] = figures.effects(treatment), f"{contrast}, averaged over users; band: 95 % over members."
+        drawn["effects.png"] = (
+            figures.effects(treatment),
+            f"{contrast}, averaged over users; band: 95 %, {_of_effects(treatment)}.",
+        )
         true = None if treatment["true"] is None else float(np.mean(treatment["true"]))
         rows: list[list[Cell]] = [["mean effect over steps", float(np.mean(treatment["effect"])), true]]
         if alone:
             rows.append(["acceptance of what users take by themselves", alone["by_themselves"], alone["true"]])
-        note = f"{treatment['users']:,} users. The effect is that of earlier recommendations on the chance of the same item."
+        note = (
+            f"{treatment['users']:,} users. The effect is that of earlier recommendations on the chance of the same item; "
+            f"its interval is {_of_effects(treatment)}."
+        )
         tables.append(Table("Effect of the recommender", ("what", "the model's", "true"), rows, note))
     if causes:
         caption = "Do-contrasts of the last recommendation of some users; bars: 95 % over members. They do not add up."
@@ -168,6 +184,12 @@ def _add_effects(found: Values, tables: list[Table], drawn: dict[str, tuple[byte
         rows = [[name, causes["mean_size"][cause], causes["mean"][cause]] for cause, name in names.items()]
         note = f"Over {causes['users']:,} users' last recommendations."
         tables.append(Table("Causes of acceptance", ("contrast", "mean size", "mean"), rows, note))
+
+
+def _of_effects(treatment: Values) -> str:
+    if treatment["biased"]:
+        return "from models of decisions drawn anew, bias and spread"
+    return "the spread over models of resampled users, which knows no bias and covers too little on small logs"
 
 
 def _bandit_table(found: Values) -> Table:

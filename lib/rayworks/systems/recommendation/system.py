@@ -189,7 +189,7 @@ class RecommendationSystem(StagedSystem[Config]):
         natural = self._natural()
         alone = {} if natural is None else effects.policy_effect(*learned, natural, self._simulator)
         return {
-            "treatment": effects.treatment_effects(*learned, self._simulator),
+            "treatment": effects.treatment_effects(*learned, self._simulator, self._again()),
             "by_themselves": alone,
             "attribution": effects.attributions(*learned),
         }
@@ -215,6 +215,9 @@ class RecommendationSystem(StagedSystem[Config]):
 
     def _members(self) -> list[Any]:
         return [self._load(unit) for unit in self._units if unit.name.startswith("acceptance-")]
+
+    def _again(self) -> list[Any]:
+        return [self._load(unit) for unit in self._units if unit.redrawn]
 
     def _natural(self) -> Any:
         if "natural" not in self.settings.scope.stages:

@@ -24,15 +24,24 @@ BLOCK = 256
 
 
 def treatment_effects(
-    config: Config, models: Sequence[AcceptanceModel], log: EventLog, simulator: Simulator | None
+    config: Config,
+    models: Sequence[AcceptanceModel],
+    log: EventLog,
+    simulator: Simulator | None,
+    redrawn: Sequence[AcceptanceModel] = (),
 ) -> dict[str, Any]:
     """Effect by step of the logged recommendations before it: P(D_t | do(S_1..t), L) - P(D_t | S_t, L, no recommender).
 
     Steps are as many as the median user has before the windows (of the simulator: all), and as the model can hold. Users
     with fewer are left out, so that each step is a mean over the same users.
 
+    Args:
+        redrawn: models of the same recipe on decisions drawn from the first of ``models``: how far they are from it is bias
+            and spread, both of which count. Without two, the spread over ``models`` stands for the interval.
+
     Returns:
-        ``step`` (T,), ``effect`` (T,), ``half_width`` (T,) of its 95 % interval or None, ``true`` (T,) or None, ``users``.
+        ``step`` (T,), ``effect`` (T,), ``half_width`` (T,) of its 95 % interval or None, ``true`` (T,) or None, ``users``,
+        and whether the bias is counted (``biased``).
     """
     mask = windows(config).train_mask(log) if simulator is None else np.ones(len(log), bool)
     kept = log.keep(mask)
@@ -49,6 +58,10 @@ def treatment_effects(
     first = np.searchsorted(kept.user[rows], users)
     items = torch.from_numpy(kept.item[rows][first[:, None] + np.arange(steps)].astype(np.int64))
     members = np.array([_effect(model, before, items, config).mean(0) for model in models])
+    half_width = member_half_width(members)
+    if len(redrawn) > 1:
+        again = np.array([_effect(model, before, items, config).mean(0) for model in redrawn])
+        half_width = redrawn_half_width(members[0], again)
     true = None
     if simulator is not None:
         everyone = torch.from_numpy(kept.item[rows].astype(np.int64).reshape(len(log.users), steps))
@@ -56,10 +69,19 @@ def treatment_effects(
     return {
         "step": list(range(1, steps + 1)),
         "effect": members[0].tolist(),
-        "half_width": _listed(member_half_width(members)),
+        "half_width": _listed(half_width),
+        "biased": len(redrawn) > 1,
         "true": true,
         "users": len(users),
     }
+
+
+def redrawn_half_width(value: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Half of a 95 % interval (T,): Student's quantile times the root mean square of ``again`` (R, T) about ``value``."""
+    from scipy.stats import t as student_t
+
+    bias, variance = again.mean(0) - value, again.var(0, ddof=1)
+    return np.asarray(student_t.ppf(0.975, len(again) - 1) * np.sqrt(variance + bias**2))
 
 
 def _effect(model: AcceptanceModel, before: histories.Histories, items: torch.Tensor, config: Config) -> np.ndarray:

@@ -258,7 +258,7 @@ def encode(
     slate, slates = None, None
     if "slate" in table:
         refuse(event_cells.fractional(table["slate"]), "slate", "a name must be a text or a whole number below 2^53")
-        given = table["slate"].notna().to_numpy()
+        given = (table["slate"].notna() & (table["slate"].astype(str).str.strip() != "")).to_numpy()
         codes, slates = event_cells.name_codes(table["slate"][given])
         slate = np.full(len(table), -1, np.int32)
         slate[given] = codes

@@ -124,7 +124,8 @@ def event_log(
     refuse(f"{source}: time", time, backwards, "goes backwards within a user; sort by user and time")
     recommended = kind >= REJECTED
     known = recommended & ~np.isnan(propensity)
-    outside = known & ~((propensity > 0) & (propensity <= 1))
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        outside = known & ~((propensity > 0) & (propensity <= 1) & np.isfinite(1 / propensity))
     refuse(f"{source}: propensity", propensity, outside, "is not above 0 and at most 1; an item shown has a chance")
     if not recommended.any():
         raise DataError(f"{source}: has no recommendations, only natural events; acceptance cannot be learned from it")
@@ -171,7 +172,7 @@ class TimeWindows:
     test: float
     """Share of the recommendations that are tested, the latest."""
     valid: float
-    """Share of those before them."""
+    """Share that is before them."""
 
     def train_mask(self, log: EventLog) -> np.ndarray:
         """See :class:`Split`."""

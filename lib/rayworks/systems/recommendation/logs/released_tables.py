@@ -17,6 +17,16 @@ IMPRESSION = ("impression", "user", "time", "history", "shown")
 BROWSING = "events.csv"
 BROWSED = ("timestamp", "visitorid", "event", "itemid")
 KINDS_OF_BROWSING = ("view", "addtocart", "transaction")
+AS_WRITTEN: dict[str, Any] = {
+    "dtype": str,
+    "quoting": 3,
+    "index_col": False,
+    "keep_default_na": False,
+    "na_values": [""],
+    "skip_blank_lines": False,
+}
+FIRST_MILLISECOND = 6.3e11
+"""1990: smaller times are in another unit."""
 PAUSE_MILLISECONDS = 30 * 60 * 1000
 """A visitor who does nothing for so long begins a new session."""
 
@@ -32,7 +42,8 @@ def mind(folder: Path) -> pd.DataFrame:
             none), or a time is no date.
     """
     file = folder / BEHAVIORS
-    table = _read(file, "MIND", sep="\t", header=None, names=list(IMPRESSION), dtype=str, quoting=3)
+    table = _read(file, "MIND", sep="\t", header=None, names=[*IMPRESSION, "more"], **AS_WRITTEN)
+    _refuse(file, table["more"].notna(), "has more than five cells")
     _refuse(file, table["user"].isna() | table["shown"].isna(), "has no user or no impressions; drop the row")
     times = pd.to_datetime(table["time"], format="%m/%d/%Y %I:%M:%S %p", errors="coerce")
     _refuse(file, times.isna(), "has a time that is not written as 11/15/2019 9:05:58 AM")
@@ -75,6 +86,9 @@ def retailrocket(folder: Path, observed: float) -> pd.DataFrame:
     table["timestamp"] = pd.to_numeric(table["timestamp"], errors="coerce")
     empty = table[["timestamp", "visitorid", "itemid"]].isna().any(axis=1)
     _refuse(file, empty, "has no timestamp, visitor or item; drop the row")
+    _refuse(
+        file, table["timestamp"] < FIRST_MILLISECOND, "has a timestamp before 1990 in milliseconds; give it in those"
+    )
     table = table.sort_values(["visitorid", "timestamp"], kind="stable")
     pause = table.groupby("visitorid")["timestamp"].diff() > PAUSE_MILLISECONDS
     table["session"] = pause.groupby(table["visitorid"]).cumsum().astype(int)
@@ -83,11 +97,12 @@ def retailrocket(folder: Path, observed: float) -> pd.DataFrame:
     seen = rows.agg(index=("index", "first"), time=("timestamp", "first"), carted=("carted", "max"))
     sessions = seen.groupby("visitorid")["session"].transform("max") + 1
     late = seen["session"] >= np.floor(observed * sessions)
-    start = seen.groupby(["visitorid", "session"])["time"].transform("min")
+    last = table.groupby(["visitorid", "session"])["timestamp"].max().rename("end")
+    end = seen.join(last, on=["visitorid", "session"])["end"]
     found = {
         "user": seen["visitorid"],
         "item": seen["itemid"],
-        "time": np.where(late, start, seen["time"]),
+        "time": np.where(late, end, seen["time"]),
         "shown": late.astype(int),
         "accepted": np.where(late, seen["carted"], 1),
     }

@@ -4,10 +4,10 @@ import numpy as np
 
 
 def together(user: np.ndarray, time: np.ndarray, slate: np.ndarray) -> np.ndarray:
-    """Float64 (N,): the time of each event, or the first time of the slates that it falls into.
+    """Float64 (N,): the time of each event, or the last time of the slates that it falls into.
 
     A slate lasts from its first event to its last. Whatever the same user does in between, and slates that overlap, share
-    its first time: what came of a slate is known only when it is over.
+    its last time: what came of a slate is known only when it is over.
 
     Args:
         user: codes (N,).
@@ -29,7 +29,9 @@ def together(user: np.ndarray, time: np.ndarray, slate: np.ndarray) -> np.ndarra
     # Users follow each other, so that a later user's times are above all of an earlier one's.
     start, end = owner * size + start, owner * size + end
     before = np.concatenate([[-1], np.maximum.accumulate(end)[:-1]])
-    begins = np.maximum.accumulate(np.where(start > before, np.arange(len(start)), 0))
+    group = np.cumsum(start > before) - 1
+    latest = np.full(len(time), -np.inf)
+    np.maximum.at(latest, group, time[order])
     found = np.empty(len(time))
-    found[order] = time[order][begins]
+    found[order] = latest[group]
     return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayworks.core import seeds
-from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Split
+from rayworks.systems.recommendation.logs.events import ACCEPTED, EventLog, Split, TimeWindows
 from rayworks.systems.recommendation.measures.metrics import auc, bce
 
 PRIOR_ROWS = 5.0
@@ -31,7 +31,7 @@ def score_baselines(log: EventLog, split: Split, seed: int) -> dict[str, Baselin
     ``always accept`` decides so and gives the training window's acceptance as its probability. ``per-step prior`` is the
     acceptance at the same step, ``template lookup`` at the same test step of users who decided alike at all training
     steps, falling back on the prior where nobody did. Both learn from one random half of the users what they predict for
-    the other, so that no user's own decision is looked up.
+    the other, so that no user's own decision is looked up; they learn from what is tested, so a split by time has neither.
     ``item rate`` is the item's acceptance in the training window, with the weight of :data:`PRIOR_ROWS` more rows at the rate
     of all; ``user and item`` a logistic regression on who and what, with a penalty that shrinks both to none.
     """
@@ -52,23 +52,28 @@ def score_baselines(log: EventLog, split: Split, seed: int) -> dict[str, Baselin
     outcome = accepted[rows]
     by_item = item_rates(log, labelled)[0][log.item[rows]]
     by_both = _user_and_item(log, labelled, accepted, rate)[rows]
-    return {
-        "always accept": _score(np.full(len(rows), rate), np.ones(len(rows), bool), outcome),
+    by_user = {
         "per-step prior": _score(prior[rows], prior[rows] >= 0.5, outcome),
         "template lookup": _score(lookup, lookup >= 0.5, outcome),
+    }
+    return {
+        "always accept": _score(np.full(len(rows), rate), np.ones(len(rows), bool), outcome),
+        **({} if isinstance(split, TimeWindows) else by_user),
         "item rate": _score(by_item, by_item >= 0.5, outcome),
         "user and item": _score(by_both, by_both >= 0.5, outcome),
     }
 
 
-def item_rates(log: EventLog, labelled: np.ndarray) -> tuple[np.ndarray, float]:
+def item_rates(log: EventLog, labelled: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, float]:
     """Acceptance of each item (I,) in the rows ``labelled``, with :data:`PRIOR_ROWS` more at the rate of all; and that rate.
 
-    The rate of all has one acceptance and one rejection more, so that none is 0 or 1.
+    The rate of all has one acceptance and one rejection more, so that none is 0 or 1. ``weight`` is how much each event
+    counts, (N,).
     """
-    accepted = log.kind[labelled] == ACCEPTED
-    rate = float((accepted.sum() + 1) / (len(accepted) + 2))
-    count = np.bincount(log.item[labelled], minlength=len(log.items))
+    own = np.ones(int(labelled.sum())) if weight is None else weight[labelled]
+    accepted = own * (log.kind[labelled] == ACCEPTED)
+    rate = float((accepted.sum() + 1) / (own.sum() + 2))
+    count = np.bincount(log.item[labelled], own, minlength=len(log.items))
     total = np.bincount(log.item[labelled], accepted, minlength=len(log.items))
     return (total + PRIOR_ROWS * rate) / (count + PRIOR_ROWS), rate
 

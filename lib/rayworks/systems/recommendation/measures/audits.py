@@ -128,7 +128,8 @@ def _templates(log: EventLog, baselines: Mapping[str, Baseline], seed: int) -> F
     )
     advice = "; decisions follow templates, so a score measures the template, not the user"
     if baselines:
-        scores = (f"{name} {baselines[name].accuracy:.1%}" for name in ("template lookup", "always accept"))
+        named = (name for name in ("template lookup", "always accept") if name in baselines)
+        scores = (f"{name} {baselines[name].accuracy:.1%}" for name in named)
         advice += f" (accuracy: {', '.join(scores)})"
     return _finding("templates", _beyond_chance(repeats, expected), len(users), sentence, advice)
 

@@ -17,6 +17,7 @@ from rayworks.systems.recommendation.measures.estimates import SumOfRatios
 MOST_BANDS = 10
 DECISIONS = 50.0
 """Decisions that a band is worth where there is more than one."""
+FEWEST_UNITS = 2.0
 FEWEST = 20.0
 """Below these there is no band at all."""
 
@@ -37,6 +38,11 @@ class Band:
     """Lower end of the 95 % interval of ``offset``."""
     high: float
 
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean chance of the band's decisions."""
+        low, high = (min(max(self.said + offset, 0.0), 1.0) for offset in (self.low, self.high))
+        return low, high
+
 
 @dataclass(frozen=True)
 class Bands:
@@ -44,13 +50,11 @@ class Bands:
 
     bands: tuple[Band, ...]
 
-    def of(self, probability: float) -> tuple[float, float, int] | None:
-        """95 % interval of the mean chance of decisions that are given ``probability``, and how many it rests on."""
+    def of(self, probability: float) -> Band | None:
+        """The band of decisions that are given about ``probability``."""
         if not self.bands:
             return None
-        band = next((band for band in self.bands if probability <= band.highest), self.bands[-1])
-        low, high = (min(max(probability + offset, 0.0), 1.0) for offset in (band.low, band.high))
-        return low, high, band.decisions
+        return next((band for band in self.bands if probability <= band.highest), self.bands[-1])
 
     def as_json(self) -> list[dict[str, Any]]:
         """For results and exports."""
@@ -67,8 +71,10 @@ def bands(
 ) -> Bands:
     """Cut decisions into bands of about equal weight and compare what came of them with what was said.
 
-    Intervals take users as the independent units (delta method, Student's t of the units), and never a variance below that
-    of independent decisions at the chances given, so that a band of decisions all alike does not look certain.
+    Intervals take users as the independent units (delta method, Student's t of as many units as their weights are worth), and
+    never a variance below that of independent decisions at the chances given, or at the share accepted with one acceptance
+    and one rejection more, so that a band of decisions all alike does not look certain. Users worth fewer than two have no
+    band.
 
     Args:
         outcome: 0 or 1, (N,), of decisions that the model has not been fitted or calibrated on.
@@ -102,11 +108,13 @@ def _band(
     form = SumOfRatios((weight * (outcome - probability))[None], weight[None]).by(unit)
     worth, total = effective(weight), weight.sum()
     said = float(weight @ probability / total)
-    by_chance = float((weight**2) @ (probability * (1 - probability)) / total**2)
-    found = form.estimate()
-    between = found.standard_error**2 if np.isfinite(found.standard_error) else 0.0
-    freedom = max(min(worth, unit.max() + 1) - 1, 1.0)
-    reach = float(student_t.ppf(0.975, freedom)) * float(np.sqrt(max(between, by_chance)))
+    smoothed = (worth * float(weight @ outcome / total) + 1) / (worth + 2)
+    binomial = max(float((weight**2) @ (probability * (1 - probability))) / total**2, smoothed * (1 - smoothed) / worth)
+    found, units = form.estimate(), effective(np.bincount(unit, weight))
+    if units < FEWEST_UNITS:
+        return None
+    between, freedom = found.standard_error**2, units - 1
+    reach = float(student_t.ppf(0.975, freedom)) * float(np.sqrt(max(between, binomial)))
     return Band(
         highest=float(probability.max()),
         decisions=len(outcome),

@@ -60,7 +60,7 @@ def calibration(
     weight = np.ones(len(outcome)) if weight is None else weight * (effective(weight) / weight.sum())
     positive, count = float(weight @ outcome), float(weight.sum())
     label = np.where(outcome > 0, (positive + 1) / (positive + 2), 1 / (count - positive + 2))
-    alike = min(positive, count - positive) <= 0
+    alike = bool(np.ptp(outcome[weight > 0]) == 0)
     spread = float(np.std(logits)) or 1.0
     x = np.stack([np.asarray(logits, np.float64) / spread, np.ones(len(outcome)), *others])
 

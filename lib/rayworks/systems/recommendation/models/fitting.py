@@ -25,6 +25,8 @@ from rayworks.systems.recommendation.models.training import Gather, Trainer, Tra
 Kind = Literal["natural", "acceptance", "ranking"]
 HELD_OUT = 2
 """Last natural items of each user that a ranking does not train on: one for validation, one for the test."""
+LEAST_SUPPORT = 0.9
+"""Share of a policy's choices that the log must show now and then."""
 MAIN = "acceptance-0"
 """The model that counts: trained on all users alike."""
 
@@ -39,6 +41,8 @@ class Unit:
     """0 counts all users alike, others count a resample of them."""
     history: History = "all"
     backbone: BackboneName = "attention"
+    redrawn: int = 0
+    """Above 0: trained on decisions drawn anew from the model :data:`MAIN`, which comes before it."""
 
 
 def units(config: Config, *, natural: bool) -> list[Unit]:
@@ -48,6 +52,9 @@ def units(config: Config, *, natural: bool) -> list[Unit]:
         found.append(Unit("natural", "natural", backbone=config.natural.backbone))
     members, history = range(config.uncertainty.members), config.model.history
     found += [Unit(f"acceptance-{member}", "acceptance", member, history) for member in members]
+    if "effects" in config.scope.stages:
+        redrawn = range(1, config.uncertainty.redrawn + 1)
+        found += [Unit(f"redrawn-{number}", "acceptance", 0, history, redrawn=number) for number in redrawn]
     found += [Unit(f"ablation-{history}", "acceptance", 0, history) for history in config.ablations.histories]
     if "ranking" in config.scope.stages:
         found += [Unit(f"ranking-{name}", "ranking", backbone=name) for name in config.ranking.backbones]
@@ -149,24 +156,29 @@ def _options(kind: type[OptionsT], *sections: Section, **given: Any) -> OptionsT
     return kind(**{**found, **given})
 
 
-def calibrate(model: AcceptanceModel, config: Config, log: EventLog) -> None:
+def calibrate(model: AcceptanceModel, config: Config, log: EventLog, member: int = 0) -> None:
     """Set how the model's logits are scaled, shifted and joined with rates of items and users, from the validation window.
 
     For any item, decisions count by the inverse of their propensity: a recommender shows what users like, so that what is
-    accepted of its choices says too much of the rest. Left as it is where propensities are not known, or where the weighted
-    decisions are worth fewer than :data:`~.measures.calibration.LEAST_EFFECTIVE`.
+    accepted of its choices says too much of the rest. Left as it is where the log does not know other items well enough, see
+    :meth:`Validation.calibration`.
+
+    Args:
+        member: whose users count for the rates as they did in training (:func:`~.training.bootstrap_weights`); the
+            validation window is that of all.
     """
     if config.training.calibration == "none":
         return
     split = windows(config)
     labelled = split.train_mask(log) & log.recommended
-    rates, rate = item_rates(log, labelled)
+    weight = bootstrap_weights(len(log.users), config.run.seed, member).numpy()[log.user]
+    rates, rate = item_rates(log, labelled, weight)
     level = np.log(rate / (1 - rate))
     model.rates.copy_(torch.from_numpy(np.log(rates / (1 - rates)) - level))
     model.rate.fill_(level)
     seen = validation(model, config, log)
     model.calibration.copy_(seen.calibration())
-    known = seen.calibration(1 / log.propensity)
+    known = seen.calibration(1 / (log.propensity * len(log.items)))
     if known is not None:
         model.for_any_item.copy_(known)
 
@@ -192,12 +204,16 @@ class Validation:
         """(4,), see :attr:`AcceptanceModel.calibration`.
 
         Args:
-            weight: how much each event of the log counts, (N,); None where a decision has no finite one, or they are worth
-                too few.
+            weight: the chance of each event's item by a policy over its propensity, (N,). None is returned where it is not
+                known, where the decisions are worth fewer than :data:`~.measures.calibration.LEAST_EFFECTIVE`, or where
+                its mean, which is 1, stays below .9 by more than twice its error: the log does not show what the policy
+                would.
         """
         if weight is not None:
             weight = weight[self.mask]
             if not np.isfinite(weight).all() or effective(weight) < LEAST_EFFECTIVE:
+                return None
+            if weight.mean() + 2 * weight.std() / np.sqrt(len(weight)) < LEAST_SUPPORT:
                 return None
         found = calibration(self.logits, self.outcome, self.rates, weight)
         return torch.tensor([found.scale, found.shift, *found.others])

@@ -55,7 +55,7 @@ def simulated_policies(
     users = np.arange(min(config.policies.users, len(log.users)))
     past = histories_of(log, users, before_recommendations=True)
     steps, seed = options.steps, config.run.seed
-    seen = [validation(model, config, log) for model in models]
+    seen = _seen(config, models, log)
     found: dict[str, Any] = {}
     for exploration in explorations:
         table = simulator.mixed_policy(exploration)(simulator.start())
@@ -90,12 +90,13 @@ def logged_policies(
     users = np.flatnonzero(log.steps > 0)[: config.policies.users]
     steps, seed = config.policies.steps, config.run.seed
     past = histories_of(log, users, last=config.model.length - 1 - steps)
-    tables = {UNIFORM: torch.full((1, len(log.items)), 1.0 / len(log.items)).expand(len(users), -1)}
+    even = torch.full((1, len(log.items)), 1.0 / len(log.items), dtype=torch.float64)
+    tables = {UNIFORM: even.expand(len(users), -1)}
     if natural is not None:
         before = histories_of(log, users, last=natural.length, before_recommendations=True)
         tables[NATURAL_PREFERENCE] = _natural_table(natural, before, len(log.items))
-    policies: dict[str, Policy] = {name: table_policy(table) for name, table in tables.items()}
-    seen = [validation(model, config, log) for model in models]
+    policies: dict[str, Policy] = {name: table_policy(table.float()) for name, table in tables.items()}
+    seen = _seen(config, models, log)
     found: dict[str, Any] = {}
     for name, policy in {**policies, GREEDY: greedy_policy}.items():
         if name == GREEDY:
@@ -127,14 +128,21 @@ def _weights(log: EventLog, users: np.ndarray, table: Tensor) -> np.ndarray:
     return np.asarray(np.where(users[row] == log.user, chance, 0.0) / log.propensity)
 
 
-def _calibrated(model: AcceptanceModel, seen: Validation, weight: np.ndarray) -> AcceptanceModel:
+def _seen(config: Config, models: Sequence[AcceptanceModel], log: EventLog) -> list[Validation | None]:
+    """What each model says of the validation window; None where chances are not to be calibrated."""
+    if config.training.calibration == "none":
+        return [None] * len(models)
+    return [validation(model, config, log) for model in models]
+
+
+def _calibrated(model: AcceptanceModel, seen: Validation | None, weight: np.ndarray) -> AcceptanceModel:
     """The model for what a policy chooses; for any item, or as it is, where the log says too little of the policy."""
-    found = seen.calibration(weight)
+    found = None if seen is None else seen.calibration(weight)
     return model.of_any_item() if found is None else model.calibrated(found)
 
 
 def _range(imagined: Sequence[float], found: Bands) -> tuple[float, float] | None:
-    """What the held-out decisions make of a mean imagined value: 95 %, for chances as they are at the log's end."""
+    """A mean imagined value moved by how far the chances of single decisions were off at the log's end: no 95 % interval."""
     if not found.bands:
         return None
     low, high = (
@@ -199,7 +207,7 @@ def _from_log(
 
     The doubly robust ones take acceptance now, and the policy's mean acceptance now for each step to come, from members whose
     resample left the user out; the log's own rate where none did. That is crude, but it does not depend on the decisions that
-    it corrects but through the epoch that validation chose.
+    it corrects but through the validation window, which chose the epoch and the calibration.
 
     Args:
         users: codes (B,) in order, whose recommendations count.

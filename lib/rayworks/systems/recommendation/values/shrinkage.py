@@ -10,6 +10,7 @@ import numpy as np
 
 from rayworks.systems.recommendation.measures.estimates import NORMAL_QUANTILE, Estimate, SumOfRatios
 
+SMALLEST = 1e-150
 STRENGTHS = 24
 """Values of s that are tried, from the smallest positive weight squared to the largest, beside DR and the model alone."""
 
@@ -18,8 +19,10 @@ def shrunk(weight: np.ndarray, strength: float) -> np.ndarray:
     """Weights (N,) shrunk by ``strength``, from 0 to infinity."""
     if np.isinf(strength):
         return weight
-    squares = weight**2 + strength
-    return np.asarray(np.divide(strength * weight, squares, out=np.zeros_like(weight), where=squares > 0))
+    if strength == 0:
+        return np.zeros_like(weight)
+    with np.errstate(over="ignore"):
+        return np.asarray(weight / (1 + weight * (weight / strength)))
 
 
 def shrunk_doubly_robust(
@@ -29,7 +32,7 @@ def shrunk_doubly_robust(
     expected: np.ndarray,
     group: np.ndarray | None = None,
 ) -> tuple[Estimate, float]:
-    """The estimate, whose standard error is the root of the mean squared error, and the strength.
+    """The estimate, whose standard error is the root of its variance and its largest likely squared bias, and the strength.
 
     Args:
         reward: (N,).
@@ -40,16 +43,19 @@ def shrunk_doubly_robust(
     """
     positive = weight[weight > 0]
     low, high = (float(positive.min()), float(positive.max())) if len(positive) else (1.0, 1.0)
+    low, high = max(low, SMALLEST), min(max(high, SMALLEST), 1 / SMALLEST)
     errors = reward - predicted
-    best: tuple[float, float, float] | None = None
-    for strength in (np.inf, *np.geomspace(low**2, high**2, STRENGTHS)[::-1], 0.0):
+    best: tuple[float, float, float, float] | None = None
+    for strength in (np.inf, *(np.geomspace(low, high, STRENGTHS) ** 2)[::-1], 0.0):
         used = shrunk(weight, float(strength))
         form = SumOfRatios((expected + used * errors)[None])
         estimate = (form if group is None else form.by(group)).estimate()
-        bias = float(((used - weight) * errors).mean())
-        squared = estimate.standard_error**2 + bias**2
+        lost = SumOfRatios(((used - weight) * errors)[None])
+        bias = (lost if group is None else lost.by(group)).estimate()
+        squared = estimate.standard_error**2 + bias.value**2
         if best is None or squared < best[1]:
-            best = estimate.value, squared, float(strength)
+            largest = abs(bias.value) + 2 * bias.standard_error
+            best = estimate.value, squared, float(np.sqrt(estimate.standard_error**2 + largest**2)), float(strength)
     assert best is not None
-    value, error = best[0], float(np.sqrt(best[1]))
-    return Estimate(value, error, value - NORMAL_QUANTILE * error, value + NORMAL_QUANTILE * error), best[2]
+    value, _, error, chosen = best
+    return Estimate(value, error, value - NORMAL_QUANTILE * error, value + NORMAL_QUANTILE * error), chosen
