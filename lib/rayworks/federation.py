@@ -6,6 +6,6 @@
 The whole system is :mod:`rayworks.systems.federation`.
 """
 
-from rayworks.systems.federation.stock_apps import run
+from rayworks.systems.federation.app_actors import run
 
 __all__ = ["run"]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, minimize
 from scipy.special import expit
 
 from rayworks.core.errors import DataError
@@ -55,6 +54,8 @@ def calibration(
     Raises:
         DataError: no outcome.
     """
+    from scipy.optimize import Bounds, minimize
+
     if not len(outcome):
         raise DataError("calibration: the validation window has no decision")
     weight = np.ones(len(outcome)) if weight is None else weight * (effective(weight) / weight.sum())
