@@ -210,6 +210,9 @@ def test_the_command_writes_items_in_order_and_subjects(tmp_path: Path, capsys: 
     assert "too few to estimate" in capsys.readouterr().err
     assert main([*again, "--population-sd", "1.7"]) == 0
     assert len(pd.read_csv(abilities)) == 3
+    few.head(1).to_csv(tmp_path / "few.csv", index=False)
+    assert main([*again, "--population-sd", "1.7"]) == 0
+    assert pd.read_csv(abilities)["subject"].tolist() == ["m0"]
 
 
 def test_bad_anchors_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

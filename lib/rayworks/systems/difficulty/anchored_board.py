@@ -117,6 +117,7 @@ def fit_to_anchors(
         items=[item for item in found.items if item in answered],
         duplicates="mean",
         attempts=attempts,
+        least_subjects=1,
         # The known items hold parts together that share no subject.
         allow_disconnected=True,
     )
