@@ -6,18 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rayworks.core.errors import ConfigError, RayworksError
+from rayworks.core.registry import load
 from rayworks.systems.difficulty.anchored_board import AnchoredBoard, fit_to_anchors
 from rayworks.systems.difficulty.board import BoardFit, fit
 from rayworks.systems.difficulty.item_response.curves import MODELS
 
 PURPOSE = """Difficulties of a benchmark's items from who solved what: a CSV, TSV, Parquet or JSON file, long or wide, or the
 sample logs of lm-eval, HELM or the Open LLM Leaderboard (several files, or a folder). Without a cluster. What was taken for
-what, and what the numbers rest on, goes to standard error; a CSV in the order of the input to standard output or --output."""
+what, and what the numbers rest on, goes to standard error; a CSV in the order of the input to standard output or --output.
+`ask` in the place of a board makes an adaptive test."""
+COMMANDS = {"ask": "rayworks.systems.difficulty.adaptive_asking:main"}
+"""First words that are no board."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "rayworks difficulty") -> int:
-    """Fit a board and print its items; the exit code."""
-    options = parser(program).parse_args(arguments)
+    """Fit a board and print its items, or do what the first word names; the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] and words[0] in COMMANDS:
+        code: int = load(COMMANDS[words[0]])(words[1:], f"{program} {words[0]}")
+        return code
+    options = parser(program).parse_args(words)
     try:
         found = _to_anchors(options) if options.anchors is not None else _by_itself(options)
     except RayworksError as error:
