@@ -14,8 +14,11 @@ from rayworks.systems.difficulty.item_response.curves import MODELS
 PURPOSE = """Difficulties of a benchmark's items from who solved what: a CSV, TSV, Parquet or JSON file, long or wide, or the
 sample logs of lm-eval, HELM or the Open LLM Leaderboard (several files, or a folder). Without a cluster. What was taken for
 what, and what the numbers rest on, goes to standard error; a CSV in the order of the input to standard output or --output.
-`ask` in the place of a board makes an adaptive test."""
-COMMANDS = {"ask": "rayworks.systems.difficulty.adaptive_asking:main"}
+`ask` in the place of a board makes an adaptive test, `link` puts two calibrations on one scale."""
+COMMANDS = {
+    "ask": "rayworks.systems.difficulty.adaptive_asking:main",
+    "link": "rayworks.systems.difficulty.calibration_links:main",
+}
 """First words that are no board."""
 
 
