@@ -7,6 +7,7 @@
 The whole system is :mod:`rayworks.systems.difficulty`.
 """
 
+from rayworks.systems.difficulty.anchored_board import AnchoredBoard, fit_to_anchors
 from rayworks.systems.difficulty.board import BoardFit, fit, read_board
 
-__all__ = ["BoardFit", "fit", "read_board"]
+__all__ = ["AnchoredBoard", "BoardFit", "fit", "fit_to_anchors", "read_board"]

@@ -5,28 +5,32 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rayworks.core.errors import RayworksError
-from rayworks.systems.difficulty.board import fit
+from rayworks.core.errors import ConfigError, RayworksError
+from rayworks.core.registry import load
+from rayworks.systems.difficulty.anchored_board import AnchoredBoard, fit_to_anchors
+from rayworks.systems.difficulty.board import BoardFit, fit
 from rayworks.systems.difficulty.item_response.curves import MODELS
 
 PURPOSE = """Difficulties of a benchmark's items from who solved what: a CSV, TSV, Parquet or JSON file, long or wide, or the
 sample logs of lm-eval, HELM or the Open LLM Leaderboard (several files, or a folder). Without a cluster. What was taken for
-what, and what the numbers rest on, goes to standard error; a CSV in the order of the input to standard output or --output."""
+what, and what the numbers rest on, goes to standard error; a CSV in the order of the input to standard output or --output.
+`ask` in the place of a board makes an adaptive test, `link` puts two calibrations on one scale."""
+COMMANDS = {
+    "ask": "rayworks.systems.difficulty.adaptive_asking:main",
+    "link": "rayworks.systems.difficulty.calibration_links:main",
+}
+"""First words that are no board."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "rayworks difficulty") -> int:
-    """Fit a board and print its items; the exit code."""
-    options = parser(program).parse_args(arguments)
+    """Fit a board and print its items, or do what the first word names; the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] and words[0] in COMMANDS:
+        code: int = load(COMMANDS[words[0]])(words[1:], f"{program} {words[0]}")
+        return code
+    options = parser(program).parse_args(words)
     try:
-        found = fit(
-            options.board,
-            options.model,
-            attempts=options.attempts,
-            options=options.options,
-            items_in_rows=options.items_in_rows or None,
-            estimator=options.estimator,
-            allow_disconnected=options.allow_disconnected,
-        )
+        found = _to_anchors(options) if options.anchors is not None else _by_itself(options)
     except RayworksError as error:
         print(f"{error.kind} error: {error}", file=sys.stderr)
         return error.exit_code
@@ -35,8 +39,39 @@ def main(arguments: Sequence[str] | None = None, program: str = "rayworks diffic
     if options.output is None:
         print(found.items.to_csv(index=False, float_format="%.6g"), end="")
     else:
-        found.to_csv(options.output)
+        found.items.to_csv(options.output, index=False)
     return 0
+
+
+def _by_itself(options: argparse.Namespace) -> BoardFit:
+    needs = [name for name in ("population_sd", "abilities") if getattr(options, name) is not None]
+    if needs:
+        raise ConfigError(f"--{needs[0].replace('_', '-')}: goes with --anchors; give it, or leave this out")
+    return fit(
+        options.board,
+        options.model,
+        attempts=options.attempts,
+        options=options.options,
+        items_in_rows=options.items_in_rows or None,
+        estimator=options.estimator,
+        allow_disconnected=options.allow_disconnected,
+    )
+
+
+def _to_anchors(options: argparse.Namespace) -> AnchoredBoard:
+    if options.estimator != "mml" or options.options is not None or options.allow_disconnected:
+        raise ConfigError("--anchors: --estimator, --options and --allow-disconnected are not for it; leave them out")
+    found = fit_to_anchors(
+        options.board,
+        options.anchors,
+        options.model,
+        population_sd=options.population_sd,
+        attempts=options.attempts,
+        items_in_rows=options.items_in_rows or None,
+    )
+    if options.abilities is not None:
+        found.subjects.to_csv(options.abilities, index=False)
+    return found
 
 
 def parser(program: str) -> argparse.ArgumentParser:
@@ -55,5 +90,12 @@ def parser(program: str) -> argparse.ArgumentParser:
     found.add_argument(
         "--allow-disconnected", action="store_true", help="take parts that share no subject as one population"
     )
+    found.add_argument(
+        "--anchors", type=Path, metavar="FILE", help="known items, as this command wrote them; they stay as they are"
+    )
+    found.add_argument(
+        "--population-sd", type=float, metavar="S", help="anchors: abilities are N(0, S); by default both are estimated"
+    )
+    found.add_argument("--abilities", type=Path, metavar="FILE", help="anchors: CSV of the subjects to write")
     found.add_argument("--output", type=Path, metavar="FILE", help="CSV to write instead of standard output")
     return found
