@@ -1,7 +1,7 @@
 """A board of results as people have it, calibrated in one call: no config, no cluster, one sentence for each assumption."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,20 @@ from rayworks.systems.difficulty.item_response.curves import Model
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_matrix
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.item_response.populations import by_attribute, by_design
 from rayworks.systems.difficulty.item_response.priors import Priors, guessing_prior
-from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_design, remarks_on_scores
+from rayworks.systems.difficulty.item_response.remarks import (
+    remarks,
+    remarks_on_design,
+    remarks_on_groups,
+    remarks_on_scores,
+)
 from rayworks.systems.difficulty.item_response.standard_errors import intervals, standard_errors
 from rayworks.systems.difficulty.responses.board_shapes import Board, recognise
 from rayworks.systems.difficulty.responses.response_matrix import as_matrix
 from rayworks.systems.difficulty.responses.response_store import Responses, from_table, shown
 from rayworks.systems.difficulty.responses.result_logs import read_results
+from rayworks.systems.difficulty.responses.sources import of_subjects
 
 Source = str | Path | pd.DataFrame
 LOG_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet", ".csv", ".tsv", ".csv.gz")
@@ -75,6 +82,7 @@ def fit(
     options: int | None = None,
     items_in_rows: bool | None = None,
     estimator: str = "mml",
+    groups: str | None = "auto",
     allow_disconnected: bool = False,
 ) -> BoardFit:
     """Calibrate the items of a board.
@@ -86,7 +94,9 @@ def fit(
         attempts: that each score is the average of, where no column says it.
         options: to choose from, which set the guessing of a 3PL or 4PL.
         items_in_rows: of a wide table; by default its first column's name tells.
-        estimator: mml or map.
+        estimator: mml, map, or conditional (1PL: no assumption on abilities).
+        groups: populations of their own: a column of a long table; ``by-design``, groups that saw items of their own;
+            ``auto``, the same, but only where the abler saw other items than the rest; None for one population.
         allow_disconnected: take parts that share no subject as one population.
 
     Raises:
@@ -104,18 +114,47 @@ def fit(
     responses = from_table(found.table, "board", **order, **settings)
     matrix = as_matrix(responses)
     priors = Priors() if options is None else Priors(guessing=guessing_prior(options))
-    calibration = fit_matrix(matrix, FitOptions(model=model, estimator=estimator, priors=priors))
+    fitting = FitOptions(model=model, estimator=estimator, priors=priors)
+    if groups is not None and groups != "auto":
+        responses, more = _with_groups(responses, found, groups)
+        told, matrix = [*told, *more], as_matrix(responses)
+    calibration = fit_matrix(matrix, fitting)
+    ability = posterior_means(matrix, calibration).ability
+    doubts = remarks_on_design(calibration, responses, ability)
+    if doubts and groups == "auto" and model in ("1PL", "2PL") and (design := by_design(responses)):
+        responses = replace(responses, groups=design)
+        matrix = as_matrix(responses)
+        calibration = fit_matrix(matrix, fitting)
+        doubts = ["selective design: the abler subjects saw other items than the rest, in groups (groups none: as one)"]
     errors = standard_errors(matrix, calibration)
     names = responses.items
     told.append(
         f"{matrix.shape[0]:,} subjects, {matrix.shape[1]:,} items, {len(responses.score):,} responses; {model} by "
         f"{estimator}, errors {errors.method}; abilities are N(0, s) with s {calibration.parameters.population_sd:.2f}"
     )
-    ability = posterior_means(matrix, calibration).ability
+    told += [*doubts, *remarks_on_groups(calibration, responses.groups)]
     told += [*remarks(calibration, names), *remarks_on_scores(responses)]
-    told += remarks_on_design(calibration, responses, ability)
     table = _items(found.items, responses, calibration, errors.difficulty)
-    return BoardFit(table, [note.replace("data.attempts: ", "attempts ") for note in told], calibration, responses)
+    return BoardFit(table, [_as_arguments(note) for note in told], calibration, responses)
+
+
+def _with_groups(responses: Responses, board: Board, groups: str) -> tuple[Responses, list[str]]:
+    """The responses with the groups asked for, and what is to be said of them."""
+    if groups == "by-design":
+        found = by_design(responses)
+        told = [] if found else ["groups by-design: no few, clear and linked groups; one population for all"]
+        return replace(responses, groups=found), told
+    if groups not in board.table:
+        raise DataError(f"board: has no column {groups} for groups; found {', '.join(map(str, board.table.columns))}")
+    values = of_subjects(board.table, groups, responses.subjects, f"groups {groups}")
+    return replace(responses, groups=by_attribute(responses, values, f"groups {groups}")), []
+
+
+def _as_arguments(note: str) -> str:
+    """Settings of a run as arguments of the call."""
+    for setting in ("data.attempts", "model.groups", "model.estimator"):
+        note = note.replace(f"{setting}: ", f"{setting.partition('.')[2]} ")
+    return note
 
 
 def _items(order: Sequence[str], responses: Responses, calibration: Calibration, error: np.ndarray) -> pd.DataFrame:

@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "rayworks diffic
             options=options.options,
             items_in_rows=options.items_in_rows or None,
             estimator=options.estimator,
+            groups=None if options.groups == "none" else options.groups,
             allow_disconnected=options.allow_disconnected,
         )
     except RayworksError as error:
@@ -44,7 +45,19 @@ def parser(program: str) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog=program, description=PURPOSE, allow_abbrev=False)
     found.add_argument("board", nargs="+", help="file, files or folder of results")
     found.add_argument("--model", choices=MODELS, default="1PL", help="item response model")
-    found.add_argument("--estimator", choices=("mml", "map"), default="mml", help="map puts priors on all items")
+    found.add_argument(
+        "--estimator",
+        choices=("mml", "map", "conditional"),
+        default="mml",
+        help="map puts priors on all items; conditional (1PL) assumes nothing of abilities",
+    )
+    found.add_argument(
+        "--groups",
+        default="auto",
+        metavar="COLUMN",
+        help="populations of their own: a column of a long table, by-design, auto (by design where the abler saw other "
+        "items) or none",
+    )
     found.add_argument(
         "--attempts", type=float, default=1.0, metavar="N", help="attempts that each score is the average of"
     )

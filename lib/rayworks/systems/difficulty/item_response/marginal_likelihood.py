@@ -5,13 +5,20 @@ ability node: an iteration over complete data costs O(subjects x items), whateve
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.special import logit, logsumexp
 
-from rayworks.core.errors import DataError
-from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model, Quadrature, equispaced, fitting_grid
+from rayworks.core.errors import ConfigError, DataError
+from rayworks.systems.difficulty.item_response.curves import (
+    GRID_EDGE,
+    ItemParameters,
+    Model,
+    Quadrature,
+    equispaced,
+    fitting_grid,
+)
 from rayworks.systems.difficulty.item_response.extreme_items import PARKED, Extremes, with_values
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions, maximise
 from rayworks.systems.difficulty.item_response.priors import Priors
@@ -24,6 +31,12 @@ SUSPECT_SLOPE = 0.05
 """A discrimination below it in the unconstrained fit marks an item as a suspected label error."""
 FEWEST_OF_TWO = 3
 """Items below which answers do not tell two parameters of each."""
+WIDE_EDGE = 2 * GRID_EDGE
+"""Of the first grid where groups have means of their own."""
+GRID_TOLERANCE = 1e-4
+"""Largest change of a parameter by an EM step on a wider and finer grid, up to which a grid is good enough."""
+REFINEMENTS = 8
+"""Of the grid, each a third wider at two thirds of the spacing."""
 LOG_SPREAD_SD = 1.0
 """Of the prior on the logarithm of the spread of abilities, where nested answers leave it no finite estimate."""
 
@@ -54,6 +67,12 @@ class Calibration:
     """Items that all or none solved, which were no part of the fit."""
     options: FitOptions
     """As used: the mean of the prior where one was given to few items, the spread where it could be estimated."""
+    mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Of the groups beyond the first, whose mean is 0, in deviations of the first, shape (G - 1,)."""
+    log_spread: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Logarithms of their standard deviations, in that unit, shape (G - 1,)."""
+    grid_error: float = 0.0
+    """Largest change of a parameter by an EM step on a wider and finer grid."""
 
     @property
     def free_per_item(self) -> int:
@@ -64,7 +83,7 @@ class Calibration:
     def free_parameters(self) -> int:
         """Parameters estimated in all, the population's spread included; items that all or none solved have none."""
         spread = self.parameters.model == "1PL" and self.options.estimate_population
-        return self.free_per_item * int((~self.extremes.mask).sum()) + spread
+        return self.free_per_item * int((~self.extremes.mask).sum()) + spread + 2 * len(self.mean)
 
     @property
     def nested(self) -> bool:
@@ -74,19 +93,28 @@ class Calibration:
     @property
     def working(self) -> Working:
         """The parameters as the E-step takes them; guessing that was given is fixed, extreme items are certain."""
-        return self.extremes.parked(replace(working_of(self.parameters), fixed_lower=bool(self.options.guessing)))
+        fixed, found = bool(self.options.guessing), working_of(self.parameters)
+        return self.extremes.parked(replace(found, fixed_lower=fixed, mean=self.mean, log_spread=self.log_spread))
 
     @property
     def abilities(self) -> np.ndarray:
         """Ability at the nodes, shape (Q,)."""
         return self.quadrature.nodes * self.parameters.population_sd
 
+    @property
+    def populations(self) -> list[tuple[float, float]]:
+        """Mean and standard deviation of ability in each group, the first one's mean being 0."""
+        unit = self.parameters.population_sd
+        others = zip(unit * self.mean, unit * np.exp(self.log_spread), strict=True)
+        return [(0.0, unit), *((float(mean), float(sd)) for mean, sd in others)]
+
 
 def item_totals(matrix: ResponseMatrix, frequency: np.ndarray | None = None) -> Counts:
     """Responses and scores per item, shape (I,) each; ``frequency`` counts each subject that often."""
     each = np.ones((matrix.shape[0], 1)) if frequency is None else frequency[:, None]
     seen = np.broadcast_to(matrix.item_counts(each)[:, 0], matrix.shape[1:])
-    return Counts(np.asarray(matrix.item_scores(each)[:, 0]), seen.copy(), float(each.sum()))
+    groups = 1 if matrix.group is None else int(matrix.group.max()) + 1
+    return Counts(np.asarray(matrix.item_scores(each)[:, 0]), seen.copy(), float(each.sum()), groups)
 
 
 def posterior(matrix: ResponseMatrix, working: Working, quadrature: Quadrature) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +127,9 @@ def posterior(matrix: ResponseMatrix, working: Working, quadrature: Quadrature) 
         p = working.probability(z)
         log_q = np.log1p(-p)
         log_likelihood = matrix.subject_scores(np.log(p) - log_q) + matrix.subject_counts(log_q)
-    log_likelihood += quadrature.log_weights
+    populations = working.log_populations(quadrature)
+    several = matrix.group is not None and len(populations) > 1
+    log_likelihood += populations[matrix.group] if several else populations[0]
     marginal = logsumexp(log_likelihood, axis=1)
     return np.exp(log_likelihood - marginal[:, None]), marginal
 
@@ -155,22 +185,34 @@ def _block_expectation(
     total = float(marginal.sum() if frequency is None else marginal @ frequency)
     if frequency is not None:
         weights *= frequency[:, None]
+    populations = np.zeros((len(working.mean) + 1, 3))
+    if len(working.mean) and matrix.group is not None:
+        moments = weights @ np.stack([quadrature.nodes**power for power in range(3)], axis=1)
+        populations = np.stack([np.bincount(matrix.group, part, len(populations)) for part in moments.T], axis=1)
     return Expectation(
         log_likelihood=total,
         mass=weights.sum(0),
         seen=matrix.item_counts(weights),
         first_moment=matrix.item_scores(weights @ quadrature.nodes[:, None])[:, 0],
         scored=None if working.is_logistic else matrix.item_scores(weights),
+        populations=populations,
     )
 
 
 def fit(matrix: ResponseMatrix, options: FitOptions, frequency: np.ndarray | None = None) -> Calibration:
     """Fit one to four parameters per item to a matrix that this process holds.
 
+    Where its subjects are of several groups, each of them has a normal population of its own (Bock and Zimowski 1997).
+
     Raises:
         DataError: an item without a response, or a fit that left the finite numbers.
+        ConfigError: groups of a 3PL or 4PL.
     """
-    fast = options.model == "1PL" and matrix.is_complete
+    if options.estimator == "conditional":
+        from rayworks.systems.difficulty.item_response.conditional import fit_conditional
+
+        return fit_conditional(matrix, options, frequency)
+    fast = options.model == "1PL" and matrix.is_complete and matrix.group is None
     expect = rasch_expectation(matrix, frequency) if fast else expectation(matrix, frequency)
     return fit_by(expect, item_totals(matrix, frequency), options)
 
@@ -180,28 +222,88 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions, start: Working |
     unseen = np.flatnonzero(totals.seen <= 0)
     if len(unseen):
         raise DataError(f"items: nobody saw item number {int(unseen[0])} ({len(unseen)} in all); leave them out")
-    quadrature = fitting_grid(len(totals.seen)) if options.nodes == 0 else equispaced(options.nodes)
     logistic = options.model in ("1PL", "2PL")
+    if totals.groups > 1 and not logistic:
+        raise ConfigError(
+            f"model.groups: populations of groups are for 1PL and 2PL, not for {options.model}; leave them out"
+        )
+    edge = GRID_EDGE if totals.groups == 1 else WIDE_EDGE
+    quadrature = fitting_grid(len(totals.seen), edge=edge) if options.nodes == 0 else equispaced(options.nodes, edge)
     extremes = Extremes.of(totals) if logistic else Extremes.none(len(totals.seen))
     inner = ~extremes.mask
     few = inner.sum() < (FEWEST_OF_TWO if options.model == "2PL" else 0)
     everywhere = options.estimator == "map" or not logistic or few
     start = start or _start(totals, options)
     options = _identified(options, start, inner, totals)
-    held = inner & everywhere
-    start = extremes.parked(start)
-    unbounded, suspects = ((totals.scored <= 0) | (totals.scored >= totals.seen)), np.zeros(len(inner), dtype=bool)
-    working, trace, iterations, converged = _iterate(expect, start, quadrature, totals, options, held)
+    first = _Search(extremes.parked(start), options, inner & everywhere)
+    unbounded = (totals.scored <= 0) | (totals.scored >= totals.seen)
+    found = _search(expect, first, quadrature, totals, replace(first, unbounded=unbounded))
+    for refinement in range(REFINEMENTS + 1):
+        # The last E-step, which the likelihood and the extreme items need anyhow, is taken on a wider and finer grid.
+        wide = quadrature.finer(_edge(found.working))
+        expected = expect(found.working, wide)
+        grid_error = _moved(found, expected, wide, totals)
+        done = grid_error < GRID_TOLERANCE if found.converged else _edge(found.working) <= quadrature.edge
+        if done or refinement == REFINEMENTS or options.nodes:
+            break
+        quadrature = wide
+        found = _search(expect, first, quadrature, totals, found)
+    if options.nodes:
+        wide, expected = quadrature, expect(found.working, quadrature)
+    if not np.isfinite(expected.log_likelihood):
+        raise DataError(
+            f"fit: the {options.model} left the finite numbers after {found.iterations} iterations; use estimator map"
+        )
+    working, options, held = found.working, found.options, found.held
+    centred = replace(options, priors=replace(options.priors, difficulty_mean=options.priors.mean_of(working, held)))
+    valued, extremes = with_values(extremes, working, expected.seen, wide, totals, centred)
+    parameters, marked = _as_parameters(valued, options.model), (held, found.unbounded, found.suspects, extremes)
+    return Calibration(
+        parameters,
+        quadrature,
+        expected.log_likelihood,
+        found.iterations,
+        found.converged,
+        found.trace,
+        *marked,
+        options,
+        working.mean,
+        working.log_spread,
+        grid_error,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Where a search for the maximum stands; priors are put on items on the way."""
+
+    working: Working
+    options: FitOptions
+    held: np.ndarray
+    unbounded: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    suspects: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    trace: list[float] = field(default_factory=list)
+    iterations: int = 0
+    converged: bool = False
+
+
+def _search(expect: Expect, first: _Search, quadrature: Quadrature, totals: Counts, at: _Search) -> _Search:
+    """Iterate to the maximum on one grid, from ``at``; items that run off get a prior and start again near ``first``."""
+    options, held, start = at.options, at.held, first.working
+    inner = start.intercept != np.where(start.intercept > 0, PARKED, -PARKED)
+    unbounded, suspects = at.unbounded, at.suspects if len(at.suspects) else np.zeros(len(inner), dtype=bool)
+    working, trace, more, converged = _iterate(expect, at.working, quadrature, totals, options, held)
+    iterations = at.iterations + more
     while True:
         if working.slope.sum() < 0:
-            working = replace(working, slope=-working.slope)
+            working = replace(working, slope=-working.slope, mean=-working.mean)
         free = inner & ~held
         reversed_now = (working.slope < SUSPECT_SLOPE) & free & converged & (options.model != "1PL")
         nested_now = _spread_runs_off(working, options)
         steep_now = ~(np.abs(working.slope) <= STEEPEST) & (free | (inner & nested_now))
         if not (reversed_now | steep_now).any():
             break
-        suspects |= reversed_now
+        suspects = suspects | reversed_now
         unbounded = unbounded | reversed_now | steep_now
         held = held | ((reversed_now | steep_now) & inner)
         options = replace(options, priors=_tightened(options, working, inner & ~held, held))
@@ -213,15 +315,19 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions, start: Working |
         )
         working, trace, more, converged = _iterate(expect, again, quadrature, totals, options, held)
         iterations += more
-    found = expect(working, quadrature)
-    if not np.isfinite(found.log_likelihood):
-        raise DataError(
-            f"fit: the {options.model} left the finite numbers after {iterations} iterations; use estimator map"
-        )
-    centred = replace(options, priors=replace(options.priors, difficulty_mean=options.priors.mean_of(working, held)))
-    valued, extremes = with_values(extremes, working, found.seen, quadrature, totals, centred)
-    parameters, marked = _as_parameters(valued, options.model), (held, unbounded, suspects, extremes)
-    return Calibration(parameters, quadrature, found.log_likelihood, iterations, converged, trace, *marked, options)
+    return _Search(working, options, held, unbounded, suspects, trace, iterations, converged)
+
+
+def _moved(at: _Search, expected: Expectation, grid: Quadrature, totals: Counts) -> float:
+    """Largest change of a parameter by the M-step after an E-step on another grid."""
+    moved = maximise(at.working, expected, grid, totals, at.options, at.held)
+    off = np.abs(moved.vector - at.working.vector)
+    return float(off.max()) if np.isfinite(off).all() else 0.0
+
+
+def _edge(working: Working) -> float:
+    """Where a grid must reach so that it holds the populations of all groups."""
+    return float(np.max(np.abs(working.mean) + GRID_EDGE * np.exp(working.log_spread), initial=0.0))
 
 
 def _identified(options: FitOptions, start: Working, inner: np.ndarray, totals: Counts) -> FitOptions:
@@ -310,8 +416,8 @@ def _start(totals: Counts, options: FitOptions) -> Working:
         lower = np.where(lower > 0.8 * rate, 0.5 * rate, lower) if not options.guessing else lower
     share = np.full(items, 0.95) if options.model == "4PL" else np.ones(items)
     inner = np.clip((rate - lower) / (share * (1 - lower)), 0.02, 0.98)
-    fixed = bool(options.guessing)
-    return Working(options.model, np.ones(items), 1.2 * logit(inner), lower, share, fixed_lower=fixed)
+    fixed, others = bool(options.guessing), np.zeros(totals.groups - 1)
+    return Working(options.model, np.ones(items), 1.2 * logit(inner), lower, share, fixed, others, others)
 
 
 def _as_parameters(working: Working, model: Model) -> ItemParameters:

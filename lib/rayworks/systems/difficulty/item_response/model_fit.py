@@ -146,6 +146,7 @@ def differential_functioning(
     """
     from scipy.stats import chi2
 
+    responses = replace(responses, groups=None)
     log_odds, p_value = _mantel_haenszel(responses, focal)
     items = len(responses.items)
     shift, ratio_p = np.full((2, items), np.nan)

@@ -104,7 +104,7 @@ class ShardedFit:
         """Item totals of all shards."""
         parts: list[Counts] = self.everywhere("totals", half)
         scored, seen = (np.sum([getattr(part, name) for part in parts], axis=0) for name in ("scored", "seen"))
-        return Counts(scored, seen, float(sum(part.subjects for part in parts)))
+        return Counts(scored, seen, float(sum(part.subjects for part in parts)), max(part.groups for part in parts))
 
     def information(self, calibration: Calibration) -> np.ndarray:
         """Cross-product information of the free parameters, shape (K, K)."""

@@ -35,6 +35,10 @@ class ResponseMatrix(Protocol):
     def is_complete(self) -> bool:
         """Whether every weight is 1."""
 
+    @property
+    def group(self) -> np.ndarray | None:
+        """Population of each subject by position, shape (J,); None where all are of one."""
+
     def subject_scores(self, values: np.ndarray) -> np.ndarray:
         """``Y @ values``: items x K to subjects x K."""
 
@@ -57,8 +61,9 @@ class ResponseMatrix(Protocol):
 class ByteMatrix:
     """0, 1 and -1 for unobserved, one byte per cell; few unobserved cells are kept as coordinates too."""
 
-    def __init__(self, codes: np.ndarray) -> None:
+    def __init__(self, codes: np.ndarray, group: np.ndarray | None = None) -> None:
         self.codes = np.ascontiguousarray(codes, dtype=np.int8)
+        self.group = group
         self._unseen: csr_matrix | None = None
         self.shape = (self.codes.shape[0], self.codes.shape[1])
         unseen = np.flatnonzero(self.codes < 0)
@@ -100,7 +105,7 @@ class ByteMatrix:
 
     def part(self, rows: slice) -> "ByteMatrix":
         """The subjects of a slice."""
-        return ByteMatrix(self.codes[rows])
+        return ByteMatrix(self.codes[rows], None if self.group is None else self.group[rows])
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         for start in range(0, len(self.codes), BLOCK):
@@ -111,8 +116,15 @@ class SparseMatrix:
     """Any scores and weights, as coordinates: 24 bytes per observed cell."""
 
     def __init__(
-        self, subject: np.ndarray, item: np.ndarray, score: np.ndarray, weight: np.ndarray, shape: tuple[int, int]
+        self,
+        subject: np.ndarray,
+        item: np.ndarray,
+        score: np.ndarray,
+        weight: np.ndarray,
+        shape: tuple[int, int],
+        group: np.ndarray | None = None,
     ) -> None:
+        self.group = group
         self._scored = csr_matrix((weight * score, (subject, item)), shape=shape)
         self._seen = csr_matrix((weight, (subject, item)), shape=shape)
         self.shape = shape
@@ -143,6 +155,7 @@ class SparseMatrix:
         found = copy(self)
         found._scored, found._seen = self._scored[rows], self._seen[rows]
         found.shape = (found._seen.shape[0], self.shape[1])
+        found.group = None if self.group is None else self.group[rows]
         return found
 
 
@@ -156,8 +169,9 @@ def in_blocks(matrix: ResponseMatrix) -> list[tuple[slice, ResponseMatrix]]:
 
 def as_matrix(responses: Responses) -> ResponseMatrix:
     """The smaller of the two representations that holds the responses exactly."""
+    group = None if responses.groups is None else responses.groups.member
     if responses.is_binary and responses.density >= DENSE_FROM:
         codes = np.full(responses.shape, -1, dtype=np.int8)
         codes[responses.subject, responses.item] = responses.score
-        return ByteMatrix(codes)
-    return SparseMatrix(responses.subject, responses.item, responses.score, responses.weight, responses.shape)
+        return ByteMatrix(codes, group)
+    return SparseMatrix(responses.subject, responses.item, responses.score, responses.weight, responses.shape, group)

@@ -26,6 +26,15 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
+class Groups:
+    """Which of several populations each subject was drawn from; abilities are measured from the first one."""
+
+    names: tuple[str, ...]
+    member: np.ndarray
+    """Position in ``names`` per subject, shape (J,)."""
+
+
+@dataclass(frozen=True, eq=False)
 class Responses:
     """Observed cells of a subjects x items table, in coordinate form.
 
@@ -42,6 +51,8 @@ class Responses:
     family: np.ndarray
     period: np.ndarray | None = None
     split: np.ndarray | None = None
+    groups: Groups | None = None
+    """Populations of their own, where one normal population for all subjects would be wrong."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -89,7 +100,8 @@ class Responses:
         position[kept] = np.arange(len(kept))
         part = self.where(position[self.subject] >= 0)
         subject = position[part.subject].astype(np.int32)
-        return replace(part, subjects=self.subjects[kept], family=self.family[kept], subject=subject)
+        groups = self.groups and replace(self.groups, member=self.groups.member[kept])
+        return replace(part, subjects=self.subjects[kept], family=self.family[kept], subject=subject, groups=groups)
 
     def take_items(self, kept: np.ndarray) -> "Responses":
         """The table of some items, given by position, renumbered in that order."""
