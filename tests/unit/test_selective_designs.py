@@ -13,7 +13,8 @@ from rayworks.systems.difficulty.calibration import grouped
 from rayworks.systems.difficulty.config import Config
 from rayworks.systems.difficulty.item_response.conditional import _backward, _forward, conditional_covariance
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model, simulate
-from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit
+from rayworks.systems.difficulty.item_response.expectations import expectation
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.populations import by_attribute, by_design
 from rayworks.systems.difficulty.item_response.sharded_fit import Shard, ShardedFit

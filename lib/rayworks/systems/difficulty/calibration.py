@@ -14,6 +14,7 @@ from rayworks.systems.difficulty.config import Config
 from rayworks.systems.difficulty.item_response import bayesian, model_fit
 from rayworks.systems.difficulty.item_response.abilities import Abilities, posterior_means, weighted_likelihood
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, fitting_grid
+from rayworks.systems.difficulty.item_response.expectations import expectation, working_of
 from rayworks.systems.difficulty.item_response.extreme_items import Extremes
 from rayworks.systems.difficulty.item_response.item_fit import (
     aberrant_share,
@@ -23,7 +24,7 @@ from rayworks.systems.difficulty.item_response.item_fit import (
     residual_fit,
     score_fit,
 )
-from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit, working_of
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.populations import by_attribute, by_design
 from rayworks.systems.difficulty.item_response.priors import Priors, guessing_prior

@@ -8,7 +8,8 @@ import numpy as np
 
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Quadrature, equispaced
-from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, posterior, working_of
+from rayworks.systems.difficulty.item_response.expectations import posterior, working_of
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration
 from rayworks.systems.difficulty.item_response.working import Working
 from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, in_blocks
 from rayworks.systems.difficulty.responses.response_store import Responses

@@ -16,14 +16,9 @@ from scipy.sparse.csgraph import connected_components
 
 from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Quadrature, fitting_grid
+from rayworks.systems.difficulty.item_response.expectations import expectation, item_totals, posterior, working_of
 from rayworks.systems.difficulty.item_response.extreme_items import Extremes, with_values
-from rayworks.systems.difficulty.item_response.marginal_likelihood import (
-    Calibration,
-    expectation,
-    item_totals,
-    posterior,
-    working_of,
-)
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix
 

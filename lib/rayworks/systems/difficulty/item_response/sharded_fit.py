@@ -12,12 +12,8 @@ from scipy.sparse.csgraph import connected_components
 from rayworks.core import seeds
 from rayworks.systems.difficulty.item_response.abilities import Abilities, posterior_means
 from rayworks.systems.difficulty.item_response.curves import Quadrature
-from rayworks.systems.difficulty.item_response.marginal_likelihood import (
-    Calibration,
-    expectation,
-    fit_by,
-    item_totals,
-)
+from rayworks.systems.difficulty.item_response.expectations import expectation, item_totals
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, fit_by
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.standard_errors import score_products
 from rayworks.systems.difficulty.item_response.working import Counts, Expectation, Working

@@ -9,12 +9,8 @@ from scipy.special import expit, ndtri
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.difficulty.item_response.conditional import conditional_covariance
-from rayworks.systems.difficulty.item_response.marginal_likelihood import (
-    Calibration,
-    expectation,
-    posterior,
-    score_groups,
-)
+from rayworks.systems.difficulty.item_response.expectations import expectation, posterior, score_groups
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration
 from rayworks.systems.difficulty.item_response.maximisation import curve_derivatives
 from rayworks.systems.difficulty.responses.response_matrix import BLOCK, ResponseMatrix
 
