@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model, simulate
+from rayworks.systems.difficulty.item_response.intervals import difficulty_intervals
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.standard_errors import standard_errors
@@ -64,6 +65,12 @@ def apart(model: Model, groups: int, size: int, own: int, sd: float, reach: floa
     return draw
 
 
+FEW: dict[str, Design] = {
+    "2PL, 30 subjects, 100 easy items": drawn(30, 100, -2.5, "2PL"),
+    "2PL, 30 x 40": drawn(30, 40, 0.0, "2PL"),
+    "2PL, 60 x 40, easy items": drawn(60, 40, -1.5, "2PL"),
+}
+"""Too few for a 2PL without priors, whose intervals then have no end; a board takes priors on all items."""
 DESIGNS: dict[str, tuple[Model, Design]] = {
     "1PL, 30 subjects, 100 easy items, extremes kept": ("1PL", drawn(30, 100, -2.5)),
     "1PL, 30 x 100 easy, ten all-or-none items added": ("1PL", with_all_and_none(drawn(30, 100, -2.5), 5)),
@@ -105,9 +112,10 @@ def measured(model: Model, estimator: str, design: Design, name: str, repeats: i
         responses = from_matrix(given, attempts=attempts) if isinstance(given, np.ndarray) else given
         matrix = as_matrix(responses)
         found = fit(matrix, FitOptions(model=model, estimator=estimator))
-        b, error = found.parameters.difficulty, standard_errors(matrix, found).difficulty
-        known = np.isfinite(truth)
-        shares.append((np.abs(b - truth)[known] <= 1.959964 * error[known]).mean())
+        b, errors = found.parameters.difficulty, standard_errors(matrix, found)
+        known, error = np.isfinite(truth), errors.difficulty
+        low, high = difficulty_intervals(found, errors)
+        shares.append(((low <= truth) & (truth <= high))[known].mean())
         kept = known & ~found.extremes.mask
         slopes.append(np.polyfit(truth[kept], b[kept], 1, w=1 / error[kept])[0])
     return Measured(float(np.mean(shares)), float(np.std(shares, ddof=1) / np.sqrt(repeats)), float(np.median(slopes)))
@@ -120,6 +128,15 @@ def test_intervals_hold_the_truth(name: str) -> None:
     found = measured(model, "mml", design, name)
     print(f"| {name} | {found.coverage:.3f} | {found.error:.3f} |")
     assert 0.92 <= found.coverage <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FEW)
+def test_a_2pl_of_few_subjects_needs_priors(name: str) -> None:
+    found, without = (measured("2PL", estimator, FEW[name], name) for estimator in ("map", "mml"))
+    print(f"| {name} | {found.coverage:.3f} | {found.error:.3f} | without priors {without.coverage:.3f} |")
+    assert 0.92 <= found.coverage <= 0.98
+    assert without.coverage >= 0.92
 
 
 @pytest.mark.slow

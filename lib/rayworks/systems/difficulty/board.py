@@ -11,6 +11,12 @@ import pandas as pd
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.item_response.abilities import posterior_means
 from rayworks.systems.difficulty.item_response.curves import Model
+from rayworks.systems.difficulty.item_response.intervals import (
+    MOST_UNBOUNDED,
+    difficulty_intervals,
+    remarks_on_intervals,
+    unbounded_share,
+)
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_matrix
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
@@ -22,7 +28,7 @@ from rayworks.systems.difficulty.item_response.remarks import (
     remarks_on_groups,
     remarks_on_scores,
 )
-from rayworks.systems.difficulty.item_response.standard_errors import intervals, standard_errors
+from rayworks.systems.difficulty.item_response.standard_errors import standard_errors
 from rayworks.systems.difficulty.responses.board_shapes import Board, recognise
 from rayworks.systems.difficulty.responses.response_matrix import as_matrix
 from rayworks.systems.difficulty.responses.response_store import Responses, from_table, shown
@@ -81,7 +87,7 @@ def fit(
     attempts: float = 1.0,
     options: int | None = None,
     items_in_rows: bool | None = None,
-    estimator: str = "mml",
+    estimator: str = "auto",
     groups: str | None = "auto",
     allow_disconnected: bool = False,
 ) -> BoardFit:
@@ -94,7 +100,8 @@ def fit(
         attempts: that each score is the average of, where no column says it.
         options: to choose from, which set the guessing of a 3PL or 4PL.
         items_in_rows: of a wide table; by default its first column's name tells.
-        estimator: mml, map, or conditional (1PL: no assumption on abilities).
+        estimator: mml, map, or conditional (1PL: no assumption on abilities); ``auto`` is mml, but map for a 2PL of so few
+            subjects that more than a tenth of its difficulties have no bounded interval.
         groups: populations of their own: a column of a long table; ``by-design``, groups that saw items of their own;
             ``auto``, the same, but only where the abler saw other items than the rest; None for one population.
         allow_disconnected: take parts that share no subject as one population.
@@ -114,7 +121,7 @@ def fit(
     responses = from_table(found.table, "board", **order, **settings)
     matrix = as_matrix(responses)
     priors = Priors() if options is None else Priors(guessing=guessing_prior(options))
-    fitting = FitOptions(model=model, estimator=estimator, priors=priors)
+    fitting = FitOptions(model=model, estimator="mml" if estimator == "auto" else estimator, priors=priors)
     if groups is not None and groups != "auto":
         responses, more = _with_groups(responses, found, groups)
         told, matrix = [*told, *more], as_matrix(responses)
@@ -127,14 +134,23 @@ def fit(
         calibration = fit_matrix(matrix, fitting)
         doubts = ["selective design: the abler subjects saw other items than the rest, in groups (groups none: as one)"]
     errors = standard_errors(matrix, calibration)
+    ends = difficulty_intervals(calibration, errors)
+    if estimator == "auto" and unbounded_share(*ends) > MOST_UNBOUNDED:
+        calibration = fit_matrix(matrix, replace(fitting, estimator="map"))
+        errors = standard_errors(matrix, calibration)
+        ends = difficulty_intervals(calibration, errors)
+        doubts = [
+            *doubts,
+            "so few answers do not bound a 2PL's difficulties, so priors hold all items (estimator mml: none)",
+        ]
     names = responses.items
     told.append(
         f"{matrix.shape[0]:,} subjects, {matrix.shape[1]:,} items, {len(responses.score):,} responses; {model} by "
-        f"{estimator}, errors {errors.method}; abilities are N(0, s) with s {calibration.parameters.population_sd:.2f}"
+        f"{calibration.options.estimator}, errors {errors.method}; abilities are N(0, s) with s {calibration.parameters.population_sd:.2f}"
     )
-    told += [*doubts, *remarks_on_groups(calibration, responses.groups)]
+    told += [*doubts, *remarks_on_intervals(*ends), *remarks_on_groups(calibration, responses.groups)]
     told += [*remarks(calibration, names), *remarks_on_scores(responses)]
-    table = _items(found.items, responses, calibration, errors.difficulty)
+    table = _items(found.items, responses, calibration, errors.difficulty, *ends)
     return BoardFit(table, [_as_arguments(note) for note in told], calibration, responses)
 
 
@@ -152,14 +168,27 @@ def _with_groups(responses: Responses, board: Board, groups: str) -> tuple[Respo
 
 def _as_arguments(note: str) -> str:
     """Settings of a run as arguments of the call."""
-    for setting in ("data.attempts", "model.groups", "model.estimator"):
-        note = note.replace(f"{setting}: ", f"{setting.partition('.')[2]} ")
+    names = {
+        "data.attempts": "attempts",
+        "model.groups": "groups",
+        "model.estimator": "estimator",
+        "model.name": "model",
+    }
+    for setting, argument in names.items():
+        note = note.replace(f"{setting}: ", f"{argument} ")
     return note
 
 
-def _items(order: Sequence[str], responses: Responses, calibration: Calibration, error: np.ndarray) -> pd.DataFrame:
-    low, high = intervals(calibration.parameters.difficulty, error)
+def _items(
+    order: Sequence[str],
+    responses: Responses,
+    calibration: Calibration,
+    error: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> pd.DataFrame:
     marks = {
+        "no bounded interval": ~(np.isfinite(low) & np.isfinite(high)),
         "prior": calibration.with_prior & calibration.unbounded,
         "all or none solved it": calibration.extremes.mask,
         "suspected key": calibration.suspects,

@@ -16,6 +16,7 @@ from rayworks.systems.difficulty.item_response.abilities import Abilities, poste
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, fitting_grid
 from rayworks.systems.difficulty.item_response.expectations import expectation, working_of
 from rayworks.systems.difficulty.item_response.extreme_items import Extremes
+from rayworks.systems.difficulty.item_response.intervals import difficulty_intervals, remarks_on_intervals
 from rayworks.systems.difficulty.item_response.item_fit import (
     aberrant_share,
     benjamini_hochberg,
@@ -123,6 +124,7 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
     halves = split_half_correlations(matrix, calibration.options, config.run.seed, config.uncertainty.split_halves)
     evidence = np.bincount(responses.item, minlength=len(responses.items))
     doubts = [*remarks_on_groups(calibration, responses.groups), *remarks_on_scores(responses)]
+    doubts += remarks_on_intervals(*difficulty_intervals(calibration, estimates.errors))
     doubts += [*remarks_on_design(calibration, responses, ability.ability)]
     return {
         "name": name,

@@ -47,9 +47,10 @@ def parser(program: str) -> argparse.ArgumentParser:
     found.add_argument("--model", choices=MODELS, default="1PL", help="item response model")
     found.add_argument(
         "--estimator",
-        choices=("mml", "map", "conditional"),
-        default="mml",
-        help="map puts priors on all items; conditional (1PL) assumes nothing of abilities",
+        choices=("auto", "mml", "map", "conditional"),
+        default="auto",
+        help="map puts priors on all items, as auto does where so few answer a 2PL that difficulties have no bounded "
+        "interval; conditional (1PL) assumes nothing of abilities",
     )
     found.add_argument(
         "--groups",

@@ -33,6 +33,10 @@ class StandardErrors:
     ceiling: np.ndarray
     population_sd: float
     method: str
+    intercept: np.ndarray | None = None
+    """Of ``e``, in the models whose difficulty is ``-e / a``."""
+    covariance: np.ndarray | None = None
+    """Of ``a`` and ``e``, in those models."""
 
 
 def standard_errors(
@@ -332,7 +336,8 @@ def _from_covariance(covariance: np.ndarray, calibration: Calibration, method: s
             lower, share = column - items + across, column + across
             var_ceiling += by_lower**2 * variance[lower] + 2 * by_share * by_lower * covariance[lower, share]
         ceiling = np.sqrt(np.maximum(var_ceiling, 0))
-    return StandardErrors(np.sqrt(np.maximum(var_b, 0)), np.sqrt(var_a), guessing, ceiling, 0.0, method)
+    by_b, by_a, by_e = (np.sqrt(np.maximum(each, 0)) for each in (var_b, var_a, var_e))
+    return StandardErrors(by_b, by_a, guessing, ceiling, 0.0, method, by_e, cov)
 
 
 def _keep_extremes(variance: np.ndarray, calibration: Calibration) -> None:
