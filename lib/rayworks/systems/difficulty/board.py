@@ -146,7 +146,8 @@ def fit(
     names = responses.items
     told.append(
         f"{matrix.shape[0]:,} subjects, {matrix.shape[1]:,} items, {len(responses.score):,} responses; {model} by "
-        f"{calibration.options.estimator}, errors {errors.method}; abilities are N(0, s) with s {calibration.parameters.population_sd:.2f}"
+        f"{calibration.options.estimator}, errors {errors.method}; abilities are N(0, s) with s "
+        f"{calibration.parameters.population_sd:.2f}"
     )
     told += [*doubts, *remarks_on_intervals(*ends), *remarks_on_groups(calibration, responses.groups)]
     told += [*remarks(calibration, names), *remarks_on_scores(responses)]

@@ -19,6 +19,12 @@ FARTHEST = 8.0
 """Bound on modes; a subject who solved all or nothing has no finite likelihood maximum."""
 EDGE_MASS = 1e-4
 """Of a posterior at either end of the grid, from which on the grid is too narrow for it."""
+COARSEST = 0.7
+"""Spacings of the grid that a posterior's standard deviation must be, below which the grid is too coarse for it."""
+FINEST = 1e-4
+"""Spacing of nodes below which no grid is made finer."""
+MANY = 0.1
+"""Share of the subjects whose posterior a grid is wrong for from which on all are taken to the next one."""
 WIDEST = 60.0
 """Deviations of the population beyond which no ability is looked for."""
 STEPS = 40
@@ -60,17 +66,21 @@ def expected_abilities(matrix: ResponseMatrix, parameters: ItemParameters, quadr
 
 
 def _expected(matrix: ResponseMatrix, working: Working, quadrature: Quadrature, spread: float) -> Abilities:
-    """On the grid given; of subjects whose posterior reaches its edge, on one as fine and twice as wide, and so on."""
+    """On the grid given; of subjects whose posterior it cuts or does not resolve, on one twice as wide or fine, and so on."""
     found = [_moments(part, working, quadrature) for _, part in in_blocks(matrix)]
     mean, variance, cut = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    beyond = np.flatnonzero(cut > EDGE_MASS)
-    edge = float(np.abs(quadrature.nodes).max())
-    if len(beyond) and edge < WIDEST:
-        rows = [matrix.part(slice(row, row + 1)) for row in beyond.tolist()]
-        wider = equispaced(2 * len(quadrature.nodes) - 1, 2 * edge)
-        for row, part in zip(beyond, rows, strict=True):
-            again = _expected(part, working, wider, 1.0)
-            mean[row], variance[row] = again.ability[0], again.error[0] ** 2
+    spacing = float(np.diff(quadrature.nodes).min(initial=1.0))
+    beyond = (cut > EDGE_MASS) & (quadrature.edge < WIDEST)
+    coarse = (variance < (COARSEST * spacing) ** 2) & (spacing > FINEST)
+    if (beyond | coarse).mean() > MANY and len(mean) > 1:
+        edge = quadrature.edge * (2 if beyond.any() else 1)
+        count = (len(quadrature.nodes) - 1) * (2 if beyond.any() else 1) * (2 if coarse.any() else 1) + 1
+        return _expected(matrix, working, equispaced(count, edge), spread)
+    for row in np.flatnonzero(beyond | coarse).tolist():
+        edge = quadrature.edge * (2 if beyond[row] else 1)
+        count = (len(quadrature.nodes) - 1) * (2 if beyond[row] else 1) * (2 if coarse[row] else 1) + 1
+        again = _expected(matrix.part(slice(row, row + 1)), working, equispaced(count, edge), 1.0)
+        mean[row], variance[row] = again.ability[0], again.error[0] ** 2
     return Abilities(mean * spread, np.sqrt(variance) * spread, "EAP")
 
 

@@ -10,6 +10,10 @@ from rayworks.systems.difficulty.item_response.curves import ItemParameters, Qua
 from rayworks.systems.difficulty.responses.response_matrix import as_matrix
 from rayworks.systems.difficulty.responses.response_store import Responses
 
+GRID_TOLERANCE = 1e-5
+"""Change of the expected error on a wider and finer grid up to which a grid is good enough."""
+REFINEMENTS = 4
+
 
 @dataclass(frozen=True, eq=False)
 class AdaptiveTest:
@@ -29,6 +33,17 @@ def choose(parameters: ItemParameters, quadrature: Quadrature, size: int) -> Ada
     Raises:
         ConfigError: ``size`` is not between 1 and the number of items.
     """
+    found = _chosen(parameters, quadrature, size)
+    for _ in range(REFINEMENTS):
+        quadrature = quadrature.finer()
+        finer = _chosen(parameters, quadrature, size)
+        if abs(finer.expected_error - found.expected_error) < GRID_TOLERANCE:
+            return found
+        found = finer
+    return found
+
+
+def _chosen(parameters: ItemParameters, quadrature: Quadrature, size: int) -> AdaptiveTest:
     items = len(parameters)
     if not 1 <= size <= items:
         raise ConfigError(f"adaptive test size {size}: must be from 1 to the number of items, {items}")

@@ -60,5 +60,6 @@ def remarks_on_intervals(low: np.ndarray, high: np.ndarray) -> list[str]:
         return []
     return [
         f"the 95 % intervals of {count} of {len(low)} difficulties have no end: so few answers do not tell their "
-        "discrimination from 0, and standard errors of them mean little; say model.estimator: map (priors on all items) or model.name: 1PL"
+        "discrimination from 0, and standard errors of them mean little; say model.estimator: map (priors on all items) "
+        "or model.name: 1PL"
     ]
