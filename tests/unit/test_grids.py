@@ -25,7 +25,7 @@ def steep(seed: int) -> np.ndarray:
 def test_the_grid_of_a_fit_grows_until_a_finer_one_moves_nothing() -> None:
     scores = ByteMatrix(steep(0))
     found = fit(scores, FitOptions(model="2PL"))
-    assert found.grid_error < 1e-4
+    assert found.grid_error < 3e-4
     assert len(found.quadrature.nodes) > 61
     exact = fit(scores, FitOptions(model="2PL", nodes=2001))
     free = ~(found.with_prior | exact.with_prior)
@@ -36,7 +36,7 @@ def test_the_grid_of_a_fit_grows_until_a_finer_one_moves_nothing() -> None:
 def test_a_grid_that_was_asked_for_is_kept_and_named() -> None:
     found = fit(ByteMatrix(steep(0)), FitOptions(model="2PL", nodes=41))
     assert len(found.quadrature.nodes) == 41
-    assert found.grid_error > 1e-4
+    assert found.grid_error > 3e-4
     told = remarks(found, [f"q{n}" for n in range(60)])
     assert any("grid of abilities is too narrow or coarse" in one and "leave model.nodes at 0" in one for one in told)
 

@@ -21,7 +21,7 @@ from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibr
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_matrix
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.populations import by_attribute, by_design
-from rayworks.systems.difficulty.item_response.priors import Priors, guessing_prior
+from rayworks.systems.difficulty.item_response.priors import Priors, guessing_by_item, guessing_prior
 from rayworks.systems.difficulty.item_response.remarks import (
     remarks,
     remarks_on_design,
@@ -98,7 +98,7 @@ def fit(
             (a row a response, under any usual column names) or wide (models by questions, or the other way round).
         model: 1PL to 4PL.
         attempts: that each score is the average of, where no column says it.
-        options: to choose from, which set the guessing of a 3PL or 4PL.
+        options: to choose from, which set the guessing of a 3PL or 4PL; a column of that name says it item by item.
         items_in_rows: of a wide table; by default its first column's name tells.
         estimator: mml, map, or conditional (1PL: no assumption on abilities); ``auto`` is mml, but map for a 2PL of so few
             subjects that more than a tenth of its difficulties have no bounded interval.
@@ -121,6 +121,7 @@ def fit(
     responses = from_table(found.table, "board", **order, **settings)
     matrix = as_matrix(responses)
     priors = Priors() if options is None else Priors(guessing=guessing_prior(options))
+    priors = replace(priors, guessing=guessing_by_item(responses.options, priors.guessing))
     fitting = FitOptions(model=model, estimator="mml" if estimator == "auto" else estimator, priors=priors)
     if groups is not None and groups != "auto":
         responses, more = _with_groups(responses, found, groups)

@@ -25,10 +25,11 @@ from rayworks.systems.difficulty.item_response.item_fit import (
     residual_fit,
     score_fit,
 )
+from rayworks.systems.difficulty.item_response.item_uncertainty import with_item_uncertainty
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.populations import by_attribute, by_design
-from rayworks.systems.difficulty.item_response.priors import Priors, guessing_prior
+from rayworks.systems.difficulty.item_response.priors import Priors, guessing_by_item, guessing_prior
 from rayworks.systems.difficulty.item_response.remarks import (
     remarks,
     remarks_on_design,
@@ -62,6 +63,12 @@ def fit_options(config: Config) -> FitOptions:
     return FitOptions(model.name, estimator, priors, guessing=guessing, **same)
 
 
+def for_items(options: FitOptions, responses: Responses) -> FitOptions:
+    """The options with the prior of guessing of each item that says how many there are to choose from."""
+    guessing = guessing_by_item(responses.options, options.priors.guessing)
+    return replace(options, priors=replace(options.priors, guessing=guessing))
+
+
 def grouped(found: ResponseSet, config: Config) -> ResponseSet:
     """The set with the groups of subjects that ``model.groups`` names, if any.
 
@@ -91,7 +98,7 @@ class Estimates:
 
 def estimate(responses: Responses, matrix: ResponseMatrix, config: Config) -> Estimates:
     """Fit the configured model by the configured estimator."""
-    options, started = fit_options(config), time.perf_counter()
+    options, started = for_items(fit_options(config), responses), time.perf_counter()
     if config.model.estimator in ("mml", "map", "conditional"):
         calibration = fit(matrix, options)
         errors = standard_errors(matrix, calibration, config.uncertainty.standard_errors, responses.family)
@@ -123,6 +130,8 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
     ability = posterior_means(matrix, calibration)
     halves = split_half_correlations(matrix, calibration.options, config.run.seed, config.uncertainty.split_halves)
     evidence = np.bincount(responses.item, minlength=len(responses.items))
+    reliability = ability.reliability
+    ability = with_item_uncertainty(ability, matrix, calibration)
     doubts = [*remarks_on_groups(calibration, responses.groups), *remarks_on_scores(responses)]
     doubts += remarks_on_intervals(*difficulty_intervals(calibration, estimates.errors))
     doubts += [*remarks_on_design(calibration, responses, ability.ability)]
@@ -134,6 +143,7 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
         "cells": len(responses.score),
         "families": len(np.unique(responses.family.astype(str))),
         **_fit_as_dict(responses.items, evidence, found.provenance, calibration, estimates.errors, ability, config),
+        "reliability": reliability,
         "remarks": [*found.told, *remarks(calibration, responses.items), *doubts],
         "seconds": estimates.seconds,
         "convergence": estimates.convergence,
@@ -275,7 +285,7 @@ def bootstrap_refit(
     difficulty = np.full(matrix.shape[1], np.nan)
     if seen.all():
         try:
-            return np.asarray(fit(matrix, options, frequency).parameters.difficulty)
+            return np.asarray(fit(matrix, for_items(options, responses), frequency).parameters.difficulty)
         except DataError:
             # A resample may lack what ties the items together without a population.
             if options.estimator != "conditional":
@@ -283,7 +293,8 @@ def bootstrap_refit(
             return difficulty
     if seen.any():
         kept = np.flatnonzero(seen)
-        difficulty[kept] = fit(as_matrix(responses.take_items(kept)), options, frequency).parameters.difficulty
+        part = responses.take_items(kept)
+        difficulty[kept] = fit(as_matrix(part), for_items(options, part), frequency).parameters.difficulty
     return difficulty
 
 

@@ -72,7 +72,8 @@ class ModelSection(Section):
     options: int | None = Field(
         None,
         ge=2,
-        description="3PL, 4PL: options to choose from, which set the mean of guessing's prior to their chance rate",
+        description="3PL, 4PL: options to choose from, which set the mean of guessing's prior to their chance rate; a column "
+        "options says it item by item",
     )
     guessing: float | None = Field(
         None, ge=0, lt=1, description="3PL: fix guessing at the chance rate instead of estimating it"

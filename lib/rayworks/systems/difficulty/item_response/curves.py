@@ -99,9 +99,9 @@ class Quadrature:
         return float(np.abs(self.nodes).max())
 
     def finer(self, edge: float = 0.0) -> "Quadrature":
-        """A third wider, or as wide as ``edge``, at two thirds of the spacing, equispaced."""
-        wide = max(self.edge * 4 / 3, edge)
-        spacing = 2 / 3 * float(np.diff(self.nodes).min(initial=2 * self.edge))
+        """A seventh wider, or as wide as ``edge``, at three quarters of the spacing, equispaced."""
+        wide = max(self.edge * 8 / 7, edge)
+        spacing = 0.75 * float(np.diff(self.nodes).min(initial=2 * self.edge))
         return equispaced(int(np.ceil(2 * wide / spacing)) | 1, wide)
 
 

@@ -13,7 +13,7 @@ from rayworks.systems.difficulty.item_response.curves import ItemParameters, Qua
 Method = Literal["mean-sigma", "stocking-lord"]
 GRID_TOLERANCE = 1e-4
 """Change of scale and shift on a finer grid up to which a grid is good enough."""
-REFINEMENTS = 8
+REFINEMENTS = 12
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,10 +38,11 @@ FEWEST_OF_TWO = 3
 """Items below which answers do not tell two parameters of each."""
 WIDE_EDGE = 2 * GRID_EDGE
 """Of the first grid where groups have means of their own."""
-GRID_TOLERANCE = 1e-4
-"""Largest change of a parameter by an EM step on a wider and finer grid, up to which a grid is good enough."""
-REFINEMENTS = 8
-"""Of the grid, each a third wider at two thirds of the spacing."""
+GRID_TOLERANCE = 3e-4
+"""Largest change of a parameter by an EM step on a wider and finer grid, up to which a grid is good enough: at the maximum
+parameters then move by about 1e-3, a hundredth of usual errors."""
+REFINEMENTS = 12
+"""Of the grid, each a seventh wider at three quarters of the spacing."""
 LOG_SPREAD_SD = 1.0
 """Of the prior on the logarithm of the spread of abilities, where nested answers leave it no finite estimate."""
 
@@ -231,7 +232,7 @@ def _search(expect: Expect, first: _Search, quadrature: Quadrature, totals: Coun
 
 def _moved(at: _Search, expected: Expectation, grid: Quadrature, totals: Counts) -> float:
     """Largest change of a parameter by the M-step after an E-step on another grid."""
-    moved = maximise(at.working, expected, grid, totals, at.options, at.held)
+    moved = maximise(at.working, expected, grid, totals, at.options, at.held, steps=1)
     off = np.abs(moved.vector - at.working.vector)
     return float(off.max()) if np.isfinite(off).all() else 0.0
 

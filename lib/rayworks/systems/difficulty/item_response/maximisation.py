@@ -43,10 +43,16 @@ class FitOptions:
 
 
 def maximise(
-    at: Working, found: Expectation, quadrature: Quadrature, totals: Counts, options: FitOptions, held: np.ndarray
+    at: Working,
+    found: Expectation,
+    quadrature: Quadrature,
+    totals: Counts,
+    options: FitOptions,
+    held: np.ndarray,
+    steps: int = NEWTON_STEPS,
 ) -> Working:
     """Raise the expected complete-data log-likelihood (plus log-prior); costs O(items x nodes)."""
-    for _ in range(NEWTON_STEPS):
+    for _ in range(steps):
         if at.model == "1PL":
             at = _common_slope_step(at, found, quadrature, totals, options, held)
         elif at.model == "2PL":

@@ -17,6 +17,8 @@ from rayworks.systems.difficulty.responses.response_matrix import BLOCK, Respons
 Method = Literal["auto", "observed", "cross-product", "sandwich"]
 LARGEST_OBSERVED = 4e11
 """Multiplications above which ``auto`` takes the cross-product instead of the exact observed information."""
+LARGEST_CARRIED = 2e9
+"""Multiplications above which the covariance of all parameters is not carried to scores."""
 EXPENSIVE = 300
 """How much dearer central differences are than products, per multiplication counted."""
 STEP = 1e-4
@@ -88,6 +90,23 @@ def standard_errors(
         raise ConfigError("standard_errors sandwich: needs the family of each subject; give the column family")
     meat = _clustered_products(matrix, calibration, family, frequency)
     return _from_covariance(np.asarray(bread @ meat @ bread), calibration, method)
+
+
+def parameter_covariance(matrix: ResponseMatrix, calibration: Calibration) -> np.ndarray | None:
+    """Covariance (K, K) of the parameters in the order of ``vector``; None where it is too dear, for subjects are many."""
+    working = calibration.working
+    subjects, items = matrix.shape
+    if calibration.options.estimator == "conditional":
+        found, of_sd = conditional_covariance(matrix, calibration)
+        return np.block([[np.full((1, 1), of_sd), np.zeros((1, items))], [np.zeros((items, 1)), found]])
+    cost = float(len(calibration.quadrature.nodes)) * items**2 * subjects * (1 if working.is_logistic else EXPENSIVE)
+    if cost > LARGEST_CARRIED:
+        return None
+    covariance = _inverse(observed_information(matrix, calibration))
+    if working.model == "1PL" and not calibration.options.estimate_population:
+        known = np.zeros((1, len(covariance)))
+        return np.block([[np.zeros((1, 1)), known], [known.T, covariance]])
+    return covariance
 
 
 def from_information(information: np.ndarray, calibration: Calibration, method: str) -> StandardErrors:
