@@ -311,8 +311,8 @@ def _options(table: pd.DataFrame, item: np.ndarray, items: np.ndarray, source: s
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(
-            f"{source}: item {items[item[row]]} has options {table['options'].iloc[row]!r}; give how many there are to choose "
-            "from, at least 2, or nothing for answers that are written freely"
+            f"{source}: item {items[item[row]]} has options {table['options'].tolist()[row]!r}; give how many there are to "
+            "choose from, at least 2, or nothing for answers that are written freely"
         )
     found = np.full(len(items), np.nan)
     found[item[~np.isnan(told)]] = told[~np.isnan(told)]
