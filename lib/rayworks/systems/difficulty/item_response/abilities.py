@@ -23,8 +23,6 @@ COARSEST = 0.7
 """Spacings of the grid that a posterior's standard deviation must be, below which the grid is too coarse for it."""
 FINEST = 1e-4
 """Spacing of nodes below which no grid is made finer."""
-MANY = 0.1
-"""Share of the subjects whose posterior a grid is wrong for from which on all are taken to the next one."""
 WIDEST = 60.0
 """Deviations of the population beyond which no ability is looked for."""
 STEPS = 40
@@ -72,15 +70,12 @@ def _expected(matrix: ResponseMatrix, working: Working, quadrature: Quadrature, 
     spacing = float(np.diff(quadrature.nodes).min(initial=1.0))
     beyond = (cut > EDGE_MASS) & (quadrature.edge < WIDEST)
     coarse = (variance < (COARSEST * spacing) ** 2) & (spacing > FINEST)
-    if (beyond | coarse).mean() > MANY and len(mean) > 1:
-        edge = quadrature.edge * (2 if beyond.any() else 1)
-        count = (len(quadrature.nodes) - 1) * (2 if beyond.any() else 1) * (2 if coarse.any() else 1) + 1
-        return _expected(matrix, working, equispaced(count, edge), spread)
-    for row in np.flatnonzero(beyond | coarse).tolist():
-        edge = quadrature.edge * (2 if beyond[row] else 1)
-        count = (len(quadrature.nodes) - 1) * (2 if beyond[row] else 1) * (2 if coarse[row] else 1) + 1
-        again = _expected(matrix.part(slice(row, row + 1)), working, equispaced(count, edge), 1.0)
-        mean[row], variance[row] = again.ability[0], again.error[0] ** 2
+    for wide, fine in ((1, 2), (2, 1), (2, 2)):
+        rows = np.flatnonzero((beyond == (wide > 1)) & (coarse == (fine > 1)))
+        if len(rows):
+            grid = equispaced((len(quadrature.nodes) - 1) * wide * fine + 1, quadrature.edge * wide)
+            again = _expected(matrix.part(rows), working, grid, 1.0)
+            mean[rows], variance[rows] = again.ability, again.error**2
     return Abilities(mean * spread, np.sqrt(variance) * spread, "EAP")
 
 

@@ -14,6 +14,8 @@ from scipy.sparse import csr_matrix
 from rayworks.systems.difficulty.responses.response_store import Responses
 
 ALL = slice(None)
+Rows = slice | np.ndarray
+"""Subjects by slice or position."""
 BLOCK = 1024
 """Subjects converted from bytes to floats at a time: the only memory beyond the bytes."""
 DENSE_FROM = 0.08
@@ -54,8 +56,8 @@ class ResponseMatrix(Protocol):
     def dense(self, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray]:
         """``Y`` and ``M`` of some subjects as float arrays; memory is subjects x items."""
 
-    def part(self, rows: slice) -> "ResponseMatrix":
-        """The subjects of a slice."""
+    def part(self, rows: Rows) -> "ResponseMatrix":
+        """Some of the subjects."""
 
 
 class ByteMatrix:
@@ -103,8 +105,8 @@ class ByteMatrix:
         codes = self.codes[rows]
         return (codes == 1).astype(float), (codes >= 0).astype(float)
 
-    def part(self, rows: slice) -> "ByteMatrix":
-        """The subjects of a slice."""
+    def part(self, rows: Rows) -> "ByteMatrix":
+        """Some of the subjects."""
         return ByteMatrix(self.codes[rows], None if self.group is None else self.group[rows])
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
@@ -150,8 +152,8 @@ class SparseMatrix:
         """``Y`` and ``M``."""
         return self._scored[rows].toarray(), self._seen[rows].toarray()
 
-    def part(self, rows: slice) -> "SparseMatrix":
-        """The subjects of a slice."""
+    def part(self, rows: Rows) -> "SparseMatrix":
+        """Some of the subjects."""
         found = copy(self)
         found._scored, found._seen = self._scored[rows], self._seen[rows]
         found.shape = (found._seen.shape[0], self.shape[1])
