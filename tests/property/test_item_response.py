@@ -6,12 +6,8 @@ from hypothesis import strategies as st
 
 from rayworks.systems.difficulty.item_response.abilities import posterior_means
 from rayworks.systems.difficulty.item_response.curves import MODELS, ItemParameters, Model
-from rayworks.systems.difficulty.item_response.marginal_likelihood import (
-    expectation,
-    fit,
-    rasch_expectation,
-    working_of,
-)
+from rayworks.systems.difficulty.item_response.expectations import expectation, rasch_expectation, working_of
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix, SparseMatrix
 from tests.simulated_responses import simulated

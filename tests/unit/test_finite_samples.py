@@ -1,11 +1,13 @@
 """What ends, what is flagged and what is known: grids, bands of fit, keys, options."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.integrate import quad
 from scipy.special import log_expit
 
-from rayworks.core.errors import ConfigError
+from rayworks.core.errors import ConfigError, DataError
+from rayworks.systems.difficulty import board
 from rayworks.systems.difficulty.item_response.abilities import (
     expected_abilities,
     posterior_means,
@@ -20,7 +22,7 @@ from rayworks.systems.difficulty.item_response.priors import Priors, guessing_pr
 from rayworks.systems.difficulty.item_response.remarks import remarks_on_design
 from rayworks.systems.difficulty.item_response.standard_errors import standard_errors
 from rayworks.systems.difficulty.responses.response_matrix import ByteMatrix, as_matrix
-from rayworks.systems.difficulty.responses.response_store import from_matrix
+from rayworks.systems.difficulty.responses.response_store import from_matrix, from_table
 
 
 @pytest.mark.parametrize("ability", [6.0, -6.0, 12.0, 0.3])
@@ -113,6 +115,38 @@ def test_options_may_differ_from_item_to_item() -> None:
     assert posterior_means(matrix, found).reliability > 0.5
     with pytest.raises(ConfigError, match="at least 2"):
         guessing_prior(1)
+
+
+def test_a_column_says_the_options_of_each_item() -> None:
+    draw = np.random.default_rng(9)
+    chance = np.repeat([0.5, 0.2], 15)
+    truth = ItemParameters.from_difficulty("3PL", draw.normal(0, 1, 30), 1.2, chance)
+    table = from_matrix(simulate(truth, draw.normal(size=500), draw.random((500, 30)))).table()
+    position = table["item"].str[1:].astype(int)
+    table["n_options"] = np.where(position < 15, 2, 5)
+    found = board.fit(table, "3PL")
+    guessing = found.calibration.parameters.guessing
+    assert guessing[:15].mean() == pytest.approx(0.5, abs=0.05)
+    assert guessing[15:].mean() == pytest.approx(0.2, abs=0.05)
+    assert "options to choose from by 'n_options'" in found.notes
+    part = found.responses.take_items(np.array([20, 3]))
+    assert part.options is not None
+    assert part.options.tolist() == [5, 2]
+    written = board.fit(table.assign(n_options="a|b|c"), "3PL")
+    assert written.responses.options is None
+    some = table.assign(n_options=np.where(position < 15, 2.0, np.nan))
+    assert board.fit(some, "3PL").calibration.parameters.guessing[:15].mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_options_that_are_none_are_refused() -> None:
+    table = pd.DataFrame(
+        {"subject": list("aabb"), "item": list("xyxy"), "score": [1, 0, 0, 1], "options": [4, 2, 4, 2]}
+    )
+    assert from_table(table).options is not None
+    with pytest.raises(DataError, match="item y has options 1"):
+        from_table(table.assign(options=[4, 1, 4, 1]))
+    with pytest.raises(DataError, match="item x has two numbers of options"):
+        from_table(table.assign(options=[4, 2, 5, 2]))
 
 
 @pytest.mark.parametrize("seed", range(3))

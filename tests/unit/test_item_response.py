@@ -16,7 +16,8 @@ from rayworks.systems.difficulty.item_response.curves import (
     fitting_grid,
     gauss_hermite,
 )
-from rayworks.systems.difficulty.item_response.marginal_likelihood import expectation, fit, working_of
+from rayworks.systems.difficulty.item_response.expectations import expectation, working_of
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.model_fit import criteria, likelihood_ratio
 from rayworks.systems.difficulty.item_response.standard_errors import standard_errors

@@ -7,7 +7,8 @@ import pytest
 
 from rayworks.systems.difficulty.item_response.abilities import posterior_means
 from rayworks.systems.difficulty.item_response.curves import Model
-from rayworks.systems.difficulty.item_response.marginal_likelihood import fit, working_of
+from rayworks.systems.difficulty.item_response.expectations import working_of
+from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.sharded_fit import Shard, ShardedFit
 from rayworks.systems.difficulty.item_response.standard_errors import from_information, standard_errors

@@ -7,7 +7,8 @@ import pytest
 
 from rayworks.core.errors import ConfigError
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model
-from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit, working_of
+from rayworks.systems.difficulty.item_response.expectations import expectation, working_of
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.standard_errors import (
     Method,

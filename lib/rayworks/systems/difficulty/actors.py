@@ -12,7 +12,7 @@ from rayworks.core.errors import DataError
 from rayworks.runtime.actor_pool import ActorPool
 from rayworks.runtime.placement import keep_ray_data_in_the_placement_group, worker_options
 from rayworks.systems.difficulty import new_subjects
-from rayworks.systems.difficulty.calibration import bootstrap_refit, calibrate, fit_options
+from rayworks.systems.difficulty.calibration import bootstrap_refit, calibrate, fit_options, grouped
 from rayworks.systems.difficulty.config import Config, set_name
 from rayworks.systems.difficulty.item_response.sharded_fit import Everywhere, Shard
 from rayworks.systems.difficulty.rating_run import rate_games
@@ -57,7 +57,7 @@ class CalibrationActor:
         return rate_games(set_name(source), players, periods, games, self._config.ratings)
 
     def _read_set(self, source: str) -> tuple[ResponseSet, ResponseMatrix]:
-        found = read_responses(source, self._config.data)
+        found = grouped(read_responses(source, self._config.data), self._config)
         return found, as_matrix(found.responses)
 
 

@@ -1,7 +1,7 @@
 """A board of results as people have it, calibrated in one call: no config, no cluster, one sentence for each assumption."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,29 @@ import pandas as pd
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.item_response.abilities import posterior_means
 from rayworks.systems.difficulty.item_response.curves import Model
+from rayworks.systems.difficulty.item_response.intervals import (
+    MOST_UNBOUNDED,
+    difficulty_intervals,
+    remarks_on_intervals,
+    unbounded_share,
+)
 from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit as fit_matrix
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
-from rayworks.systems.difficulty.item_response.priors import Priors, guessing_prior
-from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_design, remarks_on_scores
-from rayworks.systems.difficulty.item_response.standard_errors import intervals, standard_errors
+from rayworks.systems.difficulty.item_response.populations import by_attribute, by_design
+from rayworks.systems.difficulty.item_response.priors import Priors, guessing_by_item, guessing_prior
+from rayworks.systems.difficulty.item_response.remarks import (
+    remarks,
+    remarks_on_design,
+    remarks_on_groups,
+    remarks_on_scores,
+)
+from rayworks.systems.difficulty.item_response.standard_errors import standard_errors
 from rayworks.systems.difficulty.responses.board_shapes import Board, recognise
 from rayworks.systems.difficulty.responses.response_matrix import as_matrix
 from rayworks.systems.difficulty.responses.response_store import Responses, from_table, shown
 from rayworks.systems.difficulty.responses.result_logs import read_results
+from rayworks.systems.difficulty.responses.sources import of_subjects
 
 Source = str | Path | pd.DataFrame
 LOG_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet", ".csv", ".tsv", ".csv.gz")
@@ -74,7 +87,8 @@ def fit(
     attempts: float = 1.0,
     options: int | None = None,
     items_in_rows: bool | None = None,
-    estimator: str = "mml",
+    estimator: str = "auto",
+    groups: str | None = "auto",
     allow_disconnected: bool = False,
 ) -> BoardFit:
     """Calibrate the items of a board.
@@ -84,9 +98,12 @@ def fit(
             (a row a response, under any usual column names) or wide (models by questions, or the other way round).
         model: 1PL to 4PL.
         attempts: that each score is the average of, where no column says it.
-        options: to choose from, which set the guessing of a 3PL or 4PL.
+        options: to choose from, which set the guessing of a 3PL or 4PL; a column of that name says it item by item.
         items_in_rows: of a wide table; by default its first column's name tells.
-        estimator: mml or map.
+        estimator: mml, map, or conditional (1PL: no assumption on abilities); ``auto`` is mml, but map for a 2PL of so few
+            subjects that more than a tenth of its difficulties have no bounded interval.
+        groups: populations of their own: a column of a long table; ``by-design``, groups that saw items of their own;
+            ``auto``, the same, but only where the abler saw other items than the rest; None for one population.
         allow_disconnected: take parts that share no subject as one population.
 
     Raises:
@@ -104,23 +121,76 @@ def fit(
     responses = from_table(found.table, "board", **order, **settings)
     matrix = as_matrix(responses)
     priors = Priors() if options is None else Priors(guessing=guessing_prior(options))
-    calibration = fit_matrix(matrix, FitOptions(model=model, estimator=estimator, priors=priors))
+    priors = replace(priors, guessing=guessing_by_item(responses.options, priors.guessing))
+    fitting = FitOptions(model=model, estimator="mml" if estimator == "auto" else estimator, priors=priors)
+    if groups is not None and groups != "auto":
+        responses, more = _with_groups(responses, found, groups)
+        told, matrix = [*told, *more], as_matrix(responses)
+    calibration = fit_matrix(matrix, fitting)
+    ability = posterior_means(matrix, calibration).ability
+    doubts = remarks_on_design(calibration, responses, ability)
+    if doubts and groups == "auto" and model in ("1PL", "2PL") and (design := by_design(responses)):
+        responses = replace(responses, groups=design)
+        matrix = as_matrix(responses)
+        calibration = fit_matrix(matrix, fitting)
+        doubts = ["selective design: the abler subjects saw other items than the rest, in groups (groups none: as one)"]
     errors = standard_errors(matrix, calibration)
+    ends = difficulty_intervals(calibration, errors)
+    if estimator == "auto" and unbounded_share(*ends) > MOST_UNBOUNDED:
+        calibration = fit_matrix(matrix, replace(fitting, estimator="map"))
+        errors = standard_errors(matrix, calibration)
+        ends = difficulty_intervals(calibration, errors)
+        doubts = [
+            *doubts,
+            "so few answers do not bound a 2PL's difficulties, so priors hold all items (estimator mml: none)",
+        ]
     names = responses.items
     told.append(
         f"{matrix.shape[0]:,} subjects, {matrix.shape[1]:,} items, {len(responses.score):,} responses; {model} by "
-        f"{estimator}, errors {errors.method}; abilities are N(0, s) with s {calibration.parameters.population_sd:.2f}"
+        f"{calibration.options.estimator}, errors {errors.method}; abilities are N(0, s) with s "
+        f"{calibration.parameters.population_sd:.2f}"
     )
-    ability = posterior_means(matrix, calibration).ability
+    told += [*doubts, *remarks_on_intervals(*ends), *remarks_on_groups(calibration, responses.groups)]
     told += [*remarks(calibration, names), *remarks_on_scores(responses)]
-    told += remarks_on_design(calibration, responses, ability)
-    table = _items(found.items, responses, calibration, errors.difficulty)
-    return BoardFit(table, [note.replace("data.attempts: ", "attempts ") for note in told], calibration, responses)
+    table = _items(found.items, responses, calibration, errors.difficulty, *ends)
+    return BoardFit(table, [_as_arguments(note) for note in told], calibration, responses)
 
 
-def _items(order: Sequence[str], responses: Responses, calibration: Calibration, error: np.ndarray) -> pd.DataFrame:
-    low, high = intervals(calibration.parameters.difficulty, error)
+def _with_groups(responses: Responses, board: Board, groups: str) -> tuple[Responses, list[str]]:
+    """The responses with the groups asked for, and what is to be said of them."""
+    if groups == "by-design":
+        found = by_design(responses)
+        told = [] if found else ["groups by-design: no few, clear and linked groups; one population for all"]
+        return replace(responses, groups=found), told
+    if groups not in board.table:
+        raise DataError(f"board: has no column {groups} for groups; found {', '.join(map(str, board.table.columns))}")
+    values = of_subjects(board.table, groups, responses.subjects, f"groups {groups}")
+    return replace(responses, groups=by_attribute(responses, values, f"groups {groups}")), []
+
+
+def _as_arguments(note: str) -> str:
+    """Settings of a run as arguments of the call."""
+    names = {
+        "data.attempts": "attempts",
+        "model.groups": "groups",
+        "model.estimator": "estimator",
+        "model.name": "model",
+    }
+    for setting, argument in names.items():
+        note = note.replace(f"{setting}: ", f"{argument} ")
+    return note
+
+
+def _items(
+    order: Sequence[str],
+    responses: Responses,
+    calibration: Calibration,
+    error: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> pd.DataFrame:
     marks = {
+        "no bounded interval": ~(np.isfinite(low) & np.isfinite(high)),
         "prior": calibration.with_prior & calibration.unbounded,
         "all or none solved it": calibration.extremes.mask,
         "suspected key": calibration.suspects,

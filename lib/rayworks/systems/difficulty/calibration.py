@@ -14,7 +14,9 @@ from rayworks.systems.difficulty.config import Config
 from rayworks.systems.difficulty.item_response import bayesian, model_fit
 from rayworks.systems.difficulty.item_response.abilities import Abilities, posterior_means, weighted_likelihood
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, fitting_grid
+from rayworks.systems.difficulty.item_response.expectations import expectation, working_of
 from rayworks.systems.difficulty.item_response.extreme_items import Extremes
+from rayworks.systems.difficulty.item_response.intervals import difficulty_intervals, remarks_on_intervals
 from rayworks.systems.difficulty.item_response.item_fit import (
     aberrant_share,
     benjamini_hochberg,
@@ -23,10 +25,17 @@ from rayworks.systems.difficulty.item_response.item_fit import (
     residual_fit,
     score_fit,
 )
-from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, expectation, fit, working_of
+from rayworks.systems.difficulty.item_response.item_uncertainty import with_item_uncertainty
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
-from rayworks.systems.difficulty.item_response.priors import Priors, guessing_prior
-from rayworks.systems.difficulty.item_response.remarks import remarks, remarks_on_design, remarks_on_scores
+from rayworks.systems.difficulty.item_response.populations import by_attribute, by_design
+from rayworks.systems.difficulty.item_response.priors import Priors, guessing_by_item, guessing_prior
+from rayworks.systems.difficulty.item_response.remarks import (
+    remarks,
+    remarks_on_design,
+    remarks_on_groups,
+    remarks_on_scores,
+)
 from rayworks.systems.difficulty.item_response.sharded_fit import ShardedFit
 from rayworks.systems.difficulty.item_response.standard_errors import StandardErrors, from_information, standard_errors
 from rayworks.systems.difficulty.labels.label_form import label
@@ -50,7 +59,31 @@ def fit_options(config: Config) -> FitOptions:
     priors = Priors(model.difficulty_prior_sd, model.discrimination_prior_sd, guess)
     guessing = () if model.guessing is None else (model.guessing,)
     same = model.model_dump(include={"tolerance", "max_iterations", "nodes", "estimate_population"})
-    return FitOptions(model.name, "map" if model.estimator == "map" else "mml", priors, guessing=guessing, **same)
+    estimator = model.estimator if model.estimator in ("map", "conditional") else "mml"
+    return FitOptions(model.name, estimator, priors, guessing=guessing, **same)
+
+
+def for_items(options: FitOptions, responses: Responses) -> FitOptions:
+    """The options with the prior of guessing of each item that says how many there are to choose from."""
+    guessing = guessing_by_item(responses.options, options.priors.guessing)
+    return replace(options, priors=replace(options.priors, guessing=guessing))
+
+
+def grouped(found: ResponseSet, config: Config) -> ResponseSet:
+    """The set with the groups of subjects that ``model.groups`` names, if any.
+
+    Raises:
+        ConfigError: an attribute that subjects do not have, or groups that are no populations.
+    """
+    setting = config.model.groups
+    if setting is None:
+        return found
+    if setting == "by-design":
+        groups = by_design(found.responses)
+        told = () if groups else ("model.groups by-design: no few, clear and linked groups; one population for all",)
+        return replace(found, responses=replace(found.responses, groups=groups), told=(*found.told, *told))
+    groups = by_attribute(found.responses, found.attribute(setting, "model.groups"), f"model.groups {setting}")
+    return replace(found, responses=replace(found.responses, groups=groups))
 
 
 @dataclass(frozen=True)
@@ -65,8 +98,8 @@ class Estimates:
 
 def estimate(responses: Responses, matrix: ResponseMatrix, config: Config) -> Estimates:
     """Fit the configured model by the configured estimator."""
-    options, started = fit_options(config), time.perf_counter()
-    if config.model.estimator in ("mml", "map"):
+    options, started = for_items(fit_options(config), responses), time.perf_counter()
+    if config.model.estimator in ("mml", "map", "conditional"):
         calibration = fit(matrix, options)
         errors = standard_errors(matrix, calibration, config.uncertainty.standard_errors, responses.family)
         ended = "converged" if calibration.converged else "stopped at max_iterations"
@@ -97,7 +130,11 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
     ability = posterior_means(matrix, calibration)
     halves = split_half_correlations(matrix, calibration.options, config.run.seed, config.uncertainty.split_halves)
     evidence = np.bincount(responses.item, minlength=len(responses.items))
-    doubts = [*remarks_on_scores(responses), *remarks_on_design(calibration, responses, ability.ability)]
+    reliability = ability.reliability
+    ability = with_item_uncertainty(ability, matrix, calibration)
+    doubts = [*remarks_on_groups(calibration, responses.groups), *remarks_on_scores(responses)]
+    doubts += remarks_on_intervals(*difficulty_intervals(calibration, estimates.errors))
+    doubts += [*remarks_on_design(calibration, responses, ability.ability)]
     return {
         "name": name,
         "subject_names": list(map(str, responses.subjects)),
@@ -106,6 +143,7 @@ def calibrate(name: str, found: ResponseSet, config: Config) -> dict[str, Any]:
         "cells": len(responses.score),
         "families": len(np.unique(responses.family.astype(str))),
         **_fit_as_dict(responses.items, evidence, found.provenance, calibration, estimates.errors, ability, config),
+        "reliability": reliability,
         "remarks": [*found.told, *remarks(calibration, responses.items), *doubts],
         "seconds": estimates.seconds,
         "convergence": estimates.convergence,
@@ -238,7 +276,7 @@ def bootstrap_refit(
 ) -> np.ndarray:
     """Difficulties from the ``number``-th resample of the families (each subject its own where none is given), shape (I,).
 
-    An item that no resampled subject saw is NaN in that resample.
+    An item that no resampled subject saw is NaN in that resample, and all are where it has no conditional estimate.
     """
     names, member = np.unique(responses.family.astype(str), return_inverse=True)
     generator = seeds.stream(seed, "bootstrap", number)
@@ -246,10 +284,17 @@ def bootstrap_refit(
     seen = np.broadcast_to(matrix.item_counts(frequency[:, None])[:, 0] > 0, matrix.shape[1:])
     difficulty = np.full(matrix.shape[1], np.nan)
     if seen.all():
-        return np.asarray(fit(matrix, options, frequency).parameters.difficulty)
+        try:
+            return np.asarray(fit(matrix, for_items(options, responses), frequency).parameters.difficulty)
+        except DataError:
+            # A resample may lack what ties the items together without a population.
+            if options.estimator != "conditional":
+                raise
+            return difficulty
     if seen.any():
         kept = np.flatnonzero(seen)
-        difficulty[kept] = fit(as_matrix(responses.take_items(kept)), options, frequency).parameters.difficulty
+        part = responses.take_items(kept)
+        difficulty[kept] = fit(as_matrix(part), for_items(options, part), frequency).parameters.difficulty
     return difficulty
 
 
@@ -268,6 +313,8 @@ def parameters_from_dict(values: Mapping[str, Any]) -> ItemParameters:
 def _compare(matrix: ResponseMatrix, calibration: Calibration, config: Config) -> dict[str, Any]:
     """Criteria of all models asked for, the likelihood-ratio tests of neighbours, and suspected label errors."""
     options = replace(calibration.options, guessing=())
+    if options.estimator == "conditional":
+        options = replace(options, estimator="mml")
     fits = {
         model: calibration if model == calibration.parameters.model else fit(matrix, replace(options, model=model))
         for model in sorted({*config.model.compare, config.model.name})
@@ -287,9 +334,10 @@ def _compare(matrix: ResponseMatrix, calibration: Calibration, config: Config) -
 
 
 def _comparable(smaller: Calibration, larger: Calibration) -> bool:
-    """Whether both are maxima of the likelihood, without a prior on any item, and one is a special case of the other."""
+    """Whether both are maxima of the marginal likelihood, no item has a prior, and one is a special case of the other."""
     penalised = bool(smaller.with_prior.any() or larger.with_prior.any())
-    return not penalised and larger.free_parameters > smaller.free_parameters
+    conditional = "conditional" in (smaller.options.estimator, larger.options.estimator)
+    return not penalised and not conditional and larger.free_parameters > smaller.free_parameters
 
 
 def _diagnose(responses: Responses, matrix: ResponseMatrix, calibration: Calibration, config: Config) -> dict[str, Any]:

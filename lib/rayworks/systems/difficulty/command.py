@@ -54,12 +54,13 @@ def _by_itself(options: argparse.Namespace) -> BoardFit:
         options=options.options,
         items_in_rows=options.items_in_rows or None,
         estimator=options.estimator,
+        groups=None if options.groups == "none" else options.groups,
         allow_disconnected=options.allow_disconnected,
     )
 
 
 def _to_anchors(options: argparse.Namespace) -> AnchoredBoard:
-    if options.estimator != "mml" or options.options is not None or options.allow_disconnected:
+    if options.estimator not in ("auto", "mml") or options.options is not None or options.allow_disconnected:
         raise ConfigError("--anchors: --estimator, --options and --allow-disconnected are not for it; leave them out")
     found = fit_to_anchors(
         options.board,
@@ -79,7 +80,20 @@ def parser(program: str) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog=program, description=PURPOSE, allow_abbrev=False)
     found.add_argument("board", nargs="+", help="file, files or folder of results")
     found.add_argument("--model", choices=MODELS, default="1PL", help="item response model")
-    found.add_argument("--estimator", choices=("mml", "map"), default="mml", help="map puts priors on all items")
+    found.add_argument(
+        "--estimator",
+        choices=("auto", "mml", "map", "conditional"),
+        default="auto",
+        help="map puts priors on all items, as auto does where so few answer a 2PL that difficulties have no bounded "
+        "interval; conditional (1PL) assumes nothing of abilities",
+    )
+    found.add_argument(
+        "--groups",
+        default="auto",
+        metavar="COLUMN",
+        help="populations of their own: a column of a long table, by-design, auto (by design where the abler saw other "
+        "items) or none",
+    )
     found.add_argument(
         "--attempts", type=float, default=1.0, metavar="N", help="attempts that each score is the average of"
     )

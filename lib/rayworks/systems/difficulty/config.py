@@ -54,8 +54,15 @@ class ModelSection(Section):
     compare: tuple[Literal["1PL", "2PL", "3PL", "4PL"], ...] = Field(
         ("1PL", "2PL"), description="models fitted beside it for the criteria and the likelihood-ratio test"
     )
-    estimator: Literal["mml", "map", "variational", "nuts"] = Field(
-        "mml", description="mml: priors only where no estimate is finite without; the last two need rayworks[bayesian]"
+    estimator: Literal["mml", "map", "conditional", "variational", "nuts"] = Field(
+        "mml",
+        description="mml: priors only where no estimate is finite without; conditional: 1PL, assuming nothing of abilities; "
+        "the last two need rayworks[bayesian]",
+    )
+    groups: str | None = Field(
+        None,
+        description="1PL, 2PL: attribute of subjects whose values are populations of their own, or by-design: groups that "
+        "saw items of their own; null: one population",
     )
     difficulty_prior_sd: float = Field(2.0, gt=0, description="standard deviation of the normal prior on difficulty")
     discrimination_prior_sd: float = Field(
@@ -65,7 +72,8 @@ class ModelSection(Section):
     options: int | None = Field(
         None,
         ge=2,
-        description="3PL, 4PL: options to choose from, which set the mean of guessing's prior to their chance rate",
+        description="3PL, 4PL: options to choose from, which set the mean of guessing's prior to their chance rate; a column "
+        "options says it item by item",
     )
     guessing: float | None = Field(
         None, ge=0, lt=1, description="3PL: fix guessing at the chance rate instead of estimating it"
@@ -79,6 +87,12 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelSection":
+        if self.groups is not None and (self.name not in ("1PL", "2PL") or self.estimator in ("variational", "nuts")):
+            raise ValueError("model.groups: are for a 1PL or 2PL by mml, map or conditional; leave them out")
+        if self.estimator == "conditional" and self.name != "1PL":
+            raise ValueError(
+                "model.estimator: conditional is for the 1PL; set model.name: 1PL, or mml with model.groups"
+            )
         if self.guessing is not None and self.name != "3PL":
             raise ValueError("model.guessing: fixes the asymptote of a 3PL; set model.name: 3PL or leave it out")
         if self.options is not None and self.name not in ("3PL", "4PL"):
@@ -262,6 +276,9 @@ class Config(SystemConfig):
         self.evaluation.check(self.compute)
         if self.data.reader == "ray-data":
             self._refuse_what_needs_one_memory()
+        chosen = self.uncertainty.standard_errors
+        if self.model.estimator == "conditional" and chosen in ("cross-product", "sandwich"):
+            raise ValueError("uncertainty.standard_errors: a conditional fit has its own errors; leave it auto")
         unknown = sorted(set(self.data.focal) - set(names) - set(type(self.data)().focal))
         if unknown:
             raise ValueError(f"data.focal: {', '.join(unknown)} is not a set of data.responses")
@@ -279,8 +296,10 @@ class Config(SystemConfig):
             )
         if self.uncertainty.standard_errors in ("observed", "sandwich"):
             raise ValueError("uncertainty.standard_errors: shards have the cross-product only; leave it auto")
-        if self.model.estimator in ("variational", "nuts"):
-            raise ValueError("model.estimator: variational and nuts need data.reader: memory")
+        if self.model.estimator in ("conditional", "variational", "nuts"):
+            raise ValueError("model.estimator: conditional, variational and nuts need data.reader: memory")
+        if self.model.groups is not None:
+            raise ValueError("model.groups: needs all subjects side by side; set data.reader: memory")
 
 
 def set_name(source: str) -> str:

@@ -7,11 +7,12 @@ import numpy as np
 
 from rayworks.core import seeds
 from rayworks.systems.difficulty.answering.profiles import Profile, profile
-from rayworks.systems.difficulty.calibration import fit_options
+from rayworks.systems.difficulty.calibration import fit_options, for_items
 from rayworks.systems.difficulty.config import Config
 from rayworks.systems.difficulty.item_response.adaptive_tests import ScoreErrors, choose, measure
 from rayworks.systems.difficulty.item_response.marginal_likelihood import fit
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
+from rayworks.systems.difficulty.item_response.standard_errors import parameter_covariance
 from rayworks.systems.difficulty.responses.response_matrix import as_matrix
 from rayworks.systems.difficulty.responses.response_store import Responses
 
@@ -39,15 +40,17 @@ def adaptive_test_errors(responses: Responses, config: Config) -> list[dict[str,
     found: dict[int, list[ScoreErrors]] = {size: [] for size in sizes}
     streams = (seeds.stream(config.run.seed, "subset", n) for n in range(config.adaptive_tests.random_draws))
     draws = np.array([stream.permutation(items) for stream in streams])
-    options = _for_few_subjects(fit_options(config))
+    options = for_items(_for_few_subjects(fit_options(config)), responses)
     for number in range(config.adaptive_tests.folds):
         new = np.flatnonzero((fold == number) & (counts == items))
         old = responses.take_subjects(np.flatnonzero(fold != number))
         if len(new) < 2 or len(np.unique(old.item)) < items:
             return []
-        calibration = fit(as_matrix(old), options)
+        matrix = as_matrix(old)
+        calibration = fit(matrix, options)
+        covariance, held_out = parameter_covariance(matrix, calibration), responses.take_subjects(new)
         for size in sizes:
-            error = measure(calibration.parameters, calibration.quadrature, responses.take_subjects(new), size, draws)
+            error = measure(calibration.parameters, calibration.quadrature, held_out, size, draws, covariance)
             found[size].append(error)
     averaged = [field.name for field in fields(ScoreErrors) if field.name != "size"]
     return [
@@ -58,7 +61,8 @@ def adaptive_test_errors(responses: Responses, config: Config) -> list[dict[str,
 
 def best_adaptive_test(responses: Responses, config: Config, size: int) -> list[int]:
     """Items of the adaptive test to use from now on, chosen on all subjects."""
-    calibration = fit(as_matrix(responses), _for_few_subjects(fit_options(config)))
+    options = for_items(_for_few_subjects(fit_options(config)), responses)
+    calibration = fit(as_matrix(responses), options)
     return [int(item) for item in choose(calibration.parameters, calibration.quadrature, size).items]
 
 
@@ -85,7 +89,8 @@ def group_profiles(responses: Responses, config: Config) -> list[dict[str, Any]]
         if len(others.subjects) < 2 or len(seen) < 4:
             continue
         difficulty = np.full(len(responses.items), np.nan)
-        difficulty[seen] = fit(as_matrix(others.take_items(seen)), options).parameters.difficulty
+        part = others.take_items(seen)
+        difficulty[seen] = fit(as_matrix(part), for_items(options, part)).parameters.difficulty
         part = responses.take_subjects(np.flatnonzero(mask))
         rates = part.solve_rates()
         kept = np.isfinite(rates) & np.isfinite(difficulty)

@@ -8,7 +8,8 @@ import numpy as np
 
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Quadrature, equispaced
-from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, posterior, working_of
+from rayworks.systems.difficulty.item_response.expectations import posterior, working_of
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration
 from rayworks.systems.difficulty.item_response.working import Working
 from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, in_blocks
 from rayworks.systems.difficulty.responses.response_store import Responses
@@ -18,6 +19,10 @@ FARTHEST = 8.0
 """Bound on modes; a subject who solved all or nothing has no finite likelihood maximum."""
 EDGE_MASS = 1e-4
 """Of a posterior at either end of the grid, from which on the grid is too narrow for it."""
+COARSEST = 0.7
+"""Spacings of the grid that a posterior's standard deviation must be, below which the grid is too coarse for it."""
+FINEST = 1e-4
+"""Spacing of nodes below which no grid is made finer."""
 WIDEST = 60.0
 """Deviations of the population beyond which no ability is looked for."""
 STEPS = 40
@@ -59,17 +64,18 @@ def expected_abilities(matrix: ResponseMatrix, parameters: ItemParameters, quadr
 
 
 def _expected(matrix: ResponseMatrix, working: Working, quadrature: Quadrature, spread: float) -> Abilities:
-    """On the grid given; of subjects whose posterior reaches its edge, on one as fine and twice as wide, and so on."""
+    """On the grid given; of subjects whose posterior it cuts or does not resolve, on one twice as wide or fine, and so on."""
     found = [_moments(part, working, quadrature) for _, part in in_blocks(matrix)]
     mean, variance, cut = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    beyond = np.flatnonzero(cut > EDGE_MASS)
-    edge = float(np.abs(quadrature.nodes).max())
-    if len(beyond) and edge < WIDEST:
-        rows = [matrix.part(slice(row, row + 1)) for row in beyond.tolist()]
-        wider = equispaced(2 * len(quadrature.nodes) - 1, 2 * edge)
-        for row, part in zip(beyond, rows, strict=True):
-            again = _expected(part, working, wider, 1.0)
-            mean[row], variance[row] = again.ability[0], again.error[0] ** 2
+    spacing = float(np.diff(quadrature.nodes).min(initial=1.0))
+    beyond = (cut > EDGE_MASS) & (quadrature.edge < WIDEST)
+    coarse = (variance < (COARSEST * spacing) ** 2) & (spacing > FINEST)
+    for wide, fine in ((1, 2), (2, 1), (2, 2)):
+        rows = np.flatnonzero((beyond == (wide > 1)) & (coarse == (fine > 1)))
+        if len(rows):
+            grid = equispaced((len(quadrature.nodes) - 1) * wide * fine + 1, quadrature.edge * wide)
+            again = _expected(matrix.part(rows), working, grid, 1.0)
+            mean[rows], variance[rows] = again.ability, again.error**2
     return Abilities(mean * spread, np.sqrt(variance) * spread, "EAP")
 
 

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayworks.core.errors import ConfigError
-from rayworks.systems.difficulty.item_response.abilities import expected_abilities
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Quadrature
+from rayworks.systems.difficulty.item_response.item_uncertainty import predicted_scores
 from rayworks.systems.difficulty.responses.response_matrix import as_matrix
 from rayworks.systems.difficulty.responses.response_store import Responses
+
+GRID_TOLERANCE = 1e-5
+"""Change of the expected error on a wider and finer grid up to which a grid is good enough."""
+REFINEMENTS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,17 @@ def choose(parameters: ItemParameters, quadrature: Quadrature, size: int) -> Ada
     Raises:
         ConfigError: ``size`` is not between 1 and the number of items.
     """
+    found = _chosen(parameters, quadrature, size)
+    for _ in range(REFINEMENTS):
+        quadrature = quadrature.finer()
+        finer = _chosen(parameters, quadrature, size)
+        if abs(finer.expected_error - found.expected_error) < GRID_TOLERANCE:
+            return found
+        found = finer
+    return found
+
+
+def _chosen(parameters: ItemParameters, quadrature: Quadrature, size: int) -> AdaptiveTest:
     items = len(parameters)
     if not 1 <= size <= items:
         raise ConfigError(f"adaptive test size {size}: must be from 1 to the number of items, {items}")
@@ -52,21 +67,20 @@ def choose(parameters: ItemParameters, quadrature: Quadrature, size: int) -> Ada
 
 
 def predict_score(
-    responses: Responses, parameters: ItemParameters, quadrature: Quadrature, chosen: np.ndarray
+    responses: Responses,
+    parameters: ItemParameters,
+    quadrature: Quadrature,
+    chosen: np.ndarray,
+    covariance: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score over all items from answers to the chosen ones (p-IRT), and its standard error, shape (J,) each.
 
-    Items asked count as answered, the others as expected at the posterior mean of the ability.
+    Args:
+        quadrature: at least as wide is what is integrated over.
+        covariance: of the item parameters, which the error then counts; see :func:`~.item_uncertainty.predicted_scores`.
     """
-    part = responses.take_items(chosen)
-    asked = as_matrix(part)
-    found = expected_abilities(asked, parameters.take(chosen), quadrature)
-    rest = parameters.take(np.setdiff1d(np.arange(len(parameters)), chosen))
-    solved = np.bincount(part.subject, weights=part.score, minlength=len(part.subjects))
-    p = rest.probability(found.ability)
-    slope = rest.slope(found.ability).sum(0)
-    variance = (slope * found.error) ** 2 + (p * (1 - p)).sum(0)
-    return (solved + p.sum(0)) / len(parameters), np.sqrt(variance) / len(parameters)
+    asked = np.isin(responses.item, chosen)
+    return predicted_scores(as_matrix(responses.where(asked)), parameters, covariance)
 
 
 @dataclass(frozen=True)
@@ -85,12 +99,17 @@ class ScoreErrors:
 
 
 def measure(
-    calibrated: ItemParameters, quadrature: Quadrature, new: Responses, size: int, draws: np.ndarray
+    calibrated: ItemParameters,
+    quadrature: Quadrature,
+    new: Responses,
+    size: int,
+    draws: np.ndarray,
+    covariance: np.ndarray | None = None,
 ) -> ScoreErrors:
     """Errors on new subjects who answered all items; ``draws`` (R, I) orders the items of each random subset."""
     truth = np.bincount(new.subject, weights=new.score, minlength=len(new.subjects)) / len(new.items)
     test = choose(calibrated, quadrature, size)
-    predicted, error = predict_score(new, calibrated, quadrature, test.items)
+    predicted, error = predict_score(new, calibrated, quadrature, test.items, covariance)
     at_random, plain = [], []
     for order in draws:
         drawn = np.sort(order[:size])

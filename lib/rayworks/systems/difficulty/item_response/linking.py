@@ -11,6 +11,9 @@ from rayworks.systems.difficulty.item_response.abilities import Abilities
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Quadrature, equispaced
 
 Method = Literal["mean-sigma", "stocking-lord"]
+GRID_TOLERANCE = 1e-4
+"""Change of scale and shift on a finer grid up to which a grid is good enough."""
+REFINEMENTS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,18 @@ def link_by_items(
 
 
 def _stocking_lord(
+    source: ItemParameters, target: ItemParameters, grid: Quadrature, scale: float, shift: float, *, fixed_scale: bool
+) -> tuple[float, float]:
+    found = _matched_curves(source, target, grid, scale, shift, fixed_scale=fixed_scale)
+    for _ in range(REFINEMENTS):
+        grid, before = grid.finer(), found
+        found = _matched_curves(source, target, grid, *before, fixed_scale=fixed_scale)
+        if np.abs(np.subtract(found, before)).max() < GRID_TOLERANCE:
+            return found
+    raise DataError("linking: the curves of the anchors are too steep to be compared on a grid; link by mean-sigma")
+
+
+def _matched_curves(
     source: ItemParameters, target: ItemParameters, grid: Quadrature, scale: float, shift: float, *, fixed_scale: bool
 ) -> tuple[float, float]:
     nodes = grid.nodes * target.population_sd

@@ -1,22 +1,34 @@
 """Marginal maximum likelihood by EM (Bock and Aitkin 1981), accelerated by SQUAREM, with MAP priors where they are needed.
 
-Of a 1PL or 2PL the expectation of the complete-data likelihood needs two sums per subject and two per item, not one per
-ability node: an iteration over complete data costs O(subjects x items), whatever the grid.
+The grid is checked at the end against a wider and finer one, and grows until that moves no parameter.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.special import logit, logsumexp
+from scipy.special import logit
 
-from rayworks.core.errors import DataError
-from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model, Quadrature, equispaced, fitting_grid
+from rayworks.core.errors import ConfigError, DataError
+from rayworks.systems.difficulty.item_response.curves import (
+    GRID_EDGE,
+    ItemParameters,
+    Model,
+    Quadrature,
+    equispaced,
+    fitting_grid,
+)
+from rayworks.systems.difficulty.item_response.expectations import (
+    Expect,
+    expectation,
+    item_totals,
+    rasch_expectation,
+    working_of,
+)
 from rayworks.systems.difficulty.item_response.extreme_items import PARKED, Extremes, with_values
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions, maximise
 from rayworks.systems.difficulty.item_response.priors import Priors
 from rayworks.systems.difficulty.item_response.working import Counts, Expectation, Working
-from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix, in_blocks
+from rayworks.systems.difficulty.responses.response_matrix import ResponseMatrix
 
 STEEPEST = 8.0
 """A discrimination that grows beyond it has no finite maximum: solvers and failures are separated by ability."""
@@ -24,12 +36,15 @@ SUSPECT_SLOPE = 0.05
 """A discrimination below it in the unconstrained fit marks an item as a suspected label error."""
 FEWEST_OF_TWO = 3
 """Items below which answers do not tell two parameters of each."""
+WIDE_EDGE = 2 * GRID_EDGE
+"""Of the first grid where groups have means of their own."""
+GRID_TOLERANCE = 3e-4
+"""Largest change of a parameter by an EM step on a wider and finer grid, up to which a grid is good enough: at the maximum
+parameters then move by about 1e-3, a hundredth of usual errors."""
+REFINEMENTS = 12
+"""Of the grid, each a seventh wider at three quarters of the spacing."""
 LOG_SPREAD_SD = 1.0
 """Of the prior on the logarithm of the spread of abilities, where nested answers leave it no finite estimate."""
-
-
-Expect = Callable[[Working, Quadrature], Expectation]
-"""The E-step: of one matrix, or of shards summed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +69,12 @@ class Calibration:
     """Items that all or none solved, which were no part of the fit."""
     options: FitOptions
     """As used: the mean of the prior where one was given to few items, the spread where it could be estimated."""
+    mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Of the groups beyond the first, whose mean is 0, in deviations of the first, shape (G - 1,)."""
+    log_spread: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Logarithms of their standard deviations, in that unit, shape (G - 1,)."""
+    grid_error: float = 0.0
+    """Largest change of a parameter by an EM step on a wider and finer grid."""
 
     @property
     def free_per_item(self) -> int:
@@ -64,7 +85,7 @@ class Calibration:
     def free_parameters(self) -> int:
         """Parameters estimated in all, the population's spread included; items that all or none solved have none."""
         spread = self.parameters.model == "1PL" and self.options.estimate_population
-        return self.free_per_item * int((~self.extremes.mask).sum()) + spread
+        return self.free_per_item * int((~self.extremes.mask).sum()) + spread + 2 * len(self.mean)
 
     @property
     def nested(self) -> bool:
@@ -74,103 +95,36 @@ class Calibration:
     @property
     def working(self) -> Working:
         """The parameters as the E-step takes them; guessing that was given is fixed, extreme items are certain."""
-        return self.extremes.parked(replace(working_of(self.parameters), fixed_lower=bool(self.options.guessing)))
+        fixed, found = bool(self.options.guessing), working_of(self.parameters)
+        return self.extremes.parked(replace(found, fixed_lower=fixed, mean=self.mean, log_spread=self.log_spread))
 
     @property
     def abilities(self) -> np.ndarray:
         """Ability at the nodes, shape (Q,)."""
         return self.quadrature.nodes * self.parameters.population_sd
 
-
-def item_totals(matrix: ResponseMatrix, frequency: np.ndarray | None = None) -> Counts:
-    """Responses and scores per item, shape (I,) each; ``frequency`` counts each subject that often."""
-    each = np.ones((matrix.shape[0], 1)) if frequency is None else frequency[:, None]
-    seen = np.broadcast_to(matrix.item_counts(each)[:, 0], matrix.shape[1:])
-    return Counts(np.asarray(matrix.item_scores(each)[:, 0]), seen.copy(), float(each.sum()))
-
-
-def posterior(matrix: ResponseMatrix, working: Working, quadrature: Quadrature) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior weights (J, Q) of the abilities and marginal log-likelihoods (J,)."""
-    z = working.slope[:, None] * quadrature.nodes + working.intercept[:, None]
-    if working.is_logistic:
-        sums = matrix.subject_scores(np.stack([working.slope, working.intercept], axis=1))
-        log_likelihood = sums[:, :1] * quadrature.nodes + sums[:, 1:] + matrix.subject_counts(-np.logaddexp(0, z))
-    else:
-        p = working.probability(z)
-        log_q = np.log1p(-p)
-        log_likelihood = matrix.subject_scores(np.log(p) - log_q) + matrix.subject_counts(log_q)
-    log_likelihood += quadrature.log_weights
-    marginal = logsumexp(log_likelihood, axis=1)
-    return np.exp(log_likelihood - marginal[:, None]), marginal
-
-
-def score_groups(
-    matrix: ResponseMatrix, frequency: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct total scores (G,), the group of each subject (J,), and how many subjects are in each (G,)."""
-    totals = matrix.subject_scores(np.ones((matrix.shape[1], 1)))[:, 0]
-    groups, member = np.unique(totals, return_inverse=True)
-    return groups, member, np.bincount(member, weights=frequency, minlength=len(groups)).astype(float)
-
-
-def rasch_expectation(matrix: ResponseMatrix, frequency: np.ndarray | None = None) -> Expect:
-    """The E-step of the 1PL over complete data, where the total score is sufficient: O(items x nodes), whatever subjects."""
-    groups, _, size = score_groups(matrix, frequency)
-    scored = item_totals(matrix, frequency).scored
-
-    def expect(working: Working, quadrature: Quadrature) -> Expectation:
-        slope, x = working.slope[0], quadrature.nodes
-        log_q = -np.logaddexp(0, slope * x + working.intercept[:, None]).sum(0)
-        log_joint = groups[:, None] * slope * x + log_q + quadrature.log_weights
-        marginal = logsumexp(log_joint, axis=1)
-        weights = np.exp(log_joint - marginal[:, None]) * size[:, None]
-        mass = weights.sum(0)
-        total = float(marginal @ size + scored @ working.intercept)
-        # Of the first moments the 1PL reads the sum over items only.
-        moment = np.zeros(len(scored))
-        moment[0] = groups @ (weights @ x)
-        return Expectation(total, mass, mass[None, :], moment)
-
-    return expect
-
-
-def expectation(matrix: ResponseMatrix, frequency: np.ndarray | None = None) -> Expect:
-    """The E-step over one matrix; ``frequency`` (J,) counts each subject that often (bootstrap, family weights)."""
-    blocks = in_blocks(matrix)
-
-    def expect(working: Working, quadrature: Quadrature) -> Expectation:
-        each = [None if frequency is None else frequency[rows] for rows, _ in blocks]
-        parts = [
-            _block_expectation(part, own, working, quadrature) for (_, part), own in zip(blocks, each, strict=True)
-        ]
-        return sum(parts[1:], parts[0])
-
-    return expect
-
-
-def _block_expectation(
-    matrix: ResponseMatrix, frequency: np.ndarray | None, working: Working, quadrature: Quadrature
-) -> Expectation:
-    weights, marginal = posterior(matrix, working, quadrature)
-    total = float(marginal.sum() if frequency is None else marginal @ frequency)
-    if frequency is not None:
-        weights *= frequency[:, None]
-    return Expectation(
-        log_likelihood=total,
-        mass=weights.sum(0),
-        seen=matrix.item_counts(weights),
-        first_moment=matrix.item_scores(weights @ quadrature.nodes[:, None])[:, 0],
-        scored=None if working.is_logistic else matrix.item_scores(weights),
-    )
+    @property
+    def populations(self) -> list[tuple[float, float]]:
+        """Mean and standard deviation of ability in each group, the first one's mean being 0."""
+        unit = self.parameters.population_sd
+        others = zip(unit * self.mean, unit * np.exp(self.log_spread), strict=True)
+        return [(0.0, unit), *((float(mean), float(sd)) for mean, sd in others)]
 
 
 def fit(matrix: ResponseMatrix, options: FitOptions, frequency: np.ndarray | None = None) -> Calibration:
     """Fit one to four parameters per item to a matrix that this process holds.
 
+    Where its subjects are of several groups, each of them has a normal population of its own (Bock and Zimowski 1997).
+
     Raises:
         DataError: an item without a response, or a fit that left the finite numbers.
+        ConfigError: groups of a 3PL or 4PL.
     """
-    fast = options.model == "1PL" and matrix.is_complete
+    if options.estimator == "conditional":
+        from rayworks.systems.difficulty.item_response.conditional import fit_conditional
+
+        return fit_conditional(matrix, options, frequency)
+    fast = options.model == "1PL" and matrix.is_complete and matrix.group is None
     expect = rasch_expectation(matrix, frequency) if fast else expectation(matrix, frequency)
     return fit_by(expect, item_totals(matrix, frequency), options)
 
@@ -180,28 +134,88 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions, start: Working |
     unseen = np.flatnonzero(totals.seen <= 0)
     if len(unseen):
         raise DataError(f"items: nobody saw item number {int(unseen[0])} ({len(unseen)} in all); leave them out")
-    quadrature = fitting_grid(len(totals.seen)) if options.nodes == 0 else equispaced(options.nodes)
     logistic = options.model in ("1PL", "2PL")
+    if totals.groups > 1 and not logistic:
+        raise ConfigError(
+            f"model.groups: populations of groups are for 1PL and 2PL, not for {options.model}; leave them out"
+        )
+    edge = GRID_EDGE if totals.groups == 1 else WIDE_EDGE
+    quadrature = fitting_grid(len(totals.seen), edge=edge) if options.nodes == 0 else equispaced(options.nodes, edge)
     extremes = Extremes.of(totals) if logistic else Extremes.none(len(totals.seen))
     inner = ~extremes.mask
     few = inner.sum() < (FEWEST_OF_TWO if options.model == "2PL" else 0)
     everywhere = options.estimator == "map" or not logistic or few
     start = start or _start(totals, options)
     options = _identified(options, start, inner, totals)
-    held = inner & everywhere
-    start = extremes.parked(start)
-    unbounded, suspects = ((totals.scored <= 0) | (totals.scored >= totals.seen)), np.zeros(len(inner), dtype=bool)
-    working, trace, iterations, converged = _iterate(expect, start, quadrature, totals, options, held)
+    first = _Search(extremes.parked(start), options, inner & everywhere)
+    unbounded = (totals.scored <= 0) | (totals.scored >= totals.seen)
+    found = _search(expect, first, quadrature, totals, replace(first, unbounded=unbounded))
+    for refinement in range(REFINEMENTS + 1):
+        # The last E-step, which the likelihood and the extreme items need anyhow, is taken on a wider and finer grid.
+        wide = quadrature.finer(_edge(found.working))
+        expected = expect(found.working, wide)
+        grid_error = _moved(found, expected, wide, totals)
+        done = grid_error < GRID_TOLERANCE if found.converged else _edge(found.working) <= quadrature.edge
+        if done or refinement == REFINEMENTS or options.nodes:
+            break
+        quadrature = wide
+        found = _search(expect, first, quadrature, totals, found)
+    if options.nodes:
+        wide, expected = quadrature, expect(found.working, quadrature)
+    if not np.isfinite(expected.log_likelihood):
+        raise DataError(
+            f"fit: the {options.model} left the finite numbers after {found.iterations} iterations; use estimator map"
+        )
+    working, options, held = found.working, found.options, found.held
+    centred = replace(options, priors=replace(options.priors, difficulty_mean=options.priors.mean_of(working, held)))
+    valued, extremes = with_values(extremes, working, expected.seen, wide, totals, centred)
+    parameters, marked = _as_parameters(valued, options.model), (held, found.unbounded, found.suspects, extremes)
+    return Calibration(
+        parameters,
+        quadrature,
+        expected.log_likelihood,
+        found.iterations,
+        found.converged,
+        found.trace,
+        *marked,
+        options,
+        working.mean,
+        working.log_spread,
+        grid_error,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Where a search for the maximum stands; priors are put on items on the way."""
+
+    working: Working
+    options: FitOptions
+    held: np.ndarray
+    unbounded: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    suspects: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    trace: list[float] = field(default_factory=list)
+    iterations: int = 0
+    converged: bool = False
+
+
+def _search(expect: Expect, first: _Search, quadrature: Quadrature, totals: Counts, at: _Search) -> _Search:
+    """Iterate to the maximum on one grid, from ``at``; items that run off get a prior and start again near ``first``."""
+    options, held, start = at.options, at.held, first.working
+    inner = start.intercept != np.where(start.intercept > 0, PARKED, -PARKED)
+    unbounded, suspects = at.unbounded, at.suspects if len(at.suspects) else np.zeros(len(inner), dtype=bool)
+    working, trace, more, converged = _iterate(expect, at.working, quadrature, totals, options, held)
+    iterations = at.iterations + more
     while True:
         if working.slope.sum() < 0:
-            working = replace(working, slope=-working.slope)
+            working = replace(working, slope=-working.slope, mean=-working.mean)
         free = inner & ~held
         reversed_now = (working.slope < SUSPECT_SLOPE) & free & converged & (options.model != "1PL")
         nested_now = _spread_runs_off(working, options)
         steep_now = ~(np.abs(working.slope) <= STEEPEST) & (free | (inner & nested_now))
         if not (reversed_now | steep_now).any():
             break
-        suspects |= reversed_now
+        suspects = suspects | reversed_now
         unbounded = unbounded | reversed_now | steep_now
         held = held | ((reversed_now | steep_now) & inner)
         options = replace(options, priors=_tightened(options, working, inner & ~held, held))
@@ -213,15 +227,19 @@ def fit_by(expect: Expect, totals: Counts, options: FitOptions, start: Working |
         )
         working, trace, more, converged = _iterate(expect, again, quadrature, totals, options, held)
         iterations += more
-    found = expect(working, quadrature)
-    if not np.isfinite(found.log_likelihood):
-        raise DataError(
-            f"fit: the {options.model} left the finite numbers after {iterations} iterations; use estimator map"
-        )
-    centred = replace(options, priors=replace(options.priors, difficulty_mean=options.priors.mean_of(working, held)))
-    valued, extremes = with_values(extremes, working, found.seen, quadrature, totals, centred)
-    parameters, marked = _as_parameters(valued, options.model), (held, unbounded, suspects, extremes)
-    return Calibration(parameters, quadrature, found.log_likelihood, iterations, converged, trace, *marked, options)
+    return _Search(working, options, held, unbounded, suspects, trace, iterations, converged)
+
+
+def _moved(at: _Search, expected: Expectation, grid: Quadrature, totals: Counts) -> float:
+    """Largest change of a parameter by the M-step after an E-step on another grid."""
+    moved = maximise(at.working, expected, grid, totals, at.options, at.held, steps=1)
+    off = np.abs(moved.vector - at.working.vector)
+    return float(off.max()) if np.isfinite(off).all() else 0.0
+
+
+def _edge(working: Working) -> float:
+    """Where a grid must reach so that it holds the populations of all groups."""
+    return float(np.max(np.abs(working.mean) + GRID_EDGE * np.exp(working.log_spread), initial=0.0))
 
 
 def _identified(options: FitOptions, start: Working, inner: np.ndarray, totals: Counts) -> FitOptions:
@@ -241,12 +259,6 @@ def _tightened(options: FitOptions, working: Working, free: np.ndarray, held: np
     if free.any():
         return replace(options.priors, difficulty_mean=float(np.median(-working.intercept[free] / working.slope[free])))
     return replace(options.priors, difficulty_mean=None if held.sum() > 1 else 0.0)
-
-
-def working_of(parameters: ItemParameters) -> Working:
-    """The parameters on the standard normal grid, as the E-step takes them."""
-    c, slope = parameters.guessing, parameters.discrimination * parameters.population_sd
-    return Working(parameters.model, slope, parameters.intercept, c, (parameters.ceiling - c) / (1 - c))
 
 
 def _iterate(
@@ -310,8 +322,8 @@ def _start(totals: Counts, options: FitOptions) -> Working:
         lower = np.where(lower > 0.8 * rate, 0.5 * rate, lower) if not options.guessing else lower
     share = np.full(items, 0.95) if options.model == "4PL" else np.ones(items)
     inner = np.clip((rate - lower) / (share * (1 - lower)), 0.02, 0.98)
-    fixed = bool(options.guessing)
-    return Working(options.model, np.ones(items), 1.2 * logit(inner), lower, share, fixed_lower=fixed)
+    fixed, others = bool(options.guessing), np.zeros(totals.groups - 1)
+    return Working(options.model, np.ones(items), 1.2 * logit(inner), lower, share, fixed, others, others)
 
 
 def _as_parameters(working: Working, model: Model) -> ItemParameters:

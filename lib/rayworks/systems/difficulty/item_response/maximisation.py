@@ -13,6 +13,8 @@ LONGEST_STEP = 1.0
 """Largest change of a parameter in one Newton step."""
 SMALLEST_SLOPE = 1e-3
 NEWTON_STEPS = 2
+LEAST_SPREAD = 0.05
+"""Of a group's abilities, in deviations of the first group's: below it all its subjects are taken to be alike."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class FitOptions:
     ``estimator`` "mml" puts the priors only on items that have no finite estimate without them: of negative discrimination,
     or separating solvers from failures; and on all items of a 1PL whose answers are nested, so that its population has no
     finite spread. "map" puts them on every item, as the 3PL and 4PL always do. Of one to two parameters an item that all or
-    none solved is left out and given a value afterwards (:mod:`~.extreme_items`).
+    none solved is left out and given a value afterwards (:mod:`~.extreme_items`). "conditional" is for the 1PL and makes no
+    assumption on abilities (:mod:`~.conditional`).
     """
 
     model: Model = "2PL"
@@ -40,17 +43,49 @@ class FitOptions:
 
 
 def maximise(
-    at: Working, found: Expectation, quadrature: Quadrature, totals: Counts, options: FitOptions, held: np.ndarray
+    at: Working,
+    found: Expectation,
+    quadrature: Quadrature,
+    totals: Counts,
+    options: FitOptions,
+    held: np.ndarray,
+    steps: int = NEWTON_STEPS,
 ) -> Working:
     """Raise the expected complete-data log-likelihood (plus log-prior); costs O(items x nodes)."""
-    for _ in range(NEWTON_STEPS):
+    for _ in range(steps):
         if at.model == "1PL":
             at = _common_slope_step(at, found, quadrature, totals, options, held)
         elif at.model == "2PL":
             at = _logistic_step(at, found, quadrature, totals, options, held)
         else:
             at = _asymptote_step(at, found, quadrature, options, held)
-    return at
+    return _with_populations(at, found, options, held) if len(at.mean) else at
+
+
+def _with_populations(at: Working, found: Expectation, options: FitOptions, held: np.ndarray) -> Working:
+    """Mean and deviation of the abilities of each group; of a group without subjects, as they were.
+
+    The first group's move too, by one Newton step that minds the priors, and the scale is then moved back to them: the
+    parameter expansion of Liu, Rubin and Wu (1998), without which EM creeps.
+    """
+    subjects, first, second = found.populations.T
+    count = np.maximum(subjects, 1e-300)
+    mean = np.where(subjects > 0, first / count, np.append(0.0, at.mean))
+    spread = np.sqrt(np.maximum(second / count - mean**2, LEAST_SPREAD**2))
+    spread = np.where(subjects > 0, spread, np.append(1.0, np.exp(at.log_spread)))
+    a, (by_a, by_e, aa, ae, ee) = at.slope, options.priors.logistic_terms(at, held)
+    gradient = np.array([subjects[0] * mean[0] + by_e @ a, second[0] - subjects[0] + by_a @ a])
+    curvature = np.array([[subjects[0] + ee @ a**2, ae @ a**2], [ae @ a**2, 2 * subjects[0] + aa @ a**2]])
+    if at.model == "1PL":
+        by_spread, of_spread = options.priors.spread_terms(at)
+        gradient[1] += by_spread * a[0]
+        curvature[1, 1] += of_spread * a[0] ** 2
+    if not options.estimate_population and at.model == "1PL":
+        gradient[1], curvature[1, 0], curvature[0, 1], curvature[1, 1] = 0.0, 0.0, 0.0, 1.0
+    step = np.linalg.solve(curvature + 1e-9 * np.eye(2), gradient)
+    shift, scale = np.clip(step[0], -LONGEST_STEP, LONGEST_STEP), np.exp(np.clip(step[1], -0.5, 0.5))
+    moved = replace(at, slope=at.slope * scale, intercept=at.intercept + at.slope * shift)
+    return replace(moved, mean=(mean[1:] - shift) / scale, log_spread=np.log(spread[1:] / scale))
 
 
 def _common_slope_step(

@@ -7,15 +7,9 @@ import numpy as np
 from rayworks.core import seeds
 from rayworks.systems.difficulty.item_response.abilities import posterior_means
 from rayworks.systems.difficulty.item_response.curves import MODELS, Quadrature
+from rayworks.systems.difficulty.item_response.expectations import expectation, item_totals, working_of
 from rayworks.systems.difficulty.item_response.item_fit import benjamini_hochberg
-from rayworks.systems.difficulty.item_response.marginal_likelihood import (
-    Calibration,
-    expectation,
-    fit,
-    fit_by,
-    item_totals,
-    working_of,
-)
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, fit, fit_by
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.working import Expectation, Working
 from rayworks.systems.difficulty.responses.response_matrix import as_matrix
@@ -146,6 +140,7 @@ def differential_functioning(
     """
     from scipy.stats import chi2
 
+    responses = replace(responses, groups=None)
     log_odds, p_value = _mantel_haenszel(responses, focal)
     items = len(responses.items)
     shift, ratio_p = np.full((2, items), np.nan)

@@ -26,6 +26,15 @@ def guessing_prior(options: float | np.ndarray) -> tuple[Any, Any]:
     return (float(first), float(STRENGTH - first)) if count.ndim == 0 else (first, STRENGTH - first)
 
 
+def guessing_by_item(options: np.ndarray | None, otherwise: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Beta parameters where items say their options (I,), and the others where one is NaN or none does."""
+    if options is None:
+        return otherwise
+    told = ~np.isnan(options)
+    first, second = guessing_prior(np.where(told, options, 2.0))
+    return np.where(told, first, otherwise[0]), np.where(told, second, otherwise[1])
+
+
 @dataclass(frozen=True)
 class Priors:
     """``b ~ N(difficulty_mean, difficulty_sd**2)``, ``ln a ~ N(0, discrimination_sd**2)``, ``c ~ Beta(*guessing)``.

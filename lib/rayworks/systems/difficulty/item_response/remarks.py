@@ -5,8 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from rayworks.systems.difficulty.item_response.extreme_items import ADJUSTMENT
-from rayworks.systems.difficulty.item_response.marginal_likelihood import LOG_SPREAD_SD, Calibration
-from rayworks.systems.difficulty.responses.response_store import Responses, shown
+from rayworks.systems.difficulty.item_response.marginal_likelihood import (
+    GRID_TOLERANCE,
+    LOG_SPREAD_SD,
+    Calibration,
+)
+from rayworks.systems.difficulty.responses.response_store import Groups, Responses, shown
 
 FEWEST_SUBJECTS = 8
 SELECTED = 0.3
@@ -27,6 +31,11 @@ def remarks(calibration: Calibration, items: Sequence[str] | np.ndarray) -> list
         told.append(
             f"no finite difficulty, for all or none solved them; they do not touch the others and have a value by {by}: "
             f"{shown(names[extreme])}"
+        )
+    if calibration.options.estimator == "conditional":
+        told.append(
+            "difficulties by conditional likelihood, whatever the abilities and whoever saw which item; their origin is the "
+            "mean of a normal population"
         )
     mean = "that of the items" if priors.difficulty_mean is None else f"{priors.difficulty_mean:.2f}"
     normal = f"difficulties normal around {mean} with deviation {priors.difficulty_sd:g}"
@@ -52,9 +61,26 @@ def remarks(calibration: Calibration, items: Sequence[str] | np.ndarray) -> list
         told.append(
             f"suspected label errors, for the more able solve them less often: {shown(names[calibration.suspects])}"
         )
+    if calibration.grid_error > GRID_TOLERANCE:
+        told.append(
+            f"the grid of abilities is too narrow or coarse: on a finer one a step moves a parameter by "
+            f"{calibration.grid_error:.2g}; leave model.nodes at 0"
+        )
     if not calibration.converged:
         told.append("the fit did not converge; take estimator map or a model with fewer parameters")
     return told
+
+
+def remarks_on_groups(calibration: Calibration, groups: Groups | None) -> list[str]:
+    """A sentence on the populations of groups, where there are several."""
+    if groups is None or not len(calibration.mean):
+        return []
+    count = np.bincount(groups.member, minlength=len(groups.names))
+    each = [
+        f"{name} ({number:,}) mean {mean:.2f}, deviation {sd:.2f}"
+        for name, number, (mean, sd) in zip(groups.names, count, calibration.populations, strict=True)
+    ]
+    return [f"each group of subjects is a normal population of its own: {'; '.join(each)}"]
 
 
 def remarks_on_scores(responses: Responses) -> list[str]:
@@ -74,7 +100,8 @@ def remarks_on_design(calibration: Calibration, responses: Responses, ability: n
         ability: posterior mean of each subject, shape (J,).
     """
     subjects, items = responses.shape
-    if len(responses.score) == subjects * items or subjects < FEWEST_SUBJECTS:
+    repaired = len(calibration.mean) or calibration.options.estimator == "conditional"
+    if repaired or len(responses.score) == subjects * items or subjects < FEWEST_SUBJECTS:
         return []
     usual = ~calibration.extremes.mask[responses.item]
     cell, harder = responses.subject[usual], calibration.parameters.difficulty[responses.item[usual]]
@@ -90,6 +117,6 @@ def remarks_on_design(calibration: Calibration, responses: Responses, ability: n
     told = "harder" if r > 0 else "easier"
     return [
         f"selective design: the abler subjects saw the {told} items (r = {r:.2f}); one normal population for all of them "
-        "pulls difficulties together, and the intervals do not count that. Have all subjects answer the same items, or "
-        "calibrate the groups apart and link them by their common items"
+        "pulls difficulties together, and the intervals do not count that. Say model.groups: by-design (or a column that "
+        "tells the groups; 1PL and 2PL), or model.estimator: conditional (1PL), or have all subjects answer the same items"
     ]

@@ -12,12 +12,8 @@ from scipy.sparse.csgraph import connected_components
 from rayworks.core import seeds
 from rayworks.systems.difficulty.item_response.abilities import Abilities, posterior_means
 from rayworks.systems.difficulty.item_response.curves import Quadrature
-from rayworks.systems.difficulty.item_response.marginal_likelihood import (
-    Calibration,
-    expectation,
-    fit_by,
-    item_totals,
-)
+from rayworks.systems.difficulty.item_response.expectations import expectation, item_totals
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration, fit_by
 from rayworks.systems.difficulty.item_response.maximisation import FitOptions
 from rayworks.systems.difficulty.item_response.standard_errors import score_products
 from rayworks.systems.difficulty.item_response.working import Counts, Expectation, Working
@@ -104,7 +100,7 @@ class ShardedFit:
         """Item totals of all shards."""
         parts: list[Counts] = self.everywhere("totals", half)
         scored, seen = (np.sum([getattr(part, name) for part in parts], axis=0) for name in ("scored", "seen"))
-        return Counts(scored, seen, float(sum(part.subjects for part in parts)))
+        return Counts(scored, seen, float(sum(part.subjects for part in parts)), max(part.groups for part in parts))
 
     def information(self, calibration: Calibration) -> np.ndarray:
         """Cross-product information of the free parameters, shape (K, K)."""

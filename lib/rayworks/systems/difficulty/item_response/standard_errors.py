@@ -8,18 +8,17 @@ import numpy as np
 from scipy.special import expit, ndtri
 
 from rayworks.core.errors import ConfigError
-from rayworks.systems.difficulty.item_response.marginal_likelihood import (
-    Calibration,
-    expectation,
-    posterior,
-    score_groups,
-)
+from rayworks.systems.difficulty.item_response.conditional import conditional_covariance
+from rayworks.systems.difficulty.item_response.expectations import expectation, posterior, score_groups
+from rayworks.systems.difficulty.item_response.marginal_likelihood import Calibration
 from rayworks.systems.difficulty.item_response.maximisation import curve_derivatives
 from rayworks.systems.difficulty.responses.response_matrix import BLOCK, ResponseMatrix
 
 Method = Literal["auto", "observed", "cross-product", "sandwich"]
 LARGEST_OBSERVED = 4e11
 """Multiplications above which ``auto`` takes the cross-product instead of the exact observed information."""
+LARGEST_CARRIED = 2e9
+"""Multiplications above which the covariance of all parameters is not carried to scores."""
 EXPENSIVE = 300
 """How much dearer central differences are than products, per multiplication counted."""
 STEP = 1e-4
@@ -36,6 +35,10 @@ class StandardErrors:
     ceiling: np.ndarray
     population_sd: float
     method: str
+    intercept: np.ndarray | None = None
+    """Of ``e``, in the models whose difficulty is ``-e / a``."""
+    covariance: np.ndarray | None = None
+    """Of ``a`` and ``e``, in those models."""
 
 
 def standard_errors(
@@ -56,16 +59,22 @@ def standard_errors(
         ConfigError: a method that these data do not allow.
     """
     working = calibration.working
+    if calibration.options.estimator == "conditional":
+        if method in ("cross-product", "sandwich"):
+            raise ConfigError(f"standard_errors {method}: a conditional fit has its own errors; leave it auto")
+        covariance, of_sd = conditional_covariance(matrix, calibration, frequency)
+        zero = np.zeros(len(covariance))
+        return StandardErrors(np.sqrt(np.diag(covariance)), zero, zero, zero, float(np.sqrt(of_sd)), "conditional")
     subjects, items = matrix.shape
+    free = calibration.options.model == "1PL" and matrix.is_complete and not len(calibration.mean)
     if method == "auto":
         cost = float(len(calibration.quadrature.nodes)) * items**2 * subjects
         if not working.is_logistic:
             # Two E-steps per parameter, each with exponentials where the other has products.
             cost *= EXPENSIVE
-        free = calibration.options.model == "1PL" and matrix.is_complete
         few = subjects <= working.vector.size
         method = "observed" if free or few or cost < LARGEST_OBSERVED else "cross-product"
-    if method == "observed" and working.model == "1PL" and matrix.is_complete:
+    if method == "observed" and free:
         return _complete_rasch(matrix, calibration, frequency)
     if method == "cross-product" and subjects <= working.vector.size:
         raise ConfigError(
@@ -81,6 +90,23 @@ def standard_errors(
         raise ConfigError("standard_errors sandwich: needs the family of each subject; give the column family")
     meat = _clustered_products(matrix, calibration, family, frequency)
     return _from_covariance(np.asarray(bread @ meat @ bread), calibration, method)
+
+
+def parameter_covariance(matrix: ResponseMatrix, calibration: Calibration) -> np.ndarray | None:
+    """Covariance (K, K) of the parameters in the order of ``vector``; None where it is too dear, for subjects are many."""
+    working = calibration.working
+    subjects, items = matrix.shape
+    if calibration.options.estimator == "conditional":
+        found, of_sd = conditional_covariance(matrix, calibration)
+        return np.block([[np.full((1, 1), of_sd), np.zeros((1, items))], [np.zeros((items, 1)), found]])
+    cost = float(len(calibration.quadrature.nodes)) * items**2 * subjects * (1 if working.is_logistic else EXPENSIVE)
+    if cost > LARGEST_CARRIED:
+        return None
+    covariance = _inverse(observed_information(matrix, calibration))
+    if working.model == "1PL" and not calibration.options.estimate_population:
+        known = np.zeros((1, len(covariance)))
+        return np.block([[np.zeros((1, 1)), known], [known.T, covariance]])
+    return covariance
 
 
 def from_information(information: np.ndarray, calibration: Calibration, method: str) -> StandardErrors:
@@ -104,7 +130,20 @@ def marginal_scores(matrix: ResponseMatrix, calibration: Calibration) -> Iterato
         parts = [scored * (weights[rows] @ solved) - seen * (weights[rows] @ failed) for solved, failed in factors]
         if working.model == "1PL":
             parts[0] = parts[0].sum(1, keepdims=True)
-        yield rows, np.concatenate(parts[1:] if fixed_population else parts, axis=1)
+        moments = np.einsum("jq,jkq->jk", weights[rows], _population_scores(matrix, calibration, rows))
+        yield rows, np.concatenate([*(parts[1:] if fixed_population else parts), moments], axis=1)
+
+
+def _population_scores(matrix: ResponseMatrix, calibration: Calibration, rows: slice) -> np.ndarray:
+    """Derivative of the log-density of the nodes by mean and log spread of each group but the first, (J', 2 (G - 1), Q)."""
+    mean, nodes = calibration.mean, calibration.quadrature.nodes
+    subjects = len(range(*rows.indices(matrix.shape[0])))
+    if not len(mean) or matrix.group is None:
+        return np.zeros((subjects, 0, len(nodes)))
+    spread = np.exp(calibration.log_spread)[:, None]
+    off = (nodes - mean[:, None]) / spread
+    of = matrix.group[rows, None] == np.arange(1, len(mean) + 1)
+    return np.concatenate([of[:, :, None] * (off / spread), of[:, :, None] * (off**2 - 1)], axis=1)
 
 
 def score_products(matrix: ResponseMatrix, calibration: Calibration, frequency: np.ndarray | None = None) -> np.ndarray:
@@ -137,23 +176,43 @@ def _louis(matrix: ResponseMatrix, calibration: Calibration, frequency: np.ndarr
     p = expit(working.slope[:, None] * x + working.intercept[:, None])
     curvature = matrix.item_counts(counted) * p * (1 - p)
     ee, ae, aa = (np.diag(curvature @ x**power) for power in range(3))
+    pp = _population_curvature(matrix, calibration, counted)
+    pe = pa = np.zeros((len(pp), len(working.slope)))
     for rows in _row_blocks(matrix):
         scored, seen = matrix.dense(rows)
+        density = _population_scores(matrix, calibration, rows)
         for q, node in enumerate(x):
             score = scored - seen * p[:, q]
             product = score.T @ (score * counted[rows, q : q + 1])
             ee, ae, aa = ee - product, ae - node * product, aa - node**2 * product
+            by_population = density[:, :, q] * counted[rows, q : q + 1]
+            across = by_population.T @ score
+            pp, pe, pa = pp - by_population.T @ density[:, :, q], pe - across, pa - node * across
         mean_e = scored - seen * (weights[rows] @ p.T)
         mean_a = scored * (weights[rows] @ x)[:, None] - seen * (weights[rows] @ (x * p).T)
         each = 1.0 if frequency is None else frequency[rows, None]
         ee += mean_e.T @ (mean_e * each)
         ae += mean_a.T @ (mean_e * each)
         aa += mean_a.T @ (mean_a * each)
+        mean_p = np.einsum("jq,jkq->jk", weights[rows], density)
+        pp, pe, pa = (all_of + mean_p.T @ (mean * each) for all_of, mean in ((pp, mean_p), (pe, mean_e), (pa, mean_a)))
     if working.model == "1PL":
         if not calibration.options.estimate_population:
-            return np.asarray(ee)
-        ae, aa = ae.sum(0, keepdims=True), aa.sum(keepdims=True)
-    return np.block([[aa, ae], [ae.T, ee]])
+            return np.block([[ee, pe.T], [pe, pp]])
+        ae, aa, pa = ae.sum(0, keepdims=True), aa.sum(keepdims=True), pa.sum(1, keepdims=True)
+    return np.block([[aa, ae, pa.T], [ae.T, ee, pe.T], [pa, pe, pp]])
+
+
+def _population_curvature(matrix: ResponseMatrix, calibration: Calibration, counted: np.ndarray) -> np.ndarray:
+    """Complete-data information on means and log spreads of the groups but the first, shape (2 (G - 1), 2 (G - 1))."""
+    mean, others = calibration.mean, len(calibration.mean)
+    if not others or matrix.group is None:
+        return np.zeros((0, 0))
+    spread = np.exp(calibration.log_spread)
+    off = (calibration.quadrature.nodes - mean[:, None]) / spread[:, None]
+    mass = np.stack([counted[matrix.group == group].sum(0) for group in range(1, others + 1)])
+    cross = np.diag(2 * (mass * off).sum(1) / spread)
+    return np.block([[np.diag(mass.sum(1) / spread**2), cross], [cross, np.diag(2 * (mass * off**2).sum(1))]])
 
 
 def _oakes(matrix: ResponseMatrix, calibration: Calibration, frequency: np.ndarray | None) -> np.ndarray:
@@ -228,7 +287,7 @@ def _prior_information(calibration: Calibration) -> np.ndarray:
     for values, alpha, beta in options.priors.of_asymptotes(working):
         blocks.append((alpha + beta - 2) * values * (1 - values))
     population = [np.full(1, spread)] if working.model == "1PL" and options.estimate_population else []
-    information = np.diag(np.concatenate([*population, *blocks]))
+    information = np.diag(np.concatenate([*population, *blocks, np.zeros(2 * len(working.mean))]))
     if working.model != "1PL":
         across = np.arange(items)
         information[across, items + across] = information[items + across, across] = ae
@@ -236,7 +295,7 @@ def _prior_information(calibration: Calibration) -> np.ndarray:
     start = len(population[0]) if population else 0
     shared = np.zeros(len(information))
     if working.model == "1PL":
-        shared[start:] = by_intercept
+        shared[start : start + items] = by_intercept
     else:
         shared[: 2 * items] = np.concatenate([by_slope, by_intercept])
     return np.asarray(information - np.outer(shared, shared))
@@ -278,7 +337,7 @@ def _from_covariance(covariance: np.ndarray, calibration: Calibration, method: s
     if working.model == "1PL":
         first = int(calibration.options.estimate_population)
         sd = float(np.sqrt(variance[0])) if first else 0.0
-        return StandardErrors(np.sqrt(variance[first:]), zero, zero, zero, sd, method)
+        return StandardErrors(np.sqrt(variance[first : first + items]), zero, zero, zero, sd, method)
     # The value given to an extreme item, not the certainty it has in the fit.
     a, e = working.slope, calibration.parameters.intercept
     across = np.arange(items)
@@ -291,12 +350,13 @@ def _from_covariance(covariance: np.ndarray, calibration: Calibration, method: s
     if working.estimates_share:
         by_share = (1 - working.lower) * working.share * (1 - working.share)
         by_lower = (1 - working.share) * working.lower * (1 - working.lower) * working.estimates_lower
-        var_ceiling = by_share**2 * variance[column:]
+        var_ceiling = by_share**2 * variance[column : column + items]
         if working.estimates_lower:
             lower, share = column - items + across, column + across
             var_ceiling += by_lower**2 * variance[lower] + 2 * by_share * by_lower * covariance[lower, share]
         ceiling = np.sqrt(np.maximum(var_ceiling, 0))
-    return StandardErrors(np.sqrt(np.maximum(var_b, 0)), np.sqrt(var_a), guessing, ceiling, 0.0, method)
+    by_b, by_a, by_e = (np.sqrt(np.maximum(each, 0)) for each in (var_b, var_a, var_e))
+    return StandardErrors(by_b, by_a, guessing, ceiling, 0.0, method, by_e, cov)
 
 
 def _keep_extremes(variance: np.ndarray, calibration: Calibration) -> None:

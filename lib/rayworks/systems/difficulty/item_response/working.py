@@ -1,13 +1,17 @@
 """The state that EM iterations pass on: parameters, counts, and the expectation over abilities."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import expit, logit, logsumexp
 
-from rayworks.systems.difficulty.item_response.curves import Model
+from rayworks.systems.difficulty.item_response.curves import Model, Quadrature
 
 FARTHEST_JUMP = 60.0
+
+
+def _none() -> np.ndarray:
+    return np.zeros(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +21,8 @@ class Counts:
     scored: np.ndarray
     seen: np.ndarray
     subjects: float
+    groups: int = 1
+    """Populations that the subjects are of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +38,10 @@ class Working:
     lower: np.ndarray
     share: np.ndarray
     fixed_lower: bool = False
+    mean: np.ndarray = field(default_factory=_none)
+    """Of the populations beyond the first, which is standard normal, shape (G - 1,)."""
+    log_spread: np.ndarray = field(default_factory=_none)
+    """Logarithms of their standard deviations, shape (G - 1,)."""
 
     @property
     def is_logistic(self) -> bool:
@@ -54,16 +64,18 @@ class Working:
         parts = [self.slope[:1] if self.model == "1PL" else self.slope, self.intercept]
         parts += [logit(self.lower)] if self.estimates_lower else []
         parts += [logit(self.share)] if self.estimates_share else []
-        return np.concatenate(parts)
+        return np.concatenate([*parts, self.mean, self.log_spread])
 
     def at(self, vector: np.ndarray) -> "Working | None":
         """The same model at another vector; None if the vector is no set of parameters, or absurdly far away."""
         items = len(self.intercept)
-        slopes = 1 if self.model == "1PL" else items
-        parts = np.split(vector, np.cumsum([slopes, items, items])[: 1 + self.estimates_lower + self.estimates_share])
+        slopes, others = 1 if self.model == "1PL" else items, len(self.mean)
+        sizes = [slopes, *[items] * (1 + self.estimates_lower + self.estimates_share), others]
+        *parts, mean, log_spread = np.split(vector, np.cumsum(sizes))
         if not np.isfinite(vector).all() or np.abs(vector - self.vector).max() > FARTHEST_JUMP:
             return None
         changed = replace(self, slope=np.broadcast_to(parts[0], items).copy(), intercept=parts[1])
+        changed = replace(changed, mean=mean, log_spread=log_spread)
         if self.estimates_lower:
             changed = replace(changed, lower=expit(parts[2]))
         return replace(changed, share=expit(parts[3])) if self.estimates_share else changed
@@ -72,6 +84,12 @@ class Working:
         """``P`` at logits (I, Q), kept off 0 and 1."""
         p = self.lower[:, None] + ((1 - self.lower) * self.share)[:, None] * expit(z)
         return np.asarray(np.clip(p, 1e-12, 1 - 1e-12))
+
+    def log_populations(self, quadrature: Quadrature) -> np.ndarray:
+        """Logarithms of the weights of the nodes in each population, shape (G, Q)."""
+        off = (quadrature.nodes - self.mean[:, None]) / np.exp(self.log_spread)[:, None]
+        others = -0.5 * off**2
+        return np.vstack([quadrature.log_weights, others - logsumexp(others, axis=1, keepdims=True)])
 
 
 @dataclass(frozen=True)
@@ -88,8 +106,10 @@ class Expectation:
     seen: np.ndarray
     first_moment: np.ndarray
     scored: np.ndarray | None = None
+    populations: np.ndarray = field(default_factory=lambda: np.zeros((1, 3)))
+    """Of each of several populations: subjects, and sums of the first two moments of ability, shape (G, 3)."""
 
     def __add__(self, other: "Expectation") -> "Expectation":
         scored = None if self.scored is None or other.scored is None else self.scored + other.scored
-        names = ("log_likelihood", "mass", "seen", "first_moment")
+        names = ("log_likelihood", "mass", "seen", "first_moment", "populations")
         return Expectation(**{name: getattr(self, name) + getattr(other, name) for name in names}, scored=scored)

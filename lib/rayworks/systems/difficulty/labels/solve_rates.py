@@ -14,9 +14,10 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, logit
 
 from rayworks.core.errors import DataError
-from rayworks.systems.difficulty.item_response.curves import gauss_hermite
+from rayworks.systems.difficulty.item_response.curves import Quadrature, equispaced
 
-NODES = gauss_hermite(41)
+EDGE = 8.5
+"""Deviations on either side that a population's integral covers: all but 1e-16 of it."""
 STEPS = 60
 TOLERANCE = 1e-9
 COLUMNS = ("item", "population", "solve_rate", "solvers")
@@ -40,7 +41,7 @@ class SolveRateFit:
 def fit_solve_rates(
     rates: pd.DataFrame, known: Mapping[str, tuple[float, float]] | None = None, prior_sd: float = 4.0
 ) -> SolveRateFit:
-    """Maximise the binomial likelihood of all rates by Fisher scoring; O(rows x 41 + items x populations**2) per step.
+    """Maximise the binomial likelihood of all rates by Fisher scoring; O(rows x nodes + items x populations**2) per step.
 
     Args:
         rates: columns ``item``, ``population``, ``solve_rate`` in [0, 1], ``solvers`` (how many tried).
@@ -106,11 +107,21 @@ def expected_rate(difficulty: np.ndarray, mean: float = 0.0, sd: float = 1.0) ->
 
 def _moments(b: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Expected rate, and its derivatives by difficulty and by log sd, per row."""
-    shift = np.multiply.outer(sd, NODES.nodes) if np.ndim(sd) else sd * NODES.nodes
+    grid = integration_grid(float(np.max(sd)))
+    shift = np.multiply.outer(sd, grid.nodes) if np.ndim(sd) else sd * grid.nodes
     s = expit(np.expand_dims(mean, -1) + shift - b[:, None])
     density = s * (1 - s)
-    p = np.clip(s @ NODES.weights, 1e-12, 1 - 1e-12)
-    return p, -density @ NODES.weights, (density * shift) @ NODES.weights
+    p = np.clip(s @ grid.weights, 1e-12, 1 - 1e-12)
+    return p, -density @ grid.weights, (density * shift) @ grid.weights
+
+
+def integration_grid(sd: float) -> Quadrature:
+    """Equispaced nodes for a logistic curve over N(0, sd**2), to about 1e-9.
+
+    The sum over nodes at distance ``h`` is off by ``exp(-2 pi**2 / (h sd))`` for the curve, whose poles lie ``pi / sd`` off
+    the line, and by ``exp(-2 (pi / h)**2)`` for the density (Trefethen and Weideman 2014).
+    """
+    return equispaced(2 * int(np.ceil(EDGE * max(1.0, sd) / 0.9)) + 1, EDGE)
 
 
 def _checked(rates: pd.DataFrame) -> pd.DataFrame:

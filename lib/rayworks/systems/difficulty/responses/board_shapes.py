@@ -24,6 +24,7 @@ ATTEMPTS = "attempts n_attempts num_attempts attempt_count trials n_trials num_s
 COUNT = "solved_count n_solved n_correct num_correct successes correct_count".split()
 TASK = "task task_name dataset benchmark subset scenario suite".split()
 SUMMARY = frozenset("average avg mean total overall sum rank score accuracy".split())
+OPTIONS = "options n_options num_options n_choices num_choices choices_count option_count".split()
 KEPT = ("weight", "family", "text", "period", "split")
 LEAST_SCORES = 0.5
 """Share of a column's filled cells that must be scores for the column to be an item of a wide table; the rest is refused."""
@@ -83,6 +84,13 @@ def _long(table: pd.DataFrame, named: dict[str, str], roles: dict[str, str | Non
         column = named.get(name, name)
         if column in table and column not in (subject, item, score, attempts, counted) and name not in found:
             found[name] = table[column].to_numpy()
+    if options := _first(named, OPTIONS):
+        count = words_to_numbers(table[options])
+        found = found.drop(columns=[options, "options"], errors="ignore")
+        # Not so where the options themselves are written out.
+        if np.all(count[~np.isnan(count)] >= 2) and np.isfinite(count).any() and not np.isinf(count).any():
+            found["options"] = count
+            told.append(f"options to choose from by {options!r}")
     empty = (found["subject"] == "") | (found["item"] == "")
     if empty.any():
         raise DataError(

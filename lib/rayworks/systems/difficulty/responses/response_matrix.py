@@ -14,6 +14,8 @@ from scipy.sparse import csr_matrix
 from rayworks.systems.difficulty.responses.response_store import Responses
 
 ALL = slice(None)
+Rows = slice | np.ndarray
+"""Subjects by slice or position."""
 BLOCK = 1024
 """Subjects converted from bytes to floats at a time: the only memory beyond the bytes."""
 DENSE_FROM = 0.08
@@ -35,6 +37,10 @@ class ResponseMatrix(Protocol):
     def is_complete(self) -> bool:
         """Whether every weight is 1."""
 
+    @property
+    def group(self) -> np.ndarray | None:
+        """Population of each subject by position, shape (J,); None where all are of one."""
+
     def subject_scores(self, values: np.ndarray) -> np.ndarray:
         """``Y @ values``: items x K to subjects x K."""
 
@@ -50,15 +56,16 @@ class ResponseMatrix(Protocol):
     def dense(self, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray]:
         """``Y`` and ``M`` of some subjects as float arrays; memory is subjects x items."""
 
-    def part(self, rows: slice) -> "ResponseMatrix":
-        """The subjects of a slice."""
+    def part(self, rows: Rows) -> "ResponseMatrix":
+        """Some of the subjects."""
 
 
 class ByteMatrix:
     """0, 1 and -1 for unobserved, one byte per cell; few unobserved cells are kept as coordinates too."""
 
-    def __init__(self, codes: np.ndarray) -> None:
+    def __init__(self, codes: np.ndarray, group: np.ndarray | None = None) -> None:
         self.codes = np.ascontiguousarray(codes, dtype=np.int8)
+        self.group = group
         self._unseen: csr_matrix | None = None
         self.shape = (self.codes.shape[0], self.codes.shape[1])
         unseen = np.flatnonzero(self.codes < 0)
@@ -98,9 +105,9 @@ class ByteMatrix:
         codes = self.codes[rows]
         return (codes == 1).astype(float), (codes >= 0).astype(float)
 
-    def part(self, rows: slice) -> "ByteMatrix":
-        """The subjects of a slice."""
-        return ByteMatrix(self.codes[rows])
+    def part(self, rows: Rows) -> "ByteMatrix":
+        """Some of the subjects."""
+        return ByteMatrix(self.codes[rows], None if self.group is None else self.group[rows])
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         for start in range(0, len(self.codes), BLOCK):
@@ -111,8 +118,15 @@ class SparseMatrix:
     """Any scores and weights, as coordinates: 24 bytes per observed cell."""
 
     def __init__(
-        self, subject: np.ndarray, item: np.ndarray, score: np.ndarray, weight: np.ndarray, shape: tuple[int, int]
+        self,
+        subject: np.ndarray,
+        item: np.ndarray,
+        score: np.ndarray,
+        weight: np.ndarray,
+        shape: tuple[int, int],
+        group: np.ndarray | None = None,
     ) -> None:
+        self.group = group
         self._scored = csr_matrix((weight * score, (subject, item)), shape=shape)
         self._seen = csr_matrix((weight, (subject, item)), shape=shape)
         self.shape = shape
@@ -138,11 +152,12 @@ class SparseMatrix:
         """``Y`` and ``M``."""
         return self._scored[rows].toarray(), self._seen[rows].toarray()
 
-    def part(self, rows: slice) -> "SparseMatrix":
-        """The subjects of a slice."""
+    def part(self, rows: Rows) -> "SparseMatrix":
+        """Some of the subjects."""
         found = copy(self)
         found._scored, found._seen = self._scored[rows], self._seen[rows]
         found.shape = (found._seen.shape[0], self.shape[1])
+        found.group = None if self.group is None else self.group[rows]
         return found
 
 
@@ -156,8 +171,9 @@ def in_blocks(matrix: ResponseMatrix) -> list[tuple[slice, ResponseMatrix]]:
 
 def as_matrix(responses: Responses) -> ResponseMatrix:
     """The smaller of the two representations that holds the responses exactly."""
+    group = None if responses.groups is None else responses.groups.member
     if responses.is_binary and responses.density >= DENSE_FROM:
         codes = np.full(responses.shape, -1, dtype=np.int8)
         codes[responses.subject, responses.item] = responses.score
-        return ByteMatrix(codes)
-    return SparseMatrix(responses.subject, responses.item, responses.score, responses.weight, responses.shape)
+        return ByteMatrix(codes, group)
+    return SparseMatrix(responses.subject, responses.item, responses.score, responses.weight, responses.shape, group)

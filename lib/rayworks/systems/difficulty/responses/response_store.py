@@ -16,13 +16,22 @@ from scipy.sparse.csgraph import connected_components
 from rayworks.core.errors import DataError
 
 Duplicates = Literal["error", "mean", "first", "last"]
-COLUMNS = ("subject", "item", "score", "weight", "attempts", "period", "split", "family")
+COLUMNS = ("subject", "item", "score", "weight", "attempts", "period", "split", "family", "options")
 MOST_ATTEMPTS = 64
 """Up to which fractions are recognised as averages."""
 UNOBSERVED = -1
 """Stands for no response in integer matrices."""
 SHOWN = 5
 """Names shown in an error before it says how many more there are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Which of several populations each subject was drawn from; abilities are measured from the first one."""
+
+    names: tuple[str, ...]
+    member: np.ndarray
+    """Position in ``names`` per subject, shape (J,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +51,10 @@ class Responses:
     family: np.ndarray
     period: np.ndarray | None = None
     split: np.ndarray | None = None
+    options: np.ndarray | None = None
+    """To choose from, per item, shape (I,), where the source says it; NaN for answers written freely."""
+    groups: Groups | None = None
+    """Populations of their own, where one normal population for all subjects would be wrong."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -89,14 +102,16 @@ class Responses:
         position[kept] = np.arange(len(kept))
         part = self.where(position[self.subject] >= 0)
         subject = position[part.subject].astype(np.int32)
-        return replace(part, subjects=self.subjects[kept], family=self.family[kept], subject=subject)
+        groups = self.groups and replace(self.groups, member=self.groups.member[kept])
+        return replace(part, subjects=self.subjects[kept], family=self.family[kept], subject=subject, groups=groups)
 
     def take_items(self, kept: np.ndarray) -> "Responses":
         """The table of some items, given by position, renumbered in that order."""
         position = np.full(len(self.items), -1, dtype=np.int64)
         position[kept] = np.arange(len(kept))
         part = self.where(position[self.item] >= 0)
-        return replace(part, items=self.items[kept], item=position[part.item].astype(np.int32))
+        options = None if self.options is None else self.options[kept]
+        return replace(part, items=self.items[kept], item=position[part.item].astype(np.int32), options=options)
 
     def table(self) -> pd.DataFrame:
         """Back to rows of the schema."""
@@ -168,6 +183,7 @@ def from_table(
         family=_families(table, subject, answering, source),
         period=table["period"].astype(str).to_numpy(object) if "period" in table else None,
         split=table["split"].astype(str).to_numpy(object) if "split" in table else None,
+        options=_options(table, item, seen, source),
     )
     parts = [] if allow_disconnected else responses.components()
     if len(parts) > 1:
@@ -284,6 +300,26 @@ def _families(table: pd.DataFrame, subject: np.ndarray, subjects: np.ndarray, so
         name = subjects[subject[int(torn.argmax())]]
         raise DataError(f"{source}: subject {name} stands in two families; give it one")
     return of_subject
+
+
+def _options(table: pd.DataFrame, item: np.ndarray, items: np.ndarray, source: str) -> np.ndarray | None:
+    """Options of each item, NaN where its rows say none."""
+    if "options" not in table:
+        return None
+    told = pd.to_numeric(table["options"], errors="coerce").to_numpy(float)
+    wrong = table["options"].notna().to_numpy() & (table["options"].astype(str) != "").to_numpy() & ~(told >= 2)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"{source}: item {items[item[row]]} has options {table['options'].tolist()[row]!r}; give how many there are to "
+            "choose from, at least 2, or nothing for answers that are written freely"
+        )
+    found = np.full(len(items), np.nan)
+    found[item[~np.isnan(told)]] = told[~np.isnan(told)]
+    torn = ~np.isnan(told) & (found[item] != told)
+    if torn.any():
+        raise DataError(f"{source}: item {items[item[int(torn.argmax())]]} has two numbers of options; give it one")
+    return None if np.isnan(found).all() else found
 
 
 def describe_parts(parts: Sequence[np.ndarray], items: np.ndarray) -> str:

@@ -31,6 +31,17 @@ class ResponseSet:
     told: tuple[str, ...] = ()
     """What in a file was taken for what."""
 
+    def attribute(self, name: str, setting: str) -> np.ndarray:
+        """A value per subject of the responses, shape (J,).
+
+        Raises:
+            ConfigError: subjects have no such attribute, or one of them has two values.
+        """
+        if name not in self.subjects:
+            known = ", ".join(column for column in self.subjects.columns if column != "subject") or "none"
+            raise ConfigError(f"{setting}: subjects have no attribute {name}; known: {known}")
+        return of_subjects(self.subjects, name, self.responses.subjects, setting)
+
     def focal(self, rule: str) -> np.ndarray:
         """Mask of the subjects for which ``attribute=value`` holds.
 
@@ -38,16 +49,26 @@ class ResponseSet:
             ConfigError: the attribute is unknown, or holds for all or none.
         """
         attribute, _, value = rule.partition("=")
-        if attribute not in self.subjects:
-            known = ", ".join(column for column in self.subjects.columns if column != "subject") or "none"
-            raise ConfigError(f"data.focal {rule!r}: subjects have no attribute {attribute}; known: {known}")
-        by_subject = self.subjects.astype({"subject": str}).set_index("subject")[attribute].astype(str)
-        mask = by_subject.reindex(self.responses.subjects.astype(str)).to_numpy() == value
+        mask = self.attribute(attribute, f"data.focal {rule!r}").astype(str) == value
         if mask.all() or not mask.any():
             raise ConfigError(
                 f"data.focal {rule!r}: holds for {'all' if mask.all() else 'no'} subjects; choose another value"
             )
         return np.asarray(mask)
+
+
+def of_subjects(table: pd.DataFrame, column: str, subjects: np.ndarray, setting: str) -> np.ndarray:
+    """A column of a table with a row or more a subject, in the order of ``subjects``.
+
+    Raises:
+        ConfigError: a subject has two values.
+    """
+    pairs = table[["subject", column]].astype({"subject": str}).drop_duplicates()
+    twice = pairs["subject"].duplicated().to_numpy()
+    if twice.any():
+        name = pairs["subject"].iloc[int(twice.argmax())]
+        raise ConfigError(f"{setting}: subject {name} has two values of {column}; give it one")
+    return pairs.set_index("subject")[column].reindex(subjects.astype(str)).to_numpy(object)
 
 
 def check_responses(source: str, data: DataSection) -> None:
