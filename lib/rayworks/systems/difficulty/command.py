@@ -60,8 +60,10 @@ def _by_itself(options: argparse.Namespace) -> BoardFit:
 
 
 def _to_anchors(options: argparse.Namespace) -> AnchoredBoard:
-    if options.estimator not in ("auto", "mml") or options.options is not None or options.allow_disconnected:
-        raise ConfigError("--anchors: --estimator, --options and --allow-disconnected are not for it; leave them out")
+    own = options.estimator not in ("auto", "mml") or options.groups not in ("auto", "none")
+    if own or options.options is not None or options.allow_disconnected:
+        left_out = "--estimator, --groups, --options and --allow-disconnected"
+        raise ConfigError(f"--anchors: {left_out} are not for it; leave them out")
     found = fit_to_anchors(
         options.board,
         options.anchors,
