@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from rayworks.core.errors import ConfigError, DataError
-from rayworks.systems.difficulty.adaptive_asking import by_name, read_bank, rows_of_benchmark, scores_of_model
+from rayworks.systems.difficulty.adaptive_asking import by_name, read_bank, rows_of_benchmark
+from rayworks.systems.difficulty.answering_actors import scores_of_model
 from rayworks.systems.difficulty.command import main
 from rayworks.systems.difficulty.config import EvaluationSection
 from rayworks.systems.difficulty.item_response.adaptive_loop import AdaptiveSession, Rules, run_test

@@ -1,9 +1,8 @@
 """Adaptive tests of whoever answers: a function of the user's own, or a language model on a benchmark's items."""
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rayworks.core.config import ComputeSection
 from rayworks.core.errors import ConfigError, DataError, RayworksError
 from rayworks.core.registry import of_the_user
 from rayworks.systems.difficulty.anchored_board import read_known
 from rayworks.systems.difficulty.config import EvaluationSection
+from rayworks.systems.difficulty.evaluation import benchmark_rows
 from rayworks.systems.difficulty.item_response.adaptive_loop import (
     AdaptiveResult,
     AdaptiveSession,
@@ -90,38 +89,8 @@ def by_name(bank: Bank, scored: ByName) -> Ask:
     return ask
 
 
-def scores_of_model(model: str, section: EvaluationSection, rows: Mapping[str, Mapping[str, Any]]) -> ByName:
-    """A language model that answers items, and the benchmark's scorer; an item it cannot take counts as not solved.
-
-    Args:
-        model: catalogue name, hub id or folder.
-        section: benchmark, engine and length of an answer.
-        rows: of the benchmark by item; see :func:`~.evaluation.benchmark_rows`.
-    """
-    from rayworks.runtime.failures import Failure
-    from rayworks.systems.difficulty.answering_actors import Answering
-    from rayworks.systems.difficulty.evaluation import score_answer
-
-    engine = Answering(model, section, ComputeSection())
-
-    def scored(names: Sequence[str]) -> list[float]:
-        prompts = np.array([rows[name]["prompt"] for name in names], dtype=object)
-        found = engine({"number": np.arange(len(names)), "prompt": prompts})
-        if found["failure"][0]:
-            raise Failure(**json.loads(found["failure"][0])).as_error()
-        outputs = zip(names, found["output"], found["answered"], strict=True)
-        return [
-            float(answered and score_answer(section.benchmark, dict(rows[name]), str(output))["correct"])
-            for name, output, answered in outputs
-        ]
-
-    return scored
-
-
 def rows_of_benchmark(bank: Bank, section: EvaluationSection) -> dict[str, dict[str, Any]]:
     """Items of a benchmark by name, rated by the bank where the benchmark has no rating of its own."""
-    from rayworks.systems.difficulty.evaluation import benchmark_rows
-
     difficulty = pd.Series(bank.parameters.difficulty)
     labels: dict[str, Sequence[Any]] = {
         "item": list(bank.names),
@@ -177,6 +146,8 @@ def _tested(options: argparse.Namespace) -> tuple[Bank, AdaptiveResult]:
         section = EvaluationSection(benchmark=options.benchmark, engine=options.engine, source=options.source)
         rows = rows_of_benchmark(bank, section)
         bank = bank.only(list(rows))
+        from rayworks.systems.difficulty.answering_actors import scores_of_model
+
         scored = scores_of_model(options.model, section, rows)
     return bank, run_test(AdaptiveSession(bank.parameters, rules, options.seed), by_name(bank, scored))
 

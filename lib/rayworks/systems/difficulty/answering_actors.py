@@ -1,7 +1,7 @@
 """Actors with language models: one answers behind Ray Data, one is tuned bin by bin."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,32 @@ class Answering:
         ]
         outputs = {generation.uid: generation.text for generation in self._engine.generate(requests)}
         return [outputs[str(position)] for position in range(len(prompts))]
+
+
+def scores_of_model(
+    model: str, section: EvaluationSection, rows: Mapping[str, Row]
+) -> Callable[[Sequence[str]], list[float]]:
+    """A language model that answers items, and the benchmark's scorer; an item it cannot take counts as not solved.
+
+    Args:
+        model: catalogue name, hub id or folder.
+        section: benchmark, engine and length of an answer.
+        rows: of the benchmark by item; see :func:`~.evaluation.benchmark_rows`.
+    """
+    engine = Answering(model, section, ComputeSection())
+
+    def scored(names: Sequence[str]) -> list[float]:
+        prompts = np.array([rows[name]["prompt"] for name in names], dtype=object)
+        found = engine({"number": np.arange(len(names)), "prompt": prompts})
+        if found["failure"][0]:
+            raise Failure(**json.loads(found["failure"][0])).as_error()
+        outputs = zip(names, found["output"], found["answered"], strict=True)
+        return [
+            float(answered and score_answer(section.benchmark, rows[name], str(output))["correct"])
+            for name, output, answered in outputs
+        ]
+
+    return scored
 
 
 class GeneralisationActor:
