@@ -168,3 +168,23 @@ def test_a_selective_design_is_named(seed: int) -> None:
         told = remarks_on_design(found, responses, posterior_means(matrix, found).ability)
         assert bool(told) is named
         assert not named or "the abler subjects saw the harder items" in told[0]
+
+
+@pytest.mark.parametrize("accelerate", [True, False])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        # Turning the scale round must leave items that a prior holds, and those left out, as they are.
+        [[1, 1, 1, 0, 1, 1], [-1, -1, -1, 0, -1, -1], [1, 0, -1, -1, -1, 0], [-1, -1, -1, 1, -1, 0]],
+        # Two Newton steps in one go lose likelihood here.
+        [[0, 1, 1, 1], [0, 0, 0, 1], [1, 1, 0, 1], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 1, 1]],
+        [[1, 0, 0, 0, 0], [0, 0, 1, 0, 1], [1, 1, 1, 0, 1], [1, 0, 1, 0, 1]],
+    ],
+)
+def test_tiny_tables_never_lose_likelihood(scores: list[list[int]], accelerate: bool) -> None:
+    options = FitOptions(model="2PL", accelerate=accelerate, max_iterations=200)
+    found = fit(ByteMatrix(np.array(scores, np.int8)), options)
+    trace = np.array(found.trace)
+    assert np.isfinite(trace).all()
+    assert (np.diff(trace) >= -1e-8 * np.abs(trace[1:])).all()
+    assert (found.parameters.discrimination[found.with_prior] > 0).all()

@@ -43,6 +43,8 @@ GRID_TOLERANCE = 3e-4
 parameters then move by about 1e-3, a hundredth of usual errors."""
 REFINEMENTS = 12
 """Of the grid, each a seventh wider at three quarters of the spacing."""
+HALVINGS, SLACK = 8, 1e-9
+"""Of an EM step that loses more than this share of the objective."""
 LOG_SPREAD_SD = 1.0
 """Of the prior on the logarithm of the spread of abilities, where nested answers leave it no finite estimate."""
 
@@ -207,8 +209,10 @@ def _search(expect: Expect, first: _Search, quadrature: Quadrature, totals: Coun
     working, trace, more, converged = _iterate(expect, at.working, quadrature, totals, options, held)
     iterations = at.iterations + more
     while True:
-        if working.slope.sum() < 0:
-            working = replace(working, slope=-working.slope, mean=-working.mean)
+        # The scale may be turned round only while no prior says which way it points.
+        if working.slope[inner].sum() < 0 and not held.any():
+            turned = np.where(inner, -working.slope, working.slope)
+            working = replace(working, slope=turned, mean=-working.mean)
         free = inner & ~held
         reversed_now = (working.slope < SUSPECT_SLOPE) & free & converged & (options.model != "1PL")
         nested_now = _spread_runs_off(working, options)
@@ -274,6 +278,16 @@ def _iterate(
         objective = found.log_likelihood + options.priors.log_density(at, held)
         return maximise(at, found, quadrature, totals, options, held), objective
 
+    def shortened(at: Working, before: float) -> tuple[Working, Working, float]:
+        """A part of one Newton step, which goes up where the M-step's several went too far; and what follows it."""
+        toward = maximise(at, expect(at, quadrature), quadrature, totals, options, held, steps=1)
+        for halving in range(HALVINGS):
+            nearer = at.at(at.vector + (toward.vector - at.vector) / 2**halving) or at
+            beyond, reached = em(nearer)
+            if reached >= before - SLACK * abs(before):
+                break
+        return nearer, beyond, reached
+
     trace: list[float] = []
     following, objective = em(working)
     while evaluations < options.max_iterations and not _runs_off(following, held, options):
@@ -282,6 +296,9 @@ def _iterate(
         if np.abs(step).max() < options.tolerance:
             return following, trace, evaluations, True
         second, second_objective = em(following)
+        if second_objective < objective - SLACK * abs(objective):
+            following, second, second_objective = shortened(working, objective)
+            step = following.vector - working.vector
         if not options.accelerate:
             working, following, objective = following, second, second_objective
             continue
