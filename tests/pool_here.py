@@ -26,7 +26,9 @@ class PoolHere:
         self._make: Callable[[], Any] = lambda: factory(*arguments, **keywords)
         self._workers: list[Any] = [None] * size
 
-    def map(self, method: str, items: Iterable[Any]) -> Iterator[Any]:
+    def map(
+        self, method: str, items: Iterable[Any], *, seconds_per_call: float | None = None, retry_late: bool = True
+    ) -> Iterator[Any]:
         for index, item in enumerate(items):
             yield self._call(index, method, item)
 
