@@ -88,8 +88,8 @@ class SplitSection(Section):
     )
     valid_steps: int = Field(3, ge=1, description="recommendations of a user that choose the epoch and the calibration")
     test_steps: int = Field(3, ge=1, description="the last recommendations of a user, which are predicted")
-    valid_share: float = Field(0.1, gt=0, lt=0.5, description="by time: share of the recommendations in validation")
-    test_share: float = Field(0.1, gt=0, lt=0.5, description="by time: share of the recommendations tested, the latest")
+    valid_share: float = Field(0.1, gt=0, lt=0.5, description="share of the recommendations in validation, by time")
+    test_share: float = Field(0.1, gt=0, lt=0.5, description="share of the recommendations tested, the latest, by time")
 
 
 class NaturalSection(Section):
