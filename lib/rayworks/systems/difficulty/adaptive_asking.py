@@ -1,7 +1,6 @@
 """Adaptive tests of whoever answers: a function of the user's own, or a language model on a benchmark's items."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rayworks.core.errors import ConfigError, DataError, RayworksError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.core.registry import of_the_user
 from rayworks.systems.difficulty.anchored_board import read_known
 from rayworks.systems.difficulty.config import EvaluationSection
@@ -23,6 +22,7 @@ from rayworks.systems.difficulty.item_response.adaptive_loop import (
     run_test,
 )
 from rayworks.systems.difficulty.item_response.curves import ItemParameters
+from rayworks.systems.difficulty.printing import printed
 from rayworks.systems.difficulty.responses.response_store import shown
 
 PURPOSE = """Ask whoever answers the items that tell most of its ability, until it is known well enough. Items are those that
@@ -117,24 +117,18 @@ def table_of(bank: Bank, result: AdaptiveResult) -> pd.DataFrame:
 def main(arguments: Sequence[str] | None = None, program: str = "rayworks difficulty ask") -> int:
     """Make one test; the exit code."""
     options = parser(program).parse_args(arguments)
-    try:
+
+    def asked() -> tuple[pd.DataFrame, Sequence[str]]:
         bank, result = _tested(options)
-    except RayworksError as error:
-        print(f"{error.kind} error: {error}", file=sys.stderr)
-        return error.exit_code
-    low, high = result.interval
-    why = {"error": "the error asked for", "most": "the most items", "items": "all items"}[result.stopped]
-    print(
-        f"- ability {result.ability:.2f} ± {result.error:.2f} [{low:.2f}, {high:.2f}] after {len(result.asked)} of "
-        f"{len(bank.names)} items ({why}); expected score on all of them {result.expected_score:.3f}",
-        file=sys.stderr,
-    )
-    table = table_of(bank, result)
-    if options.output is None:
-        print(table.to_csv(index=False, float_format="%.6g"), end="")
-    else:
-        table.to_csv(options.output, index=False)
-    return 0
+        low, high = result.interval
+        why = {"error": "the error asked for", "most": "the most items", "items": "all items"}[result.stopped]
+        told = (
+            f"ability {result.ability:.2f} ± {result.error:.2f} [{low:.2f}, {high:.2f}] after {len(result.asked)} of "
+            f"{len(bank.names)} items ({why}); expected score on all of them {result.expected_score:.3f}"
+        )
+        return table_of(bank, result), [told]
+
+    return printed(asked, options.output)
 
 
 def _tested(options: argparse.Namespace) -> tuple[Bank, AdaptiveResult]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from rayworks.core.errors import DataError
 from rayworks.core.tables import read_table
-from rayworks.systems.difficulty.board import Source, read_board
+from rayworks.systems.difficulty.board import Source, item_table, read_board
 from rayworks.systems.difficulty.item_response.anchored import AnchoredFit, Population, fit_anchored
 from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model
 from rayworks.systems.difficulty.responses.response_matrix import as_matrix
@@ -161,27 +161,10 @@ def _told(responses: Responses, mask: np.ndarray, fit: AnchoredFit, *, estimated
 
 
 def _items(order: Sequence[str], responses: Responses, mask: np.ndarray, fit: AnchoredFit) -> pd.DataFrame:
-    difficulty = fit.parameters.difficulty
+    reach = 1.96 * fit.error
+    ends = fit.parameters.difficulty - reach, fit.parameters.difficulty + reach
     marks = {"known": mask, "prior": fit.held, "all or none solved it": fit.extreme}
-    notes = ["; ".join(name for name, of in marks.items() if of[at]) for at in range(len(mask))]
-    table = pd.DataFrame(
-        {
-            "item": responses.items,
-            "difficulty": difficulty,
-            "standard_error": fit.error,
-            "low": difficulty - 1.96 * fit.error,
-            "high": difficulty + 1.96 * fit.error,
-            "solve_rate": responses.solve_rates(),
-            "responses": np.bincount(responses.item, minlength=len(mask)),
-            "discrimination": fit.parameters.discrimination,
-            "note": notes,
-        }
-    )
-    whole = table.set_index("item").reindex(list(order)).reset_index()
-    silent = whole["responses"].isna()
-    whole["responses"] = whole["responses"].fillna(0).astype(int)
-    whole.loc[silent, "note"] = "nobody answered it"
-    return whole
+    return item_table(order, responses, fit.parameters, fit.error, ends, marks)
 
 
 def _subjects(responses: Responses, fit: AnchoredFit) -> pd.DataFrame:

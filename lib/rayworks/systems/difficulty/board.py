@@ -1,6 +1,6 @@
 """A board of results as people have it, calibrated in one call: no config, no cluster, one sentence for each assumption."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pandas as pd
 
 from rayworks.core.errors import DataError
 from rayworks.systems.difficulty.item_response.abilities import posterior_means
-from rayworks.systems.difficulty.item_response.curves import Model
+from rayworks.systems.difficulty.item_response.curves import ItemParameters, Model
 from rayworks.systems.difficulty.item_response.intervals import (
     MOST_UNBOUNDED,
     difficulty_intervals,
@@ -195,20 +195,39 @@ def _items(
         "all or none solved it": calibration.extremes.mask,
         "suspected key": calibration.suspects,
     }
-    notes = [
-        "; ".join(name for name, mask in marks.items() if mask[position]) for position in range(len(responses.items))
-    ]
+    return item_table(order, responses, calibration.parameters, error, (low, high), marks)
+
+
+def item_table(
+    order: Sequence[str],
+    responses: Responses,
+    parameters: ItemParameters,
+    error: np.ndarray,
+    ends: tuple[np.ndarray, np.ndarray],
+    marks: Mapping[str, np.ndarray],
+) -> pd.DataFrame:
+    """A row for each item of ``order``, also those that nobody answered.
+
+    Args:
+        order: all names, as the board has them.
+        responses: of I items.
+        parameters: of these.
+        error: of the difficulties, (I,).
+        ends: of their intervals, each (I,).
+        marks: where each note stands, (I,).
+    """
+    items = range(len(responses.items))
     table = pd.DataFrame(
         {
             "item": responses.items,
-            "difficulty": calibration.parameters.difficulty,
+            "difficulty": parameters.difficulty,
             "standard_error": error,
-            "low": low,
-            "high": high,
+            "low": ends[0],
+            "high": ends[1],
             "solve_rate": responses.solve_rates(),
-            "responses": np.bincount(responses.item, minlength=len(responses.items)),
-            "discrimination": calibration.parameters.discrimination,
-            "note": notes,
+            "responses": np.bincount(responses.item, minlength=len(items)),
+            "discrimination": parameters.discrimination,
+            "note": ["; ".join(name for name, mask in marks.items() if mask[position]) for position in items],
         }
     )
     whole = table.set_index("item").reindex(list(order)).reset_index()

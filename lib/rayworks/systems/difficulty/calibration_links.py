@@ -1,7 +1,6 @@
 """Two calibrations on one scale, and the items that drifted between them: ``rayworks difficulty link old.csv new.csv``."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from rayworks.core.errors import ConfigError, DataError, RayworksError
+from rayworks.core.errors import ConfigError, DataError
 from rayworks.systems.difficulty.anchored_board import read_known
 from rayworks.systems.difficulty.item_response.curves import ItemParameters
 from rayworks.systems.difficulty.item_response.item_fit import benjamini_hochberg
 from rayworks.systems.difficulty.item_response.linking import Link, Method, link_by_items
+from rayworks.systems.difficulty.printing import printed
 
 PURPOSE = """Put the items of a new calibration on the scale of an old one, by the items that both name, and say which of
 those drifted. Both are CSV as `rayworks difficulty` writes them. A CSV of the new items goes to standard output or
@@ -111,20 +111,14 @@ def _table(
 def main(arguments: Sequence[str] | None = None, program: str = "rayworks difficulty link") -> int:
     """Link two files; the exit code."""
     options = parser(program).parse_args(arguments)
-    try:
+
+    def linked() -> tuple[pd.DataFrame, Sequence[str]]:
         if options.old.resolve() == options.new.resolve():
             raise ConfigError(f"new: is the old calibration, {options.new}; name another file")
         found = link_calibrations(options.old, options.new, options.method)
-    except RayworksError as error:
-        print(f"{error.kind} error: {error}", file=sys.stderr)
-        return error.exit_code
-    for note in found.notes:
-        print(f"- {note}", file=sys.stderr)
-    if options.output is None:
-        print(found.items.to_csv(index=False, float_format="%.6g"), end="")
-    else:
-        found.items.to_csv(options.output, index=False)
-    return 0
+        return found.items, found.notes
+
+    return printed(linked, options.output)
 
 
 def parser(program: str) -> argparse.ArgumentParser:

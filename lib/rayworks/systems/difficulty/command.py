@@ -5,11 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rayworks.core.errors import ConfigError, RayworksError
+import pandas as pd
+
+from rayworks.core.errors import ConfigError
 from rayworks.core.registry import load
 from rayworks.systems.difficulty.anchored_board import AnchoredBoard, fit_to_anchors
 from rayworks.systems.difficulty.board import BoardFit, fit
 from rayworks.systems.difficulty.item_response.curves import MODELS
+from rayworks.systems.difficulty.printing import printed
 
 PURPOSE = """Difficulties of a benchmark's items from who solved what: a CSV, TSV, Parquet or JSON file, long or wide, or the
 sample logs of lm-eval, HELM or the Open LLM Leaderboard (several files, or a folder). Without a cluster. What was taken for
@@ -29,18 +32,12 @@ def main(arguments: Sequence[str] | None = None, program: str = "rayworks diffic
         code: int = load(COMMANDS[words[0]])(words[1:], f"{program} {words[0]}")
         return code
     options = parser(program).parse_args(words)
-    try:
+
+    def fitted() -> tuple[pd.DataFrame, Sequence[str]]:
         found = _to_anchors(options) if options.anchors is not None else _by_itself(options)
-    except RayworksError as error:
-        print(f"{error.kind} error: {error}", file=sys.stderr)
-        return error.exit_code
-    for note in found.notes:
-        print(f"- {note}", file=sys.stderr)
-    if options.output is None:
-        print(found.items.to_csv(index=False, float_format="%.6g"), end="")
-    else:
-        found.items.to_csv(options.output, index=False)
-    return 0
+        return found.items, found.notes
+
+    return printed(fitted, options.output)
 
 
 def _by_itself(options: argparse.Namespace) -> BoardFit:

@@ -226,7 +226,7 @@ class RayGrid(Grid):
                 if size == 1:
                     culprit = _node(requests[first + error.index])
                     if error.late:
-                        left_out[culprit] = Error(ErrorCode.MESSAGE_UNAVAILABLE, f"no answer within {timeout:g} s")
+                        left_out[culprit] = Error(ErrorCode.MESSAGE_UNAVAILABLE, f"no answer in time ({error})")
                     else:
                         reason = f"its process dies each time; not asked again ({error})"
                         self._deadly[culprit] = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)

@@ -68,7 +68,11 @@ def headline(config: Config, results: Values) -> dict[str, Cell]:
 
 def build_report(config: Config, results: Values, spec: SystemSpec) -> Report:
     """Build the report from the results of the run's stages."""
-    tables, notes = [_acceptance_table(results)], _rivals(results["acceptance"]["models"])
+    acceptance = results["acceptance"]
+    tables, notes = (
+        [_acceptance_table(results), _held_out_table(acceptance["held_out"])],
+        _rivals(results["acceptance"]["models"]),
+    )
     drawn = {"calibration.png": (figures.calibration(results["acceptance"]), "Chances given and what came of them.")}
     if "audit" in results:
         tables.append(_audit_table(results["audit"]))
@@ -117,6 +121,22 @@ def _acceptance_table(results: Values) -> Table:
         note += f" Advantage in AUC over the top 20 % rule: {_range(found['advantage'])}."
     columns = ("predictor", "AUC", "cross-entropy", "accuracy", "ECE", "decisions")
     return Table("Acceptance on the test window", columns, rows, note)
+
+
+def _held_out_table(found: Values) -> Table:
+    """Bands of chances and what came of them; the last is of the items that the model would have chosen."""
+    named = [("any" if found["any_item"] else "as shown", band) for band in found["all"]]
+    named += [(f"the model's best {found['choices']}", band) for band in found["chosen"]]
+    rows: list[list[Cell]] = []
+    for name, band in named:
+        low, high = (min(max(band["said"] + band[end], 0.0), 1.0) for end in ("low", "high"))
+        came = f"{band['said'] + band['offset']:.3f} [{low:.3f}, {high:.3f}]"
+        rows.append([name, band["highest"], band["said"], came, band["decisions"], band["effective"]])
+    note = "95 % intervals of the mean over decisions of users; of no single user's chance."
+    if not found["any_item"]:
+        note += " The log's recommender chose the items: chances of others are likely to be lower."
+    columns = ("items", "chances up to", "said on average", "accepted", "decisions", "worth")
+    return Table("What held-out decisions came to", columns, rows, note)
 
 
 def _audit_table(found: Values) -> Table:

@@ -69,11 +69,8 @@ def private(record: Record) -> Record:
     if isinstance(record, ArrayRecord):
         arrays = {name: Array(one.dtype, tuple(one.shape), one.stype, one.data) for name, one in record.items()}
         return ArrayRecord(arrays)
-    copied = record.copy()
-    for name, value in record.items():
-        if isinstance(value, list):
-            copied[name] = list(value)  # type: ignore[assignment]  # a list of the same kind
-    return copied
+    values: dict[str, Any] = {name: list(one) if isinstance(one, list) else one for name, one in record.items()}
+    return type(record)(values)
 
 
 def all_private(content: RecordDict) -> RecordDict:

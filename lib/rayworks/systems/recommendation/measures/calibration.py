@@ -11,7 +11,7 @@ from rayworks.core.errors import DataError
 LOWEST, HIGHEST = 0.05, 20.0
 MOST_OF_OTHERS = 5.0
 LEAST_EFFECTIVE = 100.0
-"""Decisions that weighted ones must be worth, for a calibration or a band to rest on them."""
+"""Decisions that weighted ones must be worth, for a calibration to rest on them."""
 
 
 @dataclass(frozen=True)
